@@ -1,0 +1,159 @@
+"""The CPU engine: C++ kernels in ``csrc/``, one variant an instruction set, threads of their own.
+
+Numerics: products, attention and sums in float32 (float64 for ``"float64"``) whatever the features' type; results do
+not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .native_relation import relation_attention, relation_attention_backward
+
+__all__ = [
+    "current_isa",
+    "isas",
+    "pair_score",
+    "pair_score_backward",
+    "relation_attention",
+    "relation_attention_backward",
+    "unavailable",
+    "use_isa",
+]
+
+_STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_forced: list[str] = []
+
+
+def _module() -> Any:
+    from cmsei_fast import _native  # type: ignore[attr-defined]
+
+    return _native
+
+
+def unavailable() -> str | None:
+    """Why this engine cannot run here; None if it can."""
+    try:
+        module = _module()
+    except ImportError as error:
+        return f"the compiled module cmsei_fast._native cannot be imported ({error}); reinstall where a C++17 compiler is"
+    wanted = os.environ.get("CMSEI_ISA")
+    if wanted and wanted not in module.isas():
+        return f"CMSEI_ISA={wanted}: this processor and build have {', '.join(module.isas())}"
+    return None
+
+
+def isas() -> list[str]:
+    """Instruction-set variants that this processor and build have, slowest first."""
+    return list(_module().isas())
+
+
+def current_isa() -> str:
+    """The variant in use: that of :func:`use_isa`, else of the environment's ``CMSEI_ISA``, else the fastest."""
+    return _forced[-1] if _forced else os.environ.get("CMSEI_ISA") or isas()[-1]
+
+
+@contextlib.contextmanager
+def use_isa(name: str) -> Iterator[None]:
+    """Run with the variant ``name`` inside the block."""
+    if name not in isas():
+        raise ValueError(f"name: expected one of {', '.join(isas())}, got {name!r}")
+    _forced.append(name)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+def _rows(features: Tensor, precision: str) -> Tensor:
+    features = features.detach().to(getattr(torch, precision))
+    return features if features.stride(-1) == 1 or features.shape[-1] == 1 else features.contiguous()
+
+
+def _items(rows: Tensor, offsets: Tensor) -> tuple[int, int, int, int, int]:
+    return rows.data_ptr(), _STORAGE[rows.dtype], rows.stride(0), offsets.data_ptr(), offsets.numel() - 1
+
+
+def _offsets(offsets: Tensor) -> Tensor:
+    return offsets.to(device="cpu", dtype=torch.int64).contiguous()
+
+
+def pair_score(
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    precision: str,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); arguments as the operator has checked them.
+
+    ``out``: a CPU tensor (N, M) of the sums' dtype with unit column stride to write to.
+    """
+    wide = precision == "float64"
+    v, w = _rows(regions, precision), _rows(words, precision)
+    i, j = _offsets(region_offsets), _offsets(word_offsets)
+    if out is None:
+        out = torch.empty(i.numel() - 1, j.numel() - 1, dtype=torch.float64 if wide else torch.float32)
+    if out.numel() == 0:
+        return out
+    module = _module()
+    run = module.pair_score_f64 if wide else module.pair_score_f32
+    run(
+        _items(v, i),
+        _items(w, j),
+        v.shape[1],
+        list(config),
+        scalars.detach().double().tolist(),
+        out.data_ptr(),
+        out.stride(0),
+        torch.get_num_threads(),
+        current_isa(),
+    )
+    return out
+
+
+def pair_score_backward(
+    grad: Tensor,
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the regions, the words and the scalars, in their dtypes; the scores' inner products recomputed."""
+    wide = torch.float64 if precision == "float64" else torch.float32
+    v, w = _rows(regions, precision), _rows(words, precision)
+    i, j = _offsets(region_offsets), _offsets(word_offsets)
+    if grad.numel() == 0:
+        return torch.zeros_like(regions), torch.zeros_like(words), torch.zeros_like(scalars)
+    grad = grad.detach().to(wide).contiguous()
+    d_v, d_w = torch.empty(v.shape, dtype=wide), torch.empty(w.shape, dtype=wide)
+    d_scalars = torch.empty(scalars.numel(), dtype=torch.float64)
+    module = _module()
+    run = module.pair_score_backward_f64 if wide == torch.float64 else module.pair_score_backward_f32
+    run(
+        _items(v, i),
+        _items(w, j),
+        v.shape[1],
+        list(config),
+        scalars.detach().double().tolist(),
+        grad.data_ptr(),
+        grad.stride(0),
+        d_v.data_ptr(),
+        d_w.data_ptr(),
+        d_scalars.data_ptr(),
+        torch.get_num_threads(),
+        current_isa(),
+    )
+    return d_v.to(regions.dtype), d_w.to(words.dtype), d_scalars.to(scalars.dtype)

@@ -1,0 +1,105 @@
+// One side of the cross-level attention: the items (regions or words) answer to the mean of the other side.
+// Object–sentence for regions, word–image for words. Included once per instruction set.
+#pragma once
+
+#include "pair_epilogue.h"
+
+namespace cmsei {
+namespace CMSEI_ISA {
+
+template <class S> struct CrossLevel {
+    using V = Simd<S>;
+    using M = PairMath<V>;
+    using One = PairMath<Plain<S>>;
+    using T = typename V::T;
+    static constexpr int W = V::W;
+
+    const Gram<S>* gram; // of the items
+    S* other;            // (ld) inner products of the items with the other side's mean, zero past the last
+    S other_length;      // its length
+    S mu;
+    S *x, *cosine, *p, *h; // (ld) products with the unit mean, cosines, attention, Gram · attention
+    S factor, gamma;       // 1 / max(length, eps) and the length of the unit mean
+    S quad, length, dot, score;
+
+    static long size(long ld) { return 9 * ld; }
+
+    void lay_out(Arena<S>& arena) {
+        S** const all[] = {&other, &x, &cosine, &p, &h};
+        for (S** q : all) *q = arena.take(gram->ld);
+    }
+
+    CMSEI_INLINE typename V::Mask lanes(long v) const { return V::first(gram->m - v); }
+
+    void forward() {
+        const long n = gram->m, ld = gram->ld;
+        factor = One::unit_factor(other_length);
+        gamma = other_length * factor;
+        S most = 0;
+        for (long v = 0; v < n; v += W) {
+            const T a = V::load(other + v) * factor;
+            const T c = M::cosine(a, V::load(gram->length + v), V::set(gamma));
+            V::store(x + v, a);
+            V::store(cosine + v, c);
+        }
+        for (long i = 0; i < n; ++i) most = i == 0 || cosine[i] > most ? cosine[i] : most;
+        T total = V::zero(), product = V::zero(), square = V::zero();
+        for (long v = 0; v < n; v += W) {
+            const T e = V::select(lanes(v), V::exp(mu * (V::load(cosine + v) - most)), V::zero());
+            V::store(p + v, e);
+            total += e;
+        }
+        const S inverse = 1 / V::sum(total);
+        for (long v = 0; v < ld; v += W) V::store(h + v, V::zero());
+        for (long v = 0; v < n; v += W) V::store(p + v, V::load(p + v) * inverse);
+        for (long i = 0; i < n; ++i)
+            for (long v = 0; v < n; v += W)
+                V::store(h + v, V::load(h + v) + p[i] * V::load(gram->rows + i * ld + v));
+        for (long v = 0; v < n; v += W) {
+            product += V::load(p + v) * V::load(x + v);
+            square += V::load(p + v) * V::load(h + v);
+        }
+        dot = V::sum(product);
+        quad = V::sum(square);
+        length = One::length(quad);
+        score = One::cosine(dot, length, gamma);
+    }
+
+    // d_p: gradient that guided aggregation has left (ld), used up. Writes d_other (ld); adds to d_length (ld),
+    // d_gram (m, ld), d_other_length and d_mu.
+    void backward(S d_score, S* d_p, S* d_other, S* d_length, S* d_gram, S& d_other_length, double& d_mu) const {
+        const long n = gram->m, ld = gram->ld;
+        S d_dot = 0, d_len = 0, d_gamma = 0;
+        One::cosine_vjp(score, length, gamma, d_score, d_dot, d_len, d_gamma);
+        const S d_quad = One::length_vjp(length, d_len);
+        T mean = V::zero();
+        for (long v = 0; v < n; v += W) {
+            const T d = V::load(d_p + v) + d_dot * V::load(x + v) + 2 * d_quad * V::load(h + v);
+            V::store(d_p + v, d);
+            mean += V::load(p + v) * d;
+        }
+        const S pull = V::sum(mean);
+        T gammas = V::zero(), factors = V::zero(), mus = V::zero();
+        for (long v = 0; v < n; v += W) {
+            const T d_logit = V::load(p + v) * (V::load(d_p + v) - pull), c = V::load(cosine + v);
+            T d_x = d_dot * V::load(p + v), d_len_v = V::zero(), d_gamma_v = V::zero();
+            M::cosine_vjp(c, V::load(gram->length + v), V::set(gamma), mu * d_logit, d_x, d_len_v, d_gamma_v);
+            mus += d_logit * c;
+            gammas += d_gamma_v;
+            factors += d_x * V::load(other + v);
+            V::store(d_other + v, d_x * factor);
+            V::store(d_length + v, V::load(d_length + v) + d_len_v);
+        }
+        d_mu += V::sum(mus);
+        d_gamma += V::sum(gammas);
+        d_other_length += d_gamma * factor + One::unit_factor_vjp(other_length, V::sum(factors) + d_gamma * other_length);
+        if (d_quad != 0)
+            for (long i = 0; i < n; ++i)
+                for (long v = 0; v < n; v += W)
+                    V::store(d_gram + i * ld + v,
+                             V::load(d_gram + i * ld + v) + d_quad * p[i] * V::load(p + v));
+    }
+};
+
+}  // namespace CMSEI_ISA
+}  // namespace cmsei

@@ -1,0 +1,78 @@
+// Which instruction sets this processor has, and the kernels compiled for them.
+#include <cstring>
+
+#include "kernels.h"
+
+namespace cmsei {
+
+namespace baseline { CpuKernels kernels(); }
+#if defined(CMSEI_HAVE_X86_VARIANTS)
+#if !defined(CMSEI_NO_AVX2)
+namespace avx2 { CpuKernels kernels(); }
+#endif
+#if !defined(CMSEI_NO_AVX512)
+namespace avx512 { CpuKernels kernels(); }
+#endif
+#if !defined(CMSEI_NO_AVX512BF16)
+namespace avx512bf16 { CpuKernels kernels(); }
+#endif
+#endif
+
+namespace {
+
+struct Available {
+    CpuKernels kernels[4];
+    const CpuKernels* list[5] = {};
+    int count = 0;
+
+    void add(const CpuKernels& k) {
+        kernels[count] = k;
+        list[count] = &kernels[count];
+        ++count;
+    }
+
+    Available() {
+        add(baseline::kernels());
+#if defined(CMSEI_HAVE_X86_VARIANTS)
+        __builtin_cpu_init();
+#if !defined(CMSEI_NO_AVX2)
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+            add(avx2::kernels());
+#endif
+#if defined(CMSEI_EMULATE_512)
+        // A test build: the 512-bit variants compiled for narrower registers, to run anywhere.
+        const bool wide = true, pairs = true;
+#else
+        const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+        const bool pairs = wide && __builtin_cpu_supports("avx512bf16");
+#endif
+        (void)wide, (void)pairs;
+#if !defined(CMSEI_NO_AVX512)
+        if (wide) add(avx512::kernels());
+#endif
+#if !defined(CMSEI_NO_AVX512BF16)
+        if (pairs) add(avx512bf16::kernels());
+#endif
+#endif
+    }
+};
+
+const Available& available() {
+    static const Available instance;
+    return instance;
+}
+
+}  // namespace
+
+const CpuKernels* const* available_kernels() { return available().list; }
+
+const CpuKernels* find_kernels(const char* isa) {
+    const Available& a = available();
+    if (!isa || !*isa) return a.list[a.count - 1];
+    for (int i = 0; i < a.count; ++i)
+        if (!std::strcmp(a.list[i]->isa, isa)) return a.list[i];
+    return nullptr;
+}
+
+}  // namespace cmsei

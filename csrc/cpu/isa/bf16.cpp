@@ -1,0 +1,131 @@
+// Products of bfloat16 pairs, where the processor has them (AVX512-BF16): twice the float32 rate, float32 sums.
+#include "../pack.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace cmsei {
+namespace CMSEI_ISA {
+
+#if defined(__AVX512BF16__) || defined(CMSEI_EMULATE_512)
+namespace {
+
+using V = Simd<float>;
+typedef uint32_t Pairs __attribute__((vector_size(CMSEI_VECTOR_BYTES)));
+
+CMSEI_INLINE V::T dot_pairs(V::T acc, Pairs a, Pairs b) {
+#if defined(__AVX512BF16__)
+    return (V::T)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
+#else
+    const Pairs high = Pairs{} + 0xffff0000u;
+    return acc + (V::T)(a & high) * (V::T)(b & high) + (V::T)(a << 16) * (V::T)(b << 16);
+#endif
+}
+
+// The two depth-neighbours k, k + 1 of one row in one element; past the depth a zero.
+CMSEI_INLINE uint32_t pair_at(const uint16_t* row, long k, long depth) {
+    return row[k] | (k + 1 < depth ? static_cast<uint32_t>(row[k + 1]) << 16 : 0u);
+}
+
+void interleave_pairs(const uint16_t* src, long stride, long rows, long depth, uint32_t* dst, long ld) {
+    constexpr long block = 64;
+    for (long k0 = 0; k0 < depth; k0 += block)
+        for (long i = 0; i < rows; ++i)
+            for (long k = k0; k < depth && k < k0 + block; k += 2) dst[k / 2 * ld + i] = pair_at(src + i * stride, k, depth);
+}
+
+void pack_a_bf16(Rows src, long rows, long depth, uint32_t* dst) {
+    const auto* p = static_cast<const uint16_t*>(src.data);
+    const long pairs = (depth + 1) / 2;
+    for (long i = 0; i < rows; i += kMR) {
+        const long m = rows - i < kMR ? rows - i : kMR;
+        interleave_pairs(p + i * src.stride, src.stride, m, depth, dst + i * pairs, m);
+    }
+}
+
+void pack_b_bf16(Rows src, long cols, long depth, uint32_t* dst) {
+    const auto* p = static_cast<const uint16_t*>(src.data);
+    const long pairs = (depth + 1) / 2;
+    for (long j = 0; j < cols; j += kNR<float>) {
+        const long n = cols - j < kNR<float> ? cols - j : kNR<float>;
+        uint32_t* panel = dst + j * pairs;
+        if (n < kNR<float>) __builtin_memset(panel, 0, sizeof(uint32_t) * kNR<float> * pairs);
+        interleave_pairs(p + j * src.stride, src.stride, n, depth, panel, kNR<float>);
+    }
+}
+
+template <int M, int NV>
+__attribute__((noinline)) void micro_pairs(long k, const uint32_t* a, const uint32_t* b, float* c, long ldc, bool accumulate) {
+    V::T acc[M][NV];
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; ++j) acc[i][j] = V::zero();
+    for (; k > 0; --k, a += M, b += kNR<float>) {
+        Pairs x[NV];
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; ++j) __builtin_memcpy(&x[j], b + j * V::W, sizeof(Pairs));
+#pragma GCC unroll 16
+        for (int i = 0; i < M; ++i) {
+            const Pairs y = Pairs{} + a[i];
+#pragma GCC unroll 2
+            for (int j = 0; j < NV; ++j) acc[i][j] = dot_pairs(acc[i][j], y, x[j]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; ++j) {
+            float* p = c + i * ldc + j * V::W;
+            V::store(p, accumulate ? V::load(p) + acc[i][j] : acc[i][j]);
+        }
+}
+
+template <int M> CMSEI_INLINE void micro_pairs_row(int nv, long k, const uint32_t* a, const uint32_t* b, float* c, long ldc, bool acc) {
+    if (nv == 1)
+        micro_pairs<M, 1>(k, a, b, c, ldc, acc);
+    else
+        micro_pairs<M, 2>(k, a, b, c, ldc, acc);
+}
+
+void gemm_bf16(const uint32_t* a, long a_panel, const uint32_t* b, long b_panel, float* c, long ldc, long rows, long cols,
+               long pairs) {
+    const long step = depth_block<float>(pairs);
+    for (long k0 = 0; k0 < pairs; k0 += step) {
+        const long k = pairs - k0 < step ? pairs - k0 : step;
+        for (long j = 0, q = 0; j < cols; j += kNR<float>, ++q) {
+            const int nv = cols - j <= V::W ? 1 : 2;
+            const uint32_t* panel = b + q * b_panel + k0 * kNR<float>;
+            for (long i = 0, p = 0; i < rows; i += kMR, ++p) {
+                const int m = rows - i < kMR ? static_cast<int>(rows - i) : kMR;
+                const uint32_t* x = a + p * a_panel + k0 * m;
+                float* out = c + i * ldc + j;
+                switch (m) {
+#define CMSEI_ROWS(M) \
+    case M: \
+        if constexpr (M <= kMR) micro_pairs_row<M>(nv, k, x, panel, out, ldc, k0 > 0); \
+        break;
+                    CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
+                    CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13)
+                    CMSEI_ROWS(14)
+#undef CMSEI_ROWS
+                }
+            }
+        }
+    }
+}
+
+}  // namespace
+
+void add_bf16_kernels(PairKernels<float>& table) {
+    table.pack_a_bf16 = pack_a_bf16;
+    table.pack_b_bf16 = pack_b_bf16;
+    table.gemm_bf16 = gemm_bf16;
+}
+#else
+void add_bf16_kernels(PairKernels<float>&) {}
+#endif
+
+}  // namespace CMSEI_ISA
+}  // namespace cmsei

@@ -1,0 +1,245 @@
+// The score of one pair from its inner products, and its gradient: terms put together.
+#include "../cross_level.h"
+
+namespace cmsei {
+namespace CMSEI_ISA {
+namespace {
+
+template <class S> struct PairTerms {
+    using V = Simd<S>;
+    using One = PairMath<Plain<S>>;
+    using T = typename V::T;
+    static constexpr int W = V::W;
+
+    const PairSpec<S>& spec;
+    const Pair<S>& pair;
+    long R, L, ld_w, ld_v; // lanes of words and of regions, which are also the padded rows
+    bool cross, transposed;
+    S *by_region, *by_word; // (ld_v, ld_w) the block and (ld_w, ld_v) its transpose, padding zero
+    Direction<S> direction[2];
+    CrossLevel<S> objects, words;
+    S total, term[5];
+
+    PairTerms(const PairSpec<S>& s, const Pair<S>& p)
+        : spec(s), pair(p), R(p.regions), L(p.words), ld_w(round_up(L, W)), ld_v(round_up(R, W)),
+          cross(s.cross_level()), transposed(s.active[1] || cross) {}
+
+    static long scratch(const PairSpec<S>& spec, long R, long L, bool backward) {
+        const long r = round_up(R, W), l = round_up(L, W);
+        long size = 2 * r * l + CrossLevel<S>::size(r) + CrossLevel<S>::size(l) + 4 * (r + l);
+        for (int d = 0; d < 2; ++d) {
+            if (!spec.active[d]) continue;
+            const long rows = d ? l : r, lanes = d ? r : l;
+            size += (backward ? spec.steps[d] : 1) * Direction<S>::step_size(rows, lanes);
+            if (backward) size += Direction<S>::backward_size(rows, lanes);
+        }
+        return size;
+    }
+
+    void load_block(Arena<S>& arena) {
+        by_region = arena.take(ld_v * ld_w);
+        for (long r = 0; r < ld_v; ++r)
+            for (long v = 0; v < ld_w; v += W)
+                V::store(by_region + r * ld_w + v, r < R ? load_lanes(pair.block + r * pair.ld_block + v, L - v) : V::zero());
+        if (transposed) {
+            by_word = arena.take(ld_w * ld_v);
+            transpose(by_region, ld_w, R, L, by_word, ld_v);
+        }
+    }
+    static CMSEI_INLINE T load_lanes(const S* p, long n) {
+        if (n >= W) return V::load(p);
+        T x = V::zero();
+        for (int i = 0; i < n; ++i) x[i] = p[i];
+        return x;
+    }
+    static void copy(const S* from, S* to, long n) {
+        for (long v = 0; v < n; v += W) V::store(to + v, V::load(from + v));
+    }
+
+    void means() {
+        objects.gram = &pair.v;
+        words.gram = &pair.w;
+        objects.mu = words.mu = spec.mu;
+    }
+    static void column_means(const S* matrix, long rows, long ld, S* out) {
+        for (long v = 0; v < ld; v += W) {
+            T sum = V::zero();
+            for (long i = 0; i < rows; ++i) sum += V::load(matrix + i * ld + v);
+            V::store(out + v, sum / static_cast<S>(rows));
+        }
+    }
+    static S mean_length(const Gram<S>& g) {
+        T sum = V::zero();
+        for (long i = 0; i < g.m; ++i)
+            for (long v = 0; v < g.ld; v += W) sum += V::load(g.rows + i * g.ld + v);
+        return One::length(V::sum(sum) / (static_cast<S>(g.m) * g.m));
+    }
+
+    S forward(Arena<S>& arena, bool keep) {
+        load_block(arena);
+        for (S& t : term) t = 0;
+        if (cross) {
+            means();
+            objects.lay_out(arena);
+            words.lay_out(arena);
+            column_means(by_word, L, ld_v, objects.other);
+            column_means(by_region, R, ld_w, words.other);
+            objects.other_length = mean_length(pair.w);
+            words.other_length = mean_length(pair.v);
+            if (spec.object_sentence || (spec.active[1] && spec.aggregate[1] == kGuided)) objects.forward();
+            if (spec.word_image || (spec.active[0] && spec.aggregate[0] == kGuided)) words.forward();
+            if (spec.object_sentence) term[kWeightObjectSentence] = objects.score;
+            if (spec.word_image) term[kWeightWordImage] = words.score;
+            if (spec.alignment) {
+                T sum = V::zero();
+                for (long v = 0; v < ld_w; v += W) sum += V::load(words.other + v);
+                total = V::sum(sum) / L;
+                term[kWeightAlignment] =
+                    total * One::unit_factor(objects.other_length) * One::unit_factor(words.other_length);
+            }
+        }
+        for (int d = 0; d < 2; ++d) {
+            if (!spec.active[d]) continue;
+            Direction<S>& x = direction[d];
+            x.n = d ? R : L;
+            x.m = d ? L : R;
+            x.ld = d ? ld_v : ld_w;
+            x.m_padded = d ? ld_w : ld_v;
+            x.norm = spec.norm[d];
+            x.aggregate = spec.aggregate[d];
+            x.steps = spec.steps[d];
+            x.temperature = spec.temperature[d];
+            x.lse = spec.lse[d];
+            x.gates = spec.gate[d];
+            x.context = d ? &pair.w : &pair.v;
+            x.guide = d ? objects.p : words.p;
+            x.lay_out(arena, keep);
+            copy(d ? by_word : by_region, x.step[0].a, x.m_padded * x.ld);
+            copy((d ? pair.v : pair.w).length, x.step[0].q, x.ld);
+            term[d] = x.forward(keep);
+        }
+        S score = 0;
+        for (int t = 0; t < 5; ++t) score += spec.weight[t] * term[t];
+        return score;
+    }
+
+    // After forward(arena, true).
+    void backward(Arena<S>& arena, const PairGradient<S>& g) {
+        S* const zeroed[] = {arena.take(ld_v), arena.take(ld_w), arena.take(ld_v), arena.take(ld_w)};
+        S *d_p = zeroed[0], *d_omega = zeroed[1], *d_length_v = zeroed[2], *d_length_w = zeroed[3];
+        S *d_other_v = arena.take(ld_v), *d_other_w = arena.take(ld_w);
+        for (int i = 0; i < 4; ++i)
+            for (long v = 0; v < (i % 2 ? ld_w : ld_v); v += W) V::store(zeroed[i] + v, V::zero());
+        for (int t = 0; t < 5; ++t) g.d_scalars[t] += static_cast<double>(g.d_score) * term[t];
+
+        typename Direction<S>::Backward b[2];
+        for (int d = 0; d < 2; ++d) {
+            if (!spec.active[d]) continue;
+            direction[d].lay_out(b[d], arena);
+            b[d].d_guide = d ? d_p : d_omega;
+            b[d].d_context = d ? g.d_w : g.d_v;
+            direction[d].backward(g.d_score * spec.weight[d], b[d]);
+            S* lengths = d ? d_length_v : d_length_w;
+            for (long v = 0; v < direction[d].ld; v += W) V::store(lengths + v, V::load(lengths + v) + V::load(b[d].d_q + v));
+            g.d_scalars[d ? kI2TTemperature : kT2ITemperature] += b[d].d_temperature;
+            g.d_scalars[d ? kI2TLse : kT2ILse] += b[d].d_lse;
+            for (int k = 0; k + 1 < spec.steps[d]; ++k)
+                for (int i = 0; i < 2; ++i) g.d_scalars[spec.first_gate(d) + 2 * k + i] += b[d].d_gate[k][i];
+        }
+
+        for (long v = 0; v < ld_v; v += W) V::store(d_other_v + v, V::zero());
+        for (long v = 0; v < ld_w; v += W) V::store(d_other_w + v, V::zero());
+        if (cross) {
+            S d_sentence = 0, d_image = 0; // of the lengths of the mean word and the mean region
+            double& d_mu = g.d_scalars[kGuideTemperature];
+            if (spec.object_sentence || (spec.active[1] && spec.aggregate[1] == kGuided))
+                objects.backward(spec.object_sentence ? g.d_score * spec.weight[kWeightObjectSentence] : 0, d_p,
+                                 d_other_v, d_length_v, g.d_v, d_sentence, d_mu);
+            if (spec.word_image || (spec.active[0] && spec.aggregate[0] == kGuided))
+                words.backward(spec.word_image ? g.d_score * spec.weight[kWeightWordImage] : 0, d_omega, d_other_w,
+                               d_length_w, g.d_w, d_image, d_mu);
+            if (spec.alignment) {
+                const S d = g.d_score * spec.weight[kWeightAlignment];
+                const S t = One::unit_factor(objects.other_length), i = One::unit_factor(words.other_length);
+                d_sentence += One::unit_factor_vjp(objects.other_length, d * total * i);
+                d_image += One::unit_factor_vjp(words.other_length, d * total * t);
+                for (long j = 0; j < L; ++j) d_other_w[j] += d * t * i / L;
+            }
+            add_mean_length_vjp(pair.w, objects.other_length, d_sentence, g.d_w);
+            add_mean_length_vjp(pair.v, words.other_length, d_image, g.d_v);
+        }
+        add_length_vjp(pair.v, d_length_v, g.d_v);
+        add_length_vjp(pair.w, d_length_w, g.d_w);
+
+        // d_block = t2i + i2tᵀ + what the means spread over their rows and columns.
+        if (spec.active[1]) transpose(b[1].d_a, ld_v, L, R, by_region, ld_w);
+        for (long r = 0; r < R; ++r)
+            for (long v = 0; v < L; v += W) {
+                T d = d_other_v[r] / L + V::load(d_other_w + v) / static_cast<S>(R);
+                if (spec.active[0]) d += V::load(b[0].d_a + r * ld_w + v);
+                if (spec.active[1]) d += V::load(by_region + r * ld_w + v);
+                S* out = g.d_block + r * g.ld_block + v;
+                if (L - v >= W)
+                    V::store(out, d);
+                else
+                    for (long i = 0; i < L - v; ++i) out[i] = d[i];
+            }
+    }
+    static void add_length_vjp(const Gram<S>& gram, const S* d, S* d_gram) {
+        for (long i = 0; i < gram.m; ++i) d_gram[i * gram.ld + i] += One::length_vjp(gram.length[i], d[i]);
+    }
+    static void add_mean_length_vjp(const Gram<S>& gram, S length, S d, S* d_gram) {
+        const S share = One::length_vjp(length, d) / (static_cast<S>(gram.m) * gram.m);
+        if (share == 0) return;
+        for (long i = 0; i < gram.m; ++i)
+            for (long v = 0; v < gram.ld; v += W) V::store(d_gram + i * gram.ld + v, V::load(d_gram + i * gram.ld + v) + share);
+    }
+};
+
+template <class S> long pair_scratch(const PairSpec<S>& spec, long regions, long words, bool backward) {
+    return PairTerms<S>::scratch(spec, regions, words, backward);
+}
+template <class S> S pair_forward(const PairSpec<S>& spec, const Pair<S>& pair, S* scratch) {
+    Arena<S> arena{scratch};
+    return PairTerms<S>(spec, pair).forward(arena, false);
+}
+template <class S>
+void pair_backward(const PairSpec<S>& spec, const Pair<S>& pair, const PairGradient<S>& gradient, S* scratch) {
+    Arena<S> arena{scratch};
+    PairTerms<S> terms(spec, pair);
+    terms.forward(arena, true);
+    terms.backward(arena, gradient);
+}
+
+template <class S> PairKernels<S> table() {
+    PairKernels<S> t{};
+    t.lanes = Simd<S>::W;
+    t.mr = kMR;
+    t.nr = kNR<S>;
+    t.pack_a = pack_a<S>;
+    t.pack_b = pack_b<S>;
+    t.pack_b_rows = pack_b_rows<S>;
+    t.gemm = gemm<S>;
+    t.gram_size = gram_size<S>;
+    t.gram_view = gram_view<S>;
+    t.gram = gram<S>;
+    t.gram_scratch = gram_scratch<S>;
+    t.pair_scratch = pair_scratch<S>;
+    t.pair_forward = pair_forward<S>;
+    t.pair_backward = pair_backward<S>;
+    return t;
+}
+
+}  // namespace
+
+void add_bf16_kernels(PairKernels<float>& table);
+
+PairKernels<float> pair_kernels_f32() {
+    PairKernels<float> t = table<float>();
+    add_bf16_kernels(t);
+    return t;
+}
+PairKernels<double> pair_kernels_f64() { return table<double>(); }
+
+}  // namespace CMSEI_ISA
+}  // namespace cmsei

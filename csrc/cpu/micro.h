@@ -1,0 +1,94 @@
+// The register-tile product every larger product is made of. Included once per instruction set.
+#pragma once
+
+#include "pair_kernels.h"
+#include "simd.h"
+
+namespace cmsei {
+namespace CMSEI_ISA {
+
+// Rows of a tile: as many accumulators as leave room for two columns of B and one element of A.
+constexpr int kMR = CMSEI_VECTOR_BYTES == 64 ? 14 : 6;
+constexpr int kNV = 2;
+template <class S> constexpr int kNR = kNV * Simd<S>::W;
+
+// C (M × NV registers) = or += Σ_k a[k * lda + i] · b[k * ldb + lane].
+template <class S, int M, int NV>
+CMSEI_INLINE void micro(long k, const S* a, long lda, const S* b, long ldb, S* c, long ldc, bool accumulate) {
+    using V = Simd<S>;
+    typename V::T acc[M][NV];
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; ++j) acc[i][j] = V::zero();
+    for (; k > 0; --k, a += lda, b += ldb) {
+        typename V::T x[NV];
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; ++j) x[j] = V::load(b + j * V::W);
+#pragma GCC unroll 16
+        for (int i = 0; i < M; ++i) {
+            const typename V::T y = V::set(a[i]);
+#pragma GCC unroll 2
+            for (int j = 0; j < NV; ++j) acc[i][j] += y * x[j];
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; ++j) {
+            S* p = c + i * ldc + j * V::W;
+            V::store(p, accumulate ? V::load(p) + acc[i][j] : acc[i][j]);
+        }
+}
+
+template <class S, int M>
+__attribute__((noinline)) void micro_row(int nv, long k, const S* a, long lda, const S* b, long ldb, S* c, long ldc,
+                                         bool accumulate) {
+    if (nv == 1)
+        micro<S, M, 1>(k, a, lda, b, ldb, c, ldc, accumulate);
+    else
+        micro<S, M, kNV>(k, a, lda, b, ldb, c, ldc, accumulate);
+}
+
+template <class S>
+CMSEI_INLINE void micro_any(int m, int nv, long k, const S* a, long lda, const S* b, long ldb, S* c, long ldc,
+                            bool acc) {
+    switch (m) {
+#define CMSEI_ROWS(M) \
+    case M: \
+        if constexpr (M <= kMR) micro_row<S, M>(nv, k, a, lda, b, ldb, c, ldc, acc); \
+        break;
+        CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
+        CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13) CMSEI_ROWS(14)
+#undef CMSEI_ROWS
+    }
+}
+
+// A panel of B of this depth fits the first-level cache; split evenly.
+template <class S> inline long depth_block(long k) {
+    const long most = 16384 / (kNR<S> * static_cast<long>(sizeof(S))) * (CMSEI_VECTOR_BYTES == 64 ? 3 : 2) / 2;
+    const long blocks = (k + most - 1) / most;
+    return blocks <= 1 ? k : ((k + blocks - 1) / blocks + 7) / 8 * 8;
+}
+
+template <class S> inline void gemm(const Gemm<S>& g) {
+    const long step = g.lower || g.k == 0 ? (g.k > 0 ? g.k : 1) : depth_block<S>(g.k);
+    for (long k0 = 0; k0 < g.k || k0 == 0; k0 += step) {
+        const bool accumulate = g.accumulate || k0 > 0;
+        for (long j = 0, q = 0; j < g.cols; j += kNR<S>, ++q) {
+            const int nv = g.cols - j <= Simd<S>::W ? 1 : kNV;
+            const S* b = g.b + q * g.b_panel + k0 * g.ldb;
+            for (long i = 0, p = 0; i < g.rows; i += kMR, ++p) {
+                const int m = g.rows - i < kMR ? static_cast<int>(g.rows - i) : kMR;
+                const long lda = g.lda ? g.lda : m;
+                long k = g.k - k0 < step ? g.k - k0 : step;
+                if (g.lower && k > i + m) k = i + m;
+                micro_any<S>(m, nv, k, g.a + p * g.a_panel + k0 * lda, lda, b, g.ldb, g.c + i * g.ldc + j, g.ldc,
+                             accumulate);
+            }
+        }
+    }
+}
+
+}  // namespace CMSEI_ISA
+}  // namespace cmsei

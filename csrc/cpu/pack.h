@@ -1,0 +1,128 @@
+// From the callers' rows to the panels that the register-tile product reads. Included once per instruction set.
+#pragma once
+
+#include "micro.h"
+
+namespace cmsei {
+namespace CMSEI_ISA {
+
+struct BFloat16 { uint16_t bits; };
+struct Float16 { uint16_t bits; };
+
+template <class S> CMSEI_INLINE S widen(float x) { return static_cast<S>(x); }
+template <class S> CMSEI_INLINE S widen(double x) { return static_cast<S>(x); }
+CMSEI_INLINE float as_float(uint32_t u) {
+    float f;
+    __builtin_memcpy(&f, &u, sizeof f);
+    return f;
+}
+template <class S> CMSEI_INLINE S widen(BFloat16 x) { return as_float(static_cast<uint32_t>(x.bits) << 16); }
+template <class S> CMSEI_INLINE S widen(Float16 x) {
+    const uint32_t magnitude = (x.bits & 0x7fffu) << 13, sign = (x.bits & 0x8000u) << 16;
+    // Exponents differ by 112; the product also makes subnormals right. All-ones stays infinity or NaN.
+    const float scaled = as_float(magnitude) * 5.192296858534828e33f;
+    uint32_t bits;
+    __builtin_memcpy(&bits, &scaled, sizeof bits);
+    bits = magnitude >= 0x0f800000u ? (magnitude | 0x7f800000u) : bits;
+    return as_float(bits | sign);
+}
+
+// dst[k * ld + i] = src row i, element k.
+template <class S, class X>
+inline void interleave(const X* src, long stride, long rows, long depth, S* dst, long ld) {
+    constexpr long block = 64;
+    for (long k0 = 0; k0 < depth; k0 += block) {
+        const long k1 = k0 + block < depth ? k0 + block : depth;
+        for (long i = 0; i < rows; ++i)
+            for (long k = k0; k < k1; ++k) dst[k * ld + i] = widen<S>(src[i * stride + k]);
+    }
+}
+
+template <class S, class X> inline void pack_a_of(const X* src, long stride, long rows, long depth, S* dst) {
+    for (long i = 0; i < rows; i += kMR) {
+        const long m = rows - i < kMR ? rows - i : kMR;
+        interleave(src + i * stride, stride, m, depth, dst + i * depth, m);
+    }
+}
+
+template <class S, class X> inline void pack_b_of(const X* src, long stride, long cols, long depth, S* dst) {
+    for (long j = 0; j < cols; j += kNR<S>) {
+        const long n = cols - j < kNR<S> ? cols - j : kNR<S>;
+        S* panel = dst + j * depth;
+        if (n < kNR<S>) __builtin_memset(panel, 0, sizeof(S) * kNR<S> * depth);
+        interleave(src + j * stride, stride, n, depth, panel, kNR<S>);
+    }
+}
+
+template <class S, class X>
+inline void pack_b_rows_of(const X* src, long stride, long rows, long depth, S* dst, long panel) {
+    for (long d = 0; d < depth; d += kNR<S>, dst += panel) {
+        const long n = depth - d < kNR<S> ? depth - d : kNR<S>;
+        for (long i = 0; i < rows; ++i) {
+            S* out = dst + i * kNR<S>;
+            for (long k = 0; k < n; ++k) out[k] = widen<S>(src[i * stride + d + k]);
+            for (long k = n; k < kNR<S>; ++k) out[k] = 0;
+        }
+    }
+}
+
+template <class Body> CMSEI_INLINE void with_storage(const Rows& src, Body body) {
+    switch (src.storage) {
+        case Storage::kFloat32: return body(static_cast<const float*>(src.data));
+        case Storage::kFloat64: return body(static_cast<const double*>(src.data));
+        case Storage::kBFloat16: return body(static_cast<const BFloat16*>(src.data));
+        case Storage::kFloat16: return body(static_cast<const Float16*>(src.data));
+    }
+}
+
+template <class S> void pack_a(Rows src, long rows, long depth, S* dst) {
+    with_storage(src, [&](auto* p) { pack_a_of(p, src.stride, rows, depth, dst); });
+}
+template <class S> void pack_b(Rows src, long cols, long depth, S* dst) {
+    with_storage(src, [&](auto* p) { pack_b_of(p, src.stride, cols, depth, dst); });
+}
+template <class S> void pack_b_rows(Rows src, long rows, long depth, S* dst, long panel) {
+    with_storage(src, [&](auto* p) { pack_b_rows_of(p, src.stride, rows, depth, dst, panel); });
+}
+
+CMSEI_INLINE long round_up(long x, long to) { return (x + to - 1) / to * to; }
+
+template <class S> long gram_size(long m) {
+    const long ld = round_up(m, Simd<S>::W);
+    return m * ld + 2 * m * m + ld;
+}
+
+template <class S> Gram<S> gram_view(S* memory, long m) {
+    const long ld = round_up(m, Simd<S>::W);
+    return {memory, memory + m * ld, memory + m * ld + m * m, memory + m * ld + 2 * m * m, m, ld};
+}
+
+template <class S> long gram_scratch(long m, long depth) {
+    return m * depth + round_up(m, kNR<S>) * depth + m * round_up(m, kNR<S>);
+}
+
+template <class S> void gram(Rows src, long depth, const Gram<S>& out, S* scratch) {
+    const long m = out.m, ldc = round_up(m, kNR<S>);
+    S *a = scratch, *b = a + m * depth, *c = b + ldc * depth;
+    pack_a<S>(src, m, depth, a);
+    pack_b<S>(src, m, depth, b);
+    gemm(Gemm<S>{a, kMR * depth, 0, b, kNR<S> * depth, kNR<S>, c, ldc, m, m, depth});
+    for (long i = 0; i < m; ++i)
+        for (long j = 0; j < out.ld; ++j) out.rows[i * out.ld + j] = j < m ? c[i * ldc + j] : 0;
+    for (long i = 0; i < out.ld; ++i) {
+        const S squared = i < m ? c[i * ldc + i] : 0;
+        out.length[i] = static_cast<S>(__builtin_sqrt(squared > 0 ? squared : 0));
+    }
+    for (long i = 0; i < m; i += kMR) {
+        const long n = m - i < kMR ? m - i : kMR;
+        for (long k = 0; k < m; ++k)
+            for (long r = 0; r < n; ++r) {
+                const S x = c[(i + r) * ldc + k];
+                out.panels[i * m + k * n + r] = x;
+                out.half[i * m + k * n + r] = k < i ? 2 * x : x;
+            }
+    }
+}
+
+}  // namespace CMSEI_ISA
+}  // namespace cmsei

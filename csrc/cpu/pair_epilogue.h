@@ -1,0 +1,377 @@
+// From the inner products of one image and one caption to their score, and back. Queries lie along the lanes, the
+// context along the rows; t2i reads the block as the product leaves it, i2t its transpose. Lanes past the last query
+// hold zero inner products. Included once per instruction set.
+#pragma once
+
+#include "../include/pair_math.h"
+#include "pack.h"
+
+namespace cmsei {
+namespace CMSEI_ISA {
+
+template <class S> struct Arena {
+    S* next;
+    S* take(long n) {
+        S* p = next;
+        next += round_up(n, Simd<S>::W);
+        return p;
+    }
+};
+
+// One attention step's values, kept for the backward pass.
+template <class S> struct Step {
+    S *a, *p, *h;                  // (m, ld) inner products, attention, Gram · attention
+    S *shift, *scale;              // (m) of the normalisation: exp(a - shift) * scale, or a * scale
+    S *q, *dot, *quad, *u, *r;     // (ld) |Q|, Q·U, |U|², |U|, relevance
+    S *gate, *x, *y, *norm, *alpha, *beta; // (ld) of the refinement that follows
+};
+
+template <class S> struct Direction {
+    using V = Simd<S>;
+    using M = PairMath<V>;
+    using T = typename V::T;
+    static constexpr int W = V::W;
+
+    long n, m, ld, m_padded; // queries, context, padded lanes, padded rows
+    int norm, aggregate, steps;
+    S temperature, lse;
+    const S (*gates)[2];
+    const Gram<S>* context;
+    const S* guide; // (ld) weights of guided aggregation, zero past n
+    Step<S> step[kMaxSteps];
+
+    static long step_size(long m_padded, long ld) { return 3 * m_padded * ld + 2 * m_padded + 11 * ld; }
+
+    void lay_out(Arena<S>& arena, bool keep) {
+        for (int k = 0; k < steps; ++k) {
+            if (k > 0 && !keep) {
+                step[k] = step[0];
+                continue;
+            }
+            S* p = arena.take(step_size(m_padded, ld));
+            Step<S>& s = step[k];
+            S** const matrices[] = {&s.a, &s.p, &s.h};
+            S** const rows[] = {&s.shift, &s.scale};
+            S** const lane[] = {&s.q, &s.dot, &s.quad, &s.u, &s.r, &s.gate, &s.x, &s.y, &s.norm, &s.alpha, &s.beta};
+            for (S** x : matrices) *x = p, p += m_padded * ld;
+            for (S** x : rows) *x = p, p += m_padded;
+            for (S** x : lane) *x = p, p += ld;
+        }
+    }
+
+    CMSEI_INLINE typename V::Mask lanes(long v) const { return V::first(n - v); }
+
+    // The normalised inner products, kind 0: softmax over queries, 1: scaled, 2: leaky and scaled.
+    template <int kind> static CMSEI_INLINE T normalised(T a, S shift, S scale) {
+        if constexpr (kind == 0) return V::exp(a - shift) * scale;
+        if constexpr (kind == 1) return a * scale;
+        return M::leaky(a) * scale;
+    }
+    template <class Body> CMSEI_INLINE void with_kind(Body body) const {
+        if (norm == kSoftmax)
+            body(std_int<0>());
+        else if (is_clipped(norm))
+            body(std_int<2>());
+        else
+            body(std_int<1>());
+    }
+    template <int value_> struct std_int { static constexpr int value = value_; };
+
+    void normalise(const Step<S>& s) const {
+        if (norm == kNone || norm == kClipped) {
+            for (long c = 0; c < m_padded; ++c) s.scale[c] = 1;
+            return;
+        }
+        if (norm == kSoftmax) {
+            for (long c = 0; c < m; ++c) {
+                const S* a = s.a + c * ld;
+                S most = a[0];
+                for (long i = 1; i < n; ++i) most = a[i] > most ? a[i] : most;
+                T total = V::zero();
+                for (long v = 0; v < n; v += W)
+                    total += V::select(lanes(v), V::exp(V::load(a + v) - most), V::zero());
+                s.shift[c] = most;
+                s.scale[c] = 1 / V::sum(total);
+            }
+            return;
+        }
+        const bool clip = is_clipped(norm), squares = is_l2(norm);
+        for (long c = 0; c < m; ++c) {
+            const S* a = s.a + c * ld;
+            T total = V::zero();
+            for (long v = 0; v < n; v += W) {
+                T x = V::load(a + v);
+                if (clip) x = M::leaky(x);
+                total += squares ? x * x : V::abs(x);
+            }
+            s.scale[c] = V::sum(total);
+        }
+        for (long c = 0; c < m_padded; c += W) {
+            const T total = V::load(s.scale + c);
+            V::store(s.scale + c, 1 / ((squares ? V::sqrt(total) : total) + (S)kEps));
+        }
+    }
+
+    // Attention over the context and Q·U, registers of queries at a time.
+    template <int kind> void attend(const Step<S>& s) const {
+        // With |normalised| <= 1 the temperature itself bounds every logit, which saves the pass for the maximum.
+        const bool bounded = norm != kNone && norm != kClipped && temperature <= 30;
+        for (long v = 0; v < n; v += W) {
+            T shift = V::set(temperature);
+            if (!bounded) {
+                shift = temperature * normalised<kind>(V::load(s.a + v), s.shift[0], s.scale[0]);
+                for (long c = 1; c < m; ++c)
+                    shift = V::max(shift,
+                                   temperature * normalised<kind>(V::load(s.a + c * ld + v), s.shift[c], s.scale[c]));
+            }
+            T total = V::zero(), dot = V::zero();
+            for (long c = 0; c < m; ++c) {
+                const T a = V::load(s.a + c * ld + v);
+                const T e = V::exp(temperature * normalised<kind>(a, s.shift[c], s.scale[c]) - shift);
+                V::store(s.p + c * ld + v, e);
+                total += e;
+                dot += e * a;
+            }
+            const T inverse = 1 / total;
+            for (long c = 0; c < m; ++c) V::store(s.p + c * ld + v, V::load(s.p + c * ld + v) * inverse);
+            V::store(s.dot + v, dot * inverse);
+        }
+    }
+
+    void gram_product(const Step<S>& s, bool whole) const {
+        const S* g = whole ? context->panels : context->half;
+        gemm(Gemm<S>{g, kMR * m, 0, s.p, kNR<S>, ld, s.h, ld, m, n, m, false, !whole});
+    }
+
+    void relevance(const Step<S>& s) const {
+        for (long v = 0; v < n; v += W) {
+            T quad = V::zero();
+            for (long c = 0; c < m; ++c) quad += V::load(s.p + c * ld + v) * V::load(s.h + c * ld + v);
+            const T u = M::length(quad);
+            V::store(s.quad + v, quad);
+            V::store(s.u + v, u);
+            V::store(s.r + v, M::cosine(V::load(s.dot + v), V::load(s.q + v), u));
+        }
+    }
+
+    void refine(const Step<S>& s, const Step<S>& next, const S* gate) const {
+        for (long v = 0; v < n; v += W) {
+            const auto f = M::refine(gate[0], gate[1], V::load(s.r + v), V::load(s.q + v), V::load(s.u + v),
+                                     V::load(s.quad + v), V::load(s.dot + v));
+            V::store(s.gate + v, f.gate);
+            V::store(s.x + v, f.x);
+            V::store(s.y + v, f.y);
+            V::store(s.norm + v, f.norm);
+            V::store(s.alpha + v, f.alpha);
+            V::store(s.beta + v, f.beta);
+            V::store(next.q + v, f.length);
+            const auto valid = lanes(v);
+            for (long c = 0; c < m; ++c) {
+                const T a = f.alpha * V::load(s.a + c * ld + v) + f.beta * V::load(s.h + c * ld + v);
+                V::store(next.a + c * ld + v, V::select(valid, a, V::zero()));
+            }
+        }
+    }
+
+    S aggregated(const S* r) const {
+        T total = V::zero();
+        if (aggregate == kMax || aggregate == kLse) {
+            S most = r[0];
+            for (long i = 1; i < n; ++i) most = r[i] > most ? r[i] : most;
+            if (aggregate == kMax) return most;
+            for (long v = 0; v < n; v += W)
+                total += V::select(lanes(v), V::exp(lse * (V::load(r + v) - most)), V::zero());
+            return most + static_cast<S>(__builtin_log(V::sum(total))) / lse;
+        }
+        for (long v = 0; v < n; v += W) {
+            const T x = V::load(r + v);
+            total += aggregate == kGuided ? x * V::load(guide + v) : V::select(lanes(v), x, V::zero());
+        }
+        return aggregate == kMean ? V::sum(total) / n : V::sum(total);
+    }
+
+    // step[0].a and step[0].q are filled in. `keep`: every step's values are wanted afterwards.
+    S forward(bool keep) const {
+        S score = 0;
+        for (int k = 0; k < steps; ++k) {
+            const Step<S>& s = step[k];
+            const bool last = k + 1 == steps;
+            normalise(s);
+            with_kind([&](auto kind) { attend<decltype(kind)::value>(s); });
+            gram_product(s, keep || !last);
+            relevance(s);
+            score += aggregated(s.r);
+            if (!last) refine(s, step[k + 1], gates[k]);
+        }
+        return score / steps;
+    }
+
+    struct Backward {
+        S *d_a, *d_q;        // (m, ld), (ld) gradient of the step's inner products and lengths
+        S *d_p, *d_h, *d_r;  // (m, ld), (m, ld), (ld) work
+        S *left, *right;     // (ld, m_padded) transposes for the Gram's gradient
+        S* d_guide;          // (ld) added to
+        S* d_context;        // (m, context->ld) added to
+        double d_temperature, d_lse, d_gate[kMaxSteps][2];
+    };
+    static long backward_size(long m_padded, long ld) { return 3 * m_padded * ld + 2 * ld + 2 * ld * m_padded; }
+
+    void lay_out(Backward& b, Arena<S>& arena) const {
+        S* p = arena.take(backward_size(m_padded, ld));
+        S** const matrices[] = {&b.d_a, &b.d_p, &b.d_h, &b.left, &b.right};
+        for (S** x : matrices) *x = p, p += m_padded * ld;
+        b.d_q = p;
+        b.d_r = p + ld;
+        b.d_temperature = b.d_lse = 0;
+        for (auto& gate : b.d_gate) gate[0] = gate[1] = 0;
+    }
+
+    // d_r of one step from the gradient of its aggregate.
+    void aggregated_vjp(const S* r, S d, Backward& b) const {
+        if (aggregate == kLse) {
+            const S value = aggregated(r);
+            T mean = V::zero();
+            for (long v = 0; v < n; v += W) {
+                const T x = V::load(r + v);
+                const T share = V::select(lanes(v), V::exp(lse * (x - value)), V::zero());
+                V::store(b.d_r + v, d * share);
+                mean += share * x;
+            }
+            b.d_lse += d * (V::sum(mean) - value) / lse;
+            return;
+        }
+        const S most = aggregate == kMax ? aggregated(r) : 0;
+        long ties = 0;
+        if (aggregate == kMax)
+            for (long i = 0; i < n; ++i) ties += r[i] == most;
+        for (long v = 0; v < n; v += W) {
+            const T x = V::load(r + v);
+            T share;
+            if (aggregate == kGuided) {
+                share = V::load(guide + v);
+                V::store(b.d_guide + v, V::load(b.d_guide + v) + V::select(lanes(v), d * x, V::zero()));
+            } else if (aggregate == kMax) {
+                share = V::select(lanes(v) & (x == most), V::set(S(1) / ties), V::zero());
+            } else {
+                share = V::select(lanes(v), V::set(aggregate == kMean ? S(1) / n : S(1)), V::zero());
+            }
+            V::store(b.d_r + v, d * share);
+        }
+    }
+
+    // Gradients of the attended vector's length and product, per query; the Gram's and the next step's go into d_h.
+    void step_vjp(int k, Backward& b) const {
+        const Step<S>& s = step[k];
+        const bool refined = k + 1 < steps;
+        S *d_dot = b.left, *d_quad = b.left + ld; // (ld) each, used before the transposes are
+        T d_gate[2] = {V::zero(), V::zero()};
+        for (long v = 0; v < n; v += W) {
+            const T q = V::load(s.q + v), u = V::load(s.u + v), quad = V::load(s.quad + v);
+            const T dot = V::load(s.dot + v), r = V::load(s.r + v);
+            T dr = V::load(b.d_r + v), dq = V::zero(), du = V::zero(), dquad = V::zero(), ddot = V::zero();
+            if (refined) {
+                T d_alpha = V::zero(), d_beta = V::zero(), d_z;
+                for (long c = 0; c < m; ++c) {
+                    const T d = V::load(b.d_a + c * ld + v);
+                    d_alpha += d * V::load(s.a + c * ld + v);
+                    d_beta += d * V::load(s.h + c * ld + v);
+                }
+                typename M::Refined f;
+                f.gate = V::load(s.gate + v);
+                f.x = V::load(s.x + v);
+                f.y = V::load(s.y + v);
+                f.norm = V::load(s.norm + v);
+                M::refine_vjp(f, gates[k][0], q, u, quad, dot, d_alpha, d_beta, V::load(b.d_q + v), dr, dq, du, dquad,
+                              ddot, d_z);
+                d_gate[0] += V::select(lanes(v), d_z * r, V::zero());
+                d_gate[1] += V::select(lanes(v), d_z, V::zero());
+            }
+            M::cosine_vjp(r, q, u, dr, ddot, dq, du);
+            dquad += M::length_vjp(u, du);
+            V::store(b.d_q + v, dq);
+            V::store(d_dot + v, ddot);
+            V::store(d_quad + v, dquad);
+        }
+        b.d_gate[k][0] += V::sum(d_gate[0]);
+        b.d_gate[k][1] += V::sum(d_gate[1]);
+        for (long v = 0; v < n; v += W) {
+            const T alpha = V::load(s.alpha + v), beta = V::load(s.beta + v);
+            const T dot = V::load(d_dot + v), quad = V::load(d_quad + v);
+            for (long c = 0; c < m; ++c) {
+                const T p = V::load(s.p + c * ld + v);
+                T d_h = quad * p, d_a = dot * p;
+                if (refined) {
+                    const T later = V::load(b.d_a + c * ld + v);
+                    d_h += beta * later;
+                    d_a += alpha * later;
+                }
+                V::store(b.d_h + c * ld + v, d_h);
+                V::store(b.d_a + c * ld + v, d_a);
+                V::store(b.d_p + c * ld + v,
+                         dot * V::load(s.a + c * ld + v) + S(refined ? 1 : 2) * quad * V::load(s.h + c * ld + v));
+            }
+        }
+        // h = G p: d_p += Gᵀ d_h (at the last step that is quad · h again, counted above), dG += d_h pᵀ.
+        if (refined)
+            gemm(Gemm<S>{context->panels, kMR * m, 0, b.d_h, kNR<S>, ld, b.d_p, ld, m, n, m, true});
+        transpose(b.d_h, ld, m, n, b.left, m_padded);
+        transpose(s.p, ld, m, n, b.right, m_padded);
+        gemm(Gemm<S>{b.left, kMR, m_padded, b.right, kNR<S>, m_padded, b.d_context, context->ld, m, m, n, true});
+    }
+
+    // Softmax over the context, then the normalisation along the queries: from d_p to d_a.
+    template <int kind> void attend_vjp(const Step<S>& s, Backward& b) const {
+        T d_temperature = V::zero();
+        for (long v = 0; v < n; v += W) {
+            T mean = V::zero();
+            for (long c = 0; c < m; ++c) mean += V::load(s.p + c * ld + v) * V::load(b.d_p + c * ld + v);
+            const auto valid = lanes(v);
+            for (long c = 0; c < m; ++c) {
+                const T x = normalised<kind>(V::load(s.a + c * ld + v), s.shift[c], s.scale[c]);
+                const T d = V::load(s.p + c * ld + v) * (V::load(b.d_p + c * ld + v) - mean);
+                d_temperature += V::select(valid, d * x, V::zero());
+                V::store(b.d_p + c * ld + v, V::select(valid, temperature * d, V::zero()));
+            }
+        }
+        b.d_temperature += V::sum(d_temperature);
+        const bool plain = norm == kNone || norm == kClipped, squares = is_l2(norm);
+        for (long c = 0; c < m; ++c) {
+            const S shift = s.shift[c], scale = s.scale[c];
+            const S *a = s.a + c * ld, *d_x = b.d_p + c * ld;
+            T sum = V::zero();
+            if (!plain)
+                for (long v = 0; v < n; v += W)
+                    sum += V::load(d_x + v) * normalised<kind>(V::load(a + v), shift, scale);
+            const S total = V::sum(sum);
+            // The normaliser is 1 / scale = √Σx² + ε or Σ|x| + ε.
+            const S root = 1 / scale - (S)kEps;
+            const S pull = plain ? 0 : squares ? (root > 0 ? total / root : 0) : total * scale;
+            for (long v = 0; v < n; v += W) {
+                const T raw = V::load(a + v), d = V::load(d_x + v);
+                T out;
+                if constexpr (kind == 0) {
+                    out = V::select(lanes(v), normalised<0>(raw, shift, scale) * (d - total), V::zero());
+                } else {
+                    const T x = kind == 2 ? M::leaky(raw) : raw;
+                    const T sign = V::select(x > 0, V::set(1), V::select(x < 0, V::set(-1), V::zero()));
+                    out = scale * d - (squares ? x * scale : sign) * pull;
+                    if constexpr (kind == 2) out = M::leaky_vjp(raw, out);
+                }
+                V::store(b.d_a + c * ld + v, V::load(b.d_a + c * ld + v) + out);
+            }
+        }
+    }
+
+    // After forward(true). `d`: gradient of the direction's score. Leaves the gradients of step[0].a and step[0].q in
+    // b.d_a and b.d_q.
+    void backward(S d, Backward& b) const {
+        for (int k = steps - 1; k >= 0; --k) {
+            aggregated_vjp(step[k].r, d / steps, b);
+            step_vjp(k, b);
+            with_kind([&](auto kind) { attend_vjp<decltype(kind)::value>(step[k], b); });
+        }
+    }
+};
+
+}  // namespace CMSEI_ISA
+}  // namespace cmsei

@@ -1,0 +1,98 @@
+// The pair score's per-instruction-set functions: packing, the register-tile product, and the epilogue of one pair.
+#pragma once
+
+#include <cstdint>
+
+namespace cmsei {
+
+enum class Storage { kFloat32, kFloat64, kBFloat16, kFloat16 };
+
+// Row-major matrix in its storage type; stride in elements.
+struct Rows {
+    const void* data;
+    Storage storage;
+    long stride;
+};
+
+constexpr int kMaxSteps = 8;
+
+// The scorer: direction 0 asks with words (t2i), direction 1 with regions (i2t).
+template <class S> struct PairSpec {
+    bool active[2];
+    int norm[2], aggregate[2], steps[2];
+    bool object_sentence, word_image, alignment;
+    S weight[5], mu, temperature[2], lse[2], gate[2][kMaxSteps][2];
+
+    bool cross_level() const {
+        return object_sentence || word_image || alignment || (active[0] && aggregate[0] == 4) ||
+               (active[1] && aggregate[1] == 4);
+    }
+    // Position of direction's first gate in the vector of scalars.
+    int first_gate(int direction) const { return 10 + (direction == 1 && active[0] ? 2 * (steps[0] - 1) : 0); }
+    int scalars() const { return first_gate(1) + (active[1] ? 2 * (steps[1] - 1) : 0); }
+};
+
+// C (rows × cols) = or += A (rows × k) · B (k × cols). A comes in panels of `mr` rows, element (i, k) of a panel at
+// a[k * lda + i]; lda = 0 says that a panel is packed as densely as it has rows. B comes in panels of `nr` columns,
+// element (k, j) at b[k * ldb + j]; up to the next multiple of the lanes is read and C written there.
+// `lower`: panel p of A has only its first (p + 1) * mr columns.
+template <class S> struct Gemm {
+    const S* a;
+    long a_panel, lda;
+    const S* b;
+    long b_panel, ldb;
+    S* c;
+    long ldc, rows, cols, k;
+    bool accumulate = false, lower = false;
+};
+
+// Inner products of the rows of one image or caption, in the forms the epilogue reads.
+template <class S> struct Gram {
+    S* rows;   // (m, ld) row-major, columns m..ld-1 zero
+    S* panels; // packed as A of Gemm
+    S* half;   // packed with `lower`, off-diagonal blocks doubled: the quadratic form at half the work
+    S* length; // (ld,) lengths of the rows
+    long m, ld;
+};
+
+template <class S> struct Pair {
+    const S* block; // (R, L) inner products, row stride ld_block
+    long ld_block, regions, words;
+    Gram<S> v, w;
+};
+
+template <class S> struct PairGradient {
+    S d_score;
+    S* d_block; // (R, L), written
+    long ld_block;
+    S* d_v;            // (R, v.ld) gradient of the regions' Gram matrix, added to
+    S* d_w;            // (L, w.ld)
+    double* d_scalars; // added to
+};
+
+template <class S> struct PairKernels {
+    int lanes, mr, nr;
+    // `rows` rows as A panels: dst holds rows × depth.
+    void (*pack_a)(Rows src, long rows, long depth, S* dst);
+    // `cols` rows of src as columns of B: dst holds round_up(cols, nr) × depth, zero where there is no column.
+    void (*pack_b)(Rows src, long cols, long depth, S* dst);
+    // Rows of src as rows of B, panels along depth: panel j at dst + j * panel.
+    void (*pack_b_rows)(Rows src, long rows, long depth, S* dst, long panel);
+    void (*gemm)(const Gemm<S>&);
+    // Number of S a Gram of m rows takes, its view on memory, and its computation.
+    long (*gram_size)(long m);
+    Gram<S> (*gram_view)(S* memory, long m);
+    void (*gram)(Rows src, long depth, const Gram<S>& out, S* scratch);
+    long (*gram_scratch)(long m, long depth);
+    long (*pair_scratch)(const PairSpec<S>&, long regions, long words, bool backward);
+    S (*pair_forward)(const PairSpec<S>&, const Pair<S>&, S* scratch);
+    void (*pair_backward)(const PairSpec<S>&, const Pair<S>&, const PairGradient<S>&, S* scratch);
+    // Products of bfloat16 pairs with float32 sums; null where the processor has no such instruction.
+    // Packed like pack_a / pack_b with two depth-neighbours in one 32-bit element (depth rounded up to even).
+    void (*pack_a_bf16)(Rows src, long rows, long depth, uint32_t* dst);
+    void (*pack_b_bf16)(Rows src, long cols, long depth, uint32_t* dst);
+    void (*gemm_bf16)(const uint32_t* a, long a_panel, const uint32_t* b, long b_panel, float* c, long ldc, long rows,
+                      long cols, long depth_pairs);
+};
+
+}  // namespace cmsei

@@ -1,0 +1,112 @@
+// Formulas of the pair score (mathematics of the relevance, its refinement and the cosines) and their
+// vector-Jacobian products. `M` is a math policy: M::T is a float, a double or a register of lanes, with
+// M::set, select, max, sqrt, sigmoid. Used by every engine in csrc/, on the host and on the device.
+#pragma once
+
+#if defined(__CUDACC__)
+#define CMSEI_FORMULA __host__ __device__ __forceinline__
+#else
+#define CMSEI_FORMULA inline __attribute__((always_inline))
+#endif
+
+#include <math.h>
+
+namespace cmsei {
+
+// The math policy of a single number.
+template <class Scalar> struct Plain {
+    using S = Scalar;
+    using T = Scalar;
+    static CMSEI_FORMULA T set(S x) { return x; }
+    static CMSEI_FORMULA T zero() { return 0; }
+    static CMSEI_FORMULA T select(bool yes, T a, T b) { return yes ? a : b; }
+    static CMSEI_FORMULA T max(T a, T b) { return a > b ? a : b; }
+    static CMSEI_FORMULA float sqrt(float x) { return ::sqrtf(x); }
+    static CMSEI_FORMULA double sqrt(double x) { return ::sqrt(x); }
+    static CMSEI_FORMULA float sigmoid(float x) { return 1 / (1 + ::expf(-x)); }
+    static CMSEI_FORMULA double sigmoid(double x) { return 1 / (1 + ::exp(-x)); }
+};
+
+constexpr double kEps = 1e-8;
+constexpr double kLeak = 0.1;
+
+enum Norm { kSoftmax, kL2, kClippedL2, kL1, kClippedL1, kClipped, kNone };
+enum Aggregate { kMean, kSum, kMax, kLse, kGuided };
+enum ScalarIndex {
+    kWeightT2I, kWeightI2T, kWeightObjectSentence, kWeightWordImage, kWeightAlignment, kGuideTemperature,
+    kT2ITemperature, kT2ILse, kI2TTemperature, kI2TLse, kFirstGate
+};
+
+constexpr bool is_clipped(int norm) { return norm == kClippedL2 || norm == kClippedL1 || norm == kClipped; }
+constexpr bool is_l2(int norm) { return norm == kL2 || norm == kClippedL2; }
+constexpr bool is_l1(int norm) { return norm == kL1 || norm == kClippedL1; }
+
+template <class M> struct PairMath {
+    using T = typename M::T;
+    using S = typename M::S;
+
+    static CMSEI_FORMULA T leaky(T x) { return M::select(x > 0, x, x * (S)kLeak); }
+    static CMSEI_FORMULA T leaky_vjp(T x, T dy) { return M::select(x > 0, dy, dy * (S)kLeak); }
+
+    // |x| from x·x; the gradient at 0 is 0.
+    static CMSEI_FORMULA T length(T squared) { return M::sqrt(M::max(squared, M::zero())); }
+    static CMSEI_FORMULA T length_vjp(T length, T d) {
+        return M::select(length > 0, d / (2 * M::select(length > 0, length, M::set(1))), M::zero());
+    }
+
+    // cosine = dot / max(a b, eps) of vectors of lengths a and b.
+    static CMSEI_FORMULA T cosine(T dot, T a, T b) { return dot / M::max(a * b, M::set((S)kEps)); }
+    static CMSEI_FORMULA void cosine_vjp(T cosine, T a, T b, T d, T& d_dot, T& d_a, T& d_b) {
+        const T inverse = 1 / M::max(a * b, M::set((S)kEps));
+        const T free = M::select(a * b > (S)kEps, -d * cosine * inverse, M::zero());
+        d_dot += d * inverse;
+        d_a += free * b;
+        d_b += free * a;
+    }
+
+    // x / max(x, eps) and 1 / max(x, eps): the length of unit(x) and its factor.
+    static CMSEI_FORMULA T unit_factor(T length) { return 1 / M::max(length, M::set((S)kEps)); }
+    static CMSEI_FORMULA T unit_factor_vjp(T length, T d) {
+        const T f = unit_factor(length);
+        return M::select(length > (S)kEps, -d * f * f, M::zero());
+    }
+
+    // Refinement Q' = unit((1 - g) unit(Q) + g unit(U)), g = sigmoid(a r + b), as Q' = alpha Q + beta U.
+    struct Refined {
+        T gate, x, y, norm, alpha, beta, length;
+    };
+    // q, u: lengths of Q and U; quad = u²; dot = Q·U.
+    static CMSEI_FORMULA Refined refine(S a, S b, T r, T q, T u, T quad, T dot) {
+        Refined f;
+        f.gate = M::sigmoid(a * r + b);
+        f.x = (1 - f.gate) * unit_factor(q);
+        f.y = f.gate * unit_factor(u);
+        f.norm = length(f.x * f.x * q * q + f.y * f.y * quad + 2 * f.x * f.y * dot);
+        const T factor = unit_factor(f.norm);
+        f.alpha = f.x * factor;
+        f.beta = f.y * factor;
+        f.length = f.norm * factor;
+        return f;
+    }
+    // Adds to d_r, d_q, d_u, d_quad, d_dot; d_z is the gradient of the gate's argument (d_a = Σ d_z r, d_b = Σ d_z).
+    static CMSEI_FORMULA void refine_vjp(const Refined& f, S a, T q, T u, T quad, T dot, T d_alpha, T d_beta,
+                                         T d_length, T& d_r, T& d_q, T& d_u, T& d_quad, T& d_dot, T& d_z) {
+        const T factor = unit_factor(f.norm);
+        T d_x = d_alpha * factor, d_y = d_beta * factor;
+        const T d_factor = d_alpha * f.x + d_beta * f.y + d_length * f.norm;
+        const T d_norm = d_length * factor + unit_factor_vjp(f.norm, d_factor);
+        const T d_squared = length_vjp(f.norm, d_norm);
+        d_x += d_squared * 2 * (f.x * q * q + f.y * dot);
+        d_y += d_squared * 2 * (f.y * quad + f.x * dot);
+        d_q += d_squared * 2 * f.x * f.x * q;
+        d_quad += d_squared * f.y * f.y;
+        d_dot += d_squared * 2 * f.x * f.y;
+        const T d_gate = d_y * unit_factor(u) - d_x * unit_factor(q);
+        d_q += unit_factor_vjp(q, d_x * (1 - f.gate));
+        d_u += unit_factor_vjp(u, d_y * f.gate);
+        d_z = d_gate * f.gate * (1 - f.gate);
+        d_r += d_z * a;
+    }
+};
+
+}  // namespace cmsei
