@@ -1,0 +1,1 @@
+"""Triton kernels, imported as ``cmsei_fast.kernels``."""
