@@ -1,0 +1,152 @@
+"""Engine ``cuda``: the compiled kernels of ``csrc/cuda`` on an NVIDIA GPU. It has no ``pair_score``.
+
+The forward pass of relation attention is one kernel; its backward pass recomputes in torch operations (the engine
+``eager`` on the same GPU), which is exact and needs nothing stored, but is not fused.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from cmsei_fast.engines import eager
+
+MAX_HEAD_DIM = 256
+
+_TYPES = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.float64: "float64",
+}
+_REBUILD = "with the CUDA toolkit (nvcc) installed, run `CMSEI_CUDA=1 pip install -e .`"
+
+
+def unavailable() -> str | None:
+    """Why the engine cannot run here, and what to do; None where it can. Never raises."""
+    try:
+        module = _module()
+    except ImportError as error:
+        why = _build_reason()
+        return f"cmsei_fast._cuda {f'was not built: {why}' if why else f'cannot be loaded ({error})'}; {_REBUILD}"
+    if not torch.cuda.is_available():
+        count, problem = module.device_count()
+        if torch.version.cuda is None:
+            return "this build of torch has no CUDA; install one that has"
+        return f"torch sees no CUDA GPU (CUDA's runtime sees {count}{f': {problem}' if problem else ''})"
+    major, minor = torch.cuda.get_device_capability()
+    if not _has_code(module.architectures.split(";"), major, minor):
+        return (
+            f"cmsei_fast._cuda was built for {module.architectures}, the GPU is {major}{minor}; "
+            f"run `CMSEI_CUDA_ARCHS={major}{minor} CMSEI_CUDA=1 pip install -e .`"
+        )
+    return None
+
+
+def relation_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    value: Tensor | None,
+    confidence: Tensor | None,
+) -> Tensor:
+    """Relation-aware graph attention, forward.
+
+    Args:
+        q, k, v: (B, H, R, d) on one GPU, any strides, d <= 256; float32, float64, or float16 and bfloat16 (summed in
+            float32).
+        labels: (B, R, R) integers, 0 for no edge; below the tables' rows where tables are given. A label outside them
+            makes the row of its query NaN.
+        bias: (n_labels, H) or None.
+        value: (n_labels, H, d) or None.
+        confidence: (B, R, R) in (0, 1] or None.
+
+    Returns:
+        (B, H, R, d), contiguous, in q's type.
+
+    Raises:
+        ValueError: for d > 256 or another type.
+        RuntimeError: naming the operator, if CUDA refuses the launch.
+    """
+    batch, heads, nodes, channels = q.shape
+    if q.dtype not in _TYPES:
+        raise ValueError(f"q: expected one of {', '.join(_TYPES.values())} for engine 'cuda', got {q.dtype}")
+    if channels > MAX_HEAD_DIM:
+        raise ValueError(f"q: expected a head width of at most {MAX_HEAD_DIM} for engine 'cuda', got {channels}")
+    table_type = torch.float64 if q.dtype == torch.float64 else torch.float32
+    out = torch.empty((batch, heads, nodes, channels), dtype=q.dtype, device=q.device)
+    if out.numel() == 0:
+        return out
+    tables = [None if table is None else table.to(table_type).contiguous() for table in (bias, value, confidence)]
+    labels = labels.to(torch.int32).contiguous()
+    if tables[1] is not None:
+        tables[1] = _aligned(tables[1])
+    labels_count = next((table.shape[0] for table in (bias, value) if table is not None), 0)
+    _module().relation_attention(
+        _TYPES[q.dtype],
+        (batch, heads, nodes, channels),
+        labels_count,
+        q.data_ptr(),
+        q.stride(),
+        k.data_ptr(),
+        k.stride(),
+        v.data_ptr(),
+        v.stride(),
+        labels.data_ptr(),
+        *(0 if table is None else table.data_ptr() for table in tables),
+        out.data_ptr(),
+        q.device.index,
+        torch.cuda.current_stream(q.device).cuda_stream,
+    )
+    return out
+
+
+def relation_attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    value: Tensor | None,
+    confidence: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients (q, k, v, bias, value, confidence) by the engine ``eager`` on the same GPU; shapes as forward's."""
+    return eager.relation_attention_backward(grad, q, k, v, labels, bias, value, confidence)
+
+
+def _module() -> ModuleType:
+    return importlib.import_module("cmsei_fast._cuda")
+
+
+def _aligned(value: Tensor) -> Tensor:
+    """The value table as the kernel reads it: channels padded to a multiple of 4, rows on 16-byte boundaries."""
+    if value.shape[-1] % 4:
+        return torch.nn.functional.pad(value, (0, 4 - value.shape[-1] % 4))
+    return value if value.data_ptr() % 16 == 0 else value.clone()
+
+
+def _has_code(architectures: list[str], major: int, minor: int) -> bool:
+    """Whether code for ``architectures``, with PTX of the highest, runs on a GPU of this capability."""
+    bases = [divmod(int(name.rstrip("af")), 10) for name in architectures]
+    exact = any(
+        base == (major, minor) if name[-1] in "af" else base[0] == major and base[1] <= minor
+        for name, base in zip(architectures, bases, strict=True)
+    )
+    return exact or max(bases) <= (major, minor)
+
+
+def _build_reason() -> str | None:
+    """What the build wrote about the module that it left out; None if it says nothing."""
+    report = Path(__file__).resolve().parents[1] / "build_report.json"
+    try:
+        return json.loads(report.read_text(encoding="utf-8"))["cuda"]["reason"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

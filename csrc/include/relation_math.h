@@ -1,0 +1,122 @@
+// The arithmetic and the launch geometry of relation attention, shared by the CUDA kernel and by host code that checks it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define CMSEI_RELATION_FN __host__ __device__ __forceinline__
+#else
+#include <cmath>
+#define CMSEI_RELATION_FN inline
+#endif
+
+namespace cmsei::relation {
+
+constexpr int kWarp = 32;
+// A warp's 32 lanes stand as 4 x 8 over (query rows, keys) while logits are made: 40 keys a tile leave 36 regions
+// (the field's usual number) with 10 % of idle lanes, where a lane per key in tiles of 32 would leave 44 %.
+constexpr int kRowLanes = 4;
+constexpr int kKeyLanes = 8;
+constexpr int kKeysPerLane = 5;
+constexpr int kTileKeys = kKeyLanes * kKeysPerLane;
+constexpr int kMaxWarps = 4;
+constexpr int kMaxHeadDim = 256;
+constexpr int64_t kMaxBinnedLabels = 256;
+constexpr int64_t kMaxGrid = 2147483647;
+
+CMSEI_RELATION_FN float exp_base2(float x) { return exp2f(x); }
+CMSEI_RELATION_FN double exp_base2(double x) { return exp2(x); }
+CMSEI_RELATION_FN float log_base2(float x) { return log2f(x); }
+CMSEI_RELATION_FN double log_base2(double x) { return log2(x); }
+
+// The softmax is taken in base 2 (one instruction on the GPU): every logit carries this factor.
+template <typename Acc>
+CMSEI_RELATION_FN constexpr Acc log2_e() {
+  return static_cast<Acc>(1.4426950408889634073599246810019);
+}
+
+// Factor of the queries: 1 / sqrt(d), in base 2.
+template <typename Acc>
+CMSEI_RELATION_FN Acc query_scale(int head_dim) {
+  return log2_e<Acc>() / static_cast<Acc>(sqrt(static_cast<double>(head_dim)));
+}
+
+// What the running maximum is subtracted as: 0 while no edge was seen, so that -inf - -inf is never formed.
+template <typename Acc>
+CMSEI_RELATION_FN Acc softmax_base(Acc running_max) {
+  return running_max == -static_cast<Acc>(INFINITY) ? Acc(0) : running_max;
+}
+
+// 1 / sum, and 0 for a node without an edge; a NaN sum stays NaN.
+template <typename Acc>
+CMSEI_RELATION_FN Acc inverse_sum(Acc sum) {
+  return sum == Acc(0) ? Acc(0) : Acc(1) / sum;
+}
+
+// How one launch is cut up: a tile is `warps * rows_per_warp` query rows of one (batch, head).
+struct Plan {
+  int warps;
+  int rows_per_warp;
+  bool bins;             // weights summed per label first, then one product with the value table
+  int row_stride;        // elements between two rows of a shared tile; in 16-byte units odd: free of bank conflicts
+  int64_t query_tiles;   // tiles of one (batch, head)
+  int64_t tiles;         // of the whole launch
+  int64_t grid;          // blocks launched; each walks over tiles, so that no count is limited by the grid
+  size_t key_offset, weight_offset, factor_offset, label_offset, bin_offset, shared_bytes;
+};
+
+struct Shape {
+  int64_t batch, heads, nodes;
+  int head_dim;
+  int64_t labels;        // rows of the bias and value tables; 0 without tables
+  bool value;
+};
+
+// Place of a tile: which (batch, head) and which first query row.
+struct Place {
+  int64_t batch, head, first_row;
+};
+
+CMSEI_RELATION_FN Place locate(const Plan& plan, int64_t heads, int64_t tile) {
+  const int64_t pair = tile / plan.query_tiles;
+  const int64_t rows = static_cast<int64_t>(plan.warps) * plan.rows_per_warp;
+  return {pair / heads, pair % heads, (tile % plan.query_tiles) * rows};
+}
+
+inline Plan arrange(const Shape& shape, int warps, int rows_per_warp, bool bins, size_t element) {
+  Plan plan{};
+  plan.warps = warps;
+  plan.rows_per_warp = rows_per_warp;
+  plan.bins = bins;
+  plan.row_stride = (((shape.head_dim + 3) / 4) | 1) * 4;
+  const int64_t rows = static_cast<int64_t>(warps) * rows_per_warp;
+  plan.query_tiles = (shape.nodes + rows - 1) / rows;
+  plan.tiles = plan.query_tiles * shape.batch * shape.heads;
+  plan.grid = plan.tiles < kMaxGrid ? plan.tiles : kMaxGrid;
+  const auto aligned = [](size_t bytes) { return (bytes + 15) / 16 * 16; };
+  plan.key_offset = aligned(element * rows * plan.row_stride);
+  plan.weight_offset = plan.key_offset + aligned(element * kTileKeys * plan.row_stride);
+  plan.factor_offset = plan.weight_offset + aligned(element * rows * kTileKeys);
+  plan.label_offset = plan.factor_offset + aligned(element * rows);
+  plan.bin_offset = plan.label_offset + (shape.value ? aligned(sizeof(int32_t) * rows * kTileKeys) : 0);
+  plan.shared_bytes = plan.bin_offset + (bins ? aligned(element * rows * shape.labels) : 0);
+  return plan;
+}
+
+// The most warps that the rows can use and the shared memory holds; labels are binned while their bins fit.
+// `warps == 0` in the answer: not even one warp fits.
+inline Plan make_plan(const Shape& shape, int rows_per_warp, size_t element, size_t shared_limit) {
+  const int64_t useful = (shape.nodes + rows_per_warp - 1) / rows_per_warp;
+  const int most = static_cast<int>(useful < kMaxWarps ? (useful > 0 ? useful : 1) : kMaxWarps);
+  for (const bool bins : {true, false}) {
+    if (bins && (!shape.value || shape.labels > kMaxBinnedLabels)) continue;
+    for (int warps = most; warps >= 1; --warps) {
+      const Plan plan = arrange(shape, warps, rows_per_warp, bins, element);
+      if (plan.shared_bytes <= shared_limit) return plan;
+    }
+  }
+  return Plan{};
+}
+
+}  // namespace cmsei::relation
