@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 from dataclasses import dataclass, fields, replace
 
 NORMS = ("softmax", "l2norm", "clipped_l2norm", "l1norm", "clipped_l1norm", "clipped", "none")
@@ -17,11 +19,12 @@ T2I_TEMPERATURE, T2I_LSE, I2T_TEMPERATURE, I2T_LSE, FIRST_GATE = range(6, 11)
 
 def _finite(owner: str, name: str, value: object, *, minimum: float = -math.inf, open_: bool = False) -> float:
     expected = "a finite number" if minimum == -math.inf else f"a finite number {'>' if open_ else '>='} {minimum:g}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    number = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+        number = float(value)
+    if not number >= minimum or (open_ and number == minimum):
         raise ValueError(f"{owner}.{name}: expected {expected}, got {value!r}")
-    if value < minimum or (open_ and value == minimum):
-        raise ValueError(f"{owner}.{name}: expected {expected}, got {value!r}")
-    return float(value)
+    return number
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,10 @@ class Attention:
             raise ValueError(f"Attention.aggregate: expected one of {', '.join(AGGREGATES)}, got {self.aggregate!r}")
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= MAX_STEPS:
             raise ValueError(f"Attention.steps: expected an integer from 1 to {MAX_STEPS}, got {self.steps!r}")
-        gates = self.gates or (DEFAULT_GATE,) * (self.steps - 1)
-        if len(gates) != self.steps - 1 or any(len(gate) != 2 for gate in gates):
+        gates: tuple | None = None
+        with contextlib.suppress(TypeError, ValueError):
+            gates = tuple((a, b) for a, b in self.gates) or (DEFAULT_GATE,) * (self.steps - 1)
+        if gates is None or len(gates) != self.steps - 1:
             raise ValueError(f"Attention.gates: expected {self.steps - 1} pairs (a, b), got {self.gates!r}")
         set_("gates", tuple((_finite("Attention", "gates", a), _finite("Attention", "gates", b)) for a, b in gates))
 

@@ -32,7 +32,7 @@ _forced: list[str] = []
 
 
 def _module() -> Any:
-    from cmsei_fast import _native  # type: ignore[attr-defined]
+    from cmsei_fast import _native
 
     return _native
 
@@ -42,7 +42,7 @@ def unavailable() -> str | None:
     try:
         module = _module()
     except ImportError as error:
-        return f"the compiled module cmsei_fast._native cannot be imported ({error}); reinstall where a C++17 compiler is"
+        return f"the compiled module cmsei_fast._native cannot be imported ({error}); reinstall with a C++17 compiler"
     wanted = os.environ.get("CMSEI_ISA")
     if wanted and wanted not in module.isas():
         return f"CMSEI_ISA={wanted}: this processor and build have {', '.join(module.isas())}"

@@ -92,12 +92,13 @@ struct Cut {
 };
 
 template <class T> Cut cut_backward(const RelationProblem<T>& p, long padded) {
-    constexpr long tasks = 64, most_bytes = 8 << 20;
+    constexpr long most_groups = 64, tasks = 32, most_bytes = 8 << 20;
     const long table = p.heads * p.labels * ((p.value ? padded : 0) + 1) * static_cast<long>(sizeof(T));
-    const long groups = std::min({p.images, tasks, std::max(1L, most_bytes / std::max(1L, table))});
+    const long groups = std::min({p.images, most_groups, std::max(1L, most_bytes / std::max(1L, table))});
     Cut c;
     c.group = divide_up(p.images, groups);
     c.groups = divide_up(p.images, c.group);
+    // Parting the heads repeats the layout of the labels: no more than enough for the threads.
     c.part = divide_up(p.heads, std::min(p.heads, divide_up(tasks, c.groups)));
     c.parts = divide_up(p.heads, c.part);
     return c;

@@ -23,8 +23,8 @@ template <class T> struct RelationResults {
     T* confidence;
 };
 
-// Both return false if interrupted. Throw std::invalid_argument for a label outside the tables. The results do not depend
-// on the number of threads.
+// Both return false if interrupted, and throw std::invalid_argument for a label outside the tables. The results do not
+// depend on the number of threads.
 template <class T>
 bool relation_attention_forward(const CpuKernels& kernels, const RelationProblem<T>& problem,
                                 const RelationTensor<T>& out, int threads, const Interrupted& interrupted);

@@ -1,4 +1,4 @@
-// Python's entry points to the relation attention on the CPU. Addresses, sizes and types have been checked by the caller.
+// Python's entry points to the relation attention on the CPU. The caller has checked addresses, sizes and types.
 #include <pybind11/stl.h>
 
 #include <array>

@@ -286,7 +286,8 @@ template <class S, int Half = Simd<S>::W / 2> CMSEI_INLINE void transpose_block(
 }
 
 // dst (columns × rows) = src (rows × columns) transposed; both are multiples of the width.
-template <class S> inline void transpose_blocks(const S* src, long src_row, long rows, long columns, S* dst, long dst_row) {
+template <class S>
+inline void transpose_blocks(const S* src, long src_row, long rows, long columns, S* dst, long dst_row) {
     using V = Simd<S>;
     constexpr int W = V::W;
     for (long r = 0; r < rows; r += W)
