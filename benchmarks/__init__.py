@@ -1,0 +1,1 @@
+"""Benchmarks: what is timed, against what, and what it should be. Run with ``pytest benchmarks/ --benchmark-only``."""

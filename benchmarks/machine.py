@@ -1,0 +1,69 @@
+"""What the numbers were measured on and with."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cmsei_fast import __version__, engines
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def cpu() -> str:
+    """The processor's name, with family and model where hypervisors shorten the name."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = dict(re.findall(r"^(model name|cpu family|model)\s*:\s*(.+)$", text, re.MULTILINE))
+    name = found.get("model name", platform.machine())
+    if {"cpu family", "model"} <= found.keys():
+        name += f" (family {found['cpu family']}, model {found['model']})"
+    return name
+
+
+def slug(name: str) -> str:
+    """A file name for a processor."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def git(*arguments: str) -> str | None:
+    """What git says about this source tree; None where it is not one."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def describe() -> dict[str, Any]:
+    """Commit, processor, instruction sets, threads and versions, for the results file."""
+    isas, isa = [], None
+    if engines.unavailable("native") is None:
+        from cmsei_fast.engines import native
+
+        isas, isa = native.isas(), native.current_isa()
+    # Results are written into the tree themselves: they alone do not make a commit another one.
+    changed = git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results", ":(exclude)README.md")
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "changed_since_commit": None if changed is None else bool(changed),
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "cpu": cpu(),
+        "isa": isa,
+        "isas": isas,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cmsei_fast": __version__,
+        "system": f"{platform.system()} {platform.machine()}",
+    }

@@ -1,0 +1,82 @@
+"""The rows of the report: what each one is, what it should be, and on which processors that can be asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+RATIO, FRACTION = "×", "%"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report.
+
+    Args:
+        title: what is compared with what.
+        better: "higher" or "lower".
+        target: the least (higher) or the most (lower) that it should be; None where nothing was promised.
+        needs: the instruction sets of which one must be in use for the target to apply; empty: any processor.
+        unit: RATIO or FRACTION.
+    """
+
+    title: str
+    better: str = "higher"
+    target: float | None = None
+    needs: tuple[str, ...] = ()
+    unit: str = RATIO
+
+    def wanted(self) -> str:
+        """The target as text."""
+        if self.target is None:
+            return "–"
+        return f"{'≥' if self.better == 'higher' else '≤'} {figure(self.target, self.unit)}"
+
+    def verdict(self, median: float, isa: str | None) -> str:
+        """One of "met", "missed", "no target", or "not applicable: …" saying what is missing here."""
+        if self.target is None:
+            return "no target"
+        if self.needs and isa not in self.needs:
+            return f"not applicable: needs {self.needs[0]}, ran {isa or 'without native'}"
+        met = median >= self.target if self.better == "higher" else median <= self.target
+        return "met" if met else "missed"
+
+
+WIDE = ("avx512", "avx512bf16")
+WIDE_BF16 = ("avx512bf16",)
+
+ROWS = {
+    "scan_field_fp32": Row("SCAN t2i, fp32: native over the field's code", target=25.0, needs=WIDE),
+    "scan_field_bf16": Row("SCAN t2i, bf16: native over the field's code", target=35.0, needs=WIDE_BF16),
+    "scan_i2t_field_fp32": Row("SCAN i2t, fp32: native over the field's code"),
+    "cmsei_field_fp32": Row("CMSEI, fp32: native over the literal form"),
+    "scan_mm_fp32": Row("SCAN t2i, fp32: native over a bare torch.mm", target=2.0, needs=WIDE),
+    "scan_mm_bf16": Row("SCAN t2i, bf16: native over a bare torch.mm", target=0.7, needs=WIDE_BF16),
+    "scan_peak_fp32": Row("SCAN t2i, fp32: share of the measured FMA peak", unit=FRACTION),
+    "cmsei_over_scan": Row("CMSEI over SCAN t2i, fp32: time", better="lower", target=1.7),
+    "scan_compiled": Row("SCAN t2i, fp32: native over torch.compile of eager"),
+    "training_time": Row("Training step, SCAN t2i: native over the field's code", target=12.0),
+    "training_memory": Row("Training step, SCAN t2i: peak extra memory", better="lower", target=0.1),
+    "training_cmsei": Row("Training step, CMSEI: native over the literal form"),
+    "relation_spatial_forward": Row("Relation attention, spatial, forward: native over eager", target=2.0),
+    "relation_spatial_both": Row("Relation attention, spatial, forward + backward: native over eager", target=2.0),
+    "relation_semantic_forward": Row("Relation attention, semantic, forward: native over eager", target=2.0),
+    "relation_semantic_both": Row("Relation attention, semantic, forward + backward: native over eager", target=2.0),
+    "relation_compiled": Row("Relation attention, spatial, forward: native over torch.compile of eager"),
+    "scale_time": Row("Time per pair, slowest size over fastest size", better="lower", target=1.1),
+    "scale_memory": Row("Peak extra memory, most pairs over fewest", better="lower", target=1.1),
+}
+
+
+def figure(value: float, unit: str) -> str:
+    """A number with three digits, more before the point."""
+    if unit == FRACTION:
+        return f"{100 * value:.0f} %"
+    return f"{value:.0f}×" if value >= 100 else f"{value:.1f}×" if value >= 10 else f"{value:.2f}×"
+
+
+def extent(result: dict[str, Any], unit: str) -> str:
+    """The quartiles, or nothing where there was one round."""
+    if result["rounds"] < 2:
+        return ""
+    return f"{figure(result['q1'], unit)} – {figure(result['q3'], unit)}"

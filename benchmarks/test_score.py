@@ -1,0 +1,141 @@
+"""Scoring: native over the field's code, over the bare matrix product, over the peak, over torch.compile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import field
+from benchmarks.captions import Features, features
+from benchmarks.paired import agree, alternate
+from benchmarks.report import Report
+from benchmarks.settings import QUICK, SIZES
+from cmsei_fast import PairScorer, score_matrix
+from cmsei_fast.engines import eager, native
+
+SCAN = PairScorer.scan_t2i()
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# An absolute error of a score; bf16 as the field's own code has it, whose sums over words are rounded to 8 bits.
+TOLERANCES = {"fp32": 1e-5, "bf16": 5e-3}
+
+
+def native_scores(captions: Tensor, given: Features, scorer: PairScorer) -> Tensor:
+    """(N, M) by the public entry, checks included; captions padded or packed."""
+    return score_matrix(given.images, captions, given.lengths, scorer=scorer, engine="native")
+
+
+def check(name: str, scorer: PairScorer, form: Any, dtype: str) -> None:
+    """Native against the field's form, summed in float32, on a small problem."""
+    small = features(5, 7, 64).to(DTYPES[dtype])
+    actual = native_scores(small.words, small, scorer)
+    wide = small.to(torch.float32)
+    with torch.no_grad():
+        expected = form(wide.images, wide.padded(), small.lengths.tolist())
+    agree(name, actual, expected, TOLERANCES[dtype])
+
+
+def over_field(
+    benchmark: Any, report: Report, key: str, scorer: PairScorer, form: Any, dtype: str, captions: int
+) -> None:
+    """Alternates native and a form of the field on the same padded captions."""
+    check(key, scorer, form, dtype)
+    given = features(SIZES.images, captions, SIZES.width).to(DTYPES[dtype])
+    padded, lengths = given.padded(), given.lengths.tolist()
+
+    def other() -> Tensor:
+        with torch.no_grad():
+            return form(given.images, padded, lengths)
+
+    paired = alternate(benchmark, lambda: native_scores(padded, given, scorer), other)
+    report.add(key, paired.speedups, paired, pairs=given.pairs, width=SIZES.width)
+    report.judge(key)
+
+
+def test_scan_t2i_over_the_field_fp32(benchmark: Any, report: Report) -> None:
+    over_field(benchmark, report, "scan_field_fp32", SCAN, field.scan_t2i, "fp32", SIZES.captions)
+
+
+def test_scan_t2i_over_the_field_bf16(benchmark: Any, report: Report) -> None:
+    over_field(benchmark, report, "scan_field_bf16", SCAN, field.scan_t2i, "bf16", SIZES.slow_captions)
+
+
+def test_scan_i2t_over_the_field_fp32(benchmark: Any, report: Report) -> None:
+    scorer = PairScorer.scan_i2t()
+    over_field(benchmark, report, "scan_i2t_field_fp32", scorer, field.scan_i2t, "fp32", SIZES.slow_captions)
+
+
+def test_cmsei_over_the_literal_form_fp32(benchmark: Any, report: Report) -> None:
+    over_field(benchmark, report, "cmsei_field_fp32", PairScorer.cmsei(), field.cmsei, "fp32", SIZES.cmsei_captions)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scan_t2i_over_a_bare_product(benchmark: Any, report: Report, dtype: str) -> None:
+    check("scan_mm", SCAN, field.scan_t2i, dtype)
+    given = features(SIZES.images, SIZES.captions, SIZES.width).to(DTYPES[dtype])
+    regions, words = given.regions, given.words
+    product = torch.empty(len(words), len(regions), dtype=DTYPES[dtype])  # memory that a user would have to hold
+    paired = alternate(
+        benchmark,
+        lambda: native_scores(words, given, SCAN),
+        lambda: torch.mm(words, regions.T, out=product),
+    )
+    flop = 2 * len(words) * len(regions) * SIZES.width
+    rates = [flop / seconds / 1e9 for seconds in paired.ours]
+    library = [flop / seconds / 1e9 for seconds in paired.other]
+    details = {"gflops": float(np.median(rates)), "other_gflops": float(np.median(library)), "pairs": given.pairs}
+    if dtype == "fp32":
+        peak = measured_peak()
+        if peak is None:
+            report.unmeasured("scan_peak_fp32", "this build of the native module has no fma_peak")
+        else:
+            report.add("scan_peak_fp32", [rate / peak for rate in rates], peak_gflops=peak)
+    report.add(f"scan_mm_{dtype}", paired.speedups, paired, **details)
+    report.judge(f"scan_mm_{dtype}")
+
+
+def measured_peak() -> float | None:
+    """GFLOP/s of nothing but fused multiply-adds on all threads; the best of three, None if there is no way to ask."""
+    from cmsei_fast import _native
+
+    if not hasattr(_native, "fma_peak"):
+        return None
+    threads, isa = torch.get_num_threads(), native.current_isa()
+    return max(float(_native.fma_peak(threads, isa)) for _ in range(3))
+
+
+def test_cmsei_over_scan(benchmark: Any, report: Report) -> None:
+    check("scan", SCAN, field.scan_t2i, "fp32")
+    check("cmsei", PairScorer.cmsei(), field.cmsei, "fp32")
+    given = features(SIZES.images, SIZES.captions, SIZES.width)
+    paired = alternate(
+        benchmark,
+        lambda: native_scores(given.words, given, PairScorer.cmsei()),
+        lambda: native_scores(given.words, given, SCAN),
+    )
+    report.add("cmsei_over_scan", paired.costs, paired, pairs=given.pairs)
+    report.judge("cmsei_over_scan")
+
+
+def test_scan_t2i_over_compiled_eager(benchmark: Any, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The eager engine with its tile function, where all but the matrix product is, compiled."""
+    if QUICK:
+        pytest.skip("torch.compile takes longer than a quick run may")
+    monkeypatch.setattr(eager, "score_tile", torch.compile(eager.score_tile, dynamic=True))
+    given = features(SIZES.images, SIZES.captions, SIZES.width)
+
+    def compiled() -> Tensor:
+        return score_matrix(given.images, given.words, given.lengths, scorer=SCAN, engine="eager")
+
+    try:
+        expected = compiled()
+    except Exception as error:  # the compiler's own errors have no common type
+        report.unmeasured("scan_compiled", f"torch.compile failed here ({type(error).__name__})")
+        pytest.skip(f"torch.compile failed here: {error}")
+    agree("scan_compiled", native_scores(given.words, given, SCAN), expected, TOLERANCES["fp32"])
+    paired = alternate(benchmark, lambda: native_scores(given.words, given, SCAN), compiled)
+    report.add("scan_compiled", paired.speedups, paired, pairs=given.pairs)
+    report.judge("scan_compiled")

@@ -1,0 +1,53 @@
+"""Exact and fast cross-modal scores of images and sentences: SCAN, CMSEI and their relatives.
+
+Names are loaded at their first use, so importing the package is quick and never fails.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .scorer import Attention, PairScorer
+from .version import __version__
+
+if TYPE_CHECKING:
+    from . import nn
+    from .ops.pair_score import pair_score
+    from .ops.relation_attention import relation_attention
+    from .retrieval import evaluate, recall_metrics
+    from .scoring import score_matrix
+
+__all__ = [
+    "Attention",
+    "PairScorer",
+    "__version__",
+    "evaluate",
+    "nn",
+    "pair_score",
+    "recall_metrics",
+    "relation_attention",
+    "score_matrix",
+]
+
+_HOME = {
+    "evaluate": "cmsei_fast.retrieval",
+    "pair_score": "cmsei_fast.ops.pair_score",
+    "recall_metrics": "cmsei_fast.retrieval",
+    "relation_attention": "cmsei_fast.ops.relation_attention",
+    "score_matrix": "cmsei_fast.scoring",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "nn":
+        return importlib.import_module("cmsei_fast.nn")
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,213 @@
+"""Checks of a call's arguments, made once before any work: an error names the argument, what it takes and what came."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+
+from .engines.terms import PRECISIONS
+from .scorer import PairScorer
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_GIB = 1 << 30
+
+
+def kind_of(name: str, value: Any) -> str:
+    """``"torch"``, ``"numpy"`` (memmaps too) or ``"h5py"``.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(value, torch.Tensor) and value.layout == torch.strided:
+        return "torch"
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+        return "numpy"
+    h5py = sys.modules.get("h5py")  # a dataset can only come from an imported h5py
+    if h5py is not None and isinstance(value, h5py.Dataset):
+        return "h5py"
+    got = f"a torch tensor of layout {value.layout}" if isinstance(value, torch.Tensor) else type(value).__name__
+    raise TypeError(f"{name}: expected a numpy array, a torch tensor or an h5py dataset, got {got}")
+
+
+def dtype_of(name: str, value: Any) -> torch.dtype:
+    """The floating dtype of an array, tensor or dataset, as torch calls it.
+
+    Raises:
+        TypeError: for a dtype that is not float16, bfloat16, float32 or float64.
+    """
+    if isinstance(value, torch.Tensor):
+        dtype = value.dtype if value.dtype in FLOATING else None
+    else:
+        narrow = {("f", 2): torch.float16, ("f", 4): torch.float32, ("f", 8): torch.float64}
+        dtype = narrow.get((value.dtype.kind, value.dtype.itemsize))
+    if dtype is None:
+        got = str(value.dtype).removeprefix("torch.")
+        raise TypeError(f"{name}: expected a floating dtype (float16, bfloat16, float32 or float64), got {got}")
+    return dtype
+
+
+def check_features(name: str, value: Any) -> None:
+    """Rank and sizes of padded (n, rows, D) or packed (rows, D) features.
+
+    Raises:
+        ValueError: for another rank, D = 0 or items without rows.
+    """
+    shape = tuple(value.shape)
+    if len(shape) not in (2, 3):
+        raise ValueError(f"{name}: expected a padded (n, rows, D) or a packed (rows, D) array, got shape {shape}")
+    if shape[-1] == 0 or (len(shape) == 3 and shape[0] > 0 and shape[1] == 0):
+        raise ValueError(f"{name}: expected at least one row an item and one dimension, got shape {shape}")
+
+
+def check_agreement(images: Any, captions: Any) -> None:
+    """Same framework, device (one that holds data) and width on both sides.
+
+    Raises:
+        TypeError: for tensors with arrays.
+        ValueError: for two devices, the meta device, or two widths.
+    """
+    tensors = isinstance(images, torch.Tensor), isinstance(captions, torch.Tensor)
+    if tensors[0] != tensors[1]:
+        a, b = ("a torch tensor" if tensor else "a numpy array or an h5py dataset" for tensor in tensors)
+        raise TypeError(f"captions: expected {a} (as images), got {b}")
+    if tensors[0] and images.device != captions.device:
+        raise ValueError(f"captions: expected a tensor on {images.device} (as images), got one on {captions.device}")
+    if tensors[0] and images.device.type == "meta":
+        raise ValueError("images: expected a tensor that holds data, got one on the meta device")
+    if images.shape[-1] != captions.shape[-1]:
+        raise ValueError(
+            f"captions: expected a last dimension of {images.shape[-1]} (as images), got {captions.shape[-1]}"
+        )
+
+
+def check_lengths(name: str, lengths: Any, item: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Lengths (n,) int64 of the features of that shape; None where there are none to read (padded, all of full length).
+
+    Raises:
+        TypeError: if they are not integers.
+        ValueError: for packed rows without lengths, a wrong count, a length out of range, or a sum other than the rows.
+    """
+    packed = len(shape) == 2
+    features = name.split("_")[0] + "s"
+    if lengths is None:
+        if packed:
+            raise ValueError(f"{name}: expected the number of rows of each {item} ({features} are packed), got None")
+        return None
+    if isinstance(lengths, torch.Tensor):
+        if lengths.device.type == "meta":
+            raise ValueError(f"{name}: expected a tensor that holds data, got one on the meta device")
+        lengths = (
+            lengths.detach().cpu().numpy() if lengths.dtype != torch.bfloat16 else lengths.detach().float().numpy()
+        )
+    try:
+        array = np.asarray(lengths)
+    except ValueError:
+        raise ValueError(f"{name}: expected a sequence of integers, got a ragged {type(lengths).__name__}") from None
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {array.dtype}")
+    if not packed and len(array) != shape[0]:
+        raise ValueError(f"{name}: expected {shape[0]} (one for each {item}), got {len(array)}")
+    limit = shape[0] if packed else shape[1]
+    wrong = np.nonzero((array < 1) | (array > limit))[0]
+    if len(wrong):
+        j = wrong[0]
+        raise ValueError(f"{name}[{j}]: expected a length from 1 to {limit}, got {array[j]}")
+    array = array.astype(np.int64)
+    if packed and (total := int(array.sum())) != shape[0]:
+        raise ValueError(f"{name}: expected lengths that sum to {shape[0]} (the rows of {features}), got {total}")
+    return array
+
+
+def check_scorer(scorer: Any) -> PairScorer:
+    """The scorer, CMSEI where there is none.
+
+    Raises:
+        TypeError: if it is no PairScorer.
+    """
+    if scorer is None:
+        return PairScorer.cmsei()
+    if not isinstance(scorer, PairScorer):
+        raise TypeError(f"scorer: expected a PairScorer or None, got {type(scorer).__name__}")
+    return scorer
+
+
+def check_precision(precision: Any, own: torch.dtype) -> str:
+    """The name of the precision; that of the features' own dtype where it is None.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if precision is None:
+        return str(own).removeprefix("torch.")
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise ValueError(f"precision: expected None or one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return precision
+
+
+def check_out(out: Any, shape: tuple[int, int], inputs: tuple[Any, Any]) -> None:
+    """An ``out=`` that can take the scores: right shape, floating, writable, sharing no memory with the features.
+
+    Raises:
+        TypeError: for another type or dtype.
+        ValueError: for another shape, read-only memory, a tensor that overlaps itself or the features.
+    """
+    kind = kind_of("out", out)
+    dtype_of("out", out)
+    if tuple(out.shape) != shape:
+        raise ValueError(f"out: expected shape {shape} (n_image, n_caption), got {tuple(out.shape)}")
+    if kind == "torch":
+        if out.device.type == "meta":
+            raise ValueError("out: expected a tensor that holds data, got one on the meta device")
+        if any(step == 0 and size > 1 for step, size in zip(out.stride(), out.shape, strict=True)):
+            raise ValueError("out: expected a tensor with its own memory for each element, got an expanded one")
+    elif (kind == "numpy" and not out.flags.writeable) or (kind == "h5py" and out.file.mode == "r"):
+        got = "array" if kind == "numpy" else "file"
+        raise ValueError(f"out: expected something writable, got a read-only {got}")
+    for name, value in zip(("images", "captions"), inputs, strict=True):
+        if _share_memory(out, value):
+            raise ValueError(f"out: expected memory of its own, got memory shared with {name}")
+
+
+def _share_memory(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.numel() > 0 and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    return isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and np.may_share_memory(a, b)
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of memory the device has in all."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_item(name: str, size: int, device: torch.device) -> None:
+    """An item of that many bytes fits into the device's memory.
+
+    Raises:
+        MemoryError: if it cannot.
+    """
+    if size > (there := memory_of(device)):
+        limit = f"{there / _GIB:.1f} GiB (the memory here)"
+        raise MemoryError(f"{name}: expected items of at most {limit}, got 1 of {size / _GIB:.1f} GiB")
+
+
+def check_memory(shape: tuple[int, int], itemsize: int, device: torch.device) -> None:
+    """A new matrix of that shape fits into the device's memory.
+
+    Raises:
+        MemoryError: if it cannot.
+    """
+    needed, there = shape[0] * shape[1] * itemsize, memory_of(device)
+    if needed > there:
+        raise MemoryError(
+            f"scores: expected a matrix of at most {there / _GIB:.1f} GiB (the memory here), "
+            f"got {shape[0]} × {shape[1]} of {needed / _GIB:.1f} GiB; "
+            "give out= (a numpy memmap or an h5py dataset) or score fewer at a time"
+        )

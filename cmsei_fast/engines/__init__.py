@@ -1,0 +1,97 @@
+"""The engines: each computes the same operators; this registry says which can run and finds them by name."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import torch
+
+OPERATORS = ("pair_score", "relation_attention")
+
+# Device types an engine's tensors may be on; None: any that torch has.
+_DEVICES: dict[str, tuple[str, ...] | None] = {
+    "reference": None,
+    "eager": None,
+    "native": ("cpu",),
+    "cuda": ("cuda",),
+}
+
+
+class EngineUnavailable(RuntimeError):
+    """An engine asked for by name that cannot run here: the message says why and what to do."""
+
+
+def names() -> tuple[str, ...]:
+    """Names of all engines, whether they can run here or not."""
+    return tuple(_DEVICES)
+
+
+def unavailable(name: str) -> str | None:
+    """Why the engine cannot run here; None where it can. Never raises for a known name.
+
+    Raises:
+        ValueError: for a name that is not in :func:`names`.
+    """
+    _check_name(name)
+    try:
+        module = _module(name)
+    except ImportError as error:
+        return f"cmsei_fast.engines.{name} cannot be imported ({error})"
+    return module.unavailable()
+
+
+def get(name: str, device: torch.device | str | None = None, operator: str | None = None) -> ModuleType:
+    """The module of an engine that can run here.
+
+    Args:
+        name: one of :func:`names`.
+        device: where the tensors are; None leaves that unchecked.
+        operator: ``"pair_score"`` or ``"relation_attention"``; None leaves that unchecked.
+
+    Raises:
+        ValueError: for a name that is not in :func:`names`.
+        EngineUnavailable: if it cannot run here, not on that device, or has no such operator.
+    """
+    reason = unavailable(name)
+    if reason is not None:
+        raise EngineUnavailable(f"engine {name!r} cannot run here: {reason}. {_advice(name)}")
+    devices = _DEVICES[name]
+    if device is not None and devices is not None and (kind := torch.device(device).type) not in devices:
+        raise EngineUnavailable(
+            f"engine {name!r} cannot run here: it takes tensors on {' or '.join(devices)}, got tensors on {kind}. "
+            f"Move them to {devices[0]} or ask for engine='auto'"
+        )
+    module = _module(name)
+    if operator is not None and not hasattr(module, operator):
+        raise EngineUnavailable(f"engine {name!r} cannot run here: it has no {operator}. {_advice(name)}")
+    return module
+
+
+def choose(device: torch.device | str, operator: str) -> str:
+    """The engine that ``engine="auto"`` means: on the CPU native where it is built, else eager; elsewhere eager."""
+    if operator not in OPERATORS:
+        raise ValueError(f"operator: expected one of {', '.join(OPERATORS)}, got {operator!r}")
+    if torch.device(device).type == "cpu" and unavailable("native") is None and hasattr(_module("native"), operator):
+        return "native"
+    return "eager"
+
+
+def resolve(name: str, device: torch.device | str, operator: str) -> ModuleType:
+    """The module behind an ``engine=`` argument, ``"auto"`` included; raises as :func:`get` does."""
+    return get(choose(device, operator) if name == "auto" else name, device, operator)
+
+
+def _check_name(name: str) -> None:
+    if name not in _DEVICES:
+        raise ValueError(f"engine: expected 'auto' or one of {', '.join(names())}, got {name!r}")
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def _advice(name: str) -> str:
+    if name == "eager":
+        return "Ask for engine='reference'"
+    return "Ask for engine='auto', or run `cmsei-fast doctor` to see what is missing"

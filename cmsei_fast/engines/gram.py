@@ -1,0 +1,140 @@
+"""The Gram form of a pair's score (§4 of the mathematics) over a padded tile of images × captions.
+
+A score is a function of S = W Vᵀ, the Gram matrices and the scalars: the width D does not occur here. Padding is masked
+by ``where`` and −inf and takes no part in a sum, a maximum, a norm or a softmax.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import leaky_relu
+
+from cmsei_fast.engines.terms import EPS, LEAK, Direction, Terms
+
+
+class Side(NamedTuple):
+    """What a tile needs to know of its images (or captions) besides S: X items, padded to n members each.
+
+    ``mean_square`` and ``gram`` are empty where no term needs them.
+    """
+
+    square: Tensor  # (X, n) |x|² of the members, 0 in the padding
+    mean_square: Tensor  # (X,) |mean x|²
+    gram: Tensor  # (X, n, n) inner products of the members, 0 in the padding
+    size: Tensor  # (X,) members, as a float
+    mask: Tensor | None  # (X, n) True for members, None where there is no padding
+
+
+def _sqrt(x: Tensor) -> Tensor:
+    """√max(x, 0) with gradient 0 where x <= 0 (rounding can make a squared length negative)."""
+    positive = x > 0
+    return torch.where(positive, x.where(positive, 1).sqrt(), 0)
+
+
+def _fill(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
+    return x if mask is None else x.masked_fill(~mask, value)
+
+
+def _normalise(a: Tensor, norm: str, queries: Tensor | None) -> Tensor:
+    """Ã (X, Y, n, m) along the query axis; a is 0 in the padding, queries (1, Y, n, 1) is the mask."""
+    if norm.startswith("clipped"):
+        a = leaky_relu(a, LEAK)
+    if norm == "softmax":
+        return _fill(a, queries, -torch.inf).softmax(-2)
+    if norm.endswith("l2norm"):
+        return a / (torch.linalg.vector_norm(a, dim=-2, keepdim=True) + EPS)
+    if norm.endswith("l1norm"):
+        return a / (a.abs().sum(-2, keepdim=True) + EPS)
+    return a
+
+
+def _aggregate(r: Tensor, how: Direction, queries: Side, guide: Tensor | None) -> Tensor:
+    """(X, Y) from relevances r (X, Y, n); guide (X, Y, n), 0 in the padding, is there for "guided"."""
+    if how.aggregate == "max":
+        return _fill(r, queries.mask, -torch.inf).amax(-1)
+    if how.aggregate == "lse":
+        return _fill(how.lse_temperature * r, queries.mask, -torch.inf).logsumexp(-1) / how.lse_temperature
+    r = _fill(r, queries.mask, 0)
+    if guide is not None:
+        return (guide * r).sum(-1)
+    return r.sum(-1) / queries.size if how.aggregate == "mean" else r.sum(-1)
+
+
+def _direction(a: Tensor, context: Side, queries: Side, how: Direction, guide: Tensor | None) -> Tensor:
+    """Score (X, Y) of one direction: a (X, Y, n, m) holds the inner products of queries (Y, n) and context (X, m)."""
+    query_mask = None if queries.mask is None else queries.mask[:, :, None]  # (Y, n, 1)
+    context_mask = None if context.mask is None else context.mask[:, None, None]  # (X, 1, 1, m)
+    length_q = _sqrt(queries.square)  # (Y, n), then (X, Y, n)
+    scores = []
+    for step in range(how.steps):
+        logits = how.temperature * _normalise(a, how.norm, query_mask)
+        p = _fill(logits, context_mask, -torch.inf).softmax(-1)  # (X, Y, n, m)
+        pg = (p.flatten(1, 2) @ context.gram).view_as(p)  # U·c for each context item
+        dot = (p * a).sum(-1)  # Q·U (X, Y, n)
+        length_u = _sqrt((p * pg).sum(-1))
+        r = dot / (length_q * length_u).clamp(min=EPS)
+        scores.append(_aggregate(r, how, queries, guide))
+        if step + 1 == how.steps:
+            break
+        gate_a, gate_b = how.gates[step]
+        g = torch.sigmoid(gate_a * r + gate_b)
+        # Q' = (of_q Q + of_u U) / its length; of_q and of_u hold the lengths of Q and U, which may be 0.
+        of_q, of_u = (1 - g) / length_q.clamp(min=EPS), g / length_u.clamp(min=EPS)
+        length_b = _sqrt((of_q * length_q) ** 2 + (of_u * length_u) ** 2 + 2 * of_q * of_u * dot)
+        scale = 1 / length_b.clamp(min=EPS)
+        length_q = length_b * scale
+        a = (of_q * scale)[..., None] * a + (of_u * scale)[..., None] * pg
+        a = _fill(_fill(a, query_mask, 0), context_mask, 0)
+    return torch.stack(scores).mean(0)
+
+
+def _attend_mean(total: Tensor, own: Side, other: Side, mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention of own members to the other side's mean ĝ; total (X, Y, n) is each member times the other's sum.
+
+    Returns member · ĝ (X, Y, n), the attention (X, Y, n), 0 in the padding, and |ĝ| (Y,): 1, or less for a mean near 0.
+    """
+    mean = _sqrt(other.mean_square)
+    dot = total / (mean.clamp(min=EPS) * other.size)[:, None]
+    length = mean / mean.clamp(min=EPS)
+    logits = mu * dot / (_sqrt(own.square)[:, None] * length[:, None]).clamp(min=EPS)
+    mask = None if own.mask is None else own.mask[:, None]
+    return dot, _fill(logits, mask, -torch.inf).softmax(-1), length
+
+
+def _attended_cosine(dot: Tensor, attention: Tensor, length: Tensor, own: Side) -> Tensor:
+    """(X, Y): cosine of the attended sum of own members and ĝ, from what :func:`_attend_mean` returns."""
+    attended = _sqrt(((attention @ own.gram) * attention).sum(-1))
+    return (attention * dot).sum(-1) / (attended * length).clamp(min=EPS)
+
+
+def score_tile(s: Tensor, images: Side, captions: Side, terms: Terms) -> Tensor:
+    """Scores (I, J) from s (I, J, L, R), word · region inner products that are 0 in the padding.
+
+    Pure and free of data-dependent control flow: autograd and ``torch.compile`` take it as it is.
+    """
+    parts = []
+    guides: dict[str, Tensor] = {}
+    if terms.guides_regions:
+        level = _attend_mean(s.sum(-2), images, captions, terms.guide_temperature)  # (I, J, R)
+        guides["i2t"] = level[1].transpose(0, 1)
+        if terms.object_sentence is not None:
+            parts.append(terms.object_sentence * _attended_cosine(*level, images))
+    if terms.guides_words:
+        level = _attend_mean(s.sum(-1).transpose(0, 1), captions, images, terms.guide_temperature)  # (J, I, L)
+        guides["t2i"] = level[1].transpose(0, 1)
+        if terms.word_image is not None:
+            parts.append(terms.word_image * _attended_cosine(*level, captions).T)
+    if terms.t2i is not None:
+        guide = guides["t2i"] if terms.t2i.aggregate == "guided" else None
+        parts.append(terms.t2i.weight * _direction(s, images, captions, terms.t2i, guide))
+    if terms.i2t is not None:
+        guide = guides["i2t"] if terms.i2t.aggregate == "guided" else None
+        asked = s.permute(1, 0, 3, 2).contiguous()  # (J, I, R, L)
+        parts.append(terms.i2t.weight * _direction(asked, captions, images, terms.i2t, guide).T)
+    if terms.alignment is not None:
+        length_v, length_t = (_sqrt(x.mean_square).clamp(min=EPS) * x.size for x in (images, captions))
+        parts.append(terms.alignment * s.sum((-2, -1)) / (length_v[:, None] * length_t))
+    return torch.stack(parts).sum(0)

@@ -1,0 +1,203 @@
+"""The definition: both operators literally, in feature space, to be read beside the mathematics (§2 and §3).
+
+One pair, one image and one head at a time, differentiable by autograd, float64 with ``precision="float64"``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import leaky_relu
+
+from cmsei_fast.engines.recording import recording
+from cmsei_fast.engines.terms import EPS, LEAK, Direction, Terms, read_terms, rounded
+
+
+def unavailable() -> str | None:
+    """None: torch is all it needs."""
+    return None
+
+
+def length(x: Tensor) -> Tensor:
+    """|x| over the last axis; its gradient at 0 is 0."""
+    return torch.linalg.vector_norm(x, dim=-1)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / max(|x|, 1e-8) over the last axis."""
+    return x / length(x).clamp(min=EPS)[..., None]
+
+
+def cosine(x: Tensor, y: Tensor) -> Tensor:
+    """x·y / max(|x| |y|, 1e-8) over the last axis."""
+    return (x * y).sum(-1) / (length(x) * length(y)).clamp(min=EPS)
+
+
+def normalise(a: Tensor, norm: str) -> Tensor:
+    """Ã (n, m): A (n, m) normalised along the query axis, for each context item."""
+    if norm.startswith("clipped"):
+        a = leaky_relu(a, LEAK)
+    if norm == "softmax":
+        return a.softmax(0)
+    if norm.endswith("l2norm"):
+        return a / (torch.linalg.vector_norm(a, dim=0) + EPS)
+    if norm.endswith("l1norm"):
+        return a / (a.abs().sum(0) + EPS)
+    return a
+
+
+def aggregate(r: Tensor, how: Direction, guide: Tensor) -> Tensor:
+    """One number from the relevances r (n,) of the queries; guide (n,) is p or ω."""
+    if how.aggregate == "mean":
+        return r.mean()
+    if how.aggregate == "sum":
+        return r.sum()
+    if how.aggregate == "max":
+        return r.amax()
+    if how.aggregate == "lse":
+        return (how.lse_temperature * r).logsumexp(0) / how.lse_temperature
+    return (guide * r).sum()
+
+
+def direction(q: Tensor, c: Tensor, how: Direction, guide: Tensor) -> Tensor:
+    """S_t2i or S_i2t: queries q (n, D) attend to the context c (m, D), K times."""
+    scores = []
+    for step in range(how.steps):
+        a = q @ c.T  # (n, m)
+        p = (how.temperature * normalise(a, how.norm)).softmax(1)  # (n, m)
+        u = p @ c  # (n, D)
+        r = cosine(q, u)  # (n,)
+        scores.append(aggregate(r, how, guide))
+        if step + 1 < how.steps:
+            gate_a, gate_b = how.gates[step]
+            g = torch.sigmoid(gate_a * r + gate_b)[:, None]  # (n, 1)
+            q = unit((1 - g) * unit(q) + g * unit(u))
+    return torch.stack(scores).mean()
+
+
+def score(v: Tensor, w: Tensor, terms: Terms) -> Tensor:
+    """S of one image, regions v (R, D), and one sentence, words w (L, D)."""
+    image, sentence = unit(v.mean(0)), unit(w.mean(0))  # ĝ_v, ĝ_t (D,)
+    p = (terms.guide_temperature * cosine(v, sentence)).softmax(0)  # (R,)
+    omega = (terms.guide_temperature * cosine(w, image)).softmax(0)  # (L,)
+    total = v.new_zeros(())
+    if terms.t2i is not None:
+        total = total + terms.t2i.weight * direction(w, v, terms.t2i, omega)
+    if terms.i2t is not None:
+        total = total + terms.i2t.weight * direction(v, w, terms.i2t, p)
+    if terms.object_sentence is not None:
+        total = total + terms.object_sentence * cosine(p @ v, sentence)
+    if terms.word_image is not None:
+        total = total + terms.word_image * cosine(omega @ w, image)
+    if terms.alignment is not None:
+        total = total + terms.alignment * (image * sentence).sum()
+    return total
+
+
+def pair_score(
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    precision: str,
+) -> Tensor:
+    """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D)."""
+    regions, words = rounded(regions, precision), rounded(words, precision)
+    terms = read_terms(scalars.to(regions.device, regions.dtype), config)
+    images = regions.split(region_offsets.diff().tolist())
+    sentences = words.split(word_offsets.diff().tolist())
+    return torch.stack([torch.stack([score(v, w, terms) for w in sentences]) for v in images])
+
+
+def pair_score_backward(
+    grad: Tensor,
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients for regions, words and scalars: autograd over the forward, taken at the rounded features."""
+    inputs = (rounded(regions, precision), rounded(words, precision), scalars)
+    with recording():
+        leaves = [x.detach().clone().requires_grad_() for x in inputs]
+        out = pair_score(leaves[0], leaves[1], region_offsets, word_offsets, leaves[2], config, precision)
+        d_regions, d_words, d_scalars = torch.autograd.grad(out, leaves, grad)
+    return d_regions.to(regions.dtype), d_words.to(words.dtype), d_scalars
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, labels: Tensor, bias: Tensor | None, value: Tensor | None, conf: Tensor | None
+) -> Tensor:
+    """One image, one head: q, k, v (R, d), labels and conf (R, R), bias (n_labels,), value (n_labels, d)."""
+    rows = []
+    for i in range(len(q)):
+        j = labels[i].nonzero()[:, 0]  # the nodes that i has an edge to
+        if len(j) == 0:
+            rows.append(torch.zeros_like(v[i]))
+            continue
+        label = labels[i, j]
+        logit = k[j] @ q[i] / q.shape[-1] ** 0.5
+        if bias is not None:
+            logit = logit + bias[label]
+        if conf is not None:
+            logit = logit + conf[i, j].log()
+        carried = v[j] if value is None else v[j] + value[label]
+        rows.append(logit.softmax(0) @ carried)
+    return torch.stack(rows)
+
+
+def relation_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    value: Tensor | None = None,
+    confidence: Tensor | None = None,
+) -> Tensor:
+    """out (B, H, R, d) in q's dtype; arithmetic in float32, in float64 for float64."""
+    dtype = q.dtype
+    if 0 in q.shape[:3]:
+        return torch.zeros_like(q, memory_format=torch.contiguous_format)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    q, k, v = q.to(wide), k.to(wide), v.to(wide)
+    bias, value, confidence = (None if x is None else x.to(wide) for x in (bias, value, confidence))
+    labels = labels.long()
+    images = []
+    for b in range(q.shape[0]):
+        conf = None if confidence is None else confidence[b]
+        heads = []
+        for h in range(q.shape[1]):
+            own_bias = None if bias is None else bias[:, h]
+            own_value = None if value is None else value[:, h]
+            heads.append(_attend(q[b, h], k[b, h], v[b, h], labels[b], own_bias, own_value, conf))
+        images.append(torch.stack(heads))
+    return torch.stack(images).to(dtype)
+
+
+def relation_attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    value: Tensor | None = None,
+    confidence: Tensor | None = None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients for q, k, v, bias, value and confidence (None for those not given): autograd over the forward."""
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    inputs = {"q": q, "k": k, "v": v, "bias": bias, "value": value, "confidence": confidence}
+    with recording():
+        leaves = {n: x.detach().to(wide, copy=True).requires_grad_() for n, x in inputs.items() if x is not None}
+        out = relation_attention(labels=labels, **leaves)
+        if not out.requires_grad:  # no edge anywhere
+            out = out + 0 * leaves["q"]
+        found = torch.autograd.grad(out, list(leaves.values()), grad.to(wide), materialize_grads=True)
+    grads = dict(zip(leaves, found, strict=True))
+    return tuple(None if x is None else grads[n].to(x.dtype).contiguous() for n, x in inputs.items())

@@ -1,0 +1,81 @@
+"""What an operator's flat (scalars, config) means, and which dtype a precision rounds to and sums in."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cmsei_fast import scorer as s
+
+EPS = 1e-8
+LEAK = 0.1
+PRECISIONS: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+class Direction(NamedTuple):
+    """One direction of attention: tensors are 0-d views of the scalars."""
+
+    weight: Tensor
+    temperature: Tensor
+    lse_temperature: Tensor
+    norm: str
+    aggregate: str
+    steps: int
+    gates: tuple[tuple[Tensor, Tensor], ...]
+
+
+class Terms(NamedTuple):
+    """The five terms of a score; None where the weight is zero, so that nothing is computed for it."""
+
+    t2i: Direction | None
+    i2t: Direction | None
+    object_sentence: Tensor | None
+    word_image: Tensor | None
+    alignment: Tensor | None
+    guide_temperature: Tensor
+
+    @property
+    def guides_regions(self) -> bool:
+        """Whether p, the softmax over regions of μ cos(v_r, ĝ_t), is needed."""
+        return self.object_sentence is not None or (self.i2t is not None and self.i2t.aggregate == "guided")
+
+    @property
+    def guides_words(self) -> bool:
+        """Whether ω, the softmax over words of μ cos(w_j, ĝ_v), is needed."""
+        return self.word_image is not None or (self.t2i is not None and self.t2i.aggregate == "guided")
+
+
+def read_terms(scalars: Tensor, config: list[int]) -> Terms:
+    """The terms behind ``PairScorer.scalars()`` (as a tensor (n,)) and ``PairScorer.config()``."""
+    gates = [(scalars[i], scalars[i + 1]) for i in range(s.FIRST_GATE, len(scalars), 2)]
+    directions: list[Direction | None] = []
+    for first, weight, temperature, lse in (
+        (0, s.W_T2I, s.T2I_TEMPERATURE, s.T2I_LSE),
+        (4, s.W_I2T, s.I2T_TEMPERATURE, s.I2T_LSE),
+    ):
+        active, norm, aggregate, steps = config[first : first + 4]
+        own, gates = tuple(gates[: steps - 1]), gates[steps - 1 :]
+        direction = Direction(
+            scalars[weight], scalars[temperature], scalars[lse], s.NORMS[norm], s.AGGREGATES[aggregate], steps, own
+        )
+        directions.append(direction if active else None)
+    flags = zip(config[8:11], (s.W_OBJECT_SENTENCE, s.W_WORD_IMAGE, s.W_ALIGNMENT), strict=True)
+    weights = [scalars[i] if active else None for active, i in flags]
+    return Terms(directions[0], directions[1], weights[0], weights[1], weights[2], scalars[s.GUIDE_TEMPERATURE])
+
+
+def accumulator(precision: str) -> torch.dtype:
+    """The dtype sums are kept in: float64 for ``"float64"``, float32 for everything else."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def rounded(x: Tensor, precision: str) -> Tensor:
+    """Features rounded to the precision, held in its accumulator's dtype."""
+    return x.to(PRECISIONS[precision]).to(accumulator(precision))

@@ -1,0 +1,126 @@
+"""The operators as modules that learn: scalars of a scorer, and a layer of relation-aware attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module, Parameter
+
+from cmsei_fast.ops import pair_score, relation_attention
+from cmsei_fast.scorer import FIRST_GATE, PairScorer
+
+# exp(±20): a weight or temperature stays a finite number above 0 wherever an optimiser takes its logarithm.
+_LOG_LIMIT = 20.0
+
+
+class PairScore(Module):
+    """Scores of all pairs with weights, temperatures and gates that are learned.
+
+    The structure (directions, norms, aggregates, steps, terms) is the scorer's. Learning starts exactly at its numbers:
+    weights and temperatures are ``initial · exp(log_scale)``, hence positive, and gates are ``initial + gate_shift``.
+    Both parameters start at 0, so weight decay pulls towards the initial numbers. Terms that the scorer leaves out stay
+    out, and the gradient of their entries is 0.
+
+    Args:
+        scorer: structure and initial numbers; None is :meth:`PairScorer.cmsei`.
+        engine: ``"auto"`` or an engine's name.
+        precision: as of :func:`cmsei_fast.pair_score`; None is autocast's or the features' own.
+
+    Raises:
+        TypeError: if scorer is not a :class:`PairScorer`.
+    """
+
+    def __init__(self, scorer: PairScorer | None = None, *, engine: str = "auto", precision: str | None = None) -> None:
+        super().__init__()
+        scorer = PairScorer.cmsei() if scorer is None else scorer
+        if not isinstance(scorer, PairScorer):
+            raise TypeError(f"scorer: expected a PairScorer or None, got {type(scorer).__name__}")
+        self._structure, self.engine, self.precision = scorer, engine, precision
+        initial = torch.tensor(scorer.scalars(), dtype=torch.float64)
+        self.initial: Tensor
+        self.register_buffer("initial", initial)
+        self.log_scale = Parameter(torch.zeros(FIRST_GATE))
+        self.gate_shift = Parameter(torch.zeros(len(initial) - FIRST_GATE))
+
+    def scalars(self) -> Tensor:
+        """(n,) current weights, temperatures and gates in the order of ``PairScorer.scalars()``; differentiable."""
+        positive, gates = self.initial[:FIRST_GATE], self.initial[FIRST_GATE:]
+        scale = self.log_scale.to(positive.dtype).clamp(-_LOG_LIMIT, _LOG_LIMIT).exp()
+        return torch.cat([positive * scale, gates + self.gate_shift.to(gates.dtype)])
+
+    @property
+    def scorer(self) -> PairScorer:
+        """The scorer with the current numbers."""
+        return self._structure.with_scalars(self.scalars().tolist())
+
+    def forward(self, regions: Tensor, words: Tensor, region_offsets: Tensor, word_offsets: Tensor) -> Tensor:
+        """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); arguments as of :func:`cmsei_fast.pair_score`."""
+        return pair_score(
+            regions,
+            words,
+            region_offsets,
+            word_offsets,
+            scorer=self._structure,
+            scalars=self.scalars(),
+            engine=self.engine,
+            precision=self.precision,
+        )
+
+    def extra_repr(self) -> str:
+        """The structure, as the constructor takes it."""
+        return f"{self._structure!r}, engine={self.engine!r}, precision={self.precision!r}"
+
+
+class RelationAttention(Module):
+    """Attention of an image's nodes along labelled edges: projections, a bias and a value for each label.
+
+    Residual and normalisation are the caller's. The output projection has no bias: a node without an edge gets 0.
+
+    Args:
+        dim: width of the nodes, a multiple of heads.
+        heads: number of heads.
+        n_labels: labels of edges, label 0 (no edge) included.
+        engine: ``"auto"`` or an engine's name.
+
+    Raises:
+        ValueError: if a number is below 1 or dim is no multiple of heads.
+    """
+
+    def __init__(self, dim: int, heads: int, n_labels: int, *, engine: str = "auto") -> None:
+        super().__init__()
+        for name, number in (("dim", dim), ("heads", heads), ("n_labels", n_labels)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name}: expected an integer of at least 1, got {number!r}")
+        if dim % heads:
+            raise ValueError(f"dim: expected a multiple of heads = {heads}, got {dim}")
+        self.dim, self.heads, self.n_labels, self.engine = dim, heads, n_labels, engine
+        self.query, self.key, self.content = (Linear(dim, dim) for _ in range(3))
+        self.out = Linear(dim, dim, bias=False)
+        self.label_bias = Parameter(torch.zeros(n_labels, heads))
+        self.label_value = Parameter(torch.randn(n_labels, heads, dim // heads) * 0.02)
+
+    def forward(self, nodes: Tensor, labels: Tensor, confidence: Tensor | None = None) -> Tensor:
+        """What the nodes gather from their neighbours.
+
+        Args:
+            nodes: (B, R, dim); padded nodes are those without an edge from or to them.
+            labels: (B, R, R) integers below n_labels, 0 for no edge.
+            confidence: (B, R, R) in (0, 1] on every edge; None is 1.
+
+        Returns:
+            (B, R, dim) in the projections' dtype.
+        """
+        if nodes.dim() != 3 or nodes.shape[-1] != self.dim:
+            raise ValueError(f"nodes: expected shape (B, R, {self.dim}), got {tuple(nodes.shape)}")
+        q, k, v = (
+            project(nodes).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.query, self.key, self.content)
+        )
+        gathered = relation_attention(
+            q, k, v, labels, self.label_bias, self.label_value, confidence, engine=self.engine
+        )
+        return self.out(gathered.transpose(1, 2).flatten(2))
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments."""
+        return f"dim={self.dim}, heads={self.heads}, n_labels={self.n_labels}, engine={self.engine!r}"

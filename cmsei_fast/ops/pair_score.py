@@ -1,0 +1,248 @@
+"""Scores of all pairs of packed images and sentences, as the custom operator ``cmsei_fast::pair_score``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmsei_fast import engines
+from cmsei_fast.engines.terms import PRECISIONS, accumulator
+from cmsei_fast.scorer import AGGREGATES, FIRST_GATE, MAX_STEPS, NORMS, PairScorer
+
+_FLOATS = tuple(PRECISIONS.values())
+
+
+def pair_score(
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    *,
+    scorer: PairScorer,
+    scalars: Tensor | None = None,
+    engine: str = "auto",
+    precision: str | None = None,
+) -> Tensor:
+    """Scores of every image with every sentence; differentiable for regions, words and scalars.
+
+    Args:
+        regions: (ΣR, D) regions of all images, one image after the other; float16, bfloat16, float32 or float64.
+        words: (ΣL, D) words of all sentences, in regions' dtype and on its device.
+        region_offsets: (N + 1,) int64 on the CPU: image i owns the rows from offset i to offset i + 1, at least one.
+        word_offsets: (M + 1,) int64 on the CPU, likewise.
+        scorer: what the score is; fixes the structure and, where scalars is None, the numbers.
+        scalars: (n,) weights, temperatures and gates in the order of ``scorer.scalars()``, on the CPU or with regions.
+        engine: ``"auto"`` or an engine's name.
+        precision: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``: what features are rounded to; sums are
+            float32 (float64 for ``"float64"``). None: the dtype of autocast where it is on, else that of regions;
+            float64 features stay float64.
+
+    Returns:
+        (N, M) float32, float64 for precision ``"float64"``.
+
+    Raises:
+        TypeError: for an argument of the wrong type or dtype.
+        ValueError: for shapes, offsets, devices or names that do not fit.
+        EngineUnavailable: if the engine asked for by name cannot run here.
+    """
+    _check_tensors(regions=regions, words=words, region_offsets=region_offsets, word_offsets=word_offsets)
+    if not isinstance(scorer, PairScorer):
+        raise TypeError(f"scorer: expected a PairScorer, got {type(scorer).__name__}")
+    if precision is None:
+        precision = _own_precision(regions)
+    if scalars is None:
+        dtype = torch.float64 if precision == "float64" else torch.float32
+        scalars = torch.tensor(scorer.scalars(), dtype=dtype)
+    _check_tensors(scalars=scalars)
+    return _pair_score(regions, words, region_offsets, word_offsets, scalars, scorer.config(), engine, precision)
+
+
+def _own_precision(regions: Tensor) -> str:
+    """Autocast's dtype where it is on (it leaves float64 alone), else that of the features."""
+    dtype, device = regions.dtype, regions.device.type
+    if dtype != torch.float64 and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    return str(dtype).removeprefix("torch.")
+
+
+def _check_tensors(**values: Any) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+
+
+def _check(
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    engine: str,
+    precision: str,
+) -> None:
+    """Everything that can be known without reading a tensor's values."""
+    for name, x in (("regions", regions), ("words", words)):
+        if x.dtype not in _FLOATS:
+            raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
+        if x.dim() != 2:
+            raise ValueError(f"{name}: expected 2 dimensions (rows, D), got shape {tuple(x.shape)}")
+    if words.dtype != regions.dtype:
+        raise TypeError(f"words: expected dtype {regions.dtype} (as regions), got {words.dtype}")
+    if words.device != regions.device:
+        raise ValueError(f"words: expected device {regions.device} (as regions), got {words.device}")
+    if words.shape[1] != regions.shape[1]:
+        raise ValueError(f"words: expected a last dimension of {regions.shape[1]} (as regions), got {words.shape[1]}")
+    if regions.shape[1] == 0:
+        raise ValueError("regions: expected a last dimension of at least 1, got 0")
+    for name, x in (("region_offsets", region_offsets), ("word_offsets", word_offsets)):
+        if x.dtype != torch.int64:
+            raise TypeError(f"{name}: expected dtype torch.int64, got {x.dtype}")
+        if x.device.type != "cpu":
+            raise ValueError(f"{name}: expected a tensor on the CPU, got one on {x.device}")
+        if x.dim() != 1 or x.shape[0] == 0:
+            raise ValueError(f"{name}: expected shape (items + 1,), got {tuple(x.shape)}")
+    if engine != "auto" and engine not in engines.names():
+        raise ValueError(f"engine: expected 'auto' or one of {', '.join(engines.names())}, got {engine!r}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: expected None or one of {', '.join(PRECISIONS)}, got {precision!r}")
+    _check_scorer(scalars, config)
+    if scalars.device.type != "cpu" and scalars.device != regions.device:
+        raise ValueError(f"scalars: expected the CPU or {regions.device} (as regions), got {scalars.device}")
+
+
+def _check_scorer(scalars: Tensor, config: list[int]) -> None:
+    limits = 2 * ((0, 1), (0, len(NORMS) - 1), (0, len(AGGREGATES) - 1), (1, MAX_STEPS)) + 3 * ((0, 1),)
+    if len(config) != len(limits) or not all(a <= x <= b for x, (a, b) in zip(config, limits, strict=True)):
+        raise ValueError(f"config: expected PairScorer.config(), got {list(config)}")
+    if scalars.dtype not in _FLOATS:
+        raise TypeError(f"scalars: expected float16, bfloat16, float32 or float64, got {scalars.dtype}")
+    n = FIRST_GATE + 2 * (config[3] + config[7] - 2)
+    if scalars.dim() != 1 or scalars.shape[0] != n:
+        raise ValueError(f"scalars: expected shape ({n},), as this scorer's scalars(), got {tuple(scalars.shape)}")
+
+
+def _check_offsets(name: str, offsets: Tensor, rows: int, owner: str) -> None:
+    """The offsets' values, read where they are real: tracing never comes here."""
+    if offsets[0] != 0:
+        raise ValueError(f"{name}: expected the first offset to be 0, got {int(offsets[0])}")
+    lengths = offsets.diff()
+    if bool((lengths < 1).any()):
+        at = int((lengths < 1).nonzero()[0])
+        raise ValueError(
+            f"{name}: expected every item to own at least one row of {owner}, "
+            f"got {int(lengths[at])} for item {at} ({int(offsets[at])} to {int(offsets[at + 1])})"
+        )
+    if offsets[-1] != rows:
+        raise ValueError(f"{name}: expected the last offset to be {rows}, the rows of {owner}, got {int(offsets[-1])}")
+
+
+@torch.library.custom_op(
+    "cmsei_fast::pair_score",
+    mutates_args=(),
+    schema="(Tensor regions, Tensor words, Tensor region_offsets, Tensor word_offsets, Tensor scalars, int[] config, "
+    "str engine, str precision) -> Tensor",
+)
+def _pair_score(
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    engine: str,
+    precision: str,
+) -> Tensor:
+    _check(regions, words, region_offsets, word_offsets, scalars, config, engine, precision)
+    _check_offsets("region_offsets", region_offsets, regions.shape[0], "regions")
+    _check_offsets("word_offsets", word_offsets, words.shape[0], "words")
+    module = engines.resolve(engine, regions.device, "pair_score")
+    if len(region_offsets) == 1 or len(word_offsets) == 1:
+        return _empty_scores(regions, region_offsets, word_offsets, precision)
+    with torch.autocast(regions.device.type, enabled=False):
+        return module.pair_score(regions, words, region_offsets, word_offsets, scalars, config, precision)
+
+
+def _empty_scores(regions: Tensor, region_offsets: Tensor, word_offsets: Tensor, precision: str) -> Tensor:
+    shape = (region_offsets.shape[0] - 1, word_offsets.shape[0] - 1)
+    return regions.new_empty(shape, dtype=accumulator(precision))
+
+
+@_pair_score.register_fake
+def _(
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    engine: str,
+    precision: str,
+) -> Tensor:
+    _check(regions, words, region_offsets, word_offsets, scalars, config, engine, precision)
+    return _empty_scores(regions, region_offsets, word_offsets, precision)
+
+
+@torch.library.custom_op(
+    "cmsei_fast::pair_score_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor regions, Tensor words, Tensor region_offsets, Tensor word_offsets, Tensor scalars, "
+    "int[] config, str engine, str precision) -> (Tensor, Tensor, Tensor)",
+)
+def _pair_score_backward(
+    grad: Tensor,
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    engine: str,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    module = engines.resolve(engine, regions.device, "pair_score")
+    if grad.numel() == 0:
+        return _empty_gradients(regions, words, scalars, zero=True)
+    with torch.autocast(regions.device.type, enabled=False):
+        return module.pair_score_backward(
+            grad, regions, words, region_offsets, word_offsets, scalars, config, precision
+        )
+
+
+def _empty_gradients(*inputs: Tensor, zero: bool) -> tuple[Tensor, Tensor, Tensor]:
+    regions, words, scalars = (x.new_zeros(x.shape) if zero else x.new_empty(x.shape) for x in inputs)
+    return regions, words, scalars
+
+
+@_pair_score_backward.register_fake
+def _(
+    grad: Tensor,
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    engine: str,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty_gradients(regions, words, scalars, zero=False)
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    *tensors, config, engine, precision = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.options = (list(config), engine, precision)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grads = _pair_score_backward(grad, *ctx.saved_tensors, *ctx.options)
+    d_regions, d_words, d_scalars = (
+        g if needed else None for g, needed in zip(grads, (ctx.needs_input_grad[i] for i in (0, 1, 4)), strict=True)
+    )
+    return d_regions, d_words, None, None, d_scalars, None, None, None
+
+
+_pair_score.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,235 @@
+"""Relation-aware graph attention, as the custom operator ``cmsei_fast::relation_attention``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmsei_fast import engines
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def relation_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    value: Tensor | None = None,
+    confidence: Tensor | None = None,
+    *,
+    engine: str = "auto",
+) -> Tensor:
+    """Attention over the edges of a labelled graph; differentiable for everything but the labels.
+
+    logit_hij = q_hi · k_hj / √d + bias[label_ij, h] + log confidence_ij, softmax over the j that i has an edge to, and
+    out_hi = Σ_j P_hij (v_hj + value[label_ij, h]). A node without an edge gets 0.
+
+    Args:
+        q: (B, H, R, d) queries, any strides; float16, bfloat16, float32 or float64.
+        k: keys, as q in shape, dtype and device.
+        v: values, likewise.
+        labels: (B, R, R) integers below n_labels, from i to j; 0 means no edge.
+        bias: (n_labels, H) added to the logits, any float dtype.
+        value: (n_labels, H, d) added to the values, any float dtype.
+        confidence: (B, R, R) in (0, 1] wherever there is an edge, any float dtype.
+        engine: ``"auto"`` or an engine's name.
+
+    Returns:
+        (B, H, R, d) in q's dtype; sums are float32, float64 for float64. Under autocast q, k and v are cast to its
+        dtype first, as ``scaled_dot_product_attention`` does.
+
+    Raises:
+        TypeError: for an argument of the wrong type or dtype.
+        ValueError: for shapes, devices, labels or confidences that do not fit.
+        EngineUnavailable: if the engine asked for by name cannot run here.
+    """
+    given = {"q": q, "k": k, "v": v, "labels": labels}
+    given |= {n: x for n, x in (("bias", bias), ("value", value), ("confidence", confidence)) if x is not None}
+    for name, x in given.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+    if q.is_floating_point() and q.dtype != torch.float64 and torch.is_autocast_enabled(q.device.type):
+        dtype = torch.get_autocast_dtype(q.device.type)
+        q, k, v = (x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in (q, k, v))
+    return _relation_attention(q, k, v, labels, bias, value, confidence, engine)
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    value: Tensor | None,
+    confidence: Tensor | None,
+    engine: str,
+) -> None:
+    """Everything that can be known without reading a tensor's values."""
+    if engine != "auto" and engine not in engines.names():
+        raise ValueError(f"engine: expected 'auto' or one of {', '.join(engines.names())}, got {engine!r}")
+    if q.dtype not in _FLOATS:
+        raise TypeError(f"q: expected float16, bfloat16, float32 or float64, got {q.dtype}")
+    if q.dim() != 4:
+        raise ValueError(f"q: expected 4 dimensions (B, H, R, d), got shape {tuple(q.shape)}")
+    b, h, r, d = q.shape
+    if d == 0:
+        raise ValueError("q: expected a last dimension of at least 1, got 0")
+    for name, x in (("k", k), ("v", v)):
+        if x.dtype != q.dtype:
+            raise TypeError(f"{name}: expected dtype {q.dtype} (as q), got {x.dtype}")
+        if x.shape != q.shape:
+            raise ValueError(f"{name}: expected shape {tuple(q.shape)} (as q), got {tuple(x.shape)}")
+    if labels.dtype not in _INTEGERS:
+        raise TypeError(f"labels: expected an integer dtype, got {labels.dtype}")
+    if labels.shape != (b, r, r):
+        raise ValueError(f"labels: expected shape {(b, r, r)} (B, R, R), got {tuple(labels.shape)}")
+    tables: tuple[tuple[str, Tensor | None, tuple[int, ...], str], ...] = (
+        ("bias", bias, (h,), "(n_labels, H)"),
+        ("value", value, (h, d), "(n_labels, H, d)"),
+    )
+    for name, table, wanted, layout in tables:
+        if table is None:
+            continue
+        _check_float(name, table)
+        if table.dim() != 1 + len(wanted) or table.shape[1:] != wanted or table.shape[0] == 0:
+            sizes = ", ".join(str(n) for n in wanted)
+            raise ValueError(f"{name}: expected shape (n_labels, {sizes}) {layout}, got {tuple(table.shape)}")
+    if bias is not None and value is not None and bias.shape[0] != value.shape[0]:
+        raise ValueError(f"value: expected {bias.shape[0]} labels (as bias), got {value.shape[0]}")
+    if confidence is not None:
+        _check_float("confidence", confidence)
+        if confidence.shape != (b, r, r):
+            raise ValueError(f"confidence: expected shape {(b, r, r)} (B, R, R), got {tuple(confidence.shape)}")
+    others = {"k": k, "v": v, "labels": labels, "bias": bias, "value": value, "confidence": confidence}
+    for name, other in others.items():
+        if other is not None and other.device != q.device:
+            raise ValueError(f"{name}: expected device {q.device} (as q), got {other.device}")
+
+
+def _check_float(name: str, x: Tensor) -> None:
+    if x.dtype not in _FLOATS:
+        raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
+
+
+def _check_values(labels: Tensor, bias: Tensor | None, value: Tensor | None, confidence: Tensor | None) -> None:
+    """Labels and confidences, read where they are real: tracing never comes here, nor may a CUDA graph's capture."""
+    if labels.numel() == 0 or (labels.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return
+    low, high = (int(x) for x in labels.aminmax())
+    table = bias if bias is not None else value
+    if low < 0:
+        raise ValueError(f"labels: expected integers >= 0, got {low}")
+    if table is not None and high >= table.shape[0]:
+        raise ValueError(f"labels: expected integers below {table.shape[0]} (n_labels), got {high}")
+    if confidence is None:
+        return
+    wrong = (labels != 0) & ~((confidence > 0) & (confidence <= 1))
+    if bool(wrong.any()):
+        raise ValueError(f"confidence: expected values in (0, 1] on every edge, got {confidence[wrong][0].item():g}")
+
+
+@torch.library.custom_op(
+    "cmsei_fast::relation_attention",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor labels, Tensor? bias, Tensor? value, Tensor? confidence, str engine)"
+    " -> Tensor",
+)
+def _relation_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    value: Tensor | None,
+    confidence: Tensor | None,
+    engine: str,
+) -> Tensor:
+    _check(q, k, v, labels, bias, value, confidence, engine)
+    _check_values(labels, bias, value, confidence)
+    module = engines.resolve(engine, q.device, "relation_attention")
+    if q.numel() == 0:
+        return q.new_empty(q.shape)
+    with torch.autocast(q.device.type, enabled=False):
+        return module.relation_attention(q, k, v, labels, bias, value, confidence)
+
+
+@_relation_attention.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    value: Tensor | None,
+    confidence: Tensor | None,
+    engine: str,
+) -> Tensor:
+    _check(q, k, v, labels, bias, value, confidence, engine)
+    return q.new_empty(q.shape)
+
+
+@torch.library.custom_op(
+    "cmsei_fast::relation_attention_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor labels, Tensor? bias, Tensor? value, "
+    "Tensor? confidence, str engine) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _relation_attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    value: Tensor | None,
+    confidence: Tensor | None,
+    engine: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    module = engines.resolve(engine, q.device, "relation_attention")
+    inputs = (q, k, v, bias, value, confidence)
+    if q.numel() == 0:
+        grads = tuple(None if x is None else x.new_zeros(x.shape) for x in inputs)
+    else:
+        with torch.autocast(q.device.type, enabled=False):
+            grads = module.relation_attention_backward(grad, q, k, v, labels, bias, value, confidence)
+    # A schema has no optional outputs: an input that was not given has an empty gradient.
+    dq, dk, dv, d_bias, d_value, d_confidence = (q.new_empty(0) if g is None else g for g in grads)
+    return dq, dk, dv, d_bias, d_value, d_confidence
+
+
+@_relation_attention_backward.register_fake
+def _(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    value: Tensor | None,
+    confidence: Tensor | None,
+    engine: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inputs = (q, k, v, bias, value, confidence)
+    dq, dk, dv, d_bias, d_value, d_confidence = (q.new_empty(0) if x is None else x.new_empty(x.shape) for x in inputs)
+    return dq, dk, dv, d_bias, d_value, d_confidence
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    *tensors, engine = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.engine = engine
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grads = _relation_attention_backward(grad, *ctx.saved_tensors, ctx.engine)
+    needed = [ctx.needs_input_grad[i] for i in (0, 1, 2, 4, 5, 6)]
+    dq, dk, dv, d_bias, d_value, d_confidence = (g if n else None for g, n in zip(grads, needed, strict=True))
+    return dq, dk, dv, None, d_bias, d_value, d_confidence, None
+
+
+_relation_attention.register_autograd(_backward, setup_context=_setup_context)

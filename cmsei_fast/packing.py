@@ -1,0 +1,156 @@
+"""One side of the problem, in whatever form it came, read as packed rows block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Block:
+    """Packed rows (T, D) of the items ``first <= i < last``; offsets (last - first + 1,) int64 from 0 to T."""
+
+    first: int
+    last: int
+    rows: Tensor
+    offsets: np.ndarray
+
+
+@dataclass(frozen=True)
+class Items:
+    """Images or captions: padded (n, width, D) with lengths or without, or packed (T, D) with lengths.
+
+    Args:
+        name: the argument, for errors (``"images"``); ``item`` one of it (``"image"``).
+        data: numpy array or memmap, torch tensor or h5py dataset, already checked.
+        offsets: (n + 1,) int64, rows before each item; None for padded items of full length.
+        dtype: that the rows are read as.
+        start, stop: the items that this view covers.
+    """
+
+    name: str
+    item: str
+    data: Any
+    offsets: np.ndarray | None
+    dtype: torch.dtype
+    start: int
+    stop: int
+
+    @property
+    def count(self) -> int:
+        """Items in this view."""
+        return self.stop - self.start
+
+    def narrow(self, first: int, last: int) -> Items:
+        """The items ``first <= i < last`` of this view; no data is touched."""
+        return replace(self, start=self.start + first, stop=self.start + last)
+
+    def ranges(self, limit: int) -> Iterator[tuple[int, int]]:
+        """Runs of items of about ``limit`` bytes as they lie in ``data`` (padding included), at least one item each."""
+        row = int(self.data.shape[-1]) * max(_itemsize(self.data), self.dtype.itemsize)
+        if self.packed and self.offsets is not None:
+            offsets = self.offsets[self.start : self.stop + 1] - self.offsets[self.start]
+            yield from runs(offsets, max(1, limit // row))
+            return
+        step = max(1, limit // (row * int(self.data.shape[1])))
+        for first in range(0, self.count, step):
+            yield first, min(first + step, self.count)
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest item as it lies in ``data``."""
+        rows = int(self.data.shape[1]) if not self.packed else 0
+        if self.packed and self.offsets is not None and self.count:
+            rows = int(np.diff(self.offsets).max())
+        return rows * int(self.data.shape[-1]) * _itemsize(self.data)
+
+    @property
+    def packed(self) -> bool:
+        """Whether the rows lie one behind another without padding."""
+        return len(self.data.shape) == 2
+
+    def read(self, first: int, last: int, check: bool) -> Block:
+        """The rows of a run of items in ``dtype``, a view where that is possible.
+
+        Args:
+            check: look for NaN and infinities in the rows (padding is never looked at).
+
+        Raises:
+            ValueError: naming the first item that is not finite, or beyond the range of ``dtype``.
+        """
+        low, high = self.start + first, self.start + last
+        if self.offsets is None:
+            width = int(self.data.shape[1])
+            offsets = np.arange(last - first + 1, dtype=np.int64) * width
+            rows = _tensor(self.data[low:high].reshape(-1, self.data.shape[2]))
+        else:
+            bounds = self.offsets[low : high + 1]
+            offsets = bounds - bounds[0]
+            if self.packed:
+                rows = _tensor(self.data[int(bounds[0]) : int(bounds[-1])])
+            else:
+                rows = _without_padding(self.data[low:high], np.diff(bounds))
+        if check:
+            self._check_finite(rows, offsets, low, "expected finite features, got NaN or an infinity")
+        out = rows.to(self.dtype)
+        if check and out.dtype != rows.dtype and torch.finfo(out.dtype).max < torch.finfo(rows.dtype).max:
+            name = str(out.dtype).removeprefix("torch.")
+            self._check_finite(out, offsets, low, f"expected features within the range of {name}, got larger ones")
+        return Block(first, last, out, offsets)
+
+    def _check_finite(self, rows: Tensor, offsets: np.ndarray, low: int, problem: str) -> None:
+        smallest, largest = torch.aminmax(rows)  # NaN goes through both; no temporary of the size of the rows
+        if torch.isfinite(smallest) and torch.isfinite(largest):
+            return
+        row = int((~torch.isfinite(rows)).any(1).nonzero()[0, 0])
+        index = low + int(np.searchsorted(offsets, row, side="right")) - 1
+        raise ValueError(f"{self.name}: {problem} in {self.item} {index}")
+
+
+def make_items(name: str, item: str, data: Any, lengths: np.ndarray | None, dtype: torch.dtype) -> Items:
+    """A view of all items of checked features; lengths are None or (n,) int64."""
+    data = data.detach() if isinstance(data, Tensor) else data
+    count = int(data.shape[0]) if lengths is None else len(lengths)
+    padded = len(data.shape) == 3
+    if lengths is None or (padded and count and int(lengths.min()) == data.shape[1]):
+        return Items(name, item, data, None, dtype, 0, count)
+    offsets = np.zeros(count + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return Items(name, item, data, offsets, dtype, 0, count)
+
+
+def runs(offsets: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
+    """Cuts items with those offsets into runs of at most ``limit`` rows, at least one item each."""
+    first, count = 0, len(offsets) - 1
+    while first < count:
+        last = int(np.searchsorted(offsets, offsets[first] + limit, side="right")) - 1
+        last = min(max(last, first + 1), count)
+        yield first, last
+        first = last
+
+
+def _itemsize(data: Any) -> int:
+    return data.element_size() if isinstance(data, Tensor) else data.dtype.itemsize
+
+
+def _tensor(block: Any) -> Tensor:
+    """A block of rows as a tensor. Memory that torch cannot share (read-only, byte-swapped, reversed) is copied."""
+    if isinstance(block, Tensor):
+        return block
+    array = np.asarray(block)
+    if not (array.flags.c_contiguous and array.flags.writeable and array.dtype.isnative):
+        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    return torch.from_numpy(array)
+
+
+def _without_padding(block: Any, lengths: np.ndarray) -> Tensor:
+    """(n, width, D) → (Σ lengths, D), copied once."""
+    keep = np.arange(block.shape[1]) < lengths[:, None]  # (n, width)
+    if isinstance(block, Tensor):
+        return block[torch.from_numpy(keep).to(block.device)]
+    return _tensor(np.asarray(block)[keep])

@@ -1,0 +1,216 @@
+"""The command line: what it prints, its exit status, and that bad input gives one line and no traceback."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+import cmsei_fast
+from cmsei_fast import cli, doctor, engines
+from cmsei_fast.data import synthetic_scenes
+
+
+def scene_lines(groups=6):
+    return "".join(
+        json.dumps(
+            {
+                "image": scene.image,
+                "labels": scene.labels,
+                "boxes": scene.boxes.tolist(),
+                "relations": scene.relations,
+                "captions": scene.captions,
+            }
+        )
+        + "\n"
+        for scene in synthetic_scenes(groups, 4).scenes
+    )
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    path = tmp_path / "scenes.jsonl.gz"
+    path.write_bytes(gzip.compress(scene_lines().encode()))
+    return path
+
+
+@pytest.mark.parametrize("scorer", ["scan_t2i", "scan_i2t", "cmsei"])
+def test_evaluate(scenes, tmp_path, capsys, scorer):
+    out = tmp_path / "out.json"
+    assert cli.main(["evaluate", str(scenes), "--scorer", scorer, "--engine", "eager", "--json", str(out)]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads(out.read_text())
+    assert (result["images"], result["captions"], result["scorer"], result["engine"]) == (24, 120, scorer, "eager")
+    lines = {line[:15].strip(): line[15:].split() for line in printed.splitlines()}
+    assert lines[""] == ["R@1", "R@5", "R@10", "median", "mean"]
+    for name, key in (("image to text", "i2t"), ("text to image", "t2i")):
+        assert lines[name] == [f"{result[key][x]:.1f}" for x in ("R@1", "R@5", "R@10", "median rank", "mean rank")]
+    assert lines["rSum"] == [f"{result['rSum']:.1f}"]
+    assert lines["pairs/s"] == [f"{result['pairs_per_second']:.0f}"]
+    chance = 2 * (1 + 5 + 10) / 24 * 100
+    assert result["rSum"] > 1.5 * chance
+    assert sorted(os.listdir(tmp_path)) == ["out.json", "scenes.jsonl.gz"]
+    assert not stat.S_IMODE(out.stat().st_mode) & 0o111
+
+
+def test_evaluate_shows_progress_on_stderr(scenes, capsys):
+    assert cli.main(["evaluate", str(scenes), "--progress", "--precision", "bfloat16"]) == 0
+    assert "pair/s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["absent", "truncated", "gzip", "directory", "engine", "precision", "json", "empty"])
+def test_bad_input_gives_one_line_and_status_2(scenes, tmp_path, capsys, damage):
+    path, options = tmp_path / "bad.jsonl", []
+    path.write_text(scene_lines(1))
+    expected = ""
+    if damage == "absent":
+        path.unlink()
+        expected = "No such file or directory"
+    elif damage == "truncated":
+        path.write_text(scene_lines(1)[:-40])
+        expected = f"{path}, line 4: expected one JSON object, got malformed JSON at column"
+    elif damage == "gzip":
+        path = tmp_path / "bad.jsonl.gz"
+        path.write_bytes(scenes.read_bytes()[:-100])
+        expected = f"{path}: damaged gzip stream after line"
+    elif damage == "directory":
+        path, expected = tmp_path, "Is a directory"
+    elif damage == "engine":
+        options, expected = ["--engine", "warp"], "engine: expected 'auto' or one of"
+    elif damage == "precision":
+        options, expected = ["--precision", "int4"], "precision: expected None or one of float32"
+    elif damage == "json":
+        options = ["--json", str(tmp_path / "absent" / "out.json")]
+        expected = "--json: expected a file in an existing directory, got "
+    else:
+        path.write_text("\n\n")
+        expected = f"{path}: expected at least one scene, got an empty file"
+    assert cli.main(["evaluate", str(path), *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("cmsei-fast: error: ")
+    assert expected in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_an_engine_that_cannot_run_is_bad_input(scenes, monkeypatch, capsys):
+    monkeypatch.setattr(engines.get("eager"), "unavailable", lambda: "it is switched off")
+    assert cli.main(["evaluate", str(scenes), "--engine", "eager"]) == 2
+    assert "engine 'eager' cannot run here: it is switched off" in capsys.readouterr().err
+
+
+def test_a_defect_is_not_hidden(scenes, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(engines.get("eager"), "pair_score", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        cli.main(["evaluate", str(scenes), "--engine", "eager"])
+
+
+def test_an_interrupted_file_is_not_left_behind(scenes, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out.json"
+    out.write_text("old")
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.json, "dump", interrupted)
+    assert cli.main(["evaluate", str(scenes), "--engine", "eager", "--json", str(out)]) == 130
+    assert out.read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["out.json", "scenes.jsonl.gz"]
+    assert capsys.readouterr().err == "cmsei-fast: interrupted\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["evaluate"], ["evaluate", "x", "--scorer", "bm25"]])
+def test_usage_errors(arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+def test_demo(capsys):
+    assert cli.main(["demo", "--groups", "10"]) == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[-3:]}
+    assert set(rows) == {"scan_t2i", "scan_i2t", "cmsei"}
+    for recalls in rows.values():
+        assert len(recalls) == 8
+        assert float(recalls[6]) > 250  # chance: 80
+        assert float(recalls[0]) < 60  # the relations are not seen
+
+
+def test_demo_refuses_no_groups(capsys):
+    assert cli.main(["demo", "--groups", "0"]) == 2
+    assert capsys.readouterr().err == "cmsei-fast: error: n_groups: expected an integer >= 1, got 0\n"
+
+
+def test_doctor(capsys):
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"cmsei_fast {cmsei_fast.__version__}, Python ")
+    for name in engines.names():
+        reason = engines.unavailable(name)
+        if reason is None:
+            assert f"\n  {name:10} pair_score" in out or f"\n  {name:10} relation_attention" in out
+        else:
+            assert f"\n  {name:10} cannot run: {reason}" in out
+    assert all(f"\n  {name}" in out for name, _, _ in doctor.ENVIRONMENT)
+    assert out.endswith("all is well\n")
+
+
+def test_doctor_finds_a_wrong_engine(monkeypatch, capsys):
+    module = engines.get("eager")
+    real = module.pair_score
+    monkeypatch.setattr(module, "pair_score", lambda *a: real(*a) + 1e-3)
+    assert cli.main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "WRONG" in out
+    assert out.splitlines()[-1].startswith("an engine disagrees with the reference")
+
+
+def test_doctor_finds_nan(monkeypatch, capsys):
+    module = engines.get("eager")
+    monkeypatch.setattr(module, "pair_score", lambda v, w, i, j, *_: v.new_full((len(i) - 1, len(j) - 1), float("nan")))
+    assert cli.main(["doctor"]) == 1
+    assert "WRONG" in capsys.readouterr().out
+
+
+def test_module_and_version():
+    run = subprocess.run(
+        [sys.executable, "-m", "cmsei_fast", "--version"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert run.stdout == f"cmsei-fast {cmsei_fast.__version__}\n"
+
+
+def test_import_is_light_and_names_are_there():
+    code = "import cmsei_fast, sys; print(sorted({'torch', 'numpy', 'h5py', 'tqdm'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout == "[]\n"
+    assert all(hasattr(cmsei_fast, name) for name in cmsei_fast.__all__)
+    assert set(cmsei_fast.__all__) <= set(dir(cmsei_fast))
+    with pytest.raises(AttributeError, match="module 'cmsei_fast' has no attribute 'scores'"):
+        _ = cmsei_fast.scores
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process")
+def test_interrupt_gives_130(tmp_path):
+    path = tmp_path / "scenes.jsonl"
+    path.write_text(scene_lines(400))
+    command = [sys.executable, "-m", "cmsei_fast", "evaluate", str(path), "--engine", "reference", "--progress"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stderr is not None
+    assert b"%" in process.stderr.read(8)  # the bar is there: scoring has begun
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert out == b""
+    assert err.endswith(b"cmsei-fast: interrupted\n")
+    assert b"Traceback" not in err

@@ -1,0 +1,229 @@
+"""The operators as torch sees them: opcheck, fullgraph compilation, autocast, and the modules on top."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import BACKENDS
+from problems import Problem
+from torch import Tensor
+
+from cmsei_fast.nn import PairScore, RelationAttention
+from cmsei_fast.ops import pair_score, relation_attention
+from cmsei_fast.scorer import Attention, PairScorer
+
+ENGINES = sorted({b.engine for b in BACKENDS})
+SCORER = PairScorer(
+    t2i=Attention(aggregate="guided", steps=2),
+    i2t=Attention(0.5, 4.0, "softmax", "lse", steps=2),
+    object_sentence=0.5,
+    alignment=1.0,
+)
+
+
+def scored(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    v, w, v_offsets, w_offsets = Problem(SCORER, (5, 1, 7), (3, 2), 8).tensors()
+    return v.to(dtype).requires_grad_(), w.to(dtype).requires_grad_(), v_offsets, w_offsets
+
+
+def attended(dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 4, dtype=dtype, requires_grad=True) for _ in range(3))
+    labels = torch.randint(0, 6, (2, 5, 5))
+    bias, value = torch.randn(6, 3, dtype=dtype), torch.randn(6, 3, 4, dtype=dtype)
+    confidence = torch.rand(2, 5, 5, dtype=dtype) * 0.9 + 0.1
+    return [q, k, v, labels, bias.requires_grad_(), value.requires_grad_(), confidence.requires_grad_()]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_opcheck_pair_score(precision: str, engine: str) -> None:
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    scalars = torch.tensor(SCORER.scalars(), dtype=dtype, requires_grad=True)
+    arguments = (*scored(dtype), scalars, SCORER.config(), engine, precision)
+    torch.library.opcheck(torch.ops.cmsei_fast.pair_score.default, arguments)
+    plain = [x.detach() if isinstance(x, Tensor) else x for x in arguments]
+    grad = torch.ops.cmsei_fast.pair_score(*plain)
+    torch.library.opcheck(torch.ops.cmsei_fast.pair_score_backward.default, (grad, *plain))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("given", [7, 4], ids=["all", "plain"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_opcheck_relation_attention(given: int, dtype: torch.dtype, engine: str) -> None:
+    arguments = [*attended(dtype)[:given], *[None] * (7 - given), engine]
+    torch.library.opcheck(torch.ops.cmsei_fast.relation_attention.default, arguments)
+    plain = [x.detach() if isinstance(x, Tensor) else x for x in arguments]
+    torch.library.opcheck(torch.ops.cmsei_fast.relation_attention_backward.default, (plain[0], *plain))
+
+
+def agrees_compiled(call: Callable[..., Tensor], leaves: list[Tensor], backend: str) -> None:
+    """The same values and gradients compiled as one graph as without."""
+    torch._dynamo.reset()
+    found = []
+    for f in (call, torch.compile(call, fullgraph=True, backend=backend)):
+        out = f(*leaves)
+        found.append([out.detach(), *torch.autograd.grad(out.square().sum(), leaves)])
+    for expected, actual in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("compiler", ["inductor", "aot_eager"])
+def test_compiled_pair_score(compiler: str) -> None:
+    v, w, v_offsets, w_offsets = scored()
+    scalars = torch.tensor(SCORER.scalars(), requires_grad=True)
+
+    def call(v: Tensor, w: Tensor, scalars: Tensor) -> Tensor:
+        return pair_score(v * 2, w, v_offsets, w_offsets, scorer=SCORER, scalars=scalars + 0.1).sin()
+
+    agrees_compiled(call, [v, w, scalars], compiler)
+
+
+def test_compiled_pair_score_by_name(engine: str) -> None:
+    v, w, v_offsets, w_offsets = scored()
+
+    def call(v: Tensor, w: Tensor) -> Tensor:
+        return pair_score(v * 2, w, v_offsets, w_offsets, scorer=SCORER, engine=engine, precision="bfloat16") + 1
+
+    agrees_compiled(call, [v, w], "aot_eager")
+
+
+def test_compiled_pair_score_of_other_sizes() -> None:
+    """Shapes that change do not break the graph."""
+    torch._dynamo.reset()
+    call = torch.compile(
+        lambda *tensors: pair_score(*tensors, scorer=SCORER), fullgraph=True, backend="aot_eager", dynamic=True
+    )
+    for regions, words in (((5, 2), (3,)), ((4, 4, 4), (1, 2)), ((1,), (6, 6, 2, 1))):
+        tensors = Problem(SCORER, regions, words, 8).tensors()
+        torch.testing.assert_close(call(*tensors), pair_score(*tensors, scorer=SCORER))
+
+
+@pytest.mark.parametrize("compiler", ["inductor", "aot_eager"])
+def test_compiled_relation_attention(compiler: str) -> None:
+    *qkv, labels, bias, value, confidence = attended()
+
+    def call(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, value: Tensor, confidence: Tensor) -> Tensor:
+        return relation_attention(q * 2, k, v, labels, bias, value, confidence.clamp(max=1)).sin()
+
+    agrees_compiled(call, [*qkv, bias, value, confidence], compiler)
+
+
+def test_compiled_modules() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    attention, score = RelationAttention(8, 2, 6), PairScore(SCORER)
+    labels = torch.randint(0, 6, (3, 4, 4))
+    words, word_offsets = torch.randn(5, 8), torch.tensor([0, 2, 5])
+
+    def call(nodes: Tensor) -> Tensor:
+        regions = (nodes + attention(nodes, labels)).flatten(0, 1)
+        return score(regions, words, torch.arange(0, 13, 4), word_offsets)
+
+    agrees_compiled(call, [torch.randn(3, 4, 8, requires_grad=True)], "aot_eager")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_pair_score(dtype: torch.dtype, engine: str) -> None:
+    v, w, v_offsets, w_offsets = scored()
+    name = str(dtype).removeprefix("torch.")
+    expected = pair_score(v, w, v_offsets, w_offsets, scorer=SCORER, engine=engine, precision=name)
+    plain = pair_score(v, w, v_offsets, w_offsets, scorer=SCORER, engine=engine)
+    with torch.autocast("cpu", dtype=dtype):
+        actual = pair_score(v, w, v_offsets, w_offsets, scorer=SCORER, engine=engine)
+        asked = pair_score(v, w, v_offsets, w_offsets, scorer=SCORER, engine=engine, precision="float32")
+        inside = torch.autograd.grad(actual.sum(), (v, w), retain_graph=True)
+    assert actual.dtype == torch.float32
+    assert torch.equal(actual, expected)
+    assert torch.equal(asked, plain)
+    assert not torch.equal(actual, plain)
+    outside = torch.autograd.grad(expected.sum(), (v, w))
+    for x, y in zip(inside, outside, strict=True):
+        assert x.dtype == torch.float32
+        assert torch.equal(x, y)
+
+
+def test_autocast_leaves_float64_alone(engine: str) -> None:
+    tensors = scored(torch.float64)
+    expected = pair_score(*tensors, scorer=SCORER, engine=engine)
+    *rest, labels, bias, value, confidence = attended(torch.float64)
+    expected_attention = relation_attention(*rest, labels, bias, value, confidence, engine=engine)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(pair_score(*tensors, scorer=SCORER, engine=engine), expected)
+        actual = relation_attention(*rest, labels, bias, value, confidence, engine=engine)
+        assert torch.equal(actual, expected_attention)
+
+
+def test_autocast_relation_attention(engine: str) -> None:
+    q, k, v, *others = attended()
+    expected = relation_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), *others, engine=engine)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = relation_attention(q, k.bfloat16(), v, *others, engine=engine)
+        inside = torch.autograd.grad(actual.sum(), (q, others[1]), retain_graph=True)
+    assert actual.dtype == torch.bfloat16
+    assert torch.equal(actual, expected)
+    outside = torch.autograd.grad(expected.sum(), (q, others[1]))
+    assert all(torch.equal(x, y) and x.dtype == torch.float32 for x, y in zip(inside, outside, strict=True))
+
+
+def test_autocast_compiled() -> None:
+    torch._dynamo.reset()
+    tensors = scored()
+
+    def call(*tensors: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return pair_score(*tensors, scorer=SCORER)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*tensors), call(*tensors), atol=1e-6, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_autocast_on_cuda() -> None:
+    v, w, v_offsets, w_offsets = scored()
+    v, w = v.cuda(), w.cuda()
+    expected = pair_score(v, w, v_offsets, w_offsets, scorer=SCORER, precision="bfloat16")
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        assert torch.equal(pair_score(v, w, v_offsets, w_offsets, scorer=SCORER), expected)
+
+
+def test_inference_mode_and_no_grad(engine: str) -> None:
+    tensors = scored()
+    expected = pair_score(*tensors, scorer=SCORER, engine=engine)
+    with torch.inference_mode():
+        assert torch.equal(pair_score(*tensors, scorer=SCORER, engine=engine), expected)
+    with torch.no_grad():
+        assert not pair_score(*tensors, scorer=SCORER, engine=engine).requires_grad
+
+
+def test_pair_score_module_starts_at_its_scorer() -> None:
+    scorer = PairScorer(Attention(0.3, 7.7, "l1norm", "lse", 5.1, 3, ((0.1, -0.2), (0.3, 0.7))), word_image=0.9)
+    for start in (scorer, SCORER, PairScorer.cmsei(), PairScorer.scan_i2t()):
+        assert PairScore(start).scorer == start
+    assert PairScore().scorer == PairScorer.cmsei()
+
+
+def test_pair_score_module_learns_and_stays_legal() -> None:
+    v, w, v_offsets, w_offsets = scored()
+    module = PairScore(SCORER)
+    optimiser = torch.optim.SGD(module.parameters(), lr=50.0)
+    for _ in range(5):
+        optimiser.zero_grad()
+        loss = -module(v.detach(), w.detach(), v_offsets, w_offsets).sum()
+        loss.backward()
+        optimiser.step()
+    learned = module.scorer  # raises were a number illegal
+    assert learned.config() == SCORER.config()
+    changed = [a != b for a, b in zip(learned.scalars(), SCORER.scalars(), strict=True)]
+    # Everything but what this scorer does not have: the weight of word_image, and LSE where t2i is guided.
+    assert [i for i, x in enumerate(changed) if not x] == [3, 7]
+    again = PairScore(SCORER)
+    again.load_state_dict(module.state_dict())
+    assert again.scorer == learned
+
+
+def test_pair_score_module_refuses() -> None:
+    with pytest.raises(TypeError, match=r"^scorer: expected a PairScorer or None, got str$"):
+        PairScore("cmsei")

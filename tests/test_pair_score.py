@@ -1,0 +1,316 @@
+"""The pair score's values: every engine against the reference in float64, odd shapes, edges, bad input."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from conftest import BACKENDS, Backend
+from problems import Problem, computed, error, every_direction, literal, magnitude, name, offsets, truth, whole_scores
+
+from cmsei_fast import engines
+from cmsei_fast.ops import pair_score
+from cmsei_fast.scorer import NORMS, Attention, PairScorer
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+PROBLEMS = every_direction() + whole_scores()
+# A third of the directions, every norm, aggregate and number of steps among them, and every whole score.
+LOW_PRECISION = [p for i, p in enumerate(PROBLEMS) if i % 3 == (i // 15) % 3 or i >= 210]
+FLOOR = {torch.bfloat16: 1e-3, torch.float16: 2e-4}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=name)
+def test_float32_against_reference(problem: Problem, backend: Backend) -> None:
+    expected = truth(problem).scores
+    actual = computed(problem, backend.engine, torch.float32, device=backend.device).scores
+    assert error(actual, expected) <= 1e-5 * magnitude(expected)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=name)
+def test_float64_against_reference(problem: Problem, backend: Backend) -> None:
+    expected = truth(problem).scores
+    actual = computed(problem, backend.engine, torch.float64, device=backend.device).scores
+    assert error(actual, expected) <= 1e-12 * magnitude(expected)
+
+
+@pytest.mark.parametrize("dtype", FLOOR, ids=str)
+@pytest.mark.parametrize("problem", LOW_PRECISION, ids=name)
+def test_low_precision_against_pytorch(problem: Problem, dtype: torch.dtype, backend: Backend) -> None:
+    expected = truth(problem).scores
+    off = error(computed(problem, backend.engine, dtype, device=backend.device).scores, expected)
+    assert off <= 5e-3 * magnitude(expected)
+    assert off <= 2 * error(literal(problem, dtype).scores, expected) + FLOOR[dtype] * magnitude(expected)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_precision_rounds_features_and_sums_wide(dtype: torch.dtype, precision: str, backend: Backend) -> None:
+    v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (5, 7), (3, 1, 4), 20).tensors()
+    v, w = v.to(dtype), w.to(dtype)
+    rounded = [x.to(getattr(torch, precision)).double() for x in (v, w)]
+    expected = pair_score(*rounded, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine="reference")
+    device = [x.to(backend.device) for x in (v, w)]
+    actual = pair_score(
+        *device, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine=backend.engine, precision=precision
+    )
+    assert actual.dtype == (torch.float64 if precision == "float64" else torch.float32)
+    assert error(actual.double().cpu(), expected) <= (1e-12 if precision == "float64" else 1e-5)
+
+
+def test_many_chunks_agree_with_single_pairs(backend: Backend) -> None:
+    """Tiles, padding and the order of lengths leave a pair's score alone."""
+    lengths = [1 + (i * 7) % 19 for i in range(60)], [1 + (i * 5) % 11 for i in range(50)]
+    scorer = PairScorer.cmsei()
+    v, w, v_offsets, w_offsets = Problem(scorer, tuple(lengths[0]), tuple(lengths[1]), 8).tensors()
+    v, w = (x.to(backend.device, torch.float32) for x in (v, w))
+    whole = pair_score(v, w, v_offsets, w_offsets, scorer=scorer, engine=backend.engine)
+    for i, j in itertools.product((0, 13, 59), (0, 21, 49)):
+        one_v, one_w = v[v_offsets[i] : v_offsets[i + 1]], w[w_offsets[j] : w_offsets[j + 1]]
+        alone = pair_score(
+            one_v, one_w, offsets((len(one_v),)), offsets((len(one_w),)), scorer=scorer, engine=backend.engine
+        )
+        torch.testing.assert_close(whole[i, j], alone[0, 0], atol=2e-6, rtol=0)
+
+
+def test_tiles_smaller_than_the_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cmsei_fast.engines import eager
+
+    problem = Problem(PairScorer.cmsei(), (5, 1, 7, 7, 2), (3, 1, 13, 2, 2, 3), 8)
+    for tile in (1, 50, 400):
+        monkeypatch.setattr(eager, "_FORWARD_TILE", {"cpu": tile, "other": tile})
+        monkeypatch.setattr(eager, "_BACKWARD_TILE", {"cpu": tile, "other": tile})
+        actual, expected = computed(problem, "eager", torch.float64), truth(problem)
+        assert error(actual.scores, expected.scores) <= 1e-12
+        for key, value in expected.gradients().items():
+            assert error(actual.gradients()[key], value) <= 1e-10 * magnitude(value)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_zero_vectors(norm: str, backend: Backend) -> None:
+    """A zero region, a zero word, an image and a sentence of nothing else: the 1e-8 of the definition, never NaN."""
+    attention = Attention(norm=norm, aggregate="guided", steps=2)
+    scorer = PairScorer(attention, attention, object_sentence=1.0, word_image=1.0, alignment=1.0)
+    v, w, v_offsets, w_offsets = Problem(scorer, (4, 2, 3), (3, 1, 5), 8).tensors()
+    v[1], v[4:6], w[2], w[3] = 0, 0, 0, 0
+    leaves = [x.clone().requires_grad_() for x in (v, w)]
+    expected = pair_score(*leaves, v_offsets, w_offsets, scorer=scorer, engine="reference")
+    expected_gradients = torch.autograd.grad(expected.sum(), leaves)
+    for dtype, limit in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        leaves = [x.to(backend.device, dtype).requires_grad_() for x in (v, w)]
+        actual = pair_score(*leaves, v_offsets, w_offsets, scorer=scorer, engine=backend.engine)
+        assert error(actual.detach().double().cpu(), expected.detach()) <= limit
+        # At a zero vector the definition's slopes are up to 1e16: what counts is relative, vector by vector.
+        for g, e in zip(torch.autograd.grad(actual.sum(), leaves), expected_gradients, strict=True):
+            off = error(g.double().cpu() / e.norm(dim=1, keepdim=True), e / e.norm(dim=1, keepdim=True))
+            assert off <= (1e-3 if dtype == torch.float32 else 1e-7)
+
+
+def test_ties_share_the_gradient_of_max(backend: Backend) -> None:
+    """Equal relevances by construction (exact arithmetic): each of four equal queries takes a quarter."""
+    v = torch.tensor([[1.0, 0.0, 0.0]]).expand(4, 3)
+    w = torch.tensor([[1.0, 1.0, 0.0]]).expand(4, 3)
+    attention = Attention(aggregate="max", temperature=4.0)
+    scorer = PairScorer(t2i=attention, i2t=attention)
+    found = []
+    for engine, device in (("reference", "cpu"), (backend.engine, backend.device)):
+        leaves = [x.to(device, torch.float64).clone().requires_grad_() for x in (v, w)]
+        out = pair_score(*leaves, offsets((4,)), offsets((4,)), scorer=scorer, engine=engine)
+        found.append([g.cpu() for g in torch.autograd.grad(out.sum(), leaves)])
+    for expected, actual in zip(*found, strict=True):
+        assert error(actual, expected) <= 1e-12
+        assert error(actual, actual[:1].expand(4, 3)) <= 1e-15
+        assert actual.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (7, 1)], ids=str)
+def test_one_image_one_sentence(shape: tuple[int, int], backend: Backend) -> None:
+    problem = Problem(PairScorer.cmsei(), shape[:1], shape[1:], 5)
+    actual = computed(problem, backend.engine, torch.float32, device=backend.device)
+    assert actual.scores.shape == (1, 1)
+    assert error(actual.scores, truth(problem).scores) <= 1e-5
+
+
+@pytest.mark.parametrize(("images", "sentences"), [(0, 2), (3, 0), (0, 0)])
+def test_empty_sets(images: int, sentences: int, backend: Backend) -> None:
+    problem = Problem(PairScorer.cmsei(), (2,) * images, (3,) * sentences, 4)
+    v, w, v_offsets, w_offsets = problem.tensors()
+    leaves = [x.to(backend.device).requires_grad_() for x in (v, w)]
+    out = pair_score(*leaves, v_offsets, w_offsets, scorer=problem.scorer, engine=backend.engine)
+    assert out.shape == (images, sentences)
+    for x, g in zip(leaves, torch.autograd.grad(out.sum(), leaves), strict=True):
+        assert torch.equal(g, torch.zeros_like(x))
+
+
+def test_an_image_of_nan_leaves_the_others_alone(backend: Backend) -> None:
+    v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (3, 5, 2), (2, 4), 6).tensors()
+    v, w = (x.to(backend.device, torch.float32) for x in (v, w))
+    clean = pair_score(v, w, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine=backend.engine)
+    v[4] = torch.nan
+    dirty = pair_score(v, w, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine=backend.engine)
+    assert torch.isnan(dirty[1]).all()
+    torch.testing.assert_close(dirty[[0, 2]], clean[[0, 2]], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("native", [b for b in BACKENDS if b.engine == "native"], ids=str)
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.usefixtures("threads")
+def test_same_bits_for_any_number_of_threads(count: int, native: Backend) -> None:
+    problem = Problem(PairScorer.cmsei(), (7, 36, 5, 1, 37, 36), (3, 13, 1, 17, 2), 65)
+    with native.forced():
+        torch.set_num_threads(1)
+        one = computed(problem, "native", torch.float32)
+        torch.set_num_threads(count)
+        many = computed(problem, "native", torch.float32)
+    for field in ("scores", "d_regions", "d_words", "d_scalars"):
+        assert torch.equal(getattr(one, field), getattr(many, field)), field
+
+
+def test_same_bits_every_time(backend: Backend) -> None:
+    problem = Problem(PairScorer.cmsei(), (7, 36, 5, 1), (3, 13, 1, 17), 20)
+    first = computed(problem, backend.engine, torch.float32, device=backend.device)
+    for _ in range(3):
+        again = computed(problem, backend.engine, torch.float32, device=backend.device)
+        for field in ("scores", "d_regions", "d_words", "d_scalars"):
+            assert torch.equal(getattr(first, field), getattr(again, field)), field
+
+
+def _call(**changes: object) -> dict:
+    call = {
+        "regions": torch.randn(6, 4),
+        "words": torch.randn(5, 4),
+        "region_offsets": torch.tensor([0, 2, 6]),
+        "word_offsets": torch.tensor([0, 5]),
+        "scorer": PairScorer.scan_t2i(),
+    }
+    return call | changes
+
+
+BAD = {
+    "regions-type": (_call(regions=[1.0]), TypeError, "regions: expected a tensor, got list"),
+    "regions-dtype": (
+        _call(regions=torch.ones(6, 4, dtype=torch.int32)),
+        TypeError,
+        "regions: expected float16, bfloat16, float32 or float64, got torch.int32",
+    ),
+    "regions-rank": (
+        _call(regions=torch.randn(1, 6, 4)),
+        ValueError,
+        "regions: expected 2 dimensions (rows, D), got shape (1, 6, 4)",
+    ),
+    "words-dtype": (
+        _call(words=torch.randn(5, 4).bfloat16()),
+        TypeError,
+        "words: expected dtype torch.float32 (as regions), got torch.bfloat16",
+    ),
+    "words-width": (
+        _call(words=torch.randn(5, 3)),
+        ValueError,
+        "words: expected a last dimension of 4 (as regions), got 3",
+    ),
+    "words-device": (
+        _call(words=torch.randn(5, 4, device="meta")),
+        ValueError,
+        "words: expected device cpu (as regions), got meta",
+    ),
+    "no-width": (
+        _call(regions=torch.randn(6, 0), words=torch.randn(5, 0)),
+        ValueError,
+        "regions: expected a last dimension of at least 1, got 0",
+    ),
+    "offsets-dtype": (
+        _call(region_offsets=torch.tensor([0, 2, 6], dtype=torch.int32)),
+        TypeError,
+        "region_offsets: expected dtype torch.int64, got torch.int32",
+    ),
+    "offsets-rank": (
+        _call(word_offsets=torch.tensor([[0, 5]])),
+        ValueError,
+        "word_offsets: expected shape (items + 1,), got (1, 2)",
+    ),
+    "offsets-none": (
+        _call(word_offsets=torch.zeros(0, dtype=torch.int64)),
+        ValueError,
+        "word_offsets: expected shape (items + 1,), got (0,)",
+    ),
+    "offsets-start": (
+        _call(region_offsets=torch.tensor([1, 2, 6])),
+        ValueError,
+        "region_offsets: expected the first offset to be 0, got 1",
+    ),
+    "offsets-end": (
+        _call(region_offsets=torch.tensor([0, 2, 5])),
+        ValueError,
+        "region_offsets: expected the last offset to be 6, the rows of regions, got 5",
+    ),
+    "offsets-beyond": (
+        _call(word_offsets=torch.tensor([0, 7])),
+        ValueError,
+        "word_offsets: expected the last offset to be 5, the rows of words, got 7",
+    ),
+    "offsets-empty-item": (
+        _call(region_offsets=torch.tensor([0, 2, 2, 6])),
+        ValueError,
+        "region_offsets: expected every item to own at least one row of regions, got 0 for item 1 (2 to 2)",
+    ),
+    "offsets-descend": (
+        _call(region_offsets=torch.tensor([0, 4, 2, 6])),
+        ValueError,
+        "region_offsets: expected every item to own at least one row of regions, got -2 for item 1 (4 to 2)",
+    ),
+    "scorer": (_call(scorer="scan"), TypeError, "scorer: expected a PairScorer, got str"),
+    "scalars-type": (_call(scalars=[1.0] * 10), TypeError, "scalars: expected a tensor, got list"),
+    "scalars-shape": (
+        _call(scalars=torch.ones(12)),
+        ValueError,
+        "scalars: expected shape (10,), as this scorer's scalars(), got (12,)",
+    ),
+    "scalars-dtype": (
+        _call(scalars=torch.ones(10, dtype=torch.int64)),
+        TypeError,
+        "scalars: expected float16, bfloat16, float32 or float64, got torch.int64",
+    ),
+    "engine": (
+        _call(engine="fast"),
+        ValueError,
+        f"engine: expected 'auto' or one of {', '.join(engines.names())}, got 'fast'",
+    ),
+    "precision": (
+        _call(precision="tf32"),
+        ValueError,
+        "precision: expected None or one of float32, bfloat16, float16, float64, got 'tf32'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), BAD.values(), ids=BAD)
+def test_bad_input(call: dict, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind) as caught:
+        pair_score(**call)
+    assert str(caught.value) == message
+
+
+def test_an_engine_that_cannot_run_says_why_and_what_to_do() -> None:
+    missing = [n for n in engines.names() if engines.unavailable(n) is not None]
+    for engine in missing:
+        with pytest.raises(engines.EngineUnavailable, match=f"engine '{engine}' cannot run here: .*engine='auto'"):
+            pair_score(**_call(engine=engine))
+
+
+def test_an_engine_that_is_missing_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cmsei_fast.engines import eager
+
+    monkeypatch.setattr(eager, "unavailable", lambda: "it is broken")
+    with pytest.raises(engines.EngineUnavailable, match=r"^engine 'eager' cannot run here: it is broken\. Ask for"):
+        pair_score(**_call(engine="eager"))
+
+
+def test_auto_is_native_where_it_is_built_and_eager_elsewhere() -> None:
+    expected = "native" if engines.unavailable("native") is None else "eager"
+    assert engines.choose("cpu", "pair_score") == engines.choose("cpu", "relation_attention") == expected
+    assert engines.choose("cuda", "pair_score") == "eager"
+    call = _call()
+    assert torch.equal(pair_score(**call), pair_score(**call, engine=expected))
+    with pytest.raises(ValueError, match="operator: expected one of pair_score, relation_attention, got 'x'"):
+        engines.choose("cpu", "x")

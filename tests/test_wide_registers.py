@@ -1,0 +1,113 @@
+"""The AVX-512 variants where the processor has none: their 512-bit sources compiled for its narrower registers.
+
+Same code, same register tiles, lane counts and tails; only the instructions differ (and the bfloat16 pair product,
+which is spelled out). What this cannot show is their speed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from problems import Problem, computed, error, every_direction, magnitude, name, truth, whole_scores
+from torch.nn.functional import normalize
+
+from cmsei_fast import engines
+from cmsei_fast.engines import native
+from cmsei_fast.ops import pair_score, relation_attention
+from cmsei_fast.scorer import PairScorer
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDE = ("avx512", "avx512bf16")
+
+pytestmark = pytest.mark.skipif(
+    engines.unavailable("native") is not None or platform.machine().lower() not in ("x86_64", "amd64"),
+    reason="needs the native module on x86-64",
+)
+
+
+def _load(name_: str, path: Path) -> object:
+    spec = importlib.util.spec_from_file_location(name_, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def emulated() -> object:
+    """The native module with baseline and both 512-bit variants, all made of instructions that this processor has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXXFLAGS", "-DCMSEI_EMULATE_512")
+        build = _load("cmsei_fast_setup", ROOT / "setup.py")
+        own = build.VARIANTS["avx2"][0] if "avx2" in native.isas() else ()
+        patch.setattr(build, "VARIANTS", {"baseline": ((), 16), "avx2": ((), 32), **dict.fromkeys(WIDE, (own, 64))})
+        directory = f"build/emulated-{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
+        module = build.native_module(directory, ["baseline", *WIDE])
+    loaded = _load("cmsei_fast._native", ROOT / module)
+    del sys.modules["cmsei_fast_setup"]
+    return loaded
+
+
+@pytest.fixture(params=WIDE)
+def wide(request: pytest.FixtureRequest, emulated: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(native, "_module", lambda: emulated)
+    monkeypatch.setitem(sys.modules, "cmsei_fast._native", emulated)
+    with native.use_isa(request.param):
+        yield request.param
+
+
+def test_it_has_both_variants(emulated) -> None:
+    assert emulated.isas() == ["baseline", *WIDE]
+
+
+@pytest.mark.parametrize("problem", every_direction()[::4] + whole_scores(), ids=name)
+def test_scores_and_gradients(problem: Problem, wide: str) -> None:
+    expected = truth(problem)
+    for dtype, limit in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        actual = computed(problem, "native", dtype)
+        assert error(actual.scores, expected.scores) <= limit * magnitude(expected.scores)
+        for key, value in expected.gradients().items():
+            assert error(actual.gradients()[key], value) <= 100 * limit * magnitude(value)
+
+
+@pytest.mark.parametrize("width", [1, 2, 31, 300])
+def test_bfloat16_pairs(width: int, wide: str) -> None:
+    """Odd widths leave half a pair; deep ones are cut into blocks."""
+    problem = Problem(PairScorer.cmsei(), (36, 5, 14, 29), (3, 17, 40, 1), width)
+    v, w, v_offsets, w_offsets = problem.tensors()
+    v, w = (x if width == 1 else normalize(x) for x in (v, w))
+    v, w = v.bfloat16(), w.bfloat16()
+    given = (v_offsets, w_offsets)
+    actual = pair_score(v, w, *given, scorer=problem.scorer, engine="native")
+    expected = pair_score(v.double(), w.double(), *given, scorer=problem.scorer, engine="reference")
+    assert error(actual.double(), expected) <= 1e-5
+
+
+@pytest.mark.parametrize(("nodes", "width"), [(1, 1), (5, 3), (36, 16), (37, 33)])
+def test_relation_attention(nodes: int, width: int, wide: str) -> None:
+    generator = torch.Generator().manual_seed(nodes)
+    shape = (2, 3, nodes, width)
+    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
+    labels = torch.randint(0, 4, (2, nodes, nodes), generator=generator)
+    tensors += [torch.randn(4, 3, generator=generator, dtype=torch.float64)]
+    tensors += [torch.randn(4, 3, width, generator=generator, dtype=torch.float64)]
+    tensors += [torch.rand(2, nodes, nodes, generator=generator, dtype=torch.float64) * 0.9 + 0.1]
+    found = []
+    for engine, dtype in (("reference", torch.float64), ("native", torch.float64), ("native", torch.float32)):
+        leaves = [x.to(dtype, copy=True).requires_grad_() for x in tensors]
+        q, k, v, bias, value, confidence = leaves
+        out = relation_attention(q, k, v, labels, bias, value, confidence, engine=engine)
+        grads = torch.autograd.grad(out.square().sum(), leaves, allow_unused=True)
+        found.append([out.detach().double(), *(torch.zeros(1) if g is None else g.double() for g in grads)])
+    for limit, actual in ((1e-11, found[1]), (1e-4, found[2])):
+        for a, e in zip(actual, found[0], strict=True):
+            assert error(a, e) <= limit * magnitude(e)
