@@ -97,9 +97,7 @@ void gemm_bf16(const uint32_t* a, long a_panel, const uint32_t* b, long b_panel,
         for (long j = 0, q = 0; j < cols; j += kNR<float>, ++q) {
             const int nv = cols - j <= V::W ? 1 : 2;
             const uint32_t* panel = b + q * b_panel + k0 * kNR<float>;
-            const long parts = (rows + kMR - 1) / kMR;
             for (long i = 0, p = 0; i < rows; i += kMR, ++p) {
-                prefetch_part(panel + b_panel, k * kNR<float> * 4, p, parts);
                 const int m = rows - i < kMR ? static_cast<int>(rows - i) : kMR;
                 const uint32_t* x = a + p * a_panel + k0 * m;
                 float* out = c + i * ldc + j;
