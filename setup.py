@@ -219,7 +219,17 @@ def python_includes(pybind11: str) -> list[str]:
 def plan_native(plan: Plan, compiler: list[str], includes: list[str], variants: list[str], version: str) -> str:
     """Steps of the CPU module; returns its path."""
     toolchain = [f"{plan.directory}/cxx.txt"]
-    portable = ["-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-pthread", "-Wall", "-Wextra"]
+    portable = [
+        "-O3",
+        "-std=c++17",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-fno-math-errno",
+        "-pthread",
+        "-Wall",
+        "-Wextra",
+        "-Wno-psabi",
+    ]
     portable += ["-Icsrc/include"]
     if x86():
         portable.append("-DCMSEI_HAVE_X86_VARIANTS=1")

@@ -52,7 +52,7 @@ def emulated() -> object:
         patch.setattr(build, "VARIANTS", {"baseline": ((), 16), "avx2": ((), 32), **dict.fromkeys(WIDE, (own, 64))})
         directory = f"build/emulated-{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
         module = build.native_module(directory, ["baseline", *WIDE])
-    loaded = _load("cmsei_fast._native", ROOT / module)
+    loaded = _load("emulated._native", ROOT / module)
     del sys.modules["cmsei_fast_setup"]
     return loaded
 

@@ -56,12 +56,12 @@ def _chunks(offsets: Tensor, limit: int, device: torch.device, dtype: torch.dtyp
         while stop < len(sizes) and (stop + 1 - first) * sizes[stop] <= limit:
             stop += 1
         own, longest = lengths[first:stop], sizes[stop - 1]
-        mask = torch.arange(longest) < own[:, None]  # (X, n)
+        mask = torch.arange(longest, device="cpu") < own[:, None]  # (X, n)
         take: slice | Tensor
         if ids[first:stop] == list(range(ids[first], ids[first] + stop - first)):
             take = slice(int(starts[first]), int(starts[stop - 1]) + longest)
         else:
-            take = (starts[first:stop, None] + torch.arange(longest))[mask].to(device)
+            take = (starts[first:stop, None] + torch.arange(longest, device="cpu"))[mask].to(device)
         uniform = sizes[first] == longest
         pad = (mask.flatten().cumsum(0) - 1).clamp(min=0).to(device)
         out.append(

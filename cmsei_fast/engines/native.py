@@ -102,7 +102,7 @@ def pair_score(
     v, w = _rows(regions, precision), _rows(words, precision)
     i, j = _offsets(region_offsets), _offsets(word_offsets)
     if out is None:
-        out = torch.empty(i.numel() - 1, j.numel() - 1, dtype=torch.float64 if wide else torch.float32)
+        out = torch.empty(i.numel() - 1, j.numel() - 1, dtype=torch.float64 if wide else torch.float32, device="cpu")
     if out.numel() == 0:
         return out
     module = _module()
@@ -138,8 +138,8 @@ def pair_score_backward(
     if grad.numel() == 0:
         return torch.zeros_like(regions), torch.zeros_like(words), torch.zeros_like(scalars)
     grad = grad.detach().to(wide).contiguous()
-    d_v, d_w = torch.empty(v.shape, dtype=wide), torch.empty(w.shape, dtype=wide)
-    d_scalars = torch.empty(scalars.numel(), dtype=torch.float64)
+    d_v, d_w = (torch.empty(x.shape, dtype=wide, device="cpu") for x in (v, w))
+    d_scalars = torch.empty(scalars.numel(), dtype=torch.float64, device="cpu")
     module = _module()
     run = module.pair_score_backward_f64 if wide == torch.float64 else module.pair_score_backward_f32
     run(

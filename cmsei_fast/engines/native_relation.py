@@ -76,7 +76,7 @@ def relation_attention(
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     qkv = [_rows(x, dtype) for x in (q, k, v)]
     tables = [_dense(x, dtype) for x in (bias, value, confidence)]
-    out = torch.empty(q.shape, dtype=dtype)
+    out = torch.empty(q.shape, dtype=dtype, device="cpu")
     if out.numel() == 0:
         return out.to(q.dtype)
     index = labels.to(torch.int32).contiguous()
@@ -114,7 +114,7 @@ def relation_attention_backward(
     qkv = [_rows(x, dtype) for x in (q, k, v)]
     tables = [_dense(x, dtype) for x in inputs]
     d_out = _rows(grad, dtype)
-    d_qkv = [torch.empty(x.shape, dtype=dtype) for x in qkv]
+    d_qkv = [torch.empty(x.shape, dtype=dtype, device="cpu") for x in qkv]
     d_tables = [None if x is None else torch.empty_like(x) for x in tables]
     index = labels.to(torch.int32).contiguous()
     _function("relation_attention_backward", dtype)(

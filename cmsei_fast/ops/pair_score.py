@@ -54,7 +54,7 @@ def pair_score(
         precision = _own_precision(regions)
     if scalars is None:
         dtype = torch.float64 if precision == "float64" else torch.float32
-        scalars = torch.tensor(scorer.scalars(), dtype=dtype)
+        scalars = torch.tensor(scorer.scalars(), dtype=dtype, device="cpu")
     _check_tensors(scalars=scalars)
     return _pair_score(regions, words, region_offsets, word_offsets, scalars, scorer.config(), engine, precision)
 

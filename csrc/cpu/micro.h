@@ -71,6 +71,12 @@ template <class S> inline long depth_block(long k) {
     return blocks <= 1 ? k : ((k + blocks - 1) / blocks + 7) / 8 * 8;
 }
 
+// Brings part p of `parts` of the next panel (64 bytes at a time) into the cache while the present one is used.
+CMSEI_INLINE void prefetch_part(const void* panel, long bytes, long p, long parts) {
+    const char* line = static_cast<const char*>(panel);
+    for (long i = bytes * p / parts / 64 * 64; i < bytes * (p + 1) / parts; i += 64) __builtin_prefetch(line + i);
+}
+
 template <class S> inline void gemm(const Gemm<S>& g) {
     const long step = g.lower || g.k == 0 ? (g.k > 0 ? g.k : 1) : depth_block<S>(g.k);
     for (long k0 = 0; k0 < g.k || k0 == 0; k0 += step) {
@@ -78,7 +84,10 @@ template <class S> inline void gemm(const Gemm<S>& g) {
         for (long j = 0, q = 0; j < g.cols; j += kNR<S>, ++q) {
             const int nv = g.cols - j <= Simd<S>::W ? 1 : kNV;
             const S* b = g.b + q * g.b_panel + k0 * g.ldb;
+            const long parts = (g.rows + kMR - 1) / kMR, depth = g.k - k0 < step ? g.k - k0 : step;
+            const long next = g.ldb == kNR<S> && parts > 3 ? depth * kNR<S> * static_cast<long>(sizeof(S)) : 0;
             for (long i = 0, p = 0; i < g.rows; i += kMR, ++p) {
+                if (next) prefetch_part(b + g.b_panel, next, p, parts);
                 const int m = g.rows - i < kMR ? static_cast<int>(g.rows - i) : kMR;
                 const long lda = g.lda ? g.lda : m;
                 long k = g.k - k0 < step ? g.k - k0 : step;
