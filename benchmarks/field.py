@@ -105,6 +105,13 @@ def cmsei(images: Tensor, captions: Tensor, lengths: Sequence[int]) -> Tensor:
     return torch.cat(columns, 1)
 
 
+def hardest_hinge(scores: Tensor, margin: float = 0.2) -> Tensor:
+    """Hinge losses over the hardest negative of each image and of each caption of a batch (N, N) (VSE++)."""
+    match = scores.diag()
+    negatives = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool), -torch.inf)
+    return sum((margin + negatives.amax(d) - match).clamp(min=0).sum() for d in (0, 1))
+
+
 def hinge(scores: Tensor, margin: float = 0.2) -> Tensor:
     """Sum of both directions' hinge losses over all negatives of a batch (N, N) whose diagonal are the matches."""
     match = scores.diag()

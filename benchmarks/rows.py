@@ -56,6 +56,7 @@ ROWS = {
     "cmsei_over_scan": Row("CMSEI over SCAN t2i, fp32: time", better="lower", target=1.7),
     "scan_compiled": Row("SCAN t2i, fp32: native over torch.compile of eager"),
     "training_time": Row("Training step, SCAN t2i: native over the field's code", target=12.0),
+    "training_hardest": Row("Training step, SCAN t2i, hardest negatives: native over the field's code"),
     "training_memory": Row("Training step, SCAN t2i: peak extra memory", better="lower", target=0.1),
     "training_cmsei": Row("Training step, CMSEI: native over the literal form"),
     "relation_spatial_forward": Row("Relation attention, spatial, forward: native over eager", target=2.0),

@@ -34,6 +34,10 @@ def test_scan_step(benchmark: Any, report: Report) -> None:
     over_field(benchmark, report, "training_time", "scan", SIZES.batch)
 
 
+def test_scan_step_on_the_hardest_negatives(benchmark: Any, report: Report) -> None:
+    over_field(benchmark, report, "training_hardest", "scan_hardest", SIZES.batch)
+
+
 def test_cmsei_step(benchmark: Any, report: Report) -> None:
     over_field(benchmark, report, "training_cmsei", "cmsei", SIZES.cmsei_batch)
 

@@ -18,7 +18,11 @@ from benchmarks.memory import peak_bytes
 from benchmarks.settings import SIZES
 from cmsei_fast import PairScorer, pair_score
 
-FORMS = {"scan": (PairScorer.scan_t2i(), field.scan_t2i), "cmsei": (PairScorer.cmsei(), field.cmsei)}
+FORMS = {
+    "scan": (PairScorer.scan_t2i(), field.scan_t2i, field.hinge),
+    "scan_hardest": (PairScorer.scan_t2i(), field.scan_t2i, field.hardest_hinge),
+    "cmsei": (PairScorer.cmsei(), field.cmsei, field.hinge),
+}
 
 
 def native_step(batch: Features, form: str = "scan") -> tuple[Tensor, Tensor]:
@@ -27,7 +31,7 @@ def native_step(batch: Features, form: str = "scan") -> tuple[Tensor, Tensor]:
     scores = pair_score(
         images.flatten(0, 1), words, batch.region_offsets, batch.word_offsets, scorer=FORMS[form][0], engine="native"
     )
-    d_images, d_words = torch.autograd.grad(field.hinge(scores), (images, words))
+    d_images, d_words = torch.autograd.grad(FORMS[form][2](scores), (images, words))
     return d_images, d_words
 
 
@@ -37,7 +41,7 @@ def field_step(batch: Features, form: str = "scan") -> tuple[Tensor, Tensor]:
     lengths = batch.lengths.tolist()
     captions = torch.nn.utils.rnn.pad_sequence(words.split(lengths), batch_first=True)
     scores = FORMS[form][1](images, captions, lengths)
-    d_images, d_words = torch.autograd.grad(field.hinge(scores), (images, words))
+    d_images, d_words = torch.autograd.grad(FORMS[form][2](scores), (images, words))
     return d_images, d_words
 
 

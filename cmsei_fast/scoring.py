@@ -20,10 +20,10 @@ from .scorer import PairScorer
 IMAGE_BLOCK_BYTES = 1 << 28
 CAPTION_BLOCK_BYTES = 1 << 26
 
-# Work of one tile in multiply-adds, about a second. An interrupt is answered between two tiles; native looks for one
-# itself every 100 ms, so its tiles may be larger, which shares the preparation of their sides among more pairs.
-# Then what one attention step adds to the D multiply-adds of a (region, word), measured in the same unit.
-TILE_WORK = {"reference": 1 << 25, "eager": 1 << 30, "native": 1 << 37, "cuda": 1 << 38}
+# Work of one tile in multiply-adds, half a second or less, because an interrupt is answered between two tiles (native
+# looks for one itself every 100 ms). Then what one attention step adds to the D multiply-adds of a (region, word),
+# measured in the same unit.
+TILE_WORK = {"reference": 1 << 25, "eager": 1 << 30, "native": 1 << 35, "cuda": 1 << 38}
 STEP_WORK = {"reference": 2048, "eager": 1024, "native": 256, "cuda": 256}
 
 

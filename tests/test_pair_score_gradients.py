@@ -137,3 +137,29 @@ def test_an_expanded_gradient(backend: Backend) -> None:
         found.append(torch.autograd.grad(out, leaves, weight.to(out).expand(3, 2)))
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("matches", [1, 4, 9, 30], ids=lambda n: f"{n}-of-72-pairs")
+def test_few_pairs_with_a_gradient(matches: int, backend: Backend) -> None:
+    """The hardest-negative loss leaves most of the matrix without one; few pairs and many must give the same."""
+    problem = Problem(PairScorer.cmsei(), (36, 5, 1, 37, 7, 2, 14, 20, 3), (13, 1, 3, 17, 2, 30, 5, 8), 20)
+    generator = torch.Generator().manual_seed(matches)
+    upstream = torch.zeros(72, dtype=torch.float64)
+    chosen = torch.randperm(72, generator=generator)[:matches]
+    upstream[chosen] = torch.randn(matches, generator=generator, dtype=torch.float64)
+    found = []
+    for engine, device, dtype in (
+        ("reference", "cpu", torch.float64),
+        (backend.engine, backend.device, torch.float64),
+        (backend.engine, backend.device, torch.float32),
+    ):
+        v, w, v_offsets, w_offsets = problem.tensors()
+        scalars = torch.tensor(problem.scorer.scalars(), dtype=dtype)
+        leaves = [v.to(device, dtype).requires_grad_(), w.to(device, dtype).requires_grad_(), scalars.requires_grad_()]
+        options = {"scorer": problem.scorer, "scalars": leaves[2], "engine": engine}
+        out = pair_score(leaves[0], leaves[1], v_offsets, w_offsets, **options)
+        grads = torch.autograd.grad(out, leaves, upstream.view(9, 8).to(out))
+        found.append([g.double().cpu() for g in grads])
+    for limit, actual in ((1e-11, found[1]), (1e-4, found[2])):
+        for g, expected in zip(actual, found[0], strict=True):
+            assert error(g, expected) <= limit * magnitude(expected)

@@ -1,0 +1,322 @@
+// The gradient of all pairs: inner products and attention again tile by tile, then two products back to the features.
+#include "pair_score.h"
+#include "prepared.h"
+
+namespace cmsei {
+namespace {
+
+// The gradients' half of the work: dV = dS W and dW = dSᵀ V over one chunk of pairs, plus the Gram terms at the end.
+template <class S> struct Accumulator {
+    const PairKernels<S>& k;
+    const Items& items;      // whose gradient
+    const Items& others;
+    long depth, ld_depth;
+    Buffer<S> other_rows;    // the other side as rows of B
+
+    Accumulator(const PairKernels<S>& kernels, const Items& i, const Items& o, long d)
+        : k(kernels), items(i), others(o), depth(d), ld_depth(round_up(d, kernels.nr)) {}
+
+    static constexpr long kRows = 96, kBlock = 2048;
+
+    bool pack(const Run& run) {
+        other_rows.reset(others.total() * ld_depth);
+        const long panel = others.total() * k.nr;
+        return parallel_for((others.total() + kBlock - 1) / kBlock, run.threads, run.interrupted, [&](long t, int) {
+            const long first = t * kBlock, n = std::min(kBlock, others.total() - first);
+            k.pack_b_rows(at(others.rows, first), n, depth, other_rows.get() + first * k.nr, panel);
+        });
+    }
+
+    // out[row + i] += Σ_j d(i, j) other[column + j]; d is (rows, columns), or its transpose with row stride ld.
+    bool add(const S* d, long ld, bool transposed, long row, long rows, long column, long columns, S* out, bool first,
+             const Run& run) const {
+        std::vector<Buffer<S>> scratch(run.threads);
+        for (auto& s : scratch) s.reset(kRows * (columns + ld_depth));
+        const long panel = others.total() * k.nr;
+        return parallel_for((rows + kRows - 1) / kRows, run.threads, run.interrupted, [&](long task, int thread) {
+            const long r0 = task * kRows, n = std::min(kRows, rows - r0);
+            S *a = scratch[thread].get(), *c = a + kRows * columns;
+            Gemm<S> g{a, k.mr * columns, 0, other_rows.get() + column * k.nr, panel, k.nr, c, ld_depth, n, depth, columns};
+            if (transposed) {
+                g.a = d + r0;
+                g.a_panel = k.mr;
+                g.lda = ld;
+            } else {
+                k.pack_a({d + r0 * ld, sizeof(S) == 4 ? Storage::kFloat32 : Storage::kFloat64, ld}, n, columns, a);
+            }
+            k.gemm(g);
+            add_rows(c, n, out + (row + r0) * depth, first);
+        });
+    }
+
+    // c (rows, ld_depth) = or += d (rows, n) · rows [row, row + n) of the other side, or dᵀ for a d of (n, rows).
+    void multiply(const S* d, bool transposed, long rows, long row, long n, S* c, S* packed, bool accumulate) const {
+        Gemm<S> g{packed, k.mr * n, 0, other_rows.get() + row * k.nr, others.total() * k.nr, k.nr, c, ld_depth, rows,
+                  depth, n, accumulate};
+        if (transposed) {
+            g.a = d;
+            g.a_panel = k.mr;
+            g.lda = rows;
+        } else {
+            k.pack_a({d, sizeof(S) == 4 ? Storage::kFloat32 : Storage::kFloat64, n}, rows, n, packed);
+        }
+        k.gemm(g);
+    }
+
+    // out_i += (G + Gᵀ) x_i with the gradient G (m, ld) of each item's Gram matrix; own: the items as rows of B.
+    bool add_grams(const std::vector<S*>& d_gram, const std::vector<Gram<S>>& grams, const S* own, S* out,
+                   const Run& run) const {
+        const long most = longest(items), panel = items.total() * k.nr;
+        std::vector<Buffer<S>> scratch(run.threads);
+        for (auto& s : scratch) s.reset(most * (2 * most + ld_depth));
+        return parallel_for(items.count, run.threads, run.interrupted, [&](long i, int thread) {
+            const long m = items.size(i), ld = grams[i].ld;
+            S *sum = scratch[thread].get(), *a = sum + m * m, *c = a + m * m;
+            for (long r = 0; r < m; ++r)
+                for (long j = 0; j < m; ++j) sum[r * m + j] = d_gram[i][r * ld + j] + d_gram[i][j * ld + r];
+            k.pack_a({sum, sizeof(S) == 4 ? Storage::kFloat32 : Storage::kFloat64, m}, m, m, a);
+            k.gemm({a, k.mr * m, 0, own + items.offsets[i] * k.nr, panel, k.nr, c, ld_depth, m, depth, m});
+            add_rows(c, m, out + items.offsets[i] * depth, false);
+        });
+    }
+
+    void add_rows(const S* c, long rows, S* out, bool first) const {
+        for (long i = 0; i < rows; ++i)
+            for (long x = 0; x < depth; ++x) {
+                S& y = out[i * depth + x];
+                y = first ? c[i * ld_depth + x] : y + c[i * ld_depth + x];
+            }
+    }
+};
+
+// Where each item's Gram gradient lies, in zeroed memory.
+template <class S> std::vector<S*> gram_gradients(const std::vector<Gram<S>>& grams, Buffer<S>& memory) {
+    long size = 0;
+    for (const auto& g : grams) size += g.m * g.ld;
+    S* next = memory.zeroed(size);
+    std::vector<S*> out;
+    for (const auto& g : grams) {
+        out.push_back(next);
+        next += g.m * g.ld;
+    }
+    return out;
+}
+
+// At most this many elements of dS, and of the groups' partial Gram gradients, exist at a time.
+constexpr long kChunk = 8L << 20;
+
+// A pair with a gradient, and where its dS (R, L) and its part of its caption's Gram gradient lie.
+struct Entry {
+    long image, caption, block, gram;
+};
+
+// The pairs with a gradient, by image, if they are few: the hardest-negative loss leaves at most three of a row. Empty
+// if they are many, or none.
+template <class S>
+std::vector<Entry> few_entries(const Prepared<S>& x, const S* d_scores, long stride) {
+    std::vector<Entry> entries;
+    long block = 0, gram = 0;
+    const long most = x.images.count * x.captions.count / 8;
+    for (long i = 0; i < x.images.count; ++i)
+        for (long j = 0; j < x.captions.count; ++j) {
+            if (d_scores[i * stride + j] == 0) continue;
+            entries.push_back({i, j, block, gram});
+            block += x.images.size(i) * x.captions.size(j);
+            gram += x.w[j].m * x.w[j].ld;
+            if (static_cast<long>(entries.size()) > most || block > kChunk || gram > kChunk) return {};
+        }
+    return entries;
+}
+
+// Where the entries of each item begin, in a list sorted by item.
+template <class Of> std::vector<long> starts(const std::vector<Entry>& entries, long items, Of item) {
+    std::vector<long> first(items + 1, 0);
+    for (const Entry& e : entries) ++first[item(e) + 1];
+    for (long i = 0; i < items; ++i) first[i + 1] += first[i];
+    return first;
+}
+
+// Which group each image or caption is in.
+inline std::vector<long> group_of(const std::vector<Group>& groups, long items) {
+    std::vector<long> of(items);
+    for (std::size_t g = 0; g < groups.size(); ++g)
+        for (long i = groups[g].first; i < groups[g].last; ++i) of[i] = static_cast<long>(g);
+    return of;
+}
+
+// What both ways of going back share.
+template <class S> struct Backward {
+    const PairKernels<S>& k;
+    const PairSpec<S>& spec;
+    const Prepared<S>& x;
+    const Accumulator<S> &to_regions, &to_words;
+    const S* d_scores;
+    long stride;
+    const std::vector<S*>&d_v, &d_w;
+    S *d_regions, *d_words;
+    std::vector<double>& totals;
+    const Run& run;
+
+    std::vector<Buffer<S>> buffers(long size) const {
+        std::vector<Buffer<S>> all(run.threads);
+        for (auto& b : all) b.reset(size);
+        return all;
+    }
+    std::vector<Buffer<S>> pair_scratch() const {
+        return buffers(k.pair_scratch(spec, longest(x.images), longest(x.captions), true));
+    }
+
+    bool few(std::vector<Entry> entries) const;
+    bool many() const;
+};
+
+// Pair by pair: each image's gradient over its captions, then each caption's over its images, in order.
+template <class S> bool Backward<S>::few(std::vector<Entry> entries) const {
+    const Items &images = x.images, &captions = x.captions;
+    const long n_scalars = static_cast<long>(totals.size());
+    const Entry& last = entries.back();
+    Buffer<S> d_s(last.block + images.size(last.image) * captions.size(last.caption)), d_gram;
+    d_gram.zeroed(last.gram + x.w[last.caption].m * x.w[last.caption].ld);
+    std::vector<double> scalars(images.count * n_scalars, 0.0);
+    const auto group = group_of(x.regions, images.count), block = group_of(x.words, captions.count);
+    const long most = std::max(longest(images), longest(captions));
+    // A pair's rows and columns are cut out at the panels' edges.
+    const long tile_size = (longest(images) + 2 * k.mr) * round_up(longest(captions) + 2 * k.nr, k.nr);
+    auto tiles = buffers(tile_size), scratch = pair_scratch();
+    auto sums = buffers(most * to_regions.ld_depth), packed = buffers(longest(images) * longest(captions));
+
+    const auto of_image = starts(entries, images.count, [](const Entry& e) { return e.image; });
+    bool done = parallel_for(images.count, run.threads, run.interrupted, [&](long i, int thread) {
+        S *sum = sums[thread].get(), *tile = tiles[thread].get();
+        const long R = images.size(i);
+        std::fill_n(sum, R * to_regions.ld_depth, S(0));
+        for (long n = of_image[i]; n < of_image[i + 1]; ++n) {
+            const Entry& e = entries[n];
+            const long j = e.caption, L = captions.size(j);
+            const Corner corner = x.product_of(x.regions[group[i]], x.words[block[j]], i, j, tile);
+            S* out = d_s.get() + e.block;
+            const PairGradient<S> d{d_scores[i * stride + j], out, L, d_v[i], d_gram.get() + e.gram,
+                                    scalars.data() + i * n_scalars};
+            k.pair_backward(spec, {tile + corner.offset, corner.ld, R, L, x.v[i], x.w[j]}, d, scratch[thread].get());
+            to_regions.multiply(out, false, R, captions.offsets[j], L, sum, packed[thread].get(), true);
+        }
+        to_regions.add_rows(sum, R, d_regions + images.offsets[i] * x.depth, true);
+    });
+    for (long i = 0; done && i < images.count; ++i)
+        for (long t = 0; t < n_scalars; ++t) totals[t] += scalars[i * n_scalars + t];
+
+    std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.caption < b.caption; });
+    const auto of_caption = starts(entries, captions.count, [](const Entry& e) { return e.caption; });
+    return done && parallel_for(captions.count, run.threads, run.interrupted, [&](long j, int thread) {
+        S* sum = sums[thread].get();
+        const long L = captions.size(j), size = x.w[j].m * x.w[j].ld;
+        std::fill_n(sum, L * to_words.ld_depth, S(0));
+        for (long n = of_caption[j]; n < of_caption[j + 1]; ++n) {
+            const Entry& e = entries[n];
+            to_words.multiply(d_s.get() + e.block, true, L, images.offsets[e.image], images.size(e.image), sum, nullptr,
+                              true);
+            for (long i = 0; i < size; ++i) d_w[j][i] += d_gram.get()[e.gram + i];
+        }
+        to_words.add_rows(sum, L, d_words + captions.offsets[j] * x.depth, true);
+    });
+}
+
+// Tile by tile, in chunks of dS.
+template <class S> bool Backward<S>::many() const {
+    const Items &images = x.images, &captions = x.captions;
+    const long n_scalars = static_cast<long>(totals.size());
+    Buffer<S> d_s, partial;
+    auto tiles = buffers(x.tile_size()), scratch = pair_scratch();
+
+    const long n_groups = static_cast<long>(x.regions.size()), n_blocks = static_cast<long>(x.words.size());
+    for (long b0 = 0; b0 < n_blocks;) {
+        // Captions of this chunk: as many as keep 64 rows of dS in a quarter of it.
+        long b1 = b0 + 1;
+        const long column = x.words[b0].row;
+        auto width = [&](long b) { return x.words[b - 1].row + x.words[b - 1].rows - column; };
+        while (b1 < n_blocks && width(b1 + 1) <= kChunk / 256) ++b1;
+        const long columns = width(b1), first_caption = x.words[b0].first, last_caption = x.words[b1 - 1].last;
+        long gram_size = 0;
+        for (long j = first_caption; j < last_caption; ++j) gram_size += x.w[j].m * x.w[j].ld;
+        for (long g0 = 0; g0 < n_groups;) {
+            long g1 = g0 + 1;
+            const long row = x.regions[g0].row;
+            auto height = [&](long g) { return x.regions[g - 1].row + x.regions[g - 1].rows - row; };
+            while (g1 < n_groups && height(g1 + 1) * columns <= kChunk && (g1 - g0 + 1) * gram_size <= kChunk) ++g1;
+            const long rows = height(g1), groups = g1 - g0;
+            d_s.reset(rows * columns);
+            S* parts = partial.zeroed(groups * gram_size);
+            std::vector<double> scalars(groups * n_scalars, 0.0);
+            const bool done = parallel_for(groups, run.threads, run.interrupted, [&](long t, int thread) {
+                const Group& g = x.regions[g0 + t];
+                S* tile = tiles[thread].get();
+                S* part = parts + t * gram_size;
+                for (long b = b0; b < b1; ++b) {
+                    const Group& h = x.words[b];
+                    // The hardest-negative loss leaves most pairs, and most tiles, without a gradient.
+                    bool any = false;
+                    for (long i = g.first; i < g.last; ++i)
+                        for (long j = h.first; j < h.last; ++j) any |= d_scores[i * stride + j] != 0;
+                    const long ld = any ? x.product(g, h, tile) : 0;
+                    for (long j = h.first; j < h.last; ++j) {
+                        for (long i = g.first; i < g.last; ++i) {
+                            const PairGradient<S> d{
+                                d_scores[i * stride + j],
+                                d_s.get() + (images.offsets[i] - row) * columns + captions.offsets[j] - column,
+                                columns, d_v[i], part, scalars.data() + t * n_scalars};
+                            if (d.d_score != 0) {
+                                k.pair_backward(spec, x.pair(g, h, i, j, tile, ld), d, scratch[thread].get());
+                                continue;
+                            }
+                            for (long r = 0; r < images.size(i); ++r)
+                                std::fill_n(d.d_block + r * columns, captions.size(j), S(0));
+                        }
+                        part += x.w[j].m * x.w[j].ld;
+                    }
+                }
+            });
+            if (!done) return false;
+            S* sum = d_w[first_caption];
+            for (long t = 0; t < groups; ++t) {
+                for (long i = 0; i < gram_size; ++i) sum[i] += parts[t * gram_size + i];
+                for (long i = 0; i < n_scalars; ++i) totals[i] += scalars[t * n_scalars + i];
+            }
+            if (!to_regions.add(d_s.get(), columns, false, row, rows, column, columns, d_regions, b0 == 0, run) ||
+                !to_words.add(d_s.get(), columns, true, column, columns, row, rows, d_words, g0 == 0, run))
+                return false;
+            g0 = g1;
+        }
+        b0 = b1;
+    }
+    return true;
+}
+
+}  // namespace
+
+template <class S>
+bool pair_score_backward(const Items& images, const Items& captions, long depth, const Scorer& scorer,
+                         const S* d_scores, long stride, S* d_regions, S* d_words, double* d_scalars, const Run& run) {
+    const auto& k = kernels_of<S>(*run.kernels);
+    const PairSpec<S> spec = spec_of<S>(scorer);
+    const long most_regions = std::min(kTileRegions, std::max(1L, images.total() / 16));
+    Prepared<S> x(k, images, captions, depth, most_regions, false);
+    Accumulator<S> to_regions(k, images, captions, depth), to_words(k, captions, images, depth);
+    if (!x.prepare(run) || !to_regions.pack(run) || !to_words.pack(run)) return false;
+    Buffer<S> d_v_memory, d_w_memory;
+    const auto d_v = gram_gradients(x.v, d_v_memory), d_w = gram_gradients(x.w, d_w_memory);
+    std::vector<double> totals(spec.scalars(), 0.0);
+    const Backward<S> backward{k,   spec, x,         to_regions, to_words, d_scores, stride,
+                               d_v, d_w,  d_regions, d_words,    totals,   run};
+    auto entries = few_entries(x, d_scores, stride);
+    if (!(entries.empty() ? backward.many() : backward.few(std::move(entries)))) return false;
+    std::copy(totals.begin(), totals.end(), d_scalars);
+    return to_regions.add_grams(d_v, x.v, to_words.other_rows.get(), d_regions, run) &&
+           to_words.add_grams(d_w, x.w, to_regions.other_rows.get(), d_words, run);
+}
+
+template bool pair_score_backward(const Items&, const Items&, long, const Scorer&, const float*, long, float*, float*,
+                                  double*, const Run&);
+template bool pair_score_backward(const Items&, const Items&, long, const Scorer&, const double*, long, double*,
+                                  double*, double*, const Run&);
+
+}  // namespace cmsei

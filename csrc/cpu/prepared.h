@@ -1,0 +1,161 @@
+// A problem made ready for tiles: the scorer's numbers, both sides packed, the Gram matrices.
+#pragma once
+
+#include <stdexcept>
+
+#include "buffer.h"
+#include "plan.h"
+
+namespace cmsei {
+
+template <class S> const PairKernels<S>& kernels_of(const CpuKernels& k);
+template <> inline const PairKernels<float>& kernels_of(const CpuKernels& k) { return k.pair_f32; }
+template <> inline const PairKernels<double>& kernels_of(const CpuKernels& k) { return k.pair_f64; }
+
+template <class S> PairSpec<S> spec_of(const Scorer& scorer) {
+    const auto& c = scorer.config;
+    if (c.size() != 11) throw std::invalid_argument("config: expected 11 integers");
+    PairSpec<S> spec{};
+    for (int d = 0; d < 2; ++d) {
+        spec.active[d] = c[4 * d] != 0;
+        spec.norm[d] = static_cast<int>(c[4 * d + 1]);
+        spec.aggregate[d] = static_cast<int>(c[4 * d + 2]);
+        spec.steps[d] = static_cast<int>(c[4 * d + 3]);
+        if (spec.norm[d] < 0 || spec.norm[d] > 6 || spec.aggregate[d] < 0 || spec.aggregate[d] > 4 ||
+            spec.steps[d] < 1 || spec.steps[d] > kMaxSteps)
+            throw std::invalid_argument("config: a norm, an aggregate or a number of steps is out of range");
+    }
+    spec.object_sentence = c[8] != 0;
+    spec.word_image = c[9] != 0;
+    spec.alignment = c[10] != 0;
+    const auto& x = scorer.scalars;
+    if (static_cast<long>(x.size()) != spec.scalars()) throw std::invalid_argument("scalars: wrong number for config");
+    for (int i = 0; i < 5; ++i) spec.weight[i] = static_cast<S>(x[i]);
+    const bool on[5] = {spec.active[0], spec.active[1], spec.object_sentence, spec.word_image, spec.alignment};
+    for (int i = 0; i < 5; ++i)
+        if (!on[i]) spec.weight[i] = 0;
+    spec.mu = static_cast<S>(x[5]);
+    for (int d = 0; d < 2; ++d) {
+        spec.temperature[d] = static_cast<S>(x[6 + 2 * d]);
+        spec.lse[d] = static_cast<S>(x[7 + 2 * d]);
+        for (int k = 0; spec.active[d] && k + 1 < spec.steps[d]; ++k)
+            for (int i = 0; i < 2; ++i) spec.gate[d][k][i] = static_cast<S>(x[spec.first_gate(d) + 2 * k + i]);
+    }
+    return spec;
+}
+
+inline std::size_t storage_size(Storage s) { return s == Storage::kFloat64 ? 8 : s == Storage::kFloat32 ? 4 : 2; }
+
+inline Rows at(const Rows& rows, long i) {
+    return {static_cast<const char*>(rows.data) + i * rows.stride * static_cast<long>(storage_size(rows.storage)),
+            rows.storage, rows.stride};
+}
+
+inline long round_up(long x, long to) { return (x + to - 1) / to * to; }
+
+// Where a pair's inner products begin in a tile, and the tile's row stride.
+struct Corner {
+    long offset, ld;
+};
+
+// Both sides packed for the product, and the Gram matrices of every image and caption.
+template <class S> struct Prepared {
+    const PairKernels<S>& k;
+    const Items &images, &captions;
+    long depth;
+    std::vector<Group> regions, words;
+    bool pairs_bf16;
+    Buffer<S> a, b, gram_memory;
+    Buffer<uint32_t> a_bf16, b_bf16;
+    std::vector<Gram<S>> v, w;
+
+    Prepared(const PairKernels<S>& kernels, const Items& i, const Items& c, long d, long most_regions, bool low)
+        : k(kernels), images(i), captions(c), depth(d), regions(cut(i, most_regions, 1)),
+          words(cut(c, kTileWords, kernels.nr)),
+          pairs_bf16(low && kernels.gemm_bf16 && i.rows.storage == Storage::kBFloat16 &&
+                     c.rows.storage == Storage::kBFloat16) {}
+
+    long pairs() const { return (depth + 1) / 2; }
+
+    bool prepare(const Run& run) {
+        const long columns = padded_rows(words, k.nr);
+        if (pairs_bf16) {
+            a_bf16.reset(images.total() * pairs());
+            b_bf16.reset(columns * pairs());
+        } else {
+            a.reset(images.total() * depth);
+            b.reset(columns * depth);
+        }
+        long size = 0, most = std::max(longest(images), longest(captions));
+        for (const Items* items : {&images, &captions})
+            for (long i = 0; i < items->count; ++i) size += round_up(k.gram_size(items->size(i)), 16);
+        gram_memory.reset(size);
+        S* next = gram_memory.get();
+        for (const Items* items : {&images, &captions})
+            for (long i = 0; i < items->count; ++i) {
+                (items == &images ? v : w).push_back(k.gram_view(next, items->size(i)));
+                next += round_up(k.gram_size(items->size(i)), 16);
+            }
+        std::vector<Buffer<S>> scratch(run.threads);
+        for (auto& s : scratch) s.reset(k.gram_scratch(most, depth));
+        const long groups = static_cast<long>(regions.size()), tasks = groups + static_cast<long>(words.size());
+        return parallel_for(tasks, run.threads, run.interrupted, [&](long task, int thread) {
+            const bool left = task < groups;
+            const Items& items = left ? images : captions;
+            const Group& g = left ? regions[task] : words[task - groups];
+            const Rows rows = at(items.rows, g.row);
+            if (pairs_bf16) {
+                if (left)
+                    k.pack_a_bf16(rows, g.rows, depth, a_bf16.get() + g.row * pairs());
+                else
+                    k.pack_b_bf16(rows, g.rows, depth, b_bf16.get() + g.padded * pairs());
+            } else if (left) {
+                k.pack_a(rows, g.rows, depth, a.get() + g.row * depth);
+            } else {
+                k.pack_b(rows, g.rows, depth, b.get() + g.padded * depth);
+            }
+            for (long i = g.first; i < g.last; ++i)
+                k.gram(at(items.rows, items.offsets[i]), depth, left ? v[i] : w[i], scratch[thread].get());
+        });
+    }
+
+    long tile_size() const {
+        long rows = 0, cols = 0;
+        for (const Group& g : regions) rows = std::max(rows, g.rows);
+        for (const Group& g : words) cols = std::max(cols, round_up(g.rows, k.nr));
+        return rows * cols;
+    }
+
+    // Inner products of a group of images with a group of captions, row stride returned.
+    long product(const Group& g, const Group& h, S* tile) const {
+        const long ld = round_up(h.rows, k.nr);
+        if constexpr (sizeof(S) == 4) {
+            if (pairs_bf16) {
+                k.gemm_bf16(a_bf16.get() + g.row * pairs(), k.mr * pairs(), b_bf16.get() + h.padded * pairs(),
+                            k.nr * pairs(), tile, ld, g.rows, h.rows, pairs());
+                return ld;
+            }
+        }
+        k.gemm({a.get() + g.row * depth, k.mr * depth, 0, b.get() + h.padded * depth, k.nr * depth, k.nr, tile, ld,
+                g.rows, h.rows, depth});
+        return ld;
+    }
+
+    // The product of one image and one caption of these groups, with the panels' other rows and columns around it.
+    Corner product_of(const Group& g, const Group& h, long i, long j, S* tile) const {
+        const long row = images.offsets[i] - g.row, column = captions.offsets[j] - h.row;
+        const long r0 = row / k.mr * k.mr, c0 = column / k.nr * k.nr;
+        const long r1 = std::min(g.rows, round_up(row + images.size(i), k.mr)), c1 = column + captions.size(j);
+        const long ld = round_up(c1 - c0, k.nr);
+        k.gemm({a.get() + (g.row + r0) * depth, k.mr * depth, 0, b.get() + (h.padded + c0) * depth, k.nr * depth, k.nr,
+                tile, ld, r1 - r0, c1 - c0, depth});
+        return {(row - r0) * ld + column - c0, ld};
+    }
+
+    Pair<S> pair(const Group& g, const Group& h, long i, long j, const S* tile, long ld) const {
+        return {tile + (images.offsets[i] - g.row) * ld + captions.offsets[j] - h.row, ld, images.size(i),
+                captions.size(j), v[i], w[j]};
+    }
+};
+
+}  // namespace cmsei
