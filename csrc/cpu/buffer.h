@@ -3,8 +3,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
-#include <memory>
+#include <new>
+#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -12,21 +14,34 @@
 
 namespace cmsei {
 
-// Uninitialised and aligned: registers never straddle cache lines, and large buffers lie in large pages where the
-// system has them (fresh 4 KiB pages cost more than packing into them).
+// Uninitialised memory, aligned so that registers never straddle cache lines. Large buffers are pages of their own:
+// large pages where the system has them, and all of it goes back when the buffer does, so that a long run's memory
+// does not creep up with the sizes of its tiles.
 template <class T> class Buffer {
 public:
     explicit Buffer(long n = 0) { reset(n); }
+    Buffer(Buffer&& other) noexcept { *this = static_cast<Buffer&&>(other); }
+    Buffer& operator=(Buffer&& other) noexcept {
+        std::swap(data_, other.data_);
+        std::swap(memory_, other.memory_);
+        std::swap(bytes_, other.bytes_);
+        std::swap(mapped_, other.mapped_);
+        return *this;
+    }
+    ~Buffer() { release(); }
 
     void reset(long n) {
+        release();
         const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(T);
-        const std::size_t align = bytes >= 2 * kLargePage ? kLargePage : 64;
-        memory_.reset();
-        memory_.reset(new char[bytes + align]);
-        const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
+        mapped_ = bytes >= 2 * kLargePage;
+        bytes_ = bytes + (mapped_ ? kLargePage : kLine);
+        memory_ = mapped_ ? map(bytes_) : std::malloc(bytes_);
+        if (!memory_) throw std::bad_alloc();
+        const std::size_t align = mapped_ ? kLargePage : kLine;
+        const auto address = reinterpret_cast<std::uintptr_t>(memory_);
         data_ = reinterpret_cast<T*>((address + align - 1) / align * align);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-        if (align == kLargePage) madvise(data_, bytes / kLargePage * kLargePage, MADV_HUGEPAGE);
+        if (mapped_) madvise(data_, bytes / kLargePage * kLargePage, MADV_HUGEPAGE);
 #endif
     }
 
@@ -34,14 +49,37 @@ public:
 
     T* zeroed(long n) {
         reset(n);
-        std::memset(data_, 0, static_cast<std::size_t>(n) * sizeof(T));
+        if (!mapped_) std::memset(data_, 0, static_cast<std::size_t>(n) * sizeof(T));
         return data_;
     }
 
 private:
-    static constexpr std::size_t kLargePage = std::size_t(2) << 20;
-    std::unique_ptr<char[]> memory_;
+    static constexpr std::size_t kLargePage = std::size_t(2) << 20, kLine = 64;
+
+#if defined(__linux__)
+    static void* map(std::size_t bytes) {
+        void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        return p == MAP_FAILED ? nullptr : p;
+    }
+    static void unmap(void* p, std::size_t bytes) { munmap(p, bytes); }
+#else
+    static void* map(std::size_t bytes) { return std::calloc(bytes, 1); }
+    static void unmap(void* p, std::size_t) { std::free(p); }
+#endif
+
+    void release() {
+        if (!memory_) return;
+        if (mapped_)
+            unmap(memory_, bytes_);
+        else
+            std::free(memory_);
+        memory_ = nullptr;
+    }
+
     T* data_ = nullptr;
+    void* memory_ = nullptr;
+    std::size_t bytes_ = 0;
+    bool mapped_ = false;
 };
 
 }  // namespace cmsei

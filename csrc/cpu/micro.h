@@ -21,6 +21,7 @@ CMSEI_INLINE void micro(long k, const S* a, long lda, const S* b, long ldb, S* c
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 2
         for (int j = 0; j < NV; ++j) acc[i][j] = V::zero();
+#pragma GCC unroll 4
     for (; k > 0; --k, a += lda, b += ldb) {
         typename V::T x[NV];
 #pragma GCC unroll 2
@@ -64,9 +65,9 @@ CMSEI_INLINE void micro_any(int m, int nv, long k, const S* a, long lda, const S
     }
 }
 
-// A panel of B of this depth fits the first-level cache; split evenly.
+// Depth of a pass over C: deep enough that C's traffic is small, with a panel of B that nearly fits the first cache.
 template <class S> inline long depth_block(long k) {
-    const long most = 16384 / (kNR<S> * static_cast<long>(sizeof(S))) * (CMSEI_VECTOR_BYTES == 64 ? 3 : 2) / 2;
+    const long most = 32768 / (kNR<S> * static_cast<long>(sizeof(S)));
     const long blocks = (k + most - 1) / most;
     return blocks <= 1 ? k : ((k + blocks - 1) / blocks + 7) / 8 * 8;
 }

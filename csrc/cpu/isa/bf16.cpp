@@ -62,6 +62,7 @@ __attribute__((noinline)) void micro_pairs(long k, const uint32_t* a, const uint
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 2
         for (int j = 0; j < NV; ++j) acc[i][j] = V::zero();
+#pragma GCC unroll 4
     for (; k > 0; --k, a += M, b += kNR<float>) {
         Pairs x[NV];
 #pragma GCC unroll 2
