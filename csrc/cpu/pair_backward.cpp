@@ -16,7 +16,7 @@ template <class S> struct Accumulator {
     Accumulator(const PairKernels<S>& kernels, const Items& i, const Items& o, long d)
         : k(kernels), items(i), others(o), depth(d), ld_depth(round_up(d, kernels.nr)) {}
 
-    static constexpr long kRows = 96, kBlock = 2048;
+    static constexpr long kRows = 48, kBlock = 2048;
 
     bool pack(const Run& run) {
         other_rows.reset(others.total() * ld_depth);
