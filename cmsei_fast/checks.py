@@ -56,6 +56,8 @@ def check_features(name: str, value: Any) -> None:
     Raises:
         ValueError: for another rank, D = 0 or items without rows.
     """
+    if value.shape is None:
+        raise ValueError(f"{name}: expected a padded (n, rows, D) or a packed (rows, D) array, got an empty dataset")
     shape = tuple(value.shape)
     if len(shape) not in (2, 3):
         raise ValueError(f"{name}: expected a padded (n, rows, D) or a packed (rows, D) array, got shape {shape}")
@@ -177,7 +179,23 @@ def check_out(out: Any, shape: tuple[int, int], inputs: tuple[Any, Any]) -> None
 def _share_memory(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.numel() > 0 and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
-    return isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and np.may_share_memory(a, b)
+    x, y = _span(a), _span(b)
+    return x is not None and y is not None and x[0] < y[1] and y[0] < x[1]
+
+
+def _span(value: Any) -> tuple[int, int] | None:
+    """First address and the one after the last of an array or a CPU tensor; None for anything else."""
+    if isinstance(value, np.ndarray):
+        shape, strides, address, size = value.shape, value.strides, value.ctypes.data, value.itemsize
+    elif isinstance(value, torch.Tensor) and value.device.type == "cpu":
+        size = value.element_size()
+        shape, strides, address = value.shape, [s * size for s in value.stride()], value.data_ptr()
+    else:
+        return None
+    if 0 in shape:
+        return None
+    reach = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
+    return address + sum(r for r in reach if r < 0), address + sum(r for r in reach if r > 0) + size
 
 
 def memory_of(device: torch.device) -> int:

@@ -25,6 +25,8 @@ CAPTION_BLOCK_BYTES = 1 << 26
 # measured in the same unit.
 TILE_WORK = {"reference": 1 << 25, "eager": 1 << 30, "native": 1 << 35, "cuda": 1 << 38}
 STEP_WORK = {"reference": 2048, "eager": 1024, "native": 256, "cuda": 256}
+# Inner products within the items of a tile's side, in numbers.
+GRAM_NUMBERS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def score(problem: Problem, *, out: Any = None, progress: bool = False) -> Any:
     if 0 in shape:
         return out
     bar = _progress_bar(shape) if progress else None
-    target = torch.from_numpy(out) if isinstance(out, np.ndarray) and out.dtype.isnative else out
+    target = torch.from_numpy(out) if isinstance(out, np.ndarray) and _suits_torch(out) else out
     target = target.detach() if isinstance(target, Tensor) else target
     complete = 0  # rows of ``out``
     try:
@@ -187,7 +189,7 @@ def _tiles(problem: Problem, first: int, last: int) -> Iterator[tuple[slice, sli
     images = problem.images.read(first, last, check=True)
     for low, high in problem.captions.ranges(CAPTION_BLOCK_BYTES):
         captions = problem.captions.read(low, high, check=first == 0)
-        region_limit, word_limit = _tile_sides(problem, len(images.rows), len(captions.rows))
+        region_limit, word_limit = _tile_sides(problem, images, captions)
         for i0, i1 in runs(images.offsets, region_limit):
             regions, region_offsets = _part(images, i0, i1)
             for j0, j1 in runs(captions.offsets, word_limit):
@@ -200,21 +202,30 @@ def _tiles(problem: Problem, first: int, last: int) -> Iterator[tuple[slice, sli
                 yield slice(first + i0, first + i1), slice(low + j0, low + j1), tile
 
 
+def _suits_torch(array: np.ndarray) -> bool:
+    return array.dtype.isnative and all(s >= 0 and s % array.itemsize == 0 for s in array.strides)
+
+
 def _part(block: Block, first: int, last: int) -> tuple[Tensor, Tensor]:
     """Rows and offsets (from 0) of some items of a block; the rows are a view."""
     offsets = block.offsets[first : last + 1]
     return block.rows[int(offsets[0]) : int(offsets[-1])], torch.from_numpy(offsets - offsets[0])
 
 
-def _tile_sides(problem: Problem, regions: int, words: int) -> tuple[int, int]:
-    """Most rows of regions and of words in a tile: about square, longer on one side where the other is short."""
+def _tile_sides(problem: Problem, images: Block, captions: Block) -> tuple[int, int]:
+    """Most rows of regions and of words in a tile: about square, longer on one side where the other is short.
+
+    The inner products of an item's rows with each other are kept too, up to three times: that bounds a side as well.
+    """
+    regions, words = len(images.rows), len(captions.rows)
     kind = problem.engine if problem.engine in TILE_WORK else "eager"
     if problem.device.type != "cpu" and kind != "reference":
         kind = "cuda"
     steps = sum(a.steps for a in (problem.scorer.t2i, problem.scorer.i2t) if a is not None)
     products = TILE_WORK[kind] // (int(problem.images.data.shape[-1]) + STEP_WORK[kind] * steps)
     word_limit = max(1, min(words, max(math.isqrt(products), products // regions)))
-    return max(1, products // word_limit), word_limit
+    most = [GRAM_NUMBERS // int(np.diff(block.offsets).max(initial=1)) for block in (images, captions)]
+    return max(1, min(products // word_limit, most[0])), max(1, min(word_limit, most[1]))
 
 
 def _check_scores(tile: Tensor, rows: slice, columns: slice) -> None:

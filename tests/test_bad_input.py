@@ -441,3 +441,10 @@ def test_scorers(name):
     with pytest.raises(ValueError, match="expected") as caught:
         make()
     assert str(caught.value) == message
+
+
+def test_out_may_not_lie_on_the_features_of_another_framework() -> None:
+    memory = np.ones((4, 6, 6), dtype=np.float32)
+    captions = torch.ones(6, 2, 6)
+    with pytest.raises(ValueError, match="out: expected memory of its own, got memory shared with images"):
+        score_matrix(torch.from_numpy(memory), captions, out=memory[0, :4, :6])

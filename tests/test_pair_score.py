@@ -314,3 +314,33 @@ def test_auto_is_native_where_it_is_built_and_eager_elsewhere() -> None:
     assert torch.equal(pair_score(**call), pair_score(**call, engine=expected))
     with pytest.raises(ValueError, match="operator: expected one of pair_score, relation_attention, got 'x'"):
         engines.choose("cpu", "x")
+
+
+def test_an_overflow_is_never_a_score(backend: Backend) -> None:
+    """Where a product overflows, every engine's result shows it, under the maximum too."""
+    v, w = torch.full((2, 4), 1e18), torch.full((3, 4), 1.0)
+    v[1] /= 2
+    w[1] *= 1e21
+    scorer = PairScorer(t2i=Attention(aggregate="max"))
+    v, w = v.to(backend.device), w.to(backend.device)
+    out = pair_score(v, w, offsets((2,)), offsets((3,)), scorer=scorer, engine=backend.engine)
+    assert not torch.isfinite(out).all()
+
+
+def test_a_negative_temperature_in_the_scalars(backend: Backend) -> None:
+    """Legal for the operator, whose scalars are learned numbers: large and negative must not overflow."""
+    problem = Problem(PairScorer.scan_t2i("mean"), (7, 5), (1, 4), 20)
+    v, w, v_offsets, w_offsets = problem.tensors()
+    scalars = torch.tensor(problem.scorer.scalars(), dtype=torch.float64)
+    scalars[6] = -60.0
+    options = {"scorer": problem.scorer, "scalars": scalars}
+    expected = pair_score(v, w, v_offsets, w_offsets, engine="reference", **options)
+    actual = pair_score(
+        v.float().to(backend.device),
+        w.float().to(backend.device),
+        v_offsets,
+        w_offsets,
+        engine=backend.engine,
+        **options,
+    )
+    assert error(actual.double().cpu(), expected) <= 1e-5

@@ -345,3 +345,17 @@ def test_on_a_gpu(out_device):
     got = score_matrix(torch.from_numpy(images).cuda(), torch.from_numpy(captions).cuda(), m, n, out=out)
     assert got.device.type == (out_device or "cuda")
     np.testing.assert_allclose(got.cpu().numpy(), expected, atol=5e-5)
+
+
+@pytest.mark.parametrize("view", ["rows backwards", "columns backwards", "a field of records"])
+def test_out_of_any_strides(view: str) -> None:
+    images = np.random.default_rng(0).standard_normal((3, 4, 6)).astype(np.float32)
+    captions = np.random.default_rng(1).standard_normal((5, 2, 6)).astype(np.float32)
+    expected = score_matrix(images, captions)
+    out = {
+        "rows backwards": np.zeros((3, 5), np.float32)[::-1],
+        "columns backwards": np.zeros((3, 5), np.float32)[:, ::-1],
+        "a field of records": np.zeros((3, 5), [("tag", "u1"), ("score", "f4")])["score"],
+    }[view]
+    assert score_matrix(images, captions, out=out) is out
+    np.testing.assert_array_equal(out, expected)

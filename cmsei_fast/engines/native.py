@@ -72,7 +72,7 @@ def use_isa(name: str) -> Iterator[None]:
 
 
 def _rows(features: Tensor, precision: str) -> Tensor:
-    features = features.detach().to(getattr(torch, precision))
+    features = features.detach().to(getattr(torch, precision)).resolve_neg()
     return features if features.stride(-1) == 1 or features.shape[-1] == 1 else features.contiguous()
 
 

@@ -115,7 +115,8 @@ def _check(
 
 def _check_scorer(scalars: Tensor, config: list[int]) -> None:
     limits = 2 * ((0, 1), (0, len(NORMS) - 1), (0, len(AGGREGATES) - 1), (1, MAX_STEPS)) + 3 * ((0, 1),)
-    if len(config) != len(limits) or not all(a <= x <= b for x, (a, b) in zip(config, limits, strict=True)):
+    known = len(config) == len(limits) and all(a <= x <= b for x, (a, b) in zip(config, limits, strict=True))
+    if not known or any(config[i] == 0 and config[i + 3] != 1 for i in (0, 4)):
         raise ValueError(f"config: expected PairScorer.config(), got {list(config)}")
     if scalars.dtype not in _FLOATS:
         raise TypeError(f"scalars: expected float16, bfloat16, float32 or float64, got {scalars.dtype}")

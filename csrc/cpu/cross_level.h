@@ -22,7 +22,7 @@ template <class S> struct CrossLevel {
     S factor, gamma;       // 1 / max(length, eps) and the length of the unit mean
     S quad, length, dot, score;
 
-    static long size(long ld) { return 9 * ld; }
+    static long size(long ld) { return 5 * ld; }
 
     void lay_out(Arena<S>& arena) {
         S** const all[] = {&other, &x, &cosine, &p, &h};

@@ -87,14 +87,15 @@ template <class S> void pack_b_rows(Rows src, long rows, long depth, S* dst, lon
 
 CMSEI_INLINE long round_up(long x, long to) { return (x + to - 1) / to * to; }
 
-template <class S> long gram_size(long m) {
+template <class S> long gram_size(long m, bool context) {
     const long ld = round_up(m, Simd<S>::W);
-    return m * ld + 2 * m * m + ld;
+    return ld + m * ld + (context ? 2 * m * m : 0);
 }
 
-template <class S> Gram<S> gram_view(S* memory, long m) {
+template <class S> Gram<S> gram_view(S* memory, long m, bool context) {
     const long ld = round_up(m, Simd<S>::W);
-    return {memory, memory + m * ld, memory + m * ld + m * m, memory + m * ld + 2 * m * m, m, ld};
+    S *rows = memory + ld, *panels = context ? rows + m * ld : nullptr;
+    return {rows, panels, context ? panels + m * m : nullptr, memory, m, ld};
 }
 
 template <class S> long gram_scratch(long m, long depth) {
@@ -113,7 +114,7 @@ template <class S> void gram(Rows src, long depth, const Gram<S>& out, S* scratc
         const S squared = i < m ? c[i * ldc + i] : 0;
         out.length[i] = static_cast<S>(__builtin_sqrt(squared > 0 ? squared : 0));
     }
-    for (long i = 0; i < m; i += kMR) {
+    for (long i = 0; out.panels && i < m; i += kMR) {
         const long n = m - i < kMR ? m - i : kMR;
         for (long k = 0; k < m; ++k)
             for (long r = 0; r < n; ++r) {

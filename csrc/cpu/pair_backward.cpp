@@ -299,7 +299,7 @@ bool pair_score_backward(const Items& images, const Items& captions, long depth,
     const auto& k = kernels_of<S>(*run.kernels);
     const PairSpec<S> spec = spec_of<S>(scorer);
     const long most_regions = std::min(kTileRegions, std::max(1L, images.total() / 16));
-    Prepared<S> x(k, images, captions, depth, most_regions, false);
+    Prepared<S> x(k, spec, images, captions, depth, most_regions, false);
     Accumulator<S> to_regions(k, images, captions, depth), to_words(k, captions, images, depth);
     if (!x.prepare(run) || !to_regions.pack(run) || !to_words.pack(run)) return false;
     Buffer<S> d_v_memory, d_w_memory;

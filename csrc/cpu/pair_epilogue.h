@@ -114,10 +114,11 @@ template <class S> struct Direction {
 
     // Attention over the context and Q·U, registers of queries at a time.
     template <int kind> void attend(const Step<S>& s) const {
-        // With |normalised| <= 1 the temperature itself bounds every logit, which saves the pass for the maximum.
-        const bool bounded = norm != kNone && norm != kClipped && temperature <= 30;
+        // With |normalised| <= 1 the temperature's size bounds every logit, which saves the pass for the maximum.
+        const S bound = temperature < 0 ? -temperature : temperature;
+        const bool bounded = norm != kNone && norm != kClipped && bound <= 30;
         for (long v = 0; v < n; v += W) {
-            T shift = V::set(temperature);
+            T shift = V::set(bound);
             if (!bounded) {
                 shift = temperature * normalised<kind>(V::load(s.a + v), s.shift[0], s.scale[0]);
                 for (long c = 1; c < m; ++c)
@@ -177,7 +178,10 @@ template <class S> struct Direction {
         T total = V::zero();
         if (aggregate == kMax || aggregate == kLse) {
             S most = r[0];
-            for (long i = 1; i < n; ++i) most = r[i] > most ? r[i] : most;
+            for (long i = 0; i < n; ++i) {
+                if (r[i] != r[i]) return r[i];
+                most = r[i] > most ? r[i] : most;
+            }
             if (aggregate == kMax) return most;
             for (long v = 0; v < n; v += W)
                 total += V::select(lanes(v), V::exp(lse * (V::load(r + v) - most)), V::zero());

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "../include/pair_math.h"
+
 namespace cmsei {
 
 enum class Storage { kFloat32, kFloat64, kBFloat16, kFloat16 };
@@ -24,11 +26,11 @@ template <class S> struct PairSpec {
     S weight[5], mu, temperature[2], lse[2], gate[2][kMaxSteps][2];
 
     bool cross_level() const {
-        return object_sentence || word_image || alignment || (active[0] && aggregate[0] == 4) ||
-               (active[1] && aggregate[1] == 4);
+        return object_sentence || word_image || alignment || (active[0] && aggregate[0] == kGuided) ||
+               (active[1] && aggregate[1] == kGuided);
     }
     // Position of direction's first gate in the vector of scalars.
-    int first_gate(int direction) const { return 10 + (direction == 1 && active[0] ? 2 * (steps[0] - 1) : 0); }
+    int first_gate(int direction) const { return kFirstGate + (direction == 1 && active[0] ? 2 * (steps[0] - 1) : 0); }
     int scalars() const { return first_gate(1) + (active[1] ? 2 * (steps[1] - 1) : 0); }
 };
 
@@ -49,7 +51,7 @@ template <class S> struct Gemm {
 // Inner products of the rows of one image or caption, in the forms the epilogue reads.
 template <class S> struct Gram {
     S* rows;   // (m, ld) row-major, columns m..ld-1 zero
-    S* panels; // packed as A of Gemm
+    S* panels; // packed as A of Gemm; null, as `half`, where no direction attends to these rows
     S* half;   // packed with `lower`, off-diagonal blocks doubled: the quadratic form at half the work
     S* length; // (ld,) lengths of the rows
     long m, ld;
@@ -71,7 +73,7 @@ template <class S> struct PairGradient {
 };
 
 template <class S> struct PairKernels {
-    int lanes, mr, nr;
+    int mr, nr;
     // `rows` rows as A panels: dst holds rows × depth.
     void (*pack_a)(Rows src, long rows, long depth, S* dst);
     // `cols` rows of src as columns of B: dst holds round_up(cols, nr) × depth, zero where there is no column.
@@ -79,9 +81,10 @@ template <class S> struct PairKernels {
     // Rows of src as rows of B, panels along depth: panel j at dst + j * panel.
     void (*pack_b_rows)(Rows src, long rows, long depth, S* dst, long panel);
     void (*gemm)(const Gemm<S>&);
-    // Number of S a Gram of m rows takes, its view on memory, and its computation.
-    long (*gram_size)(long m);
-    Gram<S> (*gram_view)(S* memory, long m);
+    // Number of S a Gram of m rows takes, with its packed forms if it is some direction's `context`; its view on
+    // memory; and its computation.
+    long (*gram_size)(long m, bool context);
+    Gram<S> (*gram_view)(S* memory, long m, bool context);
     void (*gram)(Rows src, long depth, const Gram<S>& out, S* scratch);
     long (*gram_scratch)(long m, long depth);
     long (*pair_scratch)(const PairSpec<S>&, long regions, long words, bool backward);

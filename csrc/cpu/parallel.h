@@ -7,6 +7,7 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -41,7 +42,14 @@ inline bool parallel_for(long tasks, int threads, const Interrupted& interrupted
     };
     if (threads > tasks) threads = static_cast<int>(tasks);
     std::vector<std::thread> pool;
-    for (int t = 1; t < threads; ++t) pool.emplace_back(work, t, false);
+    pool.reserve(threads > 1 ? threads - 1 : 0);
+    for (int t = 1; t < threads; ++t) {
+        try {
+            pool.emplace_back(work, t, false);
+        } catch (const std::system_error&) {
+            break;  // no room for another thread: those that run take its tasks
+        }
+    }
     work(0, true);
     for (auto& thread : pool) thread.join();
     if (error) std::rethrow_exception(error);

@@ -63,19 +63,26 @@ template <class S> struct Prepared {
     const PairKernels<S>& k;
     const Items &images, &captions;
     long depth;
+    bool context[2]; // whether a direction attends to the regions, to the words
     std::vector<Group> regions, words;
     bool pairs_bf16;
     Buffer<S> a, b, gram_memory;
     Buffer<uint32_t> a_bf16, b_bf16;
     std::vector<Gram<S>> v, w;
 
-    Prepared(const PairKernels<S>& kernels, const Items& i, const Items& c, long d, long most_regions, bool low)
-        : k(kernels), images(i), captions(c), depth(d), regions(cut(i, most_regions, 1)),
+    Prepared(const PairKernels<S>& kernels, const PairSpec<S>& spec, const Items& i, const Items& c, long d,
+             long most_regions, bool low)
+        : k(kernels), images(i), captions(c), depth(d), context{spec.active[0], spec.active[1]},
+          regions(cut(i, most_regions, 1)),
           words(cut(c, kTileWords, kernels.nr)),
           pairs_bf16(low && kernels.gemm_bf16 && i.rows.storage == Storage::kBFloat16 &&
                      c.rows.storage == Storage::kBFloat16) {}
 
     long pairs() const { return (depth + 1) / 2; }
+
+    long gram_size(const Items& items, long i) const {
+        return round_up(k.gram_size(items.size(i), context[&items == &captions]), 16);
+    }
 
     bool prepare(const Run& run) {
         const long columns = padded_rows(words, k.nr);
@@ -88,13 +95,13 @@ template <class S> struct Prepared {
         }
         long size = 0, most = std::max(longest(images), longest(captions));
         for (const Items* items : {&images, &captions})
-            for (long i = 0; i < items->count; ++i) size += round_up(k.gram_size(items->size(i)), 16);
+            for (long i = 0; i < items->count; ++i) size += gram_size(*items, i);
         gram_memory.reset(size);
         S* next = gram_memory.get();
         for (const Items* items : {&images, &captions})
             for (long i = 0; i < items->count; ++i) {
-                (items == &images ? v : w).push_back(k.gram_view(next, items->size(i)));
-                next += round_up(k.gram_size(items->size(i)), 16);
+                (items == &images ? v : w).push_back(k.gram_view(next, items->size(i), context[items == &captions]));
+                next += gram_size(*items, i);
             }
         std::vector<Buffer<S>> scratch(run.threads);
         for (auto& s : scratch) s.reset(k.gram_scratch(most, depth));

@@ -56,11 +56,6 @@ template <class S> struct PairTerms {
         for (long v = 0; v < n; v += W) V::store(to + v, V::load(from + v));
     }
 
-    void means() {
-        objects.gram = &pair.v;
-        words.gram = &pair.w;
-        objects.mu = words.mu = spec.mu;
-    }
     static void column_means(const S* matrix, long rows, long ld, S* out) {
         for (long v = 0; v < ld; v += W) {
             T sum = V::zero();
@@ -79,7 +74,9 @@ template <class S> struct PairTerms {
         load_block(arena);
         for (S& t : term) t = 0;
         if (cross) {
-            means();
+            objects.gram = &pair.v;
+            words.gram = &pair.w;
+            objects.mu = words.mu = spec.mu;
             objects.lay_out(arena);
             words.lay_out(arena);
             column_means(by_word, L, ld_v, objects.other);
@@ -213,7 +210,6 @@ void pair_backward(const PairSpec<S>& spec, const Pair<S>& pair, const PairGradi
 
 template <class S> PairKernels<S> table() {
     PairKernels<S> t{};
-    t.lanes = Simd<S>::W;
     t.mr = kMR;
     t.nr = kNR<S>;
     t.pack_a = pack_a<S>;
