@@ -189,7 +189,7 @@ def _span(value: Any) -> tuple[int, int] | None:
         shape, strides, address, size = value.shape, value.strides, value.ctypes.data, value.itemsize
     elif isinstance(value, torch.Tensor) and value.device.type == "cpu":
         size = value.element_size()
-        shape, strides, address = value.shape, [s * size for s in value.stride()], value.data_ptr()
+        shape, strides, address = tuple(value.shape), tuple(s * size for s in value.stride()), value.data_ptr()
     else:
         return None
     if 0 in shape:
