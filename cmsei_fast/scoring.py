@@ -223,9 +223,11 @@ def _tile_sides(problem: Problem, images: Block, captions: Block) -> tuple[int, 
         kind = "cuda"
     steps = sum(a.steps for a in (problem.scorer.t2i, problem.scorer.i2t) if a is not None)
     products = TILE_WORK[kind] // (int(problem.images.data.shape[-1]) + STEP_WORK[kind] * steps)
-    word_limit = max(1, min(words, max(math.isqrt(products), products // regions)))
+    side = math.isqrt(products)
+    # Both sides together are held packed: a short last block of captions must not draw in all images.
+    word_limit = max(1, min(words, max(side, min(products // regions, 2 * side - regions))))
     most = [GRAM_NUMBERS // int(np.diff(block.offsets).max(initial=1)) for block in (images, captions)]
-    return max(1, min(products // word_limit, most[0])), max(1, min(word_limit, most[1]))
+    return max(1, min(products // word_limit, 2 * side - word_limit, most[0])), max(1, min(word_limit, most[1]))
 
 
 def _check_scores(tile: Tensor, rows: slice, columns: slice) -> None:
