@@ -344,3 +344,10 @@ def test_a_negative_temperature_in_the_scalars(backend: Backend) -> None:
         **options,
     )
     assert error(actual.double().cpu(), expected) <= 1e-5
+
+
+def test_the_largest_items(backend: Backend) -> None:
+    """577 regions (a ViT at 384 pixels) and 512 words, beside one of each."""
+    problem = Problem(PairScorer.cmsei(), (577, 1), (512, 1), 16)
+    expected = truth(problem).scores
+    assert error(computed(problem, backend.engine, torch.float32, device=backend.device).scores, expected) <= 1e-5

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .native_relation import relation_attention, relation_attention_backward
+from .native_relation import relation_attention, relation_attention_backward, rows_of
 
 __all__ = [
     "current_isa",
@@ -71,11 +71,6 @@ def use_isa(name: str) -> Iterator[None]:
         _forced.pop()
 
 
-def _rows(features: Tensor, precision: str) -> Tensor:
-    features = features.detach().to(getattr(torch, precision)).resolve_neg()
-    return features if features.stride(-1) == 1 or features.shape[-1] == 1 else features.contiguous()
-
-
 def _items(rows: Tensor, offsets: Tensor) -> tuple[int, int, int, int, int]:
     return rows.data_ptr(), _STORAGE[rows.dtype], rows.stride(0), offsets.data_ptr(), offsets.numel() - 1
 
@@ -99,7 +94,8 @@ def pair_score(
     ``out``: a CPU tensor (N, M) of the sums' dtype with unit column stride to write to.
     """
     wide = precision == "float64"
-    v, w = _rows(regions, precision), _rows(words, precision)
+    dtype = getattr(torch, precision)
+    v, w = rows_of(regions, dtype), rows_of(words, dtype)
     i, j = _offsets(region_offsets), _offsets(word_offsets)
     if out is None:
         out = torch.empty(i.numel() - 1, j.numel() - 1, dtype=torch.float64 if wide else torch.float32, device="cpu")
@@ -133,7 +129,8 @@ def pair_score_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the regions, the words and the scalars, in their dtypes; the scores' inner products recomputed."""
     wide = torch.float64 if precision == "float64" else torch.float32
-    v, w = _rows(regions, precision), _rows(words, precision)
+    dtype = getattr(torch, precision)
+    v, w = rows_of(regions, dtype), rows_of(words, dtype)
     i, j = _offsets(region_offsets), _offsets(word_offsets)
     if grad.numel() == 0:
         return torch.zeros_like(regions), torch.zeros_like(words), torch.zeros_like(scalars)

@@ -29,7 +29,8 @@ def _isa() -> str:
     return current_isa()
 
 
-def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+def rows_of(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in the dtype, its last axis contiguous in memory and holding its values."""
     x = x.detach().to(dtype)
     # Lazily conjugated or negated memory does not hold the values.
     x = x.resolve_neg()
@@ -74,7 +75,7 @@ def relation_attention(
         confidence: (B, R, R) in (0, 1] or None.
     """
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    qkv = [_rows(x, dtype) for x in (q, k, v)]
+    qkv = [rows_of(x, dtype) for x in (q, k, v)]
     tables = [_dense(x, dtype) for x in (bias, value, confidence)]
     out = torch.empty(q.shape, dtype=dtype, device="cpu")
     if out.numel() == 0:
@@ -111,9 +112,9 @@ def relation_attention_backward(
     if q.numel() == 0:
         zeros = [None if x is None else torch.zeros_like(x) for x in inputs]
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), zeros[0], zeros[1], zeros[2]
-    qkv = [_rows(x, dtype) for x in (q, k, v)]
+    qkv = [rows_of(x, dtype) for x in (q, k, v)]
     tables = [_dense(x, dtype) for x in inputs]
-    d_out = _rows(grad, dtype)
+    d_out = rows_of(grad, dtype)
     d_qkv = [torch.empty(x.shape, dtype=dtype, device="cpu") for x in qkv]
     d_tables = [None if x is None else torch.empty_like(x) for x in tables]
     index = labels.to(torch.int32).contiguous()
