@@ -35,7 +35,16 @@ VARIANTS: dict[str, tuple[tuple[str, ...], int]] = {
     "avx2": (_AVX2, 32),
     "avx512": (_AVX512, 64),
     "avx512bf16": ((*_AVX512, "-mavx512bf16"), 64),
+    "avx512amx": ((*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"), 64),
 }
+PROBE = """
+typedef float V __attribute__((vector_size(64)));
+void f(V* a, V* b) { *a = *a * *b + *a; }
+#if defined(__AMX_BF16__)
+#include <immintrin.h>
+void g() { _tile_dpbf16ps(0, 1, 2); }
+#endif
+"""
 
 
 class BuildError(RuntimeError):
@@ -131,9 +140,9 @@ def supported_variants(compiler: list[str], directory: Path) -> tuple[list[str],
     """The instruction sets to build, and of those left out, why."""
     if not x86():
         return ["baseline"], {}
-    # A product of vectors makes the assembler, not only the compiler, take the instructions.
+    # A product of vectors, or of tiles, makes the assembler, not only the compiler, take the instructions.
     probe = directory / "probe.cpp"
-    probe.write_text("typedef float V __attribute__((vector_size(64)));\nvoid f(V* a, V* b) { *a = *a * *b + *a; }\n")
+    probe.write_text(PROBE)
     built, left_out = [], {}
     for name, (flags, _) in VARIANTS.items():
         if not flags or output_of(*compiler, *flags, "-O1", "-c", str(probe), "-o", os.devnull) is not None:

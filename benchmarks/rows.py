@@ -42,8 +42,8 @@ class Row:
         return "met" if met else "missed"
 
 
-WIDE = ("avx512", "avx512bf16")
-WIDE_BF16 = ("avx512bf16",)
+WIDE = ("avx512", "avx512bf16", "avx512amx")
+WIDE_BF16 = ("avx512bf16", "avx512amx")
 
 ROWS = {
     "scan_field_fp32": Row("SCAN t2i, fp32: native over the field's code", target=25.0, needs=WIDE),

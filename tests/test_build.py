@@ -95,6 +95,19 @@ def test_architectures_asked_for_come_before_those_present(build, monkeypatch):
         build.choose_archs({}, "nvcc")
 
 
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="one instruction set only")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_a_variant_that_the_compiler_does_not_take_is_left_out(build, tmp_path):
+    compiler = tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\ncase "$*" in *-mamx*) exit 1;; esac\n')
+    compiler.chmod(0o755)
+    built, left_out = build.supported_variants([str(compiler)], tmp_path)
+    assert built == [name for name in build.VARIANTS if name != "avx512amx"]
+    assert set(left_out) == {"avx512amx"}
+    assert "does not take" in left_out["avx512amx"]
+    assert "-mamx-tile" in left_out["avx512amx"]
+
+
 def failing(build, monkeypatch, **environment):
     """Runs build_modules without a compiler and nvcc."""
     monkeypatch.setattr(build, "find_compiler", lambda environ: None)

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "tile_registers.h"
 
 namespace cmsei {
 
@@ -16,13 +17,16 @@ namespace avx512 { CpuKernels kernels(); }
 #if !defined(CMSEI_NO_AVX512BF16)
 namespace avx512bf16 { CpuKernels kernels(); }
 #endif
+#if !defined(CMSEI_NO_AVX512AMX)
+namespace avx512amx { CpuKernels kernels(); }
+#endif
 #endif
 
 namespace {
 
 struct Available {
-    CpuKernels kernels[4];
-    const CpuKernels* list[5] = {};
+    CpuKernels kernels[5];
+    const CpuKernels* list[6] = {};
     int count = 0;
 
     void add(const CpuKernels& k) {
@@ -41,18 +45,22 @@ struct Available {
 #endif
 #if defined(CMSEI_EMULATE_512)
         // A test build: the 512-bit variants compiled for narrower registers, to run anywhere.
-        const bool wide = true, pairs = true;
+        const bool wide = true, pairs = true, tiles = true;
 #else
         const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
         const bool pairs = wide && __builtin_cpu_supports("avx512bf16");
+        const bool tiles = pairs && tile_registers();
 #endif
-        (void)wide, (void)pairs;
+        (void)wide, (void)pairs, (void)tiles;
 #if !defined(CMSEI_NO_AVX512)
         if (wide) add(avx512::kernels());
 #endif
 #if !defined(CMSEI_NO_AVX512BF16)
         if (pairs) add(avx512bf16::kernels());
+#endif
+#if !defined(CMSEI_NO_AVX512AMX)
+        if (tiles) add(avx512amx::kernels());
 #endif
 #endif
     }

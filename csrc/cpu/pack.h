@@ -102,12 +102,9 @@ template <class S> long gram_scratch(long m, long depth) {
     return m * depth + round_up(m, kNR<S>) * depth + m * round_up(m, kNR<S>);
 }
 
-template <class S> void gram(Rows src, long depth, const Gram<S>& out, S* scratch) {
-    const long m = out.m, ldc = round_up(m, kNR<S>);
-    S *a = scratch, *b = a + m * depth, *c = b + ldc * depth;
-    pack_a<S>(src, m, depth, a);
-    pack_b<S>(src, m, depth, b);
-    gemm(Gemm<S>{a, kMR * depth, 0, b, kNR<S> * depth, kNR<S>, c, ldc, m, m, depth});
+// The forms of a Gram matrix from the plain product c of the rows with themselves.
+template <class S> void gram_of_product(const S* c, long ldc, const Gram<S>& out) {
+    const long m = out.m;
     for (long i = 0; i < m; ++i)
         for (long j = 0; j < out.ld; ++j) out.rows[i * out.ld + j] = j < m ? c[i * ldc + j] : 0;
     for (long i = 0; i < out.ld; ++i) {
@@ -123,6 +120,15 @@ template <class S> void gram(Rows src, long depth, const Gram<S>& out, S* scratc
                 out.half[i * m + k * n + r] = k < i ? 2 * x : x;
             }
     }
+}
+
+template <class S> void gram(Rows src, long depth, const Gram<S>& out, S* scratch) {
+    const long m = out.m, ldc = round_up(m, kNR<S>);
+    S *a = scratch, *b = a + m * depth, *c = b + ldc * depth;
+    pack_a<S>(src, m, depth, a);
+    pack_b<S>(src, m, depth, b);
+    gemm(Gemm<S>{a, kMR * depth, 0, b, kNR<S> * depth, kNR<S>, c, ldc, m, m, depth});
+    gram_of_product(c, ldc, out);
 }
 
 }  // namespace CMSEI_ISA

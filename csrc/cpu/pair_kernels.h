@@ -91,11 +91,13 @@ template <class S> struct PairKernels {
     S (*pair_forward)(const PairSpec<S>&, const Pair<S>&, S* scratch);
     void (*pair_backward)(const PairSpec<S>&, const Pair<S>&, const PairGradient<S>&, S* scratch);
     // Products of bfloat16 pairs with float32 sums; null where the processor has no such instruction.
-    // Packed like pack_a / pack_b with two depth-neighbours in one 32-bit element (depth rounded up to even).
+    // Two depth-neighbours are one 32-bit element, pairs_bf16(depth) of them a packed row, zero past the depth. Packed A
+    // and C have their rows rounded up to rows_bf16, packed B its columns to nr.
+    int rows_bf16;
+    long (*pairs_bf16)(long depth);
     void (*pack_a_bf16)(Rows src, long rows, long depth, uint32_t* dst);
     void (*pack_b_bf16)(Rows src, long cols, long depth, uint32_t* dst);
-    void (*gemm_bf16)(const uint32_t* a, long a_panel, const uint32_t* b, long b_panel, float* c, long ldc, long rows,
-                      long cols, long depth_pairs);
+    void (*gemm_bf16)(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long pairs);
 };
 
 }  // namespace cmsei

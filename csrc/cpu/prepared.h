@@ -64,8 +64,8 @@ template <class S> struct Prepared {
     const Items &images, &captions;
     long depth;
     bool context[2]; // whether a direction attends to the regions, to the words
-    std::vector<Group> regions, words;
     bool pairs_bf16;
+    std::vector<Group> regions, words;
     Buffer<S> a, b, gram_memory;
     Buffer<uint32_t> a_bf16, b_bf16;
     std::vector<Gram<S>> v, w;
@@ -73,12 +73,12 @@ template <class S> struct Prepared {
     Prepared(const PairKernels<S>& kernels, const PairSpec<S>& spec, const Items& i, const Items& c, long d,
              long most_regions, bool low)
         : k(kernels), images(i), captions(c), depth(d), context{spec.active[0], spec.active[1]},
-          regions(cut(i, most_regions, 1)),
-          words(cut(c, kTileWords, kernels.nr)),
           pairs_bf16(low && kernels.gemm_bf16 && i.rows.storage == Storage::kBFloat16 &&
-                     c.rows.storage == Storage::kBFloat16) {}
+                     c.rows.storage == Storage::kBFloat16),
+          regions(cut(i, most_regions, pairs_bf16 ? kernels.rows_bf16 : 1)),
+          words(cut(c, kTileWords, kernels.nr)) {}
 
-    long pairs() const { return (depth + 1) / 2; }
+    long pairs() const { return k.pairs_bf16(depth); }
 
     long gram_size(const Items& items, long i) const {
         return round_up(k.gram_size(items.size(i), context[&items == &captions]), 16);
@@ -87,7 +87,7 @@ template <class S> struct Prepared {
     bool prepare(const Run& run) {
         const long columns = padded_rows(words, k.nr);
         if (pairs_bf16) {
-            a_bf16.reset(images.total() * pairs());
+            a_bf16.reset(padded_rows(regions, k.rows_bf16) * pairs());
             b_bf16.reset(columns * pairs());
         } else {
             a.reset(images.total() * depth);
@@ -113,7 +113,7 @@ template <class S> struct Prepared {
             const Rows rows = at(items.rows, g.row);
             if (pairs_bf16) {
                 if (left)
-                    k.pack_a_bf16(rows, g.rows, depth, a_bf16.get() + g.row * pairs());
+                    k.pack_a_bf16(rows, g.rows, depth, a_bf16.get() + g.padded * pairs());
                 else
                     k.pack_b_bf16(rows, g.rows, depth, b_bf16.get() + g.padded * pairs());
             } else if (left) {
@@ -128,7 +128,7 @@ template <class S> struct Prepared {
 
     long tile_size() const {
         long rows = 0, cols = 0;
-        for (const Group& g : regions) rows = std::max(rows, g.rows);
+        for (const Group& g : regions) rows = std::max(rows, pairs_bf16 ? round_up(g.rows, k.rows_bf16) : g.rows);
         for (const Group& g : words) cols = std::max(cols, round_up(g.rows, k.nr));
         return rows * cols;
     }
@@ -138,8 +138,8 @@ template <class S> struct Prepared {
         const long ld = round_up(h.rows, k.nr);
         if constexpr (sizeof(S) == 4) {
             if (pairs_bf16) {
-                k.gemm_bf16(a_bf16.get() + g.row * pairs(), k.mr * pairs(), b_bf16.get() + h.padded * pairs(),
-                            k.nr * pairs(), tile, ld, g.rows, h.rows, pairs());
+                k.gemm_bf16(a_bf16.get() + g.padded * pairs(), b_bf16.get() + h.padded * pairs(), tile, ld, g.rows,
+                            h.rows, pairs());
                 return ld;
             }
         }

@@ -90,17 +90,16 @@ template <int M> CMSEI_INLINE void micro_pairs_row(int nv, long k, const uint32_
         micro_pairs<M, 2>(k, a, b, c, ldc, acc);
 }
 
-void gemm_bf16(const uint32_t* a, long a_panel, const uint32_t* b, long b_panel, float* c, long ldc, long rows, long cols,
-               long pairs) {
+void gemm_bf16(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long pairs) {
     const long step = depth_block<float>(pairs);
     for (long k0 = 0; k0 < pairs; k0 += step) {
         const long k = pairs - k0 < step ? pairs - k0 : step;
         for (long j = 0, q = 0; j < cols; j += kNR<float>, ++q) {
             const int nv = cols - j <= V::W ? 1 : 2;
-            const uint32_t* panel = b + q * b_panel + k0 * kNR<float>;
+            const uint32_t* panel = b + q * kNR<float> * pairs + k0 * kNR<float>;
             for (long i = 0, p = 0; i < rows; i += kMR, ++p) {
                 const int m = rows - i < kMR ? static_cast<int>(rows - i) : kMR;
-                const uint32_t* x = a + p * a_panel + k0 * m;
+                const uint32_t* x = a + p * kMR * pairs + k0 * m;
                 float* out = c + i * ldc + j;
                 switch (m) {
 #define CMSEI_ROWS(M) \
@@ -117,9 +116,13 @@ void gemm_bf16(const uint32_t* a, long a_panel, const uint32_t* b, long b_panel,
     }
 }
 
+long pairs_bf16(long depth) { return (depth + 1) / 2; }
+
 }  // namespace
 
 void add_bf16_kernels(PairKernels<float>& table) {
+    table.rows_bf16 = 1;
+    table.pairs_bf16 = pairs_bf16;
     table.pack_a_bf16 = pack_a_bf16;
     table.pack_b_bf16 = pack_b_bf16;
     table.gemm_bf16 = gemm_bf16;

@@ -1,0 +1,160 @@
+"""The native engine's instruction sets: which ones there are, how one is forced, and threads of any origin in each."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import BACKENDS, Backend
+from problems import Problem, computed, error
+
+import cmsei_fast
+from cmsei_fast import engines
+from cmsei_fast.engines import native
+from cmsei_fast.ops import pair_score
+from cmsei_fast.scorer import PairScorer
+
+pytestmark = pytest.mark.skipif(engines.unavailable("native") is not None, reason="needs the native module")
+
+FLAGS = {
+    "avx2": {"avx2", "fma", "f16c"},
+    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+    "avx512bf16": {"avx512_bf16"},
+    "avx512amx": {"amx_bf16", "amx_tile"},
+}
+NATIVE = [backend for backend in BACKENDS if backend.engine == "native"]
+
+# Makes the kernel refuse this process's request for tile registers, then says what there is and scores with it.
+REFUSED = """
+import ctypes, struct
+libc = ctypes.CDLL(None, use_errno=True)
+def statement(code, yes, no, value):
+    return struct.pack("HBBI", code, yes, no, value)
+program = b"".join([
+    statement(0x20, 0, 0, 0),           # the call's number
+    statement(0x15, 0, 3, 158),         # arch_prctl
+    statement(0x20, 0, 0, 16),          # its first argument
+    statement(0x15, 0, 1, 0x1023),      # ARCH_REQ_XCOMP_PERM
+    statement(0x06, 0, 0, 0x00050001),  # EPERM
+    statement(0x06, 0, 0, 0x7FFF0000),  # allowed
+])
+memory = ctypes.create_string_buffer(program, len(program))
+filters = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(memory)))
+if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, filters, 0, 0):
+    raise SystemExit(77)
+import torch
+from cmsei_fast import score_matrix
+from cmsei_fast.engines import native
+x = torch.ones(1, 2, 4, dtype=torch.bfloat16)
+print(*native.isas(), native.current_isa(), score_matrix(x, x, engine="native").isfinite().all().item())
+"""
+
+
+def processor_flags() -> set[str]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set())
+
+
+def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | environment, timeout=120
+    )
+
+
+@pytest.mark.skipif(not processor_flags(), reason="no list of the processor's flags")
+def test_what_the_processor_and_the_build_have_is_there() -> None:
+    report = json.loads((Path(cmsei_fast.__file__).parent / "build_report.json").read_text())
+    needed: set[str] = set()
+    expected = []
+    for name in report["native"]["variants"]:
+        needed |= FLAGS.get(name, set())
+        if needed <= processor_flags():
+            expected.append(name)
+    assert native.isas() == expected
+
+
+@pytest.mark.skipif(Backend("native", isa="avx512amx") not in NATIVE, reason="no tile registers")
+def test_without_permission_for_tile_registers_the_others_remain() -> None:
+    done = python(REFUSED)
+    if done.returncode == 77:
+        pytest.skip("system calls cannot be refused here")
+    others = [name for name in native.isas() if name != "avx512amx"]
+    assert done.stdout.split() == [*others, others[-1], "True"], done.stderr
+
+
+@pytest.mark.parametrize("variant", NATIVE, ids=str)
+def test_the_environment_forces_a_variant(variant: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMSEI_ISA", str(variant.isa))
+    assert native.current_isa() == variant.isa
+    assert native.unavailable() is None
+
+
+def test_a_variant_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMSEI_ISA", "avx1024")
+    assert native.unavailable() == f"CMSEI_ISA=avx1024: this processor and build have {', '.join(native.isas())}"
+
+
+@pytest.mark.parametrize("variant", NATIVE, ids=str)
+@pytest.mark.usefixtures("threads")
+def test_bfloat16_has_the_same_bits_for_any_number_of_threads(variant: Backend) -> None:
+    """Groups of images that are no multiple of a tile's rows, captions that are none of its columns."""
+    problem = Problem(PairScorer.cmsei(), (7, 36, 5, 1, 37, 36) * 8, (3, 13, 1, 17, 2) * 12, 65)
+    found = []
+    with variant.forced():
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(computed(problem, "native", torch.bfloat16))
+    for field in ("scores", "d_regions", "d_words", "d_scalars"):
+        for other in found[1:]:
+            assert torch.equal(getattr(found[0], field), getattr(other, field)), field
+
+
+@pytest.mark.parametrize("variant", NATIVE, ids=str)
+def test_calls_from_threads_of_the_caller(variant: Backend) -> None:
+    """Several at once, none of them the thread that loaded the module."""
+    problem = Problem(PairScorer.scan_t2i(), (36, 36, 20), (13, 7), 70)
+    v, w, v_offsets, w_offsets = problem.tensors()
+    v, w = v.bfloat16(), w.bfloat16()
+    expected = pair_score(v.double(), w.double(), v_offsets, w_offsets, scorer=problem.scorer, engine="reference")
+    found: dict[int, torch.Tensor] = {}
+
+    def call(number: int) -> None:
+        for _ in range(20):
+            found[number] = pair_score(v, w, v_offsets, w_offsets, scorer=problem.scorer, engine="native")
+
+    with variant.forced():
+        callers = [threading.Thread(target=call, args=(number,)) for number in range(3)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    assert len(found) == 3
+    for scores in found.values():
+        assert error(scores.double(), expected) <= 1e-5
+        assert torch.equal(scores, found[0])
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="fork is what Linux does")
+@pytest.mark.parametrize("variant", NATIVE, ids=str)
+def test_a_forked_process_scores_as_its_parent(variant: Backend) -> None:
+    done = python(
+        "import os, torch; from cmsei_fast import score_matrix\n"
+        "torch.manual_seed(0); x = torch.randn(3, 36, 40).bfloat16()\n"
+        "torch.set_num_threads(2)\n"
+        "from cmsei_fast.engines import native; native.isas()\n"
+        "child = os.fork()\n"
+        "s = score_matrix(x, x, engine='native')\n"
+        "os.environ['OUT'] = str(s.double().sum().item())\n"
+        "if child == 0: print(os.environ['OUT'], flush=True); os._exit(0)\n"
+        "os.waitpid(child, 0); print(os.environ['OUT'])\n",
+        CMSEI_ISA=str(variant.isa),
+    )
+    first, second = done.stdout.split()
+    assert first == second, done.stderr
