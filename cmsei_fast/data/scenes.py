@@ -26,6 +26,7 @@ class Scene:
         boxes: (R, 4) float32, xyxy pixels.
         relations: triplets (subject region, predicate, object region).
         captions: at least one sentence.
+        size: width and height of the image in pixels, if known.
     """
 
     image: str
@@ -33,6 +34,7 @@ class Scene:
     boxes: np.ndarray
     relations: tuple[tuple[int, str, int], ...]
     captions: tuple[str, ...]
+    size: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ def read_scenes(path: str | os.PathLike[str]) -> SceneSet:
     """Reads a ``.jsonl`` or ``.jsonl.gz`` file of scene graphs.
 
     Each line is an object with ``image`` (string), ``labels`` (R strings), ``boxes`` (R × xyxy pixels), ``relations``
-    (any number of [subject index, predicate, object index]) and ``captions`` (at least one string). Further keys are
-    ignored, and so are blank lines.
+    (any number of [subject index, predicate, object index]) and ``captions`` (at least one string). It may have
+    ``size`` (width and height of the image in pixels), or ``width`` and ``height``. Further keys are ignored, and so
+    are blank lines.
 
     Raises:
         OSError: the file cannot be opened.
@@ -122,7 +125,20 @@ def _scene(line: bytes) -> Scene:
     if len(boxes) != len(labels):
         raise ValueError(f"boxes: expected {len(labels)} (one a label), got {len(boxes)}")
     relations = _relations(record["relations"], len(labels))
-    return Scene(record["image"], labels, boxes, relations, _strings("captions", record["captions"]))
+    return Scene(record["image"], labels, boxes, relations, _strings("captions", record["captions"]), _size(record))
+
+
+def _size(record: dict[str, Any]) -> tuple[float, float] | None:
+    if "size" in record:
+        name, size = "size", record["size"]
+    elif "width" in record and "height" in record:
+        name, size = "width, height", [record["width"], record["height"]]
+    else:
+        return None
+    numbers = isinstance(size, list) and len(size) == 2 and all(type(x) in (int, float) for x in size)
+    if not numbers or not all(0 < x < 1e9 for x in size):
+        raise ValueError(f"{name}: expected two numbers of pixels > 0, got {size!r:.60}")
+    return float(size[0]), float(size[1])
 
 
 def _kind(value: Any) -> str:

@@ -1,0 +1,206 @@
+"""The file of a split: one flat HDF5 file whose data sets bear the names of the parts of a :class:`Split`.
+
+Written whole or not at all, read with everything but the features in memory; the features stay in the file and are read
+through a memory map.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from .files import replacing
+from .rows import MappedRows
+from .split import Split
+
+FORMAT = "cmsei_fast"
+VERSION = 1
+
+_STRINGS = ("ids", "captions", "object_names", "predicate_names")
+_ARRAYS = {
+    "offsets": np.int64,
+    "caption_to_image": np.int64,
+    "boxes": np.float32,
+    "sizes": np.float32,
+    "labels": np.int32,
+    "label_scores": np.float32,
+    "relations": np.int32,
+    "relation_offsets": np.int64,
+    "relation_scores": np.float32,
+}
+_REQUIRED = ("ids", "offsets", "captions", "caption_to_image")
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_CHUNK_BYTES = 1 << 20
+_ALIGNMENT = 4096  # bytes: chunks of features begin at a page
+
+
+def write_split(path: str | os.PathLike[str], split: Split, *, progress: bool = False) -> None:
+    """Writes the file of a split; features are taken a chunk (about 1 MiB) at a time.
+
+    The file appears under its name when it is complete; until then, and after an error, what was there stays.
+
+    Args:
+        path: of the file, whose directory exists.
+        split: what to write.
+        progress: show a bar that counts regions.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: a string holds a NUL or a lone surrogate; a feature is not finite.
+    """
+    with (
+        replacing(path) as temporary,
+        h5py.File(
+            temporary,
+            "w",
+            libver=("v110", "v110"),  # checksums of everything but the numbers
+            alignment_threshold=_CHUNK_BYTES // 2,
+            alignment_interval=_ALIGNMENT,
+        ) as file,
+    ):
+        for name in _STRINGS:
+            if getattr(split, name) or name in _REQUIRED:
+                _write_strings(file, name, getattr(split, name))
+        for name in _ARRAYS:
+            if (array := getattr(split, name)) is not None:
+                chunks = (max(1, min(len(array), _CHUNK_BYTES // max(1, array[:1].nbytes))), *array.shape[1:])
+                maxshape = (None, *array.shape[1:])
+                file.create_dataset(name, data=array, chunks=chunks, maxshape=maxshape, fletcher32=True)
+        if split.features is not None:
+            _write_features(file, split, progress)
+        file.attrs["version"] = VERSION
+        file.attrs["format"] = FORMAT  # the last word: an interrupted file does not have it
+
+
+def _write_strings(file: h5py.File, name: str, values: tuple[str, ...]) -> None:
+    for i, value in enumerate(values):
+        if "\0" in value or not _encodes(value):
+            raise ValueError(f"{name}[{i}]: expected text without NUL and lone surrogates, got {value!r:.60}")
+    count = len(values)
+    file.create_dataset(
+        name, data=list(values), shape=(count,), dtype=h5py.string_dtype(), chunks=(max(1, count),), maxshape=(None,)
+    )
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _write_features(file: h5py.File, split: Split, progress: bool) -> None:
+    features = split.features
+    count, width = features.shape
+    rows = max(1, _CHUNK_BYTES // (width * features.dtype.itemsize))
+    regions = np.diff(split.offsets)
+    if (regions == regions[0]).all() and regions[0] <= rows:
+        rows -= rows % int(regions[0])  # no image crosses from one chunk into the next
+    rows = min(rows, count)
+    dataset = file.create_dataset("features", shape=(count, width), dtype=features.dtype, chunks=(rows, width))
+    with tqdm(total=count, unit=" regions", unit_scale=True, disable=not progress) as bar:
+        for start in range(0, count, rows):
+            block = np.asarray(features[start : start + rows])
+            good = np.isfinite(block).all(1)
+            if not good.all():
+                row = start + int(np.argmin(good))
+                image = int(np.searchsorted(split.offsets, row, side="right")) - 1
+                raise ValueError(
+                    f"features[{row}] (image {split.ids[image]}): expected finite numbers of {features.dtype}, "
+                    f"got {block[row - start][~np.isfinite(block[row - start])][0]}"
+                )
+            dataset[start : start + rows] = block
+            bar.update(len(block))
+
+
+def open_split(path: str | os.PathLike[str]) -> Split:
+    """Reads the file of a split; its ``features`` are :class:`MappedRows`.
+
+    No handle of the file stays open but the memory map, so the split may be handed to the workers of a ``DataLoader``,
+    forked or spawned.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: naming the file: it is not a split's file, of a newer version, truncated or damaged, or its parts do
+            not fit each other.
+    """
+    with open(path, "rb") as raw:
+        start = raw.read(len(_SIGNATURE))
+    name = os.fspath(path)
+    if start != _SIGNATURE:
+        raise ValueError(f"{name}: expected an HDF5 file by write_split, got a file that begins with {start!r}")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            parts = _read(file, name)
+    except _Refused as refused:
+        raise ValueError(str(refused)) from None
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{name}: truncated or damaged HDF5 file: {error}") from error
+    try:
+        return Split(**parts)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+class _Refused(Exception):
+    """A file that is in order as HDF5 and no split's file that this version reads."""
+
+
+def _read(file: h5py.File, name: str) -> dict[str, Any]:
+    written = file.attrs.get("format")
+    if not isinstance(written, str) or written != FORMAT:
+        raise _Refused(f"{name}: expected the attribute format = {FORMAT!r} (a file by write_split), got {written!r}")
+    version = file.attrs.get("version")
+    if not isinstance(version, (int, np.integer)) or not 1 <= version <= VERSION:
+        raise _Refused(
+            f"{name}: expected version {VERSION} of the layout, got {version!r}; a newer cmsei_fast may read it"
+        )
+    missing = [part for part in _REQUIRED if part not in file]
+    if missing:
+        raise _Refused(f"{name}: missing {'data set' if len(missing) == 1 else 'data sets'} {', '.join(missing)}")
+    parts: dict[str, Any] = {}
+    for part in _STRINGS:
+        if part in file:
+            dataset = _dataset(file, part, name)
+            if h5py.check_string_dtype(dataset.dtype) is None:
+                raise _Refused(f"{name}: {part}: expected strings, got {dataset.dtype}")
+            parts[part] = tuple(dataset.asstr()[:].tolist())
+    for part, dtype in _ARRAYS.items():
+        if part in file:
+            dataset = _dataset(file, part, name)
+            if dataset.dtype != dtype:
+                raise _Refused(f"{name}: {part}: expected {np.dtype(dtype)}, got {dataset.dtype}")
+            parts[part] = dataset[...]
+    if "features" in file:
+        parts["features"] = _mapped(_dataset(file, "features", name), name)
+    return parts
+
+
+def _dataset(file: h5py.File, part: str, name: str) -> h5py.Dataset:
+    dataset = file[part]
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        raise _Refused(f"{name}: {part}: expected a data set, got {type(dataset).__name__.lower()}")
+    return dataset
+
+
+def _mapped(dataset: h5py.Dataset, name: str) -> MappedRows:
+    shape, chunks, dtype = dataset.shape, dataset.chunks, dataset.dtype
+    plain = dataset.id.get_create_plist().get_nfilters() == 0 and dtype.kind == "f" and dtype.isnative
+    if len(shape) != 2 or chunks is None or chunks[1] != shape[1] or not plain:
+        raise _Refused(
+            f"{name}: features: expected (rows, width) numbers in uncompressed chunks of whole rows, "
+            f"got shape {shape}, chunks {chunks}, {dtype}"
+        )
+    begin, size = [], chunks[0] * chunks[1] * dtype.itemsize
+    end = os.path.getsize(name)
+    for row in range(0, shape[0], chunks[0]):
+        where = dataset.id.get_chunk_info_by_coord((row, 0))
+        if where.byte_offset is None or where.byte_offset + size > end or where.size != size:
+            raise _Refused(f"{name}: features: expected a chunk of {size} bytes for row {row}, got none in the file")
+        begin.append(where.byte_offset)
+    return MappedRows(name, shape, dtype, chunks[0], begin)

@@ -1,0 +1,227 @@
+"""One split of a data set: images as regions with boxes, labels and relations, and the captions that belong to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """N images with ΣR regions, E relations and M captions, all packed: no padding anywhere.
+
+    Args:
+        ids: N image names.
+        offsets: (N + 1,) int64, regions before each image; each image has at least one.
+        captions: M sentences.
+        caption_to_image: (M,) int64, the image of each caption.
+        features: (ΣR, Dx) float16 or float32, anything that has ``shape`` and ``dtype`` and gives an array when sliced
+            by rows: an array, or the rows of a file.
+        boxes: (ΣR, 4) float32, xyxy pixels.
+        sizes: (N, 2) float32, width and height of the image in pixels.
+        labels: (ΣR,) int32, index into ``object_names``, -1 for an unknown object.
+        object_names: the names of the objects.
+        label_scores: (ΣR,) float32, the detector's confidence.
+        relations: (E, 3) int32, subject region (counted within its image), predicate, object region.
+        relation_offsets: (N + 1,) int64, relations before each image.
+        relation_scores: (E,) float32 in (0, 1].
+        predicate_names: the names of the predicates.
+
+    Raises:
+        TypeError: for another type or dtype than said above.
+        ValueError: for parts that do not fit each other, and numbers out of range.
+    """
+
+    ids: tuple[str, ...]
+    offsets: np.ndarray
+    captions: tuple[str, ...]
+    caption_to_image: np.ndarray
+    features: Any = None
+    boxes: np.ndarray | None = None
+    sizes: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    object_names: tuple[str, ...] = ()
+    label_scores: np.ndarray | None = None
+    relations: np.ndarray | None = None
+    relation_offsets: np.ndarray | None = None
+    relation_scores: np.ndarray | None = None
+    predicate_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("ids", "captions", "object_names", "predicate_names"):
+            _check_strings(name, getattr(self, name))
+        if not self.ids:
+            raise ValueError("ids: expected at least one image, got none")
+        n_image = len(self.ids)
+        _check_array("offsets", self.offsets, "int64", (n_image + 1,))
+        _check_offsets("offsets", self.offsets, least=1)
+        n_region = int(self.offsets[-1])
+        _check_array("caption_to_image", self.caption_to_image, "int64", (len(self.captions),))
+        _check_range("caption_to_image", self.caption_to_image, 0, n_image - 1)
+        if self.features is not None:
+            _check_features(self.features, n_region)
+        if self.boxes is not None:
+            _check_array("boxes", self.boxes, "float32", (n_region, 4))
+            _check_boxes(self.boxes)
+        if self.sizes is not None:
+            _check_array("sizes", self.sizes, "float32", (n_image, 2))
+            _check_rows("sizes", self.sizes, (np.isfinite(self.sizes) & (self.sizes > 0)).all(1), "finite pixels > 0")
+        if self.labels is not None:
+            _check_array("labels", self.labels, "int32", (n_region,))
+            _check_range("labels", self.labels, -1, len(self.object_names) - 1)
+        if self.label_scores is not None:
+            _check_array("label_scores", self.label_scores, "float32", (n_region,))
+            _check_rows("label_scores", self.label_scores, np.isfinite(self.label_scores), "a finite number")
+        if self.relations is not None:
+            self._check_relations(self.relations)
+        elif self.relation_offsets is not None or self.relation_scores is not None:
+            name = "relation_offsets" if self.relation_offsets is not None else "relation_scores"
+            raise ValueError(f"{name}: expected None (there are no relations), got an array")
+
+    def _check_relations(self, relations: np.ndarray) -> None:
+        if self.relation_offsets is None:
+            raise ValueError("relation_offsets: expected the relations before each image, got None")
+        _check_array("relation_offsets", self.relation_offsets, "int64", (len(self.ids) + 1,))
+        _check_offsets("relation_offsets", self.relation_offsets, least=0)
+        _check_array("relations", relations, "int32", (int(self.relation_offsets[-1]), 3))
+        regions = np.repeat(np.diff(self.offsets), np.diff(self.relation_offsets))
+        ends = relations[:, ::2]
+        _check_rows(
+            "relations",
+            relations,
+            ((ends >= 0) & (ends < regions[:, None])).all(1),
+            "subject and object regions of the relation's image",
+        )
+        predicates, count = relations[:, 1], len(self.predicate_names)
+        expected = f"a predicate from 0 to {count - 1} (predicate_names) in the middle"
+        _check_rows("relations", relations, (predicates >= 0) & (predicates < count), expected)
+        if self.relation_scores is not None:
+            scores = self.relation_scores
+            _check_array("relation_scores", scores, "float32", (len(relations),))
+            _check_rows("relation_scores", scores, (scores > 0) & (scores <= 1), "a confidence > 0 and <= 1")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n_captions(self) -> int:
+        """M."""
+        return len(self.captions)
+
+    def subset(self, images: np.ndarray) -> Split:
+        """These images in this order with their captions, image by image, held in memory.
+
+        Args:
+            images: (n,) integers, at least one.
+
+        Raises:
+            TypeError: if they are not integers.
+            ValueError: for none, or one out of range.
+        """
+        images = np.asarray(images)
+        if images.ndim != 1 or len(images) == 0:
+            raise ValueError(f"images: expected (n,) integers with n >= 1, got shape {images.shape}")
+        if images.dtype.kind not in "iu":
+            raise TypeError(f"images: expected integers, got {images.dtype}")
+        _check_range("images", images, 0, len(self) - 1)
+        images = images.astype(np.int64)
+        regions, offsets = gather(self.offsets, images)
+        by_image = np.argsort(self.caption_to_image, kind="stable")
+        counts = np.bincount(self.caption_to_image, minlength=len(self))
+        captions, caption_offsets = gather(offsets_of(counts), images)
+        captions = by_image[captions]
+        relations = relation_offsets = None
+        if self.relations is not None and self.relation_offsets is not None:
+            relations, relation_offsets = gather(self.relation_offsets, images)
+
+        def take(array: np.ndarray | None, rows: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None or rows is None else array[rows]
+
+        features = self.features
+        if features is not None:
+            pieces = [np.asarray(features[self.offsets[i] : self.offsets[i + 1]]) for i in images]
+            features = np.concatenate(pieces)
+        return Split(
+            ids=tuple(self.ids[i] for i in images),
+            offsets=offsets,
+            captions=tuple(self.captions[i] for i in captions),
+            caption_to_image=np.repeat(np.arange(len(images)), np.diff(caption_offsets)),
+            features=features,
+            boxes=take(self.boxes, regions),
+            sizes=take(self.sizes, images),
+            labels=take(self.labels, regions),
+            object_names=self.object_names,
+            label_scores=take(self.label_scores, regions),
+            relations=take(self.relations, relations),
+            relation_offsets=relation_offsets,
+            relation_scores=take(self.relation_scores, relations),
+            predicate_names=self.predicate_names,
+        )
+
+
+def offsets_of(counts: Any) -> np.ndarray:
+    """(n + 1,) int64: how many there are before each, and in all."""
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
+def gather(offsets: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of some items of a packed array, and the items' offsets among them; both int64."""
+    chosen = offsets_of(offsets[items + 1] - offsets[items])
+    rows = np.repeat(offsets[items] - chosen[:-1], np.diff(chosen)) + np.arange(chosen[-1])
+    return rows, chosen
+
+
+def _check_strings(name: str, values: Any) -> None:
+    if not isinstance(values, tuple):
+        raise TypeError(f"{name}: expected a tuple of strings, got {type(values).__name__}")
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            raise TypeError(f"{name}[{i}]: expected a string, got {type(value).__name__}")
+
+
+def _check_array(name: str, value: Any, dtype: str, shape: tuple[int, ...]) -> None:
+    if not isinstance(value, np.ndarray) or value.dtype != dtype:
+        got = f"one of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(f"{name}: expected a numpy array of {dtype}, got {got}")
+    if value.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
+
+
+def _check_features(features: Any, n_region: int) -> None:
+    if not all(hasattr(features, name) for name in ("shape", "dtype", "__getitem__")):
+        raise TypeError(f"features: expected an array of float16 or float32, got {type(features).__name__}")
+    if features.dtype not in (np.float16, np.float32):
+        raise TypeError(f"features: expected float16 or float32, got {features.dtype}")
+    shape = tuple(features.shape)
+    if len(shape) != 2 or shape[0] != n_region or shape[1] < 1:
+        raise ValueError(f"features: expected shape ({n_region}, Dx), one row a region, got {shape}")
+
+
+def _check_offsets(name: str, offsets: np.ndarray, least: int) -> None:
+    if offsets[0] != 0:
+        raise ValueError(f"{name}[0]: expected 0, got {offsets[0]}")
+    short = np.nonzero(np.diff(offsets) < least)[0]
+    if len(short):
+        i = short[0]
+        raise ValueError(f"{name}[{i + 1}]: expected at least {offsets[i] + least}, got {offsets[i + 1]}")
+
+
+def _check_range(name: str, values: np.ndarray, low: int, high: int) -> None:
+    wrong = np.nonzero((values < low) | (values > high))[0]
+    if len(wrong):
+        raise ValueError(f"{name}[{wrong[0]}]: expected an index from {low} to {high}, got {values[wrong[0]]}")
+
+
+def _check_boxes(boxes: np.ndarray) -> None:
+    good = np.isfinite(boxes).all(1) & (boxes[:, :2] <= boxes[:, 2:]).all(1)
+    _check_rows("boxes", boxes, good, "finite pixels with x1 <= x2 and y1 <= y2")
+
+
+def _check_rows(name: str, values: np.ndarray, good: Any, expected: str) -> None:
+    if not good.all():
+        i = int(np.argmin(good))
+        raise ValueError(f"{name}[{i}]: expected {expected}, got {values[i].tolist()}")
