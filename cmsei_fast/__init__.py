@@ -13,13 +13,18 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import nn
+    from .encoded import Encoded
+    from .model import CMSEI, ModelConfig
     from .ops.pair_score import pair_score
     from .ops.relation_attention import relation_attention
     from .retrieval import evaluate, recall_metrics
     from .scoring import score_matrix
 
 __all__ = [
+    "CMSEI",
     "Attention",
+    "Encoded",
+    "ModelConfig",
     "PairScorer",
     "__version__",
     "evaluate",
@@ -31,6 +36,9 @@ __all__ = [
 ]
 
 _HOME = {
+    "CMSEI": "cmsei_fast.model",
+    "Encoded": "cmsei_fast.encoded",
+    "ModelConfig": "cmsei_fast.model",
     "evaluate": "cmsei_fast.retrieval",
     "pair_score": "cmsei_fast.ops.pair_score",
     "recall_metrics": "cmsei_fast.retrieval",

@@ -9,11 +9,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from .encoded import Encoded
 from .engines.terms import PRECISIONS
 from .scorer import PairScorer
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _GIB = 1 << 30
+
+
+def unpacked(item: str, features: Any, lengths: Any) -> tuple[Any, Any]:
+    """The rows and lengths of :class:`Encoded` items; anything else as it is.
+
+    Raises:
+        ValueError: for lengths beside encoded items, which have their own.
+    """
+    if not isinstance(features, Encoded):
+        return features, lengths
+    if lengths is not None:
+        raise ValueError(f"{item}_lengths: expected None ({item}s are encoded and have theirs), got {lengths!r:.60}")
+    return features.rows, features.lengths
 
 
 def kind_of(name: str, value: Any) -> str:

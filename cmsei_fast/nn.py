@@ -99,13 +99,16 @@ class RelationAttention(Module):
         self.label_bias = Parameter(torch.zeros(n_labels, heads))
         self.label_value = Parameter(torch.randn(n_labels, heads, dim // heads) * 0.02)
 
-    def forward(self, nodes: Tensor, labels: Tensor, confidence: Tensor | None = None) -> Tensor:
+    def forward(
+        self, nodes: Tensor, labels: Tensor, confidence: Tensor | None = None, label_value: Tensor | None = None
+    ) -> Tensor:
         """What the nodes gather from their neighbours.
 
         Args:
             nodes: (B, R, dim); padded nodes are those without an edge from or to them.
             labels: (B, R, R) integers below n_labels, 0 for no edge.
             confidence: (B, R, R) in (0, 1] on every edge; None is 1.
+            label_value: (n_labels, heads, dim / heads) in place of the layer's own.
 
         Returns:
             (B, R, dim) in the projections' dtype.
@@ -116,9 +119,8 @@ class RelationAttention(Module):
             project(nodes).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.query, self.key, self.content)
         )
-        gathered = relation_attention(
-            q, k, v, labels, self.label_bias, self.label_value, confidence, engine=self.engine
-        )
+        value = self.label_value if label_value is None else label_value
+        gathered = relation_attention(q, k, v, labels, self.label_bias, value, confidence, engine=self.engine)
         return self.out(gathered.transpose(1, 2).flatten(2))
 
     def extra_repr(self) -> str:

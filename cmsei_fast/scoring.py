@@ -74,7 +74,8 @@ def score_matrix(
 
     Args:
         images: regions, padded (N, R, D) or packed (ΣR, D): numpy array or memmap, torch tensor on any device or h5py
-            dataset of float16, bfloat16, float32 or float64. Memmaps and datasets are read in blocks, never whole.
+            dataset of float16, bfloat16, float32 or float64. Memmaps and datasets are read in blocks, never whole. Or
+            what :meth:`cmsei_fast.CMSEI.encode_images` returns, which has its lengths with it.
         captions: words, padded (M, L, D) or packed (ΣL, D), likewise.
         caption_lengths: (M,) words of each caption, list, array or tensor of integers from 1 to L. None: all L; packed
             captions need it.
@@ -111,6 +112,8 @@ def prepare(
     precision: str | None,
 ) -> Problem:
     """Checks everything that can be known before the features are read; raises as :func:`score_matrix` does."""
+    images, image_lengths = checks.unpacked("image", images, image_lengths)
+    captions, caption_lengths = checks.unpacked("caption", captions, caption_lengths)
     sides = (("images", images), ("captions", captions))
     for name, value in sides:
         checks.kind_of(name, value)

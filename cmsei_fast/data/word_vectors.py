@@ -1,0 +1,53 @@
+"""Pretrained word vectors in the text format of GloVe, word2vec and fastText: a word and its numbers on each line."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Collection
+
+import numpy as np
+
+
+def read_word_vectors(
+    path: str | os.PathLike[str], words: Collection[str] | None = None, limit: int | None = None
+) -> dict[str, np.ndarray]:
+    """Reads a text file of word vectors, gzipped or not, in its order (the most frequent word first, by custom).
+
+    A first line of two numbers (word2vec, fastText) is passed over.
+
+    Args:
+        path: the file.
+        words: keep these alone; None keeps all.
+        limit: lines to read at most, besides those of ``words``; None reads all.
+
+    Returns:
+        float32 vectors of one width by their word.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: naming the line: not a word and numbers, or of another width than the first; an empty file.
+    """
+    out: dict[str, np.ndarray] = {}
+    width = 0
+    opener = gzip.open if str(path).endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            word, *values = line.rstrip().split(" ")
+            if number == 1 and len(values) == 1:
+                continue
+            wanted = (words is not None and word in words) or (limit is not None and number <= limit)
+            if not wanted and not (words is None and limit is None) and width:
+                continue
+            try:
+                vector = np.array(values, dtype=np.float32)
+            except ValueError:
+                raise ValueError(f"{path}, line {number}: expected a word and numbers, got {line[:60]!r}") from None
+            width = width or len(vector)
+            if len(vector) != width or not width or not np.isfinite(vector).all():
+                raise ValueError(f"{path}, line {number}: expected {width} finite numbers, got {len(vector)}")
+            if wanted or (words is None and limit is None):
+                out.setdefault(word, vector)
+    if not width:
+        raise ValueError(f"{path}: expected word vectors, got an empty file")
+    return out

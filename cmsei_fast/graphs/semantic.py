@@ -1,0 +1,67 @@
+"""Semantic relations: the triplets of a scene graph as labels of ordered pairs, in both directions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def n_semantic_labels(n_predicates: int) -> int:
+    """Labels of a scene graph with P predicates: none, P forwards, P backwards and self."""
+    return 2 + 2 * n_predicates
+
+
+def semantic_labels(
+    triplets: Tensor,
+    owners: Tensor,
+    scores: Tensor | None,
+    mask: Tensor,
+    n_predicates: int,
+    threshold: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Labels and confidences of each ordered pair of regions.
+
+    A triplet (i, p, j) makes the edge i→j with label 1 + p and the edge j→i with 1 + P + p; a region has an edge to
+    itself with label 1 + 2P. Of several triplets of one pair the most confident counts, the first of equals; a triplet
+    in its own direction comes before one that is turned round. Triplets below the threshold are dropped.
+
+    Args:
+        triplets: (E, 3) integers: subject region, predicate, object region, counted within the image.
+        owners: (E,) integers, the image of each triplet.
+        scores: (E,) in (0, 1]; None is 1 for all.
+        mask: (B, R) bool, True for regions.
+        n_predicates: P.
+        threshold: least confidence of an edge.
+
+    Returns:
+        Labels (B, R, R) int16 and confidences (B, R, R) float32 in (0, 1], 1 where there is no edge.
+    """
+    b, r = mask.shape
+    device = mask.device
+    owners, triplets = owners.long(), triplets.long()
+    scores = torch.ones(len(owners), device=device) if scores is None else scores.float()
+    own = torch.eye(r, dtype=torch.bool, device=device) & mask[:, :, None]  # (B, R, R)
+    labels = torch.where(own, 1 + 2 * n_predicates, 0).flatten()  # (B R R)
+    confidence = torch.ones(b * r * r, device=device)
+    kept = (scores >= threshold) & (triplets[:, 0] != triplets[:, 2])
+    owners, triplets, scores = owners[kept], triplets[kept], scores[kept]
+    subject, predicate, target = triplets.unbind(-1)
+    # Written from the last in rank to the first: where several fall on one pair, the best stays.
+    for place, label in (
+        ((owners * r + target) * r + subject, 1 + n_predicates + predicate),
+        ((owners * r + subject) * r + target, 1 + predicate),
+    ):
+        order = torch.argsort(scores, descending=True, stable=True)
+        place, label, score = place[order], label[order], scores[order]
+        first = _first_of_each(place)
+        labels[place[first]] = label[first]
+        confidence[place[first]] = score[first]
+    return labels.view(b, r, r).to(torch.int16), confidence.view(b, r, r)
+
+
+def _first_of_each(values: Tensor) -> Tensor:
+    """Positions of the first occurrence of each value, whatever order a device writes in."""
+    _, inverse = torch.unique(values, return_inverse=True)
+    positions = torch.arange(len(values), device=values.device)
+    first = torch.full((int(inverse.max()) + 1 if len(values) else 0,), len(values), device=values.device)
+    return first.scatter_reduce_(0, inverse, positions, "amin")

@@ -1,0 +1,212 @@
+"""CMSEI: graph-enhanced regions and words in one space, scored by cross-level interactive attention.
+
+Ge et al., "Cross-modal Semantic Enhanced Interaction for Image-Sentence Retrieval" (WACV 2023). The order and purpose
+of the modules are the paper's; each equation is the closest standard form of the field, named where it stands.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Dropout, Module
+from torch.nn.functional import normalize
+
+from .. import nn
+from ..data.batches import CaptionBatch, ImageBatch, caption_batch, image_batch
+from ..data.split import Split
+from ..data.vocabulary import Vocabulary
+from ..encoded import Encoded
+from ..scorer import PairScorer
+from .config import ModelConfig
+from .graph_reasoning import GraphReasoning
+from .region_encoder import RegionEncoder
+from .text_encoder import GRUEncoder, TransformerEncoder
+from .words import WordEmbedding
+
+
+class CMSEI(Module):
+    """The whole model: image encoder, text encoder and interaction.
+
+    Args:
+        config: what it is made of.
+        vocabulary: the words of captions and of objects' and predicates' names.
+
+    Attributes:
+        score: :class:`cmsei_fast.nn.PairScore`, the interaction with its learned weights, temperatures and gates.
+
+    Raises:
+        TypeError: for arguments of another type.
+        ImportError, OSError: for a transformer that cannot be had.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary, *, text_structure: Any = None) -> None:
+        super().__init__()
+        if not isinstance(config, ModelConfig):
+            raise TypeError(f"config: expected a ModelConfig, got {type(config).__name__}")
+        if not isinstance(vocabulary, Vocabulary):
+            raise TypeError(f"vocabulary: expected a Vocabulary, got {type(vocabulary).__name__}")
+        self.config, self.vocabulary = config, vocabulary
+        self.words = WordEmbedding(vocabulary, config.word_width, config.width, config.trained_words)
+        self.regions = RegionEncoder(config, vocabulary)
+        self.reasoning = GraphReasoning(config, vocabulary)
+        self.text: GRUEncoder | TransformerEncoder
+        if config.transformer is None:
+            self.text = GRUEncoder(config, vocabulary)
+        else:
+            self.text = TransformerEncoder(config, text_structure)
+        self.dropout = Dropout(config.dropout)
+        self.score = nn.PairScore(config.scorer)
+
+    @property
+    def scorer(self) -> PairScorer:
+        """The scorer with the weights, temperatures and gates that were learned."""
+        return self.score.scorer
+
+    def forward(self, images: ImageBatch, captions: CaptionBatch) -> Tensor:
+        """Scores (B, M) of every image with every caption of a batch, differentiable."""
+        return self.interact(self.embed_images(images), self.embed_captions(captions))
+
+    def embed_images(self, batch: ImageBatch) -> Encoded:
+        """Unit regions (ΣR, D) of a batch, differentiable; in training some regions are left out."""
+        if self.training and self.config.region_dropout:
+            batch = without_regions(batch, self.config.region_dropout)
+        rows = self.reasoning(self.regions(batch, self.words), batch, self.words)
+        return Encoded(normalize(self.dropout(rows), dim=-1), batch.lengths)
+
+    def embed_captions(self, batch: CaptionBatch) -> Encoded:
+        """Unit words (ΣL, D) of a batch, differentiable."""
+        encoded = self.text(batch, self.words)
+        return Encoded(normalize(encoded.rows, dim=-1), encoded.lengths)
+
+    def interact(self, images: Encoded, captions: Encoded) -> Tensor:
+        """Scores (N, M) of every image with every caption."""
+        regions, words = images.rows, captions.rows
+        if regions.dtype != words.dtype:
+            dtype = torch.promote_types(regions.dtype, words.dtype)
+            regions, words = regions.to(dtype), words.to(dtype)
+        scores: Tensor = self.score(regions, words, images.offsets, captions.offsets)
+        return scores
+
+    @torch.no_grad()
+    def encode_images(
+        self,
+        split: Split,
+        indices: Sequence[int] | np.ndarray | None = None,
+        *,
+        batch_size: int = 128,
+        progress: bool = False,
+    ) -> Encoded:
+        """Regions of a split's images as :func:`cmsei_fast.score_matrix` takes them; no gradient, no dropout.
+
+        Args:
+            split: what the images are read from.
+            indices: which of them, in this order; None is all.
+            batch_size: images read and encoded at a time.
+            progress: show a bar that counts images.
+
+        Returns:
+            Rows (ΣR, D) float32 on the model's device.
+        """
+        chosen = np.arange(len(split)) if indices is None else np.asarray(indices, dtype=np.int64)
+        batches = (image_batch(split, chosen[i : i + batch_size]) for i in range(0, len(chosen), batch_size))
+        return self._encode(self.embed_images, batches, len(chosen), "image" if progress else None)
+
+    @torch.no_grad()
+    def encode_captions(self, captions: Sequence[str], *, batch_size: int = 512, progress: bool = False) -> Encoded:
+        """Words of sentences as :func:`cmsei_fast.score_matrix` takes them; no gradient, no dropout.
+
+        Args:
+            captions: M sentences.
+            batch_size: sentences encoded at a time, those of like length together.
+            progress: show a bar that counts captions.
+
+        Returns:
+            Rows (ΣL, D) float32 on the model's device, in the order of the captions.
+        """
+        tokens = [self.text.tokenize(caption) for caption in captions]
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        batches = (
+            caption_batch([tokens[i] for i in order[j : j + batch_size]]) for j in range(0, len(order), batch_size)
+        )
+        encoded = self._encode(self.embed_captions, batches, len(order), "caption" if progress else None)
+        pieces = encoded.rows.split(encoded.lengths.tolist())
+        place = {i: j for j, i in enumerate(order)}
+        back = [place[i] for i in range(len(order))]
+        rows = torch.cat([pieces[j] for j in back]) if back else encoded.rows
+        return Encoded(rows, encoded.lengths[back])
+
+    def _encode(self, embed: Any, batches: Any, total: int, unit: str | None) -> Encoded:
+        device, training = self.words.project.weight.device, self.training
+        self.eval()
+        bar = None
+        if unit is not None:
+            from tqdm import tqdm
+
+            bar = tqdm(total=total, unit=unit, desc=f"encode {unit}s")
+        parts = [Encoded(torch.empty(0, self.config.width, device=device), torch.empty(0, dtype=torch.int64))]
+        try:
+            for batch in batches:
+                encoded = embed(batch.to(device))
+                parts.append(Encoded(encoded.rows.float(), encoded.lengths))
+                if bar is not None:
+                    bar.update(len(encoded))
+        finally:
+            self.train(training)
+            if bar is not None:
+                bar.close()
+        return Encoded.cat(parts)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes ``config.json``, ``vocabulary.json`` and ``model.safetensors``, and a transformer's own configuration
+        and tokenizer in ``text/``, whole or not at all; a model that is already there is replaced.
+
+        Raises:
+            OSError: the directory cannot be written, or holds something else than a saved model.
+        """
+        from .pretrained import save
+
+        save(self, directory)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike[str], device: torch.device | str = "cpu") -> CMSEI:
+        """Reads what :meth:`save_pretrained` wrote, ready to evaluate; no pickle is read.
+
+        Raises:
+            OSError: there is no such directory or file.
+            ValueError: naming the file and what is wrong with it.
+        """
+        from .pretrained import load
+
+        return load(directory, device)
+
+
+def without_regions(batch: ImageBatch, chance: float) -> ImageBatch:
+    """The batch without each region with that chance, and without the relations of those that go; one always stays."""
+    starts = torch.cat([batch.lengths.new_zeros(1), batch.lengths.cumsum(0)])
+    kept = torch.rand(int(starts[-1])) >= chance
+    owner = torch.repeat_interleave(torch.arange(len(batch)), batch.lengths)
+    lengths = torch.bincount(owner[kept], minlength=len(batch))
+    kept[starts[:-1][lengths == 0]] = True
+    lengths = lengths.clamp(min=1)
+    new = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    number = kept.cumsum(0) - 1 - new[:-1].repeat_interleave(batch.lengths)  # of each kept region within its image
+
+    device = next(x.device for x in (batch.features, batch.labels, batch.boxes) if x is not None)
+    on, number, first = kept.to(device), number.to(device), starts.to(device)
+    parts: dict[str, Any] = {"lengths": lengths, "sizes": batch.sizes}
+    for name in ("features", "boxes", "labels"):
+        value = getattr(batch, name)
+        parts[name] = None if value is None else value[on]
+    if batch.triplets is not None and batch.owners is not None:
+        ends = first[batch.owners][:, None] + batch.triplets[:, ::2]  # (E, 2) rows of subject and object
+        both = on[ends].all(1)
+        moved = number[ends]
+        triplets = torch.stack([moved[:, 0], batch.triplets[:, 1], moved[:, 1]], 1)
+        parts |= {"triplets": triplets[both], "owners": batch.owners[both]}
+        parts["scores"] = None if batch.scores is None else batch.scores[both]
+    return ImageBatch(**parts)

@@ -1,0 +1,114 @@
+"""What a model is made of, as one frozen dataclass that JSON can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..scorer import PairScorer
+
+RELATIONS = ("implicit", "spatial", "semantic")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Structure of a :class:`cmsei_fast.CMSEI`; SCAN is ``relations=()`` with ``PairScorer.scan_t2i()``.
+
+    Args:
+        width: D of the joint space, a multiple of heads.
+        feature_width: Dx of the region features; 0 where regions have none.
+        object_names: what region labels index; empty where labels are not used. A name's words share the embedding of
+            the captions' words with the GRU.
+        predicate_names: what scene-graph predicates index.
+        boxes: whether the geometry of a region's box is part of it.
+        relations: graphs to reason over, any of ``RELATIONS``; empty for none.
+        layers: layers of reasoning over each of them.
+        heads: attention heads of a graph.
+        confidence_threshold: scene-graph relations below it are dropped.
+        transformer: None for the GRU; else a local directory or hub name of a Hugging Face text model.
+        word_width: width of the word embedding.
+        trained_words: the first words of the vocabulary have vectors that learn, so many; None is all of them.
+        word_residual: whether a word's own embedding is added to the GRU's output.
+        dropout: of the encoders' inputs and outputs, in [0, 1).
+        word_dropout: chance of a token to be replaced by ``<unk>`` in training.
+        region_dropout: chance of a region to be left out in training; one always stays.
+        scorer: structure and initial numbers of the score.
+
+    Raises:
+        TypeError, ValueError: naming the field, what it takes and what it was given.
+    """
+
+    width: int = 1024
+    feature_width: int = 0
+    object_names: tuple[str, ...] = ()
+    predicate_names: tuple[str, ...] = ()
+    boxes: bool = True
+    relations: tuple[str, ...] = ("spatial", "semantic")
+    layers: int = 1
+    heads: int = 8
+    confidence_threshold: float = 0.0
+    transformer: str | None = None
+    word_width: int = 300
+    trained_words: int | None = None
+    word_residual: bool = False
+    dropout: float = 0.0
+    word_dropout: float = 0.0
+    region_dropout: float = 0.0
+    scorer: PairScorer = field(default_factory=PairScorer.cmsei)
+
+    def __post_init__(self) -> None:
+        for name, low in (("width", 1), ("feature_width", 0), ("layers", 1), ("heads", 1), ("word_width", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(f"{name}: expected an integer >= {low}, got {value!r}")
+        if self.width % self.heads:
+            raise ValueError(f"width: expected a multiple of heads = {self.heads}, got {self.width}")
+        for name in ("object_names", "predicate_names", "relations"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not all(isinstance(x, str) for x in value):
+                raise TypeError(f"{name}: expected strings, got {value!r:.60}")
+            object.__setattr__(self, name, tuple(value))
+        for kind in self.relations:
+            if kind not in RELATIONS:
+                raise ValueError(f"relations: expected any of {', '.join(RELATIONS)}, got {kind!r}")
+        if len(set(self.relations)) != len(self.relations):
+            raise ValueError(f"relations: expected each kind once, got {', '.join(self.relations)}")
+        if "semantic" in self.relations and not self.predicate_names:
+            raise ValueError("predicate_names: expected the predicates of relations='semantic', got none")
+        for name in ("boxes", "word_residual"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}: expected a bool, got {getattr(self, name)!r}")
+        if self.trained_words is not None and not (type(self.trained_words) is int and self.trained_words >= 0):
+            raise ValueError(f"trained_words: expected None or an integer >= 0, got {self.trained_words!r}")
+        for name in ("dropout", "word_dropout", "region_dropout"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}")
+        if not 0 <= self.confidence_threshold <= 1:
+            raise ValueError(f"confidence_threshold: expected a number in [0, 1], got {self.confidence_threshold!r}")
+        if self.transformer is not None and not isinstance(self.transformer, str):
+            raise TypeError(f"transformer: expected None, a directory or a hub name, got {self.transformer!r}")
+        if not isinstance(self.scorer, PairScorer):
+            raise TypeError(f"scorer: expected a PairScorer, got {type(self.scorer).__name__}")
+        if not self.feature_width and not self.object_names and not self.boxes:
+            raise ValueError("feature_width: expected region features, object_names or boxes, got none of them")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON; :meth:`from_dict` reads it back."""
+        out = {f.name: getattr(self, f.name) for f in fields(self)}
+        return out | {"scorer": self.scorer.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: for an unknown key, and as the constructor does.
+        """
+        known = {f.name for f in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise ValueError(f"model configuration: expected any of {', '.join(sorted(known))}, got {name!r}")
+        scorer = values.get("scorer")
+        return cls(**{**values, **({"scorer": PairScorer.from_dict(scorer)} if isinstance(scorer, dict) else {})})

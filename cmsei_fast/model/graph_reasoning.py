@@ -1,0 +1,133 @@
+"""Intra-modal reasoning: regions exchange what they know along the spatial, semantic and implicit graphs.
+
+V' = LayerNorm(V + Σ over relation kinds of Proj(out)), one or more times (§2 of the mathematics).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import Dropout, LayerNorm, Linear, Module, ModuleDict, ModuleList
+
+from ..data.batches import ImageBatch, given
+from ..data.vocabulary import Vocabulary
+from ..graphs import (
+    IMPLICIT_LABELS,
+    SPATIAL_LABELS,
+    implicit_labels,
+    n_semantic_labels,
+    semantic_labels,
+    spatial_labels,
+)
+from ..nn import RelationAttention
+from .config import ModelConfig
+from .words import WordEmbedding, name_tokens
+
+
+class ReasoningLayer(Module):
+    """One layer: attention along each graph, its sum added to the regions and normalised.
+
+    Args:
+        config: ``relations``, ``heads`` and ``predicate_names``.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        n_labels = {
+            "implicit": IMPLICIT_LABELS,
+            "spatial": SPATIAL_LABELS,
+            "semantic": n_semantic_labels(len(config.predicate_names)),
+        }
+        self.heads, self.kinds = config.heads, config.relations
+        self.attention = ModuleDict(
+            {kind: RelationAttention(config.width, config.heads, n_labels[kind]) for kind in self.kinds}
+        )
+        for kind in self.kinds:
+            out: RelationAttention = self.attention[kind]  # type: ignore[assignment]
+            out.out.weight.data *= 0.1  # a region starts as itself
+        self.norm = LayerNorm(config.width)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(
+        self, nodes: Tensor, graphs: dict[str, tuple[Tensor, Tensor | None]], predicates: Tensor | None
+    ) -> Tensor:
+        """Nodes (B, R, D) from nodes, the graphs' labels and confidences, and the predicates' vectors (P, D)."""
+        gathered = nodes
+        for kind in self.kinds:
+            attention: RelationAttention = self.attention[kind]  # type: ignore[assignment]
+            value = attention.label_value
+            if kind == "semantic" and predicates is not None:
+                # A predicate's words, in either direction, beside what the layer learns of it.
+                named = predicates.unflatten(-1, (self.heads, -1))  # (P, H, d)
+                neither = named.new_zeros(1, *named.shape[1:])
+                value = value + torch.cat([neither, named, named, neither])
+            gathered = gathered + self.dropout(attention(nodes, *graphs[kind], value))
+        out: Tensor = self.norm(gathered)
+        return out
+
+
+class GraphReasoning(Module):
+    """(ΣR, D) regions to (ΣR, D) regions that know of each other; the regions themselves where there is no graph.
+
+    Args:
+        config: ``relations``, ``layers``, ``heads`` and ``predicate_names``.
+        vocabulary: of the embedding whose vectors predicates carry into both of their regions.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.relations, self.threshold = config.relations, config.confidence_threshold
+        self.n_predicates = len(config.predicate_names)
+        self.layers = ModuleList(ReasoningLayer(config) for _ in range(config.layers if self.relations else 0))
+        semantic = "semantic" in self.relations
+        self.predicates = Linear(config.word_width, config.width, bias=False) if semantic else None
+        if self.predicates is not None:
+            torch.nn.init.normal_(self.predicates.weight, std=0.02)
+        self.name_tokens: Tensor
+        self.register_buffer("name_tokens", name_tokens(config.predicate_names, vocabulary), persistent=False)
+
+    def forward(self, regions: Tensor, batch: ImageBatch, words: WordEmbedding) -> Tensor:
+        """Regions (ΣR, D) after reasoning over the graphs of their images; ``words`` gives predicates their vectors.
+
+        Raises:
+            ValueError: if the batch lacks the boxes or triplets that a graph is made of.
+        """
+        if not self.relations:
+            return regions
+        mask = batch.mask(regions.device)  # (B, R)
+        graphs = self.graphs(batch, mask)
+        uniform = bool((batch.lengths == mask.shape[1]).all())
+        if uniform:
+            nodes = regions.view(*mask.shape, -1)
+        else:
+            nodes = regions.new_zeros(*mask.shape, regions.shape[-1])
+            nodes[mask] = regions
+        named = self.predicates(words.names(self.name_tokens)) if self.predicates is not None else None
+        for layer in self.layers:
+            nodes = layer(nodes, graphs, named)
+        return nodes.flatten(0, 1) if uniform else nodes[mask]
+
+    def graphs(self, batch: ImageBatch, mask: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Labels (B, R, R) of each graph and the confidences of its edges, None where all are certain."""
+        out: dict[str, tuple[Tensor, Tensor | None]] = {}
+        for kind in self.relations:
+            if kind == "implicit":
+                out[kind] = implicit_labels(mask), None
+            elif kind == "spatial":
+                boxes = given("boxes", batch.boxes)
+                if boxes.shape[0] != mask.numel():
+                    padded = boxes.new_zeros(*mask.shape, 4)
+                    padded[mask] = boxes
+                    boxes = padded
+                out[kind] = spatial_labels(boxes.view(*mask.shape, 4), given("sizes", batch.sizes), mask), None
+            else:
+                labels, confidence = semantic_labels(
+                    given("triplets", batch.triplets),
+                    given("owners", batch.owners),
+                    batch.scores,
+                    mask,
+                    self.n_predicates,
+                    self.threshold,
+                )
+                out[kind] = labels, None if batch.scores is None else confidence
+        return out

@@ -1,0 +1,105 @@
+"""A model on disk: JSON for its structure, safetensors for its numbers; nothing that runs code when read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+
+from ..data.vocabulary import Vocabulary
+from .config import ModelConfig
+from .text_encoder import TransformerEncoder
+
+if TYPE_CHECKING:
+    from .cmsei import CMSEI
+
+FORMAT = "cmsei_fast model"
+VERSION = 1
+CONFIG, WEIGHTS, VOCABULARY, TEXT = "config.json", "model.safetensors", "vocabulary.json", "text"
+
+
+def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
+    """Writes a model into a new directory beside the old one, then takes its place."""
+    target = Path(os.path.abspath(directory))
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / CONFIG).is_file())):
+        raise FileExistsError(f"{directory}: expected a new directory or one with a saved model, got something else")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    try:
+        record = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()}
+        (new / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        model.vocabulary.save(new / VOCABULARY)
+        tensors = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
+        save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+        if isinstance(model.text, TransformerEncoder):
+            model.text.model.config.save_pretrained(new / TEXT)
+            model.text.tokenizer.save_pretrained(new / TEXT)
+        if _same_structure(new, target):  # as while training: one rename, so that there is a model at every moment
+            os.replace(new / WEIGHTS, target / WEIGHTS)
+            shutil.rmtree(new)
+            return
+        umask = os.umask(0)
+        os.umask(umask)
+        new.chmod(0o777 & ~umask)
+        _replace_directory(new, target)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def _same_structure(new: Path, target: Path) -> bool:
+    """Whether two saved models differ in their weights at most."""
+    files = [path.relative_to(new) for path in sorted(new.rglob("*")) if path.is_file() and path.name != WEIGHTS]
+    return all((target / f).is_file() and (target / f).read_bytes() == (new / f).read_bytes() for f in files)
+
+
+def _replace_directory(new: Path, target: Path) -> None:
+    """Puts a directory in the place of another; the old one is moved away first and then removed."""
+    if not target.exists():
+        new.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
+    target.rename(old / target.name)
+    new.rename(target)
+    shutil.rmtree(old)
+
+
+def load(directory: str | os.PathLike[str], device: torch.device | str = "cpu") -> CMSEI:
+    """Reads a model that :func:`save` wrote."""
+    from .cmsei import CMSEI
+
+    source = Path(directory)
+    path = source / CONFIG
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, got {error}") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("model"), dict):
+        raise ValueError(f"{path}: expected the configuration of a {FORMAT}, got another JSON file")
+    if record.get("version") != VERSION:
+        raise ValueError(f"{path}: expected version {VERSION}, got {record.get('version')!r}")
+    try:
+        config = ModelConfig.from_dict(record["model"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    vocabulary = Vocabulary.load(source / VOCABULARY)
+    text = str(source / TEXT) if config.transformer is not None else None
+    model = CMSEI(config, vocabulary, text_structure=text)
+    weights = source / WEIGHTS
+    try:
+        tensors = load_file(weights, device="cpu")
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{weights}: expected safetensors, got a damaged file ({error})") from None
+    expected = model.state_dict()
+    wrong = sorted(expected.keys() ^ tensors.keys()) or [k for k, x in tensors.items() if x.shape != expected[k].shape]
+    if wrong:
+        raise ValueError(f"{weights}: expected the tensors of {path.name}, got a difference in {wrong[0]}")
+    model.load_state_dict(tensors)
+    return model.to(device).eval()

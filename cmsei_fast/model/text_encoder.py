@@ -1,0 +1,112 @@
+"""Captions to the joint space: the field's bidirectional GRU, or a Hugging Face text model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import GRU, Dropout, Linear, Module, Parameter
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from ..data.batches import CaptionBatch
+from ..data.vocabulary import UNKNOWN, Vocabulary
+from ..encoded import Encoded, length_mask
+from .config import ModelConfig
+from .words import WordEmbedding
+
+
+class GRUEncoder(Module):
+    """Words by a bidirectional GRU whose two directions are averaged (SCAN, Lee et al. 2018).
+
+    Args:
+        config: ``word_residual`` adds the word's own projected vector to a small part of the GRU's output, so that a
+            word starts as itself.
+        vocabulary: splits captions into words and numbers them.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.vocabulary, self.word_dropout = vocabulary, config.word_dropout
+        self.gain = Parameter(torch.tensor(0.1)) if config.word_residual else None
+        self.gru = GRU(config.word_width, config.width, batch_first=True, bidirectional=True)
+        self.dropout = Dropout(config.dropout)
+
+    def tokenize(self, caption: str) -> list[int]:
+        """Numbers of a caption's words, at least one."""
+        return self.vocabulary.encode(caption)
+
+    def forward(self, batch: CaptionBatch, words: WordEmbedding) -> Encoded:
+        """Words (ΣL, D) of the captions."""
+        tokens = batch.tokens
+        if self.training and self.word_dropout:
+            lost = torch.rand(tokens.shape, device=tokens.device) < self.word_dropout
+            tokens = tokens.masked_fill(lost, UNKNOWN)
+        vectors = self.dropout(words(tokens))  # (ΣL, word_width)
+        mask = length_mask(batch.lengths).to(tokens.device)
+        padded = vectors.new_zeros(*mask.shape, vectors.shape[-1])
+        padded[mask] = vectors
+        packed = pack_padded_sequence(padded, batch.lengths, batch_first=True, enforce_sorted=False)
+        states = pad_packed_sequence(self.gru(packed)[0], batch_first=True)[0][mask]  # (ΣL, 2 D)
+        forwards, backwards = states.chunk(2, -1)
+        out = self.dropout((forwards + backwards) / 2)
+        return Encoded(out if self.gain is None else words.project(vectors) + self.gain * out, batch.lengths)
+
+
+class TransformerEncoder(Module):
+    """Words by a Hugging Face text model, projected; special tokens are left out where a caption has others.
+
+    Args:
+        config: ``transformer`` is a local directory or a hub name (needs the extra ``transformers``).
+        structure: of the model and its tokenizer where the weights come later, as in a saved model; else None.
+
+    Raises:
+        ImportError: if ``transformers`` is not installed.
+        OSError: if there is no such model.
+    """
+
+    def __init__(self, config: ModelConfig, structure: Any = None) -> None:
+        super().__init__()
+        transformers = _transformers()
+        assert config.transformer is not None
+        source = config.transformer if structure is None else structure
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        if structure is None:
+            self.model = transformers.AutoModel.from_pretrained(source)
+        else:
+            self.model = transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(source))
+        self.limit = min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", 512))
+        self.project = Linear(self.model.config.hidden_size, config.width)
+        self.dropout = Dropout(config.dropout)
+        special = torch.zeros(len(self.tokenizer), dtype=torch.bool)
+        special[self.tokenizer.all_special_ids] = True
+        self.special: Tensor
+        self.register_buffer("special", special, persistent=False)
+
+    def tokenize(self, caption: str) -> list[int]:
+        """Numbers of a caption's tokens, special ones included, cut to the model's longest input."""
+        tokens: list[int] = self.tokenizer(caption, truncation=True, max_length=self.limit)["input_ids"]
+        return tokens
+
+    def forward(self, batch: CaptionBatch, words: WordEmbedding | None = None) -> Encoded:
+        """Words of the captions, (ΣL', D): fewer than tokens, for special ones are left out."""
+        mask = length_mask(batch.lengths).to(batch.tokens.device)
+        padded = batch.tokens.new_full(mask.shape, self.tokenizer.pad_token_id or 0)
+        padded[mask] = batch.tokens
+        states = self.model(input_ids=padded, attention_mask=mask.long()).last_hidden_state[mask]  # (ΣL, hidden)
+        owners = torch.repeat_interleave(torch.arange(len(batch)), batch.lengths).to(padded.device)
+        word = ~self.special[batch.tokens]
+        wordless = torch.bincount(owners[word], minlength=len(batch)) == 0
+        kept = word | wordless[owners]
+        lengths = torch.bincount(owners[kept], minlength=len(batch)).cpu()
+        return Encoded(self.dropout(self.project(states[kept])), lengths)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            f"transformer: expected the package transformers (pip install transformers), {error}"
+        ) from None
+    return transformers

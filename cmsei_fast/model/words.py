@@ -1,0 +1,95 @@
+"""The embedding that the words of captions share with the names of objects and predicates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module, Parameter
+from torch.nn.functional import embedding
+
+from ..data.lexical import singular, word_vector
+from ..data.vocabulary import PAD, Vocabulary
+
+
+class WordEmbedding(Module):
+    """Words to vectors, and to the joint space.
+
+    Args:
+        vocabulary: the words.
+        width: of a word's vector; ``joint_width`` D of the joint space.
+        trained: how many words, the first of the vocabulary, have a vector that learns; None is all. The projection
+            always learns.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, width: int, joint_width: int, trained: int | None = None) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        count = len(vocabulary) if trained is None else min(trained, len(vocabulary))
+        self.width, self.trained = width, Parameter(torch.empty(count, width))
+        self.fixed: Tensor
+        self.register_buffer("fixed", torch.empty(len(vocabulary) - count, width))
+        self._set(torch.randn(len(vocabulary), width) * width**-0.5)
+        self.project = Linear(width, joint_width, bias=False)
+        torch.nn.init.orthogonal_(self.project.weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., width) vectors of word numbers (...)."""
+        count = len(self.trained)
+        if not len(self.fixed):
+            return embedding(tokens, self.trained, padding_idx=PAD)
+        fixed = embedding((tokens - count).clamp(min=0), self.fixed)
+        if not count:
+            return fixed
+        # Two tables, so that no step touches the many vectors that do not learn.
+        learned = embedding(tokens.clamp(max=count - 1), self.trained, padding_idx=PAD)
+        return torch.where((tokens < count)[..., None], learned, fixed)
+
+    def names(self, numbers: Tensor) -> Tensor:
+        """(n, width): the mean vector of the words of each name, from :func:`name_tokens`."""
+        known = (numbers != PAD)[..., None]
+        return (self(numbers) * known).sum(1) / known.sum(1).clamp(min=1)
+
+    @torch.no_grad()
+    def load(self, vectors: Mapping[str, np.ndarray]) -> int:
+        """Starts from pretrained vectors; returns how many of the vocabulary's words have one.
+
+        They are centred and scaled to a mean length of 1. Where the embedding is wider, the places left hold a unit
+        vector of each word's own, nearly orthogonal to all others and shared with its plural: a word starts as itself,
+        and near the words that are like it.
+
+        Raises:
+            ValueError: for vectors that are wider than the embedding.
+        """
+        found = [(i, vectors[word]) for word, i in self.vocabulary.index.items() if word in vectors]
+        values = torch.from_numpy(np.stack([vector for _, vector in found])) if found else torch.zeros(1, 0)
+        width = values.shape[1]
+        if width > self.width:
+            raise ValueError(f"vectors: expected a width of at most {self.width}, got {width}")
+        out = torch.zeros(len(self.vocabulary), self.width)
+        if found:
+            values -= values.mean(0)
+            out[[i for i, _ in found], :width] = values / values.norm(dim=1).mean()
+        if width < self.width:
+            own = {word: singular(word) for word in self.vocabulary.words}
+            unit = {word: word_vector(word, self.width - width) for word in set(own.values())}
+            out[:, width:] = torch.from_numpy(np.stack([unit[own[word]] for word in self.vocabulary.words]))
+        self._set(out)
+        return len(found)
+
+    @torch.no_grad()
+    def _set(self, vectors: Tensor) -> None:
+        vectors[PAD] = 0
+        self.trained.copy_(vectors[: len(self.trained)])
+        self.fixed.copy_(vectors[len(self.trained) :])
+
+
+def name_tokens(names: Sequence[str], vocabulary: Vocabulary) -> Tensor:
+    """(n, longest) word numbers of names, ``<pad>`` behind; an unknown word is ``<unk>``."""
+    numbers = [vocabulary.encode(name) for name in names]
+    out = torch.full((len(names), max(map(len, numbers), default=1)), PAD)
+    for row, words in zip(out, numbers, strict=True):
+        row[: len(words)] = torch.tensor(words)
+    return out

@@ -1,0 +1,94 @@
+"""The order of captions in an epoch, and batches read by workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..data.batches import CaptionBatch, ImageBatch, caption_batch, image_batch
+from ..data.split import Split
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What one process encodes of a step's batch, and what it needs to know of the whole.
+
+    Args:
+        images: its images; ``captions`` its captions.
+        owner: (M,) int64, for each caption of the whole batch the place of its image among the batch's images.
+        image_counts: images of each process; ``caption_counts`` captions of each.
+    """
+
+    images: ImageBatch
+    captions: CaptionBatch
+    owner: Tensor
+    image_counts: tuple[int, ...]
+    caption_counts: tuple[int, ...]
+
+    def pin_memory(self) -> Share:
+        """The same share in page-locked memory, as ``DataLoader`` asks for it."""
+        return Share(
+            self.images.pin_memory(), self.captions.pin_memory(), self.owner, self.image_counts, self.caption_counts
+        )
+
+    def to(self, device: torch.device | str) -> Share:
+        """The same share on a device."""
+        return Share(
+            self.images.to(device),
+            self.captions.to(device),
+            self.owner.to(device),
+            self.image_counts,
+            self.caption_counts,
+        )
+
+
+class Batches(Dataset[Share]):
+    """Steps of an epoch by their number: whole batches of captions, each caption at most once, with their images.
+
+    Args:
+        split: what is trained on.
+        tokens: of each caption.
+        batch_size: captions of a step over all processes; what is left of an epoch behind the last whole batch waits
+            for the next shuffle (an epoch that has less than one batch is one batch).
+        seed: of the order.
+        rank, world: this process among all.
+    """
+
+    def __init__(
+        self, split: Split, tokens: list[list[int]], batch_size: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.split, self.tokens, self.seed = split, tokens, seed
+        self.batch_size = min(batch_size, len(tokens))
+        self.rank, self.world = rank, world
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.tokens) // self.batch_size
+
+    def order(self, epoch: int) -> np.ndarray:
+        """(M,) captions in the order of that epoch, the same in every process."""
+        return np.random.default_rng((self.seed, epoch)).permutation(len(self.tokens))
+
+    def __getitem__(self, place: tuple[int, int]) -> Share:
+        """This process's share of step ``place[1]`` of epoch ``place[0]``."""
+        epoch, step = place
+        captions = self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+        images, owner = np.unique(self.split.caption_to_image[captions], return_inverse=True)
+        image_parts, caption_parts = (np.array_split(x, self.world) for x in (images, captions))
+        return Share(
+            image_batch(self.split, image_parts[self.rank]),
+            caption_batch([self.tokens[i] for i in caption_parts[self.rank]]),
+            torch.from_numpy(owner.astype(np.int64)),
+            tuple(map(len, image_parts)),
+            tuple(map(len, caption_parts)),
+        )
+
+    def loader(self, epoch: int, first: int, workers: int, pin: bool) -> Iterator[Share]:
+        """The steps of an epoch from ``first`` on, read ahead by worker processes if there are any."""
+        places = [(epoch, step) for step in range(first, len(self))]
+        return iter(DataLoader(self, batch_size=None, sampler=places, num_workers=workers, pin_memory=pin))

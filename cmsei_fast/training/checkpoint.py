@@ -1,0 +1,103 @@
+"""Where a run stands, on disk: tensors as safetensors, numbers as JSON, each checkpoint a directory of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = "cmsei_fast checkpoint"
+VERSION = 1
+PREFIX = "step-"
+TENSORS, STATE = "tensors.safetensors", "state.json"
+
+
+def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+    """Writes ``folder/step-…`` and then removes older checkpoints: at any moment one of them is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{PREFIX}{step:09d}"
+    new = Path(tempfile.mkdtemp(dir=folder, prefix="."))
+    try:
+        # Cloned, since safetensors refuses tensors that share memory.
+        save_file({name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}, new / TENSORS)
+        record = {"format": FORMAT, "version": VERSION, "step": step, **state}
+        (new / STATE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        for path in (new / TENSORS, new / STATE):
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        if target.exists():
+            shutil.rmtree(target)
+        new.rename(target)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    for old in folder.iterdir():
+        if old != target and (old.name.startswith((PREFIX, "."))):
+            shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the most steps; None where there is none."""
+    found = sorted(folder.glob(f"{PREFIX}*")) if folder.is_dir() else []
+    return found[-1] if found else None
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and state of a checkpoint.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: naming the file that is damaged or of another format.
+    """
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path / STATE}: expected JSON, got {error}") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("version") != VERSION:
+        raise ValueError(f"{path / STATE}: expected a {FORMAT} of version {VERSION}, got another file")
+    try:
+        tensors = load_file(path / TENSORS)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path / TENSORS}: expected safetensors, got a damaged file ({error})") from None
+    return tensors, state
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors by ``optimizer.<parameter>.<name>``."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{name}": torch.as_tensor(x) for i, own in state.items() for name, x in own.items()}
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Gives an optimiser over the same parameters what :func:`pack_optimizer` took."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, x in tensors.items():
+        if key.startswith("optimizer."):
+            _, i, name = key.split(".", 2)
+            state.setdefault(int(i), {})[name] = x
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """torch's generators (of the CPU, and of the GPU that is used)."""
+    out = {"random.cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        out["random.cuda"] = torch.cuda.get_rng_state(device)
+    return out
+
+
+def restore_random_state(tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    """Sets torch's generators to what :func:`random_state` took."""
+    torch.set_rng_state(tensors["random.cpu"])
+    if device.type == "cuda" and "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random.cuda"], device)

@@ -1,0 +1,266 @@
+"""The training loop: resumable to the bit, in one process or in many."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..data.files import replacing
+from ..data.split import Split
+from ..model import CMSEI
+from ..retrieval import RecallMetrics, evaluate
+from . import checkpoint as disk
+from .batches import Batches
+from .config import TrainConfig
+from .distributed import process_group, rank_and_world
+from .log import Log
+from .objective import Objective
+
+CHECKPOINTS, BEST, LAST, CONFIG = "checkpoints", "best", "last", "run.json"
+
+
+def train(
+    model: CMSEI,
+    training: Split,
+    validation: Split | None,
+    directory: Path,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    progress: bool = True,
+) -> RecallMetrics | None:
+    """Trains a model and keeps the run in a directory: configuration, log, checkpoints, the best and the last model.
+
+    Under ``torchrun`` each process takes its part of every batch; the result is that of one process. Process 0
+    validates, writes and shows progress.
+
+    Args:
+        model: with its initial weights; a resumed run gives it its own.
+        training: images and captions to learn from; ``validation``: to choose the best by rSum, None for none.
+        directory: of the run; made if it is not there.
+        config: the numbers.
+        resume: go on from the newest checkpoint in the directory, with the same losses as if nothing had happened.
+        device: None is the process's GPU if there is one, else the CPU.
+        progress: show a bar with loss, rSum and pairs/s.
+
+    Returns:
+        Metrics of the last validation, in process 0; None where nothing was validated.
+
+    Raises:
+        FileExistsError: the directory holds a run and ``resume`` is False.
+        ValueError: a configuration that differs from the run's that is resumed; float16 on the CPU; a loss that is
+            not finite.
+    """
+    with process_group(device) as place:
+        return _Run(model, training, validation, Path(directory), config, place, resume, progress).run()
+
+
+class _Run:
+    def __init__(
+        self,
+        model: CMSEI,
+        training: Split,
+        validation: Split | None,
+        directory: Path,
+        config: TrainConfig,
+        device: torch.device,
+        resume: bool,
+        progress: bool,
+    ) -> None:
+        if config.precision == "float16" and device.type != "cuda":
+            raise ValueError("precision: expected float32 or bfloat16 on the CPU, got float16")
+        self.rank, self.world = rank_and_world()
+        self.model, self.validation = model.to(device), validation
+        self.directory, self.config, self.device = directory, config, device
+        self.progress = progress and self.rank == 0
+        tokens = [model.text.tokenize(caption) for caption in training.captions]
+        self.batches = Batches(training, tokens, config.batch_size, config.seed, self.rank, self.world)
+        self.objective = Objective(self.model, config).to(device)
+        self.optimizer = _optimizer(self.objective, config)
+        self.average: AveragedModel | None = None
+        if config.average:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.step, self.best = 0, -1.0
+        self.metrics: RecallMetrics | None = None
+        found = disk.latest_checkpoint(directory / CHECKPOINTS)
+        self._check_directory(found, resume)
+        torch.manual_seed(config.seed + 1000003 * self.rank)  # dropout differs between processes
+        if found is not None:
+            self._restore(*disk.read_checkpoint(found))
+        self.log = Log(directory, self.step, enabled=self.rank == 0)
+
+    def run(self) -> RecallMetrics | None:
+        """All epochs that are left."""
+        steps = len(self.batches)
+        wrapped: Any = self.objective
+        if self.world > 1:
+            wrapped = DistributedDataParallel(self.objective)
+        try:
+            for epoch in range(self.step // steps, self.config.epochs):
+                self._epoch(wrapped, epoch)
+                last = epoch + 1 == self.config.epochs
+                if self.validation is not None and (last or (epoch + 1) % self.config.validate_every == 0):
+                    self._validate(epoch)
+                self._checkpoint()
+            if self.rank == 0:
+                self.scored_model.save_pretrained(self.directory / LAST)
+        finally:
+            self.log.close()
+        return self.metrics
+
+    @property
+    def scored_model(self) -> CMSEI:
+        """The model that is validated and saved: the running average where there is one."""
+        if self.average is None:
+            return self.model
+        averaged: CMSEI = self.average.module  # type: ignore[assignment]
+        return averaged
+
+    def _epoch(self, objective: Any, epoch: int) -> None:
+        config, steps = self.config, len(self.batches)
+        done = self.step - epoch * steps
+        self.model.train()
+        loader = self.batches.loader(epoch, done, config.workers, pin=self.device.type == "cuda")
+        with self._bar(epoch, steps, done) as bar:
+            for share in loader:
+                start = time.perf_counter()
+                for group in self.optimizer.param_groups:
+                    group["lr"] = config.learning_rate * config.rate(self.step, steps)
+                loss = self._learn(objective, share.to(self.device), epoch < config.warmup_epochs)
+                self.step += 1
+                pairs = sum(share.image_counts) * sum(share.caption_counts)
+                speed = pairs / (time.perf_counter() - start)
+                rate = self.optimizer.param_groups[0]["lr"]
+                self.log.write(self.step, epoch=epoch, loss=loss, learning_rate=rate, pairs_per_second=round(speed))
+                if bar is not None:
+                    rsum = f"{self.best:.1f}" if self.best >= 0 else "–"
+                    bar.set_postfix(loss=f"{loss:.3f}", rSum=rsum, pairs=f"{speed:,.0f}/s")
+                    bar.update()
+                if config.checkpoint_every and self.step % config.checkpoint_every == 0 and self.step % steps:
+                    self._checkpoint()
+
+    def _learn(self, objective: Any, share: Any, sum_of_negatives: bool) -> float:
+        """One step; the loss before it."""
+        dtype = getattr(torch, self.config.precision)
+        mixed = torch.autocast(self.device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
+        with mixed:
+            loss: Tensor = objective(share, sum_of_negatives)
+        value = loss.item()
+        if not torch.isfinite(loss):
+            raise ValueError(f"loss: expected a finite number, got {value} at step {self.step} (lower learning_rate)")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return value
+
+    def _validate(self, epoch: int) -> None:
+        """Process 0 scores the validation split and keeps the model if it is the best; the others wait."""
+        if self.rank == 0 and self.validation is not None:
+            model, split = self.scored_model, self.validation
+            with preserved_random_state(self.device):
+                images, captions = model.encode_images(split), model.encode_captions(split.captions)
+            metrics = evaluate(images, captions, scorer=model.scorer, caption_to_image=split.caption_to_image)
+            self.metrics = metrics
+            self.log.write(self.step, epoch=epoch, validation=metrics.to_dict(), scorer=model.scorer.to_dict())
+            if metrics.rsum > self.best:
+                self.best = metrics.rsum
+                model.save_pretrained(self.directory / BEST)
+        if self.world > 1:
+            dist.barrier()
+
+    def _checkpoint(self) -> None:
+        tensors = {f"objective.{k}": x for k, x in self.objective.state_dict().items()}
+        tensors |= disk.pack_optimizer(self.optimizer)
+        if self.average is not None:
+            tensors |= {f"average.{k}": x for k, x in self.average.state_dict().items()}
+        own = disk.random_state(self.device)
+        states: list[dict[str, Tensor]] = [own]
+        if self.world > 1:
+            states = [{} for _ in range(self.world)]
+            dist.all_gather_object(states, own)
+        tensors |= {f"{i}.{name}": x for i, state in enumerate(states) for name, x in state.items()}
+        if self.rank == 0:
+            state = {"best": self.best, "world": self.world, "scaler": self.scaler.state_dict()}
+            disk.write_checkpoint(self.directory / CHECKPOINTS, self.step, tensors, state)
+        if self.world > 1:
+            dist.barrier()
+
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        if state["world"] != self.world:
+            raise ValueError(f"resume: expected {state['world']} processes (as the run had), got {self.world}")
+        self.step, self.best = state["step"], state["best"]
+        self.objective.load_state_dict(_part(tensors, "objective."))
+        disk.unpack_optimizer(self.optimizer, tensors)
+        if self.average is not None:
+            self.average.load_state_dict(_part(tensors, "average."))
+        self.scaler.load_state_dict(state["scaler"])
+        disk.restore_random_state(_part(tensors, f"{self.rank}."), self.device)
+
+    def _check_directory(self, found: Path | None, resume: bool) -> None:
+        """A new run begins in a directory without one; a resumed run has the configuration it began with."""
+        path = self.directory / CONFIG
+        record = {"training": self.config.to_dict(), "model": self.model.config.to_dict()}
+        record = json.loads(json.dumps(record))
+        if path.exists():
+            if not resume:
+                raise FileExistsError(f"{self.directory}: expected a directory without a run (or resume), got one")
+            before = json.loads(path.read_text(encoding="utf-8"))
+            for part in record:
+                for name, value in record[part].items():
+                    if (old := before[part].get(name)) != value:
+                        raise ValueError(f"{name}: expected {old!r:.80} (as the run began), got {value!r:.80}")
+        elif found is not None:
+            raise ValueError(f"{path}: expected the configuration of the run, got checkpoints without it")
+        if self.world > 1:
+            dist.barrier()
+        if self.rank == 0 and not path.exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+                json.dump(record, file, indent=2)
+
+    @contextlib.contextmanager
+    def _bar(self, epoch: int, steps: int, done: int) -> Iterator[Any]:
+        if not self.progress:
+            yield None
+            return
+        from tqdm import tqdm
+
+        with tqdm(total=steps, initial=done, desc=f"epoch {epoch + 1}/{self.config.epochs}", unit="step") as bar:
+            yield bar
+
+
+def _optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+
+
+@contextlib.contextmanager
+def preserved_random_state(device: torch.device) -> Iterator[None]:
+    """Whatever draws random numbers inside the block, training draws the same ones after it."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield

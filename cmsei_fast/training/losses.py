@@ -1,0 +1,69 @@
+"""Losses over a batch's score matrix; other captions of an image are never its negatives.
+
+All take scores (N, M) of N different images with M captions and ``owner`` (M,) int64, the row of each caption's image.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+
+
+def _sides(scores: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of the true pairs (M,), the rows of the captions' images (M, M), and which pairs are true (N, M)."""
+    n, m = scores.shape
+    true = torch.arange(n, device=scores.device)[:, None] == owner  # (N, M)
+    return scores[owner, torch.arange(m, device=scores.device)], scores[owner], true
+
+
+def hinge_loss(
+    scores: Tensor, owner: Tensor, margin: float = 0.2, negatives: Literal["hardest", "sum"] = "hardest"
+) -> Tensor:
+    """Triplet loss both ways, with the hardest negative of the batch or the sum over all (VSE++, Faghri et al. 2018).
+
+    Args:
+        scores: (N, M).
+        owner: (M,) int64.
+        margin: how far a negative must stay below the true pair.
+        negatives: ``"hardest"`` or ``"sum"``.
+
+    Returns:
+        The mean over the captions of both directions' costs, a scalar.
+    """
+    positive, of_images, true = _sides(scores, owner)
+    captions = (margin + of_images - positive[:, None]).clamp(min=0).masked_fill(true[owner], 0)  # (M, M)
+    images = (margin + scores - positive).clamp(min=0).masked_fill(true, 0)  # (N, M)
+    if negatives == "hardest":
+        return captions.amax(1).mean() + images.amax(0).mean()
+    return captions.sum(1).mean() + images.sum(0).mean()
+
+
+class InfoNCE(Module):
+    """Cross entropy of each caption among the images and of each image's caption among other images' captions.
+
+    Args:
+        scale: initial factor of the scores (one over the temperature), learned as its logarithm.
+        learned: whether it is learned.
+        smoothing: label smoothing, in [0, 1).
+    """
+
+    def __init__(self, scale: float = 10.0, learned: bool = True, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.log_scale = Parameter(torch.tensor(float(scale)).log(), requires_grad=learned)
+        self.smoothing = smoothing
+
+    def forward(self, scores: Tensor, owner: Tensor) -> Tensor:
+        """The mean over the captions of both directions' losses, a scalar."""
+        logits = scores * self.log_scale.clamp(max=5.0).exp()
+        positive, of_images, true = _sides(logits, owner)
+        t2i = torch.nn.functional.cross_entropy(logits.T, owner, label_smoothing=self.smoothing)
+        own = torch.eye(len(owner), dtype=torch.bool, device=scores.device)
+        rivals = of_images.masked_fill(true[owner] & ~own, -torch.inf)  # (M, M): caption j and all of other images
+        i2t = rivals.logsumexp(1) - positive
+        if self.smoothing:
+            others = rivals.masked_fill(~torch.isfinite(rivals), 0).sum(1) / torch.isfinite(rivals).sum(1)
+            i2t = i2t + self.smoothing * (positive - others)
+        return t2i + i2t.mean()
