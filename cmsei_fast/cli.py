@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .commands import convert
 from .scorer import PairScorer
 from .version import __version__
 
@@ -80,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--engine", default="auto", help="auto (default) or the name of an engine")
         command.add_argument("--precision", help="float32 (default), bfloat16, float16 or float64")
         command.add_argument("--progress", action="store_true", help="show a progress bar")
+
+    convert.add_parser(commands)
 
     doctor = commands.add_parser("doctor", help="what can run here, what cannot and why, and whether it is right")
     doctor.set_defaults(run=_doctor)

@@ -18,11 +18,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     Raises:
         OSError: there is no such directory, it cannot be written, or ``path`` is a directory.
     """
+    check_target(path)
     target = os.path.abspath(os.fspath(path))
-    if os.path.isdir(target):
-        raise IsADirectoryError(f"{os.fspath(path)}: expected the name of a file, got a directory")
-    if not os.path.isdir(os.path.dirname(target)):
-        raise FileNotFoundError(f"{os.fspath(path)}: expected a file in an existing directory")
     handle, temporary = tempfile.mkstemp(
         dir=os.path.dirname(target), prefix=f".{os.path.basename(target)}.", suffix=".part"
     )
@@ -38,3 +35,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """``path`` can be the name of a file: its directory is there, and it is none itself.
+
+    Raises:
+        OSError: otherwise.
+    """
+    target = os.path.abspath(os.fspath(path))
+    if os.path.isdir(target):
+        raise IsADirectoryError(f"{os.fspath(path)}: expected the name of a file, got a directory")
+    if not os.path.isdir(os.path.dirname(target)):
+        raise FileNotFoundError(f"{os.fspath(path)}: expected a file in an existing directory")

@@ -1,0 +1,1 @@
+"""The commands of ``cmsei-fast``, a file each."""

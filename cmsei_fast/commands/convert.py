@@ -1,0 +1,185 @@
+"""``cmsei-fast convert``: the field's files to the file of a split."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..data import Split
+    from ..data.convert import Captions
+
+
+def add_parser(commands: Any) -> None:
+    """Adds ``convert`` and a parser for each format."""
+    convert = commands.add_parser(
+        "convert",
+        help="make the file of a split from the field's formats",
+        description="Writes one HDF5 file a split from features, boxes, scene graphs and captions in the formats of "
+        "others. The file appears when it is complete; features are never wholly in memory.",
+    )
+    formats = convert.add_subparsers(dest="format", required=True, metavar="FORMAT")
+
+    scan = formats.add_parser(
+        "scan",
+        help="SCAN's .npy and text files, with GSMN's or CAMERA's boxes",
+        description="Reads {split}_ims.npy, {split}_caps.txt and, where they are there, {split}_ids.txt and boxes with "
+        "image sizes ({split}_ims_bbx.npy and _ims_size.npy, or _boxes.npy and _img_sizes.npy).",
+    )
+    scan.add_argument("directory")
+    scan.add_argument("--split", required=True, help="train, dev, test or testall")
+    scan.add_argument("--captions-per-image", type=_positive, default=5, metavar="K", help="default: 5")
+    scan.set_defaults(read=_scan)
+
+    butd = formats.add_parser("butd", help="bottom-up-attention's .tsv files, base64 in them")
+    butd.add_argument("tsv", nargs="+")
+    butd.set_defaults(read=_butd)
+
+    npz = formats.add_parser("npz", help="a folder of bottom-up-attention.pytorch's .npz files")
+    npz.add_argument("directory")
+    npz.set_defaults(read=_npz)
+
+    graph = formats.add_parser(
+        "scene-graph",
+        help="Scene-Graph-Benchmark's custom_prediction.json",
+        description="Makes a split without features, or adds labels and relations to one that has features (--onto).",
+    )
+    graph.add_argument("prediction", help="custom_prediction.json")
+    graph.add_argument("info", help="custom_data_info.json")
+    graph.add_argument("--onto", metavar="SPLIT", help="a split's file whose regions get the labels and relations")
+    graph.add_argument("--overlap", type=float, default=0.5, help="of boxes that are one, with --onto (default: 0.5)")
+    graph.add_argument("--unscaled", action="store_true", help="boxes are in the image's own pixels, not 600 to 1000")
+    graph.add_argument("--max-boxes", type=_positive, metavar="K", help="the first K boxes of an image (default: all)")
+    graph.add_argument(
+        "--max-relations", type=_positive, default=100, metavar="K", help="the first K of an image (default: 100)"
+    )
+    graph.add_argument("--min-score", type=float, default=0.0, help="of a relation (default: 0)")
+    graph.set_defaults(read=_scene_graph)
+
+    jsonl = formats.add_parser("jsonl", help="scene graphs as JSON lines, captions included")
+    jsonl.add_argument("path", help=".jsonl or .jsonl.gz")
+    jsonl.add_argument("--names", help="a JSON file with the lists objects and predicates (default: those that occur)")
+    jsonl.set_defaults(read=_jsonl)
+
+    for command in (butd, npz, graph):
+        command.add_argument(
+            "--captions",
+            metavar="FILE",
+            help="dataset_*.json (with --split), captions a line (with --ids), or name, tab and caption a line",
+        )
+        command.add_argument("--ids", metavar="FILE", help="image names, one a caption or one an image, for --captions")
+        command.add_argument("--split", help="of the dataset_*.json; several with commas, as train,restval")
+    for command in (scan, butd, npz):
+        command.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of features")
+    for command in (scan, butd, npz, graph, jsonl):
+        command.add_argument("--out", required=True, metavar="FILE", help="the split's file, .h5")
+        command.add_argument("--progress", action="store_true", help="show bars even where there is no terminal")
+        command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Reads, writes and says what there is."""
+    from ..data import write_split
+    from ..data.files import check_target
+
+    check_target(arguments.out)
+    arguments.progress = arguments.progress or sys.stderr.isatty()
+    split = arguments.read(arguments)
+    write_split(arguments.out, split, progress=arguments.progress)
+    print(f"{arguments.out}: {describe(split)}")
+    return 0
+
+
+def describe(split: Split) -> str:
+    """A split in one line."""
+    regions = sorted(set((split.offsets[1:] - split.offsets[:-1]).tolist()))
+    each = f"{regions[0]}" if len(regions) == 1 else f"{regions[0]} to {regions[-1]}"
+    parts = [f"{len(split)} images of {each} regions, {split.n_captions} captions"]
+    if split.features is not None:
+        parts.append(f"features {split.features.shape[0]} × {split.features.shape[1]} {split.features.dtype}")
+    if split.boxes is not None:
+        parts.append("boxes")
+    if split.labels is not None:
+        known = int((split.labels >= 0).sum())
+        parts.append(f"labels of {known} of {len(split.labels)} regions ({len(split.object_names)} names)")
+    if split.relations is not None:
+        parts.append(f"{len(split.relations)} relations ({len(split.predicate_names)} predicates)")
+    return "; ".join(parts)
+
+
+def _scan(arguments: argparse.Namespace) -> Split:
+    from ..data.convert import scan_split
+
+    return scan_split(
+        arguments.directory,
+        arguments.split,
+        captions_per_image=arguments.captions_per_image,
+        dtype=arguments.dtype,
+        progress=arguments.progress,
+    )
+
+
+def _butd(arguments: argparse.Namespace) -> Split:
+    from ..data.convert import butd_split
+
+    return butd_split(arguments.tsv, _captions(arguments), dtype=arguments.dtype, progress=arguments.progress)
+
+
+def _npz(arguments: argparse.Namespace) -> Split:
+    from ..data.convert import npz_split
+
+    return npz_split(arguments.directory, _captions(arguments), dtype=arguments.dtype, progress=arguments.progress)
+
+
+def _scene_graph(arguments: argparse.Namespace) -> Split:
+    from ..data import open_split
+    from ..data.convert import attach, scene_graph_split
+
+    if arguments.onto is not None and arguments.captions is not None:
+        raise ValueError("--captions: expected none with --onto, whose file has captions")
+    captions = _captions(arguments)
+    base = None if arguments.onto is None else open_split(arguments.onto)
+    graphs = scene_graph_split(
+        arguments.prediction,
+        arguments.info,
+        captions,
+        max_boxes=arguments.max_boxes,
+        max_relations=arguments.max_relations,
+        min_score=arguments.min_score,
+        progress=arguments.progress,
+    )
+    if base is None:
+        return graphs
+    return attach(base, graphs, overlap=arguments.overlap, scaled=not arguments.unscaled)
+
+
+def _jsonl(arguments: argparse.Namespace) -> Split:
+    from ..data.convert import jsonl_split
+
+    return jsonl_split(arguments.path, arguments.names)
+
+
+def _captions(arguments: argparse.Namespace) -> Captions | None:
+    from ..data.convert import caption_lines, caption_table, karpathy_captions
+
+    path, ids, split = arguments.captions, arguments.ids, arguments.split
+    dataset = path is not None and path.endswith(".json")
+    for name, value, wanted in (("--ids", ids, path is not None and not dataset), ("--split", split, dataset)):
+        if value is not None and not wanted:
+            kind = "a dataset_*.json" if name == "--split" else "a text file"
+            raise ValueError(f"{name}: expected {kind} as --captions with it, got {path}")
+    if path is None:
+        return None
+    if dataset:
+        if split is None:
+            raise ValueError(f"--split: expected the split of {path} that is wanted, got none")
+        return karpathy_captions(path, split.split(","))
+    return caption_table(path) if ids is None else caption_lines(path, ids)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
+    return value

@@ -1,0 +1,22 @@
+"""Converters: each reads one of the field's formats as a split whose features stay where they are until written."""
+
+from .attach import attach
+from .butd import butd_split
+from .captions import Captions, caption_lines, caption_table, karpathy_captions
+from .jsonl import jsonl_split
+from .npz import npz_split
+from .scan import scan_split
+from .scene_graph import scene_graph_split
+
+__all__ = [
+    "Captions",
+    "attach",
+    "butd_split",
+    "caption_lines",
+    "caption_table",
+    "jsonl_split",
+    "karpathy_captions",
+    "npz_split",
+    "scan_split",
+    "scene_graph_split",
+]

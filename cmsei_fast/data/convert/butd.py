@@ -1,0 +1,139 @@
+"""Bottom-up-attention's tab-separated files: an image a line, its boxes and features as base64 of float32."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..split import Split, offsets_of
+from .boxes import check_inside
+from .captions import Captions, choose
+from .rows import ImageRows
+
+_FIELDS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Where an image's line lies, and all it says but the features."""
+
+    path: str
+    number: int
+    begin: int
+    name: str
+    size: tuple[int, int]
+    boxes: np.ndarray
+    width: int
+
+
+def butd_split(
+    paths: Iterable[str | os.PathLike[str]],
+    captions: Captions | None = None,
+    *,
+    dtype: Any = np.float32,
+    progress: bool = False,
+) -> Split:
+    """The split of one or more tsv files (image_id, image_w, image_h, num_boxes, boxes, features); R may vary.
+
+    The files are read once for everything but the features, which are read line by line when they are sliced.
+
+    Args:
+        paths: the files, as one.
+        captions: whose images make the split, in their order; without, all images and no captions.
+        dtype: of the split's features.
+        progress: show a bar while the files are read.
+
+    Raises:
+        OSError: a file cannot be opened.
+        ValueError: naming the file, the line and the field; an image is there twice, or has captions and is not there.
+    """
+    names = [os.fspath(path) for path in paths]
+    lines = [line for name in names for line in _index(name, progress)]
+    source = ", ".join(names)
+    if not lines:
+        raise ValueError(f"{source}: expected at least one image, got an empty file")
+    for line in lines:
+        if line.width != lines[0].width:
+            raise ValueError(
+                f"{line.path}, line {line.number}: features: expected {lines[0].width} numbers a box, got {line.width}"
+            )
+    chosen = choose([line.name for line in lines], source, captions)
+    kept = [lines[i] for i in chosen.order]
+    offsets = offsets_of([len(line.boxes) for line in kept])
+    return Split(
+        ids=chosen.ids,
+        offsets=offsets,
+        captions=chosen.captions,
+        caption_to_image=chosen.caption_to_image,
+        features=ImageRows(offsets, kept[0].width, lambda i: _features(kept[i]), dtype),
+        boxes=np.concatenate([line.boxes for line in kept]),
+        sizes=np.array([line.size for line in kept], dtype=np.float32),
+    )
+
+
+def _index(path: str, progress: bool) -> list[_Line]:
+    lines, begin = [], 0
+    with (
+        open(path, "rb") as file,
+        tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, disable=not progress) as bar,
+    ):
+        for number, raw in enumerate(file, 1):
+            if raw.strip():
+                try:
+                    lines.append(_line(path, number, begin, raw))
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {number}: {error}") from None
+            begin += len(raw)
+            bar.update(len(raw))
+    return lines
+
+
+def _line(path: str, number: int, begin: int, raw: bytes) -> _Line:
+    fields = raw.rstrip(b"\r\n").split(b"\t")
+    if len(fields) != len(_FIELDS):
+        raise ValueError(f"expected {len(_FIELDS)} fields ({', '.join(_FIELDS)}), got {len(fields)}")
+    width, height, count = (_integer(name, field) for name, field in zip(_FIELDS[1:4], fields[1:4], strict=True))
+    boxes = np.frombuffer(_decode("boxes", fields[4]), dtype="<f4")
+    if len(boxes) != 4 * count:
+        raise ValueError(f"boxes: expected {count} × 4 float32 numbers (num_boxes), got {len(boxes)} numbers")
+    boxes = boxes.reshape(count, 4).astype(np.float32)
+    check_inside("boxes", boxes, width, height)
+    size, rest = divmod(len(fields[5]) // 4 * 3 - fields[5][-2:].count(b"="), 4 * count)
+    if len(fields[5]) % 4 or rest or not size:
+        raise ValueError(f"features: expected base64 of {count} × Dx float32 numbers, got {len(fields[5])} characters")
+    return _Line(path, number, begin, fields[0].decode("utf-8"), (width, height), boxes, size)
+
+
+def _integer(name: str, field: bytes) -> int:
+    if not field.isdigit() or not 0 < int(field) < 1 << 31:
+        raise ValueError(f"{name}: expected an integer > 0, got {field.decode('latin-1')!r:.40}")
+    return int(field)
+
+
+def _decode(name: str, field: bytes) -> bytes:
+    try:
+        content = base64.b64decode(field, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"{name}: expected base64, got {field[:20]!r}… ({error})") from None
+    if len(content) % 4:
+        raise ValueError(f"{name}: expected base64 of float32 numbers, got {len(content)} bytes")
+    return content
+
+
+def _features(line: _Line) -> np.ndarray:
+    """(R, width) float32."""
+    with open(line.path, "rb") as file:
+        file.seek(line.begin)
+        field = file.readline().rstrip(b"\r\n").split(b"\t")[-1]
+    try:
+        rows = np.frombuffer(_decode("features", field), dtype="<f4")
+        return rows.reshape(len(line.boxes), line.width)
+    except ValueError as error:
+        raise ValueError(f"{line.path}, line {line.number}: {error}") from None

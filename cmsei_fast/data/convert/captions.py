@@ -1,0 +1,171 @@
+"""The captions of images that come from somewhere else, and which image of a source each belongs to."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .text import read_json, read_lines
+
+_NUMBERED = re.compile(r"(?:COCO_\w+_)?0*(\d+)")
+
+
+@dataclass(frozen=True)
+class Captions:
+    """M captions of N images.
+
+    Args:
+        source: the file, for messages.
+        images: N image names.
+        captions: M sentences.
+        caption_to_image: (M,) int64.
+    """
+
+    source: str
+    images: tuple[str, ...]
+    captions: tuple[str, ...]
+    caption_to_image: np.ndarray
+
+
+def key_of(name: str) -> str:
+    """What two names of an image share: no directory, no ending; of ``COCO_val2014_000000391895`` the number."""
+    stem = re.split(r"[/\\]", name)[-1]
+    stem = re.sub(r"\.(jpe?g|png|npz|npy)$", "", stem, flags=re.IGNORECASE)
+    match = _NUMBERED.fullmatch(stem)
+    return match[1] if match else stem
+
+
+def caption_lines(path: str | os.PathLike[str], ids: str | os.PathLike[str]) -> Captions:
+    """Captions, one a line, with the file of their images' names.
+
+    The file of names has one line a caption, or one line an image if each image has the same number of captions.
+
+    Raises:
+        OSError: a file cannot be opened.
+        ValueError: naming the file: not UTF-8, empty, or another number of lines.
+    """
+    captions, names = read_lines(path), read_lines(ids)
+    per_name, rest = divmod(len(captions), len(names))
+    if rest or not per_name:
+        raise ValueError(
+            f"{ids}: expected one line for each of {len(captions)} captions or a divisor, got {len(names)}"
+        )
+    if per_name > 1:
+        if len(set(names)) < len(names):
+            twice = Counter(names).most_common(1)[0][0]
+            raise ValueError(f"{ids}: expected one line an image, each once, got {twice!r} twice")
+        names = [name for name in names for _ in range(per_name)]
+    return _collect(str(path), list(zip(names, captions, strict=True)))
+
+
+def caption_table(path: str | os.PathLike[str]) -> Captions:
+    """Captions with their image's name and a tab before them, as in Flickr30k's ``.token`` (``1.jpg#0<TAB>caption``).
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: naming the file and the line: not UTF-8, or no tab.
+    """
+    pairs = []
+    for number, line in enumerate(read_lines(path), 1):
+        name, tab, caption = line.partition("\t")
+        if not tab:
+            raise ValueError(f"{path}, line {number}: expected an image's name, a tab and a caption, got {line!r:.60}")
+        pairs.append((re.sub(r"#\d+$", "", name), caption.strip()))
+    return _collect(str(path), pairs)
+
+
+def karpathy_captions(path: str | os.PathLike[str], splits: Sequence[str]) -> Captions:
+    """The captions of some splits of ``dataset_flickr30k.json`` or ``dataset_coco.json``.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: naming the file and the image: malformed, a key is missing, or no image is of these splits.
+    """
+    images = read_json(path).get("images")
+    if not isinstance(images, list):
+        raise ValueError(f"{path}: images: expected a list, got {images!r:.60}")
+    pairs, found = [], set()
+    for i, image in enumerate(images):
+        name, split, sentences = _karpathy_image(f"{path}: images[{i}]", image)
+        found.add(split)
+        if split in splits:
+            pairs += [(name, sentence) for sentence in sentences]
+    absent = [split for split in splits if split not in found]
+    if absent:
+        raise ValueError(f"{path}: expected images of split {absent[0]!r}, got splits {', '.join(sorted(found))}")
+    return _collect(str(path), pairs)
+
+
+def _karpathy_image(where: str, image: Any) -> tuple[str, str, list[str]]:
+    """File name, split and sentences."""
+    try:
+        name, split = image["filename"], image["split"]
+        sentences = [" ".join(sentence["raw"].split()) for sentence in image["sentences"]]
+    except (KeyError, TypeError, AttributeError):
+        name = split = sentences = None
+    if not isinstance(name, str) or not isinstance(split, str) or not sentences:
+        expected = "an object with filename, split and at least one of sentences (each with raw)"
+        raise ValueError(f"{where}: expected {expected}, got {image!r:.80}")
+    return name, split, sentences
+
+
+def _collect(source: str, pairs: list[tuple[str, str]]) -> Captions:
+    number: dict[str, int] = {}
+    images = [number.setdefault(name, len(number)) for name, _ in pairs]
+    return Captions(source, tuple(number), tuple(c for _, c in pairs), np.array(images, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which images of a source make the split, and their captions.
+
+    Args:
+        order: the source's number of each of the N images.
+        ids: N image names.
+        captions: M sentences.
+        caption_to_image: (M,) int64.
+    """
+
+    order: tuple[int, ...]
+    ids: tuple[str, ...]
+    captions: tuple[str, ...]
+    caption_to_image: np.ndarray
+
+
+def choose(names: Sequence[str], source: str | os.PathLike[str], captions: Captions | None) -> Chosen:
+    """The images that have captions, in the order of the captions' file; all, without captions, if there is none.
+
+    Names agree by :func:`key_of`.
+
+    Args:
+        names: of the images in the source.
+        source: the source, for messages.
+        captions: what was read, or None.
+
+    Raises:
+        ValueError: an image is twice in the source or the captions, or has captions and is not in the source.
+    """
+    place: dict[str, int] = {}
+    for i, name in enumerate(names):
+        if place.setdefault(key_of(name), i) != i:
+            raise ValueError(f"{source}: expected each image once, got {name!r} twice")
+    if captions is None:
+        return Chosen(tuple(range(len(names))), tuple(names), (), np.zeros(0, dtype=np.int64))
+    keys = [key_of(name) for name in captions.images]
+    if len(set(keys)) < len(keys):
+        twice = captions.images[keys.index(Counter(keys).most_common(1)[0][0])]
+        raise ValueError(f"{captions.source}: expected one name an image, got {twice!r} under another name too")
+    missing = [name for name, key in zip(captions.images, keys, strict=True) if key not in place]
+    if missing:
+        raise ValueError(
+            f"{source}: expected the {len(keys)} images of {captions.source}, {len(missing)} are missing, "
+            f"{missing[0]!r} the first"
+        )
+    order = tuple(place[key] for key in keys)
+    return Chosen(order, captions.images, captions.captions, captions.caption_to_image)

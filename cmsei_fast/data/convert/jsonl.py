@@ -1,0 +1,35 @@
+"""Scene graphs as JSON lines, with the file of the objects' and predicates' names."""
+
+from __future__ import annotations
+
+import os
+
+from ..from_scenes import split_from_scenes
+from ..scenes import read_scenes
+from ..split import Split
+from .text import read_json, string_list
+
+
+def jsonl_split(path: str | os.PathLike[str], names: str | os.PathLike[str] | None = None) -> Split:
+    """The split of a ``.jsonl`` or ``.jsonl.gz`` file as :func:`read_scenes` takes it.
+
+    Args:
+        path: the scenes.
+        names: a JSON file with ``objects`` and ``predicates``, two lists of names; those that occur, sorted, if None.
+
+    Raises:
+        OSError: a file cannot be opened.
+        ValueError: naming the file; a label or predicate is not among the names.
+    """
+    scenes = read_scenes(path)
+    if names is None:
+        return split_from_scenes(scenes)
+    record = read_json(names)
+    objects, predicates = string_list(names, record, "objects"), string_list(names, record, "predicates")
+    for scene in scenes:
+        unknown = sorted(set(scene.labels) - set(objects)) or sorted(
+            {p for _, p, _ in scene.relations} - set(predicates)
+        )
+        if unknown:
+            raise ValueError(f"{path}: image {scene.image}: expected names of {os.fspath(names)}, got {unknown[0]!r}")
+    return split_from_scenes(scenes, object_names=objects, predicate_names=predicates)

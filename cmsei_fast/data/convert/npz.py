@@ -1,0 +1,119 @@
+"""Folders of ``.npz`` files, one an image, as bottom-up-attention.pytorch writes them."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from ..split import Split, offsets_of
+from .boxes import check_inside
+from .captions import Captions, choose
+from .rows import ImageRows
+
+_T = TypeVar("_T")
+
+
+def npz_split(
+    directory: str | os.PathLike[str],
+    captions: Captions | None = None,
+    *,
+    dtype: Any = np.float32,
+    progress: bool = False,
+) -> Split:
+    """The split of a folder of files with ``x`` (R, Dx), ``bbox`` (R, 4), ``num_bbox``, ``image_w`` and ``image_h``.
+
+    Files are named after their image. R may vary. Anything else in them (``info`` is a pickle) is not read. Features
+    are read a file at a time when they are sliced.
+
+    Args:
+        directory: the folder.
+        captions: whose images make the split, in their order; without, all images by name and no captions.
+        dtype: of the split's features.
+        progress: show a bar while boxes are read.
+
+    Raises:
+        OSError: the folder or a file cannot be opened.
+        ValueError: naming the file and the entry; an image has captions and is not there.
+    """
+    files = sorted(name for name in os.listdir(directory) if name.endswith(".npz"))
+    if not files:
+        raise ValueError(f"{os.fspath(directory)}: expected .npz files, got none")
+    chosen = choose([name.removesuffix(".npz") for name in files], directory, captions)
+    paths = [Path(directory) / files[i] for i in chosen.order]
+    boxes, sizes, width = [], [], 0
+    for path in tqdm(paths, unit=" images", desc="boxes", disable=not progress):
+        of_image, size, features = _guard(path, _read_boxes)
+        if features[0] != len(of_image) or features[1] != (width := width or features[1]):
+            raise ValueError(f"{path}: x: expected shape {(len(of_image), width)}, got {features}")
+        boxes.append(of_image)
+        sizes.append(size)
+    offsets = offsets_of([len(of_image) for of_image in boxes])
+    return Split(
+        ids=chosen.ids,
+        offsets=offsets,
+        captions=chosen.captions,
+        caption_to_image=chosen.caption_to_image,
+        features=ImageRows(offsets, width, lambda i: _guard(paths[i], _read_features), dtype),
+        boxes=np.concatenate(boxes),
+        sizes=np.array(sizes, dtype=np.float32),
+    )
+
+
+def _guard(path: Path, read: Callable[[Path], _T]) -> _T:
+    try:
+        return read(path)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ValueError(f"{path}: truncated or damaged .npz file: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{path}: missing {error.args[0]}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read_boxes(path: Path) -> tuple[np.ndarray, tuple[float, float], tuple[int, int]]:
+    """(R, 4) float32 boxes, width and height of the image, shape of the features."""
+    with _open(path) as file:
+        boxes = np.asarray(_entry(file, "bbox"), dtype=np.float32)
+        count, width, height = (_number(file, name) for name in ("num_bbox", "image_w", "image_h"))
+        if boxes.ndim != 2 or boxes.shape != (count, 4) or count < 1:
+            raise ValueError(f"bbox: expected shape ({count:g}, 4) (num_bbox), got {boxes.shape}")
+        check_inside("bbox", boxes, width, height)
+        with file.zip.open("x.npy") as stream:  # its head only
+            version = np.lib.format.read_magic(stream)
+            heads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, kind = heads.get(version, np.lib.format.read_array_header_2_0)(stream)
+    if len(shape) != 2 or shape[1] < 1 or kind.kind != "f":
+        raise ValueError(f"x: expected floating numbers of shape ({len(boxes)}, Dx), got {kind} of shape {shape}")
+    return boxes, (width, height), (shape[0], shape[1])
+
+
+def _read_features(path: Path) -> np.ndarray:
+    with _open(path) as file:
+        return _entry(file, "x")
+
+
+def _open(path: Path) -> Any:
+    file = np.load(path, allow_pickle=False)
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError(f"expected a .npz file, got an array of shape {file.shape}")
+    return file
+
+
+def _entry(file: Any, name: str) -> np.ndarray:
+    if name not in file.files:
+        raise KeyError(name)
+    return file[name]
+
+
+def _number(file: Any, name: str) -> float:
+    value = _entry(file, name)
+    if value.size != 1 or value.dtype.kind not in "iuf":
+        raise ValueError(f"{name}: expected one number, got {value.dtype} of shape {value.shape}")
+    return float(value.reshape(()))

@@ -1,0 +1,139 @@
+"""SCAN's precomputed features: ``{split}_ims.npy``, ``{split}_caps.txt``, ``{split}_ids.txt``; boxes beside them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..split import Split, offsets_of
+from .boxes import check_inside
+from .npy import map_npy
+from .rows import ImageRows
+from .text import read_lines
+
+_BOXES = (("_ims_bbx.npy", "_ims_size.npy"), ("_boxes.npy", "_img_sizes.npy"))  # GSMN's names, CAMERA's names
+
+
+def scan_split(
+    directory: str | os.PathLike[str],
+    split: str,
+    *,
+    captions_per_image: int = 5,
+    dtype: Any = np.float32,
+    progress: bool = False,
+) -> Split:
+    """The split of a directory of SCAN's; features stay in their file until they are sliced.
+
+    There are k captions an image, in the order of the images. The array of features has one entry an image, or one a
+    caption: then the k entries of an image must be equal, and the first is taken. If there are as many entries as
+    captions and the first two differ, each image has one caption.
+
+    Boxes and image sizes (width, height) are taken from ``{split}_ims_bbx.npy`` and ``{split}_ims_size.npy``, or from
+    ``{split}_boxes.npy`` and ``{split}_img_sizes.npy``, where these files are there. Without ``{split}_ids.txt`` images
+    are named by their number.
+
+    Args:
+        directory: of the files.
+        split: ``train``, ``dev``, ``test`` or ``testall``.
+        captions_per_image: k.
+        dtype: of the split's features.
+        progress: show a bar while copies of an image are compared.
+
+    Raises:
+        OSError: a file is not there or cannot be opened.
+        ValueError: naming the file, what was expected and what came.
+    """
+    base = Path(directory)
+    path = base / f"{split}_ims.npy"
+    images = map_npy(path, 3)
+    captions = read_lines(base / f"{split}_caps.txt")
+    entries, regions, width = images.shape
+    if len(captions) == entries and entries > 1 and captions_per_image > 1:
+        step = captions_per_image if np.array_equal(images[0], images[1]) else 1
+        per_image = step
+        if step > 1:
+            _check_copies(path, images, step, progress)
+    else:
+        step, per_image = 1, captions_per_image
+    count = entries // step
+    if len(captions) != count * per_image:
+        raise ValueError(
+            f"{base / f'{split}_caps.txt'}: expected {entries} captions or {captions_per_image} × {entries} "
+            f"({path.name} has {entries} images), got {len(captions)}"
+        )
+    boxes, sizes = _boxes(base, split, entries, step, regions)
+    offsets = offsets_of([regions] * count)
+    return Split(
+        ids=_ids(base / f"{split}_ids.txt", count, per_image),
+        offsets=offsets,
+        captions=tuple(captions),
+        caption_to_image=np.repeat(np.arange(count), per_image),
+        features=ImageRows(offsets, width, lambda i: images[i * step], dtype),
+        boxes=boxes,
+        sizes=sizes,
+    )
+
+
+def _check_copies(path: Path, images: np.ndarray, step: int, progress: bool) -> None:
+    if len(images) % step:
+        raise ValueError(f"{path}: expected copies in groups of {step}, got {len(images)} images")
+    for first in tqdm(range(0, len(images), step), unit=" images", desc="comparing copies", disable=not progress):
+        for i in range(first + 1, first + step):
+            if not np.array_equal(images[first], images[i]):
+                raise ValueError(f"{path}: expected {step} copies of each image, got image {i} unlike image {first}")
+
+
+def _ids(path: Path, count: int, per_image: int) -> tuple[str, ...]:
+    if not path.exists():
+        return tuple(map(str, range(count)))
+    lines = read_lines(path)
+    if len(lines) == count:
+        return tuple(lines)
+    if len(lines) != count * per_image:
+        raise ValueError(f"{path}: expected {count} lines or {per_image} × {count}, got {len(lines)}")
+    for i, line in enumerate(lines):
+        if line != lines[i - i % per_image]:
+            raise ValueError(
+                f"{path}, line {i + 1}: expected each name {per_image} times in a row, got {line!r} after "
+                f"{lines[i - i % per_image]!r}"
+            )
+    return tuple(lines[::per_image])
+
+
+def _boxes(
+    base: Path, split: str, entries: int, step: int, regions: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(ΣR, 4) and (N, 2) float32, or two None where there are no boxes."""
+    for box_name, size_name in _BOXES:
+        box_path, size_path = base / f"{split}{box_name}", base / f"{split}{size_name}"
+        if box_path.exists():
+            break
+    else:
+        return None, None
+    count = entries // step
+    boxes, sizes = _per_image(box_path, 3, (regions, 4), count, step), _sizes(size_path, count, step)
+    boxes, sizes = boxes.astype(np.float32), sizes.astype(np.float32)
+    for i, (of_image, (width, height)) in enumerate(zip(boxes, sizes, strict=True)):
+        check_inside(f"{box_path}, image {i}", of_image, float(width), float(height))
+    return boxes.reshape(-1, 4), sizes
+
+
+def _per_image(path: Path, rank: int, shape: tuple[int, ...], count: int, step: int) -> np.ndarray:
+    array = map_npy(path, rank)
+    if array.shape[1:] != shape or len(array) not in (count, count * step):
+        raise ValueError(f"{path}: expected shape {(count, *shape)}, one an image, got {array.shape}")
+    return array if len(array) == count else array[::step]
+
+
+def _sizes(path: Path, count: int, step: int) -> np.ndarray:
+    try:
+        return _per_image(path, 2, (2,), count, step)
+    except ValueError as error:
+        if "pickled" not in str(error):
+            raise
+        fix = "[[s['image_w'], s['image_h']] for s in np.load(path, allow_pickle=True)]"
+        raise ValueError(f"{error}; if you trust the file, save np.array({fix}) in its place") from None

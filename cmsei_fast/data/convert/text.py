@@ -1,0 +1,63 @@
+"""Lines and JSON of text files."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
+    """The lines of a UTF-8 file, without surrounding white space; an empty line counts.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: naming the file and the line: it is not UTF-8, or the file is empty.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise ValueError(f"{path}: expected at least one line, got an empty file")
+    decoded: list[str] = []
+    try:
+        for line in lines:
+            decoded.append(line.decode("utf-8").strip())  # noqa: PERF401 (the line of an error is counted by them)
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{error.object[error.start]:02x} at column {error.start + 1}"
+        raise ValueError(f"{path}, line {len(decoded) + 1}: expected UTF-8 text, got {byte}") from None
+    return decoded
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: naming the file: malformed or truncated JSON, or no object.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        record = json.loads(content.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError(f"{path}: expected one JSON object, got JSON nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: expected one JSON object, got malformed JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: expected one JSON object, got {type(record).__name__}")
+    return record
+
+
+def string_list(path: str | os.PathLike[str], record: dict[str, Any], key: str) -> tuple[str, ...]:
+    """The strings under a key of a file's object.
+
+    Raises:
+        ValueError: naming the file and the key: missing, or no list of strings.
+    """
+    values = record.get(key)
+    if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{path}: {key}: expected a list of strings, got {values!r:.60}")
+    return tuple(values)
