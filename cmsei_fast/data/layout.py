@@ -35,7 +35,7 @@ _ARRAYS = {
 _REQUIRED = ("ids", "offsets", "captions", "caption_to_image")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CHUNK_BYTES = 1 << 20
-_ALIGNMENT = 4096  # bytes: chunks of features begin at a page
+_ALIGNMENT = 64  # bytes: chunks of features begin at a multiple, so that their numbers can be used where they lie
 
 
 def write_split(path: str | os.PathLike[str], split: Split, *, progress: bool = False) -> None:
@@ -58,7 +58,7 @@ def write_split(path: str | os.PathLike[str], split: Split, *, progress: bool = 
             temporary,
             "w",
             libver=("v110", "v110"),  # checksums of everything but the numbers
-            alignment_threshold=_CHUNK_BYTES // 2,
+            alignment_threshold=_ALIGNMENT,
             alignment_interval=_ALIGNMENT,
         ) as file,
     ):
