@@ -30,7 +30,7 @@ def scene_lines(groups=6):
             }
         )
         + "\n"
-        for scene in synthetic_scenes(groups, 4).scenes
+        for scene in synthetic_scenes(groups).scenes
     )
 
 

@@ -195,30 +195,38 @@ def test_synthetic_scenes_are_reproducible():
 
 
 def test_groups_share_objects_and_differ_in_relations():
-    made = synthetic_scenes(6, 5, regions=7, width=32, captions_per_image=6, seed=1)
-    assert made.features.shape == (30, 7, 32)
+    made = synthetic_scenes(6, 3, 2, regions=7, width=32, captions_per_image=6, seed=1)
+    assert made.features.shape == (36, 7, 32)
     assert made.features.dtype == np.float32
-    assert len(made.scenes.captions) == 180
+    assert len(made.scenes.captions) == 216
     for group in range(6):
         members = np.nonzero(made.group == group)[0]
-        assert len(members) == 5
+        assert len(members) == 6
         assert len({(made.scenes[i].labels, made.attributes[i]) for i in members}) == 1
-        assert len({made.scenes[i].relations for i in members}) == 5
+        assert len({(made.scenes[i].relations, made.where[i]) for i in members}) == 6
+        for number, told in ((made.story, [s.relations for s in made.scenes]), (made.place, made.where)):
+            for i in members:
+                for j in members:
+                    assert (number[i] == number[j]) == (told[i] == told[j])
 
 
 def test_boxes_agree_with_the_places():
-    for scene in synthetic_scenes(20, seed=2).scenes:
+    made = synthetic_scenes(20, seed=2)
+    seen = set()
+    for scene, (first, place, second) in zip(made.scenes, made.where, strict=True):
         assert (scene.boxes[:, 2:] > scene.boxes[:, :2]).all()
         assert scene.boxes.min() >= 0
-        subject, place, third = scene.relations[1]
-        dx, dy = (scene.boxes[third].reshape(2, 2).mean(0) - scene.boxes[subject].reshape(2, 2).mean(0)).tolist()
+        dx, dy = (scene.boxes[second].reshape(2, 2).mean(0) - scene.boxes[first].reshape(2, 2).mean(0)).tolist()
         assert {"left of": dx > 0, "right of": dx < 0, "above": dy > 0, "below": dy < 0}[place]
+        seen.add(place)
+    assert len(seen) == 4
 
 
 def test_captions_tell_the_relations():
-    for scene in synthetic_scenes(5, seed=3).scenes:
+    made = synthetic_scenes(5, seed=3)
+    for scene, where in zip(made.scenes, made.where, strict=True):
         for caption in scene.captions:
-            for subject, predicate, other in scene.relations:
+            for subject, predicate, other in (*scene.relations, where):
                 assert {scene.labels[subject], *predicate.split(), scene.labels[other]} <= set(tokenize(caption))
 
 
@@ -226,8 +234,9 @@ def test_captions_tell_the_relations():
     ("options", "message"),
     [
         ({"n_groups": 0}, "n_groups: expected an integer >= 1, got 0"),
-        ({"group_size": 145}, "group_size: expected an integer from 1 to 144, got 145"),
-        ({"regions": 2}, "regions: expected an integer >= 3, got 2"),
+        ({"stories": 13}, "stories: expected an integer from 1 to 12, got 13"),
+        ({"places": 5}, "places: expected an integer from 1 to 4, got 5"),
+        ({"regions": 3}, "regions: expected an integer >= 4, got 3"),
         ({"width": 2.5}, "width: expected an integer >= 2, got 2.5"),
         ({"captions_per_image": True}, "captions_per_image: expected an integer >= 1, got True"),
         ({"noise": -1.0}, "noise: expected a finite number >= 0, got -1.0"),

@@ -21,11 +21,11 @@ BACKGROUND = ("sky", "grass", "tree", "wall", "road", "water")
 CANVAS = (500, 375)
 
 _TEMPLATES = (
-    "{place} the {n2} , a {a0} {n0} is {act} a {a1} {n1} .",
-    "the {n0} {act} the {n1} is {place} a {a2} {n2} .",
-    "there is a {n0} {place} the {n2} , {act} a {a1} {n1} .",
-    "a {a2} {n2} , and a {n0} {place} it that is {act} the {n1} .",
-    "{a0} {n0} {act} {a1} {n1} , {place} a {n2} .",
+    "a {cs} {s} is {act} a {co} {o} , and a {ca} {a} is {place} the {b} .",
+    "{place} the {b} there is a {ca} {a} ; the {cs} {s} is {act} the {o} .",
+    "the {s} {act} the {co} {o} ; a {a} {place} a {cb} {b} .",
+    "a {a} is {place} the {cb} {b} while a {s} is {act} the {o} .",
+    "{cs} {s} {act} {co} {o} , {ca} {a} {place} {cb} {b} .",
 )
 
 
@@ -34,21 +34,29 @@ class SyntheticScenes:
     """Generated images with features.
 
     Args:
-        scenes: N images; a label is the object's noun.
+        scenes: N images; a label is the object's noun. Its one relation is who does what to whom; where things are is
+            in the boxes alone.
         features: (N, R, D) float32 regions: the unit sum of the vectors of noun and colour, plus noise.
         attributes: the colour of each region of each image, None for the background.
         group: (N,) int64; the images of a group share objects and colours and differ in their relations.
+        story: (N,) int64; within a group, images of one number have the same subject, action and object.
+        place: (N,) int64; within a group, images of one number have the same spatial relation.
+        where: of each image (region, place, region): which of ``PLACES`` the first is seen from the second.
     """
 
     scenes: SceneSet
     features: np.ndarray
     attributes: tuple[tuple[str | None, ...], ...]
     group: np.ndarray
+    story: np.ndarray
+    place: np.ndarray
+    where: tuple[tuple[int, str, int], ...]
 
 
 def synthetic_scenes(
     n_groups: int = 50,
-    group_size: int = 4,
+    stories: int = 2,
+    places: int = 2,
     *,
     regions: int = 8,
     width: int = 256,
@@ -56,24 +64,26 @@ def synthetic_scenes(
     noise: float = 0.5,
     seed: int = 0,
 ) -> SyntheticScenes:
-    """Draws ``n_groups`` × ``group_size`` images, the same ones for the same arguments.
+    """Draws ``n_groups`` × ``stories`` × ``places`` images, the same ones for the same arguments.
 
-    Each group has three objects with colours on a background of ``regions`` - 3 further regions. Each of its images has
-    one action between two of the objects and one place of the subject beside the third, a combination no other image
-    of the group has. Boxes agree with the places. Captions follow five templates in turn.
+    Each group has four objects with colours on a background of ``regions`` - 4 further regions. Its images are all
+    pairs of a story (which of the first two objects acts on the other, and how) and a place (where the third is as seen
+    from the fourth): who knows the objects alone cannot tell them apart, who knows only the stories or only the places
+    cannot tell apart those that share one. Captions name both, in five templates in turn.
 
     Args:
         n_groups: at least 1.
-        group_size: images a group, 1 to 144.
-        regions: R, at least 3.
+        stories: a group, 1 to 12; ``places`` 1 to 4.
+        regions: R, at least 4.
         width: D of the features, at least 2.
         captions_per_image: at least 1.
         noise: length of the noise that is added to the unit feature, >= 0.
         seed: of everything drawn; word vectors are those of ``word_vector(word, width)``.
     """
     limits: tuple[tuple[str, int, int, int | None], ...]
-    limits = (("n_groups", n_groups, 1, None), ("group_size", group_size, 1, 144), ("regions", regions, 3, None))
-    limits += (("width", width, 2, None), ("captions_per_image", captions_per_image, 1, None))
+    limits = (("n_groups", n_groups, 1, None), ("stories", stories, 1, 12), ("places", places, 1, 4))
+    limits += (("regions", regions, 4, None), ("width", width, 2, None))
+    limits += (("captions_per_image", captions_per_image, 1, None),)
     for name, value, low, high in limits:
         if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
             expected = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
@@ -81,27 +91,38 @@ def synthetic_scenes(
     if not noise >= 0 or not np.isfinite(noise):
         raise ValueError(f"noise: expected a finite number >= 0, got {noise!r}")
     rng = np.random.default_rng(seed)
-    stories = list(itertools.product(itertools.permutations(range(3)), ACTIONS, PLACES))
-    scenes, features, attributes = [], [], []
+    known = list(itertools.product(((0, 1), (1, 0)), ACTIONS))
+    scenes, features, attributes, where = [], [], [], []
     for group in range(n_groups):
-        nouns = [*rng.choice(OBJECTS, 3, replace=False).tolist(), *rng.choice(BACKGROUND, regions - 3).tolist()]
-        colours: list[str | None] = [*rng.choice(ATTRIBUTES, 3).tolist(), *[None] * (regions - 3)]
+        nouns = [*rng.choice(OBJECTS, 4, replace=False).tolist(), *rng.choice(BACKGROUND, regions - 4).tolist()]
+        colours: list[str | None] = [*rng.choice(ATTRIBUTES, 4).tolist(), *[None] * (regions - 4)]
         clean = np.stack([_feature(noun, colour, width) for noun, colour in zip(nouns, colours, strict=True)])
-        for member, index in enumerate(rng.choice(len(stories), group_size, replace=False)):
-            roles, action, place = stories[index]  # subject, object, the third
-            relations = ((roles[0], action, roles[1]), (roles[0], place, roles[2]))
-            words = {f"n{i}": nouns[role] for i, role in enumerate(roles)} | {"act": action, "place": place}
-            words |= {f"a{i}": str(colours[role]) for i, role in enumerate(roles)}
+        told = [known[i] for i in rng.choice(len(known), stories, replace=False)]
+        placed = rng.choice(PLACES, places, replace=False).tolist()
+        for member, (((subject, target), action), place) in enumerate(itertools.product(told, placed)):
+            words = {"act": action, "place": place}
+            for name, region in (("s", subject), ("o", target), ("a", 2), ("b", 3)):
+                words |= {name: nouns[region], f"c{name}": str(colours[region])}
             captions = tuple(
                 _TEMPLATES[(member + i) % len(_TEMPLATES)].format(**words) for i in range(captions_per_image)
             )
-            boxes = _boxes(rng, roles, place, regions)
+            boxes = _boxes(rng, place, regions)
+            relations = ((subject, action, target),)
             scenes.append(Scene(f"synthetic-{group:05d}-{member}", tuple(nouns), boxes, relations, captions))
             shift = rng.standard_normal((regions, width)) * (noise / np.sqrt(width))
             features.append((clean + shift).astype(np.float32))
             attributes.append(tuple(colours))
-    of_group = np.repeat(np.arange(n_groups), group_size)
-    return SyntheticScenes(SceneSet(tuple(scenes)), np.stack(features), tuple(attributes), of_group)
+            where.append((2, place, 3))
+    size = stories * places
+    return SyntheticScenes(
+        scenes=SceneSet(tuple(scenes)),
+        features=np.stack(features),
+        attributes=tuple(attributes),
+        group=np.repeat(np.arange(n_groups), size),
+        story=np.tile(np.repeat(np.arange(stories), places), n_groups),
+        place=np.tile(np.arange(places), n_groups * stories),
+        where=tuple(where),
+    )
 
 
 def _feature(noun: str, colour: str | None, width: int) -> np.ndarray:
@@ -111,18 +132,15 @@ def _feature(noun: str, colour: str | None, width: int) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def _boxes(rng: np.random.Generator, roles: tuple[int, ...], place: str, regions: int) -> np.ndarray:
-    """(R, 4) float32: the subject lies in its place beside the third, the object next to the subject."""
+def _boxes(rng: np.random.Generator, place: str, regions: int) -> np.ndarray:
+    """(R, 4) float32: the third object lies in its place beside the fourth, all others anywhere."""
     wide, high = CANVAS
-    third = np.array([rng.uniform(0.4, 0.6) * wide, rng.uniform(0.4, 0.6) * high])
-    step = {"left of": (-0.3, 0), "right of": (0.3, 0), "above": (0, -0.3), "below": (0, 0.3)}[place]
-    subject = third + np.array(step) * CANVAS + rng.uniform(-0.03, 0.03, 2) * CANVAS
-    beside = subject + rng.uniform(-0.08, 0.08, 2) * CANVAS
-    centres = np.empty((regions, 2))
-    centres[list(roles)] = subject, beside, third
-    centres[3:] = rng.uniform(0.25, 0.75, (regions - 3, 2)) * CANVAS
+    centres = rng.uniform(0.15, 0.85, (regions, 2)) * CANVAS
+    step = {"left of": (-0.25, 0), "right of": (0.25, 0), "above": (0, -0.25), "below": (0, 0.25)}[place]
+    centres[3] = rng.uniform(0.35, 0.65, 2) * CANVAS
+    centres[2] = centres[3] + np.array(step) * CANVAS + rng.uniform(-0.05, 0.05, 2) * CANVAS
     half = rng.uniform(0.05, 0.08, (regions, 2)) * CANVAS
-    half[3:] *= 3
+    half[4:] *= 3
     boxes = np.concatenate([centres - half, centres + half], axis=1)
     boxes = np.clip(boxes, 0, [wide, high, wide, high]).astype(np.float32)
     boxes.flags.writeable = False
