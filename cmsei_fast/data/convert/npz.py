@@ -50,7 +50,8 @@ def npz_split(
     boxes, sizes, width = [], [], 0
     for path in tqdm(paths, unit=" images", desc="boxes", disable=not progress):
         of_image, size, features = _guard(path, _read_boxes)
-        if features[0] != len(of_image) or features[1] != (width := width or features[1]):
+        width = width or features[1]
+        if features != (len(of_image), width):
             raise ValueError(f"{path}: x: expected shape {(len(of_image), width)}, got {features}")
         boxes.append(of_image)
         sizes.append(size)
@@ -85,6 +86,8 @@ def _read_boxes(path: Path) -> tuple[np.ndarray, tuple[float, float], tuple[int,
         if boxes.ndim != 2 or boxes.shape != (count, 4) or count < 1:
             raise ValueError(f"bbox: expected shape ({count:g}, 4) (num_bbox), got {boxes.shape}")
         check_inside("bbox", boxes, width, height)
+        if "x" not in file.files:
+            raise KeyError("x")
         with file.zip.open("x.npy") as stream:  # its head only
             version = np.lib.format.read_magic(stream)
             heads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

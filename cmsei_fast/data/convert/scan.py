@@ -52,8 +52,8 @@ def scan_split(
     images = map_npy(path, 3)
     captions = read_lines(base / f"{split}_caps.txt")
     entries, regions, width = images.shape
-    if len(captions) == entries and entries > 1 and captions_per_image > 1:
-        step = captions_per_image if np.array_equal(images[0], images[1]) else 1
+    if len(captions) == entries and captions_per_image > 1:
+        step = captions_per_image if entries > 1 and np.array_equal(images[0], images[1]) else 1
         per_image = step
         if step > 1:
             _check_copies(path, images, step, progress)

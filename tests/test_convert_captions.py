@@ -1,0 +1,128 @@
+"""Captions of images that come from elsewhere: their files, and how names are matched."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cmsei_fast.data.convert import caption_lines, caption_table, karpathy_captions
+from cmsei_fast.data.convert.captions import choose, key_of
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("1000092795.jpg", "1000092795"),
+        ("1000092795", "1000092795"),
+        ("COCO_val2014_000000391895.jpg", "391895"),
+        ("000000391895.npz", "391895"),
+        ("images\\a/b.c.PNG", "b.c"),
+        ("synthetic-0-1", "synthetic-0-1"),
+        ("00", "0"),
+    ],
+)
+def test_keys(name, key):
+    assert key_of(name) == key
+
+
+def write(path, text):
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_lines_with_a_name_each_caption(tmp_path):
+    caps, ids = write(tmp_path / "c.txt", " One. \nTwo\r\nThrée"), write(tmp_path / "i.txt", "b\na\nb\n")
+    got = caption_lines(caps, ids)
+    assert got.images == ("b", "a")
+    assert got.captions == ("One.", "Two", "Thrée")
+    assert got.caption_to_image.tolist() == [0, 1, 0]
+
+
+def test_lines_with_a_name_each_image(tmp_path):
+    caps, ids = write(tmp_path / "c.txt", "1\n2\n3\n4\n"), write(tmp_path / "i.txt", "\ufeffb\na\n")
+    got = caption_lines(caps, ids)
+    assert got.images == ("b", "a")
+    assert got.caption_to_image.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("caps", "ids", "message"),
+    [
+        ("1\n2\n3\n", "a\nb\n", "i.txt: expected one line for each of 3 captions or a divisor, got 2"),
+        ("1\n", "a\nb\n", "i.txt: expected one line for each of 1 captions or a divisor, got 2"),
+        ("1\n2\n3\n4\n", "a\na\n", "i.txt: expected one line an image, each once, got 'a' twice"),
+        ("", "a\n", "c.txt: expected at least one line, got an empty file"),
+        (b"ok\n\xe9t\xe9\n", "a\n", "c.txt, line 2: expected UTF-8 text, got byte 0xe9 at column 1"),
+    ],
+)
+def test_bad_lines(tmp_path, caps, ids, message):
+    with pytest.raises(ValueError, match="expected") as caught:
+        caption_lines(write(tmp_path / "c.txt", caps), write(tmp_path / "i.txt", ids))
+    assert str(caught.value) == f"{tmp_path}/{message}"
+
+
+def test_token_table(tmp_path):
+    got = caption_table(write(tmp_path / "r.token", "10.jpg#0\tA dog .\n10.jpg#1\tTwo\tdogs\n9.jpg#0\tNone\n"))
+    assert got.images == ("10.jpg", "9.jpg")
+    assert got.captions == ("A dog .", "Two\tdogs", "None")
+    assert got.caption_to_image.tolist() == [0, 0, 1]
+    with pytest.raises(ValueError, match=r"t\.txt, line 2: expected an image's name, a tab and a caption, got 'b c'"):
+        caption_table(write(tmp_path / "t.txt", "a\tb\nb c\n"))
+
+
+def dataset(tmp_path, *images):
+    return write(tmp_path / "dataset_coco.json", json.dumps({"images": images, "dataset": "coco"}))
+
+
+def image(name, split, *raw):
+    return {"filename": name, "split": split, "imgid": 0, "sentences": [{"raw": text, "tokens": []} for text in raw]}
+
+
+def test_karpathy(tmp_path):
+    images = image("1.jpg", "train", "a", "b"), image("2.jpg", "test", "c\n"), image("3.jpg", "restval", "d  e")
+    path = dataset(tmp_path, *images)
+    got = karpathy_captions(path, ["train", "restval"])
+    assert got.images == ("1.jpg", "3.jpg")
+    assert got.captions == ("a", "b", "d e")
+    assert got.caption_to_image.tolist() == [0, 0, 1]
+    with pytest.raises(ValueError, match="expected images of split 'val', got splits restval, test, train"):
+        karpathy_captions(path, ["val"])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {},
+        3,
+        image("1.jpg", "test"),
+        image(1, "test", "a"),
+        {"filename": "a", "split": "test", "sentences": [{"raw": 3}]},
+    ],
+)
+def test_bad_karpathy_images(tmp_path, bad):
+    with pytest.raises(ValueError, match=r"images\[1\]: expected an object with filename, split and at least one of"):
+        karpathy_captions(dataset(tmp_path, image("1.jpg", "test", "a"), bad), ["test"])
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": {}}', "[" * 100000, b"\xff"])
+def test_bad_karpathy_files(tmp_path, text):
+    with pytest.raises(ValueError, match=r"dataset_coco\.json: "):
+        karpathy_captions(write(tmp_path / "dataset_coco.json", text), ["test"])
+
+
+def test_choice_of_images(tmp_path):
+    captions = caption_table(write(tmp_path / "t.txt", "COCO_val2014_000000000012.jpg\ta\n7.jpg\tb\n"))
+    got = choose(["7", "3", "12"], "s.tsv", captions)
+    assert got.order == (2, 0)
+    assert got.ids == ("COCO_val2014_000000000012.jpg", "7.jpg")
+    assert choose(["7", "3"], "s.tsv", None).order == (0, 1)
+    with pytest.raises(
+        ValueError, match=r"s\.tsv: expected the 2 images of .*t\.txt, 1 are missing, '7.jpg' the first"
+    ):
+        choose(["12"], "s.tsv", captions)
+    with pytest.raises(ValueError, match=r"s\.tsv: expected each image once, got '012' twice"):
+        choose(["12", "012"], "s.tsv", None)
+    twice = caption_table(write(tmp_path / "t.txt", "12.jpg\ta\n012.jpg\tb\n"))
+    with pytest.raises(ValueError, match=r"expected one name an image, got '12\.jpg' under another name too"):
+        choose(["12"], "s.tsv", twice)

@@ -1,0 +1,110 @@
+"""Scene graphs as JSON lines to the file of a split."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from splits import files_in
+
+from cmsei_fast import cli
+from cmsei_fast.data import open_split
+
+RECORD = {
+    "image": "1.jpg",
+    "labels": ["dog", "fence"],
+    "boxes": [[0, 1.5, 10, 20], [3, 3, 30, 4]],
+    "relations": [[0, "near", 1]],
+    "captions": ["A dog near a fence.", "Dog!"],
+}
+NAMES = {"objects": ["fence", "cat", "dog"], "predicates": ["on", "near"]}
+
+
+def write(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records or [RECORD]))
+    return path
+
+
+def convert(path, out, *options):
+    return cli.main(["convert", "jsonl", str(path), "--out", str(out), *map(str, options)])
+
+
+def test_convert(tmp_path, capsys):
+    path = tmp_path / "s.jsonl.gz"
+    path.write_bytes(gzip.compress(write(tmp_path / "s.jsonl", RECORD, RECORD | {"image": "2.jpg"}).read_bytes()))
+    assert convert(path, tmp_path / "o.h5") == 0
+    split = open_split(tmp_path / "o.h5")
+    assert split.ids == ("1.jpg", "2.jpg")
+    assert split.captions == tuple(RECORD["captions"]) * 2
+    assert split.object_names == ("dog", "fence")
+    assert split.labels.tolist() == [0, 1, 0, 1]
+    assert split.relations.tolist() == [[0, 0, 1]] * 2
+    np.testing.assert_array_equal(split.boxes[:2], RECORD["boxes"])
+    assert split.sizes.tolist() == [[30, 20]] * 2
+    assert split.features is None
+    expected = (
+        "2 images of 2 regions, 4 captions; boxes; labels of 4 of 4 regions (2 names); 2 relations (1 predicates)"
+    )
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", [{"size": [64, 48]}, {"width": 64, "height": 48.0}])
+def test_names_and_sizes_that_are_given(tmp_path, size):
+    (tmp_path / "labels.json").write_text(json.dumps(NAMES))
+    path = write(tmp_path / "s.jsonl", RECORD | size)
+    assert convert(path, tmp_path / "o.h5", "--names", tmp_path / "labels.json") == 0
+    split = open_split(tmp_path / "o.h5")
+    assert split.object_names == ("fence", "cat", "dog")
+    assert split.labels.tolist() == [2, 0]
+    assert split.relations.tolist() == [[0, 1, 1]]
+    assert split.sizes.tolist() == [[64, 48]]
+
+
+BAD = {
+    "truncated": ([json.dumps(RECORD)[:50]], None, "s.jsonl, line 1: expected one JSON object, got"),
+    "no scene": (["\n"], None, "s.jsonl"),
+    "size": ([RECORD | {"size": [64]}], None, "s.jsonl, line 1: size: expected two numbers of pixels > 0, got [64]"),
+    "height": (
+        [RECORD | {"width": 3, "height": 0}],
+        None,
+        "s.jsonl, line 1: width, height: expected two numbers of pixels > 0, got [3, 0]",
+    ),
+    "label": ([RECORD | {"labels": ["dog", "cow"]}], NAMES, "s.jsonl: image 1.jpg: expected names of "),
+    "predicate": ([RECORD | {"relations": [[0, "under", 1]]}], NAMES, "got 'under'"),
+    "names": ([RECORD], {"objects": ["a"]}, "labels.json: predicates: expected a list of strings, got None"),
+    "names twice": (
+        [RECORD],
+        NAMES | {"objects": ["dog", "fence", "dog"]},
+        "object_names: expected each name once, got 'dog'",
+    ),
+    "NUL": ([RECORD | {"captions": ["a\0b"]}], None, "captions[0]: expected text without NUL"),
+}
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["new", "old there"])
+@pytest.mark.parametrize(("records", "names", "message"), BAD.values(), ids=BAD)
+def test_bad_files(tmp_path, capsys, records, names, message, before):
+    path, out, options = write(tmp_path / "s.jsonl", *records), tmp_path / "out.h5", []
+    if names is not None:
+        (tmp_path / "labels.json").write_text(json.dumps(names))
+        options = ["--names", tmp_path / "labels.json"]
+    if before:
+        out.write_text("old")
+    assert convert(path, out, *options) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert out.exists() == before
+    assert not before or out.read_text() == "old"
+    assert not [name for name in files_in(tmp_path) if name.endswith(".part")]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["jsonl"], ["jsonl", "x"], ["tar", "x", "--out", "o"], ["scan", "x", "--out", "o"]]
+)
+def test_usage_errors(arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["convert", *arguments])
+    assert caught.value.code == 2

@@ -1,0 +1,138 @@
+"""Folders of bottom-up-attention.pytorch's npz files."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from splits import files_in
+
+from cmsei_fast import cli
+from cmsei_fast.data import open_split
+
+COUNTS = {"COCO_val2014_000000000012": 10, "7": 100, "a": 36}
+D = 6
+
+
+def parts(name):
+    count = COUNTS[name]
+    rng = np.random.default_rng(count)
+    low = rng.uniform(0, 200, (count, 2))
+    boxes = np.concatenate([low, low + rng.uniform(0, 100, (count, 2))], axis=1).astype(np.float32)
+    entries = {"x": rng.standard_normal((count, D)).astype(np.float32), "bbox": boxes, "num_bbox": count}
+    return entries | {"image_h": 375, "image_w": 500, "info": np.array({"objects_id": [1, 2]})}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    directory = tmp_path / "feats"
+    directory.mkdir()
+    for name in COUNTS:
+        np.savez_compressed(directory / f"{name}.npz", **parts(name))
+    (directory / "log.txt").write_text("not an image")
+    return directory
+
+
+def convert(folder, out, *options):
+    return cli.main(["convert", "npz", str(folder), "--out", str(out), *map(str, options)])
+
+
+def check(split, names):
+    for i, name in enumerate(names):
+        rows = slice(split.offsets[i], split.offsets[i + 1])
+        np.testing.assert_array_equal(split.features[rows], parts(name)["x"])
+        np.testing.assert_array_equal(split.boxes[rows], parts(name)["bbox"])
+        np.testing.assert_array_equal(split.sizes[i], [500, 375])
+
+
+def test_convert_all(folder, tmp_path, capsys):
+    assert convert(folder, tmp_path / "o.h5", "--progress") == 0
+    split = open_split(tmp_path / "o.h5")
+    assert split.ids == ("7", "COCO_val2014_000000000012", "a")
+    check(split, split.ids)
+    captured = capsys.readouterr()
+    assert "3 images of 10 to 100 regions, 0 captions; features 146 × 6 float32; boxes" in captured.out
+    assert "boxes: 100%" in captured.err
+
+
+def test_convert_those_with_captions(folder, tmp_path):
+    (tmp_path / "t.txt").write_text("a.jpg\tA\n12.jpg\tB\na.jpg\tC\n")
+    assert convert(folder, tmp_path / "o.h5", "--captions", tmp_path / "t.txt") == 0
+    split = open_split(tmp_path / "o.h5")
+    assert split.ids == ("a.jpg", "12.jpg")
+    assert split.captions == ("A", "B", "C")
+    check(split, ["a", "COCO_val2014_000000000012"])
+
+
+def changed(**changes):
+    def damage(path):
+        np.savez_compressed(path, **{k: v for k, v in (parts("7") | changes).items() if v is not None})
+
+    return damage
+
+
+def cut(kept):
+    def damage(path):
+        content = path.read_bytes()
+        path.write_bytes(content[: int(kept * len(content))])
+
+    return damage
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[300:310] = bytes(10)  # within the first entry, x
+    path.write_bytes(content)
+
+
+BAD = {
+    "empty": (cut(0), "7.npz: "),
+    "truncated": (cut(0.5), "7.npz: truncated or damaged .npz file: "),
+    "end missing": (cut(0.99), "7.npz: truncated or damaged .npz file: "),
+    "damaged": (flipped, "7.npz: truncated or damaged .npz file: "),
+    "an npy": (lambda path: path.open("wb").write(npy()), "7.npz: expected a .npz file, got an array of shape (3,)"),
+    "text": (lambda path: path.write_text("hello"), "7.npz: "),
+    "no x": (changed(x=None), "7.npz: missing x"),
+    "no boxes": (changed(bbox=None), "7.npz: missing bbox"),
+    "no width": (changed(image_w=None), "7.npz: missing image_w"),
+    "count": (changed(num_bbox=99), "7.npz: bbox: expected shape (99, 4) (num_bbox), got (100, 4)"),
+    "counts": (changed(num_bbox=[1, 2]), "7.npz: num_bbox: expected one number, got int64 of shape (2,)"),
+    "rows": (changed(x=np.zeros((99, D), np.float32)), "7.npz: x: expected shape (100, 6), got (99, 6)"),
+    "width": (changed(x=np.zeros((100, 5), np.float32)), "x: expected shape ("),
+    "integers": (
+        changed(x=np.zeros((100, 6), int)),
+        "7.npz: x: expected floating numbers of shape (100, Dx), got int64",
+    ),
+    "pickled boxes": (changed(bbox=np.array([{}])), "7.npz: Object arrays cannot be loaded when allow_pickle=False"),
+    "outside": (changed(image_w=100), "7.npz: bbox: box "),
+    "nan": (changed(x=np.full((100, D), np.nan, np.float32)), "features[0] (image 7): expected finite numbers"),
+}
+
+
+def npy():
+    stream = io.BytesIO()
+    np.save(stream, np.arange(3))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["new", "old there"])
+@pytest.mark.parametrize(("damage", "message"), BAD.values(), ids=BAD)
+def test_bad_files(folder, tmp_path, capsys, damage, message, before):
+    damage(folder / "7.npz")
+    out = tmp_path / "out.h5"
+    if before:
+        out.write_text("old")
+    assert convert(folder, out) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert files_in(tmp_path) == ["feats", "out.h5"][: 1 + before]
+    assert not before or out.read_text() == "old"
+
+
+def test_folder_without_files(tmp_path, capsys):
+    assert convert(tmp_path, tmp_path / "o.h5") == 2
+    assert "expected .npz files, got none" in capsys.readouterr().err
+    assert convert(tmp_path / "none", tmp_path / "o.h5") == 2
+    assert "No such file or directory" in capsys.readouterr().err
