@@ -22,6 +22,7 @@ template <class S> struct Arena {
 template <class S> struct Step {
     S *a, *p, *h;                  // (m, ld) inner products, attention, Gram · attention
     S *shift, *scale;              // (m) of the normalisation: exp(a - shift) * scale, or a * scale
+    S *factor;                     // (m) temperature * scale, for powers of two
     S *q, *dot, *quad, *u, *r;     // (ld) |Q|, Q·U, |U|², |U|, relevance
     S *gate, *x, *y, *norm, *alpha, *beta; // (ld) of the refinement that follows
 };
@@ -40,7 +41,7 @@ template <class S> struct Direction {
     const S* guide; // (ld) weights of guided aggregation, zero past n
     Step<S> step[kMaxSteps];
 
-    static long step_size(long m_padded, long ld) { return 3 * m_padded * ld + 2 * m_padded + 11 * ld; }
+    static long step_size(long m_padded, long ld) { return 3 * m_padded * ld + 3 * m_padded + 11 * ld; }
 
     void lay_out(Arena<S>& arena, bool keep) {
         for (int k = 0; k < steps; ++k) {
@@ -51,7 +52,7 @@ template <class S> struct Direction {
             S* p = arena.take(step_size(m_padded, ld));
             Step<S>& s = step[k];
             S** const matrices[] = {&s.a, &s.p, &s.h};
-            S** const rows[] = {&s.shift, &s.scale};
+            S** const rows[] = {&s.shift, &s.scale, &s.factor};
             S** const lane[] = {&s.q, &s.dot, &s.quad, &s.u, &s.r, &s.gate, &s.x, &s.y, &s.norm, &s.alpha, &s.beta};
             for (S** x : matrices) *x = p, p += m_padded * ld;
             for (S** x : rows) *x = p, p += m_padded;
@@ -61,12 +62,13 @@ template <class S> struct Direction {
 
     CMSEI_INLINE typename V::Mask lanes(long v) const { return V::first(n - v); }
 
-    // The normalised inner products, kind 0: softmax over queries, 1: scaled, 2: leaky and scaled.
-    template <int kind> static CMSEI_INLINE T normalised(T a, S shift, S scale) {
-        if constexpr (kind == 0) return V::exp(a - shift) * scale;
-        if constexpr (kind == 1) return a * scale;
-        return M::leaky(a) * scale;
+    // The inner products before they are scaled, kind 0: softmax over queries, 1: as they are, 2: leaky.
+    template <int kind> static CMSEI_INLINE T shaped(T a, S shift) {
+        if constexpr (kind == 0) return V::exp(a - shift);
+        if constexpr (kind == 1) return a;
+        return M::leaky(a);
     }
+    template <int kind> static CMSEI_INLINE T normalised(T a, S shift, S scale) { return shaped<kind>(a, shift) * scale; }
     template <class Body> CMSEI_INLINE void with_kind(Body body) const {
         if (norm == kSoftmax)
             body(std_int<0>());
@@ -78,6 +80,12 @@ template <class S> struct Direction {
     template <int value_> struct std_int { static constexpr int value = value_; };
 
     void normalise(const Step<S>& s) const {
+        find_scale(s);
+        const S f = temperature * static_cast<S>(kLog2E);
+        for (long c = 0; c < m_padded; c += W) V::store(s.factor + c, V::load(s.scale + c) * f);
+    }
+
+    void find_scale(const Step<S>& s) const {
         if (norm == kNone || norm == kClipped) {
             for (long c = 0; c < m_padded; ++c) s.scale[c] = 1;
             return;
@@ -85,9 +93,9 @@ template <class S> struct Direction {
         if (norm == kSoftmax) {
             for (long c = 0; c < m; ++c) {
                 const S* a = s.a + c * ld;
-                S most = a[0];
-                for (long i = 1; i < n; ++i) most = a[i] > most ? a[i] : most;
-                T total = V::zero();
+                T best = V::set(a[0]), total = V::zero();
+                for (long v = 0; v < n; v += W) best = V::max(V::select(lanes(v), V::load(a + v), best), best);
+                const S most = V::largest(best);
                 for (long v = 0; v < n; v += W)
                     total += V::select(lanes(v), V::exp(V::load(a + v) - most), V::zero());
                 s.shift[c] = most;
@@ -95,40 +103,46 @@ template <class S> struct Direction {
             }
             return;
         }
-        const bool clip = is_clipped(norm), squares = is_l2(norm);
-        for (long c = 0; c < m; ++c) {
-            const S* a = s.a + c * ld;
-            T total = V::zero();
-            for (long v = 0; v < n; v += W) {
-                T x = V::load(a + v);
-                if (clip) x = M::leaky(x);
-                total += squares ? x * x : V::abs(x);
+        if (is_l2(norm))
+            is_clipped(norm) ? find_size<true, true>(s) : find_size<true, false>(s);
+        else
+            is_clipped(norm) ? find_size<false, true>(s) : find_size<false, false>(s);
+    }
+
+    // A register of rows at a time, whose lanes are summed together.
+    template <bool squares, bool clip> void find_size(const Step<S>& s) const {
+        for (long c = 0; c < m; c += W) {
+            T total[W];
+            for (long i = 0; i < W; ++i) {
+                total[i] = V::zero();
+                if (c + i >= m) continue;
+                const S* a = s.a + (c + i) * ld;
+                for (long v = 0; v < n; v += W) {
+                    T x = V::load(a + v);
+                    if (clip) x = M::leaky(x);
+                    total[i] += squares ? x * x : V::abs(x);
+                }
             }
-            s.scale[c] = V::sum(total);
-        }
-        for (long c = 0; c < m_padded; c += W) {
-            const T total = V::load(s.scale + c);
-            V::store(s.scale + c, 1 / ((squares ? V::sqrt(total) : total) + (S)kEps));
+            const T size = lane_sums<S>(total);
+            V::store(s.scale + c, 1 / ((squares ? V::sqrt(size) : size) + (S)kEps));
         }
     }
 
     // Attention over the context and Q·U, registers of queries at a time.
     template <int kind> void attend(const Step<S>& s) const {
         // With |normalised| <= 1 the temperature's size bounds every logit, which saves the pass for the maximum.
-        const S bound = temperature < 0 ? -temperature : temperature;
-        const bool bounded = norm != kNone && norm != kClipped && bound <= 30;
+        const bool bounded = norm != kNone && norm != kClipped && temperature <= 30 && temperature >= -30;
         for (long v = 0; v < n; v += W) {
-            T shift = V::set(bound);
+            T shift = V::zero();
             if (!bounded) {
-                shift = temperature * normalised<kind>(V::load(s.a + v), s.shift[0], s.scale[0]);
+                shift = shaped<kind>(V::load(s.a + v), s.shift[0]) * s.factor[0];
                 for (long c = 1; c < m; ++c)
-                    shift = V::max(shift,
-                                   temperature * normalised<kind>(V::load(s.a + c * ld + v), s.shift[c], s.scale[c]));
+                    shift = V::max(shift, shaped<kind>(V::load(s.a + c * ld + v), s.shift[c]) * s.factor[c]);
             }
             T total = V::zero(), dot = V::zero();
             for (long c = 0; c < m; ++c) {
                 const T a = V::load(s.a + c * ld + v);
-                const T e = V::exp(temperature * normalised<kind>(a, s.shift[c], s.scale[c]) - shift);
+                const T e = V::exp2(shaped<kind>(a, s.shift[c]) * s.factor[c] - shift);
                 V::store(s.p + c * ld + v, e);
                 total += e;
                 dot += e * a;
@@ -139,9 +153,20 @@ template <class S> struct Direction {
         }
     }
 
-    void gram_product(const Step<S>& s, bool whole) const {
-        const S* g = whole ? context->panels : context->half;
-        gemm(Gemm<S>{g, kMR * m, 0, s.p, kNR<S>, ld, s.h, ld, m, n, m, false, !whole});
+    void gram_product(const Step<S>& s) const {
+        gemm(Gemm<S>{context->panels, kMR * m, 0, s.p, kNR<S>, ld, s.h, ld, m, n, m});
+    }
+
+    // |U|² and the relevance alone: the Gram matrix's product is met by the attention while it is in registers.
+    void last_relevance(const Step<S>& s) const {
+        for (long v = 0; v < n; v += kNR<S>) {
+            T quad[kNV] = {};
+            quadratic_form(n - v <= W ? 1 : kNV, m, context->half, s.p + v, ld, quad);
+            for (int j = 0; j < kNV && v + j * W < n; ++j) {
+                const long q = v + j * W;
+                V::store(s.r + q, M::cosine(V::load(s.dot + q), V::load(s.q + q), M::length(quad[j])));
+            }
+        }
     }
 
     void relevance(const Step<S>& s) const {
@@ -176,13 +201,18 @@ template <class S> struct Direction {
 
     S aggregated(const S* r) const {
         T total = V::zero();
-        if (aggregate == kMax || aggregate == kLse) {
+        if (aggregate == kMax) {
             S most = r[0];
             for (long i = 0; i < n; ++i) {
                 if (r[i] != r[i]) return r[i];
                 most = r[i] > most ? r[i] : most;
             }
-            if (aggregate == kMax) return most;
+            return most;
+        }
+        if (aggregate == kLse) {
+            T best = V::set(r[0]);
+            for (long v = 0; v < n; v += W) best = V::max(V::select(lanes(v), V::load(r + v), best), best);
+            const S most = V::largest(best);
             for (long v = 0; v < n; v += W)
                 total += V::select(lanes(v), V::exp(lse * (V::load(r + v) - most)), V::zero());
             return most + static_cast<S>(__builtin_log(V::sum(total))) / lse;
@@ -202,8 +232,12 @@ template <class S> struct Direction {
             const bool last = k + 1 == steps;
             normalise(s);
             with_kind([&](auto kind) { attend<decltype(kind)::value>(s); });
-            gram_product(s, keep || !last);
-            relevance(s);
+            if (keep || !last) {
+                gram_product(s);
+                relevance(s);
+            } else {
+                last_relevance(s);
+            }
             score += aggregated(s.r);
             if (!last) refine(s, step[k + 1], gates[k]);
         }

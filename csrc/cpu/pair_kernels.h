@@ -58,7 +58,7 @@ template <class S> struct Gram {
 };
 
 template <class S> struct Pair {
-    const S* block; // (R, L) inner products, row stride ld_block
+    const S* block; // (R, L) inner products, row stride ld_block; a register's lanes can be read past the last
     long ld_block, regions, words;
     Gram<S> v, w;
 };
@@ -74,6 +74,7 @@ template <class S> struct PairGradient {
 
 template <class S> struct PairKernels {
     int mr, nr;
+    long tile_regions; // rows of A whose packed panels and product with a tile's columns suit the second-level cache
     // `rows` rows as A panels: dst holds rows × depth.
     void (*pack_a)(Rows src, long rows, long depth, S* dst);
     // `cols` rows of src as columns of B: dst holds round_up(cols, nr) × depth, zero where there is no column.

@@ -9,7 +9,7 @@ bool pair_score(const Items& images, const Items& captions, long depth, const Sc
                 const Run& run) {
     const auto& k = kernels_of<S>(*run.kernels);
     const PairSpec<S> spec = spec_of<S>(scorer);
-    Prepared<S> x(k, spec, images, captions, depth, kTileRegions, true);
+    Prepared<S> x(k, spec, images, captions, depth, k.tile_regions, true);
     if (!x.prepare(run)) return false;
     std::vector<Buffer<S>> tiles(run.threads), scratch(run.threads);
     for (int t = 0; t < run.threads; ++t) {

@@ -9,8 +9,8 @@
 
 namespace cmsei {
 
-// Rows of a tile's side: two tiles' operands and their product stay in a 512 KiB second-level cache.
-constexpr long kTileRegions = 144, kTileWords = 256;
+// Columns of a tile; its rows are the instruction set's.
+constexpr long kTileWords = 256;
 
 // Neighbouring items whose rows together fill a tile's side; an item is never cut.
 struct Group {

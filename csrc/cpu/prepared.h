@@ -130,7 +130,7 @@ template <class S> struct Prepared {
         long rows = 0, cols = 0;
         for (const Group& g : regions) rows = std::max(rows, pairs_bf16 ? round_up(g.rows, k.rows_bf16) : g.rows);
         for (const Group& g : words) cols = std::max(cols, round_up(g.rows, k.nr));
-        return rows * cols;
+        return rows * cols + k.nr;
     }
 
     // Inner products of a group of images with a group of captions, row stride returned.

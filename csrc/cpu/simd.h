@@ -5,6 +5,15 @@
 #include <cmath>
 #include <cstdint>
 
+#if defined(__AVX2__)
+// GCC takes the undefined operand that its own header passes on for an oversight.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
+
 #ifndef CMSEI_ISA
 #define CMSEI_ISA baseline
 #endif
@@ -38,8 +47,38 @@ template <class Scalar> struct Simd {
     static CMSEI_INLINE T set(S x) { return x - T{}; }
     static CMSEI_INLINE T zero() { return T{}; }
     static CMSEI_INLINE T select(Mask m, T a, T b) { return m ? a : b; }
-    static CMSEI_INLINE T max(T a, T b) { return a > b ? a : b; }
-    static CMSEI_INLINE T abs(T a) { return a < 0 ? -a : a; }
+    // a > b ? a : b, so b if one is NaN: one instruction, which compilers do not make of it.
+    static CMSEI_INLINE T max(T a, T b) {
+#if CMSEI_VECTOR_BYTES == 64 && defined(__AVX512F__)
+        if constexpr (sizeof(S) == 4)
+            return (T)_mm512_max_ps((__m512)a, (__m512)b);
+        else
+            return (T)_mm512_max_pd((__m512d)a, (__m512d)b);
+#elif CMSEI_VECTOR_BYTES == 32 && defined(__AVX2__)
+        if constexpr (sizeof(S) == 4)
+            return (T)_mm256_max_ps((__m256)a, (__m256)b);
+        else
+            return (T)_mm256_max_pd((__m256d)a, (__m256d)b);
+#else
+        return a > b ? a : b;
+#endif
+    }
+    static CMSEI_INLINE T min(T a, T b) {
+#if CMSEI_VECTOR_BYTES == 64 && defined(__AVX512F__)
+        if constexpr (sizeof(S) == 4)
+            return (T)_mm512_min_ps((__m512)a, (__m512)b);
+        else
+            return (T)_mm512_min_pd((__m512d)a, (__m512d)b);
+#elif CMSEI_VECTOR_BYTES == 32 && defined(__AVX2__)
+        if constexpr (sizeof(S) == 4)
+            return (T)_mm256_min_ps((__m256)a, (__m256)b);
+        else
+            return (T)_mm256_min_pd((__m256d)a, (__m256d)b);
+#else
+        return a < b ? a : b;
+#endif
+    }
+    static CMSEI_INLINE T abs(T a) { return max(a, -a); }
     static CMSEI_INLINE T sqrt(T a) {
         T v;
         for (int i = 0; i < W; ++i) v[i] = sizeof(S) == 4 ? (S)__builtin_sqrtf((float)a[i]) : (S)__builtin_sqrt(a[i]);
@@ -51,19 +90,33 @@ template <class Scalar> struct Simd {
         for (int i = 0; i < W; ++i) lane[i] = i;
         return lane < static_cast<Int>(n < W ? n : W);
     }
-    static CMSEI_INLINE S sum(T v) {
-        S buf[W];
-        store(buf, v);
-        for (int h = W / 2; h > 0; h /= 2)
-            for (int i = 0; i < h; ++i) buf[i] += buf[i + h];
-        return buf[0];
-    }
-    static CMSEI_INLINE S largest(T v) {
-        S x = v[0];
-        for (int i = 1; i < W; ++i) x = x > v[i] ? x : v[i];
+    // Half a register further on, the first lanes after the last.
+    template <int Half> static CMSEI_INLINE T turned(T v) {
+#if defined(__clang__)
+        T x;
+        for (int i = 0; i < W; ++i) x[i] = v[(i + Half) % W];
         return x;
+#else
+        Mask from;
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) from[i] = (i + Half) % W;
+        return __builtin_shuffle(v, from);
+#endif
+    }
+    template <int Half = W / 2> static CMSEI_INLINE S sum(T v) {
+        if constexpr (Half == 0)
+            return v[0];
+        else
+            return sum<Half / 2>(v + turned<Half>(v));
+    }
+    template <int Half = W / 2> static CMSEI_INLINE S largest(T v) {
+        if constexpr (Half == 0)
+            return v[0];
+        else
+            return largest<Half / 2>(max(turned<Half>(v), v));
     }
     static CMSEI_INLINE T exp(T x);
+    static CMSEI_INLINE T exp2(T x);
     static CMSEI_INLINE T sigmoid(T x) { return 1 / (1 + exp(-x)); }
 };
 
@@ -85,17 +138,70 @@ template <> struct ExpConstants<double> {
                                            1.0,                1.0};
 };
 
+constexpr double kLog2E = 1.44269504088896340736, kLn2 = 0.693147180559945309417;
+
+#if CMSEI_VECTOR_BYTES == 64 && defined(__AVX512DQ__)
+// 2^x from 2^(x - floor(x)), a polynomial that is right to half a unit in the last place.
+template <> CMSEI_INLINE Simd<float>::T Simd<float>::exp2(T x) {
+    constexpr float poly[] = {2.1702253106e-4f, 1.2439688514e-3f, 9.6788409215e-3f, 5.5483342022e-2f,
+                              2.4022983627e-1f, 6.9314698384e-1f, 1.0f};
+    const T r = (T)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);
+    T p = set(poly[0]);
+#pragma GCC unroll 8
+    for (int i = 1; i < 7; ++i) p = p * r + poly[i];
+    return (T)_mm512_scalef_ps((__m512)p, (__m512)x);
+}
+template <> CMSEI_INLINE Simd<float>::T Simd<float>::exp(T x) { return exp2(x * static_cast<float>(kLog2E)); }
+#endif
+
+template <class S> CMSEI_INLINE typename Simd<S>::T Simd<S>::exp2(T x) { return exp(x * static_cast<S>(kLn2)); }
+
 // exp by Cody-Waite reduction; below `lowest` it returns exp(lowest), the smallest normal numbers' neighbourhood.
 template <class S> CMSEI_INLINE typename Simd<S>::T Simd<S>::exp(T x) {
     using C = ExpConstants<S>;
-    x = x < C::lowest ? set(C::lowest) : x;
-    x = x > C::highest ? set(C::highest) : x;
-    const T shifted = x * (S)1.44269504088896340736 + C::round;
+    // NaN stays NaN.
+    x = max(set(C::lowest), x);
+    x = min(set(C::highest), x);
+    const T shifted = x * static_cast<S>(kLog2E) + C::round;
     const T n = shifted - C::round;
     const T r = (x - n * C::ln2_high) - n * C::ln2_low;
     T p = set(C::poly[0]);
     for (int i = 1; i < C::terms; ++i) p = p * r + C::poly[i];
     return (T)((Mask)p + ((Mask)shifted << C::mantissa));
+}
+
+// For each run of 2 * Half lanes: the sums of a's first and last Half lanes, then those of b's.
+template <class S, int Half>
+CMSEI_INLINE typename Simd<S>::T half_sums(typename Simd<S>::T a, typename Simd<S>::T b) {
+    constexpr int W = Simd<S>::W;
+#if defined(__clang__)
+    typename Simd<S>::T own, other;
+    for (int i = 0; i < W; ++i) {
+        own[i] = i & Half ? b[i] : a[i];
+        other[i] = i & Half ? b[i - Half] : a[i + Half];
+    }
+    return own + other;
+#else
+    // A blend and a shuffle: two shuffles would share one port.
+    typename Simd<S>::Mask own, other;
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) {
+        own[i] = i & Half ? W + i : i;
+        other[i] = i & Half ? W + i - Half : i + Half;
+    }
+    return __builtin_shuffle(a, b, own) + __builtin_shuffle(a, b, other);
+#endif
+}
+
+// The sums over the lanes of W registers; v is used up.
+template <class S, int Half = Simd<S>::W / 2> CMSEI_INLINE typename Simd<S>::T lane_sums(typename Simd<S>::T* v) {
+    if constexpr (Half == 0) {
+        return v[0];
+    } else {
+#pragma GCC unroll 16
+        for (int i = 0; i < Half; ++i) v[i] = half_sums<S, Half>(v[i], v[i + Half]);
+        return lane_sums<S, Half / 2>(v);
+    }
 }
 
 // dst (n × rows_padded) = src (rows × n_padded) transposed, in W × W register blocks. Rows and lanes up to the next

@@ -45,7 +45,7 @@ template <class M> struct PairMath {
     using T = typename M::T;
     using S = typename M::S;
 
-    static CMSEI_FORMULA T leaky(T x) { return M::select(x > 0, x, x * (S)kLeak); }
+    static CMSEI_FORMULA T leaky(T x) { return M::max(x * (S)kLeak, x); }
     static CMSEI_FORMULA T leaky_vjp(T x, T dy) { return M::select(x > 0, dy, dy * (S)kLeak); }
 
     // |x| from x·x; the gradient at 0 is 0.

@@ -38,24 +38,16 @@ template <class S> struct PairTerms {
 
     void load_block(Arena<S>& arena) {
         by_region = arena.take(ld_v * ld_w);
-        for (long r = 0; r < ld_v; ++r)
+        for (long r = 0; r < R; ++r)
             for (long v = 0; v < ld_w; v += W)
-                V::store(by_region + r * ld_w + v, r < R ? load_lanes(pair.block + r * pair.ld_block + v, L - v) : V::zero());
+                V::store(by_region + r * ld_w + v,
+                         V::select(V::first(L - v), V::load(pair.block + r * pair.ld_block + v), V::zero()));
         if (transposed) {
+            for (long v = R * ld_w; v < ld_v * ld_w; v += W) V::store(by_region + v, V::zero());
             by_word = arena.take(ld_w * ld_v);
             transpose(by_region, ld_w, R, L, by_word, ld_v);
         }
     }
-    static CMSEI_INLINE T load_lanes(const S* p, long n) {
-        if (n >= W) return V::load(p);
-        T x = V::zero();
-        for (int i = 0; i < n; ++i) x[i] = p[i];
-        return x;
-    }
-    static void copy(const S* from, S* to, long n) {
-        for (long v = 0; v < n; v += W) V::store(to + v, V::load(from + v));
-    }
-
     static void column_means(const S* matrix, long rows, long ld, S* out) {
         for (long v = 0; v < ld; v += W) {
             T sum = V::zero();
@@ -111,8 +103,9 @@ template <class S> struct PairTerms {
             x.context = d ? &pair.w : &pair.v;
             x.guide = d ? objects.p : words.p;
             x.lay_out(arena, keep);
-            copy(d ? by_word : by_region, x.step[0].a, x.m_padded * x.ld);
-            copy((d ? pair.v : pair.w).length, x.step[0].q, x.ld);
+            // The first step only reads them.
+            x.step[0].a = d ? by_word : by_region;
+            x.step[0].q = (d ? pair.v : pair.w).length;
             term[d] = x.forward(keep);
         }
         S score = 0;
@@ -212,6 +205,8 @@ template <class S> PairKernels<S> table() {
     PairKernels<S> t{};
     t.mr = kMR;
     t.nr = kNR<S>;
+    // Processors with 512-bit registers have at least 1 MiB of it, others 512 KiB. Eight or four images of 36 regions.
+    t.tile_regions = CMSEI_VECTOR_BYTES == 64 ? 288 : 144;
     t.pack_a = pack_a<S>;
     t.pack_b = pack_b<S>;
     t.pack_b_rows = pack_b_rows<S>;

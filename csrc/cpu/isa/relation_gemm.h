@@ -260,18 +260,6 @@ CMSEI_INLINE typename Simd<S>::T halves(typename Simd<S>::T a, typename Simd<S>:
 #endif
 }
 
-// The sums over the lanes of W registers; v is used up.
-template <class S, int Half = Simd<S>::W / 2> CMSEI_INLINE typename Simd<S>::T lane_sums(typename Simd<S>::T* v) {
-    if constexpr (Half == 0) {
-        return v[0];
-    } else {
-#pragma GCC unroll 16
-        for (int i = 0; i < Half; ++i)
-            v[i] = halves<S, Half, false>(v[i], v[i + Half]) + halves<S, Half, true>(v[i], v[i + Half]);
-        return lane_sums<S, Half / 2>(v);
-    }
-}
-
 template <class S, int Half = Simd<S>::W / 2> CMSEI_INLINE void transpose_block(typename Simd<S>::T* v) {
     if constexpr (Half > 0) {
 #pragma GCC unroll 16

@@ -77,14 +77,14 @@ __attribute__((noinline)) void tile_block(long steps, const char* a, long a_next
     }
     for (; steps > 0; --steps, a += kTileSize, b += kTileRows * kBRow) {
         CMSEI_TILE_LOAD(6, b, kBRow);
-        CMSEI_TILE_LOAD(4, a, kTileBytes);
+        CMSEI_TILE_STREAM(4, a, kTileBytes);
         CMSEI_TILE_DOT(0, 4, 6);
         if constexpr (N > 1) {
             CMSEI_TILE_LOAD(7, b + kTileBytes, kBRow);
             CMSEI_TILE_DOT(1, 4, 7);
         }
         if constexpr (M > 1) {
-            CMSEI_TILE_LOAD(5, a + a_next, kTileBytes);
+            CMSEI_TILE_STREAM(5, a + a_next, kTileBytes);
             CMSEI_TILE_DOT(2, 5, 6);
             if constexpr (N > 1) CMSEI_TILE_DOT(3, 5, 7);
         }

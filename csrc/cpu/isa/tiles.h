@@ -1,5 +1,5 @@
 // Tile registers (AMX): eight, each of 16 rows of 64 bytes. Numbers of registers are literals, because the compilers'
-// intrinsics take nothing else. A test build spells the instructions out, to run anywhere.
+// intrinsics take nothing else. STREAM loads what the first cache need not keep. A test build spells the instructions out, to run anywhere.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +9,13 @@
 
 #define CMSEI_TILE_ZERO(t) _tile_zero(t)
 #define CMSEI_TILE_LOAD(t, p, stride) _tile_loadd(t, p, stride)
+#define CMSEI_TILE_STREAM(t, p, stride) _tile_stream_loadd(t, p, stride)
 #define CMSEI_TILE_STORE(t, p, stride) _tile_stored(t, p, stride)
 #define CMSEI_TILE_DOT(c, a, b) _tile_dpbf16ps(c, a, b)
 #else
 #define CMSEI_TILE_ZERO(t) spelled::zero(t)
 #define CMSEI_TILE_LOAD(t, p, stride) spelled::load(t, p, stride)
+#define CMSEI_TILE_STREAM(t, p, stride) spelled::load(t, p, stride)
 #define CMSEI_TILE_STORE(t, p, stride) spelled::store(t, p, stride)
 #define CMSEI_TILE_DOT(c, a, b) spelled::dot(c, a, b)
 #endif
