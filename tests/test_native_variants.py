@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import BACKENDS, Backend
-from problems import Problem, computed, error
+from problems import Problem, computed, error, magnitude
 
 import cmsei_fast
 from cmsei_fast import engines
 from cmsei_fast.engines import native
 from cmsei_fast.ops import pair_score
-from cmsei_fast.scorer import PairScorer
+from cmsei_fast.scorer import Attention, PairScorer
 
 pytestmark = pytest.mark.skipif(engines.unavailable("native") is not None, reason="needs the native module")
 
@@ -101,19 +101,37 @@ def test_a_variant_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     assert native.unavailable() == f"CMSEI_ISA=avx1024: this processor and build have {', '.join(native.isas())}"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scorer", [PairScorer.cmsei(), PairScorer.scan_t2i()], ids=["cmsei", "scan_t2i"])
 @pytest.mark.parametrize("variant", NATIVE, ids=str)
 @pytest.mark.usefixtures("threads")
-def test_bfloat16_has_the_same_bits_for_any_number_of_threads(variant: Backend) -> None:
+def test_same_bits_for_any_number_of_threads(variant: Backend, scorer: PairScorer, dtype: torch.dtype) -> None:
     """Groups of images that are no multiple of a tile's rows, captions that are none of its columns."""
-    problem = Problem(PairScorer.cmsei(), (7, 36, 5, 1, 37, 36) * 8, (3, 13, 1, 17, 2) * 12, 65)
+    problem = Problem(scorer, (7, 36, 5, 1, 37, 36) * 8, (3, 13, 1, 17, 2) * 12, 65)
     found = []
     with variant.forced():
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append(computed(problem, "native", torch.bfloat16))
+            found.append(computed(problem, "native", dtype))
     for field in ("scores", "d_regions", "d_words", "d_scalars"):
         for other in found[1:]:
             assert torch.equal(getattr(found[0], field), getattr(other, field)), field
+
+
+@pytest.mark.parametrize("norm", ["l2norm", "clipped_l2norm", "l1norm", "clipped_l1norm"])
+@pytest.mark.parametrize("aggregate", ["mean", "sum", "max", "lse"])
+@pytest.mark.parametrize("variant", NATIVE, ids=str)
+def test_many_captions_side_by_side(variant: Backend, norm: str, aggregate: str) -> None:
+    """More words than are worked on together, in captions that end anywhere, one of them longer than all of that."""
+    lengths = (*(1 + (i * 7) % 19 for i in range(45)), 300, 1, 16, 32, 128, 129)
+    scorer = PairScorer(t2i=Attention(norm=norm, aggregate=aggregate))
+    problem = Problem(scorer, (36, 1, 5, 49), lengths, 24)
+    v, w, v_offsets, w_offsets = problem.tensors()
+    expected = pair_score(v, w, v_offsets, w_offsets, scorer=scorer, engine="reference")
+    with variant.forced():
+        for dtype, limit in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+            actual = pair_score(v.to(dtype), w.to(dtype), v_offsets, w_offsets, scorer=scorer, engine="native")
+            assert error(actual.double(), expected) <= limit * magnitude(expected)
 
 
 @pytest.mark.parametrize("variant", NATIVE, ids=str)

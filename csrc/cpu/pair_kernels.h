@@ -63,6 +63,15 @@ template <class S> struct Pair {
     Gram<S> v, w;
 };
 
+// One image and neighbouring captions, whose columns of the block follow one another.
+template <class S> struct Strip {
+    const S* block; // (R, words) as of Pair; two registers' lanes can be read past the last
+    long ld_block;
+    Gram<S> v;
+    const Gram<S>* w;
+    long count, longest; // captions, and the most words of one
+};
+
 template <class S> struct PairGradient {
     S d_score;
     S* d_block; // (R, L), written
@@ -90,6 +99,10 @@ template <class S> struct PairKernels {
     long (*gram_scratch)(long m, long depth);
     long (*pair_scratch)(const PairSpec<S>&, long regions, long words, bool backward);
     S (*pair_forward)(const PairSpec<S>&, const Pair<S>&, S* scratch);
+    // The scores of a strip, where the scorer is one that this way suits.
+    bool (*strip_suits)(const PairSpec<S>&);
+    long (*strip_scratch)(long regions, long words);
+    void (*strip_forward)(const PairSpec<S>&, const Strip<S>&, S* scores, S* scratch);
     void (*pair_backward)(const PairSpec<S>&, const Pair<S>&, const PairGradient<S>&, S* scratch);
     // Products of bfloat16 pairs with float32 sums; null where the processor has no such instruction.
     // Two depth-neighbours are one 32-bit element, pairs_bf16(depth) of them a packed row, zero past the depth. Packed A

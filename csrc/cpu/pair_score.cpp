@@ -11,19 +11,29 @@ bool pair_score(const Items& images, const Items& captions, long depth, const Sc
     const PairSpec<S> spec = spec_of<S>(scorer);
     Prepared<S> x(k, spec, images, captions, depth, k.tile_regions, true);
     if (!x.prepare(run)) return false;
+    const bool strips = k.strip_suits(spec);
+    const long most_regions = longest(images), most_words = longest(captions);
     std::vector<Buffer<S>> tiles(run.threads), scratch(run.threads);
     for (int t = 0; t < run.threads; ++t) {
         tiles[t].reset(x.tile_size());
-        scratch[t].reset(k.pair_scratch(spec, longest(images), longest(captions), false));
+        scratch[t].reset(strips ? k.strip_scratch(most_regions, most_words)
+                                : k.pair_scratch(spec, most_regions, most_words, false));
     }
     const long columns = static_cast<long>(x.words.size()), tasks = static_cast<long>(x.regions.size()) * columns;
     return parallel_for(tasks, run.threads, run.interrupted, [&](long task, int thread) {
         const Group &g = x.regions[task / columns], &h = x.words[task % columns];
         S* tile = tiles[thread].get();
         const long ld = x.product(g, h, tile);
-        for (long i = g.first; i < g.last; ++i)
+        for (long i = g.first; i < g.last; ++i) {
+            if (strips) {
+                const Strip<S> strip{x.pair(g, h, i, h.first, tile, ld).block, ld, x.v[i], &x.w[h.first], h.last - h.first,
+                                     most_words};
+                k.strip_forward(spec, strip, scores + i * stride + h.first, scratch[thread].get());
+                continue;
+            }
             for (long j = h.first; j < h.last; ++j)
                 scores[i * stride + j] = k.pair_forward(spec, x.pair(g, h, i, j, tile, ld), scratch[thread].get());
+        }
     });
 }
 

@@ -1,5 +1,6 @@
 // The score of one pair from its inner products, and its gradient: terms put together.
 #include "../cross_level.h"
+#include "../strip.h"
 
 namespace cmsei {
 namespace CMSEI_ISA {
@@ -201,6 +202,10 @@ void pair_backward(const PairSpec<S>& spec, const Pair<S>& pair, const PairGradi
     terms.backward(arena, gradient);
 }
 
+template <class S> void strip_forward(const PairSpec<S>& spec, const Strip<S>& strip, S* scores, S* scratch) {
+    StripScores<S>(spec, strip, scratch).forward(scores);
+}
+
 template <class S> PairKernels<S> table() {
     PairKernels<S> t{};
     t.mr = kMR;
@@ -217,6 +222,9 @@ template <class S> PairKernels<S> table() {
     t.gram_scratch = gram_scratch<S>;
     t.pair_scratch = pair_scratch<S>;
     t.pair_forward = pair_forward<S>;
+    t.strip_suits = StripScores<S>::suits;
+    t.strip_scratch = StripScores<S>::scratch;
+    t.strip_forward = strip_forward<S>;
     t.pair_backward = pair_backward<S>;
     return t;
 }
