@@ -96,7 +96,8 @@ class RelationAttention(Module):
         self.dim, self.heads, self.n_labels, self.engine = dim, heads, n_labels, engine
         self.query, self.key, self.content = (Linear(dim, dim) for _ in range(3))
         self.out = Linear(dim, dim, bias=False)
-        self.label_bias = Parameter(torch.zeros(n_labels, heads))
+        # Heads begin with labels of their own to look at: equal heads would all see the same mixture.
+        self.label_bias = Parameter(torch.randn(n_labels, heads))
         self.label_value = Parameter(torch.randn(n_labels, heads, dim // heads) * 0.02)
 
     def forward(

@@ -1,7 +1,22 @@
 """Training: losses, the loop, checkpoints and what makes many processes one."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .config import TrainConfig
-from .loop import train
-from .losses import InfoNCE, hinge_loss
+
+if TYPE_CHECKING:
+    from .loop import train
+    from .losses import InfoNCE, hinge_loss
 
 __all__ = ["InfoNCE", "TrainConfig", "hinge_loss", "train"]
+
+_HOME = {"InfoNCE": "losses", "hinge_loss": "losses", "train": "loop"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:  # torch is loaded with them, and the command line's help does without
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

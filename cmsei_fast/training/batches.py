@@ -56,15 +56,23 @@ class Batches(Dataset[Share]):
         batch_size: captions of a step over all processes; what is left of an epoch behind the last whole batch waits
             for the next shuffle (an epoch that has less than one batch is one batch).
         seed: of the order.
+        neighbours: so many images that follow each other in the split come into a batch together, one caption of each.
         rank, world: this process among all.
     """
 
     def __init__(
-        self, split: Split, tokens: list[list[int]], batch_size: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        split: Split,
+        tokens: list[list[int]],
+        batch_size: int,
+        seed: int,
+        neighbours: int = 1,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.split, self.tokens, self.seed = split, tokens, seed
         self.batch_size = min(batch_size, len(tokens))
-        self.rank, self.world = rank, world
+        self.neighbours, self.rank, self.world = neighbours, rank, world
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -72,7 +80,18 @@ class Batches(Dataset[Share]):
 
     def order(self, epoch: int) -> np.ndarray:
         """(M,) captions in the order of that epoch, the same in every process."""
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self.tokens))
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(len(self.tokens))
+        if self.neighbours == 1:
+            return order
+        image = self.split.caption_to_image[order]
+        by_image = np.argsort(image, kind="stable")
+        before = np.concatenate([[0], np.cumsum(np.bincount(image, minlength=len(self.split)))])[:-1]
+        turn = np.empty(len(order), dtype=np.int64)  # of each caption among its image's captions, in random order
+        turn[by_image] = np.arange(len(order)) - before[image[by_image]]
+        run, runs = image // self.neighbours, -(-len(self.split) // self.neighbours)
+        place = rng.permutation((turn.max() + 1) * runs)[turn * runs + run]
+        return order[np.argsort(place, kind="stable")]
 
     def __getitem__(self, place: tuple[int, int]) -> Share:
         """This process's share of step ``place[1]`` of epoch ``place[0]``."""

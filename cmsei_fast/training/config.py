@@ -36,6 +36,8 @@ class TrainConfig:
         seed: of the initial weights, the order of captions and all dropout.
         min_count: words rarer than that in the training captions are unknown; those with a pretrained vector stay.
         vector_limit: words of the pretrained vectors that are kept though no training caption has them.
+        neighbours: so many images that follow each other in the split come into a batch together, one caption of each
+            (hard negatives, where a split lists alike images side by side).
         validate_every: epochs between two validations.
         checkpoint_every: steps between two checkpoints within an epoch; 0 writes them at its end alone.
         workers: processes that read batches.
@@ -63,12 +65,13 @@ class TrainConfig:
     seed: int = 0
     min_count: int = 1
     vector_limit: int = 50_000
+    neighbours: int = 1
     validate_every: int = 1
     checkpoint_every: int = 0
     workers: int = 0
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 2, "decay_epochs": 1, "min_count": 1, "validate_every": 1}
+        least = {"epochs": 1, "batch_size": 2, "decay_epochs": 1, "min_count": 1, "validate_every": 1, "neighbours": 1}
         for f in fields(self):
             value = getattr(self, f.name)
             if f.type == "int":

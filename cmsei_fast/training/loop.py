@@ -85,7 +85,9 @@ class _Run:
         self.directory, self.config, self.device = directory, config, device
         self.progress = progress and self.rank == 0
         tokens = [model.text.tokenize(caption) for caption in training.captions]
-        self.batches = Batches(training, tokens, config.batch_size, config.seed, self.rank, self.world)
+        self.batches = Batches(
+            training, tokens, config.batch_size, config.seed, config.neighbours, self.rank, self.world
+        )
         self.objective = Objective(self.model, config).to(device)
         self.optimizer = _optimizer(self.objective, config)
         self.average: AveragedModel | None = None

@@ -1,0 +1,47 @@
+"""Splits and models as the commands name them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..scorer import PairScorer
+
+if TYPE_CHECKING:
+    from ..data import Split
+
+
+SCORERS = {
+    "scan_t2i": PairScorer.scan_t2i,
+    "scan_i2t": PairScorer.scan_i2t,
+    "cmsei": PairScorer.cmsei,
+}
+
+
+def load_split(path: str) -> Split:
+    """A split from its HDF5 file, or from JSON lines of scene graphs (``.jsonl``, ``.jsonl.gz``).
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: naming the file and what is wrong with it.
+    """
+    from ..data import open_split, read_scenes, split_from_scenes
+
+    if path.endswith((".jsonl", ".jsonl.gz")):
+        return split_from_scenes(read_scenes(path))
+    return open_split(path)
+
+
+def parse_scorer(value: Any) -> PairScorer:
+    """A scorer from the name of a preset or from ``PairScorer.to_dict()``.
+
+    Raises:
+        ValueError: for neither.
+    """
+    if isinstance(value, str) and value in SCORERS:
+        return SCORERS[value]()
+    if isinstance(value, dict):
+        try:
+            return PairScorer.from_dict(value)
+        except TypeError as error:
+            raise ValueError(f"scorer: expected the fields of a PairScorer, got {error}") from None
+    raise ValueError(f"scorer: expected one of {', '.join(SCORERS)} or the fields of a PairScorer, got {value!r:.60}")

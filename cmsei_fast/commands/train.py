@@ -1,0 +1,137 @@
+"""``cmsei-fast train``: a split, a validation split and settings to a run with its best and its last model."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from .settings import add_flags, given, read_settings
+from .sources import SCORERS, load_split, parse_scorer
+
+if TYPE_CHECKING:
+    from ..data import Split
+    from ..model import CMSEI, ModelConfig
+    from ..training import TrainConfig
+
+SECTIONS = ("model", "training")
+# Taken from the split, not from flags.
+_OF_THE_SPLIT = ("feature_width", "object_names", "predicate_names", "scorer")
+
+
+def add_parser(commands: Any) -> None:
+    """Adds ``train`` with a flag for each field of the two configurations."""
+    from ..model import ModelConfig
+    from ..training import TrainConfig
+
+    train = commands.add_parser(
+        "train",
+        help="train a model on a split",
+        description="Trains on a split (HDF5, or JSON lines of scene graphs), validates by rSum and keeps the best and "
+        "the last model, the log and the newest checkpoint in the run's directory. Run it under torchrun to train in "
+        "many processes: the result is that of one. Flags go over the settings file, both over the defaults.",
+    )
+    train.add_argument("training", help="split to learn from: .h5, .jsonl or .jsonl.gz")
+    train.add_argument("directory", help="of the run")
+    train.add_argument("--validation", metavar="SPLIT", help="split that chooses the best model")
+    train.add_argument("--settings", metavar="JSON", help=f"a file with the objects {' and '.join(SECTIONS)}")
+    train.add_argument("--word-vectors", metavar="FILE", help="start from these (GloVe's or word2vec's text format)")
+    train.add_argument("--vocabulary", metavar="JSON", help="the field's vocabulary file; else made of the captions")
+    train.add_argument("--scorer", choices=SCORERS, help="structure and start of the score (default: cmsei)")
+    train.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
+    train.add_argument("--device", help="default: the GPU if there is one")
+    train.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_flags(train, TrainConfig)
+    add_flags(train, ModelConfig, _OF_THE_SPLIT)
+    train.set_defaults(run=_train)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from ..model import ModelConfig
+    from ..training import TrainConfig, train
+
+    settings = read_settings(arguments.settings, SECTIONS)
+    config = TrainConfig.from_dict(settings["training"] | given(arguments, TrainConfig))
+    own = settings["model"] | given(arguments, ModelConfig)
+    if arguments.scorer is not None:
+        own["scorer"] = arguments.scorer
+    training = load_split(arguments.training)
+    validation = None if arguments.validation is None else load_split(arguments.validation)
+    model = make_model(training, own, config, arguments.word_vectors, arguments.vocabulary)
+    metrics = train(
+        model,
+        training,
+        validation,
+        arguments.directory,
+        config,
+        resume=arguments.resume,
+        device=arguments.device,
+        progress=not arguments.quiet,
+    )
+    if metrics is not None:
+        print(metrics)
+    return 0
+
+
+def make_model(
+    split: Split,
+    settings: dict[str, Any],
+    config: TrainConfig,
+    word_vectors: str | None = None,
+    vocabulary: str | None = None,
+) -> CMSEI:
+    """A model with its initial weights for a split.
+
+    Args:
+        split: gives the widths and names; its captions the vocabulary.
+        settings: fields of :class:`ModelConfig`, the scorer by its preset's name or its fields.
+        config: gives the seed, the rarest word and how many pretrained words are kept.
+        word_vectors: file of pretrained vectors. Words that it has and the captions do not have are kept as they are:
+            their vectors do not learn.
+        vocabulary: file of a vocabulary to use in place of the captions' words.
+
+    Raises:
+        OSError: a file cannot be opened.
+        ValueError: naming the setting or the file and what is wrong.
+    """
+    import torch
+
+    from ..data import Vocabulary
+    from ..data.word_vectors import read_word_vectors
+    from ..model import CMSEI, ModelConfig
+
+    if vocabulary is not None:
+        words = Vocabulary.load(vocabulary)
+    else:
+        # Each name counts as often as a word must occur.
+        names = [*split.object_names, *split.predicate_names] * config.min_count
+        words = Vocabulary.build([*split.captions, *names], config.min_count)
+    vectors = None
+    if word_vectors is not None:
+        vectors = read_word_vectors(word_vectors, words.index, config.vector_limit)
+        count = len(words)
+        words = Vocabulary([*words.words, *(word for word in vectors if word not in words)])
+        settings = {"trained_words": count, **settings}
+    of_the_split = {
+        "feature_width": 0 if split.features is None else int(split.features.shape[1]),
+        "object_names": () if split.labels is None else split.object_names,
+        "predicate_names": split.predicate_names,
+    }
+    if split.boxes is None or split.sizes is None:
+        settings = {"boxes": False, **settings}
+    scorer = parse_scorer(settings.get("scorer", "cmsei"))
+    model_config = ModelConfig.from_dict({**of_the_split, **settings, "scorer": scorer})
+    _check_relations(model_config, split)
+    torch.manual_seed(config.seed)
+    model = CMSEI(model_config, words)
+    if vectors is not None or model_config.word_residual:
+        model.words.load(vectors or {})
+    return model
+
+
+def _check_relations(config: ModelConfig, split: Split) -> None:
+    """A clear word before any work where a graph cannot be made of the split."""
+    needs = {"spatial": ("boxes", split.boxes), "semantic": ("relations", split.relations)}
+    for kind in config.relations:
+        name, value = needs.get(kind, (kind, split))
+        if value is None:
+            raise ValueError(f"relations: expected graphs that the split has, got {kind!r} and a split without {name}")

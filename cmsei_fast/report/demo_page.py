@@ -1,0 +1,131 @@
+"""The demonstration's page: one HTML file with the ablation table and, caption by caption, what two models chose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ..commands.demo import Row
+    from ..data import Scene, SyntheticScenes
+
+SHOWN = 4
+_SCALE = 0.5
+_STYLE = """
+body { font: 16px/1.45 system-ui, sans-serif; max-width: 74rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b;
+  background: #fff; }
+table { border-collapse: collapse; }
+th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #ccc; font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child { text-align: left; }
+td div { height: .35rem; background: #35618f; margin-left: auto; }
+.images { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: 0; padding: .5rem; border: 1px solid #ccc; }
+figure.true { border: 3px solid #1b1b1b; padding: calc(.5rem - 2px); }
+figcaption { font-size: .85rem; max-width: 16rem; }
+svg { display: block; background: #f6f5f1; }
+"""
+
+
+def demo_page(rows: Sequence[Row], test: SyntheticScenes) -> str:
+    """The page's text, with no address outside it.
+
+    Args:
+        rows: of the table; the first and the last one's choices are shown.
+        test: the scenes that were scored.
+    """
+    heads = ("", "in its group", "which story", "which place", "rSum")
+    cells = []
+    for row in rows:
+        figures = (row.group, row.story, row.place)
+        bars = "".join(f'<td>{x:.1f}<div style="width:{x:.0f}%"></div></td>' for x in figures)
+        cells.append(f"<tr><td>{escape(row.title)}</td>{bars}<td>{row.rsum:.1f}</td></tr>")
+    chance = f"<tr><td>chance</td><td>25</td><td>50</td><td>50</td><td>{3200 / len(test.scenes):.1f}</td></tr>"
+    shown = "".join(_retrieval(rows[0], rows[-1], test, j) for j in _interesting(rows[0], rows[-1], test))
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>cmsei-fast demo</title><style>{_STYLE}</style>
+<h1>What the graphs are for</h1>
+<p>Four images of a group hold the same objects in the same colours: two stories (who does what to whom) times two
+places (where something is). Percent of captions whose image scores highest in its group of four, between the two images
+that differ in their story alone, and between the two that differ in the place alone; rSum is over all
+{len(test.scenes)} test images.</p>
+<table><tr>{"".join(f"<th>{head}</th>" for head in heads)}</tr>{chance}{"".join(cells)}</table>
+<h2>Some captions and the images they could be of</h2>
+<p>The arrow is the scene graph's relation; the thick frame is the image that the caption was written for.</p>
+{shown}
+</html>
+"""
+
+
+def _group(test: SyntheticScenes, caption: int) -> np.ndarray:
+    owner = int(test.scenes.caption_to_image[caption])
+    return np.nonzero(test.group == test.group[owner])[0]
+
+
+def _interesting(first: Row, last: Row, test: SyntheticScenes) -> list[int]:
+    """Captions of different groups: some where only the last model is right, then one that it misses."""
+    better, missed, groups = [], [], set()
+    for j, owner in enumerate(test.scenes.caption_to_image.tolist()):
+        members = _group(test, j)
+        right = [members[row.scores[members, j].argmax()] == owner for row in (first, last)]
+        if int(test.group[owner]) in groups or right == [True, True]:
+            continue
+        if right[1]:
+            better.append(j)
+        else:
+            missed.append(j)
+        groups.add(int(test.group[owner]))
+    return better[: SHOWN - 1] + missed[:1]
+
+
+def _retrieval(first: Row, last: Row, test: SyntheticScenes, caption: int) -> str:
+    members = _group(test, caption)
+    owner = int(test.scenes.caption_to_image[caption])
+    chosen = {row.title: members[row.scores[members, caption].argmax()] for row in (first, last)}
+    figures = []
+    for image in members:
+        scores = ", ".join(f"{escape(row.title)} {row.scores[image, caption]:.3f}" for row in (first, last))
+        who = [escape(title) for title, choice in chosen.items() if choice == image]
+        choice = f"<b>chosen by {' and '.join(who)}</b><br>" if who else ""
+        true = "<b>the caption's own image</b><br>" if image == owner else ""
+        figures.append(
+            f'<figure class="{"true" if image == owner else "other"}">{_drawing(test, int(image))}'
+            f"<figcaption>{true}{choice}{scores}</figcaption></figure>"
+        )
+    return f'<h3>“{escape(test.scenes.captions[caption])}”</h3><div class="images">{"".join(figures)}</div>'
+
+
+def _drawing(test: SyntheticScenes, image: int) -> str:
+    """The scene as boxes with names, and an arrow for its relation."""
+    from ..data.synthetic import CANVAS
+
+    scene: Scene = test.scenes[image]
+    parts = []
+    for box, noun, colour in zip(scene.boxes * _SCALE, scene.labels, test.attributes[image], strict=True):
+        x1, y1, x2, y2 = box.tolist()
+        if colour is None:
+            continue
+        parts.append(
+            f'<rect x="{x1:.0f}" y="{y1:.0f}" width="{x2 - x1:.0f}" height="{y2 - y1:.0f}" fill="{colour}" '
+            f'fill-opacity=".35" stroke="#1b1b1b"/><text x="{x1:.0f}" y="{y1 - 3:.0f}" font-size="11">'
+            f"{escape(f'{colour} {noun}')}</text>"
+        )
+    for subject, action, target in scene.relations:
+        (ax, ay), (bx, by) = (scene.boxes[i].reshape(2, 2).mean(0) * _SCALE for i in (subject, target))
+        parts.append(
+            f'<line x1="{ax:.0f}" y1="{ay:.0f}" x2="{bx:.0f}" y2="{by:.0f}" stroke="#1b1b1b" stroke-width="2" '
+            f'marker-end="url(#head)"/><text x="{(ax + bx) / 2:.0f}" y="{(ay + by) / 2:.0f}" font-size="11" '
+            f'font-weight="bold">{escape(action)}</text>'
+        )
+    wide, high = (int(side * _SCALE) for side in CANVAS)
+    head = (
+        '<defs><marker id="head" markerWidth="7" markerHeight="7" refX="6" refY="3.5" orient="auto">'
+        '<path d="M0 0 L7 3.5 L0 7 z"/></marker></defs>'
+    )
+    told = "; ".join(f"{scene.labels[s]} {p} {scene.labels[o]}" for s, p, o in scene.relations)
+    a, place, b = test.where[image]
+    label = escape(f"{told}; {scene.labels[a]} {place} {scene.labels[b]}")
+    return f'<svg role="img" aria-label="{label}" width="{wide}" height="{high}">{head}{"".join(parts)}</svg>'

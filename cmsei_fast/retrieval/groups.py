@@ -1,0 +1,39 @@
+"""Choosing among few: whether a caption's image beats the others of its group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from .metrics import check_map
+
+
+def group_accuracy(scores: Any, caption_to_image: Any, group: Any) -> float:
+    """Percentage of captions whose image scores highest among the images of its group.
+
+    Args:
+        scores: (n_image, n_caption) floating, numpy or torch.
+        caption_to_image: (n_caption,) integers.
+        group: (n_image,) integers; images of the same number compete.
+
+    Returns:
+        The percentage; a tie of t images counts as 1 / t, so that constant scores are at chance.
+
+    Raises:
+        TypeError, ValueError: for a map or groups that do not fit the scores, and for NaN.
+    """
+    matrix = scores.detach().cpu().float().numpy() if isinstance(scores, torch.Tensor) else np.asarray(scores)
+    if matrix.ndim != 2 or matrix.dtype.kind != "f":
+        raise ValueError(f"scores: expected floats of shape (n_image, n_caption), got {matrix.dtype} {matrix.shape}")
+    if np.isnan(matrix).any():
+        raise ValueError("scores: expected no NaN, got one")
+    owner = check_map(*matrix.shape, 1, caption_to_image)
+    number = np.asarray(group)
+    if number.shape != (len(matrix),) or number.dtype.kind not in "iu":
+        raise ValueError(f"group: expected ({len(matrix)},) integers, got {number.dtype} {number.shape}")
+    own = matrix[owner, np.arange(len(owner))]
+    rivals = np.where(number[:, None] == number[owner], matrix, -np.inf)  # (n_image, n_caption)
+    best = rivals.max(0)
+    return float(100 * np.mean((own == best) / (rivals == best).sum(0)))
