@@ -122,7 +122,7 @@ def test_an_interrupted_file_is_not_left_behind(scenes, tmp_path, monkeypatch, c
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.json, "dump", interrupted)
+    monkeypatch.setattr(json, "dump", interrupted)
     assert cli.main(["evaluate", str(scenes), "--engine", "eager", "--json", str(out)]) == 130
     assert out.read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["out.json", "scenes.jsonl.gz"]
@@ -134,21 +134,6 @@ def test_usage_errors(arguments):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
-
-
-def test_demo(capsys):
-    assert cli.main(["demo", "--groups", "10"]) == 0
-    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[-3:]}
-    assert set(rows) == {"scan_t2i", "scan_i2t", "cmsei"}
-    for recalls in rows.values():
-        assert len(recalls) == 8
-        assert float(recalls[6]) > 250  # chance: 80
-        assert float(recalls[0]) < 60  # the relations are not seen
-
-
-def test_demo_refuses_no_groups(capsys):
-    assert cli.main(["demo", "--groups", "0"]) == 2
-    assert capsys.readouterr().err == "cmsei-fast: error: n_groups: expected an integer >= 1, got 0\n"
 
 
 def test_doctor(capsys):

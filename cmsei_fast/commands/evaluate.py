@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
-from .sources import SCORERS, load_split
+from .sources import SCORERS, is_split_file, load_split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,7 +120,7 @@ def _by_words(arguments: argparse.Namespace, scorer: PairScorer) -> tuple[np.nda
     """Scores of the lexical encoding, the seconds, and the image of each caption."""
     from ..data import lexical_encoding, read_scenes
 
-    if not arguments.path.endswith((".jsonl", ".jsonl.gz")):
+    if is_split_file(arguments.path):
         raise ValueError(
             f"--model: expected a saved model for {arguments.path} (only scene graphs go without), got none"
         )

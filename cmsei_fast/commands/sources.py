@@ -18,7 +18,7 @@ SCORERS = {
 
 
 def load_split(path: str) -> Split:
-    """A split from its HDF5 file, or from JSON lines of scene graphs (``.jsonl``, ``.jsonl.gz``).
+    """A split from its HDF5 file, or from JSON lines of scene graphs.
 
     Raises:
         OSError: the file cannot be opened.
@@ -26,9 +26,12 @@ def load_split(path: str) -> Split:
     """
     from ..data import open_split, read_scenes, split_from_scenes
 
-    if path.endswith((".jsonl", ".jsonl.gz")):
-        return split_from_scenes(read_scenes(path))
-    return open_split(path)
+    return open_split(path) if is_split_file(path) else split_from_scenes(read_scenes(path))
+
+
+def is_split_file(path: str) -> bool:
+    """Whether the name is that of a split's HDF5 file; any other is taken for scene graphs."""
+    return path.endswith((".h5", ".hdf5"))
 
 
 def parse_scorer(value: Any) -> PairScorer:
