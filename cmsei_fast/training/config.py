@@ -20,6 +20,8 @@ class TrainConfig:
         epochs: passes over the captions.
         batch_size: captions a step, over all processes; their images come with them, each once.
         learning_rate: of AdamW, at its height.
+        scalar_rate: factor of the learning rate for the score's weights, temperatures and gates and for the loss's scale:
+            they are few, and far from zero.
         weight_decay: of matrices; vectors and scalars have none.
         warmup_steps: steps of linear growth of the learning rate.
         schedule: ``"step"`` multiplies the rate by ``decay`` after every ``decay_epochs``, ``"cosine"`` takes it to 1 %
@@ -49,6 +51,7 @@ class TrainConfig:
     epochs: int = 30
     batch_size: int = 128
     learning_rate: float = 5e-4
+    scalar_rate: float = 10.0
     weight_decay: float = 0.01
     warmup_steps: int = 20
     schedule: str = "step"
@@ -82,7 +85,7 @@ class TrainConfig:
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                     raise ValueError(f"{f.name}: expected a finite number, got {value!r}")
                 object.__setattr__(self, f.name, float(value))
-        for name in ("learning_rate", "clip", "scale", "decay"):
+        for name in ("learning_rate", "scalar_rate", "clip", "scale", "decay"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected a number > 0, got {getattr(self, name)!r}")
         for name in ("weight_decay", "margin"):

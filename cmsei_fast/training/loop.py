@@ -138,13 +138,13 @@ class _Run:
         with self._bar(epoch, steps, done) as bar:
             for share in loader:
                 start = time.perf_counter()
-                for group in self.optimizer.param_groups:
-                    group["lr"] = config.learning_rate * config.rate(self.step, steps)
+                rate = config.learning_rate * config.rate(self.step, steps)
+                for group, factor in zip(self.optimizer.param_groups, (1.0, 1.0, config.scalar_rate), strict=True):
+                    group["lr"] = rate * factor
                 loss = self._learn(objective, share.to(self.device), epoch < config.warmup_epochs)
                 self.step += 1
                 pairs = sum(share.image_counts) * sum(share.caption_counts)
                 speed = pairs / (time.perf_counter() - start)
-                rate = self.optimizer.param_groups[0]["lr"]
                 self.log.write(self.step, epoch=epoch, loss=loss, learning_rate=rate, pairs_per_second=round(speed))
                 if bar is not None:
                     rsum = f"{self.best:.1f}" if self.best >= 0 else "–"
@@ -249,10 +249,16 @@ class _Run:
 
 
 def _optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
-    trained = [p for p in objective.parameters() if p.requires_grad]
+    """AdamW over matrices, vectors and the scalars of score and loss, in this order."""
+    scalars = [*objective.model.score.parameters()]
+    if objective.infonce is not None:
+        scalars += objective.infonce.parameters()
+    own = {id(p) for p in scalars}
+    trained = [p for p in objective.parameters() if p.requires_grad and id(p) not in own]
     groups = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+        {"params": scalars, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
 
