@@ -118,6 +118,24 @@ def test_same_bits_for_any_number_of_threads(variant: Backend, scorer: PairScore
             assert torch.equal(getattr(found[0], field), getattr(other, field)), field
 
 
+@pytest.mark.parametrize("matches", [3, 1000], ids=["few", "many"])
+@pytest.mark.parametrize("variant", NATIVE, ids=str)
+def test_bfloat16_gradients_come_from_the_products_of_the_scores(variant: Backend, matches: int) -> None:
+    """Pair by pair, cut out of the panels, or tile by tile: those of the same numbers in float32, then rounded."""
+    problem = Problem(PairScorer.cmsei(), (36, 5, 37, 20, 7, 36), (3, 13, 1, 40, 17, 9), 70)
+    v, w, v_offsets, w_offsets = problem.tensors()
+    upstream = torch.zeros(36)
+    upstream[:matches] = torch.linspace(0.5, 1.5, 36)[:matches]
+    found = []
+    with variant.forced():
+        for dtype in (torch.float32, torch.bfloat16):
+            leaves = [x.bfloat16().to(dtype).requires_grad_() for x in (v, w)]
+            scores = pair_score(*leaves, v_offsets, w_offsets, scorer=problem.scorer, engine="native")
+            found.append(torch.autograd.grad(scores, leaves, upstream.view(6, 6).to(scores.dtype)))
+    for wide, low in zip(*found, strict=True):
+        assert error(low.float(), wide) <= 2**-8 * magnitude(wide)
+
+
 @pytest.mark.parametrize("norm", ["l2norm", "clipped_l2norm", "l1norm", "clipped_l1norm"])
 @pytest.mark.parametrize("aggregate", ["mean", "sum", "max", "lse"])
 @pytest.mark.parametrize("variant", NATIVE, ids=str)

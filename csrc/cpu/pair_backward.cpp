@@ -181,7 +181,7 @@ template <class S> bool Backward<S>::few(std::vector<Entry> entries) const {
     const auto group = group_of(x.regions, images.count), block = group_of(x.words, captions.count);
     const long most = std::max(longest(images), longest(captions));
     // A pair's rows and columns are cut out at the panels' edges.
-    const long tile_size = (longest(images) + 2 * k.mr) * round_up(longest(captions) + 2 * k.nr, k.nr) + k.nr;
+    const long tile_size = (longest(images) + 2 * x.panel()) * round_up(longest(captions) + 2 * k.nr, k.nr) + k.nr;
     auto tiles = buffers(tile_size), scratch = pair_scratch();
     auto sums = buffers(most * to_regions.ld_depth), packed = buffers(longest(images) * longest(captions));
 
@@ -299,7 +299,7 @@ bool pair_score_backward(const Items& images, const Items& captions, long depth,
     const auto& k = kernels_of<S>(*run.kernels);
     const PairSpec<S> spec = spec_of<S>(scorer);
     const long most_regions = std::min(k.tile_regions, std::max(1L, images.total() / 16));
-    Prepared<S> x(k, spec, images, captions, depth, most_regions, false);
+    Prepared<S> x(k, spec, images, captions, depth, most_regions);
     Accumulator<S> to_regions(k, images, captions, depth), to_words(k, captions, images, depth);
     if (!x.prepare(run) || !to_regions.pack(run) || !to_words.pack(run)) return false;
     Buffer<S> d_v_memory, d_w_memory;

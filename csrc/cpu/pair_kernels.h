@@ -105,9 +105,9 @@ template <class S> struct PairKernels {
     void (*strip_forward)(const PairSpec<S>&, const Strip<S>&, S* scores, S* scratch);
     void (*pair_backward)(const PairSpec<S>&, const Pair<S>&, const PairGradient<S>&, S* scratch);
     // Products of bfloat16 pairs with float32 sums; null where the processor has no such instruction.
-    // Two depth-neighbours are one 32-bit element, pairs_bf16(depth) of them a packed row, zero past the depth. Packed A
-    // and C have their rows rounded up to rows_bf16, packed B its columns to nr.
-    int rows_bf16;
+    // Two depth-neighbours are one 32-bit element, pairs_bf16(depth) of them a packed row, zero past the depth. A comes
+    // in panels of mr_bf16 rows; A and C have their rows rounded up to rows_bf16, packed B its columns to nr.
+    int mr_bf16, rows_bf16;
     long (*pairs_bf16)(long depth);
     void (*pack_a_bf16)(Rows src, long rows, long depth, uint32_t* dst);
     void (*pack_b_bf16)(Rows src, long cols, long depth, uint32_t* dst);

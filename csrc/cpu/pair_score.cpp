@@ -9,7 +9,7 @@ bool pair_score(const Items& images, const Items& captions, long depth, const Sc
                 const Run& run) {
     const auto& k = kernels_of<S>(*run.kernels);
     const PairSpec<S> spec = spec_of<S>(scorer);
-    Prepared<S> x(k, spec, images, captions, depth, k.tile_regions, true);
+    Prepared<S> x(k, spec, images, captions, depth, k.tile_regions);
     if (!x.prepare(run)) return false;
     const bool strips = k.strip_suits(spec);
     const long most_regions = longest(images), most_words = longest(captions);

@@ -71,9 +71,9 @@ template <class S> struct Prepared {
     std::vector<Gram<S>> v, w;
 
     Prepared(const PairKernels<S>& kernels, const PairSpec<S>& spec, const Items& i, const Items& c, long d,
-             long most_regions, bool low)
+             long most_regions)
         : k(kernels), images(i), captions(c), depth(d), context{spec.active[0], spec.active[1]},
-          pairs_bf16(low && kernels.gemm_bf16 && i.rows.storage == Storage::kBFloat16 &&
+          pairs_bf16(kernels.gemm_bf16 && i.rows.storage == Storage::kBFloat16 &&
                      c.rows.storage == Storage::kBFloat16),
           regions(cut(i, most_regions, pairs_bf16 ? kernels.rows_bf16 : 1)),
           words(cut(c, kTileWords, kernels.nr)) {}
@@ -133,29 +133,31 @@ template <class S> struct Prepared {
         return rows * cols + k.nr;
     }
 
-    // Inner products of a group of images with a group of captions, row stride returned.
-    long product(const Group& g, const Group& h, S* tile) const {
-        const long ld = round_up(h.rows, k.nr);
+    // Rows of a panel of A.
+    long panel() const { return pairs_bf16 ? k.mr_bf16 : k.mr; }
+
+    // Inner products of rows and columns of two groups, from the beginnings of panels; row stride returned.
+    long product(const Group& g, long row, long rows, const Group& h, long column, long columns, S* tile) const {
+        const long ld = round_up(columns, k.nr);
         if constexpr (sizeof(S) == 4) {
             if (pairs_bf16) {
-                k.gemm_bf16(a_bf16.get() + g.padded * pairs(), b_bf16.get() + h.padded * pairs(), tile, ld, g.rows,
-                            h.rows, pairs());
+                k.gemm_bf16(a_bf16.get() + (g.padded + row) * pairs(), b_bf16.get() + (h.padded + column) * pairs(), tile,
+                            ld, rows, columns, pairs());
                 return ld;
             }
         }
-        k.gemm({a.get() + g.row * depth, k.mr * depth, 0, b.get() + h.padded * depth, k.nr * depth, k.nr, tile, ld,
-                g.rows, h.rows, depth});
+        k.gemm({a.get() + (g.row + row) * depth, k.mr * depth, 0, b.get() + (h.padded + column) * depth, k.nr * depth,
+                k.nr, tile, ld, rows, columns, depth});
         return ld;
     }
+    long product(const Group& g, const Group& h, S* tile) const { return product(g, 0, g.rows, h, 0, h.rows, tile); }
 
     // The product of one image and one caption of these groups, with the panels' other rows and columns around it.
     Corner product_of(const Group& g, const Group& h, long i, long j, S* tile) const {
         const long row = images.offsets[i] - g.row, column = captions.offsets[j] - h.row;
-        const long r0 = row / k.mr * k.mr, c0 = column / k.nr * k.nr;
-        const long r1 = std::min(g.rows, round_up(row + images.size(i), k.mr)), c1 = column + captions.size(j);
-        const long ld = round_up(c1 - c0, k.nr);
-        k.gemm({a.get() + (g.row + r0) * depth, k.mr * depth, 0, b.get() + (h.padded + c0) * depth, k.nr * depth, k.nr,
-                tile, ld, r1 - r0, c1 - c0, depth});
+        const long r0 = row / panel() * panel(), c0 = column / k.nr * k.nr;
+        const long r1 = std::min(g.rows, round_up(row + images.size(i), panel())), c1 = column + captions.size(j);
+        const long ld = product(g, r0, r1 - r0, h, c0, c1 - c0, tile);
         return {(row - r0) * ld + column - c0, ld};
     }
 

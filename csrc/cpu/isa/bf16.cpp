@@ -121,6 +121,7 @@ long pairs_bf16(long depth) { return (depth + 1) / 2; }
 }  // namespace
 
 void add_bf16_kernels(PairKernels<float>& table) {
+    table.mr_bf16 = kMR;
     table.rows_bf16 = 1;
     table.pairs_bf16 = pairs_bf16;
     table.pack_a_bf16 = pack_a_bf16;

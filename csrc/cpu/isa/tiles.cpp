@@ -140,7 +140,7 @@ void gram_any(Rows src, long depth, const Gram<float>& out, float* scratch) {
 }  // namespace
 
 void add_tile_kernels(PairKernels<float>& table) {
-    table.rows_bf16 = kTileRows;
+    table.mr_bf16 = table.rows_bf16 = kTileRows;
     table.pairs_bf16 = pairs_bf16;
     table.pack_a_bf16 = pack_a_bf16;
     table.pack_b_bf16 = pack_b_bf16;
