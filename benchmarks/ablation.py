@@ -3,10 +3,11 @@
     python -m benchmarks.ablation train FOLDER --word-vectors FILE --runs RUNS [--seeds 0 1 2] [--rows scan …]
     python -m benchmarks.ablation table RUNS
 
-``train`` takes a folder with ``val.jsonl.gz``, ``test.jsonl.gz`` and ``labels.json`` (scene graphs of Flickr30K's standard
-validation and test splits; regions are a label, a box and relations, no pixels), trains on ``val``, tests on ``test`` and
-leaves one JSON file a run; a run whose file is there is passed over, so that it can be stopped and several can work beside
-each other. ``table`` puts them together into ``benchmarks/results/ablation.json`` and the table of ``docs/ablation.md``.
+``train`` takes a folder with ``val.jsonl.gz``, ``test.jsonl.gz`` and ``labels.json`` (scene graphs of Flickr30K's
+standard validation and test splits; regions are a label, a box and relations, no pixels), trains on ``val``, tests on
+``test`` and leaves one JSON file a run; a run that is done or that another process has claimed is passed over, so that
+several can work beside each other. ``table`` puts them together into ``benchmarks/ablation.json`` and the table of
+``docs/ablation.md``.
 
 The hyper-parameters were chosen on the last 250 images of ``val`` after training on the others, never on ``test``.
 """
@@ -26,7 +27,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import machine
+from benchmarks.machine import describe
 from cmsei_fast import Attention, PairScorer, evaluate
 from cmsei_fast.commands.train import make_model
 from cmsei_fast.data import Split, read_scenes, split_from_scenes
@@ -34,7 +35,7 @@ from cmsei_fast.data.files import replacing
 from cmsei_fast.training import TrainConfig, train
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, PAGE = ROOT / "benchmarks" / "results" / "ablation.json", ROOT / "docs" / "ablation.md"
+RESULTS, PAGE = ROOT / "benchmarks" / "ablation.json", ROOT / "docs" / "ablation.md"
 BEGIN, END = "<!-- ablation: made by python -m benchmarks.ablation table -->", "<!-- end of ablation -->"
 
 TRAINING = TrainConfig(
@@ -118,7 +119,7 @@ def collect(runs: Path) -> dict[str, Any]:
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(runs.glob("*.json"))]
     return {
         "date": datetime.date.today().isoformat(),
-        **{key: machine()[key] for key in ("cpu", "python", "torch")},
+        **{key: describe()[key] for key in ("cpu", "python", "torch")},
         "training": TRAINING.to_dict(),
         "model": MODEL,
         "runs": found,
@@ -191,12 +192,8 @@ def main() -> None:
             result = run(row, seed, training, test, arguments.word_vectors)
             with replacing(target) as temporary:
                 Path(temporary).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            print(
-                row,
-                seed,
-                f"rSum {result['metrics']['rSum']:.1f}, {result['seconds_per_epoch']:.1f} s an epoch",
-                flush=True,
-            )
+            rsum, seconds = result["metrics"]["rSum"], result["seconds_per_epoch"]
+            print(f"{row} {seed}: rSum {rsum:.1f}, {seconds:.1f} s an epoch", flush=True)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class ReasoningLayer(Module):
         gathered = nodes
         for kind in self.kinds:
             attention: RelationAttention = self.attention[kind]  # type: ignore[assignment]
-            value = attention.label_value
+            value: Tensor = attention.label_value
             if kind == "semantic" and predicates is not None:
                 # A predicate's words, in either direction, beside what the layer learns of it.
                 named = predicates.unflatten(-1, (self.heads, -1))  # (P, H, d)

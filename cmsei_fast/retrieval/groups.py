@@ -29,7 +29,7 @@ def group_accuracy(scores: Any, caption_to_image: Any, group: Any) -> float:
         raise ValueError(f"scores: expected floats of shape (n_image, n_caption), got {matrix.dtype} {matrix.shape}")
     if np.isnan(matrix).any():
         raise ValueError("scores: expected no NaN, got one")
-    owner = check_map(*matrix.shape, 1, caption_to_image)
+    owner = check_map(matrix.shape[0], matrix.shape[1], 1, caption_to_image)
     number = np.asarray(group)
     if number.shape != (len(matrix),) or number.dtype.kind not in "iu":
         raise ValueError(f"group: expected ({len(matrix)},) integers, got {number.dtype} {number.shape}")

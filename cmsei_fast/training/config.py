@@ -20,8 +20,7 @@ class TrainConfig:
         epochs: passes over the captions.
         batch_size: captions a step, over all processes; their images come with them, each once.
         learning_rate: of AdamW, at its height.
-        scalar_rate: factor of the learning rate for the score's weights, temperatures and gates and for the loss's scale:
-            they are few, and far from zero.
+        scalar_rate: factor of the learning rate for the score's weights, temperatures and gates and the loss's scale.
         weight_decay: of matrices; vectors and scalars have none.
         warmup_steps: steps of linear growth of the learning rate.
         schedule: ``"step"`` multiplies the rate by ``decay`` after every ``decay_epochs``, ``"cosine"`` takes it to 1 %
