@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from . import engines
+from .engines import choice
 from .ops.pair_score import pair_score
 from .ops.relation_attention import relation_attention
 from .scorer import PairScorer
@@ -19,6 +20,7 @@ from .version import __version__
 # Variable, what it does, when it is read.
 ENVIRONMENT = (
     ("CMSEI_ISA", "instruction-set variant of the native engine; the fastest this processor has if unset", "run"),
+    ("TRITON_INTERPRET", "1 runs the triton engine in Triton's interpreter, on the CPU too: slow, for tests", "run"),
     ("CMSEI_CUDA", "build the CUDA module: 0 no, 1 yes or fail, auto (default) if nvcc is there", "build"),
     ("CMSEI_CUDA_ARCHS", "GPU architectures to build for; those present, else 80;90a + PTX if unset", "build"),
     ("OMP_NUM_THREADS", "threads, as torch.get_num_threads() tells; torch.set_num_threads() overrides", "run"),
@@ -76,9 +78,17 @@ def _engines() -> Iterator[str]:
         line = f"  {name:10} {', '.join(operators)}"
         if hasattr(module, "isas"):
             line += f"; variants {', '.join(module.isas())}; in use {module.current_isa()}"
+        if hasattr(module, "limits"):
+            line += f"; {module.limits()}"
         yield line
     chosen = [f"{operator} {engines.choose('cpu', operator)}" for operator in engines.OPERATORS]
     yield f"  auto on the CPU: {', '.join(chosen)}"
+    for i in range(torch.cuda.device_count()):
+        kind = choice.architecture(torch.device("cuda", i))
+        for operator in engines.OPERATORS:
+            known = ", ".join(choice.verified(kind, operator)) or "none"
+            chosen_here = engines.choose(f"cuda:{i}", operator)
+            yield f"  auto on GPU {i}, {operator}: {chosen_here} (verified on {kind}: {known})"
 
 
 def _environment() -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from cmsei_fast import engines
+from cmsei_fast.engines import triton
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,17 @@ class Backend:
 
 
 def available_backends() -> list[Backend]:
-    """Eager on every device there is, and native in every variant where it is built."""
+    """Eager on every device there is, native in every variant where it is built, triton on a GPU.
+
+    Under TRITON_INTERPRET=1, a process of its own (``test_triton_interpreter.py``), triton on the CPU and nothing else.
+    """
+    if triton.interpreted():
+        return [Backend("triton")]
     found = [Backend("eager")]
     if torch.cuda.is_available():
         found.append(Backend("eager", "cuda"))
+        if engines.unavailable("triton") is None:
+            found.append(Backend("triton", "cuda"))
     if engines.unavailable("native") is None:
         from cmsei_fast.engines import native
 
@@ -52,6 +61,9 @@ BACKENDS = available_backends()
 # The engine cuda has relation_attention and no pair_score.
 RELATION_BACKENDS = BACKENDS + ([] if engines.unavailable("cuda") else [Backend("cuda", "cuda")])
 
+# The interpreter is slow: of a test's cases it runs these many, evenly spaced, unless CMSEI_TRITON_GRID asks for all.
+INTERPRETED_CASES = 5
+
 # The tests' tensors are small: threads would only wait for each other. The tests of threads ask for their own.
 torch.set_num_threads(1)
 
@@ -59,6 +71,17 @@ torch.set_num_threads(1)
 def pytest_report_header() -> str:
     missing = [f"{name} ({reason})" for name in engines.names() if (reason := engines.unavailable(name))]
     return f"backends: {', '.join(map(str, BACKENDS))}; not here: {', '.join(missing) or 'none'}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not triton.interpreted() or os.environ.get("CMSEI_TRITON_GRID"):
+        return
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {id(x) for own in cases.values() for x in own[:: max(1, -(-len(own) // INTERPRETED_CASES))]}
+    config.hook.pytest_deselected(items=[x for x in items if id(x) not in kept])
+    items[:] = [x for x in items if id(x) in kept]
 
 
 @pytest.fixture(params=BACKENDS, ids=str)

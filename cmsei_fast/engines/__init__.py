@@ -7,6 +7,8 @@ from types import ModuleType
 
 import torch
 
+from cmsei_fast.engines.choice import fastest
+
 OPERATORS = ("pair_score", "relation_attention")
 
 # Device types an engine's tensors may be on; None: any that torch has.
@@ -14,6 +16,7 @@ _DEVICES: dict[str, tuple[str, ...] | None] = {
     "reference": None,
     "eager": None,
     "native": ("cpu",),
+    "triton": ("cuda",),
     "cuda": ("cuda",),
 }
 
@@ -56,7 +59,7 @@ def get(name: str, device: torch.device | str | None = None, operator: str | Non
     reason = unavailable(name)
     if reason is not None:
         raise EngineUnavailable(f"engine {name!r} cannot run here: {reason}. {_advice(name)}")
-    devices = _DEVICES[name]
+    devices = _devices(name)
     if device is not None and devices is not None and (kind := torch.device(device).type) not in devices:
         raise EngineUnavailable(
             f"engine {name!r} cannot run here: it takes tensors on {' or '.join(devices)}, got tensors on {kind}. "
@@ -69,12 +72,16 @@ def get(name: str, device: torch.device | str | None = None, operator: str | Non
 
 
 def choose(device: torch.device | str, operator: str) -> str:
-    """The engine that ``engine="auto"`` means: on the CPU native where it is built, else eager; elsewhere eager."""
+    """The engine that ``engine="auto"`` means.
+
+    On the CPU native where it is built; on a CUDA GPU what :func:`cmsei_fast.engines.choice.fastest` finds; else eager.
+    """
     if operator not in OPERATORS:
         raise ValueError(f"operator: expected one of {', '.join(OPERATORS)}, got {operator!r}")
-    if torch.device(device).type == "cpu" and unavailable("native") is None and hasattr(_module("native"), operator):
+    device = torch.device(device)
+    if device.type == "cpu" and unavailable("native") is None and hasattr(_module("native"), operator):
         return "native"
-    return "eager"
+    return fastest(device, operator)
 
 
 def resolve(name: str, device: torch.device | str, operator: str) -> ModuleType:
@@ -85,6 +92,12 @@ def resolve(name: str, device: torch.device | str, operator: str) -> ModuleType:
 def _check_name(name: str) -> None:
     if name not in _DEVICES:
         raise ValueError(f"engine: expected 'auto' or one of {', '.join(names())}, got {name!r}")
+
+
+def _devices(name: str) -> tuple[str, ...] | None:
+    """Device types the engine takes; its module may know better than the table (an interpreter runs on the CPU)."""
+    module = _module(name)
+    return module.devices() if hasattr(module, "devices") else _DEVICES[name]
 
 
 def _module(name: str) -> ModuleType:

@@ -1,0 +1,155 @@
+"""Engine ``triton``: fused kernels of ``cmsei_fast.kernels`` on a CUDA GPU, or on the CPU in Triton's interpreter.
+
+The interpreter (``TRITON_INTERPRET=1`` before the first use) is for tests: it shows what the kernels compute, not how
+fast. Items of more rows than a kernel holds go to the engine ``eager`` on the same device; :func:`limits` says which.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import torch
+from torch import Tensor
+
+from cmsei_fast.engines import eager
+from cmsei_fast.engines.terms import accumulator
+from cmsei_fast.engines.triton_relation import MAX_NODES, MAX_WIDTH, relation_attention, relation_attention_backward
+from cmsei_fast.engines.triton_sides import MAX_ROWS, most_rows
+
+__all__ = [
+    "devices",
+    "interpreted",
+    "limits",
+    "pair_score",
+    "pair_score_backward",
+    "relation_attention",
+    "relation_attention_backward",
+    "unavailable",
+]
+
+_OLDEST = (3, 4)
+
+
+def interpreted() -> bool:
+    """Whether Triton interprets its kernels, which is settled when they are first imported."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes")
+
+
+def unavailable() -> str | None:
+    """Why the engine cannot run here, and what to do; None where it can. Never raises."""
+    try:
+        import triton
+    except Exception as error:  # whatever a broken installation raises
+        return f"triton cannot be imported ({type(error).__name__}: {error}); pip install triton (Linux)"
+    if tuple(int(x) for x in triton.__version__.split(".")[:2]) < _OLDEST:
+        return f"it needs triton {'.'.join(map(str, _OLDEST))} or newer, found {triton.__version__}"
+    if interpreted():
+        return None
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA GPU; TRITON_INTERPRET=1 runs the kernels in Triton's interpreter, slowly, for tests"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return "it needs a GPU of compute capability 8.0 or newer"
+    return None
+
+
+def devices() -> tuple[str, ...]:
+    """Device types the engine takes tensors on."""
+    return ("cuda", "cpu") if interpreted() else ("cuda",)
+
+
+def limits() -> str:
+    """What the kernels leave to ``eager``."""
+    return (
+        f"eager takes images and captions of more than {MAX_ROWS} rows ({most_rows('float32', False)} in float32), "
+        f"heads wider than {MAX_WIDTH} and gradients of graphs of more than {MAX_NODES} nodes"
+    )
+
+
+def _items(rows: Tensor, offsets: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and offsets of some items (a mask), and where these rows lie among all."""
+    lengths = offsets.diff()
+    place = which.repeat_interleave(lengths).nonzero()[:, 0].to(rows.device)
+    cut = torch.cat([offsets.new_zeros(1), lengths[which].cumsum(0)])
+    return rows.index_select(0, place), cut, place
+
+
+@functools.lru_cache(maxsize=64)
+def _numbers(values: tuple[float, ...], dtype: torch.dtype, device: str) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def _scalars(scalars: Tensor, precision: str, device: torch.device) -> Tensor:
+    """The scalars on the device; the same values are copied from the CPU once, so that a graph can be captured."""
+    dtype = accumulator(precision)
+    if scalars.device.type == "cpu":
+        return _numbers(tuple(scalars.detach().double().tolist()), dtype, str(device))
+    return scalars.detach().to(device, dtype).contiguous()
+
+
+def pair_score(
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    precision: str,
+) -> Tensor:
+    """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); arguments as the operator has checked them."""
+    from cmsei_fast.engines import triton_pair
+
+    numbers = _scalars(scalars, precision, regions.device)
+    large = [x.diff() > most_rows(precision, interpreted(), regions.device) for x in (region_offsets, word_offsets)]
+    if not any(bool(x.any()) for x in large):
+        return triton_pair.pair_score(regions, words, region_offsets, word_offsets, numbers, config, precision)
+    out = regions.new_empty(len(large[0]), len(large[1]), dtype=accumulator(precision))
+    for run, images, sentences in _rectangles(*large):
+        v, v_offsets, _ = _items(regions, region_offsets, images)
+        w, w_offsets, _ = _items(words, word_offsets, sentences)
+        module, own = (triton_pair, numbers) if run else (eager, scalars)
+        tile = module.pair_score(v, w, v_offsets, w_offsets, own, config, precision)
+        i, j = (x.nonzero()[:, 0].to(out.device) for x in (images, sentences))
+        out[i[:, None], j] = tile
+    return out
+
+
+def _rectangles(images: Tensor, captions: Tensor) -> list[tuple[bool, Tensor, Tensor]]:
+    """The pairs as (whether the kernels take them, images, captions), from masks of the items that are too large."""
+    parts = [(True, ~images, ~captions), (False, images, torch.ones_like(captions)), (False, ~images, captions)]
+    return [x for x in parts if bool(x[1].any()) and bool(x[2].any())]
+
+
+def pair_score_backward(
+    grad: Tensor,
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients for regions, words and scalars, in their dtypes; the inner products are computed again."""
+    from cmsei_fast.engines import triton_pair_vjp
+
+    numbers = _scalars(scalars, precision, regions.device)
+    large = [x.diff() > most_rows(precision, interpreted(), regions.device) for x in (region_offsets, word_offsets)]
+    if not any(bool(x.any()) for x in large):
+        d_regions, d_words, d_scalars = triton_pair_vjp.pair_score_backward(
+            grad, regions, words, region_offsets, word_offsets, numbers, config, precision
+        )
+        return d_regions.to(regions.dtype), d_words.to(words.dtype), d_scalars.to(scalars.device, scalars.dtype)
+    wide = accumulator(precision)
+    d_regions, d_words = (torch.zeros(x.shape, dtype=wide, device=x.device) for x in (regions, words))
+    d_scalars = torch.zeros(len(scalars), dtype=torch.float64, device=regions.device)
+    for run, images, sentences in _rectangles(*large):
+        v, v_offsets, v_place = _items(regions, region_offsets, images)
+        w, w_offsets, w_place = _items(words, word_offsets, sentences)
+        i, j = (x.nonzero()[:, 0].to(grad.device) for x in (images, sentences))
+        module, own = (triton_pair_vjp, numbers) if run else (eager, numbers.double())
+        part = module.pair_score_backward(grad[i[:, None], j], v, w, v_offsets, w_offsets, own, config, precision)
+        d_regions[v_place] += part[0].to(wide)
+        d_words[w_place] += part[1].to(wide)
+        d_scalars += part[2]
+    return d_regions.to(regions.dtype), d_words.to(words.dtype), d_scalars.to(scalars.device, scalars.dtype)

@@ -1,0 +1,122 @@
+"""The pair score by Triton kernels: a library's product of a chunk at a time, then one kernel that reads it once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmsei_fast.engines.terms import accumulator
+from cmsei_fast.engines.triton_launch import launch
+from cmsei_fast.engines.triton_sides import Chunk, Side, layout, make_side, product_precision
+from cmsei_fast.scorer import AGGREGATES, FIRST_GATE, NORMS
+
+# Elements of a chunk's inner products: 64 MB forward, so that a few thousand launches score MS-COCO's 5,000 images and
+# most of a chunk is still in a large second cache; 16 MB backward, where gradients of them exist as well.
+FORWARD_CHUNK = 2**24
+BACKWARD_CHUNK = 2**22
+_MOST_ROWS = 2**16  # of a chunk of captions: places within it, and within its Gram matrices, are 32 bits
+
+
+def passes(config: list[int]) -> list[dict[str, Any]]:
+    """The kernels' compile-time options for each pass from ``PairScorer.config()``: words ask, regions ask, or both."""
+    out = []
+    object_sentence, word_image, alignment = map(bool, config[8:11])
+    for query, first, level in ((1, 0, word_image), (2, 4, object_sentence)):
+        active, norm, aggregate, steps = config[first : first + 4]
+        if not (active or level):
+            continue
+        options = {"QUERY": query, "NORM": NORMS[norm] if active else "", "STEPS": steps, "LEVEL": level}
+        options["AGGREGATE"] = AGGREGATES[aggregate] if active else ""
+        options["GATES"] = FIRST_GATE + (2 * (config[3] - 1) if query == 2 else 0)
+        out.append(options)
+    if not out:  # nothing but the alignment
+        out.append({"QUERY": 1, "NORM": "", "STEPS": 1, "LEVEL": False, "AGGREGATE": "", "GATES": FIRST_GATE})
+    return [x | {"ALIGN": alignment and i == 0, "ADD": i > 0} for i, x in enumerate(out)]
+
+
+def sides(
+    regions: Tensor, words: Tensor, region_offsets: Tensor, word_offsets: Tensor, precision: str, chunk: int
+) -> tuple[Side, Side]:
+    """Images and captions, cut so that a chunk of each has about ``chunk`` inner products."""
+    images = make_side(regions, layout(region_offsets, max(1, int(chunk**0.5)), regions.device), precision)
+    widest = max(c.rows.stop - c.rows.start for c in images.layout.chunks)
+    captions = make_side(words, layout(word_offsets, min(_MOST_ROWS, max(1, chunk // widest)), words.device), precision)
+    return images, captions
+
+
+def product(x: Tensor, y: Tensor) -> Tensor:
+    """x yᵀ, summed and returned in the accumulator's dtype."""
+    if x.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(x, y.T, out_dtype=torch.float32)
+    return x @ y.T
+
+
+def pair_score(
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    precision: str,
+) -> Tensor:
+    """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D), every item of at most ``MAX_ROWS`` rows.
+
+    ``scalars`` are on the features' device, in the accumulator's dtype.
+    """
+    images, captions = sides(regions, words, region_offsets, word_offsets, precision, FORWARD_CHUNK)
+    out = regions.new_empty(len(region_offsets) - 1, len(word_offsets) - 1, dtype=accumulator(precision))
+    for image_chunk in images.layout.chunks:
+        v = images.rows[image_chunk.rows]
+        for caption_chunk in captions.layout.chunks:
+            s = product(captions.rows[caption_chunk.rows], v)
+            for options in passes(config):
+                _score_chunk(s, out, images, captions, image_chunk, caption_chunk, scalars, options, precision)
+    return out
+
+
+def _score_chunk(
+    s: Tensor,
+    out: Tensor,
+    images: Side,
+    captions: Side,
+    image_chunk: Chunk,
+    caption_chunk: Chunk,
+    scalars: Tensor,
+    options: dict[str, Any],
+    precision: str,
+) -> None:
+    """One pass over the inner products s (words, regions) of two chunks, into out (N, M)."""
+    from cmsei_fast.kernels.pair_score import pair_scores
+
+    for image_run in image_chunk.runs:
+        for caption_run in caption_chunk.runs:
+            how = launch("pair_scores", caption_run.block, image_run.block)
+            per = how.per(caption_run.size, image_run.size)
+            pair_scores[image_run.size, -(-caption_run.size // (how.captions * per))](
+                s,
+                s.stride(0),
+                out,
+                out.stride(0),
+                captions.layout.order,
+                images.layout.order,
+                caption_run.first,
+                caption_run.size,
+                image_run.first,
+                caption_chunk.rows.start,
+                image_chunk.rows.start,
+                caption_run.gram,
+                image_run.gram,
+                *captions.arguments,
+                *images.arguments,
+                scalars,
+                C=how.captions,
+                BL=caption_run.block,
+                BR=image_run.block,
+                PER=per,
+                **options,
+                PRECISION=product_precision(precision),
+                num_warps=how.warps,
+            )

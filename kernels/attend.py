@@ -1,0 +1,139 @@
+"""One direction of the pair score on a tile (BR, C, BL) of inner products, 0 in the padding (see ``axes.py``)."""
+
+import triton
+import triton.language as tl
+from cmsei_fast.kernels.axes import (
+    along_context,
+    along_queries,
+    each,
+    max_context,
+    max_of,
+    max_queries,
+    sum_context,
+    sum_of,
+    sum_queries,
+)
+from cmsei_fast.kernels.formulas import cosine, length, refine
+from cmsei_fast.kernels.products import gram_product
+
+
+@triton.jit
+def leaky(a):
+    """LeakyReLU(0.1)."""
+    return tl.where(a > 0, a, a * 0.1)
+
+
+@triton.jit
+def activated(a, NORM: tl.constexpr):
+    """What is normalised: a, clipped first where the norm says so."""
+    if NORM == "clipped_l2norm" or NORM == "clipped_l1norm" or NORM == "clipped":
+        a = leaky(a)
+    return a
+
+
+@triton.jit
+def normalise(a, queries, NORM: tl.constexpr, QUERY: tl.constexpr):
+    """Ã (BR, C, BL) along the query axis; queries masks that axis. 0 where a query is padding."""
+    x = activated(a, NORM)
+    if NORM == "softmax":
+        most = max_queries(tl.where(queries, a, float("-inf")), QUERY)
+        e = tl.where(queries, tl.exp(a - along_queries(most, QUERY)), 0.0)
+        x = e / along_queries(sum_queries(e, QUERY), QUERY)
+    elif NORM == "l2norm" or NORM == "clipped_l2norm":
+        x = x / along_queries(tl.sqrt(sum_queries(x * x, QUERY)) + 1e-8, QUERY)
+    elif NORM == "l1norm" or NORM == "clipped_l1norm":
+        x = x / along_queries(sum_queries(tl.abs(x), QUERY) + 1e-8, QUERY)
+    return x
+
+
+@triton.jit
+def attend(a, gram, temperature, queries, context, NORM: tl.constexpr, QUERY: tl.constexpr, PRECISION: tl.constexpr):
+    """Attention p and h = p · Gram (BR, C, BL); Q·U and |U|² of each query."""
+    logits = tl.where(context, temperature * normalise(a, queries, NORM, QUERY), float("-inf"))
+    e = tl.exp(logits - along_context(max_context(logits, QUERY), QUERY))
+    p = e / along_context(sum_context(e, QUERY), QUERY)
+    h = gram_product(p, gram, QUERY, PRECISION)
+    return p, h, sum_context(p * a, QUERY), sum_context(p * h, QUERY)
+
+
+@triton.jit
+def refined(
+    a,
+    q,
+    gram,
+    temperature,
+    gates,
+    k,
+    queries,
+    context,
+    NORM: tl.constexpr,
+    QUERY: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The inner products and lengths of the queries after step k, and the step's relevances r."""
+    _, h, dot, quad = attend(a, gram, temperature, queries, context, NORM, QUERY, PRECISION)
+    u = length(quad)
+    r = cosine(dot, q, u)
+    gate_a, gate_b = tl.load(gates + 2 * k), tl.load(gates + 2 * k + 1)
+    _, _, _, _, alpha, beta, q = refine(gate_a, gate_b, r, q, u, quad, dot)
+    a = along_context(alpha, QUERY) * a + along_context(beta, QUERY) * h
+    return tl.where(queries & context, a, 0.0), q, r
+
+
+@triton.jit
+def aggregate(r, mask, count, guide, lse, AGGREGATE: tl.constexpr, QUERY: tl.constexpr):
+    """(C,) from the queries' relevances r; mask says which exist, count (C,) how many, guide weighs them."""
+    if AGGREGATE == "max":
+        # A maximum passes over NaN: an overflow must not look like a score.
+        out = max_of(tl.where(mask, r, float("-inf")), QUERY) + sum_of(tl.where(mask & (r != r), r, 0.0), QUERY)
+    elif AGGREGATE == "lse":
+        most = max_of(tl.where(mask, lse * r, float("-inf")), QUERY)
+        e = tl.where(mask, tl.exp(lse * r - each(most, QUERY)), 0.0)
+        out = (most + tl.log(sum_of(e, QUERY))) / lse
+    else:
+        if AGGREGATE == "guided":
+            r = guide * r
+        out = sum_of(tl.where(mask, r, 0.0), QUERY)
+        if AGGREGATE == "mean":
+            out = out / count
+    return out
+
+
+@triton.jit
+def direction(
+    a,
+    q,
+    gram,
+    guide,
+    mask,
+    count,
+    context,
+    temperature,
+    lse,
+    gates,
+    NORM: tl.constexpr,
+    AGGREGATE: tl.constexpr,
+    STEPS: tl.constexpr,
+    QUERY: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Score (C,) of one direction.
+
+    Args:
+        a: (BR, C, BL) inner products, 0 in the padding.
+        q: lengths of the queries.
+        gram: as :func:`gram_product` takes it.
+        guide: weights of the aggregate "guided".
+        mask: queries that exist; count (C,) their number.
+        context: mask of the context, broadcast to (BR, C, BL).
+        temperature, lse: λ and λ_lse.
+        gates: pointer to STEPS − 1 pairs (a, b).
+    """
+    queries = along_context(mask, QUERY)
+    total = tl.zeros_like(count)
+    for k in range(STEPS - 1):
+        a, q, r = refined(a, q, gram, temperature, gates, k, queries, context, NORM, QUERY, PRECISION)
+        total += aggregate(r, mask, count, guide, lse, AGGREGATE, QUERY)
+    _, _, dot, quad = attend(a, gram, temperature, queries, context, NORM, QUERY, PRECISION)
+    total += aggregate(cosine(dot, q, length(quad)), mask, count, guide, lse, AGGREGATE, QUERY)
+    return total / STEPS

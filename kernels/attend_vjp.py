@@ -1,0 +1,277 @@
+"""Vector-Jacobian product of one direction of the pair score; axes as ``axes.py`` says.
+
+Nothing is kept from the forward pass: the inner products of step k are computed again from those of step 0, which takes
+K (K − 1) / 2 more attention steps and no memory.
+"""
+
+import triton
+import triton.language as tl
+from cmsei_fast.kernels.attend import activated, aggregate, attend, normalise, refined
+from cmsei_fast.kernels.axes import along_context, along_queries, each, sum_context, sum_of, sum_queries
+from cmsei_fast.kernels.formulas import cosine, cosine_vjp, length, length_vjp, refine, refine_vjp
+from cmsei_fast.kernels.pair import load_gram
+from cmsei_fast.kernels.products import gram_gradient, gram_product
+
+
+@triton.jit
+def add_to_slot(scalars, slot, value):
+    """scalars (NS,) with value added in one place."""
+    return scalars + tl.where(tl.arange(0, scalars.shape[0]) == slot, value, 0.0)
+
+
+@triton.jit
+def normalise_vjp(a, d, queries, NORM: tl.constexpr, QUERY: tl.constexpr):
+    """Gradient of a from d, that of Ã; d is 0 where a query is padding."""
+    if NORM == "softmax":
+        y = normalise(a, queries, NORM, QUERY)
+        d = y * (d - along_queries(sum_queries(y * d, QUERY), QUERY))
+    elif NORM == "l2norm" or NORM == "clipped_l2norm":
+        x = activated(a, NORM)
+        root = tl.sqrt(sum_queries(x * x, QUERY))
+        scale = 1 / (root + 1e-8)
+        pull = sum_queries(x * d, QUERY) * scale * scale / tl.where(root == 0, 1.0, root)
+        d = along_queries(scale, QUERY) * d - x * along_queries(tl.where(root == 0, 0.0, pull), QUERY)
+    elif NORM == "l1norm" or NORM == "clipped_l1norm":
+        x = activated(a, NORM)
+        scale = 1 / (sum_queries(tl.abs(x), QUERY) + 1e-8)
+        sign = tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0))
+        pull = sum_queries(x * d, QUERY) * scale * scale
+        d = along_queries(scale, QUERY) * d - sign * along_queries(pull, QUERY)
+    if NORM == "clipped_l2norm" or NORM == "clipped_l1norm" or NORM == "clipped":
+        d = tl.where(a > 0, d, d * 0.1)
+    return d
+
+
+@triton.jit
+def aggregate_vjp(r, mask, count, guide, lse, d, AGGREGATE: tl.constexpr, QUERY: tl.constexpr):
+    """The aggregate (C,), and from its gradient d (C,) those of r, of the guide and of lse (C,)."""
+    value = aggregate(r, mask, count, guide, lse, AGGREGATE, QUERY)
+    one = each(d, QUERY)
+    d_guide, d_lse = tl.zeros_like(r), tl.zeros_like(d)
+    if AGGREGATE == "lse":
+        share = tl.where(mask, tl.exp(lse * (r - each(value, QUERY))), 0.0)
+        d_r = one * share
+        d_lse = d * (sum_of(share * r, QUERY) - value) / lse
+    elif AGGREGATE == "max":  # ties share
+        top = tl.where(mask & (r == each(value, QUERY)), 1.0, 0.0).to(r.dtype)
+        d_r = one * top / each(sum_of(top, QUERY), QUERY)
+    elif AGGREGATE == "guided":
+        d_r = tl.where(mask, one * guide, 0.0)
+        d_guide = tl.where(mask, one * r, 0.0)
+    elif AGGREGATE == "mean":
+        d_r = tl.where(mask, one / each(count, QUERY), 0.0)
+    else:
+        d_r = tl.where(mask, one, 0.0)
+    return value, d_r, d_guide, d_lse
+
+
+@triton.jit
+def step_vjp(
+    a,
+    q,
+    grams,
+    captions,
+    guide,
+    mask,
+    count,
+    context,
+    temperature,
+    lse,
+    gates,
+    k,
+    d,
+    later,
+    d_length,
+    d_guide,
+    d_gram,
+    d_scalars,
+    NORM: tl.constexpr,
+    AGGREGATE: tl.constexpr,
+    QUERY: tl.constexpr,
+    GATES: tl.constexpr,
+    REFINED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Back through step k, whose inner products are a and whose queries' lengths q.
+
+    Args:
+        d: (C,) gradient of the step's aggregate.
+        later: (BR, C, BL) gradient of the next step's inner products and d_length of its queries' lengths; read where
+            REFINED, which the last step is not.
+        d_guide, d_gram, d_scalars: added to; the slots of this direction's scalars follow from QUERY and GATES.
+
+    Returns:
+        the aggregate (C,), the gradients of a and q, then d_guide, d_gram and d_scalars.
+    """
+    queries = along_context(mask, QUERY)
+    BR: tl.constexpr = a.shape[0]
+    C: tl.constexpr = a.shape[1]
+    BL: tl.constexpr = a.shape[2]
+    gram = load_gram(grams, captions, C, BL, BR, QUERY)
+    p, h, dot, quad = attend(a, gram, temperature, queries, context, NORM, QUERY, PRECISION)
+    u = length(quad)
+    r = cosine(dot, q, u)
+    value, d_r, from_guide, d_lse = aggregate_vjp(r, mask, count, guide, lse, d, AGGREGATE, QUERY)
+    d_guide += from_guide
+    if AGGREGATE == "lse":
+        d_scalars = add_to_slot(d_scalars, 5 + 2 * QUERY, tl.sum(d_lse, 0))
+    d_dot, d_q, d_u, d_quad = tl.zeros_like(r), tl.zeros_like(r), tl.zeros_like(r), tl.zeros_like(r)
+    if REFINED:
+        gate_a, gate_b = tl.load(gates + 2 * k), tl.load(gates + 2 * k + 1)
+        gate, x, y, norm, alpha, beta, _ = refine(gate_a, gate_b, r, q, u, quad, dot)
+        d_alpha, d_beta = sum_context(later * a, QUERY), sum_context(later * h, QUERY)
+        more, d_q, d_u, d_quad, d_dot, d_z = refine_vjp(
+            gate, x, y, norm, gate_a, q, u, quad, dot, d_alpha, d_beta, d_length
+        )
+        d_r += more
+        d_z = tl.where(mask, d_z, 0.0)
+        d_scalars = add_to_slot(d_scalars, GATES + 2 * k, tl.sum(sum_of(d_z * r, QUERY), 0))
+        d_scalars = add_to_slot(d_scalars, GATES + 2 * k + 1, tl.sum(sum_of(d_z, QUERY), 0))
+    from_dot, from_q, from_u = cosine_vjp(r, q, u, d_r)
+    d_dot += from_dot
+    d_q += from_q
+    d_quad += length_vjp(u, d_u + from_u)
+    each_dot, each_quad = along_context(d_dot, QUERY), along_context(d_quad, QUERY)
+    d_h = each_quad * p
+    d_a = each_dot * p
+    d_p = each_dot * a + each_quad * h
+    if REFINED:
+        d_h += along_context(beta, QUERY) * later
+        d_a += along_context(alpha, QUERY) * later
+        d_p += gram_product(d_h, load_gram(grams, captions, C, BL, BR, QUERY), QUERY, PRECISION)
+    else:
+        d_p += each_quad * h  # Gram · d_h is quad · h here
+    d_gram += gram_gradient(d_h, p, QUERY, PRECISION)
+    d_logit = p * (d_p - along_context(sum_context(p * d_p, QUERY), QUERY))
+    d_logit = tl.where(queries, d_logit, 0.0)
+    of_temperature = tl.sum(tl.sum(d_logit * normalise(a, queries, NORM, QUERY), 2), 0)
+    d_scalars = add_to_slot(d_scalars, 4 + 2 * QUERY, tl.sum(of_temperature, 0))
+    d_a += normalise_vjp(a, temperature * d_logit, queries, NORM, QUERY)
+    return value, tl.where(queries & context, d_a, 0.0), tl.where(mask, d_q, 0.0), d_guide, d_gram, d_scalars
+
+
+@triton.jit
+def direction_vjp(
+    a,
+    q,
+    grams,
+    captions,
+    guide,
+    mask,
+    count,
+    context,
+    scalars,
+    d,
+    d_gram,
+    d_scalars,
+    NORM: tl.constexpr,
+    AGGREGATE: tl.constexpr,
+    STEPS: tl.constexpr,
+    QUERY: tl.constexpr,
+    GATES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Back through a direction; arguments as ``attend.direction`` takes them.
+
+    Args:
+        grams, captions: pointer to the context's Gram matrix and how many of the tile's captions exist (``load_gram``):
+            it is loaded where it is used, because kept it would take the registers of the tile.
+        scalars: pointer to all scalars.
+        d: (C,) gradient of the pair's score; d_gram, d_scalars are added to.
+
+    Returns:
+        the gradients of a (BR, C, BL), of q and of the guide, then d_gram and d_scalars.
+    """
+    BR: tl.constexpr = a.shape[0]
+    C: tl.constexpr = a.shape[1]
+    BL: tl.constexpr = a.shape[2]
+    temperature, lse = tl.load(scalars + 4 + 2 * QUERY), tl.load(scalars + 5 + 2 * QUERY)
+    gates = scalars + GATES
+    queries = along_context(mask, QUERY)
+    each = d * (tl.load(scalars + QUERY - 1) / STEPS)
+    at, length_at = a, q
+    for k in range(STEPS - 1):
+        at, length_at, _ = refined(
+            at,
+            length_at,
+            load_gram(grams, captions, C, BL, BR, QUERY),
+            temperature,
+            gates,
+            k,
+            queries,
+            context,
+            NORM,
+            QUERY,
+            PRECISION,
+        )
+    total, later, d_length, d_guide, d_gram, d_scalars = step_vjp(
+        at,
+        length_at,
+        grams,
+        captions,
+        guide,
+        mask,
+        count,
+        context,
+        temperature,
+        lse,
+        gates,
+        STEPS - 1,
+        each,
+        a,
+        q,
+        tl.zeros_like(q),
+        d_gram,
+        d_scalars,
+        NORM,
+        AGGREGATE,
+        QUERY,
+        GATES,
+        False,
+        PRECISION,
+    )
+    for i in range(STEPS - 1):
+        at, length_at = a, q
+        for k in range(STEPS - 2 - i):
+            at, length_at, _ = refined(
+                at,
+                length_at,
+                load_gram(grams, captions, C, BL, BR, QUERY),
+                temperature,
+                gates,
+                k,
+                queries,
+                context,
+                NORM,
+                QUERY,
+                PRECISION,
+            )
+        value, later, d_length, d_guide, d_gram, d_scalars = step_vjp(
+            at,
+            length_at,
+            grams,
+            captions,
+            guide,
+            mask,
+            count,
+            context,
+            temperature,
+            lse,
+            gates,
+            STEPS - 2 - i,
+            each,
+            later,
+            d_length,
+            d_guide,
+            d_gram,
+            d_scalars,
+            NORM,
+            AGGREGATE,
+            QUERY,
+            GATES,
+            True,
+            PRECISION,
+        )
+        total += value
+    d_scalars = add_to_slot(d_scalars, QUERY - 1, tl.sum(d * total / STEPS, 0))
+    return later, d_length, d_guide, d_gram, d_scalars

@@ -1,0 +1,83 @@
+"""Formulas of the pair score and their vector-Jacobian products, as ``csrc/include/pair_math.h`` has them.
+
+All are elementwise and of any shape; float32 or float64. NaN stays NaN: a comparison that fails keeps the value.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def at_least_eps(x):
+    """max(x, 1e-8)."""
+    return tl.where(x < 1e-8, 1e-8, x)
+
+
+@triton.jit
+def length(squared):
+    """|x| from x·x, which rounding can make negative."""
+    return tl.sqrt(tl.where(squared < 0, 0.0, squared))
+
+
+@triton.jit
+def length_vjp(length, d):
+    """Gradient of the square; 0 at 0."""
+    return tl.where(length == 0, 0.0, d / (2 * tl.where(length == 0, 1.0, length)))
+
+
+@triton.jit
+def cosine(dot, a, b):
+    """dot / max(a b, eps) of vectors of lengths a and b."""
+    return dot / at_least_eps(a * b)
+
+
+@triton.jit
+def cosine_vjp(cosine, a, b, d):
+    """Gradients of (dot, a, b)."""
+    inverse = 1 / at_least_eps(a * b)
+    free = tl.where(a * b < 1e-8, 0.0, -d * cosine * inverse)
+    return d * inverse, free * b, free * a
+
+
+@triton.jit
+def unit_factor(length):
+    """1 / max(|x|, eps), what unit(x) multiplies x by."""
+    return 1 / at_least_eps(length)
+
+
+@triton.jit
+def unit_factor_vjp(length, d):
+    """Gradient of the length."""
+    f = unit_factor(length)
+    return tl.where(length < 1e-8, 0.0, -d * f * f)
+
+
+@triton.jit
+def refine(gate_a, gate_b, r, q, u, quad, dot):
+    """Refinement Q' = unit((1 − g) unit(Q) + g unit(U)) = alpha Q + beta U, g = sigmoid(gate_a r + gate_b).
+
+    q and u are the lengths of Q and U, quad is u² and dot Q·U. Returns gate, x, y, norm (of x Q + y U), alpha, beta and
+    the length of Q'.
+    """
+    gate = 1 / (1 + tl.exp(-(gate_a * r + gate_b)))
+    x = (1 - gate) * unit_factor(q)
+    y = gate * unit_factor(u)
+    norm = length(x * x * q * q + y * y * quad + 2 * x * y * dot)
+    factor = unit_factor(norm)
+    return gate, x, y, norm, x * factor, y * factor, norm * factor
+
+
+@triton.jit
+def refine_vjp(gate, x, y, norm, gate_a, q, u, quad, dot, d_alpha, d_beta, d_length):
+    """Gradients of (r, q, u, quad, dot) and of the gate's argument (d_a = Σ d_z r, d_b = Σ d_z)."""
+    factor = unit_factor(norm)
+    d_factor = d_alpha * x + d_beta * y + d_length * norm
+    d_norm = d_length * factor + unit_factor_vjp(norm, d_factor)
+    d_squared = length_vjp(norm, d_norm)
+    d_x = d_alpha * factor + d_squared * 2 * (x * q * q + y * dot)
+    d_y = d_beta * factor + d_squared * 2 * (y * quad + x * dot)
+    d_gate = d_y * unit_factor(u) - d_x * unit_factor(q)
+    d_q = d_squared * 2 * x * x * q + unit_factor_vjp(q, d_x * (1 - gate))
+    d_u = unit_factor_vjp(u, d_y * gate)
+    d_z = d_gate * gate * (1 - gate)
+    return d_z * gate_a, d_q, d_u, d_squared * y * y, d_squared * 2 * x * y, d_z

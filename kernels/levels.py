@@ -1,0 +1,84 @@
+"""The cross-level attention: the queries of a tile (``axes.py``) answer to the mean of the other side.
+
+Word–image for words (QUERY 1), object–sentence for regions (QUERY 2). The other side's numbers are (C,).
+"""
+
+import triton
+import triton.language as tl
+from cmsei_fast.kernels.axes import each, max_of, sum_context, sum_of
+from cmsei_fast.kernels.formulas import cosine, cosine_vjp, length, length_vjp, unit_factor, unit_factor_vjp
+from cmsei_fast.kernels.products import gram_product
+
+
+@triton.jit
+def attend_mean(total, q, mask, mean_length, count, mu, QUERY: tl.constexpr):
+    """The attention of the queries to the other side's unit mean ĝ.
+
+    Args:
+        total: each query times the sum of the other side; q: the queries' lengths; mask: which exist.
+        mean_length: (C,) |mean of the other side|; count (C,) how many it is the mean of.
+        mu: temperature.
+
+    Returns:
+        query · ĝ, the attention, 0 in the padding, and |ĝ| (C,), less than 1 only for a mean near 0.
+    """
+    factor = unit_factor(mean_length)
+    dot = total * each(factor / count, QUERY)
+    gamma = mean_length * factor
+    logits = tl.where(mask, mu * cosine(dot, q, each(gamma, QUERY)), float("-inf"))
+    e = tl.exp(logits - each(max_of(logits, QUERY), QUERY))
+    return dot, e / each(sum_of(e, QUERY), QUERY), gamma
+
+
+@triton.jit
+def spread(x, BLOCK: tl.constexpr, QUERY: tl.constexpr):
+    """What belongs to the queries, laid into the first of BLOCK places of the context, 0 in the others: (BR, C, BL)."""
+    first = tl.arange(0, BLOCK) == 0
+    if QUERY == 1:
+        out = tl.where(first[:, None, None], x[None, :, :], 0.0)
+    else:
+        out = tl.where(first[None, None, :], x[:, :, None], 0.0)
+    return out
+
+
+@triton.jit
+def attended_gram(attention, gram, BLOCK: tl.constexpr, QUERY: tl.constexpr, PRECISION: tl.constexpr):
+    """attention · Gram of the queries themselves, on the tensor cores; BLOCK is the padded size of the context."""
+    return sum_context(gram_product(spread(attention, BLOCK, QUERY), gram, 3 - QUERY, PRECISION), QUERY)
+
+
+@triton.jit
+def attended_cosine(dot, attention, h, gamma, QUERY: tl.constexpr):
+    """(C,): cosine of the attended sum of the queries and ĝ; h is attention · Gram."""
+    attended = length(sum_of(attention * h, QUERY))
+    return cosine(sum_of(attention * dot, QUERY), attended, gamma)
+
+
+@triton.jit
+def attended_cosine_vjp(dot, attention, h, gamma, d, QUERY: tl.constexpr):
+    """Gradients of attention and dot, of gamma (C,), and of |Σ attention query|² (C,)."""
+    attended = length(sum_of(attention * h, QUERY))
+    c = cosine(sum_of(attention * dot, QUERY), attended, gamma)
+    d_product, d_attended, d_gamma = cosine_vjp(c, attended, gamma, d)
+    d_quad = length_vjp(attended, d_attended)
+    d_attention = each(d_product, QUERY) * dot + 2 * each(d_quad, QUERY) * h
+    return d_attention, each(d_product, QUERY) * attention, d_gamma, d_quad
+
+
+@triton.jit
+def attend_mean_vjp(total, q, mean_length, count, mu, d_logit, d_dot, d_gamma, QUERY: tl.constexpr):
+    """Gradients of total, q, mean_length (C,) and mu (C,), the last to be summed, of :func:`attend_mean`.
+
+    Args:
+        d_logit: gradient of what the softmax is taken of, 0 in the padding, as d_dot is; d_gamma (C,).
+    """
+    factor = unit_factor(mean_length)
+    share = each(factor / count, QUERY)
+    gamma = mean_length * factor
+    c = cosine(total * share, q, each(gamma, QUERY))
+    from_cosine, d_q, d_gammas = cosine_vjp(c, q, each(gamma, QUERY), mu * d_logit)
+    d_dot += from_cosine
+    d_gamma += sum_of(d_gammas, QUERY)
+    d_factor = sum_of(d_dot * total, QUERY) / count + d_gamma * mean_length
+    d_mean = d_gamma * factor + unit_factor_vjp(mean_length, d_factor)
+    return d_dot * share, d_q, d_mean, sum_of(d_logit * c, QUERY)

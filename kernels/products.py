@@ -1,0 +1,50 @@
+"""Small matrix products on the tensor cores, of operands that are float32 or float64 in registers."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def round_tf32(x):
+    """x (float32) to the nearest number of 11 bits: the tensor cores read no more, and would cut the rest off."""
+    bits = x.to(tl.int32, bitcast=True)
+    rounded = ((bits + 0x1000) & -8192).to(tl.float32, bitcast=True)
+    return tl.where(tl.abs(x) < float("inf"), rounded, x)  # the carry would make another number of NaN or infinity
+
+
+@triton.jit
+def multiply(x, y, PRECISION: tl.constexpr):
+    """x (m, k) times y (k, n), in x's dtype. PRECISION "tf32" rounds the operands, "tf32x3" and "ieee" do not."""
+    if PRECISION == "tf32":
+        x, y = round_tf32(x), round_tf32(y)
+    return tl.dot(x, y, input_precision=PRECISION, out_dtype=x.dtype)
+
+
+@triton.jit
+def clean(x):
+    """0 for NaN: what meets a structural zero in a product must be finite."""
+    return tl.where(x == x, x, 0.0)
+
+
+@triton.jit
+def gram_product(x, gram, QUERY: tl.constexpr, PRECISION: tl.constexpr):
+    """x (BR, C, BL) times the Gram matrix of its context.
+
+    QUERY 1, words ask: gram (BR, BR) of the image's regions. QUERY 2, regions ask: gram (C BL, C BL), block-diagonal,
+    of the captions' words; a caption of NaN must not reach its neighbours through the zeros beside its block.
+    """
+    flat = tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2]))  # [BR, C BL]
+    out = multiply(gram, flat, PRECISION) if QUERY == 1 else multiply(clean(flat), gram, PRECISION)
+    return tl.reshape(out, (x.shape[0], x.shape[1], x.shape[2]))
+
+
+@triton.jit
+def gram_gradient(d, x, QUERY: tl.constexpr, PRECISION: tl.constexpr):
+    """Gradient of the Gram matrix of :func:`gram_product` from that of its result, d (BR, C, BL).
+
+    QUERY 1: (BR, BR). QUERY 2: (C BL, C BL), of which the blocks along the diagonal count.
+    """
+    d = tl.reshape(d, (d.shape[0], d.shape[1] * d.shape[2]))  # [BR, C BL]
+    x = tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2]))
+    out = multiply(d, tl.trans(x), PRECISION) if QUERY == 1 else multiply(tl.trans(x), d, PRECISION)
+    return out

@@ -1,0 +1,142 @@
+"""The Triton kernels compiled ahead of time, without a GPU: registers, spills and shared memory within bounds.
+
+What the launches of ``triton_launch`` use at the field's sizes (36 regions, captions of up to 16 and 32 words, width 1024).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from cmsei_fast import PairScorer
+from cmsei_fast.engines import triton as engine
+from cmsei_fast.engines.triton_launch import launch
+from cmsei_fast.engines.triton_pair import passes
+
+triton = pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(engine.interpreted(), reason="Triton interprets its kernels in this process")
+
+# Bytes of shared memory that a block may have.
+SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+SCAN, CMSEI = passes(PairScorer.scan_t2i().config()), passes(PairScorer.cmsei().config())
+
+
+class Compiled(NamedTuple):
+    """What the compiler made of a kernel."""
+
+    registers: int
+    spills: int  # instructions that store to the stack
+    shared: int
+    ptx: str
+
+
+def tool(name: str) -> str:
+    """A program of the CUDA toolkit that comes with Triton."""
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
+
+
+def signature(kernel: Any, types: dict[str, str], options: dict[str, Any]) -> dict[str, str]:
+    """Types of the kernel's arguments: those named, 64-bit places, 32-bit numbers, pointers to float32 for the rest."""
+    out = {}
+    for name in kernel.arg_names:
+        if name in options:
+            out[name] = "constexpr"
+        elif name in types:
+            out[name] = types[name]
+        elif name.endswith(("order", "offsets")):
+            out[name] = "*i64"
+        elif (
+            name in kernel.do_not_specialize or name in ("stride", "heads", "width") or re.fullmatch("[qkv][bhr]", name)
+        ):
+            out[name] = "i32"
+        else:
+            out[name] = "*fp32"
+    return out
+
+
+def build(kernel: Any, arch: int, warps: int, types: dict[str, str], options: dict[str, Any], tmp: Path) -> Compiled:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = signature(kernel, types, options)
+    names = kernel.arg_names
+    aligned = [
+        n for n in names if types[n].startswith("*") or n in ("stride", "width") or re.fullmatch("[qkv][bhr]", n)
+    ]
+    source = ASTSource(
+        fn=kernel,
+        signature=types,
+        constexprs={(names.index(n),): x for n, x in options.items()},
+        attrs={(names.index(n),): [["tt.divisibility", 16]] for n in aligned},
+    )
+    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": warps})
+    file = tmp / "kernel.cubin"
+    file.write_bytes(made.asm["cubin"])
+    usage = subprocess.run([tool("cuobjdump"), "-res-usage", file], capture_output=True, text=True, check=True).stdout
+    code = subprocess.run([tool("nvdisasm"), "-c", file], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert found is not None, usage
+    return Compiled(int(found[1]), len(re.findall(r"\bSTL", code)), made.metadata.shared, made.asm["ptx"])
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Compiles a pass of the pair score: (kernel's name, arch, options, words, regions, precision), each once."""
+    from cmsei_fast.kernels.pair_score import pair_scores
+    from cmsei_fast.kernels.pair_score_vjp import pair_gradients
+
+    tmp = tmp_path_factory.mktemp("cubin")
+
+    @functools.cache
+    def run(name: str, arch: int, options: tuple, words: int, regions: int, precision: str) -> Compiled:
+        kernel = pair_scores if name == "pair_scores" else pair_gradients
+        how = launch(name, words, regions)
+        chosen = dict(options) | {"C": how.captions, "BL": words, "BR": regions, "PER": 16, "PRECISION": precision}
+        if name == "pair_gradients":
+            chosen["SLOTS"] = 64
+            del chosen["ADD"]
+        return build(kernel, arch, how.warps, {"ds": "*bf16"}, chosen, tmp)
+
+    return run
+
+
+def key(options: dict[str, Any]) -> tuple:
+    return tuple(sorted(options.items()))
+
+
+@pytest.mark.parametrize("words", [16, 32])
+@pytest.mark.parametrize("options", [SCAN[0], CMSEI[0], CMSEI[1]], ids=["scan", "cmsei-words-ask", "cmsei-regions-ask"])
+@pytest.mark.parametrize("arch", [90, 100])
+def test_forward_does_not_spill(compiled: Any, arch: int, options: dict[str, Any], words: int) -> None:
+    found = compiled("pair_scores", arch, key(options), words, 64, "tf32")
+    assert found.spills == 0
+    assert found.registers > 16, "an empty kernel"
+    assert found.shared <= SHARED[arch] // 3, "three programs fit a multiprocessor"
+
+
+@pytest.mark.parametrize("options", [SCAN[0], CMSEI[0], CMSEI[1]], ids=["scan", "cmsei-words-ask", "cmsei-regions-ask"])
+def test_the_large_product_is_a_warpgroups(compiled: Any, options: dict[str, Any]) -> None:
+    assert "wgmma.mma_async" in compiled("pair_scores", 90, key(options), 16, 64, "tf32").ptx
+    assert "mma.sync" in compiled("pair_scores", 80, key(options), 16, 64, "tf32").ptx
+
+
+@pytest.mark.parametrize("precision", ["tf32", "tf32x3"])
+@pytest.mark.parametrize("arch", SHARED)
+def test_the_largest_items_fit(compiled: Any, arch: int, precision: str) -> None:
+    """As ``triton_sides.most_rows`` promises."""
+    rows = 128 if precision == "tf32" and SHARED[arch] >= 227 * 1024 else 64
+    for name in ("pair_scores", "pair_gradients"):
+        for options in CMSEI:
+            assert compiled(name, arch, key(options), rows, rows, precision).shared <= SHARED[arch], name
+
+
+@pytest.mark.parametrize("arch", SHARED)
+def test_backward_of_scan_does_not_spill(compiled: Any, arch: int) -> None:
+    found = compiled("pair_gradients", arch, key(SCAN[0]), 16, 64, "tf32")
+    assert found.spills == 0
+    assert found.registers > 16, "an empty kernel"

@@ -1,0 +1,90 @@
+"""The triton engine's kernels in Triton's interpreter, under every engine's tests, in processes of their own.
+
+The interpreter is chosen when the kernels are first imported, and it is slow: a few cases of each test are run. All of
+them: ``TRITON_INTERPRET=1 CMSEI_TRITON_GRID=1 pytest tests/test_pair_score.py tests/test_pair_score_gradients.py
+tests/test_relation_attention.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmsei_fast import engines
+from cmsei_fast.engines import triton
+
+TESTS = Path(__file__).resolve().parent
+# Too many pairs, or every problem at once: only with CMSEI_TRITON_GRID.
+TOO_SLOW = (
+    "not many_chunks and not usually_much_better and not threads and not smaller_than_the_problem and not bad_input"
+)
+
+
+def reason() -> str | None:
+    """Why there is nothing to run here; None if there is."""
+    if triton.interpreted():
+        return "in the interpreter already"
+    if "cannot be imported" in (engines.unavailable("triton") or ""):
+        return "no triton here"
+    old = tuple(map(int, version("triton").split(".")[:2])) < (3, 7)
+    if old and tuple(map(int, np.__version__.split(".")[:2])) >= (2, 4):
+        return "the interpreter of triton before 3.7 needs numpy before 2.4"
+    return None
+
+
+pytestmark = pytest.mark.skipif(reason() is not None, reason=str(reason()))
+
+
+def interpreted(*arguments: str) -> str:
+    """What a process in the interpreter prints; it must succeed."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=TESTS.parent, env=environment, capture_output=True, text=True, timeout=1800
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "least"),
+    [("test_pair_score.py", 30), ("test_pair_score_gradients.py", 25), ("test_relation_attention.py", 15)],
+)
+def test_as_every_engine(file: str, least: int) -> None:
+    options = ("-q", "-p", "no:cacheprovider", "-k", TOO_SLOW)
+    printed = interpreted("-m", "pytest", str(TESTS / file), *options)
+    passed = re.search(r"(\d+) passed", printed)
+    assert passed is not None, printed
+    assert int(passed[1]) >= least, printed
+
+
+def test_small_chunks() -> None:
+    """More chunks than one, of both sides, forward and backward, and launches of several padded sizes."""
+    assert "ok" in interpreted("-c", SMALL_CHUNKS.format(tests=str(TESTS)))
+
+
+SMALL_CHUNKS = """
+import sys
+
+sys.path.insert(0, {tests!r})
+import torch
+from problems import Problem, computed, error, magnitude, truth
+
+from cmsei_fast import PairScorer
+from cmsei_fast.engines import triton_pair, triton_pair_vjp
+
+problem = Problem(PairScorer.cmsei(), (5, 1, 17, 7, 2), (3, 1, 18, 2, 2, 3), 8)
+for chunk in (1, 300):
+    triton_pair.FORWARD_CHUNK = triton_pair_vjp.BACKWARD_CHUNK = chunk
+    actual, expected = computed(problem, "triton", torch.float64), truth(problem)
+    assert error(actual.scores, expected.scores) <= 1e-12
+    for key, value in expected.gradients().items():
+        assert error(actual.gradients()[key], value) <= 1e-10 * magnitude(value)
+print("ok")
+"""
