@@ -49,7 +49,7 @@ def test_bad_options(options, message, tmp_path, capsys, monkeypatch):
 def test_only_the_graphs_tell_the_images_of_a_group_apart(tmp_path):
     options = argparse.Namespace(epochs=4, seed=0, progress=False)
     captions = {"captions_per_image": demo.CAPTIONS_PER_IMAGE}
-    training, test = synthetic_scenes(600, seed=0, **captions), synthetic_scenes(demo.TEST_GROUPS, seed=1, **captions)
+    training, test = synthetic_scenes(700, seed=0, **captions), synthetic_scenes(demo.TEST_GROUPS, seed=1, **captions)
     full = demo._row(demo.MODELS[-1], training, test, tmp_path / "full", options)
     assert full.group >= 80
     assert full.rsum > 500

@@ -61,7 +61,7 @@ def add_parser(commands: Any) -> None:
         "CMSEI with and without its graphs, evaluates them on scenes none has seen, prints the table of it and writes "
         "a page with the table and some retrievals. About two minutes on two processor cores.",
     )
-    demo.add_argument("--groups", type=int, default=600, help="groups of four training images (default: 600)")
+    demo.add_argument("--groups", type=int, default=700, help="groups of four training images (default: 700)")
     demo.add_argument("--epochs", type=int, default=4, help="of each training (default: 4)")
     demo.add_argument("--seed", type=int, default=0, help="of the scenes and the weights (default: 0)")
     demo.add_argument("--page", default="cmsei-fast-demo.html", help="default: cmsei-fast-demo.html")

@@ -36,7 +36,9 @@ def add_parser(commands: Any) -> None:
     train.add_argument("--settings", metavar="JSON", help=f"a file with the objects {' and '.join(SECTIONS)}")
     train.add_argument("--word-vectors", metavar="FILE", help="start from these (GloVe's or word2vec's text format)")
     train.add_argument("--vocabulary", metavar="JSON", help="the field's vocabulary file; else made of the captions")
-    train.add_argument("--scorer", choices=SCORERS, help="structure and start of the score (default: cmsei)")
+    train.add_argument(
+        "--scorer", choices=SCORERS, default=argparse.SUPPRESS, help="structure and start of the score (default: cmsei)"
+    )
     train.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
     train.add_argument("--device", help="default: the GPU if there is one")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -52,8 +54,6 @@ def _train(arguments: argparse.Namespace) -> int:
     settings = read_settings(arguments.settings, SECTIONS)
     config = TrainConfig.from_dict(settings["training"] | given(arguments, TrainConfig))
     own = settings["model"] | given(arguments, ModelConfig)
-    if arguments.scorer is not None:
-        own["scorer"] = arguments.scorer
     training = load_split(arguments.training)
     validation = None if arguments.validation is None else load_split(arguments.validation)
     model = make_model(training, own, config, arguments.word_vectors, arguments.vocabulary)

@@ -17,6 +17,7 @@ from torch.nn import Dropout, Module
 from torch.nn.functional import normalize
 
 from .. import nn
+from ..data.aligned import aligned
 from ..data.batches import CaptionBatch, ImageBatch, caption_batch, image_batch
 from ..data.split import Split
 from ..data.vocabulary import Vocabulary
@@ -92,6 +93,10 @@ class CMSEI(Module):
         scores: Tensor = self.score(regions, words, images.offsets, captions.offsets)
         return scores
 
+    def aligned(self, split: Split) -> Split:
+        """A split with the model's numbers for the names of objects and predicates."""
+        return aligned(split, self.config.object_names, self.config.predicate_names)
+
     @torch.no_grad()
     def encode_images(
         self,
@@ -104,7 +109,7 @@ class CMSEI(Module):
         """Regions of a split's images as :func:`cmsei_fast.score_matrix` takes them; no gradient, no dropout.
 
         Args:
-            split: what the images are read from.
+            split: what the images are read from; its names of objects and predicates may be numbered in another way.
             indices: which of them, in this order; None is all.
             batch_size: images read and encoded at a time.
             progress: show a bar that counts images.
@@ -112,6 +117,7 @@ class CMSEI(Module):
         Returns:
             Rows (ΣR, D) float32 on the model's device.
         """
+        split = self.aligned(split)
         chosen = np.arange(len(split)) if indices is None else np.asarray(indices, dtype=np.int64)
         batches = (image_batch(split, chosen[i : i + batch_size]) for i in range(0, len(chosen), batch_size))
         return self._encode(self.embed_images, batches, len(chosen), "image" if progress else None)

@@ -86,7 +86,7 @@ class _Run:
         self.progress = progress and self.rank == 0
         tokens = [model.text.tokenize(caption) for caption in training.captions]
         self.batches = Batches(
-            training, tokens, config.batch_size, config.seed, config.neighbours, self.rank, self.world
+            model.aligned(training), tokens, config.batch_size, config.seed, config.neighbours, self.rank, self.world
         )
         self.objective = Objective(self.model, config).to(device)
         self.optimizer = _optimizer(self.objective, config)

@@ -1,0 +1,157 @@
+"""``train`` and ``evaluate``: from files to a run, from a run to recalls, and errors that name what is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cmsei_fast import CMSEI, cli, recall_metrics, score_matrix
+from cmsei_fast.commands.sources import load_split
+from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
+from cmsei_fast.training.log import read_log
+
+SMALL = ["--width", "32", "--heads", "4", "--word-width", "24", "--epochs", "2", "--batch-size", "16", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("splits")
+    for name, seed in (("train", 0), ("val", 1)):
+        made = synthetic_scenes(5, seed=seed, width=16, captions_per_image=2)
+        write_split(folder / f"{name}.h5", split_from_scenes(made.scenes, features=made.features))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(files, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    arguments = ["train", str(files / "train.h5"), str(directory), "--validation", str(files / "val.h5")]
+    assert cli.main([*arguments, *SMALL]) == 0
+    return directory
+
+
+def test_train_leaves_a_run(run, capsys):
+    assert {"best", "last", "checkpoints", "log.jsonl", "run.json"} <= {path.name for path in run.iterdir()}
+    records = read_log(run / "log.jsonl")
+    assert [r["step"] for r in records if "loss" in r] == [1, 2, 3, 4]
+    assert all(np.isfinite(r["loss"]) for r in records if "loss" in r)
+    assert len([r for r in records if "validation" in r]) == 2
+    settings = json.loads((run / "run.json").read_text())
+    assert settings["model"]["width"] == 32
+    assert settings["training"]["epochs"] == 2
+
+
+def test_settings_file_under_flags(files, tmp_path):
+    settings = tmp_path / "settings.json"
+    scorer = {"t2i": {"temperature": 7.0, "aggregate": "mean"}}
+    content = {"model": {"width": 16, "heads": 2, "relations": [], "scorer": scorer}, "training": {"epochs": 9}}
+    settings.write_text(json.dumps(content))
+    arguments = ["train", str(files / "train.h5"), str(tmp_path / "run"), "--settings", str(settings)]
+    assert cli.main([*arguments, "--epochs", "1", "--quiet", "--loss", "infonce"]) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["model"]["width"], record["training"]["epochs"], record["training"]["loss"]) == (16, 1, "infonce")
+    assert record["model"]["relations"] == []
+    assert record["model"]["scorer"]["t2i"]["temperature"] == 7.0
+    assert record["model"]["scorer"]["i2t"] is None
+
+
+def test_word_vectors_of_words_beyond_the_captions(files, tmp_path):
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("dog 1 0 2\nzebra 0 1 0\ncat 1 1 0\n")
+    arguments = ["train", str(files / "train.h5"), str(tmp_path / "run"), "--word-vectors", str(vectors), *SMALL]
+    assert cli.main(arguments) == 0
+    model = CMSEI.from_pretrained(tmp_path / "run" / "last")
+    assert "zebra" in model.vocabulary
+    beyond = [word for word in ("dog", "zebra", "cat") if word in model.vocabulary.words[model.config.trained_words :]]
+    assert "zebra" in beyond
+    assert model.words.fixed.shape == (len(beyond), 24)
+
+
+def test_evaluate_is_the_three_lines_of_the_api(files, run, tmp_path, capsys):
+    saved, out = tmp_path / "scores.npy", tmp_path / "out.json"
+    arguments = ["evaluate", str(files / "val.h5"), "--model", str(run / "best")]
+    assert cli.main([*arguments, "--scores", str(saved), "--json", str(out)]) == 0
+    split, model = load_split(str(files / "val.h5")), CMSEI.from_pretrained(run / "best")
+    scores = score_matrix(
+        model.encode_images(split), model.encode_captions(split.captions), scorer=model.scorer
+    ).numpy()
+    np.testing.assert_array_equal(np.load(saved, allow_pickle=False), scores)
+    metrics = recall_metrics(scores, caption_to_image=split.caption_to_image)
+    result = json.loads(out.read_text())
+    assert result["rSum"] == metrics.rsum
+    assert (result["images"], result["captions"]) == (20, 40)
+    assert f"rSum{metrics.rsum:18.1f}" in capsys.readouterr().out
+
+
+def test_an_ensemble_is_the_mean_of_scores(files, run, tmp_path, capsys):
+    alone, both = tmp_path / "alone.npy", tmp_path / "both.npy"
+    arguments = ["evaluate", str(files / "val.h5"), "--model", str(run / "best")]
+    assert cli.main([*arguments, "--scores", str(alone)]) == 0
+    other = CMSEI.from_pretrained(run / "best")
+    other.regions.features.weight.data *= -1
+    other.save_pretrained(tmp_path / "other")
+    assert cli.main([*arguments, "--model", str(tmp_path / "other"), "--scores", str(both)]) == 0
+    split = load_split(str(files / "val.h5"))
+    second = score_matrix(other.encode_images(split), other.encode_captions(split.captions), scorer=other.scorer)
+    np.testing.assert_allclose(np.load(both), (np.load(alone) + second.numpy()) / 2, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("options", "folds"), [(["--folds", "4"], 4), (["--protocol", "coco-1k"], 5), ([], 1)])
+def test_folds(files, run, tmp_path, options, folds):
+    out, saved = tmp_path / "out.json", tmp_path / "scores.npy"
+    arguments = ["evaluate", str(files / "val.h5"), "--model", str(run / "last"), "--scores", str(saved)]
+    assert cli.main([*arguments, *options, "--json", str(out)]) == 0
+    metrics = recall_metrics(
+        np.load(saved), caption_to_image=load_split(str(files / "val.h5")).caption_to_image, folds=folds
+    )
+    assert json.loads(out.read_text())["rSum"] == metrics.rsum
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "{f}/absent.h5", "{t}/run"], "absent.h5"),
+        (["train", "{f}/train.h5", "{r}", *SMALL], "{r}: expected a directory without a run (or resume), got one"),
+        (["train", "{f}/train.h5", "{t}/run", "--heads", "3"], "width: expected a multiple of heads = 3, got 1024"),
+        (["train", "{f}/train.h5", "{t}/run", "--loss", "mse"], "loss: expected one of infonce, hinge, got 'mse'"),
+        (
+            ["train", "{f}/train.h5", "{t}/run", "--relations", "social"],
+            "relations: expected any of implicit, spatial, ",
+        ),
+        (
+            ["train", "{f}/train.h5", "{t}/run", "--settings", "{f}/bad.json"],
+            "bad.json: expected any of model, training",
+        ),
+        (["train", "{f}/train.h5", "{t}/run", "--settings", "{f}/key.json"], "training configuration: expected any of"),
+        (
+            ["train", "{f}/train.h5", "{r}", *SMALL, "--resume", "--seed", "5"],
+            "seed: expected 0 (as the run began), got 5",
+        ),
+        (["evaluate", "{f}/val.h5"], "--model: expected a saved model for {f}/val.h5"),
+        (["evaluate", "{f}/val.h5", "--model", "{f}"], "config.json"),
+        (
+            ["evaluate", "{f}/val.h5", "--model", "{r}/best", "--folds", "3"],
+            "folds: expected an integer >= 1 that divides",
+        ),
+        (
+            ["evaluate", "{f}/val.h5", "--model", "{r}/best", "--scorer", "cmsei"],
+            "--scorer: expected none beside --model",
+        ),
+        (
+            ["evaluate", "{f}/val.h5", "--model", "{r}/best", "--scores", "{t}/no/x.npy"],
+            "--scores: expected a file in an",
+        ),
+    ],
+)
+def test_bad_input_gives_one_line(files, run, tmp_path, capsys, arguments, message):
+    (files / "bad.json").write_text('{"optimizer": {}}')
+    (files / "key.json").write_text('{"training": {"lr": 1}}')
+    names = {"f": str(files), "r": str(run), "t": str(tmp_path)}
+    assert cli.main([x.format(**names) for x in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cmsei-fast: error: ")
+    assert message.format(**names) in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
