@@ -70,6 +70,8 @@ class Batches(Dataset[Share]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        if not tokens:
+            raise ValueError("training: expected a split with captions, got none")
         self.split, self.tokens, self.seed = split, tokens, seed
         self.batch_size = min(batch_size, len(tokens))
         self.neighbours, self.rank, self.world = neighbours, rank, world
@@ -98,6 +100,8 @@ class Batches(Dataset[Share]):
         epoch, step = place
         captions = self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         images, owner = np.unique(self.split.caption_to_image[captions], return_inverse=True)
+        if len(images) < self.world:  # the same in all processes: none is left waiting for the others
+            raise ValueError(f"batch_size: expected an image for each of {self.world} processes, got {len(images)}")
         image_parts, caption_parts = (np.array_split(x, self.world) for x in (images, captions))
         return Share(
             image_batch(self.split, image_parts[self.rank]),
@@ -110,4 +114,7 @@ class Batches(Dataset[Share]):
     def loader(self, epoch: int, first: int, workers: int, pin: bool) -> Iterator[Share]:
         """The steps of an epoch from ``first`` on, read ahead by worker processes if there are any."""
         places = [(epoch, step) for step in range(first, len(self))]
-        return iter(DataLoader(self, batch_size=None, sampler=places, num_workers=workers, pin_memory=pin))
+        # A generator of its own: the loader's draw at the start of an epoch would shift the dropout of a resumed one.
+        own = torch.Generator().manual_seed(self.seed)
+        loader = DataLoader(self, batch_size=None, sampler=places, num_workers=workers, pin_memory=pin, generator=own)
+        return iter(loader)

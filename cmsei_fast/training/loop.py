@@ -108,7 +108,8 @@ class _Run:
         steps = len(self.batches)
         wrapped: Any = self.objective
         if self.world > 1:
-            wrapped = DistributedDataParallel(self.objective)
+            # Some parts of a model may have no say: a projection no label uses, a transformer's pooler.
+            wrapped = DistributedDataParallel(self.objective, find_unused_parameters=True)
         try:
             for epoch in range(self.step // steps, self.config.epochs):
                 self._epoch(wrapped, epoch)
