@@ -39,6 +39,8 @@ def read_word_vectors(
     with opener(path, "rt", encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, 1):
             word, *values = line.rstrip().split(" ")
+            if width and len(values) > width and not _is_number(values[0]):  # a few "words" of GloVe hold spaces
+                word, values = " ".join([word, *values[:-width]]), values[-width:]
             if number == 1 and len(values) == 1:
                 continue
             wanted = (words is not None and word in words) or (limit is not None and number <= limit)
@@ -56,6 +58,14 @@ def read_word_vectors(
     if not width:
         raise ValueError(f"{path}: expected word vectors, got an empty file")
     return out
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_json(path: str | os.PathLike[str], words: Collection[str] | None, limit: int | None) -> dict[str, np.ndarray]:
