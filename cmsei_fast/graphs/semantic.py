@@ -34,7 +34,8 @@ def semantic_labels(
         threshold: least confidence of an edge.
 
     Returns:
-        Labels (B, R, R) int16 and confidences (B, R, R) float32 in (0, 1], 1 where there is no edge.
+        Labels (B, R, R) int16 (int32 for more than it holds) and confidences (B, R, R) float32 in (0, 1], 1 where
+        there is no edge.
     """
     b, r = mask.shape
     device = mask.device
@@ -56,7 +57,8 @@ def semantic_labels(
         first = _first_of_each(place)
         labels[place[first]] = label[first]
         confidence[place[first]] = score[first]
-    return labels.view(b, r, r).to(torch.int16), confidence.view(b, r, r)
+    narrow = torch.int16 if n_semantic_labels(n_predicates) <= 2**15 else torch.int32
+    return labels.view(b, r, r).to(narrow), confidence.view(b, r, r)
 
 
 def _first_of_each(values: Tensor) -> Tensor:

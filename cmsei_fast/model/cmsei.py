@@ -119,6 +119,10 @@ class CMSEI(Module):
         """
         split = self.aligned(split)
         chosen = np.arange(len(split)) if indices is None else np.asarray(indices, dtype=np.int64)
+        if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(split)):
+            raise ValueError(
+                f"indices: expected images from 0 to {len(split) - 1}, got {chosen.min()} to {chosen.max()}"
+            )
         batches = (image_batch(split, chosen[i : i + batch_size]) for i in range(0, len(chosen), batch_size))
         return self._encode(self.embed_images, batches, len(chosen), "image" if progress else None)
 
@@ -134,6 +138,8 @@ class CMSEI(Module):
         Returns:
             Rows (ΣL, D) float32 on the model's device, in the order of the captions.
         """
+        if isinstance(captions, str):
+            raise TypeError(f"captions: expected a sequence of sentences, got one string {captions!r:.60}")
         tokens = [self.text.tokenize(caption) for caption in captions]
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         batches = (

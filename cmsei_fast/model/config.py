@@ -66,7 +66,7 @@ class ModelConfig:
             raise ValueError(f"width: expected a multiple of heads = {self.heads}, got {self.width}")
         for name in ("object_names", "predicate_names", "relations"):
             value = getattr(self, name)
-            if isinstance(value, str) or not all(isinstance(x, str) for x in value):
+            if not isinstance(value, (tuple, list)) or not all(isinstance(x, str) for x in value):
                 raise TypeError(f"{name}: expected strings, got {value!r:.60}")
             object.__setattr__(self, name, tuple(value))
         for kind in self.relations:
@@ -85,8 +85,9 @@ class ModelConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
                 raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}")
-        if not 0 <= self.confidence_threshold <= 1:
-            raise ValueError(f"confidence_threshold: expected a number in [0, 1], got {self.confidence_threshold!r}")
+        value = self.confidence_threshold
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise ValueError(f"confidence_threshold: expected a number in [0, 1], got {value!r}")
         if self.transformer is not None and not isinstance(self.transformer, str):
             raise TypeError(f"transformer: expected None, a directory or a hub name, got {self.transformer!r}")
         if not isinstance(self.scorer, PairScorer):

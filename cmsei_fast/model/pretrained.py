@@ -36,7 +36,8 @@ def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
         record = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()}
         (new / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         model.vocabulary.save(new / VOCABULARY)
-        tensors = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
+        # Cloned, since safetensors refuses tensors that share memory, as a transformer's tied weights do.
+        tensors = {name: x.detach().cpu().clone().contiguous() for name, x in model.state_dict().items()}
         save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
         if isinstance(model.text, TransformerEncoder):
             model.text.model.config.save_pretrained(new / TEXT)
@@ -79,7 +80,7 @@ def load(directory: str | os.PathLike[str], device: torch.device | str = "cpu") 
     path = source / CONFIG
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, got {error}") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("model"), dict):
         raise ValueError(f"{path}: expected the configuration of a {FORMAT}, got another JSON file")

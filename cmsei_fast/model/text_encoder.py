@@ -75,6 +75,7 @@ class TransformerEncoder(Module):
             self.model = transformers.AutoModel.from_pretrained(source)
         else:
             self.model = transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(source))
+        self.model.float()  # whatever dtype its weights are kept in
         self.limit = min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", 512))
         self.project = Linear(self.model.config.hidden_size, config.width)
         self.dropout = Dropout(config.dropout)
@@ -86,7 +87,7 @@ class TransformerEncoder(Module):
     def tokenize(self, caption: str) -> list[int]:
         """Numbers of a caption's tokens, special ones included, cut to the model's longest input."""
         tokens: list[int] = self.tokenizer(caption, truncation=True, max_length=self.limit)["input_ids"]
-        return tokens
+        return tokens or [self.tokenizer.eos_token_id or 0]  # of no word, by a tokenizer that adds none of its own
 
     def forward(self, batch: CaptionBatch, words: WordEmbedding | None = None) -> Encoded:
         """Words of the captions, (ΣL', D): fewer than tokens, for special ones are left out."""
