@@ -1,6 +1,7 @@
-"""README's table of speeds, made from the results files: ``python -m benchmarks.table`` writes it.
+"""README's tables of speeds, made from the results files: ``python -m benchmarks.table`` writes them.
 
-With ``--check`` nothing is written, and the exit status says whether README is up to date.
+It also writes which engines the GPUs' results verify, for ``engine="auto"`` (``cmsei_fast/engines/verified.json``). With
+``--check`` nothing is written, and the exit status says whether all of it is up to date.
 """
 
 from __future__ import annotations
@@ -15,6 +16,27 @@ from benchmarks.rows import extent, figure
 ROOT = Path(__file__).resolve().parents[1]
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- speed: made by python -m benchmarks.table -->", "<!-- end of speed -->"
+GPU_BEGIN, GPU_END = "<!-- gpu: made by python -m benchmarks.table -->", "<!-- end of gpu -->"
+VERIFIED = ROOT / "cmsei_fast" / "engines" / "verified.json"
+GPU_NOTHING = "Not yet run on a GPU: `python -m benchmarks.gpu` on a machine that has one runs the tests and measures."
+# Column of a GPU's row: its title and how its numbers are written.
+GPU_COLUMNS = {
+    "seconds": ("seconds", "{:.3g}"),
+    "of_product": ("of the bare product's speed", "{:.2f}"),
+    "over_literal": ("over the literal form", "{:.1f}×"),
+    "over_eager": ("over eager", "{:.2f}×"),
+    "over_compiled": ("over compiled eager", "{:.2f}×"),
+    "over_flex": ("over FlexAttention", "{:.2f}×"),
+    "bytes": ("bytes", "{:.3g}"),
+    "literal_bytes": ("the literal form's bytes", "{:.3g}"),
+    "error": ("error", "{:.1e}"),
+    "pytorch_error": ("PyTorch's error", "{:.1e}"),
+}
+# What shows that an operator's engine is faster than eager, forward and backward.
+GPU_EVIDENCE = {
+    "pair_score": ("scan_scoring", "cmsei_scoring", "scan_training", "cmsei_training"),
+    "relation_attention": ("spatial_forward", "spatial_both", "semantic_forward", "semantic_both"),
+}
 NOTHING = "No results yet: `pytest benchmarks/ --benchmark-only --save-results` measures this machine."
 
 
@@ -44,27 +66,70 @@ def render(results: Path = RESULTS) -> str:
     return "\n\n".join(map(section, found)) or NOTHING
 
 
-def replaced(text: str, table: str) -> str:
+def gpu_section(result: dict[str, Any]) -> str:
+    """One GPU's heading line and table."""
+    tests = result["suite"]
+    about = (
+        f"**{result['gpu']}** ({result['architecture']}); Python {result['python']}, torch {result['torch']}, triton "
+    )
+    about += f"{result['triton']}; {tests.get('passed', 0)} tests passed; {result['date']}, commit "
+    lines = [f"{about}{(result['commit'] or 'unknown')[:12]}.", "", "| | |", "|---|---|"]
+    for key, row in result["rows"].items():
+        found = [f"failed: {row['failed']}"] if "failed" in row else []
+        for column, (title, form) in GPU_COLUMNS.items():
+            value = row.get(column)
+            if value is not None:
+                found.append(f"{title}: {value if isinstance(value, str) else form.format(value)}")
+        lines.append(f"| {key.replace('_', ' ')} | {'; '.join(found)} |")
+    return "\n".join(lines)
+
+
+def _gpu_results(results: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / "gpu").glob("*.json"))]
+
+
+def render_gpu(results: Path = RESULTS) -> str:
+    """The text between README's markers of the GPUs' table."""
+    return "\n\n".join(map(gpu_section, _gpu_results(results))) or GPU_NOTHING
+
+
+def verified(results: Path = RESULTS) -> dict[str, dict[str, list[str]]]:
+    """{architecture: {operator: engines}}: triton where the suite was green and every row of evidence beats eager."""
+    out: dict[str, dict[str, list[str]]] = {}
+    for result in _gpu_results(results):
+        if not result["suite"]["green"]:
+            continue
+        for operator, keys in GPU_EVIDENCE.items():
+            over = [result["rows"].get(key, {}).get("over_eager") for key in keys]
+            if all(isinstance(x, (int, float)) and x > 1 for x in over):
+                out.setdefault(result["architecture"], {})[operator] = ["triton"]
+    return out
+
+
+def replaced(text: str, table: str, begin_mark: str = BEGIN, end_mark: str = END) -> str:
     """README's text with the table between its markers.
 
     Raises:
         ValueError: if the markers are not there once each, in this order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError(f"README.md: expected {BEGIN} and then {END}, once each")
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+    before, begin, rest = text.partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
+    if not begin or not end or begin_mark in rest or end_mark in after:
+        raise ValueError(f"README.md: expected {begin_mark} and then {end_mark}, once each")
+    return f"{before}{begin_mark}\n\n{table}\n\n{end_mark}{after}"
 
 
 def main() -> int:
     """Writes README, or with --check compares; returns the exit status."""
     old = README.read_text(encoding="utf-8")
-    new = replaced(old, render())
+    new = replaced(replaced(old, render()), render_gpu(), GPU_BEGIN, GPU_END)
+    known = json.dumps(verified(), indent=2) + "\n"
     if "--check" in sys.argv[1:]:
-        print("README.md is up to date" if old == new else "README.md is out of date: run python -m benchmarks.table")
-        return int(old != new)
+        same = old == new and VERIFIED.read_text(encoding="utf-8") == known
+        print("README.md is up to date" if same else "README.md is out of date: run python -m benchmarks.table")
+        return int(not same)
     README.write_text(new, encoding="utf-8")
+    VERIFIED.write_text(known, encoding="utf-8")
     return 0
 
 

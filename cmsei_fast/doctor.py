@@ -21,6 +21,7 @@ from .version import __version__
 ENVIRONMENT = (
     ("CMSEI_ISA", "instruction-set variant of the native engine; the fastest this processor has if unset", "run"),
     ("TRITON_INTERPRET", "1 runs the triton engine in Triton's interpreter, on the CPU too: slow, for tests", "run"),
+    ("CMSEI_CACHE", "folder of the choices measured on a GPU; the platform's folder for caches if unset", "run"),
     ("CMSEI_CUDA", "build the CUDA module: 0 no, 1 yes or fail, auto (default) if nvcc is there", "build"),
     ("CMSEI_CUDA_ARCHS", "GPU architectures to build for; those present, else 80;90a + PTX if unset", "build"),
     ("OMP_NUM_THREADS", "threads, as torch.get_num_threads() tells; torch.set_num_threads() overrides", "run"),

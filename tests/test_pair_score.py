@@ -56,7 +56,10 @@ def test_precision_rounds_features_and_sums_wide(dtype: torch.dtype, precision: 
         *device, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine=backend.engine, precision=precision
     )
     assert actual.dtype == (torch.float64 if precision == "float64" else torch.float32)
-    assert error(actual.double().cpu(), expected) <= (1e-12 if precision == "float64" else 1e-5)
+    # Where features have 8 or 11 bits, triton gives the attention 11 bits before it meets the Gram matrices.
+    rounds = backend.engine == "triton" and precision in ("bfloat16", "float16")
+    limit = 2e-4 * magnitude(expected) if rounds else 1e-5
+    assert error(actual.double().cpu(), expected) <= (1e-12 if precision == "float64" else limit)
 
 
 def test_many_chunks_agree_with_single_pairs(backend: Backend) -> None:

@@ -46,6 +46,30 @@ def test_table_is_what_the_results_give(table: Any) -> None:
     assert table.replaced(README, table.render()) == README, "run python -m benchmarks.table"
 
 
+def test_table_of_gpus_is_what_the_results_give(table: Any) -> None:
+    assert table.replaced(README, table.render_gpu(), table.GPU_BEGIN, table.GPU_END) == README
+    assert json.loads(table.VERIFIED.read_text(encoding="utf-8")) == table.verified()
+
+
+def test_an_engine_is_verified_by_a_green_suite_and_faster_rows(table: Any, tmp_path: Path) -> None:
+    assert table.render_gpu(tmp_path) == table.GPU_NOTHING
+    assert table.verified(tmp_path) == {}
+    rows = {key: {"seconds": 0.25, "over_eager": 2.5} for keys in table.GPU_EVIDENCE.values() for key in keys}
+    rows["semantic_both"]["over_eager"] = 0.9
+    rows["scan_scoring"]["over_compiled"] = "RuntimeError: no compiler"
+    about = {"gpu": "G1", "architecture": "sm_90", "python": "3.12", "torch": "2.11", "triton": "3.6"}
+    found = {**about, "date": "2000-01-01", "commit": "0123456789abcdef", "suite": {"green": True, "passed": 7}}
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "gpu" / "g1.json").write_text(json.dumps({**found, "rows": rows}), encoding="utf-8")
+    assert table.verified(tmp_path) == {"sm_90": {"pair_score": ["triton"]}}
+    text = table.render_gpu(tmp_path)
+    assert "**G1** (sm_90)" in text
+    assert "| scan scoring | seconds: 0.25; over eager: 2.50×; over compiled eager: RuntimeError: no compiler |" in text
+    found["suite"] = {"green": False}
+    (tmp_path / "gpu" / "g1.json").write_text(json.dumps({**found, "rows": rows}), encoding="utf-8")
+    assert table.verified(tmp_path) == {}
+
+
 def test_table_without_results(table: Any, tmp_path: Path) -> None:
     assert table.render(tmp_path) == table.NOTHING
     assert table.NOTHING in table.replaced(f"a\n{table.BEGIN}\nold\n{table.END}\nz", table.render(tmp_path))

@@ -1,5 +1,9 @@
 """Engine ``triton``: fused kernels of ``cmsei_fast.kernels`` on a CUDA GPU, or on the CPU in Triton's interpreter.
 
+Numerics: sums in float32 (float64 for ``"float64"``). Where features are rounded to 16 bits, attention weights and Gram
+matrices are rounded to tf32 (2⁻¹²) where they are multiplied, which moves a score by up to about 1e-4; in float32 they
+are not. Results are the same bits every time.
+
 The interpreter (``TRITON_INTERPRET=1`` before the first use) is for tests: it shows what the kernels compute, not how
 fast. Items of more rows than a kernel holds go to the engine ``eager`` on the same device; :func:`limits` says which.
 """
@@ -29,6 +33,8 @@ __all__ = [
 ]
 
 _OLDEST = (3, 4)
+# From this architecture on Triton (3.7) fails to compile the gradients' kernel.
+_NO_GRADIENTS = (10, 0)
 
 
 def interpreted() -> bool:
@@ -62,7 +68,8 @@ def limits() -> str:
     """What the kernels leave to ``eager``."""
     return (
         f"eager takes images and captions of more than {MAX_ROWS} rows ({most_rows('float32', False)} in float32), "
-        f"heads wider than {MAX_WIDTH} and gradients of graphs of more than {MAX_NODES} nodes"
+        f"heads wider than {MAX_WIDTH}, gradients of graphs of more than {MAX_NODES} nodes, and pair_score's gradients "
+        f"on GPUs from sm_{_NO_GRADIENTS[0]}{_NO_GRADIENTS[1]} on"
     )
 
 
@@ -133,6 +140,8 @@ def pair_score_backward(
     """Gradients for regions, words and scalars, in their dtypes; the inner products are computed again."""
     from cmsei_fast.engines import triton_pair_vjp
 
+    if regions.is_cuda and torch.cuda.get_device_capability(regions.device) >= _NO_GRADIENTS:
+        return eager.pair_score_backward(grad, regions, words, region_offsets, word_offsets, scalars, config, precision)
     numbers = _scalars(scalars, precision, regions.device)
     large = [x.diff() > most_rows(precision, interpreted(), regions.device) for x in (region_offsets, word_offsets)]
     if not any(bool(x.any()) for x in large):

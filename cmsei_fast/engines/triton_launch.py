@@ -7,7 +7,13 @@ items need more warps.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from cmsei_fast.engines.tuning import Choices
 
 
 class Launch(NamedTuple):
@@ -35,3 +41,54 @@ def launch(kernel: str, words: int, regions: int) -> Launch:
     columns = max(32 if kernel == "pair_scores" else 16, words)
     numbers = 16 if kernel == "pair_scores" else 8  # of a tile, in a thread
     return Launch(columns // words, min(16, max(4, regions * columns // (32 * numbers))), 16)
+
+
+# Pairs of a launch from which the choice is measured: fewer take less time than measuring them.
+TUNED_PAIRS = 1 << 15
+
+
+def candidates(words: int, regions: int) -> list[Launch]:
+    """What is measured for large problems.
+
+    The fixed choice; half and twice the columns, which trades reuse of the image's Gram matrix for programs a
+    multiprocessor; twice the warps, which trades registers a thread for synchronisation.
+    """
+    fixed = launch("pair_scores", words, regions)
+    others = [fixed._replace(captions=max(1, fixed.captions // 2)), fixed._replace(captions=2 * fixed.captions)]
+    others.append(fixed._replace(warps=min(16, 2 * fixed.warps)))
+    return list(dict.fromkeys([fixed, *others]))
+
+
+@functools.lru_cache(maxsize=8)
+def _choices(device: int) -> Choices:
+    import triton
+
+    return Choices(torch.cuda.get_device_name(device), triton.__version__)
+
+
+def tuned(words: int, regions: int, pairs: int, key: str, device: torch.device, run: Callable[[Launch], Any]) -> Launch:
+    """The fixed choice for small problems and in the interpreter, else the fastest of :func:`candidates`.
+
+    Args:
+        key: whatever else of the kernel's options makes a difference.
+        run: launches the kernel.
+    """
+    if device.type != "cuda" or pairs < TUNED_PAIRS or torch.cuda.is_current_stream_capturing():
+        return launch("pair_scores", words, regions)
+    found = candidates(words, regions)
+    place = torch.cuda.current_device() if device.index is None else device.index
+    return found[_choices(place).best(f"pair_scores {words} {regions} {key}", found, lambda x: _seconds(run, x))]
+
+
+def _seconds(run: Callable[[Launch], Any], how: Launch) -> float:
+    """Shortest of five runs after one that compiles."""
+    run(how)
+    times = []
+    for _ in range(5):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        run(how)
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return min(times)

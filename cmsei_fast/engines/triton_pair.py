@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cmsei_fast.engines.terms import accumulator
-from cmsei_fast.engines.triton_launch import launch
-from cmsei_fast.engines.triton_sides import Chunk, Side, layout, make_side, product_precision
+from cmsei_fast.engines.triton_launch import Launch, tuned
+from cmsei_fast.engines.triton_sides import Chunk, Run, Side, layout, make_side, product_precision
 from cmsei_fast.scorer import AGGREGATES, FIRST_GATE, NORMS
 
 # Elements of a chunk's inner products: 64 MB forward, so that a few thousand launches score MS-COCO's 5,000 images and
@@ -91,32 +93,39 @@ def _score_chunk(
     """One pass over the inner products s (words, regions) of two chunks, into out (N, M)."""
     from cmsei_fast.kernels.pair_score import pair_scores
 
-    for image_run in image_chunk.runs:
-        for caption_run in caption_chunk.runs:
-            how = launch("pair_scores", caption_run.block, image_run.block)
-            per = how.per(caption_run.size, image_run.size)
-            pair_scores[image_run.size, -(-caption_run.size // (how.captions * per))](
+    options = options | {"PRECISION": product_precision(precision)}
+    key = " ".join(f"{name}={options[name]}" for name in sorted(options) if name not in ("GATES", "ADD"))
+    for own, other in itertools.product(image_chunk.runs, caption_chunk.runs):
+
+        def run(how: Launch, target: Tensor, own: Run = own, other: Run = other) -> None:
+            per = how.per(other.size, own.size)
+            pair_scores[own.size, -(-other.size // (how.captions * per))](
                 s,
                 s.stride(0),
-                out,
-                out.stride(0),
+                target,
+                target.stride(0),
                 captions.layout.order,
                 images.layout.order,
-                caption_run.first,
-                caption_run.size,
-                image_run.first,
+                other.first,
+                other.size,
+                own.first,
                 caption_chunk.rows.start,
                 image_chunk.rows.start,
-                caption_run.gram,
-                image_run.gram,
+                other.gram,
+                own.gram,
                 *captions.arguments,
                 *images.arguments,
                 scalars,
                 C=how.captions,
-                BL=caption_run.block,
-                BR=image_run.block,
+                BL=other.block,
+                BR=own.block,
                 PER=per,
                 **options,
-                PRECISION=product_precision(precision),
                 num_warps=how.warps,
             )
+
+        def trial(how: Launch, run: Callable[..., None] = run) -> None:
+            run(how, torch.empty_like(out))
+
+        pairs = own.size * other.size
+        run(tuned(other.block, own.block, pairs, key, s.device, trial), out)

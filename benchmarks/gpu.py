@@ -1,0 +1,127 @@
+"""Everything there is to show on a GPU, in one run: ``python -m benchmarks.gpu`` on a fresh machine, under ten minutes.
+
+It builds the compiled modules where they are missing, runs the test suite, and only if that is green measures
+(``gpu_measures.py``) and writes ``benchmarks/results/gpu/<gpu>.json``, of which ``python -m benchmarks.table`` makes
+README's table and the list of verified engines. ``--cpu --out FILE`` runs every line at a tiny size in Triton's
+interpreter instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+
+RESULTS = machine.ROOT / "benchmarks" / "results" / "gpu"
+SUITE_SECONDS = 300
+
+
+def build() -> str:
+    """Builds the compiled modules beside the sources if the native one is missing; says what became of it."""
+    from cmsei_fast import engines
+
+    if engines.unavailable("native") is None:
+        return "built before"
+    done = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"], cwd=machine.ROOT, capture_output=True, text=True
+    )
+    return "built" if done.returncode == 0 else f"failed: {done.stderr[-500:]}"
+
+
+def suite() -> dict[str, Any]:
+    """Runs the tests of the operators; {"passed", "failed", "seconds", "green", "tail"}."""
+    files = ["test_pair_score.py", "test_pair_score_gradients.py", "test_relation_attention.py", "test_custom_ops.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--maxfail", "20"]
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(
+            [*command, *(f"tests/{x}" for x in files)],
+            cwd=machine.ROOT,
+            capture_output=True,
+            text=True,
+            timeout=SUITE_SECONDS,
+        )
+        text, green = done.stdout, done.returncode == 0
+    except subprocess.TimeoutExpired as error:
+        text, green = f"{(error.stdout or b'').decode()}\nout of time", False
+    counts = {name: sum(map(int, re.findall(rf"(\d+) {name}", text))) for name in ("passed", "failed")}
+    return {**counts, "seconds": time.perf_counter() - start, "green": green, "tail": text[-2000:]}
+
+
+def describe() -> dict[str, Any]:
+    """The machine, and of its GPU the name, the architecture and the versions around it."""
+    import torch
+
+    about = machine.describe()
+    about["triton"] = __import__("triton").__version__
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        about["gpu"], about["architecture"] = properties.name, f"sm_{properties.major}{properties.minor}"
+        about["gpu_bytes"], about["cuda"] = properties.total_memory, torch.version.cuda
+    else:
+        about["gpu"], about["architecture"] = None, None
+    return about
+
+
+def measure(cpu: bool) -> dict[str, dict[str, Any]]:
+    """The rows of every measure; one that fails says so and leaves the others alone."""
+    import torch
+
+    from benchmarks import gpu_measures
+
+    device = torch.device("cpu" if cpu else "cuda")
+    sizes, dtype = (gpu_measures.SMALL, torch.float32) if cpu else (gpu_measures.FULL, torch.bfloat16)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, run in gpu_measures.MEASURES.items():
+        start = time.perf_counter()
+        try:
+            rows |= run(device, sizes, dtype)
+        except Exception as error:  # what was measured before must not be lost
+            rows[name] = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
+        print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs it all; 0 if the suite was green (or left out) and every measure ran."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=str(__doc__).split("\n")[0])
+    parser.add_argument("--cpu", action="store_true", help="tiny sizes in Triton's interpreter; needs --out")
+    parser.add_argument("--out", type=Path, help="file to write instead of benchmarks/results/gpu/<gpu>.json")
+    parser.add_argument("--no-suite", action="store_true", help="leave the tests out; nothing is called verified then")
+    options = parser.parse_args(arguments)
+    if options.cpu and options.out is None:
+        parser.error("--cpu: expected --out, because figures of the interpreter are no results")
+    if options.cpu:
+        os.environ["TRITON_INTERPRET"] = "1"
+    print(f"build: {'left out' if options.cpu else build()}", flush=True)
+    found = describe()
+    if not options.cpu and found["gpu"] is None:
+        parser.error("torch sees no CUDA GPU; --cpu tries the script out")
+    skip = options.cpu or options.no_suite
+    found["suite"] = {"green": False, "left_out": True} if skip else suite()
+    if not skip and not found["suite"]["green"]:
+        print(found["suite"]["tail"])
+        print("the suite is red: nothing was measured")
+        return 1
+    found["rows"] = measure(options.cpu)
+    target = options.out or RESULTS / f"{machine.slug(found['gpu'])}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    part.replace(target)
+    for key, row in found["rows"].items():
+        print(key, json.dumps(row))
+    print(f"written: {target}")
+    return int(any("failed" in row for row in found["rows"].values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

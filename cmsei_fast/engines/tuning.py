@@ -1,0 +1,86 @@
+"""Choices that only a measurement can make, kept on disk so that the next process does not measure again.
+
+One file a GPU and a version of Triton, in ``CMSEI_CACHE`` or the platform's folder for caches. A file that cannot be
+read, written or understood is as good as none: measuring again is always right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cmsei_fast.version import __version__
+
+
+def directory() -> Path:
+    """Where choices are kept: ``$CMSEI_CACHE``, else ``cmsei_fast`` in the platform's folder for caches."""
+    if os.environ.get("CMSEI_CACHE"):
+        return Path(os.environ["CMSEI_CACHE"])
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "cmsei_fast"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmsei_fast"
+
+
+class Choices:
+    """The choices on one GPU: {key: index of a candidate}, in memory and in a file."""
+
+    def __init__(self, device: str, compiler: str) -> None:
+        """Reads what there is.
+
+        Args:
+            device: the GPU's name.
+            compiler: version of what compiles the kernels.
+        """
+        name = "-".join(re.sub(r"[^a-z0-9.]+", "-", x.lower()).strip("-") for x in (device, compiler, __version__))
+        self.path = directory() / f"{name}.json"
+        self.found = self._read()
+
+    def _read(self) -> dict[str, int]:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            return {k: x for k, x in found.items() if isinstance(k, str) and type(x) is int}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def _write(self) -> None:
+        """Whole or not at all, with what another process has added since."""
+        self.found = self._read() | self.found
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, part = tempfile.mkstemp(dir=self.path.parent, suffix=".part")
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    json.dump(self.found, file, indent=1, sort_keys=True)
+                os.replace(part, self.path)
+            except OSError:
+                Path(part).unlink(missing_ok=True)
+
+    def best(self, key: str, candidates: Sequence, seconds: Callable) -> int:
+        """Index of the fastest candidate; measured once a key.
+
+        Args:
+            key: what the choice is for, candidates included: another list is another key.
+            seconds: time of a candidate; one that raises cannot run here.
+        """
+        key = f"{key} of {len(candidates)}"
+        known = self.found.get(key, -1)
+        if 0 <= known < len(candidates):
+            return known
+
+        def time(candidate: Any) -> float:
+            try:
+                return seconds(candidate)
+            except Exception:  # too much shared memory, or whatever a compiler raises
+                return float("inf")
+
+        times = [time(x) for x in candidates]
+        self.found[key] = times.index(min(times))
+        self._write()
+        return self.found[key]
