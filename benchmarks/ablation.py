@@ -74,6 +74,7 @@ ROWS: dict[str, tuple[str, PairScorer, tuple[str, ...]]] = {
     "full-1": ("CMSEI, both graphs, K = 1", _scorer(steps=1), BOTH),
     "full-2": ("CMSEI, both graphs, K = 2", _scorer(steps=2), BOTH),
     "full-3": ("CMSEI, both graphs, K = 3", _scorer(steps=3), BOTH),
+    "flat": ("CMSEI, both graphs, K = 2, no cross-level and alignment", _scorer(steps=2, levels=0.0), BOTH),
     "implicit": ("CMSEI, K = 2, implicit graph too", _scorer(steps=2), ("implicit", *BOTH)),
 }
 
