@@ -1,7 +1,7 @@
 """README's tables of speeds, made from the results files: ``python -m benchmarks.table`` writes them.
 
-It also writes which engines the GPUs' results verify, for ``engine="auto"`` (``cmsei_fast/engines/verified.json``). With
-``--check`` nothing is written, and the exit status says whether all of it is up to date.
+It also writes which engines the GPUs' results verify (``cmsei_fast/engines/verified.json``), for ``engine="auto"``.
+With ``--check`` nothing is written, and the exit status says whether all of it is up to date.
 """
 
 from __future__ import annotations

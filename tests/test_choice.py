@@ -1,4 +1,4 @@
-"""What ``engine="auto"`` takes on a GPU, tried without one: the list of verified engines, the check at the first use."""
+"""What ``engine="auto"`` takes on a GPU, tried without one: the verified engines, the check at the first use."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from cmsei_fast import PairScorer
 from cmsei_fast.engines import triton as engine
 from cmsei_fast.engines.triton_launch import launch
 from cmsei_fast.engines.triton_pair import passes
+from cmsei_fast.engines.triton_sides import MAX_ROWS
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(engine.interpreted(), reason="Triton interprets its kernels in this process")
@@ -129,9 +130,8 @@ def key(options: dict[str, Any]) -> tuple:
     return tuple(sorted(options.items()))
 
 
-@pytest.mark.parametrize("words", [16, 32])
 @pytest.mark.parametrize("options", [SCAN[0], CMSEI[0], CMSEI[1]], ids=["scan", "cmsei-words-ask", "cmsei-regions-ask"])
-@pytest.mark.parametrize("arch", [90, 100])
+@pytest.mark.parametrize(("arch", "words"), [(90, 16), (90, 32), (100, 16)])
 def test_forward_does_not_spill(compiled: Any, arch: int, options: dict[str, Any], words: int) -> None:
     found = compiled("pair_scores", arch, key(options), words, 64, "tf32")
     assert found.spills == 0
@@ -145,14 +145,11 @@ def test_the_large_product_is_a_warpgroups(compiled: Any, options: dict[str, Any
     assert "mma.sync" in compiled("pair_scores", 80, key(options), 16, 64, "tf32").ptx
 
 
-@pytest.mark.parametrize("precision", ["tf32", "tf32x3"])
 @pytest.mark.parametrize("arch", SHARED)
-def test_the_largest_items_fit(compiled: Any, arch: int, precision: str) -> None:
-    """As ``triton_sides.most_rows`` promises."""
-    rows = 128 if precision == "tf32" and SHARED[arch] >= 227 * 1024 else 64
+def test_the_largest_items_fit(compiled: Any, arch: int) -> None:
+    """As ``triton_sides.MAX_ROWS`` promises, in the precision that takes most."""
     for name in ("pair_scores", "pair_gradients")[: 1 if arch >= 100 else 2]:
-        for options in CMSEI:
-            assert compiled(name, arch, key(options), rows, rows, precision).shared <= SHARED[arch], name
+        assert compiled(name, arch, key(CMSEI[0]), MAX_ROWS, MAX_ROWS, "tf32x3").shared <= SHARED[arch], name
 
 
 @pytest.mark.parametrize("arch", [80, 90])  # from sm_100 on gradients go to eager

@@ -19,7 +19,7 @@ from torch import Tensor
 from cmsei_fast.engines import eager
 from cmsei_fast.engines.terms import accumulator
 from cmsei_fast.engines.triton_relation import MAX_NODES, MAX_WIDTH, relation_attention, relation_attention_backward
-from cmsei_fast.engines.triton_sides import MAX_ROWS, most_rows
+from cmsei_fast.engines.triton_sides import MAX_ROWS
 
 __all__ = [
     "devices",
@@ -67,7 +67,7 @@ def devices() -> tuple[str, ...]:
 def limits() -> str:
     """What the kernels leave to ``eager``."""
     return (
-        f"eager takes images and captions of more than {MAX_ROWS} rows ({most_rows('float32', False)} in float32), "
+        f"eager takes images and captions of more than {MAX_ROWS} rows, "
         f"heads wider than {MAX_WIDTH}, gradients of graphs of more than {MAX_NODES} nodes, and pair_score's gradients "
         f"on GPUs from sm_{_NO_GRADIENTS[0]}{_NO_GRADIENTS[1]} on"
     )
@@ -107,7 +107,7 @@ def pair_score(
     from cmsei_fast.engines import triton_pair
 
     numbers = _scalars(scalars, precision, regions.device)
-    large = [x.diff() > most_rows(precision, interpreted(), regions.device) for x in (region_offsets, word_offsets)]
+    large = [x.diff() > MAX_ROWS for x in (region_offsets, word_offsets)]
     if not any(bool(x.any()) for x in large):
         return triton_pair.pair_score(regions, words, region_offsets, word_offsets, numbers, config, precision)
     out = regions.new_empty(len(large[0]), len(large[1]), dtype=accumulator(precision))
@@ -143,7 +143,7 @@ def pair_score_backward(
     if regions.is_cuda and torch.cuda.get_device_capability(regions.device) >= _NO_GRADIENTS:
         return eager.pair_score_backward(grad, regions, words, region_offsets, word_offsets, scalars, config, precision)
     numbers = _scalars(scalars, precision, regions.device)
-    large = [x.diff() > most_rows(precision, interpreted(), regions.device) for x in (region_offsets, word_offsets)]
+    large = [x.diff() > MAX_ROWS for x in (region_offsets, word_offsets)]
     if not any(bool(x.any()) for x in large):
         d_regions, d_words, d_scalars = triton_pair_vjp.pair_score_backward(
             grad, regions, words, region_offsets, word_offsets, numbers, config, precision

@@ -14,23 +14,10 @@ from torch import Tensor
 from cmsei_fast.engines.terms import PRECISIONS, accumulator
 from cmsei_fast.packing import runs
 
-# Rows of the largest item that a kernel holds: a tile of two such, and their Gram matrices rounded to tf32, need the
-# shared memory of a Hopper GPU. Where the GPU has less, or the matrices are held in two parts (float32), half as many.
-MAX_ROWS = 128
-_LARGE_SHARED = 227 * 1024
+# Rows of the largest item that a kernel takes: a tile of 64 by 64 and its Gram matrices, held in two parts each in
+# float32, fit the shared memory of an A100; of 128 by 128 not even a Hopper GPU's.
+MAX_ROWS = 64
 SMALLEST_BLOCK = 16  # the least that a product on the tensor cores takes
-
-
-def most_rows(precision: str, interpreted: bool, device: torch.device | None = None) -> int:
-    """Rows of the largest item that the kernels take in a precision on a device."""
-    if interpreted:
-        return MAX_ROWS
-    if product_precision(precision) != "tf32":
-        return MAX_ROWS // 2
-    if device is None or device.type != "cuda":
-        return MAX_ROWS
-    has = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
-    return MAX_ROWS if has >= _LARGE_SHARED else MAX_ROWS // 2
 
 
 class Run(NamedTuple):
