@@ -5,8 +5,6 @@ The angle is that of ``atan2``: code in wide use takes an arc sine or cosine, wh
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -58,9 +56,20 @@ def spatial_labels(boxes: Tensor, sizes: Tensor, mask: Tensor) -> Tensor:
     overlaps = (3 * shared >= area[:, :, None] + area[:, None, :]) & (shared > 0)
     cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
     dx, dy = cx[:, None, :] - cx[:, :, None], cy[:, None, :] - cy[:, :, None]  # from i to j
-    near = torch.hypot(dx, dy) < torch.linalg.vector_norm(sizes.float(), dim=-1)[:, None, None] / 2
-    octant = torch.floor(torch.atan2(dy, dx) / (math.pi / 4)).long() % 8
-    labels = torch.where(near, FIRST_DIRECTION + octant, 0)
+    # Squares: exact for whole pixels, where two roots of one number may round apart.
+    near = 4 * (dx.square() + dy.square()) < sizes.float().square().sum(-1)[:, None, None]
+    labels = torch.where(near, FIRST_DIRECTION + _octant(dx, dy), 0)
     labels = labels.masked_fill(overlaps, OVERLAPS).masked_fill(inside.mT, COVERS).masked_fill(inside, INSIDE)
     labels.diagonal(dim1=1, dim2=2).fill_(SELF)
     return labels.masked_fill(~(mask[:, :, None] & mask[:, None, :]), 0).to(torch.uint8)
+
+
+def _octant(dx: Tensor, dy: Tensor) -> Tensor:
+    """floor(angle / 45°), the angle that of ``atan2(dy, dx)`` in [0°, 360°); exact, where a rounded angle of a diagonal
+    falls to either side of it.
+    """
+    second, third, fourth = (dx <= 0) & (dy > 0), (dx < 0) & (dy <= 0), (dx >= 0) & (dy < 0)
+    quadrant = second.long() + 2 * third.long() + 3 * fourth.long()
+    upright = second | fourth  # the quadrant begins at the y axis
+    along, across = torch.where(upright, dy, dx).abs(), torch.where(upright, dx, dy).abs()
+    return 2 * quadrant + ((across >= along) & (along > 0)).long()
