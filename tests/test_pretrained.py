@@ -1,0 +1,149 @@
+"""Models on disk: the same numbers come back, and nothing else is taken for a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from training_runs import tiny_model, tiny_split
+
+from cmsei_fast import CMSEI, score_matrix
+from cmsei_fast.model import pretrained
+
+SPLIT = tiny_split(2)
+
+SCORES = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from training_runs import tiny_split
+from cmsei_fast import CMSEI, score_matrix
+from safetensors.torch import save_file
+torch.set_num_threads(1)
+model, split = CMSEI.from_pretrained(sys.argv[2]), tiny_split(2)
+scores = score_matrix(model.encode_images(split), model.encode_captions(split.captions), scorer=model.scorer)
+save_file({"scores": scores}, sys.argv[3])
+"""
+
+
+def scores_of(model: CMSEI) -> torch.Tensor:
+    return score_matrix(model.encode_images(SPLIT), model.encode_captions(SPLIT.captions), scorer=model.scorer)
+
+
+def test_another_process_gives_the_same_scores_to_the_bit(tmp_path):
+    model = tiny_model(SPLIT)
+    with torch.no_grad():
+        model.score.log_scale += 0.1
+        model.score.gate_shift -= 0.2
+    model.save_pretrained(tmp_path / "model")
+    assert sorted(os.listdir(tmp_path)) == ["model"]
+    assert sorted(os.listdir(tmp_path / "model")) == ["config.json", "model.safetensors", "vocabulary.json"]
+    expected = scores_of(model)
+    back = CMSEI.from_pretrained(tmp_path / "model")
+    assert not back.training
+    assert back.config == model.config
+    assert torch.equal(scores_of(back), expected)
+    here = os.path.dirname(__file__)
+    command = [sys.executable, "-c", SCORES, here, str(tmp_path / "model"), str(tmp_path / "scores")]
+    subprocess.run(command, check=True, timeout=400)
+    assert torch.equal(load_file(tmp_path / "scores")["scores"], expected)
+
+
+def test_a_failed_save_leaves_the_model_as_it_was(tmp_path, monkeypatch):
+    model = tiny_model(SPLIT)
+    model.save_pretrained(tmp_path / "model")
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        model.score.log_scale += 1
+
+    def torn(tensors, path, metadata=None):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(pretrained, "save_file", torn)
+    with pytest.raises(OSError, match="No space left"):
+        model.save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_saves_over_a_model_and_over_nothing_else(tmp_path):
+    tiny_model(SPLIT).save_pretrained(tmp_path / "model")
+    other = tiny_model(SPLIT, width=16)
+    other.save_pretrained(tmp_path / "model")
+    assert torch.equal(scores_of(CMSEI.from_pretrained(tmp_path / "model")), scores_of(other))
+    assert os.listdir(tmp_path) == ["model"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="expected a new directory or one with a saved model, got something else"):
+        other.save_pretrained(tmp_path / "mine")
+    assert os.listdir(tmp_path / "mine") == ["notes.txt"]
+
+
+def damage(path, name: str) -> str:
+    """Does it, and returns the error's beginning behind the path."""
+    config, weights = path / "config.json", path / "model.safetensors"
+    record = json.loads(config.read_text())
+    if name == "truncated config":
+        config.write_text(config.read_text()[:50])
+        return "config.json: expected JSON, got "
+    if name == "deep config":
+        config.write_text("[" * 100_000)
+        return "config.json: expected JSON, got "
+    if name == "foreign config":
+        config.write_text('{"model_type": "bert"}')
+        return "config.json: expected the configuration of a cmsei_fast model, got another JSON file"
+    if name == "later version":
+        config.write_text(json.dumps(record | {"version": 9}))
+        return "config.json: expected version 1, got 9"
+    if name == "unknown field":
+        config.write_text(json.dumps(record | {"model": record["model"] | {"depth": 1}}))
+        return "config.json: model configuration: expected any of "
+    if name == "truncated weights":
+        weights.write_bytes(weights.read_bytes()[:-10])
+        return "model.safetensors: expected safetensors, got a damaged file ("
+    if name == "pickle":
+        torch.save({}, weights)
+        return "model.safetensors: expected safetensors, got a damaged file ("
+    if name == "tensor missing":
+        tensors = load_file(weights)
+        del tensors["words.trained"]
+        save_file(tensors, weights)
+        return "model.safetensors: expected the tensors of config.json, got a difference in words.trained"
+    config.write_text(json.dumps(record | {"model": record["model"] | {"word_width": 13}}))
+    return "model.safetensors: expected the tensors of config.json, got a difference in "
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "truncated config",
+        "deep config",
+        "foreign config",
+        "later version",
+        "unknown field",
+        "truncated weights",
+        "pickle",
+        "tensor missing",
+        "other shape",
+    ],
+    ids=lambda name: name.replace(" ", "_"),
+)
+def test_damaged_models(tmp_path, name):
+    tiny_model(SPLIT).save_pretrained(tmp_path)
+    message = damage(tmp_path, name)
+    with pytest.raises(ValueError, match="expected") as caught:
+        CMSEI.from_pretrained(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/{message}")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocabulary.json"])
+def test_missing_files(tmp_path, name):
+    tiny_model(SPLIT).save_pretrained(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        CMSEI.from_pretrained(tmp_path)

@@ -1,0 +1,69 @@
+"""Text encoders: the GRU against torch's own on each caption alone, and a tiny transformer with random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from training_runs import tiny_model, tiny_split
+
+from cmsei_fast import CMSEI
+from cmsei_fast.data.batches import caption_batch
+
+SPLIT = tiny_split(1)
+WORDS = ["a", "red", "dog", "near", "the", "fence", "."]
+
+
+def test_gru_is_the_mean_of_both_directions():
+    model = tiny_model(SPLIT).eval()
+    tokens = [[4, 5, 6], [7], [8, 9, 10, 11, 4]]
+    encoded = model.text(caption_batch(tokens), model.words)
+    assert encoded.lengths.tolist() == [3, 1, 5]
+    for own, rows in zip(tokens, encoded.rows.split([3, 1, 5]), strict=True):
+        forwards, backwards = model.text.gru(model.words(torch.tensor([own])))[0][0].chunk(2, -1)
+        torch.testing.assert_close(rows, (forwards + backwards) / 2, atol=1e-6, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    transformers = pytest.importorskip("transformers")
+    path = tmp_path_factory.mktemp("bert")
+    (path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    tokenizer = transformers.BertTokenizerFast(str(path / "vocab.txt"), model_max_length=8)
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=10,
+    )
+    torch.manual_seed(0)
+    transformers.BertModel(config).to(torch.bfloat16).save_pretrained(path)  # as many are kept
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def test_transformer_leaves_out_special_tokens_and_padding(bert):
+    model = tiny_model(SPLIT, transformer=bert)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    captions = ["a red dog", "", "dog", "a red dog near the fence . a red dog"]
+    encoded = model.encode_captions(captions)
+    assert encoded.lengths.tolist() == [3, 2, 1, 6]  # an empty caption keeps its special tokens; the last is cut at 8
+    for caption, rows in zip(captions, encoded.rows.split(encoded.lengths.tolist()), strict=True):
+        torch.testing.assert_close(model.encode_captions([caption]).rows, rows, atol=1e-5, rtol=0)
+    assert torch.equal(model.encode_captions(["a dog"]).rows, model.encode_captions(["A  DOG"]).rows)
+
+
+def test_transformer_is_saved_with_the_model(bert, tmp_path):
+    model = tiny_model(SPLIT, transformer=bert)
+    model.save_pretrained(tmp_path)
+    back = CMSEI.from_pretrained(tmp_path)
+    captions = ["a red dog", "the fence"]
+    assert torch.equal(back.encode_captions(captions).rows, model.encode_captions(captions).rows)
+    assert not list(tmp_path.rglob("*.bin"))
+
+
+def test_no_such_transformer(tmp_path):
+    pytest.importorskip("transformers")
+    with pytest.raises(OSError, match="absent"):
+        tiny_model(SPLIT, transformer=str(tmp_path / "absent"))

@@ -1,0 +1,85 @@
+"""Training: it learns, resumes to the bit after a kill, and refuses what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import training_runs
+from safetensors.torch import load_file
+
+from cmsei_fast.training import TrainConfig
+from cmsei_fast.training.log import Log, read_log
+
+NOISY = {
+    "model": {"dropout": 0.2, "word_dropout": 0.1, "region_dropout": 0.2},
+    "average": 0.9,
+    "checkpoint_every": 2,
+    "loss": "infonce",
+}
+
+
+def losses(directory) -> list[float]:
+    return [record["loss"] for record in read_log(Path(directory) / "log.jsonl") if "loss" in record]
+
+
+def start(directory, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, training_runs.__file__, str(directory), json.dumps(options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+
+
+def test_resumes_to_the_bit_after_a_kill_within_an_epoch(tmp_path):
+    training_runs.run(tmp_path / "whole", **NOISY)
+    killed = start(tmp_path / "killed", kill_at=3, **NOISY)  # behind the checkpoint of step 2 of an epoch's four
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(losses(tmp_path / "killed")) == 3
+    training_runs.run(tmp_path / "killed", resume=True, **NOISY)
+    expected = losses(tmp_path / "whole")
+    assert len(expected) == 8
+    assert all(map(math.isfinite, expected))
+    assert losses(tmp_path / "killed") == expected
+    a, b = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("whole", "killed"))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("loss", ["hinge", "infonce"])
+def test_the_loss_falls(tmp_path, loss, precision):
+    training_runs.run(tmp_path, validated=False, epochs=8, loss=loss, precision=precision, warmup_epochs=0)
+    found = losses(tmp_path)
+    assert len(found) == 32
+    assert sum(found[-4:]) < 0.8 * sum(found[:4])
+
+
+def test_refusals(tmp_path):
+    training_runs.run(tmp_path, epochs=1)
+    with pytest.raises(FileExistsError) as exists:
+        training_runs.run(tmp_path, epochs=1)
+    assert str(exists.value) == f"{tmp_path}: expected a directory without a run (or resume), got one"
+    with pytest.raises(ValueError, match=r"^batch_size: expected 8 \(as the run began\), got 4$"):
+        training_runs.run(tmp_path, epochs=1, batch_size=4, resume=True)
+    with pytest.raises(ValueError, match=r"^precision: expected float32 or bfloat16 on the CPU, got float16$"):
+        training_runs.run(tmp_path / "half", precision="float16")
+
+
+def test_rates():
+    step = TrainConfig(schedule="step", decay=0.1, decay_epochs=2, warmup_steps=4)
+    assert [step.rate(i, 10) for i in (0, 3, 19, 20, 40)] == pytest.approx([0.25, 1, 1, 0.1, 0.01])
+    cosine = TrainConfig(schedule="cosine", epochs=2, warmup_steps=0)
+    assert [cosine.rate(i, 10) for i in (0, 10, 20, 30)] == pytest.approx([1, 0.505, 0.01, 0.01])
+    assert TrainConfig(schedule="constant", warmup_steps=0).rate(1000, 10) == 1
+
+
+def test_a_resumed_log_drops_later_steps_and_a_torn_line(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "lo')
+    log = Log(tmp_path, step=1)
+    log.write(2, loss=5)
+    log.close()
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1, "loss": 3}, {"step": 2, "loss": 5}]

@@ -1,0 +1,61 @@
+"""Readers of pretrained word vectors."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from cmsei_fast.data.word_vectors import read_word_vectors
+
+TEXT = "the 1 2 3\nat name@domain.com 4 5 6\n. . . 7 8 9\nat 0.5 -1e-2 0 \n"
+VALUES = {"the": [1, 2, 3], "at name@domain.com": [4, 5, 6], ". . .": [7, 8, 9], "at": [0.5, -0.01, 0]}
+
+
+def write(path, text: str):
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("header", ["", "4 3\n"], ids=["glove", "word2vec"])
+@pytest.mark.parametrize("name", ["v.txt", "v.txt.gz"])
+def test_reads_text(tmp_path, name, header):
+    found = read_word_vectors(write(tmp_path / name, header + TEXT))
+    assert list(found) == list(VALUES)
+    for word, vector in found.items():
+        assert vector.dtype == "float32"
+        assert vector.tolist() == pytest.approx(VALUES[word], rel=1e-6)
+
+
+def test_keeps_what_is_asked_for(tmp_path):
+    path = write(tmp_path / "v.txt", TEXT)
+    assert list(read_word_vectors(path, words={"at", "absent"})) == ["at"]
+    assert list(read_word_vectors(path, limit=1)) == ["the"]
+    assert list(read_word_vectors(path, words={"at"}, limit=1)) == ["the", "at"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("the 1 2\ndog 1\n", ", line 2: expected 2 finite numbers, got 1"),
+        ("the 1 2\ndog 1 2 3\n", ", line 2: expected 2 finite numbers, got 3"),
+        ("the 1 2\ndog 1 x\n", ", line 2: expected a word and numbers, got 'dog 1 x\\n'"),
+        ("the 1 2\ndog 1 nan\n", ", line 2: expected 2 finite numbers, got 2"),
+        ("", ": expected word vectors, got an empty file"),
+    ],
+    ids=["short", "long", "text", "nan", "empty"],
+)
+def test_bad_text(tmp_path, text, message):
+    path = write(tmp_path / "v.txt", text)
+    with pytest.raises(ValueError, match="expected") as caught:
+        read_word_vectors(path)
+    assert str(caught.value) == f"{path}{message}"
+
+
+def test_json(tmp_path):
+    record = {"words": ["a", "b"], "dimensions": 2, "vectors": {"a": [1, 2, 7], "b": [3, 4, 8]}}
+    path = write(tmp_path / "v.json", json.dumps(record))
+    assert {w: v.tolist() for w, v in read_word_vectors(path).items()} == {"a": [1, 2], "b": [3, 4]}
+    with pytest.raises(ValueError, match="expected words, dimensions and vectors as JSON"):
+        read_word_vectors(write(tmp_path / "bad.json", json.dumps({"words": []})))

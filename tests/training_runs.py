@@ -1,0 +1,60 @@
+"""A tiny training run that a test starts here or as processes of its own: ``python training_runs.py OUT JSON``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from cmsei_fast import CMSEI
+from cmsei_fast.data import synthetic_scenes
+from cmsei_fast.data.from_scenes import split_from_scenes
+from cmsei_fast.data.vocabulary import Vocabulary
+from cmsei_fast.model import ModelConfig
+from cmsei_fast.training import TrainConfig, train
+from cmsei_fast.training.log import Log
+
+
+def tiny_split(groups: int = 4, seed: int = 0):
+    made = synthetic_scenes(groups, width=16, captions_per_image=2, seed=seed)
+    return split_from_scenes(made.scenes, features=made.features, size=(500, 375))
+
+
+def tiny_model(split, **changes) -> CMSEI:
+    torch.manual_seed(0)
+    parts = {"width": 32, "heads": 4, "word_width": 12, "feature_width": 16, "predicate_names": split.predicate_names}
+    return CMSEI(ModelConfig(**(parts | changes)), Vocabulary.build(split.captions))
+
+
+def run(directory, *, resume=False, model=None, validated=True, **training):
+    """Trains, and returns the model."""
+    split = tiny_split()
+    made = tiny_model(split, **(model or {}))
+    validation = split if validated else None
+    config = TrainConfig(**({"epochs": 2, "batch_size": 8, "learning_rate": 0.003, "warmup_steps": 2} | training))
+    train(made, split, validation, Path(directory), config, resume=resume, device="cpu", progress=False)
+    return made
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    options = json.loads(sys.argv[2])
+    kill_at = options.pop("kill_at", None)
+    if kill_at is not None:
+        write = Log.write
+
+        def write_or_die(self, step, **values):
+            write(self, step, **values)
+            if step == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Log.write = write_or_die
+    run(sys.argv[1], **options)
+
+
+if __name__ == "__main__":
+    main()
