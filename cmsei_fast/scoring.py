@@ -23,8 +23,8 @@ CAPTION_BLOCK_BYTES = 1 << 26
 # Work of one tile in multiply-adds, half a second or less, because an interrupt is answered between two tiles (native
 # looks for one itself every 100 ms). Then what one attention step adds to the D multiply-adds of a (region, word),
 # measured in the same unit.
-TILE_WORK = {"reference": 1 << 25, "eager": 1 << 30, "native": 1 << 35, "cuda": 1 << 38}
-STEP_WORK = {"reference": 2048, "eager": 1024, "native": 256, "cuda": 256}
+TILE_WORK = {"reference": 1 << 25, "eager": 1 << 30, "native": 1 << 35, "cuda": 1 << 38, "triton": 1 << 43}
+STEP_WORK = {"reference": 2048, "eager": 1024, "native": 256, "cuda": 256, "triton": 256}
 # Inner products within the items of a tile's side, in numbers.
 GRAM_NUMBERS = 1 << 24
 
@@ -222,7 +222,7 @@ def _tile_sides(problem: Problem, images: Block, captions: Block) -> tuple[int, 
     """
     regions, words = len(images.rows), len(captions.rows)
     kind = problem.engine if problem.engine in TILE_WORK else "eager"
-    if problem.device.type != "cpu" and kind != "reference":
+    if problem.device.type != "cpu" and kind not in ("reference", "triton"):
         kind = "cuda"
     steps = sum(a.steps for a in (problem.scorer.t2i, problem.scorer.i2t) if a is not None)
     products = TILE_WORK[kind] // (int(problem.images.data.shape[-1]) + STEP_WORK[kind] * steps)

@@ -62,7 +62,7 @@ BACKENDS = available_backends()
 RELATION_BACKENDS = BACKENDS + ([] if engines.unavailable("cuda") else [Backend("cuda", "cuda")])
 
 # The interpreter is slow: of a test's cases it runs these many, evenly spaced, unless CMSEI_TRITON_GRID asks for all.
-INTERPRETED_CASES = 5
+INTERPRETED_CASES = 3
 
 # The tests' tensors are small: threads would only wait for each other. The tests of threads ask for their own.
 torch.set_num_threads(1)

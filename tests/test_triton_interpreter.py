@@ -54,7 +54,7 @@ def interpreted(*arguments: str) -> str:
 
 @pytest.mark.parametrize(
     ("file", "least"),
-    [("test_pair_score.py", 30), ("test_pair_score_gradients.py", 25), ("test_relation_attention.py", 15)],
+    [("test_pair_score.py", 20), ("test_pair_score_gradients.py", 15), ("test_relation_attention.py", 10)],
 )
 def test_as_every_engine(file: str, least: int) -> None:
     options = ("-q", "-p", "no:cacheprovider", "-k", TOO_SLOW)
