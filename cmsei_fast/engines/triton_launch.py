@@ -1,8 +1,8 @@
 """How a Triton kernel is launched: captions of a tile, warps, groups of captions of one program.
 
 A fixed choice, from what the compiler reports for sm_90: 64 regions (what one product instruction of a warpgroup
-takes) and 4 warps hold tiles of 32 words forward without spilling, and of 16 backward for SCAN; CMSEI's gradients spill.
-Larger items need more warps.
+takes) and 4 warps hold tiles of 32 words forward without spilling, and of 16 backward for SCAN; CMSEI's gradients
+spill. Larger items need more warps.
 """
 
 from __future__ import annotations
