@@ -75,7 +75,7 @@ class Batches(Dataset[Share]):
         self.split, self.tokens, self.seed = split, tokens, seed
         self.batch_size = min(batch_size, len(tokens))
         self.neighbours, self.rank, self.world = neighbours, rank, world
-        self.epoch = 0
+        self._latest = (-1, np.empty(0, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.tokens) // self.batch_size
@@ -98,7 +98,9 @@ class Batches(Dataset[Share]):
     def __getitem__(self, place: tuple[int, int]) -> Share:
         """This process's share of step ``place[1]`` of epoch ``place[0]``."""
         epoch, step = place
-        captions = self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+        if self._latest[0] != epoch:  # once an epoch, not once a step
+            self._latest = (epoch, self.order(epoch))
+        captions = self._latest[1][step * self.batch_size : (step + 1) * self.batch_size]
         images, owner = np.unique(self.split.caption_to_image[captions], return_inverse=True)
         if len(images) < self.world:  # the same in all processes: none is left waiting for the others
             raise ValueError(f"batch_size: expected an image for each of {self.world} processes, got {len(images)}")
