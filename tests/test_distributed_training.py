@@ -1,0 +1,65 @@
+"""Two processes train as one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+import training_runs
+from safetensors.torch import load_file
+from test_training import NOISY, losses
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+
+
+def start_two(directory, *, finishes=True, **options) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, training_runs.__file__, str(directory), json.dumps(options)]
+    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    try:
+        for process in processes:
+            _, error = process.communicate(timeout=400)
+            assert (process.returncode == 0) == finishes, error
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.parametrize("loss", ["hinge", "infonce"])
+def test_two_processes_are_one(tmp_path, loss):
+    """Batches of 7 captions are split 4 and 3; images have captions in both processes."""
+    options = {"batch_size": 7, "loss": loss, "epochs": 2, "clip": 0.5}
+    training_runs.run(tmp_path / "one", **options)
+    start_two(tmp_path / "two", **options)
+    expected = losses(tmp_path / "one")
+    assert len(expected) == 8
+    assert losses(tmp_path / "two") == pytest.approx(expected, abs=1e-5)
+    a, b = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("one", "two"))
+    assert a.keys() == b.keys()
+    for name in a:
+        # A key's bias shifts all logits of a softmax alike: its gradient is rounding, which Adam scales up to a step.
+        if a[name].numel() and not name.endswith("key.bias"):
+            assert (a[name] - b[name]).abs().max() <= 1e-5, name
+
+
+def test_two_processes_resume_to_the_bit(tmp_path):
+    start_two(tmp_path / "whole", **NOISY)
+    start_two(tmp_path / "killed", finishes=False, kill_at=3, **NOISY)
+    assert len(losses(tmp_path / "killed")) <= 3
+    start_two(tmp_path / "killed", resume=True, **NOISY)
+    expected = losses(tmp_path / "whole")
+    assert len(expected) == 8
+    assert losses(tmp_path / "killed") == expected
+    with pytest.raises(ValueError, match=r"^resume: expected 2 processes \(as the run had\), got 1$"):
+        training_runs.run(tmp_path / "killed", resume=True, **NOISY)
