@@ -81,6 +81,8 @@ class TransformerEncoder(Module):
         self.dropout = Dropout(config.dropout)
         special = torch.zeros(len(self.tokenizer), dtype=torch.bool)
         special[self.tokenizer.all_special_ids] = True
+        if self.tokenizer.unk_token_id is not None:
+            special[self.tokenizer.unk_token_id] = False  # an unknown word is a word
         self.special: Tensor
         self.register_buffer("special", special, persistent=False)
 

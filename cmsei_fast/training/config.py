@@ -28,7 +28,7 @@ class TrainConfig:
         decay: factor of ``"step"``; ``decay_epochs`` epochs between two of them.
         clip: largest norm of the gradient.
         loss: ``"infonce"`` or ``"hinge"`` (hardest negative).
-        scale: factor of the scores in InfoNCE, one over the temperature; learned.
+        scale: factor of the scores in InfoNCE, one over the temperature, at most 148; learned.
         smoothing: label smoothing of InfoNCE, in [0, 1).
         margin: of the hinge.
         warmup_epochs: epochs of the hinge over the sum of negatives before the hardest (VSE++).
@@ -87,6 +87,8 @@ class TrainConfig:
         for name in ("learning_rate", "scalar_rate", "clip", "scale", "decay"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected a number > 0, got {getattr(self, name)!r}")
+        if self.scale > 148:  # InfoNCE holds it below exp(5), where it would no longer learn
+            raise ValueError(f"scale: expected a number <= 148, got {self.scale!r}")
         for name in ("weight_decay", "margin"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected a number >= 0, got {getattr(self, name)!r}")
