@@ -354,3 +354,14 @@ def test_the_largest_items(backend: Backend) -> None:
     problem = Problem(PairScorer.cmsei(), (577, 1), (512, 1), 16)
     expected = truth(problem).scores
     assert error(computed(problem, backend.engine, torch.float32, device=backend.device).scores, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 1e4, 1e10])
+def test_extreme_temperatures_give_scores(engine: str, temperature: float) -> None:
+    """A difference to the largest logit is off by a rounding of that, which at 1e10 is hundreds."""
+    v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (5, 36), (3, 13), 20).tensors()
+    for norm in ("clipped_l2norm", "softmax", "none"):
+        both = (Attention(temperature=temperature, norm=norm, steps=2) for _ in range(2))
+        scores = pair_score(v.float(), w.float(), v_offsets, w_offsets, scorer=PairScorer(*both), engine=engine)
+        assert torch.isfinite(scores).all()
+        assert scores.abs().max() <= 2 + 1e-5

@@ -145,6 +145,10 @@ constexpr double kLog2E = 1.44269504088896340736, kLn2 = 0.693147180559945309417
 template <> CMSEI_INLINE Simd<float>::T Simd<float>::exp2(T x) {
     constexpr float poly[] = {2.1702253106e-4f, 1.2439688514e-3f, 9.6788409215e-3f, 5.5483342022e-2f,
                               2.4022983627e-1f, 6.9314698384e-1f, 1.0f};
+    // The largest of some differences to their maximum is 0 up to a rounding of the maximum, and of numbers like 1e10 that
+    // is much: neither may all powers vanish nor one overflow. NaN stays.
+    x = max(set(-126.0f), x);
+    x = min(set(120.0f), x);
     const T r = (T)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);
     T p = set(poly[0]);
 #pragma GCC unroll 8
