@@ -1,0 +1,55 @@
+"""The ablation's script: it runs, a row is what it says, and the page shows the committed numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmsei_fast.data import split_from_scenes, synthetic_scenes
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def ablation(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script; benchmarks are not installed with the package."""
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import ablation
+
+    return ablation
+
+
+def test_page_is_what_the_results_give(ablation: Any) -> None:
+    page = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "benchmarks" / "ablation.json").read_text(encoding="utf-8"))
+    assert ablation.replaced(page, ablation.render(record)) == page, "run python -m benchmarks.ablation table"
+    assert {run["row"] for run in record["runs"]} == set(ablation.ROWS)
+
+
+def test_table_is_the_mean_of_the_seeds(ablation: Any) -> None:
+    def run(seed: int, rsum: float) -> dict[str, Any]:
+        way = {"R@1": 1.0 + seed, "R@5": 2.0, "R@10": 3.0}
+        return {"row": "scan", "seed": seed, "metrics": {"i2t": way, "t2i": way, "rSum": rsum}}
+
+    table = ablation.render({"runs": [run(0, 10.0), run(1, 14.0)]})
+    assert table.splitlines()[2:] == ["| SCAN t2i | 2 | 1.5 | 2.0 | 3.0 | 1.5 | 2.0 | 3.0 | 12.0 ± 2.8 |"]
+
+
+@pytest.mark.parametrize("row", ["scan", "implicit"])
+def test_a_row_runs(ablation: Any, row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "TRAINING", replace(ablation.TRAINING, epochs=1, batch_size=16))
+    monkeypatch.setattr(ablation, "MODEL", {**ablation.MODEL, "width": 16, "heads": 2, "word_width": 12})
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("dog 1 0 2\ncat 0 1 0\n")
+    names = {"object_names": ["dog", "cat"], "predicate_names": ["watching", "holding"]}
+    training, test = (split_from_scenes(synthetic_scenes(4, seed=i).scenes, **names) for i in (0, 1))
+    result = ablation.run(row, 7, training, test, str(vectors))
+    assert (result["row"], result["seed"], result["title"]) == (row, 7, ablation.ROWS[row][0])
+    assert math.isfinite(result["metrics"]["rSum"])
+    assert result["seconds_per_epoch"] > 0
+    assert (result["scorer"]["i2t"] is None) == (row == "scan")
