@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing to flush at exit
         return 0
-    except (OSError, ValueError, TypeError, MemoryError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, MemoryError, RuntimeError, ImportError) as error:
         if not _explains_itself(error):
             raise
         print(f"cmsei-fast: error: {' '.join(str(error).split())}", file=sys.stderr)

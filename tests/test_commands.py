@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -155,3 +156,12 @@ def test_bad_input_gives_one_line(files, run, tmp_path, capsys, arguments, messa
     assert message.format(**names) in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_extra_is_one_line(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    arguments = ["train", str(files / "train.h5"), str(tmp_path / "run"), "--transformer", "bert", "--quiet"]
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cmsei-fast: error: transformer: expected the package transformers")
+    assert error.count("\n") == 1
