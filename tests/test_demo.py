@@ -23,7 +23,7 @@ def test_prints_a_row_for_each_model_and_writes_a_page(tmp_path, capsys, monkeyp
         assert len(figures) == 4
         assert all(0 <= x <= 100 for x in figures[:3])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert all(f"<td>{title}</td>" in page for title, _, _ in demo.MODELS)
+    assert all(f'<th scope="row">{title}</th>' in page for title, _, _ in demo.MODELS)
     assert page.count("<svg") >= 4
     assert not re.search(r"(src|href)=|https?:|url\((?!#)", page), "the page must need nothing outside itself"
     assert sorted(os.listdir(tmp_path)) == ["page.html", "runs"]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .html import Html, page, svg, table
+
 if TYPE_CHECKING:
     from ..commands.demo import Row
     from ..data import Scene, SyntheticScenes
@@ -15,17 +17,11 @@ if TYPE_CHECKING:
 SHOWN = 4
 _SCALE = 0.5
 _STYLE = """
-body { font: 16px/1.45 system-ui, sans-serif; max-width: 74rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b;
-  background: #fff; }
-table { border-collapse: collapse; }
-th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #ccc; font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; }
-td div { height: .35rem; background: #35618f; margin-left: auto; }
+tbody th { font-weight: normal; }
+td div { height: .35rem; background: var(--accent); margin-left: auto; }
 .images { display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0; padding: .5rem; border: 1px solid #ccc; }
-figure.true { border: 3px solid #1b1b1b; padding: calc(.5rem - 2px); }
-figcaption { font-size: .85rem; max-width: 16rem; }
-svg { display: block; background: #f6f5f1; }
+figure.true { border: 3px solid var(--ink); padding: calc(.5rem - 2px); }
+figcaption { max-width: 16rem; }
 """
 
 
@@ -37,27 +33,22 @@ def demo_page(rows: Sequence[Row], test: SyntheticScenes) -> str:
         test: the scenes that were scored.
     """
     heads = ("", "in its group", "which story", "which place", "rSum")
-    cells = []
+    lines: list[tuple[object, ...]] = [("chance", "25", "50", "50", f"{3200 / len(test.scenes):.1f}")]
     for row in rows:
         figures = (row.group, row.story, row.place)
-        bars = "".join(f'<td>{x:.1f}<div style="width:{x:.0f}%"></div></td>' for x in figures)
-        cells.append(f"<tr><td>{escape(row.title)}</td>{bars}<td>{row.rsum:.1f}</td></tr>")
-    chance = f"<tr><td>chance</td><td>25</td><td>50</td><td>50</td><td>{3200 / len(test.scenes):.1f}</td></tr>"
+        bars = (Html(f'{x:.1f}<div style="width:{x:.0f}%"></div>') for x in figures)
+        lines.append((row.title, *bars, f"{row.rsum:.1f}"))
     shown = "".join(_retrieval(rows[0], rows[-1], test, j) for j in _interesting(rows[0], rows[-1], test))
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>cmsei-fast demo</title><style>{_STYLE}</style>
-<h1>What the graphs are for</h1>
+    body = f"""<h1>What the graphs are for</h1>
 <p>Four images of a group hold the same objects in the same colours: two stories (who does what to whom) times two
 places (where something is). Percent of captions whose image scores highest in its group of four, between the two images
 that differ in their story alone, and between the two that differ in the place alone; rSum is over all
 {len(test.scenes)} test images.</p>
-<table><tr>{"".join(f"<th>{head}</th>" for head in heads)}</tr>{chance}{"".join(cells)}</table>
+{table(heads, lines)}
 <h2>Some captions and the images they could be of</h2>
 <p>The arrow is the scene graph's relation; the thick frame is the image that the caption was written for.</p>
-{shown}
-</html>
-"""
+{shown}"""
+    return page("cmsei-fast demo", body, style=_STYLE)
 
 
 def _group(test: SyntheticScenes, caption: int) -> np.ndarray:
@@ -127,5 +118,5 @@ def _drawing(test: SyntheticScenes, image: int) -> str:
     )
     told = "; ".join(f"{scene.labels[s]} {p} {scene.labels[o]}" for s, p, o in scene.relations)
     a, place, b = test.where[image]
-    label = escape(f"{told}; {scene.labels[a]} {place} {scene.labels[b]}")
-    return f'<svg role="img" aria-label="{label}" width="{wide}" height="{high}">{head}{"".join(parts)}</svg>'
+    label = f"{told}; {scene.labels[a]} {place} {scene.labels[b]}"
+    return svg(wide, high, label, head + "".join(parts))
