@@ -60,9 +60,15 @@ def section(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def render(results: Path = RESULTS) -> str:
-    """The text between README's markers, of all results files in order of their names."""
+def processors(results: Path = RESULTS) -> list[dict[str, Any]]:
+    """The contents of the processors' results files, the newest first."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+    return sorted(found, key=lambda result: result["date"], reverse=True)
+
+
+def render(results: Path = RESULTS) -> str:
+    """The text between README's markers: all processors' tables, the newest first."""
+    found = processors(results)
     return "\n\n".join(map(section, found)) or NOTHING
 
 

@@ -1,17 +1,18 @@
-"""README: its commands, its code and its table of speeds are what they say."""
+"""README and docs: their commands, their code and the table of speeds are what they say."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+import documents
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = documents.ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+BLOCKS = documents.blocks("python")
+LINES = documents.command_lines()
 COMMANDS = (
     "    pip install -c constraints.txt -e . && cmsei-fast demo\n",
     '    pip install -c constraints.txt -e ".[test]" && pytest\n',
@@ -32,14 +33,45 @@ def test_command_is_there_exactly_once(command: str) -> None:
     assert README.count(command) == 1
 
 
-def test_there_are_examples() -> None:
-    assert len(BLOCKS) >= 3
+def test_the_code_is_found() -> None:
+    assert len([name for name, _ in BLOCKS if name == "README.md"]) >= 3
+    assert {"README.md", "data-formats.md", "model.md"} <= {name for name, _ in LINES}
+    assert documents.languages() <= set(documents.LANGUAGES)
+    for _, text in documents.blocks("json"):
+        json.loads(text)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: re.sub(r"\W+", "-", block.splitlines()[-1])[:30])
-def test_example_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "block"), BLOCKS, ids=[f"{name}-{i}" for i, (name, _) in enumerate(BLOCKS)])
+def test_example_runs(name: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {"__name__": "example"})
+    documents.make_files(block, tmp_path)
+    exec(compile(block, name, "exec"), {"__name__": "example"})
+
+
+@pytest.mark.parametrize(("name", "command"), LINES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(LINES)])
+def test_command_line_is_taken(name: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    documents.check_command(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cmsei-fast evaluate test.h5 --modle x",
+        "cmsei-fast fly",
+        "python -m benchmarks.absent",
+        'pip install -e ".[absent]"',
+        "pip install -c absent.txt -e .",
+        "pytest absent/",
+        "CMSEI_ABSENT=1 cmsei-fast demo",
+        "torchrun -m another",
+        "make",
+    ],
+)
+def test_a_wrong_command_line_is_noticed(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    with pytest.raises((AssertionError, SystemExit)):
+        documents.check_command(command)
 
 
 def test_table_is_what_the_results_give(table: Any) -> None:
@@ -73,6 +105,14 @@ def test_an_engine_is_verified_by_a_green_suite_and_faster_rows(table: Any, tmp_
 def test_table_without_results(table: Any, tmp_path: Path) -> None:
     assert table.render(tmp_path) == table.NOTHING
     assert table.NOTHING in table.replaced(f"a\n{table.BEGIN}\nold\n{table.END}\nz", table.render(tmp_path))
+
+
+def test_the_newest_results_are_first(table: Any, tmp_path: Path) -> None:
+    about = {"threads": 2, "isa": "avx2", "python": "3.11", "torch": "2.13", "commit": None, "rows": {}}
+    for name, date in (("a", "2000-01-01"), ("b", "2001-01-01"), ("c", "2000-01-01")):
+        found = {**about, "cpu": name, "date": date, "changed_since_commit": False}
+        (tmp_path / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
+    assert [line[2] for line in table.render(tmp_path).splitlines() if line.startswith("**")] == ["b", "a", "c"]
 
 
 def test_table_of_results(table: Any, tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""The code of README and docs: its blocks, the files that they open, and the check of their command lines."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+
+from cmsei_fast import CMSEI, ModelConfig, cli, doctor
+from cmsei_fast.data import Vocabulary, split_from_scenes, synthetic_scenes, write_split
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LANGUAGES = ("python", "json", "text", "sh", "bash")
+_FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
+_FIRST_WORDS = ("cmsei-fast", "torchrun", "pip", "pytest", "python")
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(document, text) of each fenced block of a language."""
+    found = []
+    for path in DOCUMENTS:
+        for name, text in _FENCE.findall(path.read_text(encoding="utf-8")):
+            if name == language:
+                found.append((path.name, text))
+    return found
+
+
+def languages() -> set[str]:
+    """Of all fenced blocks."""
+    return {name for path in DOCUMENTS for name, _ in _FENCE.findall(path.read_text(encoding="utf-8"))}
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """(document, command) of each line of a shell block, and of each indented line that begins like a command."""
+    found = []
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        shell = "".join(block for name, block in _FENCE.findall(text) if name in ("sh", "bash"))
+        plain = _FENCE.sub("", text)
+        indented = [x for x in re.findall(r"^    (\S.*(?:\\\n.*)*)$", plain, re.MULTILINE) if _begins_a_command(x)]
+        for line in [*shell.replace("\\\n", " ").splitlines(), *(x.replace("\\\n", " ") for x in indented)]:
+            if line.strip() and not line.lstrip().startswith("#"):
+                found += [(path.name, part.strip()) for part in line.split("&&")]
+    return found
+
+
+def _begins_a_command(line: str) -> bool:
+    words = [word for word in line.split() if not _ASSIGNMENT.fullmatch(word)]
+    return bool(words) and words[0] in _FIRST_WORDS
+
+
+def check_command(command: str) -> None:
+    """What can be known of a command without running it: flags, modules, extras, paths, environment variables.
+
+    Raises:
+        AssertionError, SystemExit: if it could not run.
+    """
+    words = shlex.split(command, comments=True)
+    while words and _ASSIGNMENT.fullmatch(words[0]):
+        name = words.pop(0).partition("=")[0]
+        assert not name.startswith("CMSEI_") or name in {x for x, _, _ in doctor.ENVIRONMENT}, name
+    if words[0] == "torchrun":
+        assert words[words.index("-m") + 1] == "cmsei_fast", command
+        words = ["cmsei-fast", *words[words.index("-m") + 2 :]]
+    if words[:3] == ["python", "-m", "cmsei_fast"]:
+        words = ["cmsei-fast", *words[3:]]
+    if words[0] == "cmsei-fast":
+        cli._parser().parse_args(words[1:])
+    elif words[:2] == ["python", "-m"]:
+        assert importlib.util.find_spec(words[2]) is not None, words[2]
+    elif words[0] == "pip":
+        extras = re.findall(r"\[(.*?)\]", " ".join(words))
+        _, _, rest = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.optional-dependencies]")
+        known = re.findall(r"^(\w+) = \[", rest.partition("\n[")[0], re.MULTILINE)
+        assert {x for group in extras for x in group.split(",")} <= set(known), command
+        assert all((ROOT / words[i + 1]).exists() for i, word in enumerate(words) if word == "-c"), command
+    else:
+        assert words[0] == "pytest", f"{command}: a command that no test knows"
+        assert all((ROOT / word).exists() for word in words[1:] if not word.startswith("-")), command
+
+
+def make_files(text: str, folder: Path) -> None:
+    """The files that a block of Python opens: splits, models, scenes and a score matrix of 20 images, 100 captions."""
+    made = synthetic_scenes(5, width=16, captions_per_image=5)
+    split = split_from_scenes(made.scenes, features=made.features)
+
+    def named(pattern: str) -> list[Path]:
+        paths = [folder / name for name in re.findall(pattern, text)]
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return paths
+
+    for path in named(r'(?:open_split|load_split)\("(.+?\.h5)"'):
+        write_split(path, split)
+    for path in named(r'from_pretrained\("(.+?)"') if "train(" not in text else []:
+        config = ModelConfig(width=16, heads=2, feature_width=16, predicate_names=split.predicate_names, word_width=16)
+        CMSEI(config, Vocabulary.build(split.captions)).save_pretrained(path)
+    for path in named(r'read_scenes\("(.+?\.jsonl)"'):
+        names = ("image", "labels", "relations", "captions")
+        lines = ({x: getattr(s, x) for x in names} | {"boxes": s.boxes.tolist()} for s in made.scenes)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for path in named(r'np\.load\("(.+?\.npy)"'):
+        np.save(path, np.random.default_rng(0).standard_normal((20, 100), dtype=np.float32))
