@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .model import CMSEI, ModelConfig
     from .ops.pair_score import pair_score
     from .ops.relation_attention import relation_attention
+    from .report import explain
     from .retrieval import evaluate, recall_metrics
     from .scoring import score_matrix
 
@@ -28,6 +29,7 @@ __all__ = [
     "PairScorer",
     "__version__",
     "evaluate",
+    "explain",
     "nn",
     "pair_score",
     "recall_metrics",
@@ -40,6 +42,7 @@ _HOME = {
     "Encoded": "cmsei_fast.encoded",
     "ModelConfig": "cmsei_fast.model",
     "evaluate": "cmsei_fast.retrieval",
+    "explain": "cmsei_fast.report",
     "pair_score": "cmsei_fast.ops.pair_score",
     "recall_metrics": "cmsei_fast.retrieval",
     "relation_attention": "cmsei_fast.ops.relation_attention",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Linear, Module, Parameter
 
+from cmsei_fast.engines.relations import attention_probabilities
 from cmsei_fast.ops import pair_score, relation_attention
 from cmsei_fast.scorer import FIRST_GATE, PairScorer
 
@@ -116,13 +117,22 @@ class RelationAttention(Module):
         """
         if nodes.dim() != 3 or nodes.shape[-1] != self.dim:
             raise ValueError(f"nodes: expected shape (B, R, {self.dim}), got {tuple(nodes.shape)}")
-        q, k, v = (
-            project(nodes).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project in (self.query, self.key, self.content)
-        )
+        q, k, v = (self._heads(project, nodes) for project in (self.query, self.key, self.content))
         value = self.label_value if label_value is None else label_value
         gathered = relation_attention(q, k, v, labels, self.label_bias, value, confidence, engine=self.engine)
         return self.out(gathered.transpose(1, 2).flatten(2))
+
+    def probabilities(self, nodes: Tensor, labels: Tensor, confidence: Tensor | None = None) -> Tensor:
+        """P (B, H, R, R): how much node i looks at node j, in each head; arguments as of :meth:`forward`.
+
+        A row sums to 1, or to 0 for a node without an edge. In plain torch, to look at: :meth:`forward` never forms it.
+        """
+        q, k = (self._heads(project, nodes) for project in (self.query, self.key))
+        return attention_probabilities(q, k, labels, self.label_bias, confidence)
+
+    def _heads(self, project: Linear, nodes: Tensor) -> Tensor:
+        """(B, H, R, d)."""
+        return project(nodes).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def extra_repr(self) -> str:
         """The constructor's arguments."""

@@ -67,3 +67,14 @@ def test_no_such_transformer(tmp_path):
     pytest.importorskip("transformers")
     with pytest.raises(OSError, match="absent"):
         tiny_model(SPLIT, transformer=str(tmp_path / "absent"))
+
+
+def test_a_transformer_spells_the_tokens_that_it_gives_rows_for(bert):
+    model = tiny_model(SPLIT, transformer=bert)
+    for caption, expected in (
+        ("A red unicorn.", [("a", True), ("red", True), ("[UNK]", False), (".", True)]),
+        ("a red dog near the fence . a red dog", [(word, True) for word in WORDS[:6]]),
+    ):
+        assert model.text.spell(caption) == expected
+        assert len(model.encode_captions([caption]).rows) == len(expected)
+    assert len(model.text.spell("")) == len(model.encode_captions([""]).rows)

@@ -5,6 +5,8 @@ One pair, one image and one head at a time, differentiable by autograd, float64 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu
@@ -59,39 +61,74 @@ def aggregate(r: Tensor, how: Direction, guide: Tensor) -> Tensor:
     return (guide * r).sum()
 
 
-def direction(q: Tensor, c: Tensor, how: Direction, guide: Tensor) -> Tensor:
-    """S_t2i or S_i2t: queries q (n, D) attend to the context c (m, D), K times."""
-    scores = []
+class Step(NamedTuple):
+    """One attention step of a direction: what the queries see, and what they make of it."""
+
+    attention: Tensor  # P (n, m), each row a softmax over the context
+    relevance: Tensor  # r (n,)
+    aggregated: Tensor  # ()
+    gate: Tensor | None  # g (n,) of the refinement that follows, None after the last step
+
+
+def attention_steps(q: Tensor, c: Tensor, how: Direction, guide: Tensor) -> list[Step]:
+    """Queries q (n, D) attend to the context c (m, D), K times."""
+    steps = []
     for step in range(how.steps):
         a = q @ c.T  # (n, m)
         p = (how.temperature * normalise(a, how.norm)).softmax(1)  # (n, m)
         u = p @ c  # (n, D)
         r = cosine(q, u)  # (n,)
-        scores.append(aggregate(r, how, guide))
+        gate = None
         if step + 1 < how.steps:
             gate_a, gate_b = how.gates[step]
-            g = torch.sigmoid(gate_a * r + gate_b)[:, None]  # (n, 1)
-            q = unit((1 - g) * unit(q) + g * unit(u))
-    return torch.stack(scores).mean()
+            gate = torch.sigmoid(gate_a * r + gate_b)  # (n,)
+            q = unit((1 - gate)[:, None] * unit(q) + gate[:, None] * unit(u))
+        steps.append(Step(p, r, aggregate(r, how, guide), gate))
+    return steps
+
+
+def direction(q: Tensor, c: Tensor, how: Direction, guide: Tensor) -> Tensor:
+    """S_t2i or S_i2t of queries q (n, D) and their context c (m, D)."""
+    return torch.stack([step.aggregated for step in attention_steps(q, c, how, guide)]).mean()
+
+
+class Levels(NamedTuple):
+    """What the cross-level terms are made of."""
+
+    image: Tensor  # ĝ_v (D,)
+    sentence: Tensor  # ĝ_t (D,)
+    p: Tensor  # (R,) object–sentence attention
+    omega: Tensor  # (L,) word–image attention
+
+
+def cross_levels(v: Tensor, w: Tensor, temperature: Tensor) -> Levels:
+    """Means and attention of one image, regions v (R, D), and one sentence, words w (L, D)."""
+    image, sentence = unit(v.mean(0)), unit(w.mean(0))
+    p = (temperature * cosine(v, sentence)).softmax(0)
+    omega = (temperature * cosine(w, image)).softmax(0)
+    return Levels(image, sentence, p, omega)
+
+
+def weighted_terms(v: Tensor, w: Tensor, terms: Terms) -> dict[str, tuple[Tensor, Tensor]]:
+    """Weight and value of each term of v (R, D) and w (L, D) that has a weight; S is the sum of their products."""
+    at = cross_levels(v, w, terms.guide_temperature)
+    out = {}
+    if terms.t2i is not None:
+        out["t2i"] = terms.t2i.weight, direction(w, v, terms.t2i, at.omega)
+    if terms.i2t is not None:
+        out["i2t"] = terms.i2t.weight, direction(v, w, terms.i2t, at.p)
+    if terms.object_sentence is not None:
+        out["object_sentence"] = terms.object_sentence, cosine(at.p @ v, at.sentence)
+    if terms.word_image is not None:
+        out["word_image"] = terms.word_image, cosine(at.omega @ w, at.image)
+    if terms.alignment is not None:
+        out["alignment"] = terms.alignment, (at.image * at.sentence).sum()
+    return out
 
 
 def score(v: Tensor, w: Tensor, terms: Terms) -> Tensor:
     """S of one image, regions v (R, D), and one sentence, words w (L, D)."""
-    image, sentence = unit(v.mean(0)), unit(w.mean(0))  # ĝ_v, ĝ_t (D,)
-    p = (terms.guide_temperature * cosine(v, sentence)).softmax(0)  # (R,)
-    omega = (terms.guide_temperature * cosine(w, image)).softmax(0)  # (L,)
-    total = v.new_zeros(())
-    if terms.t2i is not None:
-        total = total + terms.t2i.weight * direction(w, v, terms.t2i, omega)
-    if terms.i2t is not None:
-        total = total + terms.i2t.weight * direction(v, w, terms.i2t, p)
-    if terms.object_sentence is not None:
-        total = total + terms.object_sentence * cosine(p @ v, sentence)
-    if terms.word_image is not None:
-        total = total + terms.word_image * cosine(omega @ w, image)
-    if terms.alignment is not None:
-        total = total + terms.alignment * (image * sentence).sum()
-    return total
+    return sum((weight * value for weight, value in weighted_terms(v, w, terms).values()), start=v.new_zeros(()))
 
 
 def pair_score(

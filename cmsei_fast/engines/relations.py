@@ -38,6 +38,13 @@ def _attended(
     return _Attended(q, k, v, index[:, None].expand_as(p), edge, p)
 
 
+def attention_probabilities(
+    q: Tensor, k: Tensor, labels: Tensor, bias: Tensor | None = None, confidence: Tensor | None = None
+) -> Tensor:
+    """P (B, H, R, R) of :func:`relation_attention`, 0 where there is no edge; a row without an edge is 0."""
+    return _attended(q, k, k, labels, bias, confidence).p
+
+
 def _per_label(x: Tensor, index: Tensor, n_labels: int) -> Tensor:
     """(H, B R, n_labels − 1): x (B, H, R, R) summed over the pairs of each label but 0."""
     bins = x.new_zeros(*x.shape[:3], n_labels).scatter_add_(3, index, x)

@@ -10,7 +10,7 @@ from torch.nn import GRU, Dropout, Linear, Module, Parameter
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..data.batches import CaptionBatch
-from ..data.vocabulary import UNKNOWN, Vocabulary
+from ..data.vocabulary import SPECIAL, UNKNOWN, Vocabulary
 from ..encoded import Encoded, length_mask
 from .config import ModelConfig
 from .words import WordEmbedding
@@ -35,6 +35,18 @@ class GRUEncoder(Module):
     def tokenize(self, caption: str) -> list[int]:
         """Numbers of a caption's words, at least one."""
         return self.vocabulary.encode(caption)
+
+    def spell(self, caption: str) -> list[tuple[str, bool]]:
+        """A caption's words as they stand in it, and whether the vocabulary knows each; as many as :meth:`tokenize`."""
+        words, start = [], 0
+        for word in self.vocabulary.tokenizer(caption):
+            at = caption.lower().find(word, start)
+            known = word in self.vocabulary
+            # A tokenizer may change words, and lower case the length of a text: then the word is shown as it is known.
+            own = caption[at : at + len(word)] if at >= 0 else ""
+            words.append((own if own.lower() == word else word, known))
+            start = at + len(word) if at >= 0 else start
+        return words or [(SPECIAL[UNKNOWN], False)]
 
     def forward(self, batch: CaptionBatch, words: WordEmbedding) -> Encoded:
         """Words (ΣL, D) of the captions."""
@@ -90,6 +102,14 @@ class TransformerEncoder(Module):
         """Numbers of a caption's tokens, special ones included, cut to the model's longest input."""
         tokens: list[int] = self.tokenizer(caption, truncation=True, max_length=self.limit)["input_ids"]
         return tokens or [self.tokenizer.eos_token_id or 0]  # of no word, by a tokenizer that adds none of its own
+
+    def spell(self, caption: str) -> list[tuple[str, bool]]:
+        """The tokens that :meth:`forward` gives rows for, and whether the tokenizer knows each."""
+        tokens = self.tokenize(caption)
+        special = self.special.tolist()
+        kept = [t for t in tokens if not special[t]] or tokens
+        spelt = [self.tokenizer.decode([t]).strip() or self.tokenizer.convert_ids_to_tokens(t) for t in kept]
+        return [(text, t != self.tokenizer.unk_token_id) for text, t in zip(spelt, kept, strict=True)]
 
     def forward(self, batch: CaptionBatch, words: WordEmbedding | None = None) -> Encoded:
         """Words of the captions, (ΣL', D): fewer than tokens, for special ones are left out."""

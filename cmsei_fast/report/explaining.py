@@ -1,0 +1,228 @@
+"""Explanations made: the attention behind a score, recomputed by the reference engine's own functions in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..data.split import Split
+from ..engines import reference
+from ..engines.terms import Direction, read_terms
+from ..graphs import SPATIAL_NAMES, n_semantic_labels
+from ..model.cmsei import CMSEI
+from ..model.graph_reasoning import ReasoningLayer
+from ..nn import RelationAttention
+from ..scorer import PairScorer
+from .explanation import AttentionStep, Edge, Explanation, Term
+
+
+@torch.no_grad()
+def explain(model: CMSEI, image: Split, caption: str) -> Explanation:
+    """Which regions each word of a sentence attends to and back, and what makes the score of the pair.
+
+    Args:
+        model: a trained model.
+        image: one image as a split, ``split.subset([i])``; its own captions do not matter.
+        caption: the sentence.
+
+    Returns:
+        Attention of every step, cross-level weights, the graphs' edges with theirs, and the terms of the score.
+
+    Raises:
+        TypeError: for arguments of another type.
+        ValueError: for a split of more than one image, or one that lacks what the model is built on.
+    """
+    if not isinstance(model, CMSEI):
+        raise TypeError(f"model: expected a CMSEI (features alone: explain_features), got {type(model).__name__}")
+    if not isinstance(image, Split):
+        raise TypeError(f"image: expected a Split of one image, got {type(image).__name__}")
+    if len(image) != 1:
+        raise ValueError(f"image: expected a Split of one image, such as split.subset([0]), got one of {len(image)}")
+    if not isinstance(caption, str):
+        raise TypeError(f"caption: expected a string, got {type(caption).__name__}")
+    calls: list[_Call] = []
+    with _watching(model, calls):
+        regions = model.encode_images(image).rows
+    words = model.encode_captions([caption]).rows
+    spelt = model.text.spell(caption)
+    return explain_features(
+        regions,
+        words,
+        scorer=model.scorer,
+        image=image.ids[0],
+        caption=caption,
+        word_names=[text for text, _ in spelt],
+        known=[known for _, known in spelt],
+        region_names=_region_names(image),
+        boxes=image.boxes,
+        size=None if image.sizes is None else image.sizes[0],
+        edges=[edge for call in calls for edge in call.edges(model.config.predicate_names)],
+    )
+
+
+@torch.no_grad()
+def explain_features(
+    image_features: Any,
+    caption_features: Any,
+    *,
+    scorer: PairScorer | None = None,
+    image: str = "image",
+    caption: str | None = None,
+    word_names: Sequence[str] | None = None,
+    known: Sequence[bool] | None = None,
+    region_names: Sequence[str] | None = None,
+    boxes: Any = None,
+    size: Any = None,
+    edges: Sequence[Edge] = (),
+) -> Explanation:
+    """The same from features alone: R regions and L words of one pair, without padding.
+
+    Args:
+        image_features: (R, D) numpy array or torch tensor, floating.
+        caption_features: (L, D) of the same kind.
+        scorer: what the score is; None is :meth:`PairScorer.cmsei`.
+        image: name of the image.
+        caption: the sentence; its words behind one another if None.
+        word_names: L words; ``"word 0"`` and so on if None.
+        known: (L,) whether each is known; all are if None.
+        region_names: R names; ``"region"`` if None.
+        boxes: (R, 4) xyxy pixels.
+        size: width and height of the image in pixels; the boxes' largest corner if None.
+        edges: of graphs over the regions.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it takes and what it was given.
+    """
+    rows = []
+    for name, value in (("image_features", image_features), ("caption_features", caption_features)):
+        kind = checks.kind_of(name, value)
+        checks.dtype_of(name, value)
+        if len(value.shape) != 2 or 0 in value.shape:
+            raise ValueError(f"{name}: expected shape (rows, D) with one row at least, got {tuple(value.shape)}")
+        x = value if kind == "torch" else torch.from_numpy(np.ascontiguousarray(value))
+        x = x.detach().to("cpu", torch.float64)
+        if not x.isfinite().all():
+            raise ValueError(f"{name}: expected finite features, got NaN or an infinity")
+        rows.append(x)
+    v, w = rows
+    if v.shape[1] != w.shape[1]:
+        raise ValueError(f"caption_features: expected a width of {v.shape[1]} (as image_features), got {w.shape[1]}")
+    scorer = PairScorer.cmsei() if scorer is None else scorer
+    if not isinstance(scorer, PairScorer):
+        raise TypeError(f"scorer: expected a PairScorer or None, got {type(scorer).__name__}")
+    words = _names("word_names", word_names, [f"word {i}" for i in range(len(w))])
+    regions = _names("region_names", region_names, ["region"] * len(v))
+    boxes, size = _canvas(boxes, size, len(v))
+
+    terms = read_terms(torch.tensor(scorer.scalars(), dtype=torch.float64), scorer.config())
+    levels = reference.cross_levels(v, w, terms.guide_temperature)
+    return Explanation(
+        image=image,
+        caption=" ".join(words) if caption is None else caption,
+        words=words,
+        known=tuple(map(bool, _names("known", known, [True] * len(w)))),
+        regions=regions,
+        t2i=_steps(w, v, terms.t2i, levels.omega),
+        i2t=_steps(v, w, terms.i2t, levels.p),
+        region_weights=levels.p.numpy(),
+        word_weights=levels.omega.numpy(),
+        terms=tuple(
+            Term(name, float(weight), float(value))
+            for name, (weight, value) in reference.weighted_terms(v, w, terms).items()
+        ),
+        score=float(reference.score(v, w, terms)),
+        edges=tuple(edges),
+        boxes=boxes,
+        size=size,
+    )
+
+
+def _steps(q: Tensor, c: Tensor, how: Direction | None, guide: Tensor) -> tuple[AttentionStep, ...]:
+    if how is None:
+        return ()
+    return tuple(
+        AttentionStep(
+            step.attention.numpy(),
+            step.relevance.numpy(),
+            float(step.aggregated),
+            None if step.gate is None else step.gate.numpy(),
+        )
+        for step in reference.attention_steps(q, c, how, guide)
+    )
+
+
+def _names(name: str, given: Sequence[Any] | None, default: list[Any]) -> tuple[Any, ...]:
+    values = default if given is None else list(given)
+    if len(values) != len(default):
+        raise ValueError(f"{name}: expected {len(default)} of them, got {len(values)}")
+    return tuple(values)
+
+
+def _canvas(boxes: Any, size: Any, n_region: int) -> tuple[np.ndarray | None, tuple[float, float] | None]:
+    if boxes is None:
+        return None, None
+    boxes = np.asarray(boxes, dtype=np.float64)
+    if boxes.shape != (n_region, 4) or not np.isfinite(boxes).all():
+        raise ValueError(f"boxes: expected finite pixels of shape ({n_region}, 4), got shape {boxes.shape}")
+    extent = np.maximum(boxes[:, 2:].max(0), 1) if size is None else np.asarray(size, dtype=np.float64)
+    if extent.shape != (2,) or not (np.isfinite(extent) & (extent > 0)).all():
+        raise ValueError(f"size: expected width and height in pixels, got {size!r:.60}")
+    return boxes, (float(extent[0]), float(extent[1]))
+
+
+def _region_names(image: Split) -> list[str] | None:
+    if image.labels is None:
+        return None
+    return ["unknown" if label < 0 else image.object_names[label] for label in image.labels]
+
+
+class _Call:
+    """One call of a graph's attention: a kind, a layer, and its probabilities."""
+
+    def __init__(self, kind: str, layer: int, module: RelationAttention, arguments: tuple[Any, ...]) -> None:
+        nodes, labels, confidence = arguments[:3]
+        self.kind, self.layer, self.n_labels = kind, layer, module.n_labels
+        self.attention = module.probabilities(nodes, labels, confidence)[0].mean(0).double().cpu()  # (R, R)
+        self.labels = labels[0].cpu()
+        self.confidence = None if confidence is None else confidence[0].cpu()
+
+    def edges(self, predicates: Sequence[str]) -> Iterator[Edge]:
+        """All edges, region by region."""
+        for i, j in self.labels.nonzero().tolist():
+            name, reverse = self._name(int(self.labels[i, j]), predicates)
+            confidence = 1.0 if self.confidence is None else float(self.confidence[i, j])
+            yield Edge(self.kind, self.layer, i, j, name, reverse, float(self.attention[i, j]), confidence)
+
+    def _name(self, label: int, predicates: Sequence[str]) -> tuple[str, bool]:
+        if self.kind == "spatial":
+            return SPATIAL_NAMES[label], False
+        if self.kind == "implicit":
+            return "any", False
+        if label == n_semantic_labels(len(predicates)) - 1:
+            return "self", False
+        return predicates[(label - 1) % len(predicates)], label > len(predicates)
+
+
+@contextmanager
+def _watching(model: CMSEI, calls: list[_Call]) -> Iterator[None]:
+    """Notes every call of a graph's attention inside the block."""
+    handles = []
+    for number, layer in enumerate(model.reasoning.layers):
+        assert isinstance(layer, ReasoningLayer)
+        for kind, module in layer.attention.items():
+
+            def note(module: Any, arguments: tuple[Any, ...], kind: str = kind, number: int = number) -> None:
+                calls.append(_Call(kind, number, module, arguments))
+
+            handles.append(module.register_forward_pre_hook(note))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

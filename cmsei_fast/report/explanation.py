@@ -1,0 +1,191 @@
+"""What went into the score of one image and one sentence, in numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+# The five terms of a score (§3 of the mathematics), in its order, and what the reports call them.
+TERM_TITLES = {
+    "t2i": "words ask, regions answer",
+    "i2t": "regions ask, words answer",
+    "object_sentence": "objects – sentence",
+    "word_image": "words – image",
+    "alignment": "mean region · mean word",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionStep:
+    """One attention step of one direction: n queries look at a context of m.
+
+    Args:
+        attention: (n, m) float64, each row a softmax over the context: α where words ask, β where regions do.
+        relevance: (n,) float64, cosine of each query and what it attends to.
+        score: the relevances as one number.
+        gate: (n,) float64 in [0, 1], how much the refinement takes of what was attended to; None after the last step.
+    """
+
+    attention: np.ndarray
+    relevance: np.ndarray
+    score: float
+    gate: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of the score.
+
+    Args:
+        name: a key of ``TERM_TITLES``.
+        weight: its weight, > 0.
+        value: its value; for a direction the mean over its steps.
+    """
+
+    name: str
+    weight: float
+    value: float
+
+    @property
+    def contribution(self) -> float:
+        """Weight × value: the contributions of all terms sum to the score."""
+        return self.weight * self.value
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One edge of a graph over the regions, with the attention that runs along it.
+
+    Args:
+        kind: ``"spatial"``, ``"semantic"`` or ``"implicit"``.
+        layer: of the reasoning, from 0.
+        region: the region that gathers.
+        neighbour: the region that it gathers from; the region itself for an edge named ``"self"``.
+        name: the spatial class or predicate; what region is to neighbour, or the other way round where ``reverse``.
+        reverse: whether the predicate's subject is the neighbour.
+        attention: mean over the heads of its probability; a region's edges of one kind and layer sum to 1.
+        confidence: of the scene graph's relation, in (0, 1].
+    """
+
+    kind: str
+    layer: int
+    region: int
+    neighbour: int
+    name: str
+    reverse: bool
+    attention: float
+    confidence: float
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """One image–sentence pair: R regions, L words.
+
+    Args:
+        image: name of the image.
+        caption: the sentence.
+        words: L words as they stand in the caption (tokens, for a transformer).
+        known: (L,) whether the text encoder's vocabulary has each.
+        regions: R names of the regions' objects.
+        t2i: the steps in which words ask (n = L, m = R); empty where the direction has no weight.
+        i2t: the steps in which regions ask (n = R, m = L); empty where the direction has no weight.
+        region_weights: p (R,) float64, object–sentence attention.
+        word_weights: ω (L,) float64, word–image attention.
+        terms: those that have a weight.
+        score: of the pair.
+        edges: of all graphs and layers; none without a model or without graphs.
+        boxes: (R, 4) float64 xyxy pixels, None where regions have none.
+        size: width and height in pixels, None without boxes.
+    """
+
+    image: str
+    caption: str
+    words: tuple[str, ...]
+    known: tuple[bool, ...]
+    regions: tuple[str, ...]
+    t2i: tuple[AttentionStep, ...]
+    i2t: tuple[AttentionStep, ...]
+    region_weights: np.ndarray
+    word_weights: np.ndarray
+    terms: tuple[Term, ...]
+    score: float
+    edges: tuple[Edge, ...] = ()
+    boxes: np.ndarray | None = None
+    size: tuple[float, float] | None = None
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the direction that has more; 0 where no direction has a weight."""
+        return max(len(self.t2i), len(self.i2t))
+
+    def of_words(self, step: int = -1) -> np.ndarray:
+        """(L, R): how much each word looks at each region in a step, the last by default.
+
+        α; where words do not ask, β read the other way (its rows need not sum to 1); where no direction has a weight,
+        p for every word. A direction with fewer steps is taken at its last.
+        """
+        if self.t2i:
+            return _at(self.t2i, step).attention
+        if self.i2t:
+            return _at(self.i2t, step).attention.T
+        return np.tile(self.region_weights, (len(self.words), 1))
+
+    def of_regions(self, step: int = -1) -> np.ndarray:
+        """(R, L): how much each region looks at each word in a step: β, else what :meth:`of_words` says of α."""
+        if self.i2t:
+            return _at(self.i2t, step).attention
+        if self.t2i:
+            return _at(self.t2i, step).attention.T
+        return np.tile(self.word_weights, (len(self.regions), 1))
+
+    def find_word(self, word: str | int) -> int:
+        """Place of a word in the caption, given by itself (upper or lower case) or by its place.
+
+        Raises:
+            ValueError: the caption has no such word.
+        """
+        if isinstance(word, int):
+            if not 0 <= word < len(self.words):
+                raise ValueError(f"word: expected a place from 0 to {len(self.words) - 1}, got {word}")
+            return word
+        places = [i for i, own in enumerate(self.words) if own.lower() == word.lower()]
+        if not places:
+            raise ValueError(f"word: expected one of the caption's words ({', '.join(self.words)}), got {word!r}")
+        return places[0]
+
+    def telling_word(self) -> int:
+        """The word whose attention is the least even, an unknown one only if there is no other."""
+        attention = self.of_words()
+        spread = np.where(self.known, attention.max(1), attention.max(1) - attention.max() - 1)
+        return int(spread.argmax())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Lists and plain numbers for JSON; each term has its ``contribution`` beside its fields."""
+        out: dict[str, Any] = _plain(self)
+        for term, own in zip(out["terms"], self.terms, strict=True):
+            term["contribution"] = own.contribution
+        return out
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes :meth:`to_dict` as JSON, whole or not at all."""
+        from ..data.files import replacing
+
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            json.dump(self.to_dict(), file, indent=1, allow_nan=False)
+            file.write("\n")
+
+
+def _at(steps: tuple[AttentionStep, ...], step: int) -> AttentionStep:
+    return steps[-1] if step < 0 else steps[min(step, len(steps) - 1)]
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return [_plain(x) for x in value] if isinstance(value, tuple) else value
