@@ -1,4 +1,4 @@
-"""The command ``cmsei-fast``: convert data, train, evaluate, demonstrate, diagnose; each in a file of ``commands/``."""
+"""The command ``cmsei-fast``: convert, train, evaluate, explain, demonstrate, diagnose; each in ``commands/``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .commands import convert, demo, evaluate, train
+from .commands import convert, demo, evaluate, explain, train
 from .version import __version__
 
 BAD_INPUT = 2
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cmsei-fast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    for module in (demo, convert, train, evaluate):
+    for module in (demo, convert, train, evaluate, explain):
         module.add_parser(commands)
     doctor = commands.add_parser("doctor", help="what can run here, what cannot and why, and whether it is right")
     doctor.set_defaults(run=_doctor)

@@ -1,0 +1,62 @@
+"""``cmsei-fast explain``: what it prints and writes, and errors that name what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from training_runs import tiny_model, tiny_split
+
+from cmsei_fast import cli, explain
+from cmsei_fast.data import write_split
+
+SPLIT = tiny_split(1)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explain")
+    write_split(folder / "s.h5", SPLIT)
+    write_split(folder / "bare.h5", dataclasses.replace(SPLIT, boxes=None, sizes=None))
+    tiny_model(SPLIT).eval().save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.mark.parametrize("image", ["2", SPLIT.ids[2]])
+def test_prints_terms_and_words_and_writes_the_numbers(files, tmp_path, capsys, image):
+    out = tmp_path / "pair.json"
+    arguments = ["explain", str(files / "s.h5"), "--model", str(files / "model"), "--image", image]
+    assert cli.main([*arguments, "--json", str(out)]) == 0
+    image = SPLIT.subset([2])
+    expected = explain(tiny_model(SPLIT), image, image.captions[0])
+    assert json.loads(out.read_text(encoding="utf-8")) == expected.to_dict()
+    printed = capsys.readouterr().out
+    assert f"{expected.score:.3f}" in printed
+    for word in expected.words:
+        assert any(line.startswith(word) for line in printed.splitlines())
+
+
+def test_a_sentence_of_no_known_word_is_told(files, capsys):
+    arguments = ["explain", str(files / "s.h5"), "--model", str(files / "model"), "--image", "0"]
+    assert cli.main([*arguments, "--caption", "zorblax quux"]) == 0
+    assert capsys.readouterr().out.count("(unknown)") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("s.h5", ["--image", "4"], "--image: expected a name in the split or a place from 0 to 3, got 4"),
+        ("s.h5", ["--image", "-1"], "--image: expected a name in the split or a place from 0 to 3, got -1"),
+        ("s.h5", ["--image", "0", "--json", "no/x.json"], "--json: expected a file in an existing directory"),
+        ("bare.h5", ["--image", "0"], "boxes: expected images with boxes"),
+    ],
+)
+def test_bad_input(files, tmp_path, capsys, monkeypatch, name, options, message):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["explain", str(files / name), "--model", str(files / "model"), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cmsei-fast: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
