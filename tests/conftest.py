@@ -47,8 +47,7 @@ def available_backends() -> list[Backend]:
     found = [Backend("eager")]
     if torch.cuda.is_available():
         found.append(Backend("eager", "cuda"))
-        if engines.unavailable("triton") is None:
-            found.append(Backend("triton", "cuda"))
+        found += [Backend(name, "cuda") for name in ("triton", "cuda") if engines.unavailable(name) is None]
     if engines.unavailable("native") is None:
         from cmsei_fast.engines import native
 
@@ -58,8 +57,6 @@ def available_backends() -> list[Backend]:
 
 BACKENDS = available_backends()
 
-# The engine cuda has relation_attention and no pair_score.
-RELATION_BACKENDS = BACKENDS + ([] if engines.unavailable("cuda") else [Backend("cuda", "cuda")])
 
 # The interpreter is slow: of a test's cases it runs these many, evenly spaced, unless CMSEI_TRITON_GRID asks for all.
 INTERPRETED_CASES = 3

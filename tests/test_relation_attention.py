@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from conftest import BACKENDS, RELATION_BACKENDS, Backend
+from conftest import BACKENDS, Backend
 from torch import Tensor
 
 from cmsei_fast.nn import RelationAttention
@@ -17,7 +17,7 @@ from cmsei_fast.ops import relation_attention
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 
-@pytest.fixture(params=RELATION_BACKENDS, ids=str)
+@pytest.fixture(params=BACKENDS, ids=str)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """Each backend that has this operator, forced to its instruction set."""
     with request.param.forced():

@@ -1,7 +1,9 @@
-"""Engine ``cuda``: the compiled kernels of ``csrc/cuda`` on an NVIDIA GPU. It has no ``pair_score``.
+"""Engine ``cuda``: the compiled kernels of ``csrc/cuda`` on an NVIDIA GPU.
 
-The forward pass of relation attention is one kernel; its backward pass recomputes in torch operations (the engine
-``eager`` on the same GPU), which is exact and needs nothing stored, but is not fused.
+``pair_score``: a library's product of a chunk at a time and one kernel over it, forward and backward, for every option
+of the scorer. The forward pass of relation attention is one kernel; its backward pass recomputes in torch operations
+(the engine ``eager`` on the same GPU), which is exact and needs nothing stored, but is not fused. Sums are float32
+(float64 for float64) and their order never changes.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from cmsei_fast.engines import eager
+from cmsei_fast.engines import cuda_pair, eager
+from cmsei_fast.engines.terms import accumulator
 
 MAX_HEAD_DIM = 256
 
@@ -46,6 +49,58 @@ def unavailable() -> str | None:
             f"run `CMSEI_CUDA_ARCHS={major}{minor} CMSEI_CUDA=1 pip install -e .`"
         )
     return None
+
+
+def limits() -> str:
+    """What the kernels leave to ``eager``."""
+    return (
+        f"eager takes problems with a pair of more than {cuda_pair.MAX_NUMBERS} inner products or with options of the "
+        f"scorer that the kernels do not know; heads of at most {MAX_HEAD_DIM}"
+    )
+
+
+def pair_score(
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    precision: str,
+) -> Tensor:
+    """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); arguments as the operator has checked them.
+
+    Raises:
+        RuntimeError: naming the operator, if CUDA refuses a launch.
+    """
+    inputs = regions, words, region_offsets, word_offsets
+    if cuda_pair.refusal(region_offsets, word_offsets, config) is not None:
+        return eager.pair_score(*inputs, scalars, config, precision)
+    numbers = scalars.detach().to(regions.device, accumulator(precision)).contiguous()
+    return cuda_pair.pair_score(_module(), *inputs, numbers, config, precision)
+
+
+def pair_score_backward(
+    grad: Tensor,
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients for regions, words and scalars, in their dtypes; the inner products are computed again.
+
+    Raises:
+        RuntimeError: naming the operator, if CUDA refuses a launch.
+    """
+    inputs = regions, words, region_offsets, word_offsets
+    if cuda_pair.refusal(region_offsets, word_offsets, config) is not None:
+        return eager.pair_score_backward(grad, *inputs, scalars, config, precision)
+    numbers = scalars.detach().to(regions.device, accumulator(precision)).contiguous()
+    d_regions, d_words, d_scalars = cuda_pair.pair_score_backward(_module(), grad, *inputs, numbers, config, precision)
+    return d_regions.to(regions.dtype), d_words.to(words.dtype), d_scalars.to(scalars.device, scalars.dtype)
 
 
 def relation_attention(

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "pair_score.h"
 #include "relation_attention.h"
 
 namespace py = pybind11;
@@ -52,6 +53,76 @@ void relation_attention(const std::string& type, std::array<int64_t, 4> shape, i
   if (!problem.empty()) throw std::runtime_error(problem);
 }
 
+// Every field by its name; a name that is none is an AttributeError.
+template <class T>
+T from_names(const py::kwargs& fields) {
+  T out{};
+  const py::object self = py::cast(&out, py::return_value_policy::reference);
+  for (const auto& [name, value] : fields) py::setattr(self, name, value);
+  return out;
+}
+
+using Enqueue = std::string (*)(const cmsei::cuda::PairCall&, int, void*);
+
+template <Enqueue kEnqueue>
+void pair_kernel(const cmsei::cuda::PairCall& call, int device, uintptr_t stream) {
+  std::string problem;
+  {
+    py::gil_scoped_release release;
+    problem = kEnqueue(call, device, reinterpret_cast<void*>(stream));
+  }
+  if (!problem.empty()) throw std::runtime_error(problem);
+}
+
+void bind_pair_score(py::module_& module) {
+  using cmsei::cuda::PairCall;
+  using cmsei::cuda::PairItems;
+  py::class_<PairItems>(module, "PairItems", "Images or captions of a launch: csrc/cuda/pair_score.h.")
+      .def(py::init(&from_names<PairItems>))
+      .def_readwrite("items", &PairItems::items)
+      .def_readwrite("count", &PairItems::count)
+      .def_readwrite("longest", &PairItems::longest)
+      .def_readwrite("row", &PairItems::row)
+      .def_readwrite("start", &PairItems::start)
+      .def_readwrite("offsets", &PairItems::offsets)
+      .def_readwrite("gram_offsets", &PairItems::gram_offsets)
+      .def_readwrite("lengths", &PairItems::lengths)
+      .def_readwrite("means", &PairItems::means)
+      .def_readwrite("grams", &PairItems::grams);
+  py::class_<PairCall>(module, "PairCall", "A launch of the pair score: csrc/cuda/pair_score.h.")
+      .def(py::init(&from_names<PairCall>))
+      .def_readwrite("type", &PairCall::type)
+      .def_readwrite("config", &PairCall::config)
+      .def_readwrite("scalars", &PairCall::scalars)
+      .def_readwrite("images", &PairCall::images)
+      .def_readwrite("captions", &PairCall::captions)
+      .def_readwrite("products", &PairCall::products)
+      .def_readwrite("products_stride", &PairCall::products_stride)
+      .def_readwrite("scores", &PairCall::scores)
+      .def_readwrite("scores_stride", &PairCall::scores_stride)
+      .def_readwrite("splits", &PairCall::splits)
+      .def_readwrite("scratch", &PairCall::scratch)
+      .def_readwrite("d_products", &PairCall::d_products)
+      .def_readwrite("d_image_grams", &PairCall::d_image_grams)
+      .def_readwrite("d_image_grams_stride", &PairCall::d_image_grams_stride)
+      .def_readwrite("d_caption_grams", &PairCall::d_caption_grams)
+      .def_readwrite("d_caption_grams_stride", &PairCall::d_caption_grams_stride)
+      .def_readwrite("d_scalars", &PairCall::d_scalars);
+  module.def(
+      "pair_scratch",
+      [](const PairCall& call, bool backward, int device) {
+        std::string problem;
+        const int64_t bytes = cmsei::cuda::pair_scratch(call, backward, device, problem);
+        if (!problem.empty()) throw std::runtime_error(problem);
+        return bytes;
+      },
+      py::arg("call"), py::arg("backward"), py::arg("device"), "Bytes of device memory that a launch wants as scratch.");
+  module.def("pair_scores", &pair_kernel<cmsei::cuda::pair_scores>, py::arg("call"), py::arg("device"),
+             py::arg("stream"), "Enqueues the kernel that writes scores.");
+  module.def("pair_gradients", &pair_kernel<cmsei::cuda::pair_gradients>, py::arg("call"), py::arg("device"),
+             py::arg("stream"), "Enqueues the kernel that writes gradients.");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, module) {
@@ -72,4 +143,5 @@ PYBIND11_MODULE(_cuda, module) {
              py::arg("labels"), py::arg("bias"), py::arg("value"), py::arg("confidence"), py::arg("out"),
              py::arg("device"), py::arg("stream"),
              "Enqueues the forward kernel. Addresses are of device memory; 0 stands for a table not given.");
+  bind_pair_score(module);
 }

@@ -3,17 +3,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#define CMSEI_DEVICE __device__ __forceinline__
-
-namespace cmsei::relation {
-CMSEI_DEVICE void sync_block() { __syncthreads(); }
-CMSEI_DEVICE void sync_warp() { __syncwarp(); }
-template <typename Acc>
-CMSEI_DEVICE Acc shuffle_xor(Acc x, int mask) {
-  return __shfl_xor_sync(0xffffffffu, x, mask);
-}
-}  // namespace cmsei::relation
-
+#include "device.cuh"
+#include "launch.h"
 #include "relation_attention.cuh"
 #include "relation_attention.h"
 
@@ -39,31 +30,8 @@ __global__ void __launch_bounds__(kWarp* kMaxWarps, kBlocks<Acc, kDim>)
 }
 
 std::string explain(cudaError_t error, const char* during) {
-  if (error == cudaSuccess) return {};
-  return std::string("relation_attention: CUDA error ") + std::to_string(static_cast<int>(error)) + " (" +
-         cudaGetErrorString(error) + ") " + during;
+  return cuda::explain("relation_attention", error, during);
 }
-
-// Makes a device current and gives the caller's back at the end.
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int device) {
-    error = cudaGetDevice(&previous_);
-    if (error == cudaSuccess && previous_ != device) error = cudaSetDevice(device);
-    changed_ = error == cudaSuccess && previous_ != device;
-  }
-  ~DeviceGuard() {
-    if (changed_) cudaSetDevice(previous_);
-  }
-  DeviceGuard(const DeviceGuard&) = delete;
-  DeviceGuard& operator=(const DeviceGuard&) = delete;
-
-  cudaError_t error;
-
- private:
-  int previous_ = 0;
-  bool changed_ = false;
-};
 
 template <typename T>
 Rows<T> rows(const Matrix& matrix, int64_t channels) {

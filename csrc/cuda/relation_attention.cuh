@@ -1,6 +1,5 @@
-// Relation attention forward: the body of the kernel, in terms of a few primitives that the includer defines in
-// namespace cmsei::relation before including this file, so that the same text also runs on a host (tests/):
-//   CMSEI_DEVICE, sync_block(), sync_warp(), shuffle_xor(x, mask).
+// Relation attention forward: the body of the kernel, in terms of the primitives of device.cuh, which the includer has
+// defined, so that the same text also runs on a host (tests/).
 //
 // A block takes a tile of query rows of one (batch, head) and walks over the keys in tiles of kTileKeys with an online
 // softmax, so any number of nodes fits. K and V take turns in one shared buffer, which leaves room for more blocks.
@@ -9,6 +8,10 @@
 #include "../include/relation_math.h"
 
 namespace cmsei::relation {
+
+using device::shuffle_xor;
+using device::sync_block;
+using device::sync_warp;
 
 template <typename T>
 struct Rows {  // of a (B, H, R, d) tensor

@@ -25,6 +25,13 @@ template <class Scalar> struct Plain {
     static CMSEI_FORMULA double sqrt(double x) { return ::sqrt(x); }
     static CMSEI_FORMULA float sigmoid(float x) { return 1 / (1 + ::expf(-x)); }
     static CMSEI_FORMULA double sigmoid(double x) { return 1 / (1 + ::exp(-x)); }
+    static CMSEI_FORMULA T abs(T x) { return x < 0 ? -x : x; }
+    static CMSEI_FORMULA float exp(float x) { return ::expf(x); }
+    static CMSEI_FORMULA double exp(double x) { return ::exp(x); }
+    static CMSEI_FORMULA float exp2(float x) { return ::exp2f(x); }
+    static CMSEI_FORMULA double exp2(double x) { return ::exp2(x); }
+    static CMSEI_FORMULA float log(float x) { return ::logf(x); }
+    static CMSEI_FORMULA double log(double x) { return ::log(x); }
 };
 
 constexpr double kEps = 1e-8;
@@ -37,9 +44,16 @@ enum ScalarIndex {
     kT2ITemperature, kT2ILse, kI2TTemperature, kI2TLse, kFirstGate
 };
 
-constexpr bool is_clipped(int norm) { return norm == kClippedL2 || norm == kClippedL1 || norm == kClipped; }
-constexpr bool is_l2(int norm) { return norm == kL2 || norm == kClippedL2; }
-constexpr bool is_l1(int norm) { return norm == kL1 || norm == kClippedL1; }
+// Norms that leave the inner products at their size.
+CMSEI_FORMULA constexpr bool is_plain(int norm) { return norm == kNone || norm == kClipped; }
+CMSEI_FORMULA constexpr bool is_clipped(int norm) { return norm == kClippedL2 || norm == kClippedL1 || norm == kClipped; }
+CMSEI_FORMULA constexpr bool is_l2(int norm) { return norm == kL2 || norm == kClippedL2; }
+CMSEI_FORMULA constexpr bool is_l1(int norm) { return norm == kL1 || norm == kClippedL1; }
+
+// With |normalised| <= 1 the temperature's size bounds every logit, which saves the pass for the maximum.
+template <class S> CMSEI_FORMULA bool is_bounded(int norm, S temperature) {
+    return !is_plain(norm) && temperature <= 30 && temperature >= -30;
+}
 
 template <class M> struct PairMath {
     using T = typename M::T;
@@ -47,6 +61,29 @@ template <class M> struct PairMath {
 
     static CMSEI_FORMULA T leaky(T x) { return M::max(x * (S)kLeak, x); }
     static CMSEI_FORMULA T leaky_vjp(T x, T dy) { return M::select(x > 0, dy, dy * (S)kLeak); }
+
+    // Normalisation x · scale with scale = 1 / (√total + ε), total = Σx², or 1 / (total + ε), total = Σ|x|.
+    static CMSEI_FORMULA T size_scale(bool squares, T total) {
+        return 1 / ((squares ? M::sqrt(total) : total) + (S)kEps);
+    }
+    // What it takes from the gradient of each x, per unit of sized_vjp, from total = Σ d · x · scale.
+    static CMSEI_FORMULA T size_pull(bool squares, T total, T scale) {
+        const T root = 1 / scale - (S)kEps;
+        return squares ? M::select(root > 0, total / M::select(root > 0, root, M::set(1)), M::zero()) : total * scale;
+    }
+    static CMSEI_FORMULA T sized_vjp(bool squares, T x, T d, T scale, T pull) {
+        const T sign = M::select(x > 0, M::set(1), M::select(x < 0, M::set(-1), M::zero()));
+        return scale * d - (squares ? x * scale : sign) * pull;
+    }
+
+    // Softmax: gradient of a logit from that of its weight p and mean = Σ p d.
+    static CMSEI_FORMULA T softmax_vjp(T p, T d, T mean) { return p * (d - mean); }
+
+    // (1/λ) log Σ exp(λ r) from the largest r and total = Σ exp(λ (r - most)); what each r has of it.
+    static CMSEI_FORMULA T lse_value(S lse, T most, T total) { return most + M::log(total) / lse; }
+    static CMSEI_FORMULA T lse_share(S lse, T r, T value) { return M::exp(lse * (r - value)); }
+    // Gradient of λ per unit of the value's, from mean = Σ share · r.
+    static CMSEI_FORMULA T lse_temperature_vjp(S lse, T mean, T value) { return (mean - value) / lse; }
 
     // |x| from x·x; the gradient at 0 is 0.
     static CMSEI_FORMULA T length(T squared) { return M::sqrt(M::max(squared, M::zero())); }

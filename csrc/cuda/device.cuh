@@ -1,0 +1,17 @@
+// The primitives that kernels' texts are written in. On a host (tests/native) others of the same contract stand in.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#define CMSEI_DEVICE __device__ __forceinline__
+
+namespace cmsei::device {
+
+CMSEI_DEVICE void sync_block() { __syncthreads(); }
+CMSEI_DEVICE void sync_warp() { __syncwarp(); }
+template <typename T>
+CMSEI_DEVICE T shuffle_xor(T x, int mask) {
+  return __shfl_xor_sync(0xffffffffu, x, mask);
+}
+
+}  // namespace cmsei::device

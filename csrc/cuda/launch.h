@@ -1,0 +1,37 @@
+// What every operator's launch needs: the right device, and errors in words.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <string>
+
+namespace cmsei::cuda {
+
+inline std::string explain(const char* operation, cudaError_t error, const char* during) {
+  if (error == cudaSuccess) return {};
+  return std::string(operation) + ": CUDA error " + std::to_string(static_cast<int>(error)) + " (" +
+         cudaGetErrorString(error) + ") " + during;
+}
+
+// Makes a device current and gives the caller's back at the end.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    error = cudaGetDevice(&previous_);
+    if (error == cudaSuccess && previous_ != device) error = cudaSetDevice(device);
+    changed_ = error == cudaSuccess && previous_ != device;
+  }
+  ~DeviceGuard() {
+    if (changed_) cudaSetDevice(previous_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+  cudaError_t error;
+
+ private:
+  int previous_ = 0;
+  bool changed_ = false;
+};
+
+}  // namespace cmsei::cuda

@@ -1,0 +1,99 @@
+// A team is a number of lanes that work on one problem in memory they share. A policy of it has lane(), size(), sync()
+// (a barrier that also orders what the lanes wrote), and sum(x) and largest(x) over the lanes, which give every lane the
+// same bits. The pair score in team_*.h is written against it: on a GPU a warp or a block is a team, on a host Alone.
+#pragma once
+
+#include <stdint.h>
+
+#include "pair_math.h"
+
+// Functions whose team may be one of the device.
+#if defined(__CUDACC__)
+#define CMSEI_TEAM __device__ __forceinline__
+#else
+#define CMSEI_TEAM inline
+#endif
+
+namespace cmsei {
+
+// The team of one.
+struct Alone {
+    CMSEI_TEAM int lane() const { return 0; }
+    CMSEI_TEAM int size() const { return 1; }
+    CMSEI_TEAM void sync() const {}
+    template <class T> CMSEI_TEAM T sum(T x) const { return x; }
+    template <class T> CMSEI_TEAM T largest(T x) const { return x; }
+};
+
+// A team's lanes take i = lane, lane + size, ...
+#define CMSEI_EACH(i, count) for (int i = team.lane(); i < (count); i += team.size())
+
+// The structure of a scorer, as PairScorer.config(); direction 0 asks with words (t2i), 1 with regions (i2t).
+struct PairConfig {
+    int active[2], norm[2], aggregate[2], steps[2];
+    int object_sentence, word_image, alignment;
+
+    CMSEI_FORMULA bool on(int d) const { return (d ? active[1] : active[0]) != 0; }
+    CMSEI_FORMULA int norm_of(int d) const { return d ? norm[1] : norm[0]; }
+    CMSEI_FORMULA int aggregate_of(int d) const { return d ? aggregate[1] : aggregate[0]; }
+    CMSEI_FORMULA int steps_of(int d) const { return d ? steps[1] : steps[0]; }
+    CMSEI_FORMULA bool guided(int d) const { return on(d) && aggregate_of(d) == kGuided; }
+    // Whether the regions (1), the words (0) attend to the other side's mean.
+    CMSEI_FORMULA bool level(int d) const { return guided(d) || (d ? object_sentence : word_image); }
+    CMSEI_FORMULA bool cross() const { return level(0) || level(1) || alignment; }
+    CMSEI_FORMULA int first_gate(int d) const { return kFirstGate + (d && active[0] ? 2 * (steps[0] - 1) : 0); }
+    CMSEI_FORMULA int scalars() const { return first_gate(1) + (active[1] ? 2 * (steps[1] - 1) : 0); }
+};
+
+constexpr int kMaxScalars = kFirstGate + 2 * 2 * 7;
+constexpr double kLog2OfE = 1.4426950408889634073599246810019;
+
+// out (rows, columns) = or += x (rows, depth) · y (depth, columns), element (i, j) of each at i * its first stride + j *
+// its second. A lane takes tiles of 2 x 4 whose columns lie apart, so that neighbouring lanes read neighbours.
+template <class S> struct Grid {
+    S* data;
+    int row, column;
+    CMSEI_FORMULA S* at(int i, int j) const { return data + i * row + j * column; }
+};
+
+template <class S, class Team>
+CMSEI_TEAM void multiply(const Team& team, Grid<const S> x, Grid<const S> y, Grid<S> out, int rows, int columns, int depth,
+                         bool add) {
+    constexpr int kTall = 2, kWide = 4;
+    const int down = (rows + kTall - 1) / kTall, across = (columns + kWide - 1) / kWide;
+    CMSEI_EACH(tile, down * across) {
+        const int i0 = tile / across, j0 = tile - i0 * across;
+        const S *left[kTall], *right[kWide];
+        S sum[kTall][kWide];
+#pragma unroll
+        for (int i = 0; i < kTall; ++i) left[i] = x.at(i0 + i * down < rows ? i0 + i * down : i0, 0);
+#pragma unroll
+        for (int j = 0; j < kWide; ++j) right[j] = y.at(0, j0 + j * across < columns ? j0 + j * across : j0);
+#pragma unroll
+        for (int i = 0; i < kTall; ++i)
+#pragma unroll
+            for (int j = 0; j < kWide; ++j) sum[i][j] = 0;
+        for (int k = 0, a = 0, b = 0; k < depth; ++k, a += x.column, b += y.row) {
+            S u[kTall], v[kWide];
+#pragma unroll
+            for (int i = 0; i < kTall; ++i) u[i] = left[i][a];
+#pragma unroll
+            for (int j = 0; j < kWide; ++j) v[j] = right[j][b];
+#pragma unroll
+            for (int i = 0; i < kTall; ++i)
+#pragma unroll
+                for (int j = 0; j < kWide; ++j) sum[i][j] += u[i] * v[j];
+        }
+#pragma unroll
+        for (int i = 0; i < kTall; ++i)
+#pragma unroll
+            for (int j = 0; j < kWide; ++j) {
+                const int row = i0 + i * down, column = j0 + j * across;
+                if (row >= rows || column >= columns) continue;
+                S* to = out.at(row, column);
+                *to = add ? *to + sum[i][j] : sum[i][j];
+            }
+    }
+}
+
+}  // namespace cmsei

@@ -1,0 +1,327 @@
+// One direction of attention between one image and one caption, and its gradient, by a team (team.h). A lane owns whole
+// queries, and in the normalisation whole items of the context, so that only the products with the Gram matrix and the
+// last sums go over the lanes. Mathematics: sections 3 and 4 of the pair score.
+#pragma once
+
+#include "team.h"
+
+namespace cmsei {
+
+template <class S, class Team> struct TeamDirection {
+    using Math = Plain<S>;
+    using M = PairMath<Math>;
+
+    // One attention step; what is kept of it for the gradient is all there is.
+    struct Step {
+        const S* a;                      // (n, m) inner products
+        S *p, *h;                        // (n, m) attention, attention · Gram
+        S *shift, *scale;                // (m) of the normalisation
+        const S* q;                      // (n) |Q|
+        S *dot, *quad, *u, *r;           // (n) Q·U, |U|², |U|, relevance
+        S *next_a, *next_q;              // (n, m), (n) of the step that follows
+    };
+
+    const Team& team;
+    int n, m;           // queries, context
+    int query, context; // strides of the (n, m) matrices
+    int area;           // numbers that one of them takes
+    int norm, aggregate, steps;
+    S temperature, lse;
+    const S* gates;  // (steps - 1, 2)
+    const S* first;  // (n, m) inner products
+    const S* gram;   // (m, m) of the context
+    const S* length; // (n) of the queries
+    const S* guide;  // (n) of guided aggregation
+    S* memory;       // size(...) numbers
+
+    static CMSEI_FORMULA int64_t step_size(int64_t area, int64_t n, int64_t m) { return 3 * area + 5 * n + 2 * m; }
+    static CMSEI_FORMULA int64_t size(int64_t area, int64_t n, int64_t m, int steps, bool keep) {
+        return (keep ? steps : 1) * step_size(area, n, m) + (keep ? 2 * area + 2 * n : 0);
+    }
+
+    // The gradient's own: of the step's inner products, which ends as that of `first`; work; of |Q|; of the relevances.
+    struct Gradient {
+        S *d_a, *d_p, *d_q, *d_r;
+        S* d_guide;   // (n) added to
+        S* d_gram;    // (m, m) of the context, added to
+        double* d_temperature;
+        double* d_lse;
+        double* d_gates;
+    };
+
+    CMSEI_TEAM int at(int q, int c) const { return q * query + c * context; }
+    CMSEI_TEAM Grid<const S> grid(const S* x) const { return {x, query, context}; }
+    CMSEI_TEAM Grid<const S> context_gram() const { return {gram, m, 1}; }
+
+    // Where step k lies. Unless all are kept they take turns in the same place.
+    CMSEI_TEAM Step step(int k, bool keep) const {
+        Step s;
+        S* base = memory + (keep ? k : 0) * static_cast<int>(step_size(area, n, m));
+        S* const before = keep ? base - static_cast<int>(step_size(area, n, m)) : base;
+        s.p = base;
+        s.h = s.p + area;
+        s.next_a = s.h + area;
+        s.shift = s.next_a + area;
+        s.scale = s.shift + m;
+        s.dot = s.scale + m;
+        s.quad = s.dot + n;
+        s.u = s.quad + n;
+        s.r = s.u + n;
+        s.next_q = s.r + n;
+        s.a = k == 0 ? first : before + (s.next_a - base);
+        s.q = k == 0 ? length : before + (s.next_q - base);
+        return s;
+    }
+    // What the gradient has of its own lies behind the steps.
+    CMSEI_TEAM void lay_out(Gradient& g) const {
+        S* p = memory + steps * static_cast<int>(step_size(area, n, m));
+        g.d_a = p;
+        g.d_p = p + area;
+        g.d_q = p + 2 * area;
+        g.d_r = g.d_q + n;
+    }
+
+    // An inner product before it is scaled, and after.
+    CMSEI_TEAM S shaped(S a, S shift) const {
+        return norm == kSoftmax ? Math::exp(a - shift) : is_clipped(norm) ? M::leaky(a) : a;
+    }
+
+    CMSEI_TEAM void normalise(const Step& s) const {
+        CMSEI_EACH(c, m) {
+            const S* a = s.a + c * context;
+            S shift = 0, scale = 1;
+            if (norm == kSoftmax) {
+                S total = 0;
+                shift = a[0];
+                for (int q = 1; q < n; ++q) shift = Math::max(a[q * query], shift);
+                for (int q = 0; q < n; ++q) total += Math::exp(a[q * query] - shift);
+                scale = 1 / total;
+            } else if (!is_plain(norm)) {
+                const bool squares = is_l2(norm), clip = is_clipped(norm);
+                S total = 0;
+                for (int q = 0; q < n; ++q) {
+                    const S x = clip ? M::leaky(a[q * query]) : a[q * query];
+                    total += squares ? x * x : Math::abs(x);
+                }
+                scale = M::size_scale(squares, total);
+            }
+            s.shift[c] = shift;
+            s.scale[c] = scale;
+        }
+    }
+
+    // Attention over the context and Q·U.
+    CMSEI_TEAM void attend(const Step& s) const {
+        const S f = temperature * static_cast<S>(kLog2OfE);
+        const bool bounded = is_bounded(norm, temperature);
+        CMSEI_EACH(q, n) {
+            const S* a = s.a + q * query;
+            S* p = s.p + q * query;
+            S most = 0;
+            if (!bounded) {
+                most = shaped(a[0], s.shift[0]) * (f * s.scale[0]);
+                for (int c = 1; c < m; ++c) most = Math::max(shaped(a[c * context], s.shift[c]) * (f * s.scale[c]), most);
+            }
+            S total = 0, dot = 0;
+            for (int c = 0; c < m; ++c) {
+                const S x = a[c * context];
+                const S e = Math::exp2(shaped(x, s.shift[c]) * (f * s.scale[c]) - most);
+                p[c * context] = e;
+                total += e;
+                dot += e * x;
+            }
+            const S inverse = 1 / total;
+            for (int c = 0; c < m; ++c) p[c * context] *= inverse;
+            s.dot[q] = dot * inverse;
+        }
+    }
+
+    CMSEI_TEAM void relevance(const Step& s) const {
+        CMSEI_EACH(q, n) {
+            S quad = 0;
+            for (int c = 0; c < m; ++c) quad += s.p[at(q, c)] * s.h[at(q, c)];
+            const S u = M::length(quad);
+            s.quad[q] = quad;
+            s.u[q] = u;
+            s.r[q] = M::cosine(s.dot[q], s.q[q], u);
+        }
+    }
+
+    CMSEI_TEAM typename M::Refined refined(const Step& s, int k, int q) const {
+        return M::refine(gates[2 * k], gates[2 * k + 1], s.r[q], s.q[q], s.u[q], s.quad[q], s.dot[q]);
+    }
+
+    CMSEI_TEAM void refine(const Step& s, int k) const {
+        CMSEI_EACH(q, n) {
+            const auto f = refined(s, k, q);
+            s.next_q[q] = f.length;
+            for (int c = 0; c < m; ++c) s.next_a[at(q, c)] = f.alpha * s.a[at(q, c)] + f.beta * s.h[at(q, c)];
+        }
+    }
+
+    // One number from relevances of which each lane reads those that it wrote.
+    CMSEI_TEAM S aggregated(const S* r) const {
+        S total = 0, most = -static_cast<S>(INFINITY);
+        if (aggregate == kMax || aggregate == kLse) {
+            CMSEI_EACH(q, n) most = Math::max(r[q], most);
+            most = team.largest(most);
+        }
+        CMSEI_EACH(q, n) {
+            const S x = r[q];
+            total += aggregate == kLse ? M::lse_share(lse, x, most) : aggregate == kGuided ? x * guide[q] : x;
+        }
+        total = team.sum(total);
+        if (aggregate == kLse) return M::lse_value(lse, most, total);
+        // A sum of what is not a number is none: so is then the largest.
+        if (aggregate == kMax) return total == total ? most : total;
+        return aggregate == kMean ? total / static_cast<S>(n) : total;
+    }
+
+    // Every lane gets the score. What was written before is read only after a barrier, and one stands at the end.
+    CMSEI_TEAM S forward(bool keep) const {
+        S score = 0;
+#pragma unroll 1
+        for (int k = 0; k < steps; ++k) {
+            const Step s = step(k, keep);
+            normalise(s);
+            team.sync();
+            attend(s);
+            team.sync();
+            multiply<S>(team, grid(s.p), context_gram(), Grid<S>{s.h, query, context}, n, m, m, false);
+            team.sync();
+            relevance(s);
+            score += aggregated(s.r);
+            if (k + 1 < steps) refine(s, k);
+            team.sync();
+        }
+        return score / static_cast<S>(steps);
+    }
+
+    // d_r of one step from the gradient of its aggregate.
+    CMSEI_TEAM void aggregated_vjp(const S* r, S d, const Gradient& g) const {
+        const S value = aggregate == kLse || aggregate == kMax ? aggregated(r) : S(0);
+        S ties = 0, mean = 0;
+        if (aggregate == kMax) {
+            CMSEI_EACH(q, n) ties += r[q] == value ? S(1) : S(0);
+            ties = team.sum(ties);
+        }
+        CMSEI_EACH(q, n) {
+            S share = aggregate == kMean ? 1 / static_cast<S>(n) : S(1);
+            if (aggregate == kGuided) {
+                share = guide[q];
+                g.d_guide[q] += d * r[q];
+            } else if (aggregate == kMax) {
+                share = r[q] == value ? 1 / ties : S(0);
+            } else if (aggregate == kLse) {
+                share = M::lse_share(lse, r[q], value);
+                mean += share * r[q];
+            }
+            g.d_r[q] = d * share;
+        }
+        if (aggregate == kLse) {
+            mean = team.sum(mean);
+            if (team.lane() == 0) *g.d_lse += d * M::lse_temperature_vjp(lse, mean, value);
+        }
+    }
+
+    // Gradients of the attended vector's length and product. The Gram's, and where there is one the next step's, go
+    // into d_h, which takes the place of h once that has been read.
+    CMSEI_TEAM void attended_vjp(const Step& s, int k, const Gradient& g) const {
+        const bool more = k + 1 < steps;
+        S d_gate[2] = {0, 0};
+        CMSEI_EACH(q, n) {
+            S d_r = g.d_r[q], d_q = 0, d_u = 0, d_quad = 0, d_dot = 0, alpha = 0, beta = 0;
+            const S dot = s.dot[q], quad = s.quad[q], u = s.u[q], r = s.r[q], length_q = s.q[q];
+            if (more) {
+                S d_alpha = 0, d_beta = 0, d_z = 0;
+                for (int c = 0; c < m; ++c) {
+                    const S d = g.d_a[at(q, c)];
+                    d_alpha += d * s.a[at(q, c)];
+                    d_beta += d * s.h[at(q, c)];
+                }
+                const auto f = refined(s, k, q);
+                alpha = f.alpha;
+                beta = f.beta;
+                M::refine_vjp(f, gates[2 * k], length_q, u, quad, dot, d_alpha, d_beta, g.d_q[q], d_r, d_q, d_u, d_quad,
+                              d_dot, d_z);
+                d_gate[0] += d_z * r;
+                d_gate[1] += d_z;
+            }
+            M::cosine_vjp(r, length_q, u, d_r, d_dot, d_q, d_u);
+            d_quad += M::length_vjp(u, d_u);
+            g.d_q[q] = d_q;
+            for (int c = 0; c < m; ++c) {
+                const int i = at(q, c);
+                const S p = s.p[i], later = more ? g.d_a[i] : S(0), h = s.h[i];
+                g.d_a[i] = d_dot * p + alpha * later;
+                // Where no step follows, Gᵀ d_h is d_quad · h once more and needs no product.
+                g.d_p[i] = d_dot * s.a[i] + S(more ? 1 : 2) * d_quad * h;
+                s.h[i] = d_quad * p + beta * later;
+            }
+        }
+        if (more) {
+            for (int i = 0; i < 2; ++i) {
+                const S total = team.sum(d_gate[i]);
+                if (team.lane() == 0) g.d_gates[2 * k + i] += total;
+            }
+        }
+    }
+
+    // Softmax over the context, from d_p to the gradient of what the temperature multiplies.
+    CMSEI_TEAM void attention_vjp(const Step& s, const Gradient& g) const {
+        S d_temperature = 0;
+        CMSEI_EACH(q, n) {
+            S mean = 0;
+            for (int c = 0; c < m; ++c) mean += s.p[at(q, c)] * g.d_p[at(q, c)];
+            for (int c = 0; c < m; ++c) {
+                const int i = at(q, c);
+                const S d = M::softmax_vjp(s.p[i], g.d_p[i], mean);
+                d_temperature += d * (shaped(s.a[i], s.shift[c]) * s.scale[c]);
+                g.d_p[i] = temperature * d;
+            }
+        }
+        d_temperature = team.sum(d_temperature);
+        if (team.lane() == 0) *g.d_temperature += d_temperature;
+    }
+
+    // The normalisation along the queries, added to d_a.
+    CMSEI_TEAM void normalise_vjp(const Step& s, const Gradient& g) const {
+        const bool squares = is_l2(norm), clip = is_clipped(norm), plain = is_plain(norm);
+        CMSEI_EACH(c, m) {
+            const S shift = s.shift[c], scale = s.scale[c];
+            S total = 0;
+            if (!plain)
+                for (int q = 0; q < n; ++q) total += g.d_p[at(q, c)] * (shaped(s.a[at(q, c)], shift) * scale);
+            const S pull = plain ? S(0) : M::size_pull(squares, total, scale);
+            for (int q = 0; q < n; ++q) {
+                const int i = at(q, c);
+                const S raw = s.a[i], x = shaped(raw, shift), d = g.d_p[i];
+                S out = norm == kSoftmax ? M::softmax_vjp(x * scale, d, total) : M::sized_vjp(squares, x, d, scale, pull);
+                if (clip) out = M::leaky_vjp(raw, out);
+                g.d_a[i] += out;
+            }
+        }
+    }
+
+    // After forward(true). `d`: gradient of the direction's score. Leaves the gradients of `first` and `length` in d_a
+    // and d_q, behind a barrier.
+    CMSEI_TEAM void backward(S d, const Gradient& g) const {
+#pragma unroll 1
+        for (int k = steps - 1; k >= 0; --k) {
+            const Step s = step(k, true);
+            aggregated_vjp(s.r, d / static_cast<S>(steps), g);
+            attended_vjp(s, k, g);
+            team.sync();
+            const Grid<const S> d_h = grid(s.h);
+            if (k + 1 < steps) multiply<S>(team, d_h, context_gram(), Grid<S>{g.d_p, query, context}, n, m, m, true);
+            multiply<S>(team, Grid<const S>{s.p, context, query}, d_h, Grid<S>{g.d_gram, m, 1}, m, m, n, true);
+            team.sync();
+            attention_vjp(s, g);
+            team.sync();
+            normalise_vjp(s, g);
+            team.sync();
+        }
+    }
+};
+
+}  // namespace cmsei

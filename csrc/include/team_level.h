@@ -1,0 +1,100 @@
+// One side of the cross-level attention by a team (team.h): the items (regions or words) answer to the mean of the other
+// side. Object-sentence for regions, word-image for words.
+#pragma once
+
+#include "team.h"
+
+namespace cmsei {
+
+template <class S, class Team> struct TeamLevel {
+    using Math = Plain<S>;
+    using M = PairMath<Math>;
+
+    const Team* shared_by;
+    int n;
+    const S* gram;   // (n, n) of the items
+    const S* length; // (n)
+    S mu;
+    S mean;          // length of the other side's mean
+    S* memory;       // size(n) numbers: see below
+    S factor, gamma, quad, attended, score; // score: where it was asked for
+
+    static CMSEI_FORMULA int64_t size(int64_t n) { return 5 * n; }
+
+    // (n) each: inner products with the other side's mean, filled in by the caller, each lane its own; with the unit
+    // mean; cosines; attention; attention · Gram.
+    CMSEI_TEAM S* other() const { return memory; }
+    CMSEI_TEAM S* dot() const { return memory + n; }
+    CMSEI_TEAM S* cosine() const { return memory + 2 * n; }
+    CMSEI_TEAM S* p() const { return memory + 3 * n; }
+    CMSEI_TEAM S* h() const { return memory + 4 * n; }
+
+    CMSEI_TEAM void forward(bool scored) {
+        const Team& team = *shared_by;
+        factor = M::unit_factor(mean);
+        gamma = mean * factor;
+        S most = -static_cast<S>(INFINITY), total = 0;
+        CMSEI_EACH(i, n) {
+            const S x = other()[i] * factor, c = M::cosine(x, length[i], gamma);
+            dot()[i] = x;
+            cosine()[i] = c;
+            most = Math::max(c, most);
+        }
+        most = team.largest(most);
+        CMSEI_EACH(i, n) total += Math::exp(mu * (cosine()[i] - most));
+        total = 1 / team.sum(total);
+        CMSEI_EACH(i, n) p()[i] = Math::exp(mu * (cosine()[i] - most)) * total;
+        team.sync();
+        score = quad = attended = 0;
+        if (!scored) return;
+        S product = 0, square = 0;
+        CMSEI_EACH(i, n) {
+            S sum = 0;
+            for (int k = 0; k < n; ++k) sum += p()[k] * gram[k * n + i];
+            h()[i] = sum;
+            product += p()[i] * dot()[i];
+            square += p()[i] * sum;
+        }
+        product = team.sum(product);
+        quad = team.sum(square);
+        attended = M::length(quad);
+        score = M::cosine(product, attended, gamma);
+    }
+
+    // d_p (n): gradient that guided aggregation has left, used up. Each lane's d_other (n) is written and its d_length
+    // (n) too; adds to d_gram (n, n), d_mean and, the first lane, d_mu. d_score only if the score was asked for.
+    CMSEI_TEAM void backward(S d_score, bool scored, S* d_p, S* d_other, S* d_length, S* d_gram, S& d_mean,
+                             double* d_mu) const {
+        const Team& team = *shared_by;
+        S d_dot = 0, d_attended = 0, d_gamma = 0, d_quad = 0, pull = 0, factors = 0, mus = 0, gammas = 0;
+        if (scored) {
+            M::cosine_vjp(score, attended, gamma, d_score, d_dot, d_attended, d_gamma);
+            d_quad = M::length_vjp(attended, d_attended);
+        }
+        CMSEI_EACH(i, n) {
+            const S d = d_p[i] + d_dot * dot()[i] + (scored ? 2 * d_quad * h()[i] : S(0));
+            d_p[i] = d;
+            pull += p()[i] * d;
+        }
+        pull = team.sum(pull);
+        CMSEI_EACH(i, n) {
+            const S c = cosine()[i], d_logit = M::softmax_vjp(p()[i], d_p[i], pull);
+            S d_x = d_dot * p()[i], d_l = 0;
+            M::cosine_vjp(c, length[i], gamma, mu * d_logit, d_x, d_l, gammas);
+            mus += d_logit * c;
+            factors += d_x * other()[i];
+            d_other[i] = d_x * factor;
+            d_length[i] = d_l;
+        }
+        mus = team.sum(mus);
+        factors = team.sum(factors);
+        d_gamma += team.sum(gammas);
+        if (team.lane() == 0) *d_mu += mus;
+        d_mean += d_gamma * factor + M::unit_factor_vjp(mean, factors + d_gamma * mean);
+        if (!scored) return;
+        CMSEI_EACH(i, n)
+            for (int k = 0; k < n; ++k) d_gram[k * n + i] += d_quad * p()[k] * p()[i];
+    }
+};
+
+}  // namespace cmsei

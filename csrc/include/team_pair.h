@@ -1,0 +1,200 @@
+// The score of one image and one caption from their inner products, and its gradient, by a team (team.h).
+#pragma once
+
+#include "team_direction.h"
+#include "team_level.h"
+
+namespace cmsei {
+
+// What is known of the rows of one image or caption.
+template <class S> struct PairSide {
+    int n;
+    const S* gram;   // (n, n)
+    const S* length; // (n)
+    S mean;          // length of the mean row
+};
+
+// Where the gradient of one pair goes.
+template <class S> struct PairTarget {
+    S* d_block;          // (L, R) row stride ld, written
+    int64_t ld;
+    S *d_regions, *d_words; // (R, R), (L, L) of the Gram matrices, added to
+    double* totals;      // as PairScorer.scalars(), added to by the first lane
+};
+
+template <class S, class Team> struct TeamPair {
+    using M = PairMath<Plain<S>>;
+    using Direction = TeamDirection<S, Team>;
+    using Level = TeamLevel<S, Team>;
+
+    const Team& team;
+    const PairConfig& config;
+    const S* scalars;
+    PairSide<S> regions, words;
+    const S* block; // (L, R) inner products
+    int ld;         // of a row; odd, so that lanes that own rows meet no bank conflict
+    S* memory;      // size(...) numbers
+
+    // For any pair of at most these sizes; ld: the row stride of its block.
+    static CMSEI_FORMULA int64_t size(const PairConfig& config, int64_t r, int64_t l, int64_t ld, bool keep) {
+        int64_t most = 0;
+        for (int d = 0; d < 2; ++d) {
+            if (!config.on(d)) continue;
+            const int64_t own = Direction::size(l * ld, d ? r : l, d ? l : r, config.steps_of(d), keep);
+            most = own > most ? own : most;
+        }
+        const int64_t levels = config.cross() ? (Level::size(1) + (keep ? 3 : 0)) * (r + l) : 0;
+        return most + levels;
+    }
+
+    // Which asks in direction d.
+    CMSEI_TEAM PairSide<S> side(int d) const {
+        return {d ? regions.n : words.n, d ? regions.gram : words.gram, d ? regions.length : words.length,
+                d ? regions.mean : words.mean};
+    }
+
+    // Level d, its attention computed.
+    CMSEI_TEAM Level level(int d) const {
+        const PairSide<S> own = side(d), other = side(1 - d);
+        Level x{&team, own.n, own.gram, own.length, scalars[kGuideTemperature], other.mean, memory + (d ? Level::size(words.n) : 0),
+                0,    0,     0,        0,          0};
+        const int along = d ? 1 : ld, across = d ? ld : 1;
+        CMSEI_EACH(i, own.n) {
+            S sum = 0;
+            for (int k = 0; k < other.n; ++k) sum += block[i * along + k * across];
+            x.other()[i] = sum / static_cast<S>(other.n);
+        }
+        x.forward(scored(d));
+        return x;
+    }
+    CMSEI_TEAM bool scored(int d) const { return (d ? config.object_sentence : config.word_image) != 0; }
+    CMSEI_TEAM S level_weight(int d) const { return scalars[d ? kWeightObjectSentence : kWeightWordImage]; }
+
+    CMSEI_TEAM Direction direction(int d, const S* guide, S* own) const {
+        const PairSide<S> asks = side(d), context = side(1 - d);
+        return {team, asks.n, context.n, d ? 1 : ld, d ? ld : 1, words.n * ld, config.norm_of(d),
+                config.aggregate_of(d), config.steps_of(d), scalars[d ? kI2TTemperature : kT2ITemperature],
+                scalars[d ? kI2TLse : kT2ILse], scalars + config.first_gate(d), block, context.gram, asks.length, guide,
+                own};
+    }
+
+    CMSEI_TEAM S alignment_sum() const {
+        S sum = 0;
+        CMSEI_EACH(j, words.n)
+            for (int r = 0; r < regions.n; ++r) sum += block[j * ld + r];
+        return team.sum(sum) / (static_cast<S>(words.n) * static_cast<S>(regions.n));
+    }
+
+    // Every lane gets the score. The block is read behind a barrier.
+    CMSEI_TEAM S forward() const {
+        S score = 0;
+        S* own = memory + (config.cross() ? Level::size(words.n + regions.n) : 0);
+#pragma unroll 1
+        for (int d = 0; d < 2; ++d) {
+            const S* guide = nullptr;
+            if (config.level(d)) {
+                const Level x = level(d);
+                if (scored(d)) score += level_weight(d) * x.score;
+                guide = x.p();
+            }
+            if (config.on(d)) score += scalars[d ? kWeightI2T : kWeightT2I] * direction(d, guide, own).forward(false);
+        }
+        if (config.alignment)
+            score += scalars[kWeightAlignment] * alignment_sum() * M::unit_factor(regions.mean) * M::unit_factor(words.mean);
+        return score;
+    }
+
+    CMSEI_TEAM void add(double* totals, int i, S x) const {
+        if (team.lane() == 0) totals[i] += x;
+    }
+
+    // Computes the score again; d: its gradient. Two barriers stand between what is written and who else reads it.
+    CMSEI_TEAM void backward(S d, const PairTarget<S>& to) const {
+        const int sides = words.n + regions.n;
+        S* const levels = memory + Level::size(sides);  // (words, regions): d_p, d_other, d_length
+        S* const own = memory + (config.cross() ? Level::size(sides) + 3 * sides : 0);
+        S d_mean_region = 0, d_mean_word = 0;  // of the lengths of the means
+        S align = 0;
+        if (config.alignment) {
+            const S sum = alignment_sum(), v = M::unit_factor(regions.mean), w = M::unit_factor(words.mean);
+            const S share = d * scalars[kWeightAlignment];
+            add(to.totals, kWeightAlignment, d * (sum * v * w));
+            d_mean_region = M::unit_factor_vjp(regions.mean, share * sum * w);
+            d_mean_word = M::unit_factor_vjp(words.mean, share * sum * v);
+            align = share * v * w / (static_cast<S>(words.n) * static_cast<S>(regions.n));
+        }
+        bool first = true;
+#pragma unroll 1
+        for (int k = 0; k < 2; ++k) {
+            if (!config.level(k) && !config.on(k)) continue;
+            const PairSide<S> asks = side(k), context = side(1 - k);
+            S *const d_asks = k ? to.d_regions : to.d_words, *const d_context = k ? to.d_words : to.d_regions;
+            S* const d_p = levels + (k ? words.n : 0);
+            S *const d_other = d_p + sides, *const d_length = d_other + sides;
+            Level x{&team, 0, nullptr, nullptr, 0, 0, nullptr, 0, 0, 0, 0, 0};
+            if (config.level(k)) {
+                x = level(k);
+                CMSEI_EACH(i, asks.n) d_p[i] = 0;
+                if (scored(k)) add(to.totals, k ? kWeightObjectSentence : kWeightWordImage, d * x.score);
+            }
+            const S* d_a = nullptr;
+            if (config.on(k)) {
+                const Direction way = direction(k, config.level(k) ? x.p() : nullptr, own);
+                typename Direction::Gradient g;
+                way.lay_out(g);
+                g.d_guide = d_p;
+                g.d_gram = d_context;
+                g.d_temperature = to.totals + (k ? kI2TTemperature : kT2ITemperature);
+                g.d_lse = to.totals + (k ? kI2TLse : kT2ILse);
+                g.d_gates = to.totals + config.first_gate(k);
+                add(to.totals, k ? kWeightI2T : kWeightT2I, d * way.forward(true));
+                way.backward(d * scalars[k ? kWeightI2T : kWeightT2I], g);
+                CMSEI_EACH(i, asks.n) d_asks[i * asks.n + i] += M::length_vjp(asks.length[i], g.d_q[i]);
+                d_a = g.d_a;
+                team.sync();
+            }
+            S d_mean_here = 0;
+            if (config.level(k)) {
+                x.backward(d * level_weight(k), scored(k), d_p, d_other, d_length, d_asks, d_mean_here,
+                           to.totals + kGuideTemperature);
+                team.sync();
+                CMSEI_EACH(i, asks.n) d_asks[i * asks.n + i] += M::length_vjp(asks.length[i], d_length[i]);
+            }
+            d_mean_word += k ? d_mean_here : S(0);
+            d_mean_region += k ? S(0) : d_mean_here;
+            emit(to, d_a, config.level(k) ? d_other : nullptr, k != 0, context.n, first);
+            first = false;
+            team.sync();
+        }
+        CMSEI_EACH(i, regions.n * words.n) {
+            const int j = i / regions.n, r = i - j * regions.n;
+            S& out = to.d_block[j * to.ld + r];
+            out = first ? align : out + align;
+        }
+        spread(regions, d_mean_region, to.d_regions);
+        spread(words, d_mean_word, to.d_words);
+        team.sync();
+    }
+
+private:
+    // The part of the block's gradient that one side's asking leaves; the lane of an element is always the same.
+    CMSEI_TEAM void emit(const PairTarget<S>& to, const S* d_a, const S* d_other, bool by_region, int others,
+                         bool first) const {
+        CMSEI_EACH(i, regions.n * words.n) {
+            const int j = i / regions.n, r = i - j * regions.n;
+            S x = d_a ? d_a[j * ld + r] : S(0);
+            if (d_other) x += d_other[by_region ? r : j] / static_cast<S>(others);
+            S& out = to.d_block[j * to.ld + r];
+            out = first ? x : out + x;
+        }
+    }
+
+    // The length of a mean row is a function of the sum of the Gram matrix.
+    CMSEI_TEAM void spread(const PairSide<S>& own, S d, S* d_gram) const {
+        const S share = M::length_vjp(own.mean, d) / (static_cast<S>(own.n) * static_cast<S>(own.n));
+        if (share == 0) return;
+        CMSEI_EACH(i, own.n * own.n) d_gram[i] += share;
+    }
+};
+
+}  // namespace cmsei

@@ -1,0 +1,113 @@
+"""The engine cuda on the CPU: its Python as it is, its kernels' text run by ``tests/native/pair_host.cpp``."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmsei_fast import engines
+from cmsei_fast.engines import cuda
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+
+# What a launch came to: how its teams were formed.
+ALONE, WARPS, BLOCKS, OUTSIDE = 1, 2, 3, 4
+
+
+def compiled(source: str, folder: Path, *more: str) -> Path:
+    """A shared library of a file of tests/native."""
+    library = folder / f"{Path(source).stem}.so"
+    command = [str(COMPILER), *FLAGS, *more, str(ROOT / "tests" / "native" / source), "-o", str(library)]
+    subprocess.run(command, check=True)
+    return library
+
+
+class PairItems(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_int64)
+        for name in [
+            "items",
+            "count",
+            "longest",
+            "row",
+            "start",
+            "offsets",
+            "gram_offsets",
+            "lengths",
+            "means",
+            "grams",
+        ]
+    )
+
+
+_NUMBERS = ("products", "products_stride", "scores", "scores_stride", "splits", "scratch", "d_products")
+_NUMBERS += ("d_image_grams", "d_image_grams_stride", "d_caption_grams", "d_caption_grams_stride", "d_scalars")
+
+
+class PairCall(ctypes.Structure):
+    _fields_ = (
+        ("type", ctypes.c_int64),
+        ("config", ctypes.c_int64 * 11),
+        ("scalars", ctypes.c_int64),
+        ("images", PairItems),
+        ("captions", PairItems),
+        *((name, ctypes.c_int64) for name in _NUMBERS),
+    )
+
+    def __init__(self, config: tuple[int, ...] = (0,) * 11, **fields: Any) -> None:
+        super().__init__(config=(ctypes.c_int64 * 11)(*config), **fields)
+
+
+class Options(ctypes.Structure):
+    _fields_ = (("fibers", ctypes.c_int64), ("reversed", ctypes.c_int64), ("shared_limit", ctypes.c_int64))
+
+
+class Module:
+    """What ``cmsei_fast._cuda`` has for the pair score, on addresses of the CPU's memory."""
+
+    PairItems, PairCall = PairItems, PairCall
+
+    def __init__(self, library: Path, *, fibers: bool, reverse: bool = False, shared_limit: int = 99 * 1024) -> None:
+        self.library = ctypes.CDLL(str(library))
+        for name in ("pair_host", "pair_host_scratch", "pair_cover"):
+            getattr(self.library, name).restype = ctypes.c_int64
+        self.options = Options(int(fibers), int(reverse), shared_limit)
+        self.teams: set[int] = set()
+
+    def pair_scratch(self, call: PairCall, backward: bool, device: int) -> int:
+        return self.library.pair_host_scratch(ctypes.byref(call), int(backward), ctypes.byref(self.options))
+
+    def pair_scores(self, call: PairCall, device: int, stream: int) -> None:
+        self._run(call, 0)
+
+    def pair_gradients(self, call: PairCall, device: int, stream: int) -> None:
+        self._run(call, 1)
+
+    def _run(self, call: PairCall, backward: int) -> None:
+        status = self.library.pair_host(ctypes.byref(call), backward, ctypes.byref(self.options))
+        assert status > 0, f"the kernel did not run: {status}"
+        self.teams.add(status)
+
+
+@contextlib.contextmanager
+def engine_on_host(module: Module) -> Iterator[None]:
+    """Inside the block, engine ``"cuda"`` takes tensors on the CPU and runs the module's kernels."""
+    before = cuda._module, cuda.unavailable, engines._DEVICES["cuda"]
+    cuda._module, cuda.unavailable = (lambda: module), (lambda: None)
+    engines._DEVICES["cuda"] = ("cpu",)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cuda._module, cuda.unavailable, engines._DEVICES["cuda"] = before
