@@ -14,7 +14,7 @@ from . import engines
 from .engines import choice
 from .ops.pair_score import pair_score
 from .ops.relation_attention import relation_attention
-from .scorer import PairScorer
+from .scorer import Attention, PairScorer
 from .version import __version__
 
 # Variable, what it does, when it is read.
@@ -81,6 +81,9 @@ def _engines() -> Iterator[str]:
             line += f"; variants {', '.join(module.isas())}; in use {module.current_isa()}"
         if hasattr(module, "limits"):
             line += f"; {module.limits()}"
+        pairs = engines.KNOWN_ATTENTION.get(name)
+        if pairs is not None and "pair_score" in operators:
+            line += "; of attend and relevance only " + ", ".join("/".join(pair) for pair in pairs)
         yield line
     chosen = [f"{operator} {engines.choose('cpu', operator)}" for operator in engines.OPERATORS]
     yield f"  auto on the CPU: {', '.join(chosen)}"
@@ -123,7 +126,10 @@ def _pair_score_error(engine: str, device: str) -> float:
     regions, words = (torch.randn(n, 40, generator=generator) for n in (5 + 1 + 9, 3 + 1 + 7 + 12))
     offsets = torch.tensor([0, 5, 6, 15]), torch.tensor([0, 3, 4, 11, 23])
     worst = 0.0
-    for scorer in (PairScorer.cmsei(), PairScorer.scan_t2i(), PairScorer.scan_i2t()):
+    presets = (PairScorer.cmsei(), PairScorer.scan_t2i(), PairScorer.scan_i2t(), PairScorer.bfan())
+    for scorer in (*presets, PairScorer(Attention(attend="hard"))):
+        if engines.lacks(engine, scorer.config()) is not None:
+            continue
         expected = pair_score(regions, words, *offsets, scorer=scorer, engine="reference", precision="float64")
         got = pair_score(
             regions.to(device), words.to(device), *offsets, scorer=scorer, engine=engine, precision="float32"

@@ -15,10 +15,11 @@ _LOG_LIMIT = 20.0
 
 
 class PairScore(Module):
-    """Scores of all pairs with weights, temperatures and gates that are learned.
+    """Scores of all pairs with weights, temperatures, gates and thresholds that are learned.
 
     The structure (directions, norms, aggregates, steps, terms) is the scorer's. Learning starts exactly at its numbers:
-    weights and temperatures are ``initial · exp(log_scale)``, hence positive, and gates are ``initial + gate_shift``.
+    weights and temperatures are ``initial · exp(log_scale)``, hence positive; gates and thresholds are ``initial +
+    gate_shift``.
     Both parameters start at 0, so weight decay pulls towards the initial numbers. Terms that the scorer leaves out stay
     out, and the gradient of their entries is 0.
 
@@ -44,7 +45,7 @@ class PairScore(Module):
         self.gate_shift = Parameter(torch.zeros(len(initial) - FIRST_GATE))
 
     def scalars(self) -> Tensor:
-        """(n,) current weights, temperatures and gates in the order of ``PairScorer.scalars()``; differentiable."""
+        """(n,) the current numbers in the order of ``PairScorer.scalars()``; differentiable."""
         positive, gates = self.initial[:FIRST_GATE], self.initial[FIRST_GATE:]
         scale = self.log_scale.to(positive.dtype).clamp(-_LOG_LIMIT, _LOG_LIMIT).exp()
         return torch.cat([positive * scale, gates + self.gate_shift.to(gates.dtype)])

@@ -9,12 +9,24 @@ from dataclasses import dataclass, fields, replace
 
 NORMS = ("softmax", "l2norm", "clipped_l2norm", "l1norm", "clipped_l1norm", "clipped", "none")
 AGGREGATES = ("mean", "sum", "max", "lse", "guided")
+ATTENDS = ("softmax", "hard", "focal_equal", "focal_prob", "negative_aware")
+RELEVANCES = ("cosine", "dot")
 DEFAULT_GATE = (2.0, -1.0)
 MAX_STEPS = 8
 
 # Positions in the flat vector of scalars that the operator takes (and differentiates).
 W_T2I, W_I2T, W_OBJECT_SENTENCE, W_WORD_IMAGE, W_ALIGNMENT, GUIDE_TEMPERATURE = range(6)
 T2I_TEMPERATURE, T2I_LSE, I2T_TEMPERATURE, I2T_LSE, FIRST_GATE = range(6, 11)
+# After the gates of t2i and of i2t: the threshold of each direction that is negative-aware.
+
+# Positions in the list of integers, each followed by its direction's relevance.
+T2I_ATTEND, I2T_ATTEND = 11, 13
+CONFIG_LENGTH = 15
+
+
+def thresholds(config: list[int]) -> list[int]:
+    """0 for t2i and 1 for i2t, those of them whose threshold is at the end of the scalars."""
+    return [i for i, at in enumerate((T2I_ATTEND, I2T_ATTEND)) if ATTENDS[config[at]] == "negative_aware"]
 
 
 def _finite(owner: str, name: str, value: object, *, minimum: float = -math.inf, open_: bool = False) -> float:
@@ -39,6 +51,14 @@ class Attention:
         lse_temperature: λ of ``aggregate="lse"``, > 0.
         steps: K >= 1 attention steps (IMRAM-style refinement between them, Chen et al. 2020); 1 is SCAN.
         gates: K − 1 pairs (a, b), g = sigmoid(a · relevance + b); empty means (2, −1) for each.
+        attend: how the attention P over the context is made from the normalised inner products Ã, one of ``ATTENDS``:
+            ``"softmax"`` of λ Ã; ``"hard"``, all of it on the first largest inner product (CHAN, Pan et al. 2023);
+            ``"focal_equal"`` and ``"focal_prob"``, the softmax without what is below its mean, or below its mean
+            weighted by √P (BFAN, Liu et al. 2019); ``"negative_aware"``, whose relevance adds two terms (NAAF, Zhang et
+            al. 2022; one step, relevance ``"cosine"``). docs/scores.md has the formulas. What is kept or chosen is a
+            constant in the gradient.
+        relevance: ``"cosine"`` of query and attended context, or their inner product ``"dot"``.
+        threshold: τ of ``attend="negative_aware"``: a word whose inner products are all below it is a mismatch.
 
     Raises:
         ValueError: naming the field, what it takes and what it was given.
@@ -51,6 +71,9 @@ class Attention:
     lse_temperature: float = 6.0
     steps: int = 1
     gates: tuple[tuple[float, float], ...] = ()
+    attend: str = "softmax"
+    relevance: str = "cosine"
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
         set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - the dataclass is frozen
@@ -69,6 +92,16 @@ class Attention:
         if gates is None or len(gates) != self.steps - 1:
             raise ValueError(f"Attention.gates: expected {self.steps - 1} pairs (a, b), got {self.gates!r}")
         set_("gates", tuple((_finite("Attention", "gates", a), _finite("Attention", "gates", b)) for a, b in gates))
+        if self.attend not in ATTENDS:
+            raise ValueError(f"Attention.attend: expected one of {', '.join(ATTENDS)}, got {self.attend!r}")
+        if self.relevance not in RELEVANCES:
+            raise ValueError(f"Attention.relevance: expected one of {', '.join(RELEVANCES)}, got {self.relevance!r}")
+        if self.attend == "negative_aware" and (self.steps, self.relevance) != (1, "cosine"):
+            raise ValueError(
+                "Attention.attend: expected 'negative_aware' with steps=1 and relevance='cosine', "
+                f"got steps={self.steps}, relevance={self.relevance!r}"
+            )
+        set_("threshold", _finite("Attention", "threshold", self.threshold))
 
 
 @dataclass(frozen=True)
@@ -128,41 +161,103 @@ class PairScorer:
         """SCAN image-to-text (Lee et al. 2018): λ = 4, clipped l2 normalisation, LSE with λ = 5 or ``"mean"``."""
         return cls(i2t=Attention(temperature=4.0, aggregate=aggregate, lse_temperature=5.0))
 
+    @classmethod
+    def scan_both(cls, t2i: str = "mean", i2t: str = "lse") -> PairScorer:
+        """SCAN's ensemble of both directions (Lee et al. 2018): the average of the two scores, each aggregated so."""
+        return cls(
+            t2i=Attention(0.5, 9.0, aggregate=t2i, lse_temperature=6.0),
+            i2t=Attention(0.5, 4.0, aggregate=i2t, lse_temperature=5.0),
+        )
+
+    @classmethod
+    def laps(cls) -> PairScorer:
+        """``xattn_score_two`` of LAPS (Fu et al. 2024): half of SCAN's t2i and i2t each, means; unit vectors."""
+        return cls.scan_both("mean", "mean")
+
+    @classmethod
+    def bfan(cls, focal: str = "equal") -> PairScorer:
+        """BFAN (Liu et al. 2019): focal attention in both directions, λ = 20; focal is ``"equal"`` or ``"prob"``."""
+        if focal not in ("equal", "prob"):
+            raise ValueError(f"focal: expected 'equal' or 'prob', got {focal!r}")
+        direction = Attention(temperature=20.0, attend=f"focal_{focal}")
+        return cls(direction, direction)
+
+    @classmethod
+    def naaf(cls, threshold: float = 0.0) -> PairScorer:
+        """``xattn_score_test`` of NAAF (Zhang et al. 2022), λ = 20; threshold is the model's ``thres_safe``."""
+        return cls(t2i=Attention(temperature=20.0, attend="negative_aware", threshold=threshold))
+
+    @classmethod
+    def chan(cls) -> PairScorer:
+        """CHAN (Pan et al. 2023): each word's best region, pooled by log Σ exp(r / 0.1); unit vectors.
+
+        The weight of 10 undoes the division by λ_lse, which CHAN's pooling leaves out.
+        """
+        return cls(
+            t2i=Attention(10.0, norm="none", aggregate="lse", lse_temperature=10.0, attend="hard", relevance="dot")
+        )
+
+    @classmethod
+    def maxsim(cls, aggregate: str = "sum") -> PairScorer:
+        """ColBERT's MaxSim (Khattab and Zaharia 2020), TERAN's MrSw (Messina et al. 2021): Σ_j max_r w_j · v_r.
+
+        ``aggregate="mean"`` is TERAN's MrAVGw. Padding is no region: TERAN's code lets a padded one stand for 0.
+        """
+        return cls(t2i=Attention(norm="none", aggregate=aggregate, attend="hard", relevance="dot"))
+
+    @classmethod
+    def imram_first_step(cls) -> PairScorer:
+        """The first of IMRAM's steps (Chen et al. 2020), in both directions: SCAN's attention with λ = 9, means.
+
+        The later steps need weights of the model's own memory.
+        """
+        return cls(Attention(temperature=9.0), Attention(temperature=9.0))
+
     def config(self) -> list[int]:
-        """The discrete half of the scorer: (active, norm, aggregate, steps) of t2i and of i2t, then three flags."""
+        """The discrete half of the scorer: (active, norm, aggregate, steps) of t2i and of i2t, three flags, then
+        (attend, relevance) of t2i and of i2t.
+        """
         out: list[int] = []
+        tail: list[int] = []
         for attention in (self.t2i, self.i2t):
             if attention is None or attention.weight == 0:
                 out += [0, 0, 0, 1]
+                tail += [0, 0]
             else:
                 out += [1, NORMS.index(attention.norm), AGGREGATES.index(attention.aggregate), attention.steps]
-        return out + [int(w > 0) for w in (self.object_sentence, self.word_image, self.alignment)]
+                tail += [ATTENDS.index(attention.attend), RELEVANCES.index(attention.relevance)]
+        return out + [int(w > 0) for w in (self.object_sentence, self.word_image, self.alignment)] + tail
 
     def scalars(self) -> list[float]:
-        """The continuous half, in the order of this module's positions; gates of t2i first, then those of i2t."""
+        """The continuous half, in the order of this module's positions: gates of t2i, gates of i2t, then thresholds."""
         t2i = self.t2i if self.t2i is not None and self.t2i.weight > 0 else Attention(weight=0.0)
         i2t = self.i2t if self.i2t is not None and self.i2t.weight > 0 else Attention(weight=0.0)
         head = [t2i.weight, i2t.weight, self.object_sentence, self.word_image, self.alignment, self.guide_temperature]
         head += [t2i.temperature, t2i.lse_temperature, i2t.temperature, i2t.lse_temperature]
-        return head + [x for a in (t2i, i2t) for gate in a.gates for x in gate]
+        gates = [x for a in (t2i, i2t) for gate in a.gates for x in gate]
+        return head + gates + [(t2i, i2t)[i].threshold for i in thresholds(self.config())]
 
     def with_scalars(self, values: list[float]) -> PairScorer:
-        """The same structure with other weights, temperatures and gates (the inverse of :meth:`scalars`)."""
+        """The same structure with other weights, temperatures, gates and thresholds (inverse of :meth:`scalars`)."""
         if len(values) != len(self.scalars()):
             raise ValueError(f"values: expected {len(self.scalars())} numbers, got {len(values)}")
-        gates = list(zip(values[FIRST_GATE::2], values[FIRST_GATE + 1 :: 2], strict=True))
+        aware = thresholds(self.config())
+        end = len(values) - len(aware)
+        limits = dict(zip(aware, values[end:], strict=True))
+        gates = list(zip(values[FIRST_GATE:end:2], values[FIRST_GATE + 1 : end : 2], strict=True))
         new: dict[str, Attention | None] = {}
-        for name, weight, temperature, lse in (("t2i", 0, 6, 7), ("i2t", 1, 8, 9)):
+        for place, (name, temperature, lse) in enumerate((("t2i", 6, 7), ("i2t", 8, 9))):
             old: Attention | None = getattr(self, name)
             if old is None or old.weight == 0:
                 new[name] = old
                 continue
             new[name] = replace(
                 old,
-                weight=values[weight],
+                weight=values[place],
                 temperature=values[temperature],
                 lse_temperature=values[lse],
                 gates=tuple(gates[: old.steps - 1]),
+                threshold=limits.get(place, old.threshold),
             )
             gates = gates[old.steps - 1 :]
         return PairScorer(new["t2i"], new["i2t"], *values[2:6])

@@ -131,8 +131,8 @@ def prepare(
     if not isinstance(engine, str):
         raise TypeError(f"engine: expected a string, got {type(engine).__name__}")
     if engine == "auto":
-        engine = engines.choose(device, "pair_score")
-    engines.get(engine, device, "pair_score")
+        engine = engines.choose(device, "pair_score", scorer.config())
+    engines.get(engine, device, "pair_score", scorer.config())
     dtype = checks.PRECISIONS[precision]
     return Problem(
         make_items("images", "image", images, lengths[0], dtype),

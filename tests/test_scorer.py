@@ -25,21 +25,24 @@ SCORERS = {
     "alignment": PairScorer(alignment=2.0),
     "weightless": PairScorer(t2i=Attention(weight=0.0, steps=3), i2t=Attention(steps=2), word_image=0.5),
     "full": FULL,
+    "bfan": PairScorer.bfan(),
+    "naaf": PairScorer.naaf(0.25),
+    "chan": PairScorer.chan(),
 }
 
 
 def test_cmsei() -> None:
     scorer = PairScorer.cmsei()
     clipped, guided = NORMS.index("clipped_l2norm"), AGGREGATES.index("guided")
-    assert scorer.config() == [1, clipped, guided, 2, 1, clipped, guided, 2, 1, 1, 1]
+    assert scorer.config() == [1, clipped, guided, 2, 1, clipped, guided, 2, 1, 1, 1, 0, 0, 0, 0]
     assert scorer.scalars() == [1, 1, 1, 1, 1, 5, 9, 6, 4, 6, 2, -1, 2, -1]
 
 
 def test_scan() -> None:
     clipped = NORMS.index("clipped_l2norm")
-    assert PairScorer.scan_t2i().config() == [1, clipped, AGGREGATES.index("lse"), 1, 0, 0, 0, 1, 0, 0, 0]
+    assert PairScorer.scan_t2i().config() == [1, clipped, AGGREGATES.index("lse"), 1, 0, 0, 0, 1, *[0] * 7]
     assert PairScorer.scan_t2i().scalars() == [1, 0, 0, 0, 0, 5, 9, 6, 9, 6]
-    assert PairScorer.scan_i2t("mean").config() == [0, 0, 0, 1, 1, clipped, AGGREGATES.index("mean"), 1, 0, 0, 0]
+    assert PairScorer.scan_i2t("mean").config() == [0, 0, 0, 1, 1, clipped, AGGREGATES.index("mean"), 1, *[0] * 7]
     assert PairScorer.scan_i2t().scalars() == [0, 1, 0, 0, 0, 5, 9, 6, 4, 5]
 
 
@@ -109,6 +112,22 @@ BAD_ATTENTION = {
     "aggregate": (
         {"aggregate": "Mean"},
         "Attention.aggregate: expected one of mean, sum, max, lse, guided, got 'Mean'",
+    ),
+    "attend": (
+        {"attend": "Hard"},
+        "Attention.attend: expected one of softmax, hard, focal_equal, focal_prob, negative_aware, got 'Hard'",
+    ),
+    "relevance": ({"relevance": "l2"}, "Attention.relevance: expected one of cosine, dot, got 'l2'"),
+    "threshold": ({"threshold": math.nan}, "Attention.threshold: expected a finite number, got nan"),
+    "threshold-type": ({"threshold": "0"}, "Attention.threshold: expected a finite number, got '0'"),
+    "aware-dot": (
+        {"attend": "negative_aware", "relevance": "dot"},
+        "Attention.attend: expected 'negative_aware' with steps=1 and relevance='cosine', got steps=1, relevance='dot'",
+    ),
+    "aware-steps": (
+        {"attend": "negative_aware", "steps": 2},
+        "Attention.attend: expected 'negative_aware' with steps=1 and relevance='cosine', "
+        "got steps=2, relevance='cosine'",
     ),
     "steps-zero": ({"steps": 0}, "Attention.steps: expected an integer from 1 to 8, got 0"),
     "steps-many": ({"steps": 9}, "Attention.steps: expected an integer from 1 to 8, got 9"),

@@ -8,6 +8,7 @@ from types import ModuleType
 import torch
 
 from cmsei_fast.engines.choice import fastest
+from cmsei_fast.scorer import ATTENDS, I2T_ATTEND, RELEVANCES, T2I_ATTEND
 
 OPERATORS = ("pair_score", "relation_attention")
 
@@ -18,6 +19,14 @@ _DEVICES: dict[str, tuple[str, ...] | None] = {
     "native": ("cpu",),
     "triton": ("cuda",),
     "cuda": ("cuda",),
+}
+
+
+# What an engine's pair_score knows of attend and relevance, where it does not know them all.
+KNOWN_ATTENTION: dict[str, tuple[tuple[str, str], ...]] = {
+    "native": (("softmax", "cosine"),),
+    "triton": (("softmax", "cosine"),),
+    "cuda": (("softmax", "cosine"),),
 }
 
 
@@ -44,17 +53,33 @@ def unavailable(name: str) -> str | None:
     return module.unavailable()
 
 
-def get(name: str, device: torch.device | str | None = None, operator: str | None = None) -> ModuleType:
+def lacks(name: str, config: list[int]) -> str | None:
+    """What of a scorer (its ``config()``) an engine's pair_score cannot compute; None where it can compute it all."""
+    known = KNOWN_ATTENTION.get(name)
+    for direction, at in (("t2i", T2I_ATTEND), ("i2t", I2T_ATTEND)):
+        attend, relevance = ATTENDS[config[at]], RELEVANCES[config[at + 1]]
+        if known is not None and (attend, relevance) not in known:
+            return f"attend={attend!r} with relevance={relevance!r} ({direction})"
+    return None
+
+
+def get(
+    name: str,
+    device: torch.device | str | None = None,
+    operator: str | None = None,
+    config: list[int] | None = None,
+) -> ModuleType:
     """The module of an engine that can run here.
 
     Args:
         name: one of :func:`names`.
         device: where the tensors are; None leaves that unchecked.
         operator: ``"pair_score"`` or ``"relation_attention"``; None leaves that unchecked.
+        config: ``PairScorer.config()`` of what is to be scored; None leaves that unchecked.
 
     Raises:
         ValueError: for a name that is not in :func:`names`.
-        EngineUnavailable: if it cannot run here, not on that device, or has no such operator.
+        EngineUnavailable: if it cannot run here, not on that device, or has no such operator or attention.
     """
     reason = unavailable(name)
     if reason is not None:
@@ -68,25 +93,30 @@ def get(name: str, device: torch.device | str | None = None, operator: str | Non
     module = _module(name)
     if operator is not None and not hasattr(module, operator):
         raise EngineUnavailable(f"engine {name!r} cannot run here: it has no {operator}. {_advice(name)}")
+    if config is not None and (lacking := lacks(name, config)) is not None:
+        raise EngineUnavailable(f"engine {name!r} cannot run here: it has no {lacking}. Ask for engine='auto'")
     return module
 
 
-def choose(device: torch.device | str, operator: str) -> str:
-    """The engine that ``engine="auto"`` means.
+def choose(device: torch.device | str, operator: str, config: list[int] | None = None) -> str:
+    """The engine that ``engine="auto"`` means, for a scorer with this ``config()`` where one is given.
 
-    On the CPU native where it is built; on a CUDA GPU what :func:`cmsei_fast.engines.choice.fastest` finds; else eager.
+    On the CPU native where it is built; on a CUDA GPU what :func:`cmsei_fast.engines.choice.fastest` finds; else eager,
+    and eager too where that engine lacks what the scorer asks for.
     """
     if operator not in OPERATORS:
         raise ValueError(f"operator: expected one of {', '.join(OPERATORS)}, got {operator!r}")
     device = torch.device(device)
     if device.type == "cpu" and unavailable("native") is None and hasattr(_module("native"), operator):
-        return "native"
-    return fastest(device, operator)
+        name = "native"
+    else:
+        name = fastest(device, operator)
+    return name if config is None or lacks(name, config) is None else "eager"
 
 
-def resolve(name: str, device: torch.device | str, operator: str) -> ModuleType:
+def resolve(name: str, device: torch.device | str, operator: str, config: list[int] | None = None) -> ModuleType:
     """The module behind an ``engine=`` argument, ``"auto"`` included; raises as :func:`get` does."""
-    return get(choose(device, operator) if name == "auto" else name, device, operator)
+    return get(choose(device, operator, config) if name == "auto" else name, device, operator, config)
 
 
 def _check_name(name: str) -> None:

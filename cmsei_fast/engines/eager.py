@@ -14,7 +14,7 @@ from torch import Tensor
 from cmsei_fast.engines.gram import Side, score_tile
 from cmsei_fast.engines.recording import recording
 from cmsei_fast.engines.relations import relation_attention, relation_attention_backward
-from cmsei_fast.engines.terms import PRECISIONS, Terms, accumulator, read_terms
+from cmsei_fast.engines.terms import PRECISIONS, Direction, Terms, accumulator, read_terms
 
 __all__ = [
     "pair_score",
@@ -113,12 +113,18 @@ def _side(rows: Tensor, chunk: _Chunk, dtype: torch.dtype, gram: bool, mean: boo
 
 def _needs(terms: Terms) -> tuple[dict[str, bool], dict[str, bool]]:
     """Whether the images and the captions need their Gram matrices and the length of their means."""
+
+    def gram(asked: Direction | None, asking: Direction | None) -> bool:
+        """As a context that is attended to softly, or as queries that are compared."""
+        soft = asked is not None and (asked.attend != "hard" or asked.steps > 1)
+        return soft or (asking is not None and asking.attend == "negative_aware")
+
     images = {
-        "gram": terms.t2i is not None or terms.object_sentence is not None,
+        "gram": gram(terms.t2i, terms.i2t) or terms.object_sentence is not None,
         "mean": terms.guides_words or terms.alignment is not None,
     }
     captions = {
-        "gram": terms.i2t is not None or terms.word_image is not None,
+        "gram": gram(terms.i2t, terms.t2i) or terms.word_image is not None,
         "mean": terms.guides_regions or terms.alignment is not None,
     }
     return images, captions

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import leaky_relu
+from torch.nn.functional import leaky_relu, one_hot
 
-from cmsei_fast.engines.terms import EPS, LEAK, Direction, Terms
+from cmsei_fast.engines.terms import EPS, FOCAL_SLACK, INTRA_TEMPERATURE, LEAK, Direction, Terms
 
 
 class Side(NamedTuple):
@@ -51,6 +51,33 @@ def _normalise(a: Tensor, norm: str, queries: Tensor | None) -> Tensor:
     return a
 
 
+def _focal(p: Tensor, attend: str, size: Tensor) -> Tensor:
+    """p (X, Y, n, m), 0 in the padding, cut to what is above its mean, or its mean weighted by √p.
+
+    ``size`` (X,) counts the context. What is kept is a constant in the gradient.
+    """
+    fixed = p.detach()
+    if attend == "focal_equal":
+        mean = fixed.sum(-1, keepdim=True) / size[:, None, None, None]
+    else:
+        root = fixed.sqrt()
+        mean = (fixed * root).sum(-1, keepdim=True) / root.sum(-1, keepdim=True)
+    p = p.where(fixed > (1 - FOCAL_SLACK) * mean, 0)
+    return p / p.sum(-1, keepdim=True)
+
+
+def _mismatch(a: Tensor, context: Tensor | None, queries: Side, how: Direction) -> Tensor:
+    """(X, Y, n) of a negative-aware direction: how far a query's largest inner product in a (X, Y, n, m) is below the
+    threshold, or 0 where it is not or the queries like it disagree; that choice is a constant in the gradient.
+    """
+    best = a.gather(-1, _fill(a, context, -torch.inf).argmax(-1, keepdim=True))[..., 0] - how.threshold
+    with torch.no_grad():
+        keys = None if queries.mask is None else queries.mask[:, None]
+        alike = _fill(INTRA_TEMPERATURE * queries.gram, keys, -torch.inf).softmax(-1)  # (Y, n, n)
+        agreed = (alike @ best[..., None])[..., 0]
+    return best.where(agreed < 0, 0)
+
+
 def _aggregate(r: Tensor, how: Direction, queries: Side, guide: Tensor | None) -> Tensor:
     """(X, Y) from relevances r (X, Y, n); guide (X, Y, n), 0 in the padding, is there for "guided"."""
     if how.aggregate == "max":
@@ -70,14 +97,34 @@ def _direction(a: Tensor, context: Side, queries: Side, how: Direction, guide: T
     length_q = _sqrt(queries.square)  # (Y, n), then (X, Y, n)
     scores = []
     for step in range(how.steps):
-        logits = how.temperature * _normalise(a, how.norm, query_mask)
-        p = _fill(logits, context_mask, -torch.inf).softmax(-1)  # (X, Y, n, m)
-        pg = (p.flatten(1, 2) @ context.gram).view_as(p)  # U·c for each context item
-        dot = (p * a).sum(-1)  # Q·U (X, Y, n)
-        length_u = _sqrt((p * pg).sum(-1))
-        r = dot / (length_q * length_u).clamp(min=EPS)
+        last = step + 1 == how.steps
+        extra: Tensor | None = None
+        if how.attend == "hard":
+            choice = _fill(a, context_mask, -torch.inf).argmax(-1, keepdim=True)  # (X, Y, n, 1)
+        else:
+            logits = how.temperature * _normalise(a, how.norm, query_mask)
+            p = _fill(logits, context_mask, -torch.inf).softmax(-1)  # (X, Y, n, m)
+        if how.attend.startswith("focal"):
+            p = _focal(p, how.attend, context.size)
+        if how.attend == "negative_aware":
+            extra = (p * a).sum(-1) + _mismatch(a, context_mask, queries, how)
+            above = a > how.threshold if context_mask is None else (a > how.threshold) & context_mask
+            matched = above.any(-1, keepdim=True)
+            p = (how.temperature * a).masked_fill(~above & matched, -torch.inf).softmax(-1).where(matched, 0)
+        if how.attend == "hard" and last:  # U is a context item: no Gram matrix is needed
+            dot = a.gather(-1, choice)[..., 0]
+            square = context.square[:, None, None].expand(a.shape).gather(-1, choice)[..., 0]
+        else:
+            if how.attend == "hard":
+                p = one_hot(choice[..., 0], a.shape[-1]).to(a.dtype)
+            pg = (p.flatten(1, 2) @ context.gram).view_as(p)  # U·c for each context item
+            dot = (p * a).sum(-1)  # Q·U (X, Y, n)
+            square = (p * pg).sum(-1)
+        length_u = _sqrt(square)
+        r = dot / (length_q * length_u).clamp(min=EPS) if how.relevance == "cosine" else dot
+        r = r if extra is None else r + extra
         scores.append(_aggregate(r, how, queries, guide))
-        if step + 1 == how.steps:
+        if last:
             break
         gate_a, gate_b = how.gates[step]
         g = torch.sigmoid(gate_a * r + gate_b)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmsei_fast.scorer import T2I_ATTEND
+
 from .native_relation import relation_attention, relation_attention_backward, rows_of
 
 __all__ = [
@@ -107,7 +109,7 @@ def pair_score(
         _items(v, i),
         _items(w, j),
         v.shape[1],
-        list(config),
+        list(config[:T2I_ATTEND]),  # it knows one attention, so it is not told which
         scalars.detach().double().tolist(),
         out.data_ptr(),
         out.stride(0),
@@ -143,7 +145,7 @@ def pair_score_backward(
         _items(v, i),
         _items(w, j),
         v.shape[1],
-        list(config),
+        list(config[:T2I_ATTEND]),  # it knows one attention, so it is not told which
         scalars.detach().double().tolist(),
         grad.data_ptr(),
         grad.stride(0),

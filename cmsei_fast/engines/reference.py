@@ -12,7 +12,16 @@ from torch import Tensor
 from torch.nn.functional import leaky_relu
 
 from cmsei_fast.engines.recording import recording
-from cmsei_fast.engines.terms import EPS, LEAK, Direction, Terms, read_terms, rounded
+from cmsei_fast.engines.terms import (
+    EPS,
+    FOCAL_SLACK,
+    INTRA_TEMPERATURE,
+    LEAK,
+    Direction,
+    Terms,
+    read_terms,
+    rounded,
+)
 
 
 def unavailable() -> str | None:
@@ -48,6 +57,34 @@ def normalise(a: Tensor, norm: str) -> Tensor:
     return a
 
 
+def attend(a: Tensor, how: Direction) -> Tensor:
+    """P (n, m) from the inner products a (n, m); of ``"hard"`` and the focal forms the choice is a constant."""
+    if how.attend == "hard":
+        return torch.nn.functional.one_hot(a.argmax(1), a.shape[1]).to(a.dtype)
+    p = (how.temperature * normalise(a, how.norm)).softmax(1)
+    if not how.attend.startswith("focal"):
+        return p
+    # Kept where Σ_i (p_j − p_i) g_i > 0 with confidences g of 1 or √p: where p_j is above the mean weighted by g.
+    g = torch.ones_like(p) if how.attend == "focal_equal" else p.sqrt()
+    mean = (p * g).sum(1, keepdim=True) / g.sum(1, keepdim=True)
+    kept = p > (1 - FOCAL_SLACK) * mean
+    return p * kept / (p * kept).sum(1, keepdim=True)
+
+
+def negative_aware(q: Tensor, c: Tensor, a: Tensor, p: Tensor, how: Direction) -> Tensor:
+    """NAAF's relevances (n,) of queries q (n, D) whose inner products with c (m, D) are a (n, m), p their softmax.
+
+    The cosine with what is above the threshold, the attended inner product, and the mismatch of a query none of whose
+    inner products is above it, once the queries that are like it agree. Both masks are constants in the gradient.
+    """
+    above = a > how.threshold
+    weights = torch.where(above, (how.temperature * (a - a.amax(1, keepdim=True).detach())).exp(), 0)
+    matched = cosine(q, weights @ c / weights.sum(1, keepdim=True).clamp(min=1))  # the largest weight is 1
+    best = a.gather(1, a.argmax(1, keepdim=True))[:, 0] - how.threshold
+    agreed = (INTRA_TEMPERATURE * (q @ q.T)).softmax(1) @ best  # (n,)
+    return matched + (p * a).sum(1) + torch.where(agreed < 0, best, 0)
+
+
 def aggregate(r: Tensor, how: Direction, guide: Tensor) -> Tensor:
     """One number from the relevances r (n,) of the queries; guide (n,) is p or ω."""
     if how.aggregate == "mean":
@@ -64,7 +101,7 @@ def aggregate(r: Tensor, how: Direction, guide: Tensor) -> Tensor:
 class Step(NamedTuple):
     """One attention step of a direction: what the queries see, and what they make of it."""
 
-    attention: Tensor  # P (n, m), each row a softmax over the context
+    attention: Tensor  # P (n, m), each row sums to 1; of a negative-aware direction the plain softmax
     relevance: Tensor  # r (n,)
     aggregated: Tensor  # ()
     gate: Tensor | None  # g (n,) of the refinement that follows, None after the last step
@@ -75,9 +112,12 @@ def attention_steps(q: Tensor, c: Tensor, how: Direction, guide: Tensor) -> list
     steps = []
     for step in range(how.steps):
         a = q @ c.T  # (n, m)
-        p = (how.temperature * normalise(a, how.norm)).softmax(1)  # (n, m)
+        p = attend(a, how)  # (n, m)
         u = p @ c  # (n, D)
-        r = cosine(q, u)  # (n,)
+        if how.attend == "negative_aware":
+            r = negative_aware(q, c, a, p, how)  # (n,)
+        else:
+            r = cosine(q, u) if how.relevance == "cosine" else (q * u).sum(1)  # (n,)
         gate = None
         if step + 1 < how.steps:
             gate_a, gate_b = how.gates[step]

@@ -11,6 +11,10 @@ from cmsei_fast import scorer as s
 
 EPS = 1e-8
 LEAK = 0.1
+# Weights that are all alike (one context item, one query) are then all kept, whatever their rounding; the published
+# code divides 0 by 0 where the context is one item.
+FOCAL_SLACK = 1e-5
+INTRA_TEMPERATURE = 5.0  # of a negative-aware direction's attention among its queries, as in NAAF's code
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -29,6 +33,9 @@ class Direction(NamedTuple):
     aggregate: str
     steps: int
     gates: tuple[tuple[Tensor, Tensor], ...]
+    attend: str
+    relevance: str
+    threshold: Tensor
 
 
 class Terms(NamedTuple):
@@ -54,16 +61,27 @@ class Terms(NamedTuple):
 
 def read_terms(scalars: Tensor, config: list[int]) -> Terms:
     """The terms behind ``PairScorer.scalars()`` (as a tensor (n,)) and ``PairScorer.config()``."""
-    gates = [(scalars[i], scalars[i + 1]) for i in range(s.FIRST_GATE, len(scalars), 2)]
+    aware = s.thresholds(config)
+    end = len(scalars) - len(aware)
+    limits = {place: scalars[end + i] for i, place in enumerate(aware)}
+    gates = [(scalars[i], scalars[i + 1]) for i in range(s.FIRST_GATE, end, 2)]
     directions: list[Direction | None] = []
-    for first, weight, temperature, lse in (
-        (0, s.W_T2I, s.T2I_TEMPERATURE, s.T2I_LSE),
-        (4, s.W_I2T, s.I2T_TEMPERATURE, s.I2T_LSE),
+    for place, (weight, temperature, lse, attend) in enumerate(
+        ((s.W_T2I, s.T2I_TEMPERATURE, s.T2I_LSE, s.T2I_ATTEND), (s.W_I2T, s.I2T_TEMPERATURE, s.I2T_LSE, s.I2T_ATTEND))
     ):
-        active, norm, aggregate, steps = config[first : first + 4]
+        active, norm, aggregate, steps = config[4 * place : 4 * place + 4]
         own, gates = tuple(gates[: steps - 1]), gates[steps - 1 :]
         direction = Direction(
-            scalars[weight], scalars[temperature], scalars[lse], s.NORMS[norm], s.AGGREGATES[aggregate], steps, own
+            scalars[weight],
+            scalars[temperature],
+            scalars[lse],
+            s.NORMS[norm],
+            s.AGGREGATES[aggregate],
+            steps,
+            own,
+            s.ATTENDS[config[attend]],
+            s.RELEVANCES[config[attend + 1]],
+            limits.get(place, scalars.new_zeros(())),
         )
         directions.append(direction if active else None)
     flags = zip(config[8:11], (s.W_OBJECT_SENTENCE, s.W_WORD_IMAGE, s.W_ALIGNMENT), strict=True)

@@ -9,7 +9,18 @@ from torch import Tensor
 
 from cmsei_fast import engines
 from cmsei_fast.engines.terms import PRECISIONS, accumulator
-from cmsei_fast.scorer import AGGREGATES, FIRST_GATE, MAX_STEPS, NORMS, PairScorer
+from cmsei_fast.scorer import (
+    AGGREGATES,
+    ATTENDS,
+    FIRST_GATE,
+    I2T_ATTEND,
+    MAX_STEPS,
+    NORMS,
+    RELEVANCES,
+    T2I_ATTEND,
+    PairScorer,
+    thresholds,
+)
 
 _FLOATS = tuple(PRECISIONS.values())
 
@@ -33,7 +44,8 @@ def pair_score(
         region_offsets: (N + 1,) int64 on the CPU: image i owns the rows from offset i to offset i + 1, at least one.
         word_offsets: (M + 1,) int64 on the CPU, likewise.
         scorer: what the score is; fixes the structure and, where scalars is None, the numbers.
-        scalars: (n,) weights, temperatures and gates in the order of ``scorer.scalars()``, on the CPU or with regions.
+        scalars: (n,) weights, temperatures, gates and thresholds in the order of ``scorer.scalars()``, on the CPU or
+            with regions.
         engine: ``"auto"`` or an engine's name.
         precision: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``: what features are rounded to; sums are
             float32 (float64 for ``"float64"``). None: the dtype of autocast where it is on, else that of regions;
@@ -115,12 +127,19 @@ def _check(
 
 def _check_scorer(scalars: Tensor, config: list[int]) -> None:
     limits = 2 * ((0, 1), (0, len(NORMS) - 1), (0, len(AGGREGATES) - 1), (1, MAX_STEPS)) + 3 * ((0, 1),)
-    known = len(config) == len(limits) and all(a <= x <= b for x, (a, b) in zip(config, limits, strict=True))
-    if not known or any(config[i] == 0 and config[i + 3] != 1 for i in (0, 4)):
+    tail = 2 * ((0, len(ATTENDS) - 1), (0, len(RELEVANCES) - 1))
+    known = len(config) == len(limits + tail)
+    known = known and all(a <= x <= b for x, (a, b) in zip(config, limits + tail, strict=True))
+    for first, attend in ((0, T2I_ATTEND), (4, I2T_ATTEND)):
+        if known and config[first] == 0:
+            known = config[first + 3] == 1 and config[attend] == config[attend + 1] == 0
+        elif known and ATTENDS[config[attend]] == "negative_aware":
+            known = config[first + 3] == 1 and RELEVANCES[config[attend + 1]] == "cosine"
+    if not known:
         raise ValueError(f"config: expected PairScorer.config(), got {list(config)}")
     if scalars.dtype not in _FLOATS:
         raise TypeError(f"scalars: expected float16, bfloat16, float32 or float64, got {scalars.dtype}")
-    n = FIRST_GATE + 2 * (config[3] + config[7] - 2)
+    n = FIRST_GATE + 2 * (config[3] + config[7] - 2) + len(thresholds(config))
     if scalars.dim() != 1 or scalars.shape[0] != n:
         raise ValueError(f"scalars: expected shape ({n},), as this scorer's scalars(), got {tuple(scalars.shape)}")
 
@@ -159,7 +178,7 @@ def _pair_score(
     _check(regions, words, region_offsets, word_offsets, scalars, config, engine, precision)
     _check_offsets("region_offsets", region_offsets, regions.shape[0], "regions")
     _check_offsets("word_offsets", word_offsets, words.shape[0], "words")
-    module = engines.resolve(engine, regions.device, "pair_score")
+    module = engines.resolve(engine, regions.device, "pair_score", list(config))
     if len(region_offsets) == 1 or len(word_offsets) == 1:
         return _empty_scores(regions, region_offsets, word_offsets, precision)
     with torch.autocast(regions.device.type, enabled=False):
@@ -203,7 +222,7 @@ def _pair_score_backward(
     engine: str,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    module = engines.resolve(engine, regions.device, "pair_score")
+    module = engines.resolve(engine, regions.device, "pair_score", list(config))
     if grad.numel() == 0:
         return _empty_gradients(regions, words, scalars, zero=True)
     with torch.autocast(regions.device.type, enabled=False):

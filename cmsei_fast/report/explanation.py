@@ -25,7 +25,7 @@ class AttentionStep:
 
     Args:
         attention: (n, m) float64, each row a softmax over the context: α where words ask, β where regions do.
-        relevance: (n,) float64, cosine of each query and what it attends to.
+        relevance: (n,) float64, of each query: its cosine with what it attends to, or as the scorer says.
         score: the relevances as one number.
         gate: (n,) float64 in [0, 1], how much the refinement takes of what was attended to; None after the last step.
     """
