@@ -15,7 +15,7 @@ from cmsei_fast.engines.terms import accumulator
 # most of a chunk is still in a large second cache; 16 MB backward, where gradients of them exist as well.
 FORWARD_CHUNK = 2**24
 BACKWARD_CHUNK = 2**22
-OPTIONS = 11  # of PairScorer.config() that the kernels know
+OPTIONS = 11  # of PairScorer.config() that the kernels know; the others are 0 where it asks for nothing else
 MAX_NUMBERS = 2**22  # inner products of one pair: the kernels' workspace is a small multiple of it
 _MAX_SCALARS = 38
 _TEAMS = 1 << 12  # that fill a GPU
@@ -23,8 +23,8 @@ _TEAMS = 1 << 12  # that fill a GPU
 
 def refusal(region_offsets: Tensor, word_offsets: Tensor, config: list[int]) -> str | None:
     """Why a problem goes to another engine; None where the kernels take it."""
-    if len(config) != OPTIONS or any(config[i] == 0 for i in (3, 7)):
-        return f"the scorer has options the kernels do not know ({len(config)} numbers, they know {OPTIONS})"
+    if any(config[OPTIONS:]) or any(config[i] == 0 for i in (3, 7)):
+        return f"the scorer has options the kernels do not know (beyond the first {OPTIONS} numbers of {list(config)})"
     largest = int(region_offsets.diff().max()) * int(word_offsets.diff().max())
     if largest > MAX_NUMBERS:
         return f"a pair has up to {largest} inner products, the kernels hold {MAX_NUMBERS}"
@@ -81,7 +81,7 @@ class _Launcher:
 
     def __init__(self, module: ModuleType, images: Side, captions: Side, scalars: Tensor, config: list[int]) -> None:
         self.module, self.images, self.captions = module, images, captions
-        self.scalars, self.config = scalars, tuple(config)
+        self.scalars, self.config = scalars, tuple(config[:OPTIONS])
         device = scalars.device
         self.device = device.index if device.index is not None else 0
         self.stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
