@@ -14,8 +14,10 @@ from cmsei_fast.kernels.products import gram_gradient, gram_product
 
 
 @triton.jit
-def add_to_slot(scalars, slot, value):
-    """scalars (NS,) with value added in one place."""
+def add_to_slot(scalars, slot, values):
+    """scalars (NS,) with the sum of values (C,) added in one place."""
+    # A sum to (1,), not to a scalar: Triton (3.7) cannot lay out the latter after a product on sm_100.
+    value = tl.sum(tl.expand_dims(values, 1), 0)
     return scalars + tl.where(tl.arange(0, scalars.shape[0]) == slot, value, 0.0)
 
 
@@ -82,6 +84,7 @@ def step_vjp(
     d,
     later,
     d_length,
+    is_refined,
     d_guide,
     d_gram,
     d_scalars,
@@ -89,15 +92,14 @@ def step_vjp(
     AGGREGATE: tl.constexpr,
     QUERY: tl.constexpr,
     GATES: tl.constexpr,
-    REFINED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Back through step k, whose inner products are a and whose queries' lengths q.
 
     Args:
         d: (C,) gradient of the step's aggregate.
-        later: (BR, C, BL) gradient of the next step's inner products and d_length of its queries' lengths; read where
-            REFINED, which the last step is not.
+        later: (BR, C, BL) gradient of the next step's inner products and d_length of its queries' lengths.
+        is_refined: whether there is a next step; otherwise both are 0.
         d_guide, d_gram, d_scalars: added to; the slots of this direction's scalars follow from QUERY and GATES.
 
     Returns:
@@ -114,9 +116,10 @@ def step_vjp(
     value, d_r, from_guide, d_lse = aggregate_vjp(r, mask, count, guide, lse, d, AGGREGATE, QUERY)
     d_guide += from_guide
     if AGGREGATE == "lse":
-        d_scalars = add_to_slot(d_scalars, 5 + 2 * QUERY, tl.sum(d_lse, 0))
+        d_scalars = add_to_slot(d_scalars, 5 + 2 * QUERY, d_lse)
     d_dot, d_q, d_u, d_quad = tl.zeros_like(r), tl.zeros_like(r), tl.zeros_like(r), tl.zeros_like(r)
-    if REFINED:
+    alpha, beta = tl.zeros_like(r), tl.zeros_like(r)
+    if is_refined:
         gate_a, gate_b = tl.load(gates + 2 * k), tl.load(gates + 2 * k + 1)
         gate, x, y, norm, alpha, beta, _ = refine(gate_a, gate_b, r, q, u, quad, dot)
         d_alpha, d_beta = sum_context(later * a, QUERY), sum_context(later * h, QUERY)
@@ -125,8 +128,8 @@ def step_vjp(
         )
         d_r += more
         d_z = tl.where(mask, d_z, 0.0)
-        d_scalars = add_to_slot(d_scalars, GATES + 2 * k, tl.sum(sum_of(d_z * r, QUERY), 0))
-        d_scalars = add_to_slot(d_scalars, GATES + 2 * k + 1, tl.sum(sum_of(d_z, QUERY), 0))
+        d_scalars = add_to_slot(d_scalars, GATES + 2 * k, sum_of(d_z * r, QUERY))
+        d_scalars = add_to_slot(d_scalars, GATES + 2 * k + 1, sum_of(d_z, QUERY))
     from_dot, from_q, from_u = cosine_vjp(r, q, u, d_r)
     d_dot += from_dot
     d_q += from_q
@@ -135,7 +138,7 @@ def step_vjp(
     d_h = each_quad * p
     d_a = each_dot * p
     d_p = each_dot * a + each_quad * h
-    if REFINED:
+    if is_refined:
         d_h += along_context(beta, QUERY) * later
         d_a += along_context(alpha, QUERY) * later
         d_p += gram_product(d_h, load_gram(grams, captions, C, BL, BR, QUERY), QUERY, PRECISION)
@@ -145,7 +148,7 @@ def step_vjp(
     d_logit = p * (d_p - along_context(sum_context(p * d_p, QUERY), QUERY))
     d_logit = tl.where(queries, d_logit, 0.0)
     of_temperature = tl.sum(tl.sum(d_logit * normalise(a, queries, NORM, QUERY), 2), 0)
-    d_scalars = add_to_slot(d_scalars, 4 + 2 * QUERY, tl.sum(of_temperature, 0))
+    d_scalars = add_to_slot(d_scalars, 4 + 2 * QUERY, of_temperature)
     d_a += normalise_vjp(a, temperature * d_logit, queries, NORM, QUERY)
     return value, tl.where(queries & context, d_a, 0.0), tl.where(mask, d_q, 0.0), d_guide, d_gram, d_scalars
 
@@ -189,50 +192,12 @@ def direction_vjp(
     gates = scalars + GATES
     queries = along_context(mask, QUERY)
     each = d * (tl.load(scalars + QUERY - 1) / STEPS)
-    at, length_at = a, q
-    for k in range(STEPS - 1):
-        at, length_at, _ = refined(
-            at,
-            length_at,
-            load_gram(grams, captions, C, BL, BR, QUERY),
-            temperature,
-            gates,
-            k,
-            queries,
-            context,
-            NORM,
-            QUERY,
-            PRECISION,
-        )
-    total, later, d_length, d_guide, d_gram, d_scalars = step_vjp(
-        at,
-        length_at,
-        grams,
-        captions,
-        guide,
-        mask,
-        count,
-        context,
-        temperature,
-        lse,
-        gates,
-        STEPS - 1,
-        each,
-        a,
-        q,
-        tl.zeros_like(q),
-        d_gram,
-        d_scalars,
-        NORM,
-        AGGREGATE,
-        QUERY,
-        GATES,
-        False,
-        PRECISION,
-    )
-    for i in range(STEPS - 1):
+    later, d_length, d_guide, total = tl.zeros_like(a), tl.zeros_like(q), tl.zeros_like(q), tl.zeros_like(d)
+    # One body for all steps, from the last to the first: written out, they need more registers than there are.
+    for i in tl.range(0, STEPS, disable_licm=True):
+        step = STEPS - 1 - i
         at, length_at = a, q
-        for k in range(STEPS - 2 - i):
+        for k in tl.range(0, step, disable_licm=True):
             at, length_at, _ = refined(
                 at,
                 length_at,
@@ -258,10 +223,11 @@ def direction_vjp(
             temperature,
             lse,
             gates,
-            STEPS - 2 - i,
+            step,
             each,
             later,
             d_length,
+            i > 0,
             d_guide,
             d_gram,
             d_scalars,
@@ -269,9 +235,8 @@ def direction_vjp(
             AGGREGATE,
             QUERY,
             GATES,
-            True,
             PRECISION,
         )
         total += value
-    d_scalars = add_to_slot(d_scalars, QUERY - 1, tl.sum(d * total / STEPS, 0))
+    d_scalars = add_to_slot(d_scalars, QUERY - 1, d * total / STEPS)
     return later, d_length, d_guide, d_gram, d_scalars

@@ -119,7 +119,7 @@ def pair_gradients(
     d_numbers = tl.zeros((SLOTS,), wide)
     groups = tl.cdiv(n_captions, C)
     first = tl.program_id(1) * PER
-    for group in range(first, tl.minimum(first + PER, groups)):
+    for group in tl.range(first, tl.minimum(first + PER, groups), disable_licm=True):
         place = group * C + tl.arange(0, C)
         # Places past the last caption repeat it, with no gradient and nothing stored.
         caption = tl.load(caption_order + first_caption + tl.minimum(place, n_captions - 1))
@@ -219,8 +219,8 @@ def pair_gradients(
         squares = d_squares_v + own * rows_v + region - region_row + r
         more = tl.load(squares, mask=there, other=0.0) + length_vjp(one_length_v, d_length_v)
         tl.store(squares, more, mask=there)
-    means = d_means_v + own * items_v + image - item_v
-    tl.store(means, tl.load(means) + length_vjp(one_mean_v, tl.sum(d_mean_v, 0)))
+    means = d_means_v + own * items_v + image - item_v + tl.arange(0, 1)
+    tl.store(means, tl.load(means) + length_vjp(one_mean_v, tl.sum(tl.expand_dims(d_mean_v, 1), 0)))
     numbers = d_scalars + (program + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)) * SLOTS
     numbers += tl.arange(0, SLOTS)
     tl.store(numbers, tl.load(numbers) + d_numbers)

@@ -88,7 +88,7 @@ def pair_terms_vjp(
             own_gram = load_gram(own_grams, captions, a.shape[1], a.shape[2], a.shape[0], 3 - QUERY)
             h = attended_gram(guide, own_gram, a.shape[2 * QUERY - 2], QUERY, PRECISION)
             value = attended_cosine(dot, guide, h, gamma, QUERY)
-            d_scalars = add_to_slot(d_scalars, 4 - QUERY, tl.sum(d * value, 0))
+            d_scalars = add_to_slot(d_scalars, 4 - QUERY, d * value)
             d_level = d * tl.load(scalars + 4 - QUERY)
             more, d_dot, d_gamma, d_quad = attended_cosine_vjp(dot, guide, h, gamma, d_level, QUERY)
             d_attention += more
@@ -97,14 +97,14 @@ def pair_terms_vjp(
             d_own_gram += gram_gradient(d_h, x, 3 - QUERY, PRECISION)
         d_logit = guide * (d_attention - each(sum_of(guide * d_attention, QUERY), QUERY))
         d_total, more_q, d_mean_c, d_mu = attend_mean_vjp(total, q, mean_c, n_c, mu, d_logit, d_dot, d_gamma, QUERY)
-        d_scalars = add_to_slot(d_scalars, 5, tl.sum(d_mu, 0))
+        d_scalars = add_to_slot(d_scalars, 5, d_mu)
         d_q += more_q
         d_a += along_context(d_total, QUERY)
     if ALIGN:
         share = 1 / (n_q * n_c)
         product = tl.sum(tl.sum(a, 2), 0) * share
         f_q, f_c = unit_factor(mean_q), unit_factor(mean_c)
-        d_scalars = add_to_slot(d_scalars, 4, tl.sum(d * product * f_q * f_c, 0))
+        d_scalars = add_to_slot(d_scalars, 4, d * product * f_q * f_c)
         d_align = d * tl.load(scalars + 4)
         d_a += (d_align * share * f_q * f_c)[None, :, None]
         d_mean_q += unit_factor_vjp(mean_q, d_align * product * f_c)

@@ -15,8 +15,9 @@ import pytest
 
 from cmsei_fast import PairScorer
 from cmsei_fast.engines import triton as engine
-from cmsei_fast.engines.triton_launch import launch
+from cmsei_fast.engines.triton_launch import gradient_warps, launch
 from cmsei_fast.engines.triton_pair import passes
+from cmsei_fast.engines.triton_pair_vjp import backward_passes
 from cmsei_fast.engines.triton_sides import MAX_ROWS
 
 triton = pytest.importorskip("triton")
@@ -27,6 +28,16 @@ SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 # Arguments that are multiples of 16 at the field's sizes.
 NUMBERS = ("stride", "width", *(f"{x}{axis}" for x in "qkv" for axis in "bhr"))
 SCAN, CMSEI = passes(PairScorer.scan_t2i().config()), passes(PairScorer.cmsei().config())
+GRADIENTS = {
+    "scan": backward_passes(PairScorer.scan_t2i().config())[0],
+    **dict(
+        zip(
+            ("cmsei-words-ask", "cmsei-words-levels", "cmsei-regions-ask"),
+            backward_passes(PairScorer.cmsei().config()),
+            strict=True,
+        )
+    ),
+}
 
 
 class Compiled(NamedTuple):
@@ -102,8 +113,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Any:
         chosen = dict(options) | {"C": how.captions, "BL": words, "BR": regions, "PER": 16, "PRECISION": precision}
         if name == "pair_gradients":
             chosen["SLOTS"] = 64
-            del chosen["ADD"]
-        return build(kernel, arch, how.warps, {"ds": "*bf16"}, chosen, tmp)
+            chosen.pop("ADD", None)
+        warps = gradient_warps(how, chosen["QUERY"]) if name == "pair_gradients" else how.warps
+        return build(kernel, arch, warps, {"ds": "*bf16"}, chosen, tmp)
 
     return run
 
@@ -148,12 +160,14 @@ def test_the_large_product_is_a_warpgroups(compiled: Any, options: dict[str, Any
 @pytest.mark.parametrize("arch", SHARED)
 def test_the_largest_items_fit(compiled: Any, arch: int) -> None:
     """As ``triton_sides.MAX_ROWS`` promises, in the precision that takes most."""
-    for name in ("pair_scores", "pair_gradients")[: 1 if arch >= 100 else 2]:
-        assert compiled(name, arch, key(CMSEI[0]), MAX_ROWS, MAX_ROWS, "tf32x3").shared <= SHARED[arch], name
+    for name, options in (("pair_scores", CMSEI[0]), ("pair_gradients", GRADIENTS["cmsei-words-ask"])):
+        assert compiled(name, arch, key(options), MAX_ROWS, MAX_ROWS, "tf32x3").shared <= SHARED[arch], name
 
 
-@pytest.mark.parametrize("arch", [80, 90])  # from sm_100 on gradients go to eager
-def test_backward_of_scan_does_not_spill(compiled: Any, arch: int) -> None:
-    found = compiled("pair_gradients", arch, key(SCAN[0]), 16, 64, "tf32")
+@pytest.mark.parametrize("options", GRADIENTS.values(), ids=GRADIENTS)
+@pytest.mark.parametrize("arch", SHARED)
+def test_backward_does_not_spill(compiled: Any, arch: int, options: dict[str, Any]) -> None:
+    found = compiled("pair_gradients", arch, key(options), 16, 64, "tf32")
     assert found.spills == 0
     assert found.registers > 16, "an empty kernel"
+    assert found.shared <= SHARED[arch]

@@ -33,8 +33,6 @@ __all__ = [
 ]
 
 _OLDEST = (3, 4)
-# From this architecture on Triton (3.7) fails to compile the gradients' kernel.
-_NO_GRADIENTS = (10, 0)
 
 
 def interpreted() -> bool:
@@ -68,8 +66,7 @@ def limits() -> str:
     """What the kernels leave to ``eager``."""
     return (
         f"eager takes images and captions of more than {MAX_ROWS} rows, "
-        f"heads wider than {MAX_WIDTH}, gradients of graphs of more than {MAX_NODES} nodes, and pair_score's gradients "
-        f"on GPUs from sm_{_NO_GRADIENTS[0]}{_NO_GRADIENTS[1]} on"
+        f"heads wider than {MAX_WIDTH} and gradients of graphs of more than {MAX_NODES} nodes"
     )
 
 
@@ -140,8 +137,6 @@ def pair_score_backward(
     """Gradients for regions, words and scalars, in their dtypes; the inner products are computed again."""
     from cmsei_fast.engines import triton_pair_vjp
 
-    if regions.is_cuda and torch.cuda.get_device_capability(regions.device) >= _NO_GRADIENTS:
-        return eager.pair_score_backward(grad, regions, words, region_offsets, word_offsets, scalars, config, precision)
     numbers = _scalars(scalars, precision, regions.device)
     large = [x.diff() > MAX_ROWS for x in (region_offsets, word_offsets)]
     if not any(bool(x.any()) for x in large):

@@ -1,8 +1,8 @@
 """How a Triton kernel is launched: captions of a tile, warps, groups of captions of one program.
 
 A fixed choice, from what the compiler reports for sm_90: 64 regions (what one product instruction of a warpgroup
-takes) and 4 warps hold tiles of 32 words forward without spilling, and of 16 backward for SCAN; CMSEI's gradients
-spill. Larger items need more warps.
+takes) and 4 warps hold tiles of 32 words forward without spilling, and of 16 backward, with 8 warps where words ask.
+Larger items need more warps.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ def launch(kernel: str, words: int, regions: int) -> Launch:
     columns = max(32 if kernel == "pair_scores" else 16, words)
     numbers = 16 if kernel == "pair_scores" else 8  # of a tile, in a thread
     return Launch(columns // words, min(16, max(4, regions * columns // (32 * numbers))), 16)
+
+
+def gradient_warps(how: Launch, query: int) -> int:
+    """Warps of the gradients: the image's Gram matrix has a gradient in registers where words ask (query 1)."""
+    return max(8, how.warps) if query == 1 else how.warps
 
 
 # Pairs of a launch from which the choice is measured: fewer take less time than measuring them.

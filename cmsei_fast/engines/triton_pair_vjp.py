@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines.terms import accumulator
-from cmsei_fast.engines.triton_launch import Launch, launch
+from cmsei_fast.engines.triton_launch import Launch, gradient_warps, launch
 from cmsei_fast.engines.triton_pair import BACKWARD_CHUNK, passes, product, sides
 from cmsei_fast.engines.triton_sides import (
     Chunk,
@@ -152,8 +152,23 @@ class _Launch(NamedTuple):
             PER=self.per,
             SLOTS=_SLOTS,
             **options,
-            num_warps=self.how.warps,
+            num_warps=gradient_warps(self.how, options["QUERY"]),
         )
+
+
+def backward_passes(config: list[int]) -> list[dict[str, Any]]:
+    """The passes of the gradients: where words ask in several steps, the cross-level terms have one of their own.
+
+    Together they need more registers than there are.
+    """
+    out = []
+    for each in passes(config):
+        options = {k: x for k, x in each.items() if k != "ADD"}
+        if each["QUERY"] == 1 and each["STEPS"] > 1 and each["NORM"] and (each["LEVEL"] or each["ALIGN"]):
+            out += [options | {"LEVEL": False, "ALIGN": False}, options | {"NORM": "", "AGGREGATE": "", "STEPS": 1}]
+        else:
+            out.append(options)
+    return out
 
 
 def _launches(images: tuple[Run, ...], captions: tuple[Run, ...]) -> list[_Launch]:
@@ -209,7 +224,7 @@ def pair_score_backward(
     wide = accumulator(precision)
     grad = grad.to(wide).contiguous()
     d_regions, d_words = (torch.zeros(x.shape, dtype=wide, device=x.device) for x in (regions, words))
-    options = passes(config)
+    options = backward_passes(config)
     count_v, count_w = _grams_count(options)
     d_v, d_w = _whole(images.layout, count_v, d_regions), _whole(captions.layout, count_w, d_words)
     d_scalars = torch.zeros(len(scalars), dtype=torch.float64, device=regions.device)
@@ -233,7 +248,7 @@ def pair_score_backward(
                         (images, image_chunk, parts_v),
                         scalars,
                         numbers,
-                        {k: x for k, x in each.items() if k != "ADD"} | {"PRECISION": product_precision(precision)},
+                        each | {"PRECISION": product_precision(precision)},
                     )
             d_v.add(image_chunk, parts_v)
             d_w.add(caption_chunk, parts_w)
