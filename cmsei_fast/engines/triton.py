@@ -32,7 +32,7 @@ __all__ = [
     "unavailable",
 ]
 
-_OLDEST = (3, 4)
+_OLDEST = (3, 5)  # of which tl.range takes disable_licm
 
 
 def interpreted() -> bool:
