@@ -1,0 +1,88 @@
+"""Score matrices as the inputs of the packages ``fico-itr`` and ``eccv-caption``; neither is needed to make them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..retrieval.metrics import check_map
+
+__all__ = ["eccv_caption_items", "fico_itr_arguments"]
+
+
+def fico_itr_arguments(scores: Any, captions_per_image: int = 5, *, caption_to_image: Any = None) -> dict[str, Any]:
+    """Keyword arguments of ``fico_itr.instance_retrieval``.
+
+    Args:
+        scores: (n_image, n_caption) array or tensor.
+        captions_per_image: used where there is no map.
+        caption_to_image: (n_caption,) integers, the image of each caption.
+
+    Returns:
+        ``similarity_matrix``, float64, and ``captions_per_image``, the number or the dictionary of the map.
+
+    Raises:
+        TypeError, ValueError: for scores or a map that do not fit.
+    """
+    matrix = _matrix(scores)
+    owner = check_map(*matrix.shape, captions_per_image, caption_to_image)
+    if caption_to_image is None:
+        return {"similarity_matrix": matrix, "captions_per_image": captions_per_image}
+    return {"similarity_matrix": matrix, "captions_per_image": dict(enumerate(owner.tolist()))}
+
+
+def eccv_caption_items(
+    scores: Any, image_ids: Sequence[int], caption_ids: Sequence[int], k: int | None = None
+) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """The two arguments of ``eccv_caption.Metrics().compute_all_metrics``: what each image and each caption retrieves.
+
+    Args:
+        scores: (n_image, n_caption) array or tensor.
+        image_ids: (n_image,) MS-COCO's numbers of the images, all different.
+        caption_ids: (n_caption,) MS-COCO's numbers of the captions, all different: those of eccv-caption's file
+            ``coco_test_ids.npy`` for the 5K test set.
+        k: items kept for each, best first; None keeps all, which MS-COCO 1K's metrics need, since they look for a
+            fold's items in the whole ranking (about 2 GB for 5K × 25K).
+
+    Returns:
+        ({image: captions}, {caption: images}); equal scores stand in the order of the matrix.
+
+    Raises:
+        TypeError, ValueError: for scores, numbers or a k that do not fit.
+    """
+    matrix = _matrix(scores)
+    sides = []
+    for name, ids, size in (("image_ids", image_ids, matrix.shape[0]), ("caption_ids", caption_ids, matrix.shape[1])):
+        array = np.asarray(ids)
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"{name}: expected integers, got {array.dtype}")
+        if array.shape != (size,) or len(np.unique(array)) != size:
+            raise ValueError(f"{name}: expected {size} different numbers, got {len(np.unique(array))} in {array.shape}")
+        sides.append([int(x) for x in array])
+    if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
+        raise ValueError(f"k: expected None or an integer >= 1, got {k!r}")
+    images, captions = sides
+    return _retrieved(matrix, images, captions, k), _retrieved(matrix.T, captions, images, k)
+
+
+def _retrieved(scores: np.ndarray, queries: list[int], items: list[int], k: int | None) -> dict[int, list[int]]:
+    out = {}
+    for query, row in zip(queries, scores, strict=True):
+        best = np.argsort(-row, kind="stable")[:k]
+        out[query] = [items[j] for j in best.tolist()]  # the same objects in all lists: 8 bytes an entry
+    return out
+
+
+def _matrix(scores: Any) -> np.ndarray:
+    """The scores as float64; raises TypeError for what is not floating and ValueError for a wrong rank or a NaN."""
+    matrix = scores.detach().cpu().double().numpy() if isinstance(scores, torch.Tensor) else np.asarray(scores)
+    if matrix.dtype.kind != "f":
+        raise TypeError(f"scores: expected a floating dtype, got {matrix.dtype}")
+    if matrix.ndim != 2:
+        raise ValueError(f"scores: expected shape (n_image, n_caption), got {matrix.shape}")
+    if np.isnan(matrix).any():
+        raise ValueError("scores: expected no NaN, got one")
+    return matrix.astype(np.float64, copy=False)

@@ -1,0 +1,41 @@
+"""The score functions of LAPS's ``lib/xttn.py`` (Fu et al. 2024): SCAN's attention on vectors made unit, with means.
+
+    from cmsei_fast.compat.laps import i2t, t2i, xattn_score_i2t, xattn_score_t2i, xattn_score_two
+
+``i2t`` and ``t2i`` are those of :mod:`cmsei_fast.compat.vse_infinity`. All three scores have gradients.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..scorer import Attention, PairScorer
+from . import scores
+from .vse_infinity import i2t, t2i
+
+__all__ = ["i2t", "t2i", "xattn_score_i2t", "xattn_score_t2i", "xattn_score_two"]
+
+
+def xattn_score_t2i(images: Tensor, captions: Tensor, cap_lens: Any, smooth: float = 9.0) -> Tensor:
+    """(n_image, n_caption) scores of images (n_image, n_regions, d) and captions (n_caption, max_n_word, d)."""
+    return _score(images, captions, cap_lens, PairScorer(t2i=Attention(temperature=smooth)))
+
+
+def xattn_score_i2t(images: Tensor, captions: Tensor, cap_lens: Any, smooth: float = 4.0) -> Tensor:
+    """(n_image, n_caption) scores, regions ask."""
+    return _score(images, captions, cap_lens, PairScorer(i2t=Attention(temperature=smooth)))
+
+
+def xattn_score_two(
+    images: Tensor, captions: Tensor, cap_lens: Any, smooth_t2i: float = 9.0, smooth_i2t: float = 4.0
+) -> Tensor:
+    """(n_image, n_caption) half the sum of both."""
+    return _score(images, captions, cap_lens, PairScorer(Attention(0.5, smooth_t2i), Attention(0.5, smooth_i2t)))
+
+
+def _score(images: Tensor, captions: Tensor, cap_lens: Any, scorer: PairScorer) -> Tensor:
+    unit = [normalize(x, dim=-1) if isinstance(x, Tensor) and x.is_floating_point() else x for x in (images, captions)]
+    return scores.xattn_score(unit[0], unit[1], cap_lens, scorer)

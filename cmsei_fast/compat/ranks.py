@@ -1,0 +1,54 @@
+"""What ``i2t`` and ``t2i`` of the field's repositories share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..retrieval.metrics import LEVELS, check_map, fold_ranks, split_folds
+
+Metrics = tuple[float, float, float, float, float]
+Ranks = tuple[np.ndarray, np.ndarray]
+
+
+def retrieval(direction: str, npts: Any, sims: Any, return_ranks: bool, captions_per_image: int = 5) -> Any:
+    """(R@1, R@5, R@10, median rank, mean rank), and (ranks, top1) with return_ranks.
+
+    Args:
+        direction: ``"i2t"`` or ``"t2i"``.
+        npts: number of images, None for the rows of sims.
+        sims: (npts, captions_per_image · npts).
+
+    Raises:
+        TypeError: if sims is no floating array or tensor.
+        ValueError: if its shape does not fit npts, or for a NaN.
+    """
+    if not hasattr(sims, "shape") or len(sims.shape) != 2:
+        raise ValueError(
+            f"sims: expected shape (n_image, n_caption), got {getattr(sims, 'shape', type(sims).__name__)}"
+        )
+    rows, columns = sims.shape
+    if npts is not None and npts != rows:
+        raise ValueError(f"sims: expected {npts} rows (npts, one an image), got shape ({rows}, {columns})")
+    owner = check_map(rows, columns, captions_per_image, None)
+    found = fold_ranks(sims, split_folds(owner, rows, 1)[0])
+    matrix = sims.detach().cpu().float().numpy() if hasattr(sims, "detach") else np.asarray(sims)
+    # Their ranks are whole and count from 0; a half from an odd number of ties is rounded up, to be a hit for no one.
+    ranks = np.ceil((found.images if direction == "i2t" else found.captions) - 1)
+    top1 = matrix.argmax(1 if direction == "i2t" else 0).astype(float)
+    recalls = [float(100 * np.mean(ranks < level)) for level in LEVELS]
+    metrics = (recalls[0], recalls[1], recalls[2], float(np.floor(np.median(ranks)) + 1), float(ranks.mean() + 1))
+    return (metrics, (ranks, top1)) if return_ranks else metrics
+
+
+def check_images(images: Any, sims: Any) -> int:
+    """The number of images, where a function is given their features to count them.
+
+    Raises:
+        ValueError: if sims has another number of rows.
+    """
+    n = len(images)
+    if n != len(sims):
+        raise ValueError(f"sims: expected a row for each of {n} images, got {len(sims)}")
+    return n

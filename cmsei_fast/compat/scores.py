@@ -1,0 +1,66 @@
+"""What the score functions of the field's repositories share: tensors with gradients, and arrays by the million."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..encoded import length_mask
+from ..ops.pair_score import pair_score
+from ..scorer import PairScorer
+from ..scoring import score_matrix
+
+
+def packed(images: Any, captions: Any, cap_lens: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Regions (N R, D), words (ΣL, D) and their offsets from padded tensors (N, R, D) and (M, L, D); differentiable.
+
+    Raises:
+        TypeError: if the features are no floating tensors or the lengths no integers.
+        ValueError: for a wrong rank, two widths or devices, or lengths that do not fit.
+    """
+    for name, x in (("images", images), ("captions", captions)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+        checks.dtype_of(name, x)
+        if x.dim() != 3:
+            raise ValueError(f"{name}: expected 3 dimensions (n, rows, D), got shape {tuple(x.shape)}")
+        checks.check_features(name, x)
+    checks.check_agreement(images, captions)
+    if cap_lens is None:
+        raise TypeError("cap_lens: expected the number of words of each caption, got None")
+    lengths = checks.check_lengths("cap_lens", cap_lens, "caption", tuple(captions.shape))
+    assert lengths is not None
+    words = torch.from_numpy(lengths)
+    region_offsets = torch.arange(len(images) + 1, device="cpu") * images.shape[1]
+    word_offsets = torch.cat([words.new_zeros(1), words.cumsum(0)])
+    mask = length_mask(words).to(captions.device)  # (M, longest)
+    rows = captions[:, : mask.shape[1]][mask]
+    return images.flatten(0, 1), rows, region_offsets, word_offsets
+
+
+def xattn_score(images: Any, captions: Any, cap_lens: Any, scorer: PairScorer) -> Tensor:
+    """(n_image, n_caption) scores of padded tensors, with gradients for what asks for them."""
+    regions, words, region_offsets, word_offsets = packed(images, captions, cap_lens)
+    wide = torch.promote_types(regions.dtype, words.dtype)
+    return pair_score(regions.to(wide), words.to(wide), region_offsets, word_offsets, scorer=scorer)
+
+
+def shard_xattn(
+    images: Any, captions: Any, caplens: Any, scorer: PairScorer, *, precision: str, device: str | None
+) -> np.ndarray:
+    """(n_image, n_caption) float64 scores of arrays, as the loops over shards return them."""
+    given = [x if isinstance(x, Tensor) else np.asarray(x) for x in (images, captions)]
+    out = np.empty((len(given[0]), len(given[1])))
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not any(isinstance(x, Tensor) for x in given):
+        score_matrix(*given, caplens, scorer=scorer, precision=precision, out=out)
+        return out
+    dtype = checks.PRECISIONS[checks.check_precision(precision, torch.float32)]
+    tensors = [torch.as_tensor(x).to(device, dtype) for x in given]
+    out[:] = score_matrix(*tensors, caplens, scorer=scorer, precision=precision).double().cpu().numpy()
+    return out
