@@ -27,12 +27,18 @@ def add_parser(commands: Any) -> None:
     explain.add_argument("--image", required=True, help="its name in the split, or its place from 0")
     explain.add_argument("--caption", help="a sentence; default: the image's own first caption")
     explain.add_argument("--json", metavar="OUT", help="write all steps, weights, edges and terms to this file")
+    explain.add_argument("--picture", metavar="OUT", help="draw the pair into this .png or .svg (extra: plot)")
+    explain.add_argument(
+        "--word", help="of the caption, whose attention shades the picture (default: the most telling)"
+    )
+    explain.add_argument("--image-file", metavar="FILE", help="the image itself, under the picture's boxes")
     explain.set_defaults(run=_explain)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         check_file("--json", arguments.json)
+    _check_picture(arguments)
     import numpy as np
 
     split = load_split(arguments.path)
@@ -46,10 +52,36 @@ def _explain(arguments: argparse.Namespace) -> int:
     from ..report import explain
 
     found = explain(CMSEI.from_pretrained(arguments.model), image, caption)
+    if arguments.word is not None:
+        found.find_word(arguments.word)
     print(_told(found))
     if arguments.json is not None:
         found.save(arguments.json)
+    if arguments.picture is not None:
+        from ..report import draw
+
+        draw(found, arguments.picture, arguments.word, arguments.image_file)
     return 0
+
+
+def _check_picture(arguments: argparse.Namespace) -> None:
+    """What can be known of the picture's flags before any work.
+
+    Raises:
+        ValueError: a flag has no picture to go with, the picture cannot be written, or its image cannot be read.
+        ModuleNotFoundError: matplotlib or Pillow is not installed.
+    """
+    if arguments.picture is None:
+        for flag, value in (("--word", arguments.word), ("--image-file", arguments.image_file)):
+            if value is not None:
+                raise ValueError(f"--picture: expected a file beside {flag}, got none")
+        return
+    from ..report.draw_explanation import check_picture, read_image
+
+    check_file("--picture", arguments.picture)
+    check_picture(arguments.picture, "--picture")
+    if arguments.image_file is not None:
+        read_image(arguments.image_file, "--image-file")
 
 
 def _place(split: Split, image: str) -> int:

@@ -6,12 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .draw_explanation import draw
     from .explaining import explain, explain_features
     from .explanation import Explanation
 
-__all__ = ["Explanation", "explain", "explain_features"]
+__all__ = ["Explanation", "draw", "explain", "explain_features"]
 
-_HOME = {"Explanation": "explanation", "explain": "explaining", "explain_features": "explaining"}
+_HOME = {
+    "Explanation": "explanation",
+    "draw": "draw_explanation",
+    "explain": "explaining",
+    "explain_features": "explaining",
+}
 
 
 def __getattr__(name: str) -> Any:
