@@ -188,12 +188,13 @@ def _graph(axes: Any, explanation: Explanation, boxes: np.ndarray, size: tuple[f
 def _bars(axes: Any, explanation: Explanation) -> None:
     names = [TERM_TITLES[term.name] for term in explanation.terms]
     values = [term.contribution for term in explanation.terms]
-    drawn = axes.barh(range(len(names)), values, color="#35618f")
-    axes.bar_label(
-        drawn, [f"{term.weight:.3f} × {term.value:.3f} = {term.contribution:.3f}" for term in explanation.terms]
-    )
+    axes.barh(range(len(names)), values, color="#35618f")
+    for i, term in enumerate(explanation.terms):
+        told = f" {term.weight:.3f} × {term.value:.3f} = {term.contribution:.3f}"
+        axes.text(max(0.0, term.contribution), i, told, va="center")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.axvline(0, color="#333333", lw=0.8)
-    axes.margins(x=0.35)
+    low, high = min(0.0, *values), max(0.0, *values)
+    axes.set_xlim(low - 0.05 * (high - low), high + 0.5 * (high - low or 1))  # the labels stand at the right
     axes.set_title(f"terms of the score: they sum to {explanation.score:.3f}")
