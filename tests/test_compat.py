@@ -195,8 +195,7 @@ def test_metrics_are_the_field_s_without_ties(direction: str, images: int) -> No
         getattr(laps, direction)(images, torch.from_numpy(sims), return_ranks=True),
     ]
     for metrics, (found, best) in calls:
-        assert isinstance(metrics, tuple)
-        assert "%.1f %.1f %.1f %.1f %.1f" % metrics  # as the scripts print it
+        assert isinstance(metrics, tuple)  # the scripts print it by "%.1f %.1f %.1f %.1f %.1f" % r
         np.testing.assert_allclose(metrics, expected)
         np.testing.assert_array_equal(found, ranks)
         np.testing.assert_array_equal(best, top)
@@ -249,7 +248,7 @@ def test_missing_options_and_wrong_arguments() -> None:
     with pytest.raises(AttributeError, match="opt: expected a namespace with agg_func"):
         scan.xattn_score_t2i(v, w, LENGTHS, Namespace(raw_feature_norm="clipped"))
     scan.xattn_score_t2i(v, w, LENGTHS, Namespace(raw_feature_norm="clipped", agg_func="Mean", lambda_softmax=4))
-    with pytest.raises(ValueError, match="opt.focal_type: expected one of equal, prob, got 'both'"):
+    with pytest.raises(ValueError, match=r"opt\.focal_type: expected one of equal, prob, got 'both'"):
         bfan.xattn_score(v, w, LENGTHS, options(focal_type="both"))
     with pytest.raises(TypeError, match="images: expected a tensor, got ndarray"):
         scan.xattn_score_t2i(v.numpy(), w, LENGTHS, options())
@@ -293,7 +292,7 @@ def test_compute_sim() -> None:
 @pytest.mark.parametrize("mapped", [False, True])
 def test_fico_itr_gets_what_it_reads(mapped: bool) -> None:
     fico_itr = pytest.importorskip("fico_itr")
-    v, w = problem(12, dtype=torch.float32)
+    v, _ = problem(12, dtype=torch.float32)
     words = torch.randn(60, 7, 8, generator=torch.Generator().manual_seed(1))
     scores = score_matrix(v, words, scorer=PairScorer.scan_t2i())
     owner = np.random.default_rng(0).permutation(np.repeat(np.arange(12), 5)) if mapped else None

@@ -28,7 +28,7 @@ def fico_itr_arguments(scores: Any, captions_per_image: int = 5, *, caption_to_i
         TypeError, ValueError: for scores or a map that do not fit.
     """
     matrix = _matrix(scores)
-    owner = check_map(*matrix.shape, captions_per_image, caption_to_image)
+    owner = check_map(matrix.shape[0], matrix.shape[1], captions_per_image, caption_to_image)
     if caption_to_image is None:
         return {"similarity_matrix": matrix, "captions_per_image": captions_per_image}
     return {"similarity_matrix": matrix, "captions_per_image": dict(enumerate(owner.tolist()))}

@@ -53,14 +53,14 @@ def shard_xattn(
     images: Any, captions: Any, caplens: Any, scorer: PairScorer, *, precision: str, device: str | None
 ) -> np.ndarray:
     """(n_image, n_caption) float64 scores of arrays, as the loops over shards return them."""
-    given = [x if isinstance(x, Tensor) else np.asarray(x) for x in (images, captions)]
-    out = np.empty((len(given[0]), len(given[1])))
+    images, captions = (x if isinstance(x, Tensor) else np.asarray(x) for x in (images, captions))
+    out = np.empty((len(images), len(captions)))
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and not any(isinstance(x, Tensor) for x in given):
-        score_matrix(*given, caplens, scorer=scorer, precision=precision, out=out)
+    if device == "cpu" and not isinstance(images, Tensor) and not isinstance(captions, Tensor):
+        score_matrix(images, captions, caplens, scorer=scorer, precision=precision, out=out)
         return out
     dtype = checks.PRECISIONS[checks.check_precision(precision, torch.float32)]
-    tensors = [torch.as_tensor(x).to(device, dtype) for x in given]
-    out[:] = score_matrix(*tensors, caplens, scorer=scorer, precision=precision).double().cpu().numpy()
+    images, captions = (torch.as_tensor(x).to(device, dtype) for x in (images, captions))
+    out[:] = score_matrix(images, captions, caplens, scorer=scorer, precision=precision).double().cpu().numpy()
     return out
