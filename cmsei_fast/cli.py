@@ -1,4 +1,4 @@
-"""The command ``cmsei-fast``: convert, train, evaluate, explain, demonstrate, diagnose; each in ``commands/``."""
+"""The command ``cmsei-fast``; what it can do is in ``commands/``, a file each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .commands import convert, demo, evaluate, explain, train
+from .commands import convert, demo, evaluate, explain, report, train
 from .version import __version__
 
 BAD_INPUT = 2
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cmsei-fast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    for module in (demo, convert, train, evaluate, explain):
+    for module in (demo, convert, train, evaluate, explain, report):
         module.add_parser(commands)
     doctor = commands.add_parser("doctor", help="what can run here, what cannot and why, and whether it is right")
     doctor.set_defaults(run=_doctor)

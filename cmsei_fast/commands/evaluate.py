@@ -62,7 +62,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     by = "model" if arguments.model else "scorer"
     if arguments.model:
         split = load_split(arguments.path)
-        scores, seconds = _by_models(arguments, split)
+        scores, seconds = scores_by_models(arguments, split)
         owner, what = split.caption_to_image, " + ".join(arguments.model)
         named: Any = arguments.model
         heading = f"{what}; recalls in percent, a tie counts as half a rank\n"
@@ -87,7 +87,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _by_models(arguments: argparse.Namespace, split: Split) -> tuple[np.ndarray, float]:
+def scores_by_models(arguments: argparse.Namespace, split: Split) -> tuple[np.ndarray, float]:
     """The mean of the models' score matrices, and the seconds that scoring took."""
     import torch
 

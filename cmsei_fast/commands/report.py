@@ -1,0 +1,176 @@
+"""``cmsei-fast report``: one page about a finished evaluation, of a run or of any saved score matrix."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..version import __version__
+from .evaluate import PROTOCOLS, add_scoring_flags, check_file, engine_name, scores_by_models
+from .sources import load_split
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..data import Split
+    from ..report.run_files import Run
+
+
+def add_parser(commands: Any) -> None:
+    """Adds ``report``."""
+    report = commands.add_parser(
+        "report",
+        help="one HTML page about an evaluation: recalls with intervals, ranks, worst and best queries, training",
+        description="Writes a page that needs nothing outside itself. Of a run, its model is evaluated on --split (or "
+        "--scores is what it gave); of any other model, --scores alone is enough.",
+    )
+    report.add_argument("run_directory", nargs="?", metavar="RUN", help="directory of a training run")
+    report.add_argument("--split", help="what is evaluated, and shown: .h5, .jsonl or .jsonl.gz")
+    report.add_argument("--scores", metavar="NPY", help="a saved score matrix (n_image, n_caption); read in blocks")
+    report.add_argument("--which", choices=("best", "last"), help="model of the run (default: best, if there is one)")
+    report.add_argument("--captions", metavar="TXT", help="without a split: the captions, one a line")
+    owner = report.add_mutually_exclusive_group()
+    owner.add_argument("--captions-per-image", type=int, help="without a split: how many (default: 5)")
+    owner.add_argument("--caption-to-image", metavar="FILE", help="without a split: .npy or text, an image a caption")
+    protocol = report.add_mutually_exclusive_group()
+    protocol.add_argument("--protocol", choices=PROTOCOLS, help="f30k-1k and coco-5k: all images; coco-1k: five folds")
+    protocol.add_argument("--folds", type=int, help="mean over so many equal runs of images (default: 1)")
+    report.add_argument("--images", metavar="DIR", help="image files by the names in the split, for thumbnails")
+    report.add_argument("--queries", type=int, default=5, help="worst and best of each direction (default: 5)")
+    report.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    report.add_argument("--out", metavar="HTML", help="default: report.html, in the run's directory if there is one")
+    report.add_argument("--device", help="of the model; default: the GPU if there is one")
+    add_scoring_flags(report)
+    report.set_defaults(run=_report)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from ..data.files import replacing
+    from ..report import charts
+    from ..report.drawings import Drawings
+    from ..report.evaluation_page import Evaluation, evaluation_page
+    from ..report.run_files import read_run
+    from ..retrieval import recall_metrics
+    from ..retrieval.metrics import check_map, split_folds
+
+    _check_flags(arguments)
+    home = arguments.run_directory
+    out = arguments.out or (str(Path(home) / "report.html") if home else "report.html")
+    charts.require("report")
+    run = None if home is None else read_run(home)
+    check_file("--out", out)
+    split = None if arguments.split is None else load_split(arguments.split)
+    drawings = Drawings(split, arguments.images)
+    saved = None if arguments.scores is None else _saved_scores(arguments.scores, split, arguments.split)
+    captions = _captions(arguments, split)
+    folds = PROTOCOLS.get(arguments.protocol, arguments.folds or 1)
+    shape = saved.shape if saved is not None else (len(split), split.n_captions)  # type: ignore[arg-type,union-attr]
+    owner = check_map(shape[0], shape[1], arguments.captions_per_image or 5, _map(arguments, split))
+    split_folds(owner, shape[0], folds)
+    if captions is not None and len(captions) != shape[1]:
+        raise ValueError(f"--captions: expected {shape[1]} lines (as the scores have captions), got {len(captions)}")
+
+    about: dict[str, Any] = {"split": arguments.split or "none", "protocol": arguments.protocol or f"{folds} fold(s)"}
+    if saved is not None:
+        scores, scorer = saved, None
+        about |= {"scores": f"{arguments.scores}, {saved.dtype}"}
+    else:
+        assert run is not None
+        assert split is not None
+        scores, model, scorer = _scored(arguments, run, split)
+        about |= {"model": model, "engine": engine_name(arguments), "precision": arguments.precision or "float32"}
+    metrics = recall_metrics(scores, caption_to_image=owner, folds=folds)
+    about |= {"cmsei_fast": __version__}
+    title = f"Retrieval: {Path(home).name if home else Path(arguments.scores).name}"
+    if arguments.split:
+        title += f" on {Path(arguments.split).name}"
+    if scorer is None and run is not None and run.validations:
+        scorer = run.validations[-1].get("scorer")
+    text = evaluation_page(
+        Evaluation(
+            title, scores, metrics, owner, captions, drawings, about, run, scorer, arguments.seed, arguments.queries
+        )
+    )
+    with replacing(out) as temporary:
+        Path(temporary).write_text(text, encoding="utf-8")
+    print(metrics)
+    print(f"\n{out}: the report")
+    return 0
+
+
+def _check_flags(arguments: argparse.Namespace) -> None:
+    """What can be said before anything is read."""
+    if arguments.run_directory is None and arguments.scores is None:
+        raise ValueError("RUN: expected the directory of a run, or --scores with a saved matrix, got neither")
+    if arguments.scores is None and arguments.split is None:
+        raise ValueError("--split: expected the split to evaluate the run on (or --scores), got none")
+    if arguments.split is not None:
+        for name in ("captions", "captions_per_image", "caption_to_image"):
+            if getattr(arguments, name) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag}: expected none beside --split (a split has its captions), got one")
+    if arguments.scores is not None and arguments.which is not None:
+        raise ValueError("--which: expected none beside --scores (no model is run), got one")
+    for flag, value, least in (
+        ("--queries", arguments.queries, 0),
+        ("--seed", arguments.seed, 0),
+        ("--captions-per-image", arguments.captions_per_image, 1),
+        ("--folds", arguments.folds, 1),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"{flag}: expected an integer >= {least}, got {value}")
+
+
+def _saved_scores(path: str, split: Split | None, name: str | None) -> np.ndarray:
+    """The matrix, memory-mapped; its shape is the split's where there is one."""
+    import numpy as np
+
+    try:
+        scores: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError):
+        raise ValueError(f"{path}: expected a .npy file of one floating matrix, got another or a pickled one") from None
+    if not isinstance(scores, np.ndarray) or scores.ndim != 2 or scores.dtype.kind != "f":
+        got = f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else "an archive"
+        raise ValueError(f"{path}: expected a floating matrix (n_image, n_caption), got {got}")
+    if split is not None and scores.shape != (shape := (len(split), split.n_captions)):
+        hint = " (its transpose has it)" if scores.shape == shape[::-1] else ""
+        raise ValueError(f"{path}: expected shape {shape} (images, captions of {name}), got {scores.shape}{hint}")
+    return scores
+
+
+def _captions(arguments: argparse.Namespace, split: Split | None) -> tuple[str, ...] | None:
+    if split is not None:
+        return split.captions
+    if arguments.captions is None:
+        return None
+    try:
+        return tuple(Path(arguments.captions).read_text(encoding="utf-8").splitlines())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{arguments.captions}: expected UTF-8 text, got {error}") from None
+
+
+def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
+    import numpy as np
+
+    if split is not None:
+        return split.caption_to_image
+    path = arguments.caption_to_image
+    if path is None:
+        return None
+    try:
+        if path.endswith(".npy"):
+            return np.load(path, allow_pickle=False)
+        return np.array([int(x) for x in Path(path).read_text(encoding="utf-8").split()], dtype=np.int64)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected an integer for each caption, got {error}") from None
+
+
+def _scored(arguments: argparse.Namespace, run: Run, split: Split) -> tuple[np.ndarray, str, dict[str, Any]]:
+    """The matrix of the run's model, the model's directory and its score."""
+    from ..model import CMSEI
+
+    directory = str(run.model(arguments.which))
+    arguments.model = [directory]
+    scores, _ = scores_by_models(arguments, split)
+    return scores, directory, CMSEI.from_pretrained(directory).scorer.to_dict()

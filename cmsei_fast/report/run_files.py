@@ -1,0 +1,72 @@
+"""What a training run left on disk, read for its report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..training.log import read_log
+from ..training.loop import BEST, CONFIG, LAST
+
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's records.
+
+    Args:
+        directory: of the run.
+        config: its ``run.json``: the objects ``training`` and ``model``.
+        steps: records of steps, with ``step``, ``epoch``, ``loss`` and ``learning_rate``.
+        validations: records of validations, with ``step``, ``epoch`` and ``validation``.
+    """
+
+    directory: Path
+    config: dict[str, dict[str, Any]]
+    steps: list[dict[str, Any]]
+    validations: list[dict[str, Any]]
+
+    def model(self, which: str | None) -> Path:
+        """The directory of the best or the last model; None takes the best where there is one.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+        """
+        wanted = (BEST, LAST) if which is None else (which,)
+        for name in wanted:
+            if (self.directory / name).is_dir():
+                return self.directory / name
+        raise FileNotFoundError(f"{self.directory}: expected a model in {' or '.join(wanted)}/, got none")
+
+
+def read_run(directory: str) -> Run:
+    """Reads the configuration and the log.
+
+    Raises:
+        OSError: naming what is missing.
+        ValueError: naming the file that is something else, or a log without a step.
+    """
+    home = Path(directory)
+    for name, what in ((CONFIG, "the configuration"), (LOG, "the log")):
+        if not (home / name).is_file():
+            raise FileNotFoundError(f"{home / name}: expected {what} of a training run, got no such file")
+    try:
+        config = json.loads((home / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{home / CONFIG}: expected JSON, got {error}") from None
+    parts = ("training", "model")
+    if not isinstance(config, dict) or not all(isinstance(config.get(part), dict) for part in parts):
+        raise ValueError(f"{home / CONFIG}: expected the objects {' and '.join(parts)}, got another JSON file")
+    records = read_log(home / LOG)
+    steps = [record for record in records if _is_number(record.get("loss"))]
+    if not steps:
+        raise ValueError(f"{home / LOG}: expected at least one step with a loss, got none")
+    validations = [record for record in records if isinstance(record.get("validation"), dict)]
+    return Run(home, {part: config[part] for part in parts}, steps, validations)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,343 @@
+"""``cmsei-fast report``: its numbers, its page, what it refuses, and how far it goes in time and memory."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from cmsei_fast import cli, recall_metrics
+from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
+from cmsei_fast.report.bootstrap import recall_intervals
+from cmsei_fast.report.drawings import Drawings
+from cmsei_fast.report.evaluation_charts import _thinned, rank_bins
+from cmsei_fast.report.queries import extremes
+
+SMALL = ["--width", "32", "--heads", "4", "--word-width", "24", "--epochs", "2", "--batch-size", "16", "--quiet"]
+
+
+def matrix(n_image=40, per_image=3, seed=0):
+    rng = np.random.default_rng(seed)
+    owner = np.repeat(np.arange(n_image), per_image)
+    own = owner == np.arange(n_image)[:, None]
+    return (rng.standard_normal((n_image, len(owner))) + 2 * own).astype(np.float32), owner
+
+
+def literal_interval(metrics, owner, name, samples, seed):
+    """The bootstrap as it is said: a list of drawn images, their queries, the mean."""
+    rng = np.random.default_rng(seed)
+    n = len(metrics.i2t.ranks)
+    values = []
+    for _ in range(samples):
+        images = rng.integers(0, n, n)
+        if name.startswith("i2t"):
+            ranks = metrics.i2t.ranks[images]
+        else:
+            ranks = np.concatenate([metrics.t2i.ranks[owner == i] for i in images])
+        values.append(np.mean(ranks) if "mean" in name else 100 * np.mean(ranks <= int(name.split("@")[1])))
+    return np.quantile(values, (0.025, 0.975))
+
+
+@pytest.mark.parametrize("name", ["i2t R@1", "t2i R@5", "t2i mean rank"])
+def test_intervals_are_those_of_resampled_images(name):
+    scores, owner = matrix()
+    metrics = recall_metrics(scores, caption_to_image=owner)
+    found = recall_intervals(metrics, owner, samples=4000)[name]
+    low, high = literal_interval(metrics, owner, name, 4000, seed=1)
+    assert high - low > 0.1
+    assert found.low == pytest.approx(low, abs=0.15 * (high - low))
+    assert found.high == pytest.approx(high, abs=0.15 * (high - low))
+
+
+def test_intervals_are_seeded_and_hold_the_figure():
+    scores, owner = matrix()
+    for folds in (1, 4):
+        metrics = recall_metrics(scores, caption_to_image=owner, folds=folds)
+        found = recall_intervals(metrics, owner, seed=3)
+        assert found == recall_intervals(metrics, owner, seed=3)
+        assert found != recall_intervals(metrics, owner, seed=4)
+        for key, d in (("i2t", metrics.i2t), ("t2i", metrics.t2i)):
+            for name, value in zip(("R@1", "R@5", "R@10", "mean rank"), (d.r1, d.r5, d.r10, d.mean_rank), strict=True):
+                assert found[f"{key} {name}"].low <= value <= found[f"{key} {name}"].high
+        assert found["rSum"].low < metrics.rsum < found["rSum"].high
+
+
+def test_intervals_of_perfect_scores_are_points():
+    owner = np.repeat(np.arange(6), 2)
+    owner[-1] = 0  # image 5 keeps one caption
+    scores = (owner == np.arange(7)[:, None]).astype(np.float32)  # image 6 has none
+    found = recall_intervals(recall_metrics(scores, caption_to_image=owner), owner, samples=50)
+    assert found["rSum"].low == found["rSum"].high == pytest.approx(600)
+
+
+@pytest.mark.parametrize(("option", "value"), [("samples", 1), ("samples", True), ("seed", -1), ("seed", 0.5)])
+def test_intervals_name_a_bad_option(option, value):
+    scores, owner = matrix()
+    with pytest.raises(ValueError, match=f"{option}: expected an integer"):
+        recall_intervals(recall_metrics(scores, caption_to_image=owner), owner, **{option: value})
+
+
+@pytest.mark.parametrize("folds", [1, 4])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_extremes_are_the_literal_ones(folds, shuffled):
+    scores, owner = matrix()
+    if shuffled:
+        order = np.random.default_rng(5).permutation(len(owner))
+        scores, owner = np.ascontiguousarray(scores[:, order]), owner[order]
+    metrics = recall_metrics(scores, caption_to_image=owner, folds=folds)
+    images, captions = extremes(scores, metrics, owner, count=3, top=4)
+    run = np.arange(40) // (40 // folds)
+
+    def sorted_queries(ranks, rows, own, fits):
+        margins = [r[o & f].max() - r[~o & f].max() for r, o, f in zip(rows, own, fits, strict=True)]
+        return sorted(range(len(ranks)), key=lambda i: (ranks[i], -margins[i]))
+
+    own = owner == np.arange(40)[:, None]
+    fits = run[owner] == run[:, None]
+    for found, ranks, rows, mine, there in (
+        (images, metrics.i2t.ranks, scores, own, fits),
+        (captions, metrics.t2i.ranks, scores.T, own.T, fits.T),
+    ):
+        order = sorted_queries(ranks, rows, mine, there)
+        assert [q.index for q in found.best] == order[:3]
+        assert [q.index for q in found.worst] == order[::-1][:3]
+        for q in (*found.best, *found.worst):
+            row = np.where(there[q.index], rows[q.index], -np.inf)
+            assert [f.index for f in q.top] == np.argsort(-row, kind="stable")[:4].tolist()
+            assert [f.own for f in q.top] == mine[q.index][[f.index for f in q.top]].tolist()
+            assert [f.score for f in q.top] == row[[f.index for f in q.top]].tolist()
+            assert q.rank == ranks[q.index]
+            assert q.own.score == row[mine[q.index]].max()
+
+
+def test_extremes_of_few_queries_show_none_twice():
+    scores = np.array([[1.0, 0.0, np.inf]], dtype=np.float32)  # one image: no rival, infinite margins
+    owner = np.zeros(3, dtype=np.int64)
+    images, captions = extremes(scores, recall_metrics(scores, caption_to_image=owner), owner)
+    assert (len(images.best), len(images.worst)) == (1, 0)
+    shown = [q.index for q in (*captions.best, *captions.worst)]
+    assert sorted(shown) == [0, 1, 2]
+
+
+def test_bins_are_what_recalls_count():
+    ranks = np.array([1, 1, 1.5, 2, 3, 5, 5.5, 10, 11, 60, 1500, np.nan])
+    names, heights = rank_bins(ranks)
+    assert names == ["1", "2", "3–5", "6–10", "11–20", "21–50", "51–100", "101–200", "201–500", "501–1k", "1001–2k"]
+    np.testing.assert_allclose(np.array(heights) * 11 / 100, [2, 2, 2, 2, 1, 0, 1, 0, 0, 0, 1])
+    metrics = recall_metrics(*[matrix()[0]], captions_per_image=3)
+    _, heights = rank_bins(metrics.t2i.ranks)
+    np.testing.assert_allclose(np.cumsum(heights)[[0, 2, 3]], [metrics.t2i.r1, metrics.t2i.r5, metrics.t2i.r10])
+
+
+def test_long_curves_are_means_of_runs():
+    steps, values = np.arange(3000.0), np.repeat(np.arange(300.0), 10)
+    where, mean, low, high = _thinned(steps, values)
+    np.testing.assert_array_equal(mean, np.arange(300.0))
+    np.testing.assert_array_equal(where[:2], [4.5, 14.5])
+    np.testing.assert_array_equal(low, high)
+    assert _thinned(steps[:300], values[:300])[2] is None
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    for name, seed in (("train", 0), ("val", 1)):
+        made = synthetic_scenes(5, seed=seed, width=16, captions_per_image=2)
+        write_split(folder / f"{name}.h5", split_from_scenes(made.scenes, features=made.features))
+    arguments = ["train", str(folder / "train.h5"), str(folder / "run"), "--validation", str(folder / "val.h5")]
+    assert cli.main([*arguments, *SMALL]) == 0
+    arguments = ["evaluate", str(folder / "val.h5"), "--model", str(folder / "run" / "best")]
+    assert cli.main([*arguments, "--scores", str(folder / "scores.npy")]) == 0
+    return folder
+
+
+class Checked(HTMLParser):
+    """Opened elements are closed in order, and every picture says what it shows."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.text, self.pictures = [], "", 0
+        self.feed(text)
+        assert self.open == ["html"]
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "img" or (tag == "svg" and ("role", "img") in attrs):
+            self.pictures += 1
+            assert dict(attrs).get("alt" if tag == "img" else "aria-label")
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        if tag != "html":
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def checked(path):
+    text = path.read_text(encoding="utf-8")
+    outside = re.sub(r'data:[\w/+;,=]+"', "", text)
+    assert not re.search(r"(src|href)=(?!\")|https?:|url\(", outside), "the page must need nothing outside itself"
+    assert all(x.startswith('src="data:') for x in re.findall(r'src="[^"]{5}', text))
+    return Checked(text)
+
+
+def test_of_a_run(files, capsys):
+    assert cli.main(["report", str(files / "run"), "--split", str(files / "val.h5"), "--queries", "2"]) == 0
+    page = checked(files / "run" / "report.html")
+    metrics = recall_metrics(np.load(files / "scores.npy"), captions_per_image=2)
+    assert str(metrics) in capsys.readouterr().out
+    assert f"{metrics.rsum:.1f}" in page.text
+    for heading in ("Ranks", "Worst", "Best", "Training", "Configuration", "The score, as learned"):
+        assert heading in page.text
+    assert "✓ own" in page.text
+    assert page.pictures >= 2 + 4 + 4 * 5
+    assert "word_width" in page.text
+    saved = files / "run" / "of-scores.html"
+    arguments = ["report", str(files / "run"), "--scores", str(files / "scores.npy"), "--split", str(files / "val.h5")]
+    assert cli.main([*arguments, "--queries", "2", "--out", str(saved)]) == 0
+    tables = [
+        re.search(r"<table>.*?</table>", x.read_text(), re.DOTALL)[0] for x in (saved, saved.with_name("report.html"))
+    ]
+    assert tables[0] == tables[1]
+    again = files / "run" / "again.html"
+    assert cli.main([*arguments, "--queries", "2", "--out", str(again)]) == 0
+    assert again.read_bytes() == saved.read_bytes()
+
+
+def test_of_another_models_scores(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scores, owner = matrix()
+    order = np.random.default_rng(0).permutation(len(owner))
+    np.save("s.npy", scores[:, order].astype(np.float16))
+    np.save("map.npy", owner[order])
+    (tmp_path / "map.txt").write_text("\n".join(map(str, owner[order])))
+    (tmp_path / "c.txt").write_text("".join(f"<b>caption & {j}\n" for j in range(120)))
+    for name in ("map.npy", "map.txt"):
+        assert cli.main(["report", "--scores", "s.npy", "--caption-to-image", name, "--captions", "c.txt"]) == 0
+        page = checked(tmp_path / "report.html")
+        assert re.search(r"“<b>caption & \d+”", page.text)
+        assert "image 3" in page.text
+        assert "Training" not in page.text
+        assert "120 captions" in page.text
+    assert cli.main(["report", "--scores", "s.npy", "--captions-per-image", "3", "--folds", "4"]) == 0
+    page = checked(tmp_path / "report.html")
+    assert re.search(r"caption \d+", page.text)
+    assert "Means over 4 folds of 10 images" in page.text
+
+
+def test_thumbnails(files, tmp_path):
+    from PIL import Image
+
+    for i in range(20):
+        Image.new("RGB", (900, 300), (10 * i, 0, 0)).save(tmp_path / f"{_name(files, i)}.png")
+    out = tmp_path / "r.html"
+    arguments = ["report", "--scores", str(files / "scores.npy"), "--split", str(files / "val.h5"), "--out", str(out)]
+    assert cli.main([*arguments, "--images", str(tmp_path)]) == 0
+    page = checked(out)
+    assert page.pictures > 20
+    assert out.read_text().count("data:image/jpeg") == page.pictures - 1  # and the histogram
+    (tmp_path / f"{_name(files, 7)}.png").unlink()
+    with pytest.raises(FileNotFoundError, match=f"--images: expected {_name(files, 7)}"):
+        Drawings(_split(files), str(tmp_path))
+
+
+def _split(files):
+    from cmsei_fast.data import open_split
+
+    return open_split(files / "val.h5")
+
+
+def _name(files, i):
+    return _split(files).ids[i]
+
+
+SAVED = ["--scores", "{f}/scores.npy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "RUN: expected the directory of a run, or --scores with a saved matrix, got neither"),
+        (["{f}/run"], "--split: expected the split to evaluate the run on (or --scores), got none"),
+        (["{f}/absent", "--split", "{f}/val.h5"], "run.json: expected the configuration of a training run"),
+        (["{t}/nolog", "--split", "{f}/val.h5"], "log.jsonl: expected the log of a training run, got no such file"),
+        (["{t}/empty", "--split", "{f}/val.h5"], "log.jsonl: expected at least one step with a loss, got none"),
+        (["{f}/run", "--split", "{f}/absent.h5"], "absent.h5"),
+        (["{t}/nomodel", "--split", "{f}/val.h5"], "nomodel: expected a model in best or last/, got none"),
+        (
+            ["--scores", "{t}/turned.npy", "--split", "{f}/val.h5"],
+            "turned.npy: expected shape (20, 40) (images, captions of {f}/val.h5), got (40, 20) (its transpose has it)",
+        ),
+        (["--scores", "{t}/turned.npy"], "captions_per_image: expected 5 captions for each of 40 images (200), got 20"),
+        (["--scores", "{t}/nan.npy", "--captions-per-image", "2"], "scores: expected no NaN, got one at image 3, capt"),
+        (
+            ["--scores", "{t}/whole.npy"],
+            "whole.npy: expected a floating matrix (n_image, n_caption), got int64",
+        ),
+        (["--scores", "{t}/pickled.npy"], "pickled.npy: expected a .npy file of one floating matrix, got another or a"),
+        (["--scores", "{t}/nan.npy", "--images", "{t}"], "--images: expected --split beside it"),
+        (
+            [*SAVED, "--split", "{f}/val.h5", "--images", "{t}/no"],
+            "--images: expected a directory",
+        ),
+        (
+            [*SAVED, "--split", "{f}/val.h5", "--captions", "x"],
+            "--captions: expected none beside",
+        ),
+        (
+            [*SAVED, "--captions", "{t}/two.txt", "--captions-per-image", "2"],
+            "--captions: expected 40",
+        ),
+        ([*SAVED, "--caption-to-image", "{t}/two.txt"], "two.txt: expected an integer for each"),
+        (
+            [*SAVED, "--captions-per-image", "2", "--folds", "3"],
+            "folds: expected an integer >= 1",
+        ),
+        ([*SAVED, "--which", "best"], "--which: expected none beside --scores"),
+        ([*SAVED, "--queries", "-1"], "--queries: expected an integer >= 0, got -1"),
+        (
+            [*SAVED, "--captions-per-image", "2", "--out", "{t}/no/r.html"],
+            "--out: expected a file",
+        ),
+    ],
+)
+def test_bad_input_gives_one_line(files, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    scores = np.load(files / "scores.npy")
+    np.save("turned.npy", scores.T)
+    np.save("whole.npy", scores.astype(np.int64))
+    np.save("pickled.npy", np.array({"sims": scores}), allow_pickle=True)
+    scores[3, 4] = np.nan
+    np.save("nan.npy", scores)
+    (tmp_path / "two.txt").write_text("one\ntwo\n")
+    for name in ("nolog", "empty", "nomodel"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"training": {}, "model": {}}))
+    (tmp_path / "empty" / "log.jsonl").write_text("\n")
+    (tmp_path / "nomodel" / "log.jsonl").write_text('{"step": 1, "epoch": 0, "loss": 1.0, "learning_rate": 0.1}\n')
+    there = sorted(path.name for path in tmp_path.rglob("*"))
+    names = {"f": str(files), "t": str(tmp_path)}
+    assert cli.main(["report", *(x.format(**names) for x in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cmsei-fast: error: ")
+    assert message.format(**names) in error
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.rglob("*")) == there
+
+
+def test_without_matplotlib_is_one_line(files, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.main(["report", str(files / "run"), "--split", str(files / "val.h5")]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "cmsei-fast: error: report: expected the package matplotlib (pip install 'cmsei-fast[plot]'), got none\n"
+    )
