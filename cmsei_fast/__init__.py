@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .ops.pair_score import pair_score
     from .ops.relation_attention import relation_attention
     from .report import explain
-    from .retrieval import evaluate, recall_metrics
+    from .retrieval import evaluate, recall_metrics, retrieve
     from .scoring import score_matrix
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "pair_score",
     "recall_metrics",
     "relation_attention",
+    "retrieve",
     "score_matrix",
 ]
 
@@ -46,6 +47,7 @@ _HOME = {
     "pair_score": "cmsei_fast.ops.pair_score",
     "recall_metrics": "cmsei_fast.retrieval",
     "relation_attention": "cmsei_fast.ops.relation_attention",
+    "retrieve": "cmsei_fast.retrieval",
     "score_matrix": "cmsei_fast.scoring",
 }
 

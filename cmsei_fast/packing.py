@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,16 +46,18 @@ class Items:
         """Items in this view."""
         return self.stop - self.start
 
-    def narrow(self, first: int, last: int) -> Items:
-        """The items ``first <= i < last`` of this view; no data is touched."""
-        return replace(self, start=self.start + first, stop=self.start + last)
+    @property
+    def row_offsets(self) -> np.ndarray:
+        """(count + 1,) int64: rows without padding before each item of this view."""
+        if self.offsets is None:
+            return np.arange(self.count + 1, dtype=np.int64) * int(self.data.shape[1])
+        return self.offsets[self.start : self.stop + 1] - self.offsets[self.start]
 
     def ranges(self, limit: int) -> Iterator[tuple[int, int]]:
         """Runs of items of about ``limit`` bytes as they lie in ``data`` (padding included), at least one item each."""
         row = int(self.data.shape[-1]) * max(_itemsize(self.data), self.dtype.itemsize)
         if self.packed and self.offsets is not None:
-            offsets = self.offsets[self.start : self.stop + 1] - self.offsets[self.start]
-            yield from runs(offsets, max(1, limit // row))
+            yield from runs(self.row_offsets, max(1, limit // row))
             return
         step = max(1, limit // (row * int(self.data.shape[1])))
         for first in range(0, self.count, step):

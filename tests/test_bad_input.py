@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmsei_fast import Attention, PairScorer, checks, engines, score_matrix, scoring
+from cmsei_fast import Attention, PairScorer, checks, engines, score_matrix, tiling
 
 N, R, M, L, D = 3, 4, 5, 6, 8
 TENSORS = {"images": torch.ones(N, R, D), "captions": torch.ones(M, L, D)}
@@ -366,7 +366,7 @@ def test_a_good_call_raises_nothing():
 
 
 def test_bad_values_stop_before_their_own_block(monkeypatch):
-    monkeypatch.setattr(scoring, "IMAGE_BLOCK_BYTES", R * D * 4)
+    monkeypatch.setattr(tiling, "IMAGE_BLOCK_BYTES", R * D * 4)
     module, scored = engines.get("eager"), []
     real = module.pair_score
     monkeypatch.setattr(module, "pair_score", lambda *a: scored.append(len(a[2]) - 1) or real(*a))

@@ -62,7 +62,7 @@ def test_evaluate(scenes, tmp_path, capsys, scorer):
 
 def test_evaluate_shows_progress_on_stderr(scenes, capsys):
     assert cli.main(["evaluate", str(scenes), "--progress", "--precision", "bfloat16"]) == 0
-    assert "pair/s" in capsys.readouterr().err
+    assert "pairs/s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["absent", "truncated", "gzip", "directory", "engine", "precision", "json", "empty"])

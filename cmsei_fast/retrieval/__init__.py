@@ -1,6 +1,7 @@
-"""Retrieval: ranks and recalls of a score matrix, and the evaluation of features in one call."""
+"""Retrieval: the best items, ranks and recalls, from features without the matrix or from a matrix."""
 
+from .best import Retrieved, retrieve
 from .evaluation import evaluate
 from .metrics import DirectionMetrics, RecallMetrics, recall_metrics
 
-__all__ = ["DirectionMetrics", "RecallMetrics", "evaluate", "recall_metrics"]
+__all__ = ["DirectionMetrics", "RecallMetrics", "Retrieved", "evaluate", "recall_metrics", "retrieve"]

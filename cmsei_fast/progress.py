@@ -1,0 +1,57 @@
+"""How far a long run is: a bar on a terminal, plain lines where the output is kept."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+# Seconds between two lines.
+EVERY = 10.0
+
+
+class Progress:
+    """Counts pairs on standard error: pairs per second and the time that is left.
+
+    Args:
+        total: pairs of the whole run.
+        done: pairs that an earlier run has left, which count as done but not for the speed.
+    """
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        self._total, self._first, self._done = total, done, done
+        self._bar: Any = None
+        self._start = time.monotonic()
+        self._next = self._start  # the first tile says that the run has begun
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=done, unit="pair", unit_scale=True)
+
+    def update(self, pairs: int) -> None:
+        """More pairs are done."""
+        self._done += pairs
+        if self._bar is not None:
+            self._bar.update(pairs)
+        elif time.monotonic() >= self._next or self._done == self._total:
+            self._next = time.monotonic() + EVERY
+            print(self.line(time.monotonic() - self._start), file=sys.stderr, flush=True)
+
+    def line(self, seconds: float) -> str:
+        """What is printed so many seconds after the start."""
+        speed = (self._done - self._first) / max(seconds, 1e-9)
+        share = 100 * self._done // max(self._total, 1)
+        out = f"{share:3d} % of {self._total:,} pairs, {speed:,.0f} pairs/s"
+        left = (self._total - self._done) / max(speed, 1e-9)
+        return f"{out}, {duration(left)} left" if self._done < self._total else f"{out}, done in {duration(seconds)}"
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds as ``"1:02:03"``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

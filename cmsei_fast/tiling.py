@@ -1,0 +1,236 @@
+"""The pairs cut into a grid of tiles, and their scores tile by tile while the next block of features is read.
+
+The grid depends on the problem alone. Whatever is computed of a problem (the matrix, ranks, the best, one process's
+share) takes its scores from the tiles of this grid, so that a pair's score is the same bits everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import engines
+from .engines.terms import accumulator
+from .packing import Block, Items, runs
+from .scorer import PairScorer
+
+# Bytes of features that are held at a time, twice that while the next block of a file is read. The captions are read
+# once for every block of images.
+IMAGE_BLOCK_BYTES = 1 << 28
+CAPTION_BLOCK_BYTES = 1 << 26
+
+# Work of one tile in multiply-adds, half a second or less, because an interrupt is answered between two tiles (native
+# looks for one itself every 100 ms). Then what one attention step adds to the D multiply-adds of a (region, word),
+# measured in the same unit.
+TILE_WORK = {"reference": 1 << 25, "eager": 1 << 30, "native": 1 << 35, "cuda": 1 << 38, "triton": 1 << 43}
+STEP_WORK = {"reference": 2048, "eager": 1024, "native": 256, "cuda": 256, "triton": 256}
+# Inner products within the items of a tile's side, in numbers.
+GRAM_NUMBERS = 1 << 24
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A checked call: two sides, what their score is, and what computes it."""
+
+    images: Items
+    captions: Items
+    scorer: PairScorer
+    engine: str
+    precision: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_image, n_caption)."""
+        return self.images.count, self.captions.count
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features are; the CPU for arrays and files."""
+        data = self.images.data
+        return data.device if isinstance(data, Tensor) else torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the scores."""
+        return accumulator(self.precision)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tiles: ``(i, j)`` covers images ``image_cuts[i]`` to ``image_cuts[i + 1]`` and captions likewise.
+
+    Args:
+        image_cuts: (I + 1,) int64; ``caption_cuts`` (J + 1,).
+        image_blocks: runs ``(first, last)`` of rows of tiles whose images are read together.
+        caption_blocks: likewise.
+    """
+
+    image_cuts: np.ndarray
+    caption_cuts: np.ndarray
+    image_blocks: tuple[tuple[int, int], ...]
+    caption_blocks: tuple[tuple[int, int], ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(I, J)."""
+        return len(self.image_cuts) - 1, len(self.caption_cuts) - 1
+
+    def rows(self, i: int) -> slice:
+        """Images of the tiles in row i."""
+        return slice(int(self.image_cuts[i]), int(self.image_cuts[i + 1]))
+
+    def columns(self, j: int) -> slice:
+        """Captions of the tiles in column j."""
+        return slice(int(self.caption_cuts[j]), int(self.caption_cuts[j + 1]))
+
+    def pairs(self, wanted: np.ndarray) -> int:
+        """Pairs in those of the tiles (I, J) bool."""
+        images, captions = np.diff(self.image_cuts), np.diff(self.caption_cuts)
+        return int(images @ (wanted @ captions)) if wanted.size else 0
+
+
+def make_grid(problem: Problem) -> Grid:
+    """Tiles that are about square, and longer on one side where the other is short."""
+    images, captions = problem.images, problem.captions
+    offsets = images.row_offsets, captions.row_offsets
+    ranges = list(images.ranges(IMAGE_BLOCK_BYTES)), list(captions.ranges(CAPTION_BLOCK_BYTES))
+    limits = _tile_sides(problem, offsets, ranges)
+    sides = []
+    for side, parts, limit in zip(offsets, ranges, limits, strict=True):
+        cuts, blocks = [0], []
+        for first, last in parts:
+            before = len(cuts) - 1
+            cuts += [first + stop for _, stop in runs(side[first : last + 1], limit)]
+            blocks.append((before, len(cuts) - 1))
+        sides.append((np.array(cuts, dtype=np.int64), tuple(blocks)))
+    return Grid(sides[0][0], sides[1][0], sides[0][1], sides[1][1])
+
+
+def _tile_sides(problem: Problem, offsets: tuple[Any, Any], ranges: tuple[Any, Any]) -> tuple[int, int]:
+    """Most rows of regions and of words in a tile.
+
+    The inner products of an item's rows with each other are kept too, up to three times: that bounds a side as well.
+    """
+    regions, words = (
+        max((int(side[last] - side[first]) for first, last in parts), default=1)
+        for side, parts in zip(offsets, ranges, strict=True)
+    )
+    kind = problem.engine if problem.engine in TILE_WORK else "eager"
+    if problem.device.type != "cpu" and kind not in ("reference", "triton"):
+        kind = "cuda"
+    steps = sum(a.steps for a in (problem.scorer.t2i, problem.scorer.i2t) if a is not None)
+    products = TILE_WORK[kind] // (int(problem.images.data.shape[-1]) + STEP_WORK[kind] * steps)
+    side = math.isqrt(products)
+    # Both sides together are held packed: few words must not draw in all images.
+    word_limit = max(1, min(words, max(side, min(products // regions, 2 * side - regions))))
+    most = [GRAM_NUMBERS // int(np.diff(x).max(initial=1)) for x in offsets]
+    return max(1, min(products // word_limit, 2 * side - word_limit, most[0])), max(1, min(word_limit, most[1]))
+
+
+class TileStream:
+    """Scores of a problem's tiles. Each block is looked through for NaN when it is first read."""
+
+    def __init__(self, problem: Problem, grid: Grid | None = None) -> None:
+        self.problem = problem
+        self.grid = make_grid(problem) if grid is None else grid
+        self._checked: set[tuple[int, int]] = set()
+        self._last: tuple[tuple[int, int], Block] | None = None  # captions: what is read next is often the same
+
+    def tiles(self, wanted: np.ndarray | None = None) -> Iterator[tuple[int, int, Tensor]]:
+        """Yields (i, j, scores) of the tiles wanted, block by block of images.
+
+        Args:
+            wanted: (I, J) bool; None is all. It may lose tiles while the iterator runs: these are left out.
+
+        Raises:
+            ValueError: for NaN or infinities in the features, and for scores that are not finite.
+        """
+        if wanted is None:
+            wanted = np.ones(self.grid.shape, dtype=bool)
+        images: Block | None = None
+        i0 = i1 = 0
+        for side, (first, last), block in self._blocks(self._readings(wanted)):
+            if side == 0:
+                images, i0, i1 = block, first, last
+                continue
+            assert images is not None
+            for i in range(i0, i1):
+                for j in range(first, last):
+                    if wanted[i, j]:
+                        yield i, j, self._score(images, block, i, j)
+
+    def _readings(self, wanted: np.ndarray) -> list[tuple[int, tuple[int, int]]]:
+        """(side, tiles) of the blocks in the order in which they are needed: 0 images, 1 captions."""
+        out = []
+        for i0, i1 in self.grid.image_blocks:
+            needed = np.logical_or.reduce(wanted[i0:i1])
+            own = [(1, (j0, j1)) for j0, j1 in self.grid.caption_blocks if needed[j0:j1].any()]
+            out += [(0, (i0, i1)), *own] if own else []
+        return out
+
+    def _blocks(self, readings: list[tuple[int, tuple[int, int]]]) -> Iterator[tuple[int, tuple[int, int], Block]]:
+        """The blocks in order; of files, the next is read in a thread while one is worked on."""
+        files = in_file(self.problem.images.data) or in_file(self.problem.captions.data)
+        if not files or len(readings) < 2:
+            for side, tiles in readings:
+                yield side, tiles, self._read(side, tiles)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="cmsei-read") as reader:
+            coming = reader.submit(self._read, *readings[0])
+            for (side, tiles), following in zip(readings, [*readings[1:], None], strict=True):
+                block = coming.result()
+                if following is not None:
+                    coming = reader.submit(self._read, *following)
+                yield side, tiles, block
+
+    def _read(self, side: int, tiles: tuple[int, int]) -> Block:
+        if side == 1 and self._last is not None and self._last[0] == tiles:
+            return self._last[1]
+        items = self.problem.captions if side else self.problem.images
+        cuts = self.grid.caption_cuts if side else self.grid.image_cuts
+        first, last = int(cuts[tiles[0]]), int(cuts[tiles[1]])
+        with torch.no_grad():
+            block = items.read(first, last, check=(side, first) not in self._checked)
+        self._checked.add((side, first))
+        if side == 1:
+            self._last = tiles, block
+        return block
+
+    @torch.no_grad()
+    def _score(self, images: Block, captions: Block, i: int, j: int) -> Tensor:
+        problem, rows, columns = self.problem, self.grid.rows(i), self.grid.columns(j)
+        regions, region_offsets = _part(images, rows)
+        words, word_offsets = _part(captions, columns)
+        scalars = torch.tensor(problem.scorer.scalars(), dtype=problem.dtype, device="cpu")
+        # Neither autocast nor a default device set elsewhere may reach the engine.
+        with torch.autocast(problem.device.type, enabled=False), torch.device("cpu"):
+            tile = engines.get(problem.engine).pair_score(
+                regions, words, region_offsets, word_offsets, scalars, problem.scorer.config(), problem.precision
+            )
+        finite = torch.isfinite(tile)
+        if not finite.all():
+            a, b = (~finite).nonzero()[0].tolist()
+            raise ValueError(
+                "images, captions: expected features with finite inner products, "
+                f"got an overflow for image {rows.start + a} and caption {columns.start + b}"
+            )
+        return tile
+
+
+def _part(block: Block, items: slice) -> tuple[Tensor, Tensor]:
+    """Rows and offsets (from 0) of some items of a block; the rows are a view."""
+    offsets = block.offsets[items.start - block.first : items.stop - block.first + 1]
+    return block.rows[int(offsets[0]) : int(offsets[-1])], torch.from_numpy(offsets - offsets[0])
+
+
+def in_file(data: Any) -> bool:
+    h5py = sys.modules.get("h5py")
+    return isinstance(data, np.memmap) or (h5py is not None and isinstance(data, h5py.Dataset))
