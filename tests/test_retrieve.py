@@ -35,7 +35,7 @@ def blocks(request, monkeypatch):
     if request.param == "small":
         monkeypatch.setattr(tiling, "IMAGE_BLOCK_BYTES", 5 * 5 * 12 * 4)
         monkeypatch.setattr(tiling, "CAPTION_BLOCK_BYTES", 7 * 7 * 12 * 4)
-        monkeypatch.setattr(tiling, "TILE_WORK", dict.fromkeys(tiling.TILE_WORK, 80_000))
+        monkeypatch.setattr(tiling, "TILE_WORK", dict.fromkeys(tiling.TILE_WORK, 200_000))
 
 
 def best_of(scores, k):
