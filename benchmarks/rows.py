@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-RATIO, FRACTION, SECONDS = "×", "%", "s"
+RATIO, FRACTION, SECONDS, ERROR = "×", "%", "s", "error"
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Row:
         better: "higher" or "lower".
         target: the least (higher) or the most (lower) that it should be; None where nothing was promised.
         needs: the instruction sets of which one must be in use for the target to apply; empty: any processor.
-        unit: RATIO, FRACTION or SECONDS.
+        unit: RATIO, FRACTION, SECONDS or ERROR.
     """
 
     title: str
@@ -69,6 +69,9 @@ ROWS = {
     "relation_compiled": Row("Relation attention, spatial, forward: native over torch.compile of eager"),
     "scale_time": Row("Time per pair, slowest size over fastest size", better="lower", target=1.1),
     "scale_memory": Row("Peak extra memory, most pairs over fewest", better="lower", target=1.1),
+    "accuracy": Row(
+        "SCAN t2i, fp32: largest error of a score, against float64", better="lower", target=1e-5, unit=ERROR
+    ),
 }
 
 
@@ -78,6 +81,8 @@ def figure(value: float, unit: str) -> str:
         return f"{100 * value:.0f} %"
     if unit == SECONDS:
         return f"{value:.1f} s"
+    if unit == ERROR:
+        return f"{value:.1e}"
     return f"{value:.0f}×" if value >= 100 else f"{value:.1f}×" if value >= 10 else f"{value:.2f}×"
 
 
