@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,21 @@ def test_the_code_is_found() -> None:
     assert documents.languages() <= set(documents.LANGUAGES)
     for _, text in documents.blocks("json"):
         json.loads(text)
+
+
+def test_readme_links_every_document_and_no_link_is_dead() -> None:
+    for path in documents.DOCUMENTS:
+        links = re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
+        assert all((path.parent / link).exists() for link in links), path.name
+        if path.name == "README.md":
+            assert {f"docs/{x.name}" for x in documents.DOCUMENTS[1:]} <= set(links)
+
+
+def test_files_that_extending_names_are_there() -> None:
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:cmsei_fast|csrc|tests|benchmarks|kernels|docs)/[\w./-]*)`", text)
+    assert len(named) >= 12
+    assert all((ROOT / name).exists() for name in named)
 
 
 @pytest.mark.parametrize(("name", "block"), BLOCKS, ids=[f"{name}-{i}" for i, (name, _) in enumerate(BLOCKS)])
