@@ -32,14 +32,17 @@ PROBLEMS = attention_options()
 GRADIENT_FLOOR = 1e-4
 
 
+def leave_out(scorer: PairScorer, backend: Backend) -> None:
+    """Skips what an engine says that it lacks."""
+    lacking = engines.lacks(backend.engine, scorer.config())
+    if lacking is not None:
+        pytest.skip(f"the engine has no {lacking}")
+
+
 @pytest.fixture(autouse=True)
 def _known(request: pytest.FixtureRequest) -> None:
-    """Leaves out what an engine says that it lacks."""
     if {"backend", "problem"} <= set(request.fixturenames):
-        engine = request.getfixturevalue("backend").engine
-        lacking = engines.lacks(engine, request.getfixturevalue("problem").scorer.config())
-        if lacking is not None:
-            pytest.skip(f"the engine has no {lacking}")
+        leave_out(request.getfixturevalue("problem").scorer, request.getfixturevalue("backend"))
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=name)
@@ -117,8 +120,7 @@ PRESETS = {
 @pytest.mark.parametrize("scorer", PRESETS.values(), ids=PRESETS)
 def test_zero_vectors_and_equal_items(scorer: PairScorer, backend: Backend) -> None:
     """A zero region and word, and an image of one region four times: a choice among equals makes no difference."""
-    if engines.lacks(backend.engine, scorer.config()) is not None:
-        pytest.skip("the engine lacks it")
+    leave_out(scorer, backend)
     v, w, v_offsets, w_offsets = Problem(scorer, (4, 2, 4), (3, 1, 5), 8).tensors()
     v[1], w[2], v[6:] = 0, 0, v[6]
     expected = pair_score(v, w, v_offsets, w_offsets, scorer=scorer, engine="reference")
@@ -131,8 +133,7 @@ def test_zero_vectors_and_equal_items(scorer: PairScorer, backend: Backend) -> N
 def test_hard_takes_the_first_of_equals(backend: Backend) -> None:
     """Exact arithmetic: two equal regions, and the gradient goes to the first alone."""
     scorer = PairScorer(t2i=Attention(attend="hard", relevance="dot"))
-    if engines.lacks(backend.engine, scorer.config()) is not None:
-        pytest.skip("the engine lacks it")
+    leave_out(scorer, backend)
     v = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]], device=backend.device, requires_grad=True)
     w = torch.tensor([[1.0, 0.0], [2.0, 0.0]], device=backend.device)
     pair_score(v, w, offsets((3,)), offsets((2,)), scorer=scorer, engine=backend.engine).sum().backward()
@@ -141,8 +142,7 @@ def test_hard_takes_the_first_of_equals(backend: Backend) -> None:
 
 @pytest.mark.parametrize("scorer", PRESETS.values(), ids=PRESETS)
 def test_an_overflow_is_never_a_score(scorer: PairScorer, backend: Backend) -> None:
-    if engines.lacks(backend.engine, scorer.config()) is not None:
-        pytest.skip("the engine lacks it")
+    leave_out(scorer, backend)
     v, w = torch.full((2, 4), 1e18), torch.full((3, 4), 1.0)
     v[1] /= 2
     w[1] *= 1e21
@@ -180,8 +180,7 @@ def test_an_engine_that_lacks_an_attention_is_refused_and_auto_takes_another(
 
 def test_opcheck(backend: Backend) -> None:
     scorer = PairScorer(Attention(attend="negative_aware", threshold=0.2), Attention(steps=2, attend="focal_prob"))
-    if engines.lacks(backend.engine, scorer.config()) is not None:
-        pytest.skip("the engine lacks it")
+    leave_out(scorer, backend)
     v, w, v_offsets, w_offsets = Problem(scorer, (5, 1, 7), (3, 2), 8).tensors()
     leaves = [x.to(backend.device, torch.float32).requires_grad_() for x in (v, w)]
     scalars = torch.tensor(scorer.scalars(), requires_grad=True)
