@@ -1,0 +1,94 @@
+"""What the compiler made of each CUDA kernel, read from the module: registers, stack, shared memory, instructions."""
+
+from __future__ import annotations
+
+import collections
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+SPEC = importlib.util.find_spec("cmsei_fast._cuda")
+
+# Most bytes of shared memory that a kernel may have without asking for more at its launch, which all of these do.
+STATIC_SHARED = 48 * 1024
+# Instances of each kernel's family: pair_kernel is (float, double) x (warps, a block) x (scores, gradients),
+# relation_attention_kernel the four types x three widths.
+FAMILIES = {"pair_kernel": 8, "relation_attention_kernel": 12}
+
+
+def tool(name: str) -> str | None:
+    """A tool of the CUDA toolkit, or the one that triton brings."""
+    if found := shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin"):
+        return found
+    triton = importlib.util.find_spec("triton")
+    bundled = triton and Path(triton.submodule_search_locations[0]) / "backends" / "nvidia" / "bin" / name
+    return str(bundled) if bundled and os.access(bundled, os.X_OK) else None
+
+
+pytestmark = [
+    pytest.mark.skipif(SPEC is None, reason="cmsei_fast._cuda is not built (no nvcc, or CMSEI_CUDA=0)"),
+    pytest.mark.skipif(tool("cuobjdump") is None, reason="no cuobjdump, neither of CUDA nor of triton"),
+]
+
+
+class Kernel(NamedTuple):
+    architecture: str
+    name: str
+    used: dict[str, int]  # REG, STACK, SHARED, LOCAL, ...
+
+
+def kernels(listing: str) -> list[Kernel]:
+    """Every kernel of ``cuobjdump --dump-resource-usage``, for each architecture."""
+    found, architecture, name = [], "", ""
+    for line in listing.splitlines():
+        if match := re.match(r"arch = (\S+)", line):
+            architecture = match[1]
+        elif match := re.match(r"\s*Function (\S+):", line):
+            name = match[1]
+        elif name and (pairs := re.findall(r"([A-Z]+)(?:\[\d+\])?:(\d+)", line)):
+            found.append(Kernel(architecture, name, {key: int(value) for key, value in pairs}))
+            name = ""
+    return found
+
+
+@pytest.fixture(scope="module")
+def built() -> list[Kernel]:
+    command = [str(tool("cuobjdump")), "--dump-resource-usage", str(SPEC.origin)]
+    return kernels(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_the_report_is_understood() -> None:
+    listing = (
+        "Fatbin elf code:\narch = sm_80\nResource usage:\n Common:\n  GLOBAL:0 CONSTANT[3]:24\n Function _Z1fv:\n"
+        "  REG:40 STACK:8 SHARED:16 LOCAL:0 CONSTANT[0]:360 TEXTURE:0 SURFACE:0 SAMPLER:0\n"
+    )
+    assert [(k.architecture, k.name) for k in kernels(listing)] == [("sm_80", "_Z1fv")]
+    assert kernels(listing)[0].used.items() >= {"REG": 40, "STACK": 8, "SHARED": 16, "LOCAL": 0}.items()
+
+
+def test_every_kernel_is_there_for_every_architecture(built: list[Kernel]) -> None:
+    import cmsei_fast._cuda as module
+
+    counts = collections.Counter(
+        (kernel.architecture, family)
+        for kernel in built
+        for family in FAMILIES
+        if f"{len(family)}{family}" in kernel.name
+    )
+    architectures = [f"sm_{name}" for name in module.architectures.split(";")]
+    assert counts == {(arch, family): n for arch in architectures for family, n in FAMILIES.items()}
+    assert len(built) == sum(counts.values())
+
+
+def test_no_kernel_spills_or_asks_for_too_much(built: list[Kernel]) -> None:
+    assert built
+    for kernel in built:
+        assert 0 < kernel.used["REG"] <= 255, kernel
+        assert kernel.used["STACK"] == kernel.used["LOCAL"] == 0, kernel
+        assert kernel.used["SHARED"] <= STATIC_SHARED, kernel
