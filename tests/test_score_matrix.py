@@ -221,6 +221,13 @@ def test_out(kind, library, tmp_path, small_blocks):
         file.close()
 
 
+def test_features_are_finite_though_their_sum_is_not():
+    images, captions = (torch.full((n, 4, 32), 600.0, dtype=torch.float16) for n in (3, 2))
+    scores = score_matrix(images, captions, [4, 4], scorer=PairScorer.scan_t2i())
+    assert images.sum().isinf()
+    torch.testing.assert_close(scores.float(), torch.ones(3, 2), rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_after_an_error_incomplete_rows_are_nan(kind, small_blocks):
     images, captions, n, m = problem()
