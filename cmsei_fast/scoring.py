@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import Tensor
 from . import checks, engines
 from .packing import make_items
 from .progress import Progress
+from .score_file import check_path, write_scores
 from .scorer import PairScorer
-from .tiling import Problem, TileStream, in_file
+from .tiling import Problem, ScoreTiles, TileStream, in_file
 
 
 def score_matrix(
@@ -25,6 +27,7 @@ def score_matrix(
     engine: str = "auto",
     precision: str | None = None,
     out: Any = None,
+    resume: bool = False,
     progress: bool = False,
 ) -> Any:
     """The score of every image with every caption, (n_image, n_caption).
@@ -43,24 +46,34 @@ def score_matrix(
         engine: "auto" or the name of an engine.
         precision: "float32", "bfloat16", "float16" or "float64": features are rounded to it, sums are kept in float32
             (in float64 for "float64"). None: the features' own dtype, the wider one if the two sides differ.
-        out: array, memmap, tensor or h5py dataset (N, M) of a floating dtype, to write into.
+        out: array, memmap, tensor or h5py dataset (N, M) of a floating dtype, to write into. Or the name of a file that
+            ends in ``.npy``, which is there when all scores are, never before; one that is there is replaced then.
+        resume: leave out what an earlier run into the same file has finished (docs/large-runs.md).
         progress: show pairs per second and the time left on standard error: a bar on a terminal (needs tqdm), else a
             line every ten seconds.
 
     Returns:
-        ``out`` if given, else a new matrix, float64 for "float64" and float32 for all others: a tensor on the features'
-        device for tensors, a numpy array for arrays and datasets. N or M may be 0. Memory beyond it does not grow
-        with the number of pairs.
+        ``out`` if given, for a file's name its read-only memmap; else a new matrix: a tensor on the features' device
+        for tensors, a numpy array for arrays and datasets. What is new is float64 for "float64" and float32 for all
+        others. N or M may be 0. Memory beyond it does not grow with the number of pairs.
 
     Raises:
         TypeError: for a wrong type or a dtype that is not floating; ValueError: for wrong shapes, lengths, devices or
-            names, and for NaN or infinities in the features (not in their padding), found as a block is read;
-            MemoryError: if the matrix cannot fit and there is no ``out``; EngineUnavailable: if the engine cannot run
-            here. After an error or an interrupt every row of ``out`` that is not complete is NaN, but for rows of a
-            memmap or dataset that nothing was written to: they are as they were.
+            names, for NaN or infinities in the features (not in their padding), found as a block is read, and where
+            ``resume`` finds a part of another problem; OSError: if the file cannot be written; MemoryError: if the
+            matrix cannot fit and there is no ``out``; EngineUnavailable: if the engine cannot run here. After an error
+            or an interrupt every row of ``out`` that is not complete is NaN, but for rows of a memmap or dataset that
+            nothing was written to: they are as they were; what was to be a file is left as its part, for ``resume``.
     """
+    named = isinstance(out, (str, os.PathLike))
+    if resume and not named:
+        raise ValueError(f"resume: expected out= to be the name of a file, got {type(out).__name__}")
+    if named:
+        check_path(out)
     problem = prepare(images, captions, caption_lengths, image_lengths, scorer, engine, precision)
-    return score(problem, out=out, progress=progress)
+    if named:
+        return write_scores(TileStream(problem), out, resume, progress)
+    return score(TileStream(problem), out=out, progress=progress, tensor=isinstance(problem.images.data, Tensor))
 
 
 def prepare(
@@ -95,32 +108,33 @@ def prepare(
         engine = engines.choose(device, "pair_score", scorer.config())
     engines.get(engine, device, "pair_score", scorer.config())
     dtype = checks.PRECISIONS[precision]
-    return Problem(
+    problem = Problem(
         make_items("images", "image", images, lengths[0], dtype),
         make_items("captions", "caption", captions, lengths[1], dtype),
         scorer,
         engine,
         precision,
     )
+    for items in (problem.images, problem.captions):
+        checks.check_item(items.name, items.largest, problem.device)
+    return problem
 
 
 @torch.no_grad()
-def score(problem: Problem, *, out: Any = None, progress: bool = False) -> Any:
-    """Scores a checked problem into ``out`` or a new matrix; raises as :func:`score_matrix` does."""
-    shape, dtype = problem.shape, problem.dtype
-    for items in (problem.images, problem.captions):
-        checks.check_item(items.name, items.largest, problem.device)
+def score(stream: ScoreTiles, *, out: Any = None, progress: bool = False, tensor: bool = True) -> Any:
+    """Writes tiles into ``out`` or a new matrix, a tensor or an array; raises as :func:`score_matrix` does."""
+    shape = stream.shape
     if out is None:
-        checks.check_memory(shape, dtype.itemsize, problem.device)
-        scores = torch.empty(shape, dtype=dtype, device=problem.device)
-        out = scores if isinstance(problem.images.data, Tensor) else scores.numpy()
+        checks.check_memory(shape, stream.dtype.itemsize, stream.device)
+        scores = torch.empty(shape, dtype=stream.dtype, device=stream.device)
+        out = scores if tensor else scores.numpy()
     else:
-        checks.check_out(out, shape, (problem.images.data, problem.captions.data))
+        for problem in stream.problems:
+            checks.check_out(out, shape, (problem.images.data, problem.captions.data))
     if 0 in shape:
         return out
     target = torch.from_numpy(out) if isinstance(out, np.ndarray) and _suits_torch(out) else out
     target = target.detach() if isinstance(target, Tensor) else target
-    stream = TileStream(problem)
     bar = Progress(shape[0] * shape[1]) if progress else None
     begun = complete = 0  # rows of ``out``
     try:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -135,11 +135,32 @@ def _tile_sides(problem: Problem, offsets: tuple[Any, Any], ranges: tuple[Any, A
     return max(1, min(products // word_limit, 2 * side - word_limit, most[0])), max(1, min(word_limit, most[1]))
 
 
+class ScoreTiles(Protocol):
+    """What gives scores tile by tile: of one problem, or a mean over several.
+
+    Attributes:
+        problems: those that the scores are of.
+        grid: of the tiles; ``shape`` (n_image, n_caption) is that of all scores, ``dtype`` and ``device`` theirs.
+    """
+
+    problems: tuple[Problem, ...]
+    grid: Grid
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+
+    def tiles(self, wanted: np.ndarray | None = None) -> Iterator[tuple[int, int, Tensor]]:
+        """As :meth:`TileStream.tiles`."""
+        ...
+
+
 class TileStream:
     """Scores of a problem's tiles. Each block is looked through for NaN when it is first read."""
 
     def __init__(self, problem: Problem, grid: Grid | None = None) -> None:
         self.problem = problem
+        self.problems: tuple[Problem, ...] = (problem,)
+        self.shape, self.dtype, self.device = problem.shape, problem.dtype, problem.device
         self.grid = make_grid(problem) if grid is None else grid
         self._checked: set[tuple[int, int]] = set()
         self._last: tuple[tuple[int, int], Block] | None = None  # captions: what is read next is often the same

@@ -7,8 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+import scoring_runs
 
-from cmsei_fast import CMSEI, cli, recall_metrics, score_matrix
+from cmsei_fast import CMSEI, cli, recall_metrics, score_file, score_matrix
 from cmsei_fast.commands.sources import load_split
 from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
 from cmsei_fast.training.log import read_log
@@ -86,6 +87,30 @@ def test_evaluate_is_the_three_lines_of_the_api(files, run, tmp_path, capsys):
     assert f"rSum{metrics.rsum:18.1f}" in capsys.readouterr().out
 
 
+def test_evaluate_streams_and_its_file_is_resumed(files, run, tmp_path, monkeypatch):
+    saved, results = tmp_path / "scores.npy", [tmp_path / name for name in ("streamed.json", "resumed.json")]
+    arguments = ["evaluate", str(files / "val.h5"), "--model", str(run / "best"), "--engine", "eager", "--folds", "5"]
+    with scoring_runs.small_tiles() as scored:
+        assert cli.main([*arguments, "--json", str(results[0])]) == 0
+        assert sum(scored) < 20 * 40  # pairs of two folds are left out
+        arguments += ["--scores", str(saved)]
+        with monkeypatch.context() as patched:
+            patched.setattr(score_file.ScoreFile, "finish", _interrupt)
+            assert cli.main(arguments) == cli.INTERRUPTED
+        assert not saved.exists()
+        scored.clear()
+        assert cli.main([*arguments, "--resume", "--json", str(results[1])]) == 0
+        assert scored == []
+    assert np.load(saved).shape == (20, 40)
+    a, b = (json.loads(path.read_text()) for path in results)
+    assert a["rSum"] == b["rSum"]
+    assert (b["engine"], a["pairs_per_second"] > 0) == ("eager", True)
+
+
+def _interrupt(self):
+    raise KeyboardInterrupt
+
+
 def test_an_ensemble_is_the_mean_of_scores(files, run, tmp_path, capsys):
     alone, both = tmp_path / "alone.npy", tmp_path / "both.npy"
     arguments = ["evaluate", str(files / "val.h5"), "--model", str(run / "best")]
@@ -144,6 +169,11 @@ def test_folds(files, run, tmp_path, options, folds):
             ["evaluate", "{f}/val.h5", "--model", "{r}/best", "--scores", "{t}/no/x.npy"],
             "--scores: expected a file in an",
         ),
+        (
+            ["evaluate", "{f}/val.h5", "--model", "{r}/best", "--scores", "{t}/x.bin"],
+            "name of a file that ends in .npy",
+        ),
+        (["evaluate", "{f}/val.h5", "--model", "{r}/best", "--resume"], "--resume: expected --scores with the file to"),
     ],
 )
 def test_bad_input_gives_one_line(files, run, tmp_path, capsys, arguments, message):

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..data import Split
+    from ..ensemble import MeanStream
+    from ..retrieval import RecallMetrics
     from ..scorer import PairScorer
+    from ..tiling import ScoreTiles, TileStream
 
 # Folds of the protocols that papers report.
 PROTOCOLS = {"f30k-1k": 1, "coco-1k": 5, "coco-5k": 1}
@@ -27,8 +30,9 @@ def add_parser(commands: Any) -> None:
         "evaluate",
         help="recalls of trained models, or of an untrained encoding, on a split",
         description="Scores every image of a split with every caption and prints recalls in both directions. Several "
-        "models are an ensemble: their score matrices are averaged. Without a model, images and captions of JSON lines "
-        "of scene graphs are encoded by their words alone (nothing is trained).",
+        "models are an ensemble: their scores are averaged. The matrix is not held in memory; --scores writes it to a "
+        "file, and --resume goes on after a run that was killed. Without a model, images and captions of JSON lines of "
+        "scene graphs are encoded by their words alone (nothing is trained).",
     )
     evaluate.add_argument("path", help="split: .h5, .jsonl or .jsonl.gz")
     evaluate.add_argument("--model", action="append", metavar="DIR", help="a saved model; more than one is an ensemble")
@@ -37,6 +41,7 @@ def add_parser(commands: Any) -> None:
     protocol.add_argument("--protocol", choices=PROTOCOLS, help="f30k-1k and coco-5k: all images; coco-1k: five folds")
     protocol.add_argument("--folds", type=int, help="mean over so many equal runs of images (default: 1)")
     evaluate.add_argument("--scores", metavar="NPY", help="save the score matrix (n_image, n_caption) here")
+    evaluate.add_argument("--resume", action="store_true", help="go on with the file of --scores where it was left")
     evaluate.add_argument("--json", metavar="OUT", help="write the results to this file too")
     evaluate.add_argument("--device", help="of the models; default: the GPU if there is one")
     add_scoring_flags(evaluate)
@@ -54,71 +59,82 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     for flag, path in (("--json", arguments.json), ("--scores", arguments.scores)):
         if path is not None:
             check_file(flag, path)
+    if arguments.scores is not None and not arguments.scores.endswith(".npy"):
+        raise ValueError(f"--scores: expected the name of a file that ends in .npy, got {arguments.scores}")
+    if arguments.resume and arguments.scores is None:
+        raise ValueError("--resume: expected --scores with the file to go on with, got none")
     folds = PROTOCOLS.get(arguments.protocol, arguments.folds or 1)
     if arguments.model and arguments.scorer is not None:
         raise ValueError("--scorer: expected none beside --model (a model has its own), got one")
-    from ..retrieval import recall_metrics
-
     by = "model" if arguments.model else "scorer"
+    stream: ScoreTiles
     if arguments.model:
         split = load_split(arguments.path)
-        scores, seconds = scores_by_models(arguments, split)
-        owner, what = split.caption_to_image, " + ".join(arguments.model)
+        stream, owner = stream_of_models(arguments, split), split.caption_to_image
         named: Any = arguments.model
-        heading = f"{what}; recalls in percent, a tie counts as half a rank\n"
+        heading = f"{' + '.join(named)}; recalls in percent, a tie counts as half a rank\n"
     else:
         named = arguments.scorer or "scan_t2i"
-        scores, seconds, owner = _by_words(arguments, SCORERS[named]())
+        stream, owner = _by_words(arguments, SCORERS[named]())
         heading = f"{named} on an untrained encoding by words; recalls in percent, a tie counts as half a rank\n"
-    metrics = recall_metrics(scores, caption_to_image=owner, folds=folds)
-    n_image, n_caption = scores.shape
-    speed = scores.size / seconds
+    start = time.perf_counter()
+    metrics, pairs = _measure(arguments, stream, owner, folds)
+    speed = pairs / (time.perf_counter() - start)
+    n_image, n_caption = stream.shape
     print(f"{arguments.path}: {n_image} images, {n_caption} captions")
     print(heading)
     print(metrics)
     print(f"{'pairs/s':15}{speed:7.0f}")
-    if arguments.scores is not None:
-        _save(arguments.scores, scores)
     if arguments.json is not None:
         result = {"path": arguments.path, "images": n_image, "captions": n_caption, by: named}
-        result |= {"engine": engine_name(arguments), "precision": arguments.precision or "float32"}
+        result |= {"engine": stream.problems[0].engine, "precision": arguments.precision or "float32"}
         result |= {"version": __version__}
         write_json(arguments.json, result | metrics.to_dict() | {"pairs_per_second": speed})
     return 0
 
 
-def scores_by_models(arguments: argparse.Namespace, split: Split) -> tuple[np.ndarray, float]:
-    """The mean of the models' score matrices, and the seconds that scoring took."""
+def _measure(
+    arguments: argparse.Namespace, stream: ScoreTiles, owner: np.ndarray, folds: int
+) -> tuple[RecallMetrics, int]:
+    """The recalls, and the pairs that were needed; through a file where one is asked for, else without the matrix."""
+    from ..retrieval import recall_metrics
+    from ..retrieval.evaluation import count_ranks
+    from ..retrieval.metrics import check_map
+    from ..retrieval.rank_count import RankCount
+    from ..score_file import write_scores
+
+    n_image, n_caption = stream.shape
+    owner = check_map(n_image, n_caption, 1, owner)
+    ranks = RankCount(owner, n_image, folds, stream.dtype, stream.device)
+    if arguments.scores is None:
+        pairs = count_ranks(stream, ranks, arguments.progress)
+        return ranks.metrics(), pairs
+    scores = write_scores(stream, arguments.scores, arguments.resume, arguments.progress)
+    return recall_metrics(scores, caption_to_image=owner, folds=folds), scores.size
+
+
+def stream_of_models(arguments: argparse.Namespace, split: Split) -> MeanStream:
+    """The models' mean scores, tile by tile, once the split is encoded by each."""
     import torch
 
+    from ..ensemble import MeanStream
     from ..model import CMSEI
-    from ..scoring import score_matrix
+    from ..scoring import prepare
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    models = [CMSEI.from_pretrained(directory, device) for directory in arguments.model]
-    total: Any = None
-    seconds = 0.0
-    for model in models:
+    problems = []
+    for model in [CMSEI.from_pretrained(directory, device) for directory in arguments.model]:
         images = model.encode_images(split, progress=arguments.progress)
         captions = model.encode_captions(split.captions, progress=arguments.progress)
-        start = time.perf_counter()
-        scores = score_matrix(
-            images,
-            captions,
-            scorer=model.scorer,
-            engine=arguments.engine,
-            precision=arguments.precision,
-            progress=arguments.progress,
-        )
-        seconds += time.perf_counter() - start
-        total = scores if total is None else total.add_(scores)
-    matrix: np.ndarray = (total / len(models)).cpu().numpy()
-    return matrix, seconds
+        problems.append(prepare(images, captions, None, None, model.scorer, arguments.engine, arguments.precision))
+    return MeanStream(problems)
 
 
-def _by_words(arguments: argparse.Namespace, scorer: PairScorer) -> tuple[np.ndarray, float, Any]:
-    """Scores of the lexical encoding, the seconds, and the image of each caption."""
+def _by_words(arguments: argparse.Namespace, scorer: PairScorer) -> tuple[TileStream, np.ndarray]:
+    """Scores of the lexical encoding, and the image of each caption."""
     from ..data import lexical_encoding, read_scenes
+    from ..scoring import prepare
+    from ..tiling import TileStream
 
     if is_split_file(arguments.path):
         raise ValueError(
@@ -126,19 +142,7 @@ def _by_words(arguments: argparse.Namespace, scorer: PairScorer) -> tuple[np.nda
         )
     encoding = lexical_encoding(read_scenes(arguments.path))
     features = (encoding.regions, encoding.words, encoding.word_lengths, encoding.region_lengths)
-    scores, seconds = timed_scores(arguments, scorer, features)
-    return scores, seconds, encoding.caption_to_image
-
-
-def timed_scores(arguments: argparse.Namespace, scorer: PairScorer, features: tuple[Any, ...]) -> tuple[Any, float]:
-    """The score matrix, and the seconds that it took."""
-    from ..scoring import score_matrix
-
-    start = time.perf_counter()
-    scores = score_matrix(
-        *features, scorer=scorer, engine=arguments.engine, precision=arguments.precision, progress=arguments.progress
-    )
-    return scores, time.perf_counter() - start
+    return TileStream(prepare(*features, scorer, arguments.engine, arguments.precision)), encoding.caption_to_image
 
 
 def engine_name(arguments: argparse.Namespace) -> str:
@@ -168,12 +172,3 @@ def write_json(path: str, result: dict[str, Any]) -> None:
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(result, file, indent=2)
         file.write("\n")
-
-
-def _save(path: str, scores: np.ndarray) -> None:
-    import numpy as np
-
-    from ..data.files import replacing
-
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, scores, allow_pickle=False)

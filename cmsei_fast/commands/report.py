@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
-from .evaluate import PROTOCOLS, add_scoring_flags, check_file, engine_name, scores_by_models
+from .evaluate import PROTOCOLS, add_scoring_flags, check_file, engine_name, stream_of_models
 from .sources import load_split
 
 if TYPE_CHECKING:
@@ -169,8 +169,9 @@ def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
 def _scored(arguments: argparse.Namespace, run: Run, split: Split) -> tuple[np.ndarray, str, dict[str, Any]]:
     """The matrix of the run's model, the model's directory and its score."""
     from ..model import CMSEI
+    from ..scoring import score
 
     directory = str(run.model(arguments.which))
     arguments.model = [directory]
-    scores, _ = scores_by_models(arguments, split)
+    scores = score(stream_of_models(arguments, split), progress=arguments.progress).cpu().numpy()
     return scores, directory, CMSEI.from_pretrained(directory).scorer.to_dict()

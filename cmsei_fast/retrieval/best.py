@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checks
 from ..progress import Progress
 from ..scorer import PairScorer
 from ..scoring import prepare
@@ -64,8 +63,6 @@ def retrieve(
     if query not in QUERIES:
         raise ValueError(f'query: expected "caption" or "image", got {query!r}')
     problem = prepare(images, captions, caption_lengths, image_lengths, scorer, engine, precision)
-    for items in (problem.images, problem.captions):
-        checks.check_item(items.name, items.largest, problem.device)
     n_image, n_caption = problem.shape
     asks = (n_caption, n_image) if query == "caption" else (n_image, n_caption)
     best = TopK(*asks, k, problem.dtype, problem.device)

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .. import checks
 from ..progress import Progress
 from ..scorer import PairScorer
 from ..scoring import prepare
-from ..tiling import Problem, TileStream
+from ..tiling import ScoreTiles, TileStream
 from .metrics import RecallMetrics, check_map
 from .rank_count import RankCount
 
@@ -48,15 +47,12 @@ def evaluate(
     n_image, n_caption = problem.shape
     owner = check_map(n_image, n_caption, captions_per_image, caption_to_image)
     ranks = RankCount(owner, n_image, folds, problem.dtype, problem.device)
-    for items in (problem.images, problem.captions):
-        checks.check_item(items.name, items.largest, problem.device)
-    count_ranks(problem, ranks, progress)
+    count_ranks(TileStream(problem), ranks, progress)
     return ranks.metrics()
 
 
-def count_ranks(problem: Problem, ranks: RankCount, progress: bool) -> None:
-    """Streams the tiles that the ranks need, those with true pairs first."""
-    stream = TileStream(problem)
+def count_ranks(stream: ScoreTiles, ranks: RankCount, progress: bool) -> int:
+    """Streams the tiles that the ranks need, those with true pairs first; gives the number of their pairs."""
     grid = stream.grid
     first, needed = ranks.own_tiles(grid), ranks.needed_tiles(grid)
     kept: dict[tuple[int, int], Tensor] = {}
@@ -84,3 +80,4 @@ def count_ranks(problem: Problem, ranks: RankCount, progress: bool) -> None:
     finally:
         if bar is not None:
             bar.close()
+    return grid.pairs(needed)

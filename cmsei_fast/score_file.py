@@ -1,0 +1,269 @@
+"""A score matrix in a file: its name appears when every score is there, and a run that was killed goes on.
+
+Scores go to ``NAME.npy.part``. ``NAME.npy.record`` says what is in it: a line of JSON (the format's name and version,
+the problem's fingerprint, the grid of tiles), then a line ``"i j crc"`` for each tile that is finished, the CRC-32 of
+its scores in hexadecimal, written after the scores have reached the disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import re
+import shutil
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .data.files import check_target, replacing
+from .fingerprint import differences, fingerprint
+from .progress import Progress
+from .tiling import Grid, ScoreTiles
+
+FORMAT = {"format": "cmsei_fast score record", "version": 1}
+
+# Finished tiles are marked when this much time has passed, in seconds: what a killed run has to do again.
+MARK_EVERY = 1.0
+
+_MARK = re.compile(rb"(\d+) (\d+) ([0-9a-f]{8})")
+
+
+def write_scores(tiles: ScoreTiles, path: str | os.PathLike[str], resume: bool, progress: bool) -> np.ndarray:
+    """The score matrix as a read-only memmap of the file ``path``; docs/large-runs.md says what is guaranteed.
+
+    Args:
+        tiles: what is scored.
+        path: name of the file, ends in ``.npy``; one that is there is replaced when the new one is complete.
+        resume: leave out the tiles that an earlier run has finished, where ``path.part`` and ``path.record`` are there.
+        progress: as :func:`cmsei_fast.score_matrix` has it.
+
+    Raises:
+        ValueError: for another name, a record that cannot be read, or a part that was begun with another problem.
+        OSError: where the file cannot be written, another run writes it, or the disk has no room.
+    """
+    if 0 in tiles.shape:
+        return _empty(check_path(path), tiles)
+    file = ScoreFile(path, tiles, resume)
+    bar = None
+    try:
+        if progress:
+            bar = Progress(tiles.shape[0] * tiles.shape[1], tiles.grid.pairs(file.done))
+        for i, j, tile in tiles.tiles(~file.done):
+            file.write(i, j, tile)
+            if bar is not None:
+                bar.update(tile.numel())
+        return file.finish()
+    finally:
+        file.close()
+        if bar is not None:
+            bar.close()
+
+
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a score matrix.
+
+    Raises:
+        ValueError: for a name that does not end in ``.npy``; OSError: where no file can have it.
+    """
+    target = Path(path)
+    if target.suffix != ".npy":
+        raise ValueError(f"out: expected the name of a file that ends in .npy, got {os.fspath(path)!r}")
+    check_target(target)
+    return target
+
+
+class ScoreFile:
+    """The part and the record of one matrix: ``write`` tiles that are not ``done``, then ``finish``.
+
+    After ``close`` without ``finish`` both are left, with a mark for each tile that was written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], tiles: ScoreTiles, resume: bool) -> None:
+        self.path = check_path(path)
+        self.part, self.record = (self.path.with_name(self.path.name + x) for x in (".part", ".record"))
+        self._grid, self._shape = tiles.grid, tiles.shape
+        self._dtype = np.dtype(str(tiles.dtype).removeprefix("torch."))
+        head = io.BytesIO()
+        kind = {"descr": self._dtype.str, "fortran_order": False, "shape": self._shape}
+        np.lib.format.write_array_header_1_0(head, kind)
+        self._head = head.getvalue()
+        self.done = np.zeros(self._grid.shape, dtype=bool)  # (I, J)
+        self._marks: list[str] = []
+        self._marked = time.monotonic()
+        self._journal: Any = None
+
+        description = {**FORMAT, "problem": fingerprint(tiles.problems), "grid": _cuts(self._grid)}
+        before, begun = (self._before(description) if resume else {}), self.part.exists()
+        self._file = -1
+        if before and not begun:  # killed after the part was given its name
+            self._verify(before, self.path)
+            if self.done.all():
+                return
+            self.done[:] = False
+        self._file = self._open()
+        try:
+            if before and begun:
+                self._verify(before, self.part)
+            else:
+                self.record.unlink(missing_ok=True)
+                os.ftruncate(self._file, 0)
+            self._reserve()
+            marks = [f"{i} {j} {before[i, j]:08x}\n" for i, j in np.argwhere(self.done).tolist()]
+            with replacing(self.record) as temporary:
+                Path(temporary).write_text(json.dumps(description) + "\n" + "".join(marks), encoding="utf-8")
+            self._journal = open(self.record, "ab", buffering=0)  # noqa: SIM115 - closed by close
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, i: int, j: int, tile: Tensor) -> None:
+        """Takes the scores of a tile in; it is marked as finished within ``MARK_EVERY`` seconds of work."""
+        rows, columns = self._grid.rows(i), self._grid.columns(j)
+        values = np.ascontiguousarray(tile.cpu().numpy(), dtype=self._dtype)
+        whole = values.shape[1] == self._shape[1]
+        for number, row in enumerate([values] if whole else values):
+            _write(self._file, row, self._at(rows.start + number, columns.start))
+        self._marks.append(f"{i} {j} {zlib.crc32(values.data):08x}\n")
+        self.done[i, j] = True
+        if time.monotonic() - self._marked >= MARK_EVERY:
+            self.mark()
+
+    def mark(self) -> None:
+        """Marks what was written as finished, once it is on the disk."""
+        if self._marks:
+            os.fsync(self._file)
+            self._journal.write("".join(self._marks).encode())
+            self._marks.clear()
+        self._marked = time.monotonic()
+
+    def finish(self) -> np.ndarray:
+        """Gives the complete matrix its name; returns it as a read-only memmap.
+
+        Raises:
+            RuntimeError: if a tile was not written.
+        """
+        if not self.done.all():
+            raise RuntimeError(f"{self.part}: expected all tiles, got {self.done.sum()} of {self.done.size}")
+        if self._file >= 0:
+            self.mark()
+            os.replace(self.part, self.path)
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        self.record.unlink()
+        found: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return found
+
+    def close(self) -> None:
+        """Marks what was written, and closes the files."""
+        try:
+            if self._journal is not None:
+                with self._journal:
+                    self.mark()
+        finally:
+            self._journal = None
+            if self._file >= 0:
+                os.close(self._file)
+            self._file = -1
+
+    def _at(self, row: int, column: int) -> int:
+        """Place of a score in the file, in bytes."""
+        return len(self._head) + (row * self._shape[1] + column) * self._dtype.itemsize
+
+    def _before(self, description: dict[str, Any]) -> dict[tuple[int, int], int]:
+        """CRC-32 of the tiles that an earlier run of the same problem has marked; empty where there was none."""
+        if not self.record.exists():
+            return {}
+        head, *lines = self.record.read_bytes().split(b"\n")
+        found = _read_head(head, self.record)
+        different = differences(found["problem"], description["problem"])
+        if not different and found["grid"] != description["grid"]:
+            different = ["grid: expected the same tiles, got others"]
+        if different and self.part.exists():
+            raise ValueError(
+                f"resume: expected the problem that {self.part} was begun with, got another "
+                f"({'; '.join(different)}); resume=False starts afresh"
+            )
+        if different:  # a record that was left beside a complete file
+            return {}
+        marks = (_MARK.fullmatch(line) for line in lines)  # not the line that was being written in that moment
+        read = {(int(m[1]), int(m[2])): int(m[3], 16) for m in marks if m}
+        return {(i, j): crc for (i, j), crc in read.items() if i < self.done.shape[0] and j < self.done.shape[1]}
+
+    def _verify(self, marks: dict[tuple[int, int], int], path: Path) -> None:
+        """``done`` are those of the marked tiles whose scores in the file have the CRC-32 of their mark."""
+        size = self._at(*self._shape) - self._shape[1] * self._dtype.itemsize
+        if not path.exists() or path.stat().st_size != size:
+            return
+        scores = np.memmap(path, self._dtype, "r", len(self._head), self._shape)
+        for (i, j), crc in marks.items():
+            tile = np.ascontiguousarray(scores[self._grid.rows(i), self._grid.columns(j)])
+            self.done[i, j] = zlib.crc32(tile.data) == crc
+
+    def _open(self) -> int:
+        """The part, open and locked against another run."""
+        while True:
+            file = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+                raise OSError(f"{self.part}: expected no other run that writes it, got one") from None
+            except OSError:  # a file system without locks
+                return file
+            if self.part.exists() and os.path.samestat(os.fstat(file), self.part.stat()):
+                return file
+            os.close(file)  # another run has just given it its name
+
+    def _reserve(self) -> None:
+        """The header and the full size, sparse.
+
+        Raises:
+            OSError: if the disk has less room than the scores that are missing need.
+        """
+        size = self._at(self._shape[0] - 1, self._shape[1])
+        needed = size - os.fstat(self._file).st_blocks * 512
+        free = shutil.disk_usage(self.path.parent).free
+        if needed > free:
+            got = f"{free / 2**30:.2f} GiB"
+            raise OSError(f"out: expected {needed / 2**30:.2f} GiB of room for {self.part}, got {got}")
+        _write(self._file, np.frombuffer(self._head, np.uint8), 0)
+        os.ftruncate(self._file, size)
+
+
+def _write(file: int, values: np.ndarray, at: int) -> None:
+    left = values.data.cast("B")
+    while left:
+        count = os.pwrite(file, left, at)
+        left, at = left[count:], at + count
+
+
+def _cuts(grid: Grid) -> dict[str, list[int]]:
+    return {"images": grid.image_cuts.tolist(), "captions": grid.caption_cuts.tolist()}
+
+
+def _read_head(line: bytes, record: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+        if {k: found[k] for k in FORMAT} == FORMAT and isinstance(found["problem"], dict) and "grid" in found:
+            return found
+    except (ValueError, KeyError, TypeError):
+        pass
+    expected = f"a {FORMAT['format']} of version {FORMAT['version']}"
+    raise ValueError(f"resume: expected {record} to be {expected}, got another file; resume=False starts afresh")
+
+
+def _empty(path: Path, tiles: ScoreTiles) -> np.ndarray:
+    scores = np.empty(tiles.shape, dtype=str(tiles.dtype).removeprefix("torch."))
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, scores, allow_pickle=False)
+    scores.flags.writeable = False
+    return scores
