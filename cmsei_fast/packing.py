@@ -106,7 +106,7 @@ class Items:
         return Block(first, last, out, offsets)
 
     def _check_finite(self, rows: Tensor, offsets: np.ndarray, low: int, problem: str) -> None:
-        # Neither pass makes a temporary. A finite sum has finite terms and is the faster; one that overflows says nothing.
+        # Neither pass makes a temporary. A finite sum has finite terms and is the faster; an infinite one says nothing.
         if torch.isfinite(rows.sum()) or all(map(torch.isfinite, torch.aminmax(rows))):
             return
         row = int((~torch.isfinite(rows)).any(1).nonzero()[0, 0])
