@@ -98,8 +98,89 @@ class Module:
         self.teams.add(status)
 
 
+class Matrix(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_int64), ("strides", ctypes.c_int64 * 4))
+
+    def __init__(self, address: int = 0, strides: tuple[int, ...] = (0,) * 4) -> None:
+        super().__init__(address, (ctypes.c_int64 * 4)(*strides))
+
+
+class RelationCall(ctypes.Structure):
+    _fields_ = (
+        ("type", ctypes.c_int),
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "nodes", "head_dim", "labels_count")),
+        *((name, Matrix) for name in ("q", "k", "v")),
+        *((name, ctypes.c_int64) for name in ("labels", "bias", "value", "confidence", "out")),
+    )
+
+
+class RelationGradients(ctypes.Structure):
+    _fields_ = (
+        ("inputs", RelationCall),
+        ("grad", Matrix),
+        *((name, ctypes.c_int64) for name in ("d_q", "d_k", "d_v", "d_bias", "d_value", "d_logits")),
+    )
+
+
+class RelationOptions(ctypes.Structure):
+    _fields_ = (("shared_limit", ctypes.c_int64), ("grid", ctypes.c_int64), ("reversed", ctypes.c_int64))
+
+
+_RELATION_TYPES = {"float32": 0, "bfloat16": 2, "float64": 3}
+
+
+class RelationModule:
+    """What ``cmsei_fast._cuda`` has for relation attention, on addresses of the CPU's memory; not for float16."""
+
+    def __init__(
+        self, library: Path, *, reverse: bool = False, shared_limit: int = 99 * 1024, grid: int = 1 << 30
+    ) -> None:
+        self.library = ctypes.CDLL(str(library))
+        for name in ("relation_host_groups", "relation_cover_backward"):
+            getattr(self.library, name).restype = ctypes.c_int64
+        self.options = RelationOptions(shared_limit, grid, int(reverse))
+        self.forward: list[int] = []  # of each launch whether labels were binned
+        self.backward: list[int] = []  # of each launch the threads of a block
+
+    def _call(self, kind: str, shape: Any, labels_count: int, qkv: Any, tables: Any) -> RelationCall:
+        matrices = (Matrix(*x) for x in qkv)
+        return RelationCall(_RELATION_TYPES[kind], *shape, labels_count, *matrices, *tables, 0)
+
+    def relation_attention(
+        self, kind: str, shape: Any, labels_count: int, qkv: Any, tables: Any, out: int, device: int, stream: int
+    ) -> None:
+        call = self._call(kind, shape, labels_count, qkv, tables)
+        call.out = out
+        status = self.library.relation_host(ctypes.byref(call), ctypes.byref(self.options))
+        assert status >= 0, f"the kernel did not run: {status}"
+        self.forward.append(status)
+
+    def relation_attention_groups(self, kind: str, shape: Any, labels_count: int, value: bool, device: int) -> int:
+        call = self._call(kind, shape, labels_count, ((),) * 3, (0, 0, int(value), 0))
+        return self.library.relation_host_groups(ctypes.byref(call), ctypes.byref(self.options))
+
+    def relation_attention_backward(
+        self,
+        kind: str,
+        shape: Any,
+        labels_count: int,
+        qkv: Any,
+        tables: Any,
+        grad: Any,
+        gradients: Any,
+        table_gradients: Any,
+        device: int,
+        stream: int,
+    ) -> None:
+        call = self._call(kind, shape, labels_count, qkv, tables)
+        whole = RelationGradients(call, Matrix(*grad), *gradients, *table_gradients)
+        status = self.library.relation_host_backward(ctypes.byref(whole), ctypes.byref(self.options))
+        assert status > 0, f"the kernel did not run: {status}"
+        self.backward.append(status)
+
+
 @contextlib.contextmanager
-def engine_on_host(module: Module) -> Iterator[None]:
+def engine_on_host(module: Module | RelationModule) -> Iterator[None]:
     """Inside the block, engine ``"cuda"`` takes tensors on the CPU and runs the module's kernels."""
     before = cuda._module, cuda.unavailable, engines._DEVICES["cuda"]
     cuda._module, cuda.unavailable = (lambda: module), (lambda: None)

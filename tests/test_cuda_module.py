@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cuda_on_host import COMPILER, RelationCall, RelationModule, compiled, engine_on_host
+
+from cmsei_fast.engines import cuda
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / f"cmsei_fast-{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
-COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 SPEC = importlib.util.find_spec("cmsei_fast._cuda")
 
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: the kernel cannot be run on the host")
@@ -26,31 +28,9 @@ needs_module = pytest.mark.skipif(SPEC is None, reason="cmsei_fast._cuda is not 
 needs_gpu = pytest.mark.skipif(SPEC is None or not torch.cuda.is_available(), reason="no CUDA GPU, or no CUDA module")
 
 
-class Call(ctypes.Structure):
-    _fields_ = (
-        ("shape", ctypes.c_int64 * 5),
-        ("q", ctypes.c_void_p),
-        ("k", ctypes.c_void_p),
-        ("v", ctypes.c_void_p),
-        ("strides", ctypes.c_int64 * 4),
-        ("label", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("value", ctypes.c_void_p),
-        ("confidence", ctypes.c_void_p),
-        ("out", ctypes.c_void_p),
-        ("shared_limit", ctypes.c_int64),
-        ("grid", ctypes.c_int64),
-        ("reversed", ctypes.c_int64),
-    )
-
-
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
-    library = tmp_path_factory.mktemp("host") / "relation_host.so"
-    source = ROOT / "tests" / "native" / "relation_host.cpp"
-    command = [COMPILER, "-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", str(source), "-o", str(library)]
-    subprocess.run(command, check=True)
-    return ctypes.CDLL(str(library))
+    return compiled("relation_host.cpp", tmp_path_factory.mktemp("host"))
 
 
 def problem(shape, labels, seed=0, density=0.7, value=True, bias=True, confidence=True, dtype=np.float32):
@@ -92,51 +72,21 @@ def expected(q, k, v, labels, bias, value, confidence):
     return out
 
 
-def run_on_host(host, inputs, *, kind="float32", shared_limit=99 * 1024, grid=1 << 30, strided=False, reverse=False):
+def run_on_host(host, inputs, *, kind="float32", strided=False, **options):
     """The kernel's answer and whether it binned labels; inputs that are strided have gaps in all their dimensions."""
-    batch, heads, nodes, channels = inputs["q"].shape
-    table = np.float64 if kind == "float64" else np.float32
-    held = {}
+    dtype = getattr(torch, kind)
+    held = {name: None if x is None else torch.from_numpy(x) for name, x in inputs.items()}
     for name in ("q", "k", "v"):
-        x = inputs[name]
-        if kind == "bfloat16":
-            x = torch.from_numpy(x).to(torch.bfloat16).view(torch.int16).numpy()
+        x = held[name].to(dtype)
         if strided:
-            gaps = np.full((batch, nodes + 1, heads, 2 * channels + 1), np.array(-1).astype(x.dtype))
-            gaps[:, :nodes, :, 1::2] = x.transpose(0, 2, 1, 3)
-            x = gaps[:, :nodes, :, 1::2].transpose(0, 2, 1, 3)
+            gaps = torch.full((x.shape[0], x.shape[2] + 1, x.shape[1], 2 * x.shape[3] + 1), torch.nan, dtype=dtype)
+            gaps[:, :-1, :, 1::2] = x.transpose(1, 2)
+            x = gaps[:, :-1, :, 1::2].transpose(1, 2)
         held[name] = x
-    value = inputs["value"]
-    if value is not None:
-        value = np.pad(value, ((0, 0), (0, 0), (0, -channels % 4)))
-    tables = {"bias": inputs["bias"], "value": value, "confidence": inputs["confidence"]}
-    for name, array in tables.items():
-        held[name] = None if array is None else np.ascontiguousarray(array, table)
-    counted = next((t.shape[0] for t in (inputs["bias"], inputs["value"]) if t is not None), 0)
-    item = held["q"].dtype.itemsize
-    # Poisoned: a row that is not written shows.
-    out = np.full((batch, heads, nodes, channels), -1 if kind == "bfloat16" else np.nan, held["q"].dtype)
-    address = {name: None if x is None else x.ctypes.data for name, x in held.items()}
-    call = Call(
-        (ctypes.c_int64 * 5)(batch, heads, nodes, channels, counted),
-        address["q"],
-        address["k"],
-        address["v"],
-        (ctypes.c_int64 * 4)(*(stride // item for stride in held["q"].strides)),
-        inputs["labels"].ctypes.data,
-        address["bias"],
-        address["value"],
-        address["confidence"],
-        out.ctypes.data,
-        shared_limit,
-        grid,
-        reverse,
-    )
-    status = host.relation_host({"float32": 0, "float64": 1, "bfloat16": 2}[kind], ctypes.byref(call))
-    assert status >= 0, f"the kernel did not run: {status}"
-    if kind == "bfloat16":
-        out = torch.from_numpy(out).view(torch.bfloat16).float().numpy()
-    return out, bool(status)
+    module = RelationModule(host, **options)
+    with engine_on_host(module):
+        out = cuda.relation_attention(**held)
+    return out.to(torch.float64 if kind == "float64" else torch.float32).numpy(), bool(module.forward[0])
 
 
 SHAPES = [
@@ -241,15 +191,15 @@ def test_kernel_on_host_does_not_hide_nan(host, poisoned):
 @pytest.mark.parametrize("shared_limit", [64 * 1024, 99 * 1024, 163 * 1024, 227 * 1024])
 @pytest.mark.parametrize(("rows_per_warp", "element"), [(12, 4), (4, 8)])
 def test_every_output_row_belongs_to_one_warp(host, shared_limit, rows_per_warp, element):
+    library = RelationModule(host).library
     for nodes in (1, 2, 11, 12, 13, 36, 47, 48, 49, 100, 577, 1000):
         for channels in (1, 64, 128, 256):
             for labels in (0, 13, 256, 4096):
-                call = Call((ctypes.c_int64 * 5)(2, 3, nodes, channels, labels), shared_limit=shared_limit)
-                call.value = 1 if labels else None
+                call = RelationCall(0, 2, 3, nodes, channels, labels, value=int(labels > 0))
                 counts = np.zeros((2, 3, nodes), np.int32)
-                warps = host.relation_cover(
-                    rows_per_warp, ctypes.c_int64(element), ctypes.byref(call), counts.ctypes.data_as(ctypes.c_void_p)
-                )
+                place = counts.ctypes.data_as(ctypes.c_void_p)
+                sizes = ctypes.c_int64(element), ctypes.byref(call), ctypes.c_int64(shared_limit)
+                warps = library.relation_cover(rows_per_warp, *sizes, place)
                 if element == 8 and channels == 256 and shared_limit == 64 * 1024:
                     assert warps == -1  # a tile of keys alone is larger
                     continue
@@ -271,24 +221,22 @@ def test_module_imports_without_a_gpu():
 def test_module_refuses_what_it_cannot_do():
     import cmsei_fast._cuda as module
 
-    nothing = (0, (0, 0, 0, 0))
+    nothing = [(0, (0, 0, 0, 0))] * 3, (0, 0, 0, 0), 0, 0, 0
     with pytest.raises(ValueError, match="type: expected float32, float16, bfloat16 or float64, got int8"):
-        module.relation_attention("int8", (1, 1, 1, 1), 0, *nothing * 3, 0, 0, 0, 0, 0, 0, 0)
+        module.relation_attention("int8", (1, 1, 1, 1), 0, *nothing)
     with pytest.raises(RuntimeError, match="relation_attention: expected a head width from 1 to 256, got 257"):
-        module.relation_attention("float32", (1, 1, 1, 257), 0, *nothing * 3, 0, 0, 0, 0, 0, 0, 0)
+        module.relation_attention("float32", (1, 1, 1, 257), 0, *nothing)
 
 
 @needs_module
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_engine_says_why_it_cannot_run():
-    from cmsei_fast.engines import cuda
-
     assert re.search("this build of torch has no CUDA|torch sees no CUDA GPU", cuda.unavailable())
     import cmsei_fast._cuda as module
 
-    nothing = (0, (0, 0, 0, 0))
+    nothing = [(0, (0, 0, 0, 0))] * 3, (0, 0, 0, 0), 0, 0, 0
     with pytest.raises(RuntimeError, match=r"relation_attention: CUDA error \d+ \(.+\) while choosing the device"):
-        module.relation_attention("float32", (1, 1, 1, 1), 0, *nothing * 3, 0, 0, 0, 0, 0, 0, 0)
+        module.relation_attention("float32", (1, 1, 1, 1), 0, *nothing)
 
 
 @pytest.mark.parametrize(
@@ -304,8 +252,6 @@ def test_engine_says_why_it_cannot_run():
     ],
 )
 def test_which_gpus_the_code_runs_on(architectures, capability, runs):
-    from cmsei_fast.engines import cuda
-
     assert cuda._has_code(architectures.split(";"), *capability) is runs
 
 
@@ -346,8 +292,6 @@ def test_kernels_spill_no_register():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [*SHAPES, (2, 8, 100, 128)], ids=lambda shape: "x".join(map(str, shape)))
 def test_gpu_matches_the_definition(shape, dtype):
-    from cmsei_fast.engines import cuda
-
     inputs = {name: torch.from_numpy(x) for name, x in problem(shape, labels=13, dtype=np.float64).items()}
     typed = {name: x if name == "labels" else x.to(dtype) for name, x in inputs.items()}
     want = expected(**{name: x if name == "labels" else x.double() for name, x in typed.items()})
@@ -358,8 +302,6 @@ def test_gpu_matches_the_definition(shape, dtype):
 
 @needs_gpu
 def test_gpu_strides_streams_and_repeats():
-    from cmsei_fast.engines import cuda
-
     inputs = problem((2, 4, 77, 48), labels=300, seed=8)
     want = expected(**inputs)
     placed = {name: torch.from_numpy(x).cuda() for name, x in inputs.items()}

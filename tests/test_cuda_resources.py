@@ -18,8 +18,8 @@ SPEC = importlib.util.find_spec("cmsei_fast._cuda")
 # Most bytes of shared memory that a kernel may have without asking for more at its launch, which all of these do.
 STATIC_SHARED = 48 * 1024
 # Instances of each kernel's family: pair_kernel is (float, double) x (warps, a block) x (scores, gradients),
-# relation_attention_kernel the four types x three widths.
-FAMILIES = {"pair_kernel": 8, "relation_attention_kernel": 12}
+# relation_attention_kernel the four types x three widths, relation_gradient_kernel the four types.
+FAMILIES = {"pair_kernel": 8, "relation_attention_kernel": 12, "relation_gradient_kernel": 4}
 
 
 def tool(name: str) -> str | None:

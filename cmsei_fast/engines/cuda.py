@@ -1,9 +1,8 @@
 """Engine ``cuda``: the compiled kernels of ``csrc/cuda`` on an NVIDIA GPU.
 
 ``pair_score``: a library's product of a chunk at a time and one kernel over it, forward and backward, for every option
-of the scorer. The forward pass of relation attention is one kernel; its backward pass recomputes in torch operations
-(the engine ``eager`` on the same GPU), which is exact and needs nothing stored, but is not fused. Sums are float32
-(float64 for float64) and their order never changes.
+of the scorer. ``relation_attention`` is one kernel forward and one backward, which computes the weights again. Sums are
+float32 (float64 for float64) and their order never changes.
 """
 
 from __future__ import annotations
@@ -16,17 +15,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from cmsei_fast.engines import cuda_pair, eager
+from cmsei_fast.engines import cuda_pair, cuda_relation, eager
+from cmsei_fast.engines.cuda_relation import MAX_HEAD_DIM, TYPES
 from cmsei_fast.engines.terms import accumulator
 
-MAX_HEAD_DIM = 256
-
-_TYPES = {
-    torch.float32: "float32",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-    torch.float64: "float64",
-}
 _REBUILD = "with the CUDA toolkit (nvcc) installed, run `CMSEI_CUDA=1 pip install -e .`"
 
 
@@ -55,7 +47,8 @@ def limits() -> str:
     """What the kernels leave to ``eager``."""
     return (
         f"eager takes problems with a pair of more than {cuda_pair.MAX_NUMBERS} inner products or with options of the "
-        f"scorer that the kernels do not know; heads of at most {MAX_HEAD_DIM}"
+        f"scorer that the kernels do not know, and gradients of graphs whose edges do not fit a block's shared memory; "
+        f"heads of at most {MAX_HEAD_DIM}"
     )
 
 
@@ -130,37 +123,8 @@ def relation_attention(
         ValueError: for d > 256 or another type.
         RuntimeError: naming the operator, if CUDA refuses the launch.
     """
-    batch, heads, nodes, channels = q.shape
-    if q.dtype not in _TYPES:
-        raise ValueError(f"q: expected one of {', '.join(_TYPES.values())} for engine 'cuda', got {q.dtype}")
-    if channels > MAX_HEAD_DIM:
-        raise ValueError(f"q: expected a head width of at most {MAX_HEAD_DIM} for engine 'cuda', got {channels}")
-    table_type = torch.float64 if q.dtype == torch.float64 else torch.float32
-    out = torch.empty((batch, heads, nodes, channels), dtype=q.dtype, device=q.device)
-    if out.numel() == 0:
-        return out
-    tables = [None if table is None else table.to(table_type).contiguous() for table in (bias, value, confidence)]
-    labels = labels.to(torch.int32).contiguous()
-    if tables[1] is not None:
-        tables[1] = _aligned(tables[1])
-    labels_count = next((table.shape[0] for table in (bias, value) if table is not None), 0)
-    _module().relation_attention(
-        _TYPES[q.dtype],
-        (batch, heads, nodes, channels),
-        labels_count,
-        q.data_ptr(),
-        q.stride(),
-        k.data_ptr(),
-        k.stride(),
-        v.data_ptr(),
-        v.stride(),
-        labels.data_ptr(),
-        *(0 if table is None else table.data_ptr() for table in tables),
-        out.data_ptr(),
-        q.device.index,
-        torch.cuda.current_stream(q.device).cuda_stream,
-    )
-    return out
+    _check(q)
+    return cuda_relation.relation_attention(_module(), q, k, v, labels, bias, value, confidence)
 
 
 def relation_attention_backward(
@@ -173,19 +137,23 @@ def relation_attention_backward(
     value: Tensor | None,
     confidence: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients (q, k, v, bias, value, confidence) by the engine ``eager`` on the same GPU; shapes as forward's."""
-    return eager.relation_attention_backward(grad, q, k, v, labels, bias, value, confidence)
+    """Gradients (q, k, v, bias, value, confidence), None for a table not given; shapes and errors as forward's.
+
+    Graphs whose edges do not fit a block's shared memory, and tables of many labels, go to the engine ``eager``.
+    """
+    _check(q)
+    return cuda_relation.relation_attention_backward(_module(), grad, q, k, v, labels, bias, value, confidence)
+
+
+def _check(q: Tensor) -> None:
+    if q.dtype not in TYPES:
+        raise ValueError(f"q: expected one of {', '.join(TYPES.values())} for engine 'cuda', got {q.dtype}")
+    if q.shape[-1] > MAX_HEAD_DIM:
+        raise ValueError(f"q: expected a head width of at most {MAX_HEAD_DIM} for engine 'cuda', got {q.shape[-1]}")
 
 
 def _module() -> ModuleType:
     return importlib.import_module("cmsei_fast._cuda")
-
-
-def _aligned(value: Tensor) -> Tensor:
-    """The value table as the kernel reads it: channels padded to a multiple of 4, rows on 16-byte boundaries."""
-    if value.shape[-1] % 4:
-        return torch.nn.functional.pad(value, (0, 4 - value.shape[-1] % 4))
-    return value if value.data_ptr() % 16 == 0 else value.clone()
 
 
 def _has_code(architectures: list[str], major: int, minor: int) -> bool:

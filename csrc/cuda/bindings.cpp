@@ -25,32 +25,74 @@ Type parse_type(const std::string& name) {
 
 using Strides = std::array<int64_t, 4>;
 
-const void* pointer(uintptr_t address) { return reinterpret_cast<const void*>(address); }
+void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
-void relation_attention(const std::string& type, std::array<int64_t, 4> shape, int64_t labels_count, uintptr_t q,
-                        Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t v, Strides v_strides,
-                        uintptr_t labels, uintptr_t bias, uintptr_t value, uintptr_t confidence, uintptr_t out, int device,
-                        uintptr_t stream) {
-  const cmsei::cuda::RelationAttention call{parse_type(type),
-                                            shape[0],
-                                            shape[1],
-                                            shape[2],
-                                            shape[3],
-                                            labels_count,
-                                            Matrix{pointer(q), q_strides},
-                                            Matrix{pointer(k), k_strides},
-                                            Matrix{pointer(v), v_strides},
-                                            static_cast<const int32_t*>(pointer(labels)),
-                                            pointer(bias),
-                                            pointer(value),
-                                            pointer(confidence),
-                                            reinterpret_cast<void*>(out)};
+// A tensor: its address and its strides.
+using Placed = std::pair<uintptr_t, Strides>;
+
+Matrix matrix(const Placed& x) { return {pointer(x.first), x.second}; }
+
+// (B, H, R, d), the tables' rows, q, k, v, and the addresses of labels, bias, value and confidence.
+cmsei::cuda::RelationAttention relation_call(const std::string& type, const std::array<int64_t, 4>& shape,
+                                             int64_t labels_count, const std::array<Placed, 3>& qkv,
+                                             const std::array<uintptr_t, 4>& tables) {
+  return {parse_type(type),
+          shape[0],
+          shape[1],
+          shape[2],
+          shape[3],
+          labels_count,
+          matrix(qkv[0]),
+          matrix(qkv[1]),
+          matrix(qkv[2]),
+          static_cast<const int32_t*>(pointer(tables[0])),
+          pointer(tables[1]),
+          pointer(tables[2]),
+          pointer(tables[3]),
+          nullptr};
+}
+
+template <class Enqueue>
+void enqueue(const Enqueue& launch) {
   std::string problem;
   {
     py::gil_scoped_release release;
-    problem = cmsei::cuda::relation_attention_forward(call, device, reinterpret_cast<void*>(stream));
+    problem = launch();
   }
   if (!problem.empty()) throw std::runtime_error(problem);
+}
+
+void relation_attention(const std::string& type, std::array<int64_t, 4> shape, int64_t labels_count,
+                        std::array<Placed, 3> qkv, std::array<uintptr_t, 4> tables, uintptr_t out, int device,
+                        uintptr_t stream) {
+  auto call = relation_call(type, shape, labels_count, qkv, tables);
+  call.out = pointer(out);
+  enqueue([&] { return cmsei::cuda::relation_attention_forward(call, device, pointer(stream)); });
+}
+
+void relation_attention_backward(const std::string& type, std::array<int64_t, 4> shape, int64_t labels_count,
+                                 std::array<Placed, 3> qkv, std::array<uintptr_t, 4> tables, const Placed& grad,
+                                 std::array<uintptr_t, 3> gradients, std::array<uintptr_t, 3> table_gradients, int device,
+                                 uintptr_t stream) {
+  const cmsei::cuda::RelationGradients call{relation_call(type, shape, labels_count, qkv, tables),
+                                            matrix(grad),
+                                            pointer(gradients[0]),
+                                            pointer(gradients[1]),
+                                            pointer(gradients[2]),
+                                            pointer(table_gradients[0]),
+                                            pointer(table_gradients[1]),
+                                            pointer(table_gradients[2])};
+  enqueue([&] { return cmsei::cuda::relation_attention_backward(call, device, pointer(stream)); });
+}
+
+int64_t relation_attention_groups(const std::string& type, std::array<int64_t, 4> shape, int64_t labels_count, bool value,
+                                  int device) {
+  // Where the table lies does not matter, only whether it is there.
+  const auto call = relation_call(type, shape, labels_count, {}, {0, 0, value ? 16u : 0u, 0});
+  std::string problem;
+  const int64_t groups = cmsei::cuda::relation_attention_groups(call, device, problem);
+  if (!problem.empty()) throw std::runtime_error(problem);
+  return groups;
 }
 
 // Every field by its name; a name that is none is an AttributeError.
@@ -66,12 +108,7 @@ using Enqueue = std::string (*)(const cmsei::cuda::PairCall&, int, void*);
 
 template <Enqueue kEnqueue>
 void pair_kernel(const cmsei::cuda::PairCall& call, int device, uintptr_t stream) {
-  std::string problem;
-  {
-    py::gil_scoped_release release;
-    problem = kEnqueue(call, device, reinterpret_cast<void*>(stream));
-  }
-  if (!problem.empty()) throw std::runtime_error(problem);
+  enqueue([&] { return kEnqueue(call, device, pointer(stream)); });
 }
 
 void bind_pair_score(py::module_& module) {
@@ -123,6 +160,19 @@ void bind_pair_score(py::module_& module) {
              py::arg("stream"), "Enqueues the kernel that writes gradients.");
 }
 
+void bind_relation_attention(py::module_& module) {
+  module.def("relation_attention", &relation_attention, py::arg("type"), py::arg("shape"), py::arg("labels_count"),
+             py::arg("qkv"), py::arg("tables"), py::arg("out"), py::arg("device"), py::arg("stream"),
+             "Enqueues the forward kernel. Addresses are of device memory; 0 stands for a table not given.");
+  module.def("relation_attention_backward", &relation_attention_backward, py::arg("type"), py::arg("shape"),
+             py::arg("labels_count"), py::arg("qkv"), py::arg("tables"), py::arg("grad"), py::arg("gradients"),
+             py::arg("table_gradients"), py::arg("device"), py::arg("stream"),
+             "Enqueues the backward kernel: csrc/cuda/relation_attention.h.");
+  module.def("relation_attention_groups", &relation_attention_groups, py::arg("type"), py::arg("shape"),
+             py::arg("labels_count"), py::arg("value"), py::arg("device"),
+             "Groups of images whose sums the backward kernel keeps apart; 0 if it does not take the problem.");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, module) {
@@ -138,10 +188,6 @@ PYBIND11_MODULE(_cuda, module) {
         return py::make_tuple(count, problem);
       },
       "Number of GPUs, and why there are none.");
-  module.def("relation_attention", &relation_attention, py::arg("type"), py::arg("shape"), py::arg("labels_count"),
-             py::arg("q"), py::arg("q_strides"), py::arg("k"), py::arg("k_strides"), py::arg("v"), py::arg("v_strides"),
-             py::arg("labels"), py::arg("bias"), py::arg("value"), py::arg("confidence"), py::arg("out"),
-             py::arg("device"), py::arg("stream"),
-             "Enqueues the forward kernel. Addresses are of device memory; 0 stands for a table not given.");
+  bind_relation_attention(module);
   bind_pair_score(module);
 }

@@ -7,6 +7,7 @@
 #include "launch.h"
 #include "relation_attention.cuh"
 #include "relation_attention.h"
+#include "relation_rows.cuh"
 
 namespace cmsei::cuda {
 namespace {
@@ -33,23 +34,12 @@ std::string explain(cudaError_t error, const char* during) {
   return cuda::explain("relation_attention", error, during);
 }
 
-template <typename T>
-Rows<T> rows(const Matrix& matrix, int64_t channels) {
-  constexpr int64_t kEach = 16 / sizeof(T);
-  const auto& s = matrix.strides;
-  const bool vectorised = s[3] == 1 && channels % kEach == 0 && reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 &&
-                          s[0] % kEach == 0 && s[1] % kEach == 0 && s[2] % kEach == 0;
-  return {static_cast<const T*>(matrix.data), s[0], s[1], s[2], s[3], vectorised};
-}
-
 template <typename T, typename Acc, int kDim>
 std::string launch(const RelationAttention& call, int device, cudaStream_t stream) {
   int shared_limit = 0;
   cudaError_t error = cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (error != cudaSuccess) return explain(error, "while asking for the device's shared memory");
-  const Shape shape{call.batch,        call.heads, call.nodes, static_cast<int>(call.head_dim), call.labels_count,
-                    call.value != nullptr};
-  const Plan plan = make_plan(shape, kRowLanes * kRowsPerLane<Acc>, sizeof(Acc), static_cast<size_t>(shared_limit));
+  const Plan plan = make_plan(shape_of(call), kRowLanes * kRowsPerLane<Acc>, sizeof(Acc), static_cast<size_t>(shared_limit));
   if (plan.warps == 0)
     return "relation_attention: a block needs more shared memory than the " + std::to_string(shared_limit) +
            " bytes of this device";
@@ -57,17 +47,8 @@ std::string launch(const RelationAttention& call, int device, cudaStream_t strea
   const auto kernel = relation_attention_kernel<T, Acc, kDim>;
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(plan.shared_bytes));
   if (error != cudaSuccess) return explain(error, "while reserving shared memory");
-  const Arguments<T, Acc> arguments{rows<T>(call.q, call.head_dim),
-                                    rows<T>(call.k, call.head_dim),
-                                    rows<T>(call.v, call.head_dim),
-                                    call.labels,
-                                    static_cast<const Acc*>(call.bias),
-                                    static_cast<const Acc*>(call.value),
-                                    static_cast<const Acc*>(call.confidence),
-                                    static_cast<T*>(call.out),
-                                    shape,
-                                    plan};
-  kernel<<<static_cast<unsigned>(plan.grid), plan.warps * kWarp, plan.shared_bytes, stream>>>(arguments);
+  kernel<<<static_cast<unsigned>(plan.grid), plan.warps * kWarp, plan.shared_bytes, stream>>>(
+      forward_arguments<T, Acc>(call, plan));
   return explain(cudaGetLastError(), "at the launch of the forward kernel");
 }
 

@@ -26,6 +26,23 @@ struct RelationAttention {
   void* out;               // (B, H, R, d), contiguous
 };
 
+// Gradients of all that was given. `inputs.out` is not read; the value table is (labels_count, H, d) as it is.
+struct RelationGradients {
+  RelationAttention inputs;
+  Matrix grad;           // (B, H, R, d), any strides
+  void *d_q, *d_k, *d_v;  // (B, H, R, d), contiguous, in the inputs' type
+  void* d_bias;          // (groups, labels_count, H), a sum of each group's; as the tables in fp32 or fp64
+  void* d_value;         // (groups, labels_count, H, d)
+  void* d_logits;        // (B, H, R, R), or null
+};
+
+// Groups of images whose sums the backward kernel keeps apart; 0 if a graph's edges do not fit a block's shared memory.
+// Of the call, sizes and the presence of a value table are read.
+int64_t relation_attention_groups(const RelationAttention& call, int device, std::string& problem);
+
+// Enqueues the backward kernel on `stream` (a cudaStream_t) of `device`. Empty string, or what went wrong.
+std::string relation_attention_backward(const RelationGradients& call, int device, void* stream);
+
 // Enqueues the forward kernel on `stream` (a cudaStream_t) of `device`. Empty string, or what went wrong.
 std::string relation_attention_forward(const RelationAttention& call, int device, void* stream);
 

@@ -54,6 +54,12 @@ CMSEI_RELATION_FN Acc inverse_sum(Acc sum) {
   return sum == Acc(0) ? Acc(0) : Acc(1) / sum;
 }
 
+// Gradient of a logit from its weight, the weight's gradient and the row's mean of those, Σ weight · d.
+template <typename Acc>
+CMSEI_RELATION_FN Acc logit_gradient(Acc weight, Acc d, Acc mean) {
+  return weight * (d - mean);
+}
+
 // How one launch is cut up: a tile is `warps * rows_per_warp` query rows of one (batch, head).
 struct Plan {
   int warps;
@@ -117,6 +123,45 @@ inline Plan make_plan(const Shape& shape, int rows_per_warp, size_t element, siz
     }
   }
   return Plan{};
+}
+
+constexpr int kSlice = 64;                         // channels that the backward pass has in shared memory at a time
+constexpr int64_t kBackwardBlocks = 2048;          // that fill any GPU
+constexpr int64_t kMostPartials = int64_t(1) << 24;  // numbers of the tables' gradients, one set for each group
+
+// The backward pass: a block has a group of images and one head; of an image all edges are in shared memory, and of the
+// rows a slice of the channels. Nothing here but `threads` (0: it does not fit) depends on the device, so results do not.
+struct BackwardPlan {
+  int threads;
+  int slice_stride, edge_stride, bin_stride;  // elements from row to row, odd: free of bank conflicts
+  int64_t groups, images;                     // images of a group
+  int64_t grid;
+  size_t right_offset, weight_offset, gradient_offset, bin_offset, keep_offset, shared_bytes;
+};
+
+inline BackwardPlan make_backward_plan(const Shape& shape, size_t element, size_t shared_limit) {
+  BackwardPlan plan{};
+  const int64_t nodes = shape.nodes, numbers = shape.labels * shape.heads * (1 + (shape.value ? shape.head_dim : 0));
+  const int64_t wanted = (kBackwardBlocks + shape.heads - 1) / shape.heads;
+  const int64_t held = numbers > 0 && kMostPartials / numbers < wanted ? kMostPartials / numbers : wanted;
+  const int64_t groups = shape.batch < held ? shape.batch : held;
+  plan.images = groups > 0 ? (shape.batch + groups - 1) / groups : shape.batch;
+  plan.groups = (shape.batch + plan.images - 1) / plan.images;
+  plan.grid = plan.groups * shape.heads;
+  plan.slice_stride = (shape.head_dim < kSlice ? shape.head_dim : kSlice) | 1;
+  plan.edge_stride = static_cast<int>(nodes | 1);
+  plan.bin_stride = static_cast<int>(shape.labels | 1);
+  const auto aligned = [](size_t bytes) { return (bytes + 15) / 16 * 16; };
+  const size_t rows = shape.value && shape.labels > nodes ? shape.labels : nodes;
+  plan.right_offset = aligned(element * nodes * plan.slice_stride);
+  plan.weight_offset = plan.right_offset + aligned(element * rows * plan.slice_stride);
+  plan.gradient_offset = plan.weight_offset + aligned(element * nodes * plan.edge_stride);
+  plan.bin_offset = plan.gradient_offset + aligned(element * nodes * plan.edge_stride);
+  plan.keep_offset = plan.bin_offset + (shape.labels > 0 ? aligned(element * nodes * plan.bin_stride) : 0);
+  plan.shared_bytes = plan.keep_offset + aligned(sizeof(int32_t) * 2 * nodes);
+  const bool fits = shape.labels <= kMaxBinnedLabels && plan.shared_bytes <= shared_limit && plan.grid <= kMaxGrid;
+  plan.threads = !fits ? 0 : nodes <= 48 ? 128 : 256;
+  return plan;
 }
 
 }  // namespace cmsei::relation

@@ -48,17 +48,18 @@ struct PairConfig {
 constexpr int kMaxScalars = kFirstGate + 2 * 2 * 7;
 constexpr double kLog2OfE = 1.4426950408889634073599246810019;
 
-// out (rows, columns) = or += x (rows, depth) · y (depth, columns), element (i, j) of each at i * its first stride + j *
-// its second. A lane takes tiles of 2 x 4 whose columns lie apart, so that neighbouring lanes read neighbours.
+// An element (i, j) lies at i * row + j * column.
 template <class S> struct Grid {
     S* data;
     int row, column;
     CMSEI_FORMULA S* at(int i, int j) const { return data + i * row + j * column; }
 };
 
-template <class S, class Team>
-CMSEI_TEAM void multiply(const Team& team, Grid<const S> x, Grid<const S> y, Grid<S> out, int rows, int columns, int depth,
-                         bool add) {
+// put(i, j, sum) for every element of x (rows, depth) · y (depth, columns). A lane takes tiles of 2 x 4 whose columns lie
+// apart, so that neighbouring lanes read neighbours; the lane of an element depends on the sizes alone.
+template <class S, class Team, class Put>
+CMSEI_TEAM void contract(const Team& team, Grid<const S> x, Grid<const S> y, int rows, int columns, int depth,
+                         const Put& put) {
     constexpr int kTall = 2, kWide = 4;
     const int down = (rows + kTall - 1) / kTall, across = (columns + kWide - 1) / kWide;
     CMSEI_EACH(tile, down * across) {
@@ -89,11 +90,19 @@ CMSEI_TEAM void multiply(const Team& team, Grid<const S> x, Grid<const S> y, Gri
 #pragma unroll
             for (int j = 0; j < kWide; ++j) {
                 const int row = i0 + i * down, column = j0 + j * across;
-                if (row >= rows || column >= columns) continue;
-                S* to = out.at(row, column);
-                *to = add ? *to + sum[i][j] : sum[i][j];
+                if (row < rows && column < columns) put(row, column, sum[i][j]);
             }
     }
+}
+
+// out (rows, columns) = or += x (rows, depth) · y (depth, columns).
+template <class S, class Team>
+CMSEI_TEAM void multiply(const Team& team, Grid<const S> x, Grid<const S> y, Grid<S> out, int rows, int columns, int depth,
+                         bool add) {
+    contract<S>(team, x, y, rows, columns, depth, [&](int row, int column, S sum) {
+        S* to = out.at(row, column);
+        *to = add ? *to + sum : sum;
+    });
 }
 
 }  // namespace cmsei

@@ -1,0 +1,132 @@
+"""Relation attention by CUDA kernels: addresses and strides of tensors, forward and backward."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from cmsei_fast.engines import eager
+
+MAX_HEAD_DIM = 256
+
+TYPES = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.float64: "float64",
+}
+
+
+def _placed(x: Tensor) -> tuple[int, tuple[int, ...]]:
+    return x.data_ptr(), x.stride()
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _where(x: Tensor) -> tuple[int, int]:
+    """The device's index and its current stream."""
+    if x.device.type != "cuda":
+        return 0, 0
+    return x.device.index, torch.cuda.current_stream(x.device).cuda_stream
+
+
+def _tables(dtype: torch.dtype, *tables: Tensor | None) -> list[Tensor | None]:
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return [None if x is None else x.detach().to(wide).contiguous() for x in tables]
+
+
+def _labels_count(*tables: Tensor | None) -> int:
+    return next((table.shape[0] for table in tables if table is not None), 0)
+
+
+def _aligned(value: Tensor) -> Tensor:
+    """The value table as forward reads it: channels padded to a multiple of 4, rows on 16-byte boundaries."""
+    if value.shape[-1] % 4:
+        return torch.nn.functional.pad(value, (0, 4 - value.shape[-1] % 4))
+    return value if value.data_ptr() % 16 == 0 else value.clone()
+
+
+def relation_attention(
+    module: ModuleType,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    value: Tensor | None,
+    confidence: Tensor | None,
+) -> Tensor:
+    """Attention (B, H, R, d) in q's dtype; ``module`` is ``cmsei_fast._cuda``, d is at most ``MAX_HEAD_DIM``."""
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    if out.numel() == 0:
+        return out
+    labels = labels.to(torch.int32).contiguous()
+    tables = _tables(q.dtype, bias, value, confidence)
+    if tables[1] is not None:
+        tables[1] = _aligned(tables[1])
+    module.relation_attention(
+        TYPES[q.dtype],
+        tuple(q.shape),
+        _labels_count(bias, value),
+        [_placed(x) for x in (q, k, v)],
+        [labels.data_ptr(), *(_address(x) for x in tables)],
+        out.data_ptr(),
+        *_where(q),
+    )
+    return out
+
+
+def relation_attention_backward(
+    module: ModuleType,
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    value: Tensor | None,
+    confidence: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients (q, k, v, bias, value, confidence), None for a table not given, each in its input's dtype.
+
+    The engine ``eager`` takes graphs whose edges do not fit a block's shared memory, and tables of many labels.
+    """
+    if q.numel() == 0:
+        return eager.relation_attention_backward(grad, q, k, v, labels, bias, value, confidence)
+    kind, shape, count = TYPES[q.dtype], tuple(q.shape), _labels_count(bias, value)
+    where = _where(q)
+    groups = module.relation_attention_groups(kind, shape, count, value is not None, where[0])
+    if groups == 0:
+        return eager.relation_attention_backward(grad, q, k, v, labels, bias, value, confidence)
+    batch, heads, nodes, _ = shape
+    grad = grad.detach().to(q.dtype)
+    index = labels.to(torch.int32).contiguous()
+    tables = _tables(q.dtype, bias, value, confidence)
+    d_q, d_k, d_v = (torch.empty(shape, dtype=q.dtype, device=q.device) for _ in range(3))
+    # One sum for each group of images, so that their order is fixed.
+    d_bias, d_value = (None if x is None else x.new_empty(groups, *x.shape) for x in tables[:2])
+    d_logits = None if tables[2] is None else tables[2].new_empty(batch, heads, nodes, nodes)
+    module.relation_attention_backward(
+        kind,
+        shape,
+        count,
+        [_placed(x) for x in (q, k, v)],
+        [index.data_ptr(), *(_address(x) for x in tables)],
+        _placed(grad),
+        [x.data_ptr() for x in (d_q, d_k, d_v)],
+        [_address(x) for x in (d_bias, d_value, d_logits)],
+        *where,
+    )
+    d_confidence = None
+    if d_logits is not None and tables[2] is not None:
+        d_confidence = (d_logits.sum(1) / tables[2]).where(labels != 0, 0)
+    sums = (None if x is None else x.sum(0) for x in (d_bias, d_value))
+    d_tables = [
+        None if d is None or x is None else d.to(x.dtype)
+        for d, x in zip((*sums, d_confidence), (bias, value, confidence), strict=True)
+    ]
+    return (d_q, d_k, d_v, *d_tables)
