@@ -45,7 +45,8 @@ def _normalise(a: Tensor, norm: str, queries: Tensor | None) -> Tensor:
     if norm == "softmax":
         return _fill(a, queries, -torch.inf).softmax(-2)
     if norm.endswith("l2norm"):
-        return a / (torch.linalg.vector_norm(a, dim=-2, keepdim=True) + EPS)
+        # Not vector_norm, which is many times slower along any axis but the last.
+        return a / (_sqrt(a.square().sum(-2, keepdim=True)) + EPS)
     if norm.endswith("l1norm"):
         return a / (a.abs().sum(-2, keepdim=True) + EPS)
     return a
@@ -64,6 +65,19 @@ def _focal(p: Tensor, attend: str, size: Tensor) -> Tensor:
         mean = (fixed * root).sum(-1, keepdim=True) / root.sum(-1, keepdim=True)
     p = p.where(fixed > (1 - FOCAL_SLACK) * mean, 0)
     return p / p.sum(-1, keepdim=True)
+
+
+def attend(
+    a: Tensor, how: Direction, size: Tensor, queries: Tensor | None = None, context: Tensor | None = None
+) -> Tensor:
+    """P (X, Y, n, m) of inner products a, 0 in the padding, by softmax or one of the focal forms.
+
+    ``size`` (X,) counts the context; the masks of queries (1, Y, n, 1) and context (X, 1, 1, m) are None where nothing
+    is padded.
+    """
+    logits = how.temperature * _normalise(a, how.norm, queries)
+    p = _fill(logits, context, -torch.inf).softmax(-1)
+    return _focal(p, how.attend, size) if how.attend.startswith("focal") else p
 
 
 def _mismatch(a: Tensor, context: Tensor | None, queries: Side, how: Direction) -> Tensor:
@@ -102,10 +116,7 @@ def _direction(a: Tensor, context: Side, queries: Side, how: Direction, guide: T
         if how.attend == "hard":
             choice = _fill(a, context_mask, -torch.inf).argmax(-1, keepdim=True)  # (X, Y, n, 1)
         else:
-            logits = how.temperature * _normalise(a, how.norm, query_mask)
-            p = _fill(logits, context_mask, -torch.inf).softmax(-1)  # (X, Y, n, m)
-        if how.attend.startswith("focal"):
-            p = _focal(p, how.attend, context.size)
+            p = attend(a, how, context.size, query_mask, context_mask)  # (X, Y, n, m)
         if how.attend == "negative_aware":
             extra = (p * a).sum(-1) + _mismatch(a, context_mask, queries, how)
             above = a > how.threshold if context_mask is None else (a > how.threshold) & context_mask
