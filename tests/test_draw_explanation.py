@@ -63,6 +63,14 @@ def test_shades_follow_the_attention(tmp_path):
     assert np.median(orange[0]) + 50 < np.median(orange[1])
 
 
+def test_steps_differ_and_the_last_is_shown_unless_another_is_chosen(found, tmp_path):
+    pictures = []
+    for step in (-1, 1, 0):
+        draw(found, tmp_path / "a.svg", 1, step=step)
+        pictures.append((tmp_path / "a.svg").read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
 def test_an_image_lies_under_the_boxes(found, tmp_path):
     Image.new("RGB", (50, 40), (0, 200, 0)).save(tmp_path / "green.png")
     draw(found, tmp_path / "a.png", image=tmp_path / "green.png")
@@ -92,7 +100,8 @@ def test_command(files, tmp_path, capsys):
         (["--picture", "no/x.png"], "--picture: expected a file in an existing directory"),
         (["--picture", "x.png", "--image-file", "no.jpg"], "--image-file: expected an image file, got no.jpg"),
         (["--picture", "x.png", "--word", "zorblax"], "word: expected one of the caption's words"),
-        (["--word", "a"], "--picture: expected a file beside --word, got none"),
+        (["--picture", "x.png", "--step", "3"], "--step: expected a step from 1 to 2, got 3"),
+        (["--word", "a"], "--picture or --page: expected a file beside --word, got none"),
     ],
 )
 def test_bad_input(files, tmp_path, capsys, monkeypatch, options, message):
@@ -122,3 +131,6 @@ def test_types(found, tmp_path):
         draw(found.to_dict(), tmp_path / "a.png")
     with pytest.raises(ValueError, match="word: expected a place from 0"):
         draw(found, tmp_path / "a.png", 99)
+    for step in (2, -2, 0.0, True):
+        with pytest.raises(ValueError, match="step: expected a place from 0 to 1, or -1 for the last"):
+            draw(found, tmp_path / "a.png", step=step)

@@ -20,25 +20,25 @@ def add_parser(commands: Any) -> None:
     explain = commands.add_parser(
         "explain",
         help="which regions each word attends to, and what makes the score of a pair",
-        description="Prints the terms of one pair's score and the regions that each word attends to in the last step.",
+        description="Prints the terms of one pair's score and the regions that each word attends to.",
     )
     explain.add_argument("path", help="split: .h5, .jsonl or .jsonl.gz")
     explain.add_argument("--model", required=True, metavar="DIR", help="a saved model")
     explain.add_argument("--image", required=True, help="its name in the split, or its place from 0")
     explain.add_argument("--caption", help="a sentence; default: the image's own first caption")
     explain.add_argument("--json", metavar="OUT", help="write all steps, weights, edges and terms to this file")
+    explain.add_argument("--page", metavar="HTML", help="write a page on which a word lights up its regions")
     explain.add_argument("--picture", metavar="OUT", help="draw the pair into this .png or .svg (extra: plot)")
     explain.add_argument(
-        "--word", help="of the caption, whose attention shades the picture (default: the most telling)"
+        "--word", help="of the caption: shades the picture, is lit first on the page (default: the most telling)"
     )
-    explain.add_argument("--image-file", metavar="FILE", help="the image itself, under the picture's boxes")
+    explain.add_argument("--step", type=int, help="of the attention that is shown, from 1 (default: the last)")
+    explain.add_argument("--image-file", metavar="FILE", help="the image itself, under the boxes (extra: plot)")
     explain.set_defaults(run=_explain)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    if arguments.json is not None:
-        check_file("--json", arguments.json)
-    _check_picture(arguments)
+    _check_outputs(arguments)
     import numpy as np
 
     split = load_split(arguments.path)
@@ -54,34 +54,50 @@ def _explain(arguments: argparse.Namespace) -> int:
     found = explain(CMSEI.from_pretrained(arguments.model), image, caption)
     if arguments.word is not None:
         found.find_word(arguments.word)
-    print(_told(found))
+    step = _step(found, arguments.step)
+    print(_told(found, step))
     if arguments.json is not None:
         found.save(arguments.json)
-    if arguments.picture is not None:
-        from ..report import draw
+    from ..report import draw, save_page
 
-        draw(found, arguments.picture, arguments.word, arguments.image_file)
+    for path, write in ((arguments.page, save_page), (arguments.picture, draw)):
+        if path is not None:
+            write(found, path, arguments.word, arguments.image_file, step)
     return 0
 
 
-def _check_picture(arguments: argparse.Namespace) -> None:
-    """What can be known of the picture's flags before any work.
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """What can be known of the flags before any work.
 
     Raises:
-        ValueError: a flag has no picture to go with, the picture cannot be written, or its image cannot be read.
+        ValueError: a flag has nothing to go with, a file cannot be written, or the image cannot be read.
         ModuleNotFoundError: matplotlib or Pillow is not installed.
     """
-    if arguments.picture is None:
+    for flag, path in (("--json", arguments.json), ("--page", arguments.page), ("--picture", arguments.picture)):
+        if path is not None:
+            check_file(flag, path)
+    if arguments.picture is None and arguments.page is None:
         for flag, value in (("--word", arguments.word), ("--image-file", arguments.image_file)):
             if value is not None:
-                raise ValueError(f"--picture: expected a file beside {flag}, got none")
-        return
+                raise ValueError(f"--picture or --page: expected a file beside {flag}, got none")
     from ..report.draw_explanation import check_picture, read_image
 
-    check_file("--picture", arguments.picture)
-    check_picture(arguments.picture, "--picture")
+    if arguments.picture is not None:
+        check_picture(arguments.picture, "--picture")
     if arguments.image_file is not None:
         read_image(arguments.image_file, "--image-file")
+
+
+def _step(found: Explanation, step: int | None) -> int:
+    """Place from 0 of the step that was asked for.
+
+    Raises:
+        ValueError: the score has no such step.
+    """
+    last = max(1, found.n_steps)
+    if step is not None and not 1 <= step <= last:
+        raise ValueError(f"--step: expected a step from 1 to {last}, got {step}")
+    return (step or last) - 1
 
 
 def _place(split: Split, image: str) -> int:
@@ -97,7 +113,7 @@ def _place(split: Split, image: str) -> int:
     raise ValueError(f"--image: expected a name in the split or a place from 0 to {len(split) - 1}, got {image}")
 
 
-def _told(found: Explanation) -> str:
+def _told(found: Explanation, step: int) -> str:
     """The terms, and for each word the regions that it looks at most."""
     from ..report.explanation import TERM_TITLES
 
@@ -106,7 +122,7 @@ def _told(found: Explanation) -> str:
         figures = f"{term.weight:7.3f} × {term.value:7.3f} = {term.contribution:7.3f}"
         lines.append(f"{TERM_TITLES[term.name]:26}{figures}")
     lines += [f"{'score':26}{found.score:27.3f}", ""]
-    for word, known, row in zip(found.words, found.known, found.of_words(), strict=True):
+    for word, known, row in zip(found.words, found.known, found.of_words(step), strict=True):
         best = sorted(range(len(row)), key=lambda i: -row[i])[:SHOWN]
         regions = ", ".join(f"{found.regions[i]} {i}: {row[i]:.2f}" for i in best)
         lines.append(f"{word + ('' if known else ' (unknown)'):26}{regions}")

@@ -9,14 +9,16 @@ if TYPE_CHECKING:
     from .draw_explanation import draw
     from .explaining import explain, explain_features
     from .explanation import Explanation
+    from .explanation_page import save_page
 
-__all__ = ["Explanation", "draw", "explain", "explain_features"]
+__all__ = ["Explanation", "draw", "explain", "explain_features", "save_page"]
 
 _HOME = {
     "Explanation": "explanation",
     "draw": "draw_explanation",
     "explain": "explaining",
     "explain_features": "explaining",
+    "save_page": "explanation_page",
 }
 
 

@@ -9,16 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from .canvas import Point, about_box, about_point, keep_clear, layout
 from .explanation import TERM_TITLES, Explanation
+from .relations import said, strongest_relations
 
 SUFFIXES = (".png", ".svg")
 _BOXES_NAMED = 5
-_EDGES_SHOWN = 12
+_RELATIONS_SHOWN = 12
 _SHADE = "#d1580f"
+_ROOM = (1.15, 2.2)  # of the labels between which arrows run
+_DPI = 110
 _EDGE_COLOURS = {"spatial": "#35618f", "semantic": "#a3310f", "implicit": "#4f7942"}
 _EDGE_LINES = {"spatial": "solid", "semantic": "dashed", "implicit": "dotted"}
 # Captions and names are plain text: a dollar sign starts no formula.
 _PLAIN = {"parse_math": False}
+_LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
 
 
 def check_picture(path: str | os.PathLike[str], name: str = "path") -> None:
@@ -57,18 +62,20 @@ def draw(
     path: str | os.PathLike[str],
     word: str | int | None = None,
     image: str | os.PathLike[str] | None = None,
+    step: int = -1,
 ) -> None:
     """Draws one pair into a PNG or an SVG, by the suffix; written whole or not at all.
 
     Args:
         explanation: of the pair.
         path: ends in ``.png`` or ``.svg``.
-        word: whose attention (last step) shades the boxes, by itself or by its place; the telling one if None.
+        word: whose attention shades the boxes, by itself or by its place; the telling one if None.
         image: the image's file; without it the boxes stand on an empty canvas, and without boxes regions are tiles.
+        step: of the attention, from 0; -1 is the last.
 
     Raises:
         TypeError: ``explanation`` is none.
-        ValueError: for another suffix, a word that the caption does not have, or a file that is no image.
+        ValueError: for another suffix, a word or a step that the explanation does not have, or a file that is no image.
         ModuleNotFoundError: matplotlib (or Pillow, for an image) is not installed.
         OSError: the directory is not there or cannot be written.
     """
@@ -76,6 +83,7 @@ def draw(
         raise TypeError(f"explanation: expected an Explanation, got {type(explanation).__name__}")
     check_picture(path)
     chosen = explanation.telling_word() if word is None else explanation.find_word(word)
+    step = explanation.find_step(step)
     pixels = None if image is None else read_image(image)
     from ..data.files import check_target, replacing
 
@@ -84,105 +92,165 @@ def draw(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    n_word = len(explanation.words)
+    extra = 0.16 * max(0, len(explanation.words) - 14)
     with matplotlib.rc_context({"svg.hashsalt": "cmsei_fast", "font.size": 9}):
-        figure = Figure(figsize=(15, 9 + 0.16 * max(0, n_word - 14)), layout="constrained")
+        figure = Figure(figsize=(15, 9 + extra), dpi=_DPI, layout="constrained")
         FigureCanvasAgg(figure)
-        grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.25))
         title = textwrap.fill(f"{explanation.image}: {explanation.caption}", 150)
         figure.suptitle(title, **_PLAIN)
-        boxes, size = _layout(explanation)
-        _shaded(figure.add_subplot(grid[0, 0]), explanation, chosen, boxes, size, pixels)
-        _heat_map(figure, figure.add_subplot(grid[0, 1]), explanation, chosen)
-        _graph(figure.add_subplot(grid[1, 0]), explanation, boxes, size)
-        _bars(figure.add_subplot(grid[1, 1]), explanation)
+        grid = figure.add_gridspec(2, 1, height_ratios=(4.5 + extra, 4.2))
+        upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
+        boxes, size = layout(explanation)
+        shaded, heat = upper.subplots(1, 2, width_ratios=(1, 1.6))
+        graph, bars = lower.subplots(1, 2, width_ratios=(1, 1))
+        labels = _shaded(shaded, explanation, chosen, step, boxes, size, pixels)
+        _heat_map(upper, heat, explanation, chosen, step)
+        nodes = _graph(graph, explanation, size)
+        _bars(bars, explanation)
+        figure.draw_without_rendering()  # the panels have their sizes now, which the labels' own depend on
+        _part(labels, size, {i: boxes[i] for i in labels})
+        _arrows(graph, explanation, _part(nodes, size, {i: _centre(boxes[i]) for i in nodes}, _ROOM))
         kind = os.path.splitext(os.fspath(path))[1].lower()[1:]
         with replacing(path) as temporary:
-            figure.savefig(temporary, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else None)
+            figure.savefig(temporary, format=kind, dpi=_DPI, metadata={"Date": None} if kind == "svg" else None)
 
 
-def _layout(explanation: Explanation) -> tuple[np.ndarray, tuple[float, float]]:
-    """Boxes (R, 4) and the size of the canvas: the explanation's own, or a grid of tiles."""
-    if explanation.boxes is not None and explanation.size is not None:
-        return explanation.boxes, explanation.size
-    n = len(explanation.regions)
-    columns = int(np.ceil(np.sqrt(n)))
-    row, column = np.divmod(np.arange(n), columns)
-    tiles = np.stack([column + 0.05, row + 0.05, column + 0.95, row + 0.95], axis=1) * 100
-    return tiles, (100.0 * columns, 100.0 * float(row[-1] + 1))
-
-
-def _canvas(axes: Any, size: tuple[float, float]) -> None:
+def _canvas(axes: Any, size: Point) -> None:
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="equal", xticks=[], yticks=[])
     axes.set_facecolor("#f6f5f1")
+
+
+def _label(axes: Any, text: str, fontsize: float) -> Any:
+    """A label that is put in its place later."""
+    label = axes.text(
+        0, 0, text, ha="center", va="center", fontsize=fontsize, bbox=_LABEL, clip_on=True, zorder=5, **_PLAIN
+    )
+    label.set_in_layout(False)
+    return label
+
+
+def _part(
+    labels: dict[int, Any], canvas: Point, anchors: dict[int, np.ndarray], room: Point = (1.0, 1.0)
+) -> dict[int, np.ndarray]:
+    """Puts each label at its box (four numbers) or its point (two), clear of the others; hides what finds no place.
+
+    Args:
+        labels: by region, all of one panel.
+        canvas: width and height.
+        anchors: of the same regions.
+        room: that a label takes, in its own widths and heights.
+
+    Returns:
+        Where each stands, (4,) xyxy.
+    """
+    sizes, wanted = [], []
+    for i, label in labels.items():
+        window = label.get_bbox_patch().get_window_extent()
+        sizes.append(np.ptp(label.axes.transData.inverted().transform(window.corners()), axis=0))
+        taken = (float(sizes[-1][0]) * room[0], float(sizes[-1][1]) * room[1])
+        wanted.append((taken, (about_box if len(anchors[i]) == 4 else about_point)(anchors[i].tolist(), taken)))
+    places = {}
+    found = keep_clear(wanted, canvas)
+    for (i, label), size, (taken, _), corner in zip(labels.items(), sizes, wanted, found, strict=True):
+        if corner is None:
+            label.set_visible(False)
+            places[i] = np.tile(anchors[i][:2], 2)
+        else:
+            middle = np.array(corner) + np.array(taken) / 2
+            places[i] = np.concatenate([middle - size / 2, middle + size / 2])
+            label.set_position(middle)
+    return places
+
+
+def _centre(box: np.ndarray) -> np.ndarray:
+    return (box[:2] + box[2:]) / 2
 
 
 def _shaded(
     axes: Any,
     explanation: Explanation,
     word: int,
+    step: int,
     boxes: np.ndarray,
-    size: tuple[float, float],
+    size: Point,
     pixels: np.ndarray | None,
-) -> None:
+) -> dict[int, Any]:
+    """The boxes; labels of the strongest by region."""
     from matplotlib.patches import Rectangle
 
     _canvas(axes, size)
     if pixels is not None:
         axes.imshow(pixels, extent=(0, size[0], size[1], 0))
-    attention = explanation.of_words()[word]
+    attention = explanation.of_words(step)[word]
     best = np.argsort(-attention, kind="stable")
     strength = attention / attention.max()
     for i in best[::-1]:  # the strongest on top
         x0, y0, x1, y1 = boxes[i]
-        for colour, filled, alpha in ((_SHADE, True, 0.5 * strength[i]), ("#333333", False, 0.35 + 0.65 * strength[i])):
+        for colour, filled, alpha in (
+            (_SHADE, True, 0.55 * strength[i] ** 2),
+            ("#333333", False, 0.35 + 0.65 * strength[i]),
+        ):
             axes.add_patch(
                 Rectangle(
                     (x0, y0), x1 - x0, y1 - y0, fill=filled, color=colour, alpha=alpha, lw=0.5 + 2.5 * strength[i]
                 )
             )
-    label = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
-    for i in best[:_BOXES_NAMED][::-1]:
-        text = f"{explanation.regions[i]} {i}: {attention[i]:.2f}"
-        axes.text(boxes[i, 0], boxes[i, 1], text, va="top", fontsize=8, bbox=label, clip_on=True, **_PLAIN)
     known = "" if explanation.known[word] else " (unknown)"
-    axes.set_title(f"where “{explanation.words[word]}”{known} looks, last step", **_PLAIN)
+    axes.set_title(f"where “{explanation.words[word]}”{known} looks, {_of_steps(explanation, step)}", **_PLAIN)
+    return {int(i): _label(axes, f"{explanation.regions[i]} {i}: {attention[i]:.2f}", 8) for i in best[:_BOXES_NAMED]}
 
 
-def _heat_map(figure: Any, axes: Any, explanation: Explanation, word: int) -> None:
-    shown = axes.imshow(explanation.of_words(), aspect="auto", cmap="cividis", vmin=0)
+def _of_steps(explanation: Explanation, step: int) -> str:
+    return f"step {step + 1} of {max(1, explanation.n_steps)}"
+
+
+def _heat_map(figure: Any, axes: Any, explanation: Explanation, word: int, step: int) -> None:
+    shown = axes.imshow(explanation.of_words(step), aspect="auto", cmap="cividis", vmin=0)
     words = [f"▸ {text}" if i == word else text for i, text in enumerate(explanation.words)]
     axes.set_yticks(range(len(words)), words, **_PLAIN)
     regions = [f"{name} {i}" for i, name in enumerate(explanation.regions)]
     axes.set_xticks(range(len(regions)), regions, rotation=90, fontsize=7, **_PLAIN)
-    axes.set_title("attention of words (rows) to regions, last step")
+    axes.set_title(f"attention of words (rows) to regions, {_of_steps(explanation, step)}")
     figure.colorbar(shown, ax=axes, pad=0.01)
 
 
-def _graph(axes: Any, explanation: Explanation, boxes: np.ndarray, size: tuple[float, float]) -> None:
+def _graph(axes: Any, explanation: Explanation, size: Point) -> dict[int, Any]:
+    """The strongest relations as a list; labels of their regions."""
     _canvas(axes, size)
-    between = [edge for edge in explanation.edges if edge.region != edge.neighbour]
-    strongest = sorted(between, key=lambda edge: -edge.attention)[:_EDGES_SHOWN]
-    axes.set_title(f"strongest {len(strongest)} edges of the graphs" if strongest else "no edges between regions")
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    label = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
-    for edge in strongest[::-1]:
-        colour, line = _EDGE_COLOURS[edge.kind], _EDGE_LINES[edge.kind]
-        width = 0.8 + 2.2 * edge.attention / strongest[0].attention
-        ends = (edge.neighbour, edge.region)  # what is gathered flows along the arrow
-        arrow = {"arrowstyle": "->", "color": colour, "lw": width, "ls": line, "connectionstyle": "arc3,rad=0.15"}
-        axes.annotate("", xy=centres[ends[1]], xytext=centres[ends[0]], arrowprops=arrow)
-    for i in sorted({end for edge in strongest for end in (edge.region, edge.neighbour)}):
-        text = f"{explanation.regions[i]} {i}"
-        axes.text(*centres[i], text, ha="center", va="center", fontsize=7, bbox=label, clip_on=True, **_PLAIN)
-    lines = []
-    for edge in strongest:
-        subject, target = (edge.neighbour, edge.region) if edge.reverse else (edge.region, edge.neighbour)
-        lines.append(
-            f"{edge.attention:.2f} {edge.kind}: {explanation.regions[subject]} {subject} {edge.name} "
-            f"{explanation.regions[target]} {target}"
-        )
-    axes.set_xlabel("\n".join(lines), loc="left", fontsize=7, **_PLAIN)
+    strongest = strongest_relations(explanation)[:_RELATIONS_SHOWN]
+    axes.set_title(
+        f"strongest {len(strongest)} relations of the graphs" if strongest else "no relations between regions"
+    )
+    lines = [f"{relation.attention:.2f} {relation.kind}: {said(explanation, relation)}" for relation in strongest]
+    axes.text(1.03, 1, "\n".join(lines), va="top", fontsize=7, transform=axes.transAxes, linespacing=1.6, **_PLAIN)
+    ends = dict.fromkeys(end for relation in strongest for end in (relation.subject, relation.target))
+    return {i: _label(axes, f"{explanation.regions[i]} {i}", 7) for i in ends}
+
+
+def _arrows(axes: Any, explanation: Explanation, places: dict[int, np.ndarray]) -> None:
+    """From label to label, subject to object."""
+    strongest = strongest_relations(explanation)[:_RELATIONS_SHOWN]
+    for relation in strongest[::-1]:
+        width = 0.8 + 1.7 * relation.attention / strongest[0].attention
+        arrow = {
+            "arrowstyle": "-|>,head_length=0.5,head_width=0.2",
+            "color": _EDGE_COLOURS[relation.kind],
+            "ls": _EDGE_LINES[relation.kind],
+            "lw": width,
+            "connectionstyle": "arc3,rad=0.12",
+            "shrinkA": 0,
+            "shrinkB": 1,
+        }
+        start, end = places[relation.subject], places[relation.target]
+        axes.annotate("", xy=_edge(end, start), xytext=_edge(start, end), arrowprops=arrow)
+
+
+def _edge(box: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Where the line from the middle of a box to that of another leaves it."""
+    middle, half = _centre(box), (box[2:] - box[:2]) / 2
+    along = _centre(other) - middle
+    reach = min((h / abs(x) for h, x in zip(half.tolist(), along.tolist(), strict=True) if x), default=0.0)
+    return middle + min(reach, 0.5) * along
 
 
 def _bars(axes: Any, explanation: Explanation) -> None:

@@ -65,7 +65,8 @@ class Edge:
         layer: of the reasoning, from 0.
         region: the region that gathers.
         neighbour: the region that it gathers from; the region itself for an edge named ``"self"``.
-        name: the spatial class or predicate; what region is to neighbour, or the other way round where ``reverse``.
+        name: the predicate (what region is to neighbour, or the other way round where ``reverse``), or the spatial
+            class: ``"inside"`` and ``"covers"`` say what region is to neighbour, a direction where the neighbour lies.
         reverse: whether the predicate's subject is the neighbour.
         attention: mean over the heads of its probability; a region's edges of one kind and layer sum to 1.
         confidence: of the scene graph's relation, in (0, 1].
@@ -156,6 +157,17 @@ class Explanation:
         if not places:
             raise ValueError(f"word: expected one of the caption's words ({', '.join(self.words)}), got {word!r}")
         return places[0]
+
+    def find_step(self, step: int) -> int:
+        """Place of an attention step from 0; -1 is the last.
+
+        Raises:
+            ValueError: the score has no such step.
+        """
+        last = max(self.n_steps, 1) - 1
+        if isinstance(step, bool) or not isinstance(step, int) or not -1 <= step <= last:
+            raise ValueError(f"step: expected a place from 0 to {last}, or -1 for the last, got {step!r:.60}")
+        return last if step == -1 else step
 
     def telling_word(self) -> int:
         """The word whose attention is the least even, an unknown one only if there is no other."""

@@ -9,7 +9,11 @@ from html import escape
 # A browser refuses what is not in the page itself, should a caption or a name ever get past the escaping.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _STYLE = """
-:root { --ink: #1b1b1b; --line: #ccc; --accent: #35618f; --paper: #fff; --canvas: #f6f5f1; --quiet: #595959; }
+:root { color-scheme: light dark;
+  --ink: #1b1b1b; --line: #ccc; --accent: #35618f; --paper: #fff; --canvas: #f6f5f1; --quiet: #595959; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e9e9e6; --line: #4a4d52; --accent: #8ab4e0; --paper: #17191c; --canvas: #22252a; --quiet: #a8aaad; }
+}
 body { font: 16px/1.45 system-ui, sans-serif; max-width: 74rem; margin: 2rem auto; padding: 0 1rem;
   color: var(--ink); background: var(--paper); }
 table { border-collapse: collapse; }

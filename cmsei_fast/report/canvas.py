@@ -1,0 +1,69 @@
+"""Where things stand on a picture of regions: the canvas itself, and labels that keep clear of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from math import cos, pi, sin
+
+import numpy as np
+
+from .explanation import Explanation
+
+Point = tuple[float, float]
+_GRID = 12  # places tried along each side of a box
+
+
+def layout(explanation: Explanation) -> tuple[np.ndarray, Point]:
+    """Boxes (R, 4) and the size of the canvas: the explanation's own, or a grid of tiles."""
+    if explanation.boxes is not None and explanation.size is not None:
+        return explanation.boxes, explanation.size
+    n = len(explanation.regions)
+    columns = int(np.ceil(np.sqrt(n)))
+    row, column = np.divmod(np.arange(n), columns)
+    tiles = np.stack([column + 0.05, row + 0.05, column + 0.95, row + 0.95], axis=1) * 100
+    return tiles, (100.0 * columns, 100.0 * float(row[-1] + 1))
+
+
+def keep_clear(labels: Iterable[tuple[Point, Iterable[Point]]], canvas: Point) -> list[Point | None]:
+    """Greedy placement: each label takes the first of its places that meets none of the labels before it.
+
+    Args:
+        labels: width and height of each, and the top left corners that it may have, the best first.
+        canvas: width and height; a label is moved inside.
+
+    Returns:
+        The top left corner of each, None where every place is taken.
+    """
+    taken: list[tuple[float, float, float, float]] = []
+    corners: list[Point | None] = []
+    for (wide, high), places in labels:
+        found = None
+        for x, y in places:
+            x = max(0.0, min(float(x), canvas[0] - wide))
+            y = max(0.0, min(float(y), canvas[1] - high))
+            if all(x >= c or x + wide <= a or y >= d or y + high <= b for a, b, c, d in taken):
+                found = (x, y)
+                taken.append((x, y, x + wide, y + high))
+                break
+        corners.append(found)
+    return corners
+
+
+def about_box(box: Sequence[float], size: Point) -> Iterator[Point]:
+    """Places of a label for a box: its corners, above and below it, then anywhere over it."""
+    x0, y0, x1, y1 = box
+    wide, high = size
+    yield from ((x0, y0), (x0, y1 - high), (x1 - wide, y0), (x1 - wide, y1 - high), (x0, y0 - high), (x0, y1))
+    for y in np.linspace(y0, max(y0, y1 - high), _GRID):
+        for x in np.linspace(x0, max(x0, x1 - wide), _GRID):
+            yield float(x), float(y)
+
+
+def about_point(point: Sequence[float], size: Point) -> Iterator[Point]:
+    """Places of a label on a point: centred, then on wider and wider rings around it."""
+    x, y = point[0] - size[0] / 2, point[1] - size[1] / 2
+    yield x, y
+    for ring in range(1, 9):
+        for k in range(12):
+            angle = 2 * pi * k / 12
+            yield x + 0.6 * ring * size[1] * 1.8 * cos(angle), y + 0.6 * ring * size[1] * sin(angle)

@@ -1,0 +1,173 @@
+"use strict";
+(() => {
+  const pair = JSON.parse(document.getElementById("pair").textContent);
+  const picture = document.getElementById("picture");
+  const labels = picture.querySelector(".labels");
+  const step = document.getElementById("step");
+  const told = document.getElementById("told");
+  const said = document.getElementById("said");
+  const shares = document.getElementById("shares");
+  const options = {
+    word: [...document.querySelectorAll("[data-word]")],
+    region: [...picture.querySelectorAll("[data-region]")].sort((a, b) => a.dataset.region - b.dataset.region),
+  };
+  const names = {
+    word: pair.words.map((word) => `“${word}”`),
+    region: pair.regions.map((name, i) => `${name}\u00a0${i}`),
+  };
+  const LISTED = 8;
+  const LABELLED = 6;
+  const TEXT = 12; // height of a label, pixels of the screen
+
+  let chosen = { kind: "word", place: pair.word }; // by focus or a click: stays
+  let pointed = null; // by the pointer: while it is there
+
+  const percent = (x) => (x >= 0.995 || x === 0 || x >= 0.1 ? (100 * x).toFixed(0) : (100 * x).toFixed(1)) + " %";
+  const same = (a, b) => a !== null && b !== null && a.kind === b.kind && a.place === b.place;
+  const view = () => document.querySelector("input[name=view]:checked").value;
+
+  /** Attention (words, regions) of the step that is chosen, with the queries' relevance and gate; null across levels. */
+  function attention() {
+    const steps = pair.views[view()];
+    return steps ? steps[Math.min(Number(step.value), steps.length - 1)] : null;
+  }
+
+  /** Shares of the words and of the regions that are lit; null where none of that kind are. */
+  function lit(active, now) {
+    if (!now) return { word: pair.word_weights, region: pair.region_weights };
+    if (active.kind === "word") return { word: null, region: now.attention[active.place] };
+    return { word: now.attention.map((row) => row[active.place]), region: null };
+  }
+
+  function heading(active, now) {
+    if (!now) return "What the whole sentence looks at";
+    const asks = (view() === "t2i") === (active.kind === "word");
+    const name = names[active.kind][active.place];
+    const others = active.kind === "word" ? "regions" : "words";
+    if (!asks) return `How much ${others} look at ${name}`;
+    const gate = now.gate ? `, gate ${now.gate[active.place].toFixed(2)}` : "";
+    return `${name} looks at (relevance ${now.relevance[active.place].toFixed(2)}${gate})`;
+  }
+
+  function list(kind, values) {
+    const most = Math.max(...values, 1e-12);
+    const best = values.map((x, i) => i).sort((a, b) => values[b] - values[a] || a - b).slice(0, LISTED);
+    for (const i of best) {
+      const line = document.createElement("li");
+      for (const kind of ["name", "room", "share"]) {
+        line.append(Object.assign(document.createElement("span"), { className: kind }));
+      }
+      line.children[0].textContent = names[kind][i];
+      line.children[1].append(Object.assign(document.createElement("span"), { className: "bar" }));
+      line.children[1].firstChild.style.width = `${(100 * values[i]) / most}%`;
+      line.children[2].textContent = percent(values[i]);
+      shares.append(line);
+    }
+    return best;
+  }
+
+  /** Names and shares on the strongest regions, each clear of those before it; what finds no room stays in the list. */
+  function label(values, first) {
+    labels.replaceChildren();
+    const box = picture.viewBox.baseVal;
+    const unit = box.width / (picture.getBoundingClientRect().width || box.width);
+    const high = 1.45 * TEXT * unit;
+    const taken = [];
+    for (const i of first) {
+      const group = document.createElementNS(picture.namespaceURI, "g");
+      const ground = document.createElementNS(picture.namespaceURI, "rect");
+      const text = document.createElementNS(picture.namespaceURI, "text");
+      text.textContent = values ? `${names.region[i]}: ${percent(values[i])}` : names.region[i];
+      text.setAttribute("font-size", TEXT * unit);
+      group.append(ground, text);
+      labels.append(group);
+      const wide = text.getComputedTextLength() + 0.7 * TEXT * unit;
+      const [x0, y0, x1, y1] = pair.boxes[i];
+      const places = [[x0, y0], [x0, y1 - high], [x1 - wide, y0], [x1 - wide, y1 - high], [x0, y0 - high], [x0, y1]];
+      for (let y = y0; y < y1 - high; y += high / 2) for (const x of [x0, (x0 + x1 - wide) / 2, x1 - wide]) places.push([x, y]);
+      const place = places
+        .map(([x, y]) => [Math.max(0, Math.min(x, box.width - wide)), Math.max(0, Math.min(y, box.height - high))])
+        .find(([x, y]) => taken.every(([a, b, w]) => x >= a + w || x + wide <= a || y >= b + high || y + high <= b));
+      if (!place) {
+        group.remove();
+        continue;
+      }
+      taken.push([...place, wide]);
+      for (const [name, value] of Object.entries({ x: place[0], y: place[1], width: wide, height: high })) ground.setAttribute(name, value);
+      ground.setAttribute("rx", 2 * unit);
+      text.setAttribute("x", place[0] + 0.35 * TEXT * unit);
+      text.setAttribute("y", place[1] + 1.08 * TEXT * unit);
+    }
+  }
+
+  function show() {
+    const active = pointed ?? chosen;
+    const now = attention();
+    const shown = lit(active, now);
+    step.disabled = !now || pair.views[view()].length < 2;
+    for (const kind of ["word", "region"]) {
+      const values = shown[kind];
+      const most = values ? Math.max(...values, 1e-12) : 1;
+      options[kind].forEach((option, i) => {
+        const own = now !== null && same(active, { kind, place: i });
+        option.setAttribute("aria-selected", own);
+        option.tabIndex = (chosen.kind === kind ? chosen.place : 0) === i ? 0 : -1;
+        option.style.setProperty("--strength", values ? (values[i] / most).toFixed(3) : 0);
+        option.setAttribute("aria-label", option.dataset.name + (values ? `, ${percent(values[i])}` : ""));
+        const share = option.querySelector(".share");
+        if (share) share.textContent = values ? percent(values[i]) : "";
+      });
+    }
+    const title = heading(active, now);
+    told.textContent = title;
+    shares.replaceChildren();
+    const [kind, values] = shown.region ? ["region", shown.region] : ["word", shown.word];
+    const best = list(kind, values);
+    if (!pointed) said.textContent = `${title}: ${best.slice(0, 3).map((i) => `${names[kind][i]} ${percent(values[i])}`).join(", ")}`;
+    label(shown.region, shown.region ? best.slice(0, LABELLED) : [active.place]);
+    for (const mark of document.querySelectorAll("[data-ends]")) {
+      const region = now !== null && active.kind === "region" ? String(active.place) : null;
+      mark.classList.toggle("lit", region !== null && mark.dataset.ends.split(" ").includes(region));
+    }
+  }
+
+  function found(target) {
+    const option = target instanceof Element ? target.closest("[data-word], [data-region]") : null;
+    if (!option) return null;
+    const kind = "word" in option.dataset ? "word" : "region";
+    return { kind, place: Number(option.dataset[kind]) };
+  }
+
+  function point(to) {
+    if (to === pointed || same(to, pointed)) return;
+    pointed = to;
+    show();
+  }
+
+  const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+  // On the picture's parent: a browser would take an SVG that listens to the focus for one to stop at.
+  for (const box of [document.getElementById("words"), picture.parentElement]) {
+    box.addEventListener("pointermove", (event) => point(found(event.target)));
+    box.addEventListener("pointerleave", () => point(null));
+    box.addEventListener("focusin", (event) => {
+      const to = found(event.target);
+      if (!to) return;
+      chosen = to;
+      pointed = null;
+      show();
+    });
+    box.addEventListener("keydown", (event) => {
+      const from = found(event.target);
+      if (!from || event.altKey || event.ctrlKey || event.metaKey) return;
+      const own = options[from.kind];
+      const ends = { Home: 0, End: own.length - 1 };
+      const to = event.key in ends ? ends[event.key] : from.place + (STEPS[event.key] ?? NaN);
+      if (Number.isNaN(to)) return;
+      event.preventDefault();
+      own[(to + own.length) % own.length].focus();
+    });
+  }
+  for (const input of document.querySelectorAll("input[name=view], #step")) input.addEventListener("change", show);
+  new ResizeObserver(show).observe(picture);
+  show();
+})();

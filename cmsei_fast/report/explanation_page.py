@@ -1,0 +1,197 @@
+"""An explanation as one HTML page: pointing at a word lights up its regions, and the reverse."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .canvas import layout
+from .explanation import TERM_TITLES, AttentionStep, Explanation
+from .html import Html, html, page, table
+from .relation_page import relations_section
+
+_VIEWS = {"t2i": "Words ask regions (α)", "i2t": "Regions ask words (β)", "levels": "Sentence and image ask (p, ω)"}
+_UNKNOWN = "not in the vocabulary of the model"
+_DIGITS = 5
+_LARGEST = 1600  # pixels of an image's longer side in the page
+_HIGH = 36  # rem
+
+
+def save_page(
+    explanation: Explanation,
+    path: str | os.PathLike[str],
+    word: str | int | None = None,
+    image: str | os.PathLike[str] | None = None,
+    step: int = -1,
+) -> None:
+    """Writes one pair as an HTML page that needs nothing outside itself, whole or not at all.
+
+    Args:
+        explanation: of the pair.
+        path: of the page.
+        word: which the page shows first, by itself or by its place; the telling one if None.
+        image: the image's file, which is put into the page; without it the boxes stand on an empty canvas.
+        step: of the attention, shown first, from 0; -1 is the last.
+
+    Raises:
+        TypeError: ``explanation`` is none.
+        ValueError: a word or a step that the explanation does not have, or a file that is no image.
+        ModuleNotFoundError: Pillow is not installed, for an image.
+        OSError: the directory is not there or cannot be written.
+    """
+    if not isinstance(explanation, Explanation):
+        raise TypeError(f"explanation: expected an Explanation, got {type(explanation).__name__}")
+    chosen = explanation.telling_word() if word is None else explanation.find_word(word)
+    step = explanation.find_step(step)
+    from ..data.files import check_target, replacing
+
+    check_target(path)
+    address = None if image is None else _address(image)
+    with replacing(path) as temporary:
+        Path(temporary).write_text(_page(explanation, chosen, step, address), encoding="utf-8")
+
+
+def _page(explanation: Explanation, word: int, step: int, image: str | None) -> str:
+    boxes, size = layout(explanation)
+    views = [name for name in ("t2i", "i2t") if getattr(explanation, name)]
+    first = views[0] if views else "levels"
+    radios = "".join(
+        f'<label><input type="radio" name="view" value="{name}"{" checked" if name == first else ""}>'
+        f"{html(_VIEWS[name])}</label>"
+        for name in (*views, "levels")
+    )
+    steps = "".join(
+        f'<option value="{k}"{" selected" if k == step else ""}>{k + 1}</option>'
+        for k in range(max(1, explanation.n_steps))
+    )
+    body = f"""<main>
+<header><h1>What made the score {explanation.score:.3f}</h1><p>{html(explanation.image)}</p></header>
+<div id="words" class="words" role="listbox" aria-orientation="horizontal" aria-label="Words of the caption">
+{_words(explanation)}</div>
+<form class="choices"><fieldset><legend>Attention</legend>{radios}</fieldset>
+<label>Step <select id="step">{steps}</select> of {max(1, explanation.n_steps)}</label></form>
+<p class="hint">Point at a word or a region, or go there by Tab and the arrow keys. What one looks at sums to 100 %.</p>
+<div class="view"><div>{_picture(explanation, boxes, size, image)}</div>
+<div><h2 id="told"></h2><ol id="shares"></ol></div></div>
+<p id="said" class="hidden" role="status"></p>
+<h2>The terms of the score</h2>
+{_terms(explanation)}
+{relations_section(explanation, boxes, size)}
+</main>
+<script type="application/json" id="pair">{_numbers(explanation, word, boxes, views)}</script>"""
+    style, script = (_own(f"explanation_page.{kind}") for kind in ("css", "js"))
+    return page(f"{explanation.image}: {explanation.caption}", body, style=style, script=script)
+
+
+def _own(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _words(explanation: Explanation) -> str:
+    parts = []
+    for i, (word, known) in enumerate(zip(explanation.words, explanation.known, strict=True)):
+        kind, name, hint = (
+            ("word", word, "") if known else ("word unknown", f"{word}, {_UNKNOWN}", f' title="{_UNKNOWN}"')
+        )
+        parts.append(
+            f'<div class="{kind}" role="option" aria-selected="false" tabindex="-1" data-word="{i}" '
+            f'data-name="{escape(name)}"{hint}>'
+            f'<span class="text">{escape(word)}</span><span class="share"></span></div>\n'
+        )
+    return "".join(parts)
+
+
+def _picture(explanation: Explanation, boxes: np.ndarray, size: Sequence[float], image: str | None) -> str:
+    """The boxes, the larger ones below; each is an option that can be pointed at and focused."""
+    wide, high = size
+    parts = []
+    for i in np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable").tolist():
+        x0, y0, x1, y1 = boxes[i].tolist()
+        name = escape(f"{explanation.regions[i]} {i}")
+        place = f'x="{x0:g}" y="{y0:g}" width="{max(0.0, x1 - x0):g}" height="{max(0.0, y1 - y0):g}"'
+        parts.append(
+            f'<g class="region" role="option" aria-selected="false" tabindex="-1" data-region="{i}" '
+            f'data-name="{name}" aria-label="{name}"><rect class="fill" {place}/><rect class="line" {place}/></g>\n'
+        )
+    pixels = ""
+    if image is not None:
+        pixels = f'<image href="{image}" width="{wide:g}" height="{high:g}" preserveAspectRatio="none"/>'
+    return (
+        f'<svg id="picture" class="drawing" role="group" aria-label="{escape(explanation.image)}" '
+        f'viewBox="0 0 {wide:g} {high:g}" style="max-width:{_HIGH * wide / high:.1f}rem">{pixels}\n'
+        f'<g role="listbox" aria-label="Regions of the image">{"".join(parts)}</g>'
+        '<g class="labels" aria-hidden="true"></g></svg>'
+    )
+
+
+def _terms(explanation: Explanation) -> Html:
+    own = {term.name: term for term in explanation.terms}
+    most = max((abs(term.contribution) for term in explanation.terms), default=0.0) or 1.0
+    rows: list[tuple[object, ...]] = []
+    for name, title in TERM_TITLES.items():
+        if name not in own:
+            rows.append((title, "none", "", Html("<small>0</small>"), ""))
+            continue
+        term = own[name]
+        value = html(f"{term.value:.4f}")
+        steps: tuple[AttentionStep, ...] = getattr(explanation, name, ())
+        if len(steps) > 1:
+            value = Html(f"{value}<small>mean of {', '.join(f'{step.score:.4f}' for step in steps)}</small>")
+        kind = "bar" if term.contribution >= 0 else "bar negative"
+        bar = Html(f'<span class="{kind}" style="width:{100 * abs(term.contribution) / most:.1f}%"></span>')
+        rows.append((title, f"{term.weight:.4f}", value, f"{term.contribution:.4f}", bar))
+    rows.append(("score", "", "", f"{explanation.score:.4f}", ""))
+    heads = ("", "weight", "value", "weight × value", Html('<span class="hidden">as a bar</span>'))
+    return Html(f'<div class="scroll">{table(heads, rows, kind="terms")}</div>')
+
+
+def _numbers(explanation: Explanation, word: int, boxes: np.ndarray, views: Sequence[str]) -> str:
+    """JSON for the page's script, with nothing in it that HTML could mistake for a tag."""
+
+    def plain(x: np.ndarray | None) -> Any:
+        return None if x is None else np.round(x, _DIGITS).tolist()
+
+    def steps(name: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "attention": plain(step.attention if name == "t2i" else step.attention.T),  # (words, regions)
+                "relevance": plain(step.relevance),
+                "gate": plain(step.gate),
+            }
+            for step in getattr(explanation, name)
+        ]
+
+    numbers = {
+        "word": word,
+        "words": explanation.words,
+        "regions": explanation.regions,
+        "boxes": plain(boxes),
+        "views": {name: steps(name) for name in views},
+        "word_weights": plain(explanation.word_weights),
+        "region_weights": plain(explanation.region_weights),
+    }
+    text = json.dumps(numbers, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _address(image: str | os.PathLike[str]) -> str:
+    """The image as a data address, made smaller where it is large."""
+    from .draw_explanation import read_image
+
+    pixels = read_image(image)
+    from PIL import Image
+
+    small = Image.fromarray(pixels)
+    small.thumbnail((_LARGEST, _LARGEST))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

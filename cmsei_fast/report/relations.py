@@ -1,0 +1,77 @@
+"""The relations behind a graph's edges, each told once: its edges run both ways and through every layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .explanation import Edge, Explanation
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Subject, name, object, with the edges that come of it.
+
+    Args:
+        kind: of the graph.
+        subject: the region that ``name`` is said of.
+        name: predicate, or place as one says it: ``"above and slightly left of"``.
+        target: the other region.
+        edges: the strongest first.
+    """
+
+    kind: str
+    subject: int
+    name: str
+    target: int
+    edges: tuple[Edge, ...]
+
+    @property
+    def attention(self) -> float:
+        """The largest along its edges."""
+        return self.edges[0].attention
+
+    def gathered_by(self, region: int) -> tuple[Edge, ...]:
+        """The edges along which that region gathers, layer by layer."""
+        return tuple(sorted((edge for edge in self.edges if edge.region == region), key=lambda edge: edge.layer))
+
+
+def strongest_relations(explanation: Explanation) -> list[Relation]:
+    """Each relation between two regions once, by its largest attention; a region's edge to itself is none.
+
+    Of a scene graph, the triplets. Of another graph, the pairs of regions: what each is to the other says one thing
+    twice, so the stronger edge has the word.
+    """
+    found: dict[tuple[object, ...], list[Edge]] = {}
+    for edge in sorted(explanation.edges, key=lambda edge: -edge.attention):
+        if edge.region == edge.neighbour:
+            continue
+        subject, target = _ends(edge)
+        key = (subject, target, edge.name) if edge.kind == "semantic" else frozenset((subject, target))
+        found.setdefault((edge.kind, key), []).append(edge)
+    relations = []
+    for edges in found.values():
+        subject, target = _ends(edges[0])
+        relations.append(Relation(edges[0].kind, subject, _said(edges[0]), target, tuple(edges)))
+    return relations
+
+
+def said(explanation: Explanation, relation: Relation) -> str:
+    """The relation as one reads it, each region with its number."""
+    subject, target = (f"{explanation.regions[i]} {i}" for i in (relation.subject, relation.target))
+    return f"{subject} {relation.name} {target}"
+
+
+def _ends(edge: Edge) -> tuple[int, int]:
+    """Subject and object; a direction in the image is where the neighbour lies, so the neighbour is its subject."""
+    swapped = edge.reverse or (edge.kind == "spatial" and ", " in edge.name)
+    return (edge.neighbour, edge.region) if swapped else (edge.region, edge.neighbour)
+
+
+def _said(edge: Edge) -> str:
+    if edge.kind == "implicit":
+        return "and"
+    if edge.kind == "semantic" or ", slightly " not in edge.name:
+        return edge.name
+    return " and slightly ".join(
+        f"{side} of" if side in ("left", "right") else side for side in edge.name.split(", slightly ")
+    )

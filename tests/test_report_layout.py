@@ -1,0 +1,76 @@
+"""Labels that keep clear of each other, and relations told once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cmsei_fast.report import explain_features
+from cmsei_fast.report.canvas import about_box, about_point, keep_clear
+from cmsei_fast.report.explanation import Edge
+from cmsei_fast.report.relations import said, strongest_relations
+
+
+@pytest.mark.parametrize("places", [about_box, about_point])
+@pytest.mark.parametrize("seed", range(4))
+def test_labels_stay_on_the_canvas_and_off_each_other(places, seed):
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(0, 300, (30, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 100, (30, 2))], axis=1)
+    boxes[5:9] = boxes[4]  # objects in one place
+    anchors = boxes if places is about_box else boxes[:, :2]
+    sizes = [(float(w), 12.0) for w in rng.uniform(20, 60, 30)]
+    wanted = [(size, places(anchor.tolist(), size)) for size, anchor in zip(sizes, anchors, strict=True)]
+    found = keep_clear(wanted, (400.0, 400.0))
+    placed = [(x, y, x + w, y + h) for (w, h), corner in zip(sizes, found, strict=True) if corner for x, y in [corner]]
+    assert len(placed) >= 25
+    assert found[0] is not None
+    for i, a in enumerate(placed):
+        assert min(a) >= 0
+        assert max(a) <= 400
+        assert all(a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3] for b in placed[:i])
+
+
+def test_a_label_without_room_is_told():
+    size = (10.0, 10.0)
+    assert keep_clear([(size, [(0.0, 0.0)]), (size, [(3.0, 3.0)]), (size, [(15.0, 0.0)])], (20.0, 10.0)) == [
+        (0.0, 0.0),
+        None,
+        (10.0, 0.0),
+    ]
+
+
+def explained(*edges):
+    rows = np.eye(4)
+    names = ["man", "hat", "dog", "tree"]
+    return dataclasses.replace(explain_features(rows, rows[:2], region_names=names), edges=edges)
+
+
+def test_a_relation_of_many_edges_is_told_once():
+    found = explained(
+        Edge("semantic", 0, 0, 1, "wearing", False, 0.3, 1.0),
+        Edge("semantic", 0, 1, 0, "wearing", True, 0.8, 1.0),
+        Edge("semantic", 1, 1, 0, "wearing", True, 0.1, 1.0),
+        Edge("semantic", 0, 0, 1, "has", False, 0.2, 1.0),
+        Edge("semantic", 0, 0, 0, "self", False, 0.9, 1.0),
+        Edge("spatial", 0, 2, 3, "left, slightly above", False, 0.5, 1.0),
+        Edge("spatial", 0, 3, 2, "right, slightly below", False, 0.4, 1.0),
+        Edge("spatial", 0, 1, 0, "inside", False, 0.25, 1.0),
+        Edge("spatial", 0, 0, 1, "covers", False, 0.05, 1.0),
+        Edge("implicit", 0, 0, 1, "any", False, 0.01, 1.0),
+    )
+    relations = strongest_relations(found)
+    # The neighbour, the tree, lies left of and slightly above the dog that gathers from it.
+    assert [said(found, r) for r in relations] == [
+        "man 0 wearing hat 1",
+        "tree 3 left of and slightly above dog 2",
+        "hat 1 inside man 0",
+        "man 0 has hat 1",
+        "man 0 and hat 1",
+    ]
+    assert [r.attention for r in relations] == [0.8, 0.5, 0.25, 0.2, 0.01]
+    assert [(e.layer, e.attention) for e in relations[0].gathered_by(1)] == [(0, 0.8), (1, 0.1)]
+    assert [e.attention for e in relations[0].gathered_by(0)] == [0.3]
+    assert sum(len(r.edges) for r in relations) == len(found.edges) - 1
