@@ -254,7 +254,8 @@ def plan_native(plan: Plan, compiler: list[str], includes: list[str], variants: 
     for source in sources("csrc/cpu/isa/*.cpp"):
         for name in variants:
             machine, width = VARIANTS[name]
-            flags = [*portable, *extra, "-ffp-contract=fast", *machine]
+            # On cache lines: the inner loops' speed (5 % of a product) does not hang on what else the object holds.
+            flags = [*portable, *extra, "-ffp-contract=fast", "-falign-functions=64", *machine]
             flags += [f"-DCMSEI_ISA={name}", f"-DCMSEI_VECTOR_BYTES={width}"]
             out = f"{plan.directory}/isa/{name}/{Path(source).stem}.o"
             objects.append(plan.step("cxx", out, [source], toolchain, flags))

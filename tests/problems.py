@@ -229,9 +229,12 @@ def margin(problem: Problem, dtype: torch.dtype = torch.float64) -> float:
     return min(smallest)
 
 
+DECIDED = 4e-6  # the margin of choices that stand in float32
+
+
 def decided(problem: Problem) -> Problem:
     """The same problem with the first seed whose choices stand in every precision."""
-    while min(margin(problem, t) for t in (torch.float64, torch.bfloat16, torch.float16)) < 4e-6:
+    while min(margin(problem, t) for t in (torch.float64, torch.bfloat16, torch.float16)) < DECIDED:
         problem = dataclasses.replace(problem, seed=problem.seed + 1000)
     return problem
 

@@ -151,6 +151,20 @@ def test_an_overflow_is_never_a_score(scorer: PairScorer, backend: Backend) -> N
     assert not torch.isfinite(out).all()
 
 
+@pytest.mark.parametrize(
+    "scorer", [*PRESETS.values(), PairScorer.maxsim(), PairScorer.chan()], ids=[*PRESETS, "maxsim", "chan"]
+)
+@pytest.mark.parametrize("place", [0, 1, 20])
+def test_nan_is_never_passed_over(scorer: PairScorer, place: int, backend: Backend) -> None:
+    """A largest of numbers one of which is none, first or last of them, is none."""
+    leave_out(scorer, backend)
+    v, w, v_offsets, w_offsets = (x.to(backend.device) for x in Problem(scorer, (21, 2), (3, 18, 1), 8).tensors())
+    v[place] = torch.nan
+    out = pair_score(v, w, v_offsets.cpu(), w_offsets.cpu(), scorer=scorer, engine=backend.engine)
+    assert out[0].isnan().all()
+    assert out[1].isfinite().all()
+
+
 @pytest.mark.parametrize("name", list(engines.KNOWN_ATTENTION))
 def test_an_engine_that_lacks_an_attention_is_refused_and_auto_takes_another(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 from conftest import BACKENDS, Backend
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from problems import Problem, error, literal, magnitude, truth
+from problems import DECIDED, Problem, error, literal, magnitude, margin, truth
 from torch import Tensor
 
+from cmsei_fast import engines
 from cmsei_fast.ops import pair_score, relation_attention
-from cmsei_fast.scorer import AGGREGATES, NORMS, Attention, PairScorer
+from cmsei_fast.scorer import AGGREGATES, ATTENDS, NORMS, RELEVANCES, Attention, PairScorer
 
 FUZZ = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
@@ -23,7 +24,9 @@ temperatures = st.sampled_from([1.0, 4.0, 9.0, 20.0])
 
 @st.composite
 def attentions(draw: st.DrawFn) -> Attention:
-    steps = draw(st.integers(1, 4))
+    attend = draw(st.sampled_from(("softmax", *ATTENDS)))
+    aware = attend == "negative_aware"
+    steps = 1 if aware else draw(st.integers(1, 4))
     gate = st.tuples(st.floats(-3, 3, width=16), st.floats(-3, 3, width=16))
     gates = tuple(draw(st.lists(gate, min_size=steps - 1, max_size=steps - 1)))
     return Attention(
@@ -34,6 +37,9 @@ def attentions(draw: st.DrawFn) -> Attention:
         draw(temperatures),
         steps,
         gates,
+        attend,
+        "cosine" if aware else draw(st.sampled_from(RELEVANCES)),
+        draw(st.floats(-0.5, 1, width=16)),
     )
 
 
@@ -74,6 +80,8 @@ def with_strides(x: Tensor, kind: str) -> Tensor:
 @FUZZ
 @given(problems(), st.sampled_from(BACKENDS), st.sampled_from(STRIDES), st.sampled_from(STRIDES), st.booleans())
 def test_pair_score(problem: Problem, backend: Backend, v_strides: str, w_strides: str, wide: bool) -> None:
+    assume(engines.lacks(backend.engine, problem.scorer.config()) is None)
+    assume(margin(problem) >= DECIDED)
     dtype = torch.float64 if wide else torch.float32
     v, w, v_offsets, w_offsets = problem.tensors()
     v = with_strides(v.to(backend.device, dtype), v_strides).requires_grad_()

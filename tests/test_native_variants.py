@@ -102,7 +102,11 @@ def test_a_variant_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("scorer", [PairScorer.cmsei(), PairScorer.scan_t2i()], ids=["cmsei", "scan_t2i"])
+@pytest.mark.parametrize(
+    "scorer",
+    [PairScorer.cmsei(), PairScorer.scan_t2i(), PairScorer.maxsim(), PairScorer.naaf(0.3)],
+    ids=["cmsei", "scan_t2i", "maxsim", "naaf"],
+)
 @pytest.mark.parametrize("variant", NATIVE, ids=str)
 @pytest.mark.usefixtures("threads")
 def test_same_bits_for_any_number_of_threads(variant: Backend, scorer: PairScorer, dtype: torch.dtype) -> None:
@@ -136,13 +140,24 @@ def test_bfloat16_gradients_come_from_the_products_of_the_scores(variant: Backen
         assert error(low.float(), wide) <= 2**-8 * magnitude(wide)
 
 
-@pytest.mark.parametrize("norm", ["l2norm", "clipped_l2norm", "l1norm", "clipped_l1norm"])
-@pytest.mark.parametrize("aggregate", ["mean", "sum", "max", "lse"])
+SIDE_BY_SIDE = [
+    Attention(norm=norm, aggregate=aggregate)
+    for norm in ("l2norm", "clipped_l2norm", "l1norm", "clipped_l1norm")
+    for aggregate in ("mean", "sum", "max", "lse")
+]
+SIDE_BY_SIDE += [
+    Attention(aggregate=aggregate, attend=attend, relevance=relevance)
+    for attend, relevance in (("softmax", "dot"), ("hard", "dot"), ("hard", "cosine"))
+    for aggregate in ("mean", "lse")
+]
+
+
+@pytest.mark.parametrize("t2i", SIDE_BY_SIDE, ids=lambda a: f"{a.norm}.{a.aggregate}.{a.attend}.{a.relevance}")
 @pytest.mark.parametrize("variant", NATIVE, ids=str)
-def test_many_captions_side_by_side(variant: Backend, norm: str, aggregate: str) -> None:
+def test_many_captions_side_by_side(variant: Backend, t2i: Attention) -> None:
     """More words than are worked on together, in captions that end anywhere, one of them longer than all of that."""
     lengths = (*(1 + (i * 7) % 19 for i in range(45)), 300, 1, 16, 32, 128, 129)
-    scorer = PairScorer(t2i=Attention(norm=norm, aggregate=aggregate))
+    scorer = PairScorer(t2i=t2i)
     problem = Problem(scorer, (36, 1, 5, 49), lengths, 24)
     v, w, v_offsets, w_offsets = problem.tensors()
     expected = pair_score(v, w, v_offsets, w_offsets, scorer=scorer, engine="reference")

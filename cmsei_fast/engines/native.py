@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmsei_fast.scorer import T2I_ATTEND
-
 from .native_relation import relation_attention, relation_attention_backward, rows_of
 
 __all__ = [
@@ -109,7 +107,7 @@ def pair_score(
         _items(v, i),
         _items(w, j),
         v.shape[1],
-        list(config[:T2I_ATTEND]),  # it knows one attention, so it is not told which
+        list(config),
         scalars.detach().double().tolist(),
         out.data_ptr(),
         out.stride(0),
@@ -145,7 +143,7 @@ def pair_score_backward(
         _items(v, i),
         _items(w, j),
         v.shape[1],
-        list(config[:T2I_ATTEND]),  # it knows one attention, so it is not told which
+        list(config),
         scalars.detach().double().tolist(),
         grad.data_ptr(),
         grad.stride(0),

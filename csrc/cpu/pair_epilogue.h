@@ -25,6 +25,9 @@ template <class S> struct Step {
     S *factor;                     // (m) temperature * scale, for powers of two
     S *q, *dot, *quad, *u, *r;     // (ld) |Q|, Q·U, |U|², |U|, relevance
     S *gate, *x, *y, *norm, *alpha, *beta; // (ld) of the refinement that follows
+    // Of a negative-aware direction, whose only step takes the refinement's place: its softmax, which `p` is not, (m, ld);
+    // largest product less the threshold and where it is; what it adds to the relevance, and of that the mismatch.
+    S *soft, *best, *choice, *extra, *miss;
 };
 
 template <class S> struct Direction {
@@ -34,14 +37,16 @@ template <class S> struct Direction {
     static constexpr int W = V::W;
 
     long n, m, ld, m_padded; // queries, context, padded lanes, padded rows
-    int norm, aggregate, steps;
-    S temperature, lse;
+    int norm, aggregate, steps, how, relevance_kind; // `how` it attends
+    S temperature, lse, threshold;
     const S (*gates)[2];
-    const Gram<S>* context;
+    const Gram<S> *context, *queries;
     const S* guide; // (ld) weights of guided aggregation, zero past n
     Step<S> step[kMaxSteps];
 
-    static long step_size(long m_padded, long ld) { return 3 * m_padded * ld + 3 * m_padded + 11 * ld; }
+    static long step_size(long m_padded, long ld, bool aware) {
+        return (aware ? 4 : 3) * m_padded * ld + 3 * m_padded + 11 * ld;
+    }
 
     void lay_out(Arena<S>& arena, bool keep) {
         for (int k = 0; k < steps; ++k) {
@@ -49,7 +54,7 @@ template <class S> struct Direction {
                 step[k] = step[0];
                 continue;
             }
-            S* p = arena.take(step_size(m_padded, ld));
+            S* p = arena.take(step_size(m_padded, ld, how == kNegativeAware));
             Step<S>& s = step[k];
             S** const matrices[] = {&s.a, &s.p, &s.h};
             S** const rows[] = {&s.shift, &s.scale, &s.factor};
@@ -57,6 +62,8 @@ template <class S> struct Direction {
             for (S** x : matrices) *x = p, p += m_padded * ld;
             for (S** x : rows) *x = p, p += m_padded;
             for (S** x : lane) *x = p, p += ld;
+            s.soft = p; // the last
+            s.best = s.gate, s.choice = s.x, s.extra = s.y, s.miss = s.norm;
         }
     }
 
@@ -147,10 +154,107 @@ template <class S> struct Direction {
                 total += e;
                 dot += e * a;
             }
+            if (is_focal(how)) continue;
             const T inverse = 1 / total;
             for (long c = 0; c < m; ++c) V::store(s.p + c * ld + v, V::load(s.p + c * ld + v) * inverse);
             V::store(s.dot + v, dot * inverse);
         }
+    }
+
+    // From the softmax's weights, not yet divided by their sum, to those that are above their mean, and Q·U.
+    template <bool prob> void focus(const Step<S>& s) const {
+        for (long v = 0; v < n; v += W) {
+            T weighted = V::zero(), confident = V::zero(), total = V::zero(), dot = V::zero();
+            for (long c = 0; c < m; ++c) {
+                const T p = V::load(s.p + c * ld + v), g = M::confidence(prob, p);
+                weighted += p * g;
+                confident += g;
+            }
+            const T least = M::focal_least(weighted, confident);
+            for (long c = 0; c < m; ++c) {
+                const T p = M::focal(V::load(s.p + c * ld + v), least);
+                V::store(s.p + c * ld + v, p);
+                total += p;
+                dot += p * V::load(s.a + c * ld + v);
+            }
+            const T inverse = 1 / total;
+            for (long c = 0; c < m; ++c) V::store(s.p + c * ld + v, V::load(s.p + c * ld + v) * inverse);
+            V::store(s.dot + v, dot * inverse);
+        }
+    }
+
+    // The largest of m numbers a, `stride` apart, for each lane, and the first place where it is; NaN if one is.
+    struct Largest {
+        T value, place;
+    };
+    CMSEI_INLINE Largest largest(const S* a) const {
+        T value = V::load(a), place = V::zero(), sum = value;
+        for (long c = 1; c < m; ++c) {
+            const T x = V::load(a + c * ld);
+            place = V::select(x > value, V::set(static_cast<S>(c)), place);
+            value = V::max(x, value);
+            sum += x;
+        }
+        return {V::select(sum == sum, value, sum), place};
+    }
+
+    // Hard attention: Q·U, |U|² and |U| of the one item chosen, and the attention where it is asked for.
+    void choose(const Step<S>& s, bool attention) const {
+        for (long v = 0; v < n; v += W) {
+            const Largest found = largest(s.a + v);
+            T u = V::zero();
+            for (long c = 0; c < m; ++c) {
+                const auto here = found.place == static_cast<S>(c);
+                u = V::select(here, V::set(context->length[c]), u);
+                if (attention) V::store(s.p + c * ld + v, V::select(here, V::set(1), V::zero()));
+            }
+            V::store(s.dot + v, found.value);
+            V::store(s.u + v, u);
+            V::store(s.quad + v, u * u);
+            V::store(s.r + v, M::relevance(relevance_kind, found.value, V::load(s.q + v), u));
+        }
+    }
+
+    // Negative-aware attention: that of what is above the threshold, from the inner products alone, and what the
+    // relevance has besides the cosine.
+    void match(const Step<S>& s) const {
+        const S f = temperature * static_cast<S>(kLog2E);
+        for (long v = 0; v < n; v += W) {
+            const Largest found = largest(s.a + v);
+            T total = V::zero(), dot = V::zero();
+            for (long c = 0; c < m; ++c) {
+                const T a = V::load(s.a + c * ld + v), p = M::above(a, threshold, V::exp2(f * (a - found.value)));
+                V::store(s.p + c * ld + v, p);
+                total += p;
+                dot += p * a;
+            }
+            const T inverse = M::matched_factor(total);
+            for (long c = 0; c < m; ++c) V::store(s.p + c * ld + v, V::load(s.p + c * ld + v) * inverse);
+            V::store(s.dot + v, dot * inverse);
+            V::store(s.best + v, found.value - threshold);
+            V::store(s.choice + v, found.place);
+        }
+        for (long v = 0; v < n; v += W) {
+            const S* alike = queries->rows + v;
+            T most = V::load(alike), agreed = V::zero();
+            for (long k = 1; k < n; ++k) most = V::max(V::load(alike + k * ld), most);
+            for (long k = 0; k < n; ++k)
+                agreed += V::exp((S)kIntraTemperature * (V::load(alike + k * ld) - most)) * s.best[k];
+            V::store(s.miss + v, M::mismatch(agreed, V::set(1)));
+            V::store(s.extra + v, V::load(s.extra + v) + M::mismatch(agreed, V::load(s.best + v)));
+        }
+    }
+
+    // The softmax of a negative-aware direction and its Q·U.
+    Step<S> soft_step(const Step<S>& s) const {
+        Step<S> soft = s;
+        soft.p = s.soft;
+        soft.dot = s.extra;
+        return soft;
+    }
+
+    template <class Body> void each_lane(Body body) const {
+        for (long v = 0; v < n; v += W) body(v);
     }
 
     void gram_product(const Step<S>& s) const {
@@ -169,6 +273,9 @@ template <class S> struct Direction {
         }
     }
 
+    // Whether the step's attended vectors need the Gram matrix.
+    bool needs_gram(int k) const { return cmsei::needs_gram(how, relevance_kind, k + 1 < steps); }
+
     void relevance(const Step<S>& s) const {
         for (long v = 0; v < n; v += W) {
             T quad = V::zero();
@@ -176,7 +283,7 @@ template <class S> struct Direction {
             const T u = M::length(quad);
             V::store(s.quad + v, quad);
             V::store(s.u + v, u);
-            V::store(s.r + v, M::cosine(V::load(s.dot + v), V::load(s.q + v), u));
+            V::store(s.r + v, M::relevance(relevance_kind, V::load(s.dot + v), V::load(s.q + v), u));
         }
     }
 
@@ -230,14 +337,26 @@ template <class S> struct Direction {
         for (int k = 0; k < steps; ++k) {
             const Step<S>& s = step[k];
             const bool last = k + 1 == steps;
-            normalise(s);
-            with_kind([&](auto kind) { attend<decltype(kind)::value>(s); });
-            if (keep || !last) {
+            if (how == kHard) {
+                choose(s, keep || !last);
+            } else {
+                const Step<S> soft = how == kNegativeAware ? soft_step(s) : s;
+                normalise(s);
+                with_kind([&](auto shape) { attend<decltype(shape)::value>(soft); });
+                if (how == kFocalEqual) focus<false>(s);
+                if (how == kFocalProb) focus<true>(s);
+                if (how == kNegativeAware) match(s);
+            }
+            if (!needs_gram(k)) {
+                if (how != kHard) each_lane([&](long v) { V::store(s.r + v, V::load(s.dot + v)); });
+            } else if (keep || !last) {
                 gram_product(s);
                 relevance(s);
             } else {
                 last_relevance(s);
             }
+            if (how == kNegativeAware)
+                each_lane([&](long v) { V::store(s.r + v, V::load(s.r + v) + V::load(s.extra + v)); });
             score += aggregated(s.r);
             if (!last) refine(s, step[k + 1], gates[k]);
         }
@@ -250,7 +369,7 @@ template <class S> struct Direction {
         S *left, *right;     // (ld, m_padded) transposes for the Gram's gradient
         S* d_guide;          // (ld) added to
         S* d_context;        // (m, context->ld) added to
-        double d_temperature, d_lse, d_gate[kMaxSteps][2];
+        double d_temperature, d_lse, d_threshold, d_gate[kMaxSteps][2];
     };
     static long backward_size(long m_padded, long ld) { return 3 * m_padded * ld + 2 * ld + 2 * ld * m_padded; }
 
@@ -260,7 +379,7 @@ template <class S> struct Direction {
         for (S** x : matrices) *x = p, p += m_padded * ld;
         b.d_q = p;
         b.d_r = p + ld;
-        b.d_temperature = b.d_lse = 0;
+        b.d_temperature = b.d_lse = b.d_threshold = 0;
         for (auto& gate : b.d_gate) gate[0] = gate[1] = 0;
     }
 
@@ -324,7 +443,10 @@ template <class S> struct Direction {
                 d_gate[0] += V::select(lanes(v), d_z * r, V::zero());
                 d_gate[1] += V::select(lanes(v), d_z, V::zero());
             }
-            M::cosine_vjp(r, q, u, dr, ddot, dq, du);
+            if (how == kNegativeAware || relevance_kind == kDot)
+                M::relevance_vjp(relevance_kind, dot, q, u, dr, ddot, dq, du);
+            else
+                M::cosine_vjp(r, q, u, dr, ddot, dq, du);
             dquad += M::length_vjp(u, du);
             V::store(b.d_q + v, dq);
             V::store(d_dot + v, ddot);
@@ -332,6 +454,7 @@ template <class S> struct Direction {
         }
         b.d_gate[k][0] += V::sum(d_gate[0]);
         b.d_gate[k][1] += V::sum(d_gate[1]);
+        if (!needs_gram(k)) return unattended_vjp(s, d_dot, d_quad, b);
         for (long v = 0; v < n; v += W) {
             const T alpha = V::load(s.alpha + v), beta = V::load(s.beta + v);
             const T dot = V::load(d_dot + v), quad = V::load(d_quad + v);
@@ -355,6 +478,42 @@ template <class S> struct Direction {
         transpose(b.d_h, ld, m, n, b.left, m_padded);
         transpose(s.p, ld, m, n, b.right, m_padded);
         gemm(Gemm<S>{b.left, kMR, m_padded, b.right, kNR<S>, m_padded, b.d_context, context->ld, m, m, n, true});
+    }
+
+    // The rest of step_vjp where no Gram matrix was met: of a chosen item, and of inner products alone.
+    void unattended_vjp(const Step<S>& s, const S* d_dot, const S* d_quad, Backward& b) const {
+        for (long c = 0; c < m; ++c) {
+            T own = V::zero();
+            for (long v = 0; v < n; v += W) {
+                const T dot = V::load(d_dot + v), p = V::load(s.p + c * ld + v);
+                if (how == kHard) own += V::load(d_quad + v) * p;
+                V::store(b.d_a + c * ld + v, dot * p);
+                V::store(b.d_p + c * ld + v, dot * V::load(s.a + c * ld + v));
+            }
+            if (how == kHard) b.d_context[c * context->ld + c] += V::sum(own);
+        }
+    }
+
+    // The attention to what is above the threshold, and what the relevance has besides its cosine: adds to d_a, and
+    // leaves in d_p the gradient of the softmax's weights.
+    void match_vjp(const Step<S>& s, Backward& b) const {
+        T d_temperature = V::zero(), d_threshold = V::zero();
+        for (long v = 0; v < n; v += W) {
+            T mean = V::zero();
+            for (long c = 0; c < m; ++c) mean += V::load(s.p + c * ld + v) * V::load(b.d_p + c * ld + v);
+            const T d_r = V::load(b.d_r + v), choice = V::load(s.choice + v), d_best = d_r * V::load(s.miss + v);
+            d_threshold -= V::select(lanes(v), d_best, V::zero());
+            for (long c = 0; c < m; ++c) {
+                const T a = V::load(s.a + c * ld + v), soft = V::load(s.soft + c * ld + v);
+                const T d = M::softmax_vjp(V::load(s.p + c * ld + v), V::load(b.d_p + c * ld + v), mean);
+                d_temperature += V::select(lanes(v), d * a, V::zero());
+                V::store(b.d_a + c * ld + v, V::load(b.d_a + c * ld + v) + temperature * d + d_r * soft +
+                                                 V::select(choice == static_cast<S>(c), d_best, V::zero()));
+                V::store(b.d_p + c * ld + v, d_r * a);
+            }
+        }
+        b.d_temperature += V::sum(d_temperature);
+        b.d_threshold += V::sum(d_threshold);
     }
 
     // Softmax over the context, then the normalisation along the queries: from d_p to d_a.
@@ -406,7 +565,11 @@ template <class S> struct Direction {
         for (int k = steps - 1; k >= 0; --k) {
             aggregated_vjp(step[k].r, d / steps, b);
             step_vjp(k, b);
-            with_kind([&](auto kind) { attend_vjp<decltype(kind)::value>(step[k], b); });
+            if (how == kHard) continue; // the choice is a constant
+            const bool aware = how == kNegativeAware;
+            if (aware) match_vjp(step[k], b);
+            const Step<S> soft = aware ? soft_step(step[k]) : step[k];
+            with_kind([&](auto shape) { attend_vjp<decltype(shape)::value>(soft, b); });
         }
     }
 };

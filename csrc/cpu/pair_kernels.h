@@ -21,9 +21,9 @@ constexpr int kMaxSteps = 8;
 // The scorer: direction 0 asks with words (t2i), direction 1 with regions (i2t).
 template <class S> struct PairSpec {
     bool active[2];
-    int norm[2], aggregate[2], steps[2];
+    int norm[2], aggregate[2], steps[2], attend[2], relevance[2];
     bool object_sentence, word_image, alignment;
-    S weight[5], mu, temperature[2], lse[2], gate[2][kMaxSteps][2];
+    S weight[5], mu, temperature[2], lse[2], threshold[2], gate[2][kMaxSteps][2];
 
     bool cross_level() const {
         return object_sentence || word_image || alignment || (active[0] && aggregate[0] == kGuided) ||
@@ -31,7 +31,16 @@ template <class S> struct PairSpec {
     }
     // Position of direction's first gate in the vector of scalars.
     int first_gate(int direction) const { return kFirstGate + (direction == 1 && active[0] ? 2 * (steps[0] - 1) : 0); }
-    int scalars() const { return first_gate(1) + (active[1] ? 2 * (steps[1] - 1) : 0); }
+    // And of its threshold: behind the gates of both.
+    int threshold_at(int direction) const {
+        return first_gate(1) + (active[1] ? 2 * (steps[1] - 1) : 0) + (direction == 1 && aware(0));
+    }
+    int scalars() const { return threshold_at(1) + aware(1); }
+    bool aware(int direction) const { return attend[direction] == kNegativeAware; }
+    // Whether a direction multiplies the Gram matrix of its context.
+    bool uses_gram(int direction) const {
+        return active[direction] && needs_gram(attend[direction], relevance[direction], steps[direction] > 1);
+    }
 };
 
 // C (rows × cols) = or += A (rows × k) · B (k × cols). A comes in panels of `mr` rows, element (i, k) of a panel at

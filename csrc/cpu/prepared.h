@@ -14,16 +14,21 @@ template <> inline const PairKernels<double>& kernels_of(const CpuKernels& k) { 
 
 template <class S> PairSpec<S> spec_of(const Scorer& scorer) {
     const auto& c = scorer.config;
-    if (c.size() != 11) throw std::invalid_argument("config: expected 11 integers");
+    if (c.size() != 15) throw std::invalid_argument("config: expected 15 integers");
     PairSpec<S> spec{};
     for (int d = 0; d < 2; ++d) {
         spec.active[d] = c[4 * d] != 0;
         spec.norm[d] = static_cast<int>(c[4 * d + 1]);
         spec.aggregate[d] = static_cast<int>(c[4 * d + 2]);
         spec.steps[d] = static_cast<int>(c[4 * d + 3]);
-        if (spec.norm[d] < 0 || spec.norm[d] > 6 || spec.aggregate[d] < 0 || spec.aggregate[d] > 4 ||
-            spec.steps[d] < 1 || spec.steps[d] > kMaxSteps)
-            throw std::invalid_argument("config: a norm, an aggregate or a number of steps is out of range");
+        spec.attend[d] = static_cast<int>(c[11 + 2 * d]);
+        spec.relevance[d] = static_cast<int>(c[12 + 2 * d]);
+        const auto outside = [](int x, int least, int most) { return x < least || x > most; };
+        if (outside(spec.norm[d], kSoftmax, kNone) || outside(spec.aggregate[d], kMean, kGuided) ||
+            outside(spec.steps[d], 1, kMaxSteps) || outside(spec.attend[d], kSoft, kNegativeAware) ||
+            outside(spec.relevance[d], kCosine, kDot) ||
+            (spec.aware(d) && (!spec.active[d] || spec.steps[d] != 1 || spec.relevance[d] != kCosine)))
+            throw std::invalid_argument("config: expected that of a PairScorer");
     }
     spec.object_sentence = c[8] != 0;
     spec.word_image = c[9] != 0;
@@ -40,6 +45,7 @@ template <class S> PairSpec<S> spec_of(const Scorer& scorer) {
         spec.lse[d] = static_cast<S>(x[7 + 2 * d]);
         for (int k = 0; spec.active[d] && k + 1 < spec.steps[d]; ++k)
             for (int i = 0; i < 2; ++i) spec.gate[d][k][i] = static_cast<S>(x[spec.first_gate(d) + 2 * k + i]);
+        if (spec.aware(d)) spec.threshold[d] = static_cast<S>(x[spec.threshold_at(d)]);
     }
     return spec;
 }
@@ -63,7 +69,7 @@ template <class S> struct Prepared {
     const PairKernels<S>& k;
     const Items &images, &captions;
     long depth;
-    bool context[2]; // whether a direction attends to the regions, to the words
+    bool context[2]; // whether a direction multiplies the Gram matrices of the regions, of the words
     bool pairs_bf16;
     std::vector<Group> regions, words;
     Buffer<S> a, b, gram_memory;
@@ -72,7 +78,7 @@ template <class S> struct Prepared {
 
     Prepared(const PairKernels<S>& kernels, const PairSpec<S>& spec, const Items& i, const Items& c, long d,
              long most_regions)
-        : k(kernels), images(i), captions(c), depth(d), context{spec.active[0], spec.active[1]},
+        : k(kernels), images(i), captions(c), depth(d), context{spec.uses_gram(0), spec.uses_gram(1)},
           pairs_bf16(kernels.gemm_bf16 && i.rows.storage == Storage::kBFloat16 &&
                      c.rows.storage == Storage::kBFloat16),
           regions(cut(i, most_regions, pairs_bf16 ? kernels.rows_bf16 : 1)),

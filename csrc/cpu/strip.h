@@ -1,6 +1,7 @@
 // SCAN's own case, many captions of one image at a time: words ask, once, and their inner products are normalised by
-// their size. The words of all captions lie side by side, so that a register's lanes are full and the Gram matrix meets
-// wide panels; only the normalisation and the last sum go caption by caption. Included once per instruction set.
+// their size, or each chooses one region (MaxSim). The words of all captions lie side by side, so that a register's
+// lanes are full and the Gram matrix meets wide panels; only the normalisation and the last sum go caption by caption.
+// Included once per instruction set.
 #pragma once
 
 #include "pair_epilogue.h"
@@ -26,8 +27,9 @@ template <class S> struct StripScores {
 
     // The attention is divided by its sum at the very end, which the temperature keeps from overflowing.
     static bool suits(const PairSpec<S>& s) {
-        return s.active[0] && !s.active[1] && !s.cross_level() && s.steps[0] == 1 && (is_l1(s.norm[0]) || is_l2(s.norm[0])) &&
-               s.temperature[0] <= 12 && s.temperature[0] >= -12;
+        const bool sized = (is_l1(s.norm[0]) || is_l2(s.norm[0])) && s.temperature[0] <= 12 && s.temperature[0] >= -12;
+        return s.active[0] && !s.active[1] && !s.cross_level() && s.steps[0] == 1 &&
+               (s.attend[0] == kHard || (s.attend[0] == kSoft && sized));
     }
 
     // A caption longer than kColumns is worked on alone.
@@ -42,16 +44,17 @@ template <class S> struct StripScores {
 
     void forward(S* scores) const {
         const S* block = strip.block;
+        const bool cosines = spec.relevance[0] == kCosine;
         for (long j = 0; j < strip.count;) {
             long n = 0, last = j;
             do n += strip.w[last++].m;
             while (last < strip.count && last - j < kColumns && n + strip.w[last].m <= kColumns);
-            normalise(block, strip.w + j, last - j, n);
-            for (long c = 0; c < n; c += kNR<S>) {
-                if (n - c <= W)
-                    attend<1>(block + c, c);
-                else
-                    attend<kNV>(block + c, c);
+            if (cosines) lengths(strip.w + j, last - j);
+            if (spec.attend[0] == kHard) {
+                cosines ? choose_all<true>(block, n) : choose_all<false>(block, n);
+            } else {
+                normalise(block, strip.w + j, last - j, n);
+                cosines ? attend_all<true>(block, n) : attend_all<false>(block, n);
             }
             aggregate(strip.w + j, last - j, scores + j);
             block += n;
@@ -60,11 +63,31 @@ template <class S> struct StripScores {
     }
 
 private:
+    template <bool cosines> void attend_all(const S* block, long n) const {
+        for (long c = 0; c < n; c += kNR<S>) {
+            if (n - c <= W)
+                attend<1, cosines>(block + c, c);
+            else
+                attend<kNV, cosines>(block + c, c);
+        }
+    }
+    template <bool cosines> void choose_all(const S* block, long n) const {
+        for (long c = 0; c < n; c += kNR<S>) {
+            if (n - c <= W)
+                choose<1, cosines>(block + c, c);
+            else
+                choose<kNV, cosines>(block + c, c);
+        }
+    }
+
     // Stores run over the end of a caption into the next one, which then stores over them.
+    void lengths(const Gram<S>* captions, long count) const {
+        for (long j = 0, at = 0; j < count; at += captions[j++].m)
+            for (long v = 0; v < captions[j].m; v += W) V::store(q + at + v, V::load(captions[j].length + v));
+    }
     void normalise(const S* block, const Gram<S>* captions, long count, long n) const {
         for (long i = 0; i < R; ++i) V::store(logit + i * ld + n, V::zero());
         for (long j = 0, at = 0; j < count; at += captions[j++].m) {
-            for (long v = 0; v < captions[j].m; v += W) V::store(q + at + v, V::load(captions[j].length + v));
             const int norm = spec.norm[0];
             if (is_l2(norm))
                 is_clipped(norm) ? caption<true, true>(block, at, captions[j].m) : caption<true, false>(block, at, captions[j].m);
@@ -100,7 +123,7 @@ private:
         }
     }
 
-    template <int NV> void attend(const S* block, long at) const {
+    template <int NV, bool cosines> void attend(const S* block, long at) const {
         const long stride = strip.ld_block, rows = R, ld_logit = ld;
         const S* x = logit + at;
         S* e = p;
@@ -109,16 +132,45 @@ private:
 #pragma GCC unroll 2
             for (int k = 0; k < NV; ++k) {
                 const T weight = V::exp2(V::load(x + k * W));
-                V::store(e + k * W, weight);
+                if (cosines) V::store(e + k * W, weight);
                 sum[k] += weight;
                 dot[k] += weight * V::load(block + k * W);
             }
-        quadratic_form(NV, rows, strip.v.half, p, kNR<S>, quad);
+        if (cosines) quadratic_form(NV, rows, strip.v.half, p, kNR<S>, quad);
 #pragma GCC unroll 2
         for (int k = 0; k < NV; ++k) {
             const T inverse = 1 / sum[k];
+            if (!cosines) {
+                V::store(r + at + k * W, dot[k] * inverse);
+                continue;
+            }
             const T u = M::length(quad[k]) * inverse;
             V::store(r + at + k * W, M::cosine(dot[k] * inverse, V::load(q + at + k * W), u));
+        }
+    }
+
+    // The largest inner product of each word, and the length of the first region that has it; NaN if one is.
+    template <int NV, bool cosines> void choose(const S* block, long at) const {
+        T best[NV], sum[NV], u[NV];
+#pragma GCC unroll 2
+        for (int k = 0; k < NV; ++k) {
+            best[k] = sum[k] = V::load(block + k * W);
+            u[k] = V::set(strip.v.length[0]);
+        }
+        for (long i = 1; i < R; ++i) {
+            block += strip.ld_block;
+#pragma GCC unroll 2
+            for (int k = 0; k < NV; ++k) {
+                const T a = V::load(block + k * W);
+                if (cosines) u[k] = V::select(a > best[k], V::set(strip.v.length[i]), u[k]);
+                best[k] = V::max(a, best[k]);
+                sum[k] += a;
+            }
+        }
+#pragma GCC unroll 2
+        for (int k = 0; k < NV; ++k) {
+            const T dot = V::select(sum[k] == sum[k], best[k], sum[k]);
+            V::store(r + at + k * W, cosines ? M::cosine(dot, V::load(q + at + k * W), u[k]) : dot);
         }
     }
 

@@ -36,9 +36,13 @@ template <class Scalar> struct Plain {
 
 constexpr double kEps = 1e-8;
 constexpr double kLeak = 0.1;
+constexpr double kFocalSlack = 1e-5;    // weights that are all alike are all kept, whatever their rounding
+constexpr double kIntraTemperature = 5; // of a negative-aware direction's attention among its queries
 
 enum Norm { kSoftmax, kL2, kClippedL2, kL1, kClippedL1, kClipped, kNone };
 enum Aggregate { kMean, kSum, kMax, kLse, kGuided };
+enum Attend { kSoft, kHard, kFocalEqual, kFocalProb, kNegativeAware };
+enum Relevance { kCosine, kDot };
 enum ScalarIndex {
     kWeightT2I, kWeightI2T, kWeightObjectSentence, kWeightWordImage, kWeightAlignment, kGuideTemperature,
     kT2ITemperature, kT2ILse, kI2TTemperature, kI2TLse, kFirstGate
@@ -49,6 +53,12 @@ CMSEI_FORMULA constexpr bool is_plain(int norm) { return norm == kNone || norm =
 CMSEI_FORMULA constexpr bool is_clipped(int norm) { return norm == kClippedL2 || norm == kClippedL1 || norm == kClipped; }
 CMSEI_FORMULA constexpr bool is_l2(int norm) { return norm == kL2 || norm == kClippedL2; }
 CMSEI_FORMULA constexpr bool is_l1(int norm) { return norm == kL1 || norm == kClippedL1; }
+
+CMSEI_FORMULA constexpr bool is_focal(int attend) { return attend == kFocalEqual || attend == kFocalProb; }
+// Whether a step needs the length of an attended vector that is no item of the context: the Gram matrix's product.
+CMSEI_FORMULA constexpr bool needs_gram(int attend, int relevance, bool refined) {
+    return refined || (relevance == kCosine && attend != kHard);
+}
 
 // With |normalised| <= 1 the temperature's size bounds every logit, which saves the pass for the maximum.
 template <class S> CMSEI_FORMULA bool is_bounded(int norm, S temperature) {
@@ -100,6 +110,27 @@ template <class M> struct PairMath {
         d_a += free * b;
         d_b += free * a;
     }
+
+    // r of a query of length q and its attended vector of length u, dot = Q·U.
+    static CMSEI_FORMULA T relevance(int kind, T dot, T q, T u) { return kind == kDot ? dot : cosine(dot, q, u); }
+    static CMSEI_FORMULA void relevance_vjp(int kind, T dot, T q, T u, T d, T& d_dot, T& d_q, T& d_u) {
+        if (kind == kDot)
+            d_dot += d;
+        else
+            cosine_vjp(cosine(dot, q, u), q, u, d, d_dot, d_q, d_u);
+    }
+
+    // A focal attention keeps the weights above Σ p g / Σ g, their mean by confidences g, and divides them by their sum:
+    // the softmax of what is kept, with the softmax's gradient. p may be divided by its sum or not.
+    static CMSEI_FORMULA T confidence(bool prob, T p) { return prob ? M::sqrt(p) : M::set(1); }
+    static CMSEI_FORMULA T focal_least(T weighted, T total) { return (S)(1 - kFocalSlack) * (weighted / total); }
+    static CMSEI_FORMULA T focal(T p, T least) { return M::select(p > least, p, M::zero()); }
+
+    // A negative-aware attention weighs what is above the threshold; the largest weight is then 1, and without one all
+    // are 0. A mismatch counts where the queries' agreement (any positive multiple of it) is negative.
+    static CMSEI_FORMULA T above(T a, S threshold, T weight) { return M::select(a > threshold, weight, M::zero()); }
+    static CMSEI_FORMULA T matched_factor(T total) { return 1 / M::max(total, M::set(1)); }
+    static CMSEI_FORMULA T mismatch(T agreed, T best) { return M::select(agreed < 0, best, M::zero()); }
 
     // x / max(x, eps) and 1 / max(x, eps): the length of unit(x) and its factor.
     static CMSEI_FORMULA T unit_factor(T length) { return 1 / M::max(length, M::set((S)kEps)); }

@@ -31,7 +31,7 @@ template <class S> struct PairTerms {
         for (int d = 0; d < 2; ++d) {
             if (!spec.active[d]) continue;
             const long rows = d ? l : r, lanes = d ? r : l;
-            size += (backward ? spec.steps[d] : 1) * Direction<S>::step_size(rows, lanes);
+            size += (backward ? spec.steps[d] : 1) * Direction<S>::step_size(rows, lanes, spec.aware(d));
             if (backward) size += Direction<S>::backward_size(rows, lanes);
         }
         return size;
@@ -98,10 +98,14 @@ template <class S> struct PairTerms {
             x.norm = spec.norm[d];
             x.aggregate = spec.aggregate[d];
             x.steps = spec.steps[d];
+            x.how = spec.attend[d];
+            x.relevance_kind = spec.relevance[d];
             x.temperature = spec.temperature[d];
             x.lse = spec.lse[d];
+            x.threshold = spec.threshold[d];
             x.gates = spec.gate[d];
             x.context = d ? &pair.w : &pair.v;
+            x.queries = d ? &pair.v : &pair.w;
             x.guide = d ? objects.p : words.p;
             x.lay_out(arena, keep);
             // The first step only reads them.
@@ -134,6 +138,7 @@ template <class S> struct PairTerms {
             for (long v = 0; v < direction[d].ld; v += W) V::store(lengths + v, V::load(lengths + v) + V::load(b[d].d_q + v));
             g.d_scalars[d ? kI2TTemperature : kT2ITemperature] += b[d].d_temperature;
             g.d_scalars[d ? kI2TLse : kT2ILse] += b[d].d_lse;
+            if (spec.aware(d)) g.d_scalars[spec.threshold_at(d)] += b[d].d_threshold;
             for (int k = 0; k + 1 < spec.steps[d]; ++k)
                 for (int i = 0; i < 2; ++i) g.d_scalars[spec.first_gate(d) + 2 * k + i] += b[d].d_gate[k][i];
         }
