@@ -21,6 +21,7 @@ from .version import __version__
 ENVIRONMENT = (
     ("CMSEI_ISA", "instruction-set variant of the native engine; the fastest this processor has if unset", "run"),
     ("TRITON_INTERPRET", "1 runs the triton engine in Triton's interpreter, on the CPU too: slow, for tests", "run"),
+    ("CMSEI_TRITON_DESIGN", "chunked or fused: design of the triton engine's pair_score; the faster if unset", "run"),
     ("CMSEI_CACHE", "folder of the choices measured on a GPU; the platform's folder for caches if unset", "run"),
     ("CMSEI_CUDA", "build the CUDA module: 0 no, 1 yes or fail, auto (default) if nvcc is there", "build"),
     ("CMSEI_CUDA_ARCHS", "GPU architectures to build for; those present, else 80;90a + PTX if unset", "build"),
@@ -99,7 +100,7 @@ def _environment() -> Iterator[str]:
     yield "environment"
     for name, meaning, when in ENVIRONMENT:
         value = os.environ.get(name)
-        yield f"  {name:17} {'unset' if value is None else value:10} {meaning} (read at {when} time)"
+        yield f"  {name:19} {'unset' if value is None else value:10} {meaning} (read at {when} time)"
 
 
 def _errors(name: str) -> Iterator[tuple[str, str, float]]:

@@ -47,6 +47,7 @@ class Compiled(NamedTuple):
     spills: int  # instructions that store to the stack
     shared: int
     ptx: str
+    code: str  # SASS
 
 
 def tool(name: str) -> str:
@@ -73,14 +74,16 @@ def signature(kernel: Any, types: dict[str, str], options: dict[str, Any]) -> di
     return out
 
 
-def build(kernel: Any, arch: int, warps: int, types: dict[str, str], options: dict[str, Any], tmp: Path) -> Compiled:
+def build(
+    kernel: Any, arch: int, warps: int, types: dict[str, str], options: dict[str, Any], tmp: Path, stages: int = 3
+) -> Compiled:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     types = signature(kernel, types, options)
     names = kernel.arg_names
     aligned = [
-        n for n in names if types[n].startswith("*") or n in ("stride", "width") or re.fullmatch("[qkv][bhr]", n)
+        n for n in names if types[n].startswith("*") or re.fullmatch("(word_|region_)?stride|width|[qkv][bhr]", n)
     ]
     source = ASTSource(
         fn=kernel,
@@ -88,14 +91,15 @@ def build(kernel: Any, arch: int, warps: int, types: dict[str, str], options: di
         constexprs={(names.index(n),): x for n, x in options.items()},
         attrs={(names.index(n),): [["tt.divisibility", 16]] for n in aligned},
     )
-    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": warps})
+    chosen = {"num_warps": warps, "num_stages": stages}
+    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=chosen)
     file = tmp / "kernel.cubin"
     file.write_bytes(made.asm["cubin"])
     usage = subprocess.run([tool("cuobjdump"), "-res-usage", file], capture_output=True, text=True, check=True).stdout
     code = subprocess.run([tool("nvdisasm"), "-c", file], capture_output=True, text=True, check=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert found is not None, usage
-    return Compiled(int(found[1]), len(re.findall(r"\bSTL", code)), made.metadata.shared, made.asm["ptx"])
+    return Compiled(int(found[1]), len(re.findall(r"\bSTL", code)), made.metadata.shared, made.asm["ptx"], code)
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,9 @@ def reason() -> str | None:
 pytestmark = pytest.mark.skipif(reason() is not None, reason=str(reason()))
 
 
-def interpreted(*arguments: str) -> str:
-    """What a process in the interpreter prints; it must succeed."""
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+def interpreted(*arguments: str, **variables: str) -> str:
+    """What a process in the interpreter prints, with these environment variables; it must succeed."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"} | variables
     done = subprocess.run(
         [sys.executable, *arguments], cwd=TESTS.parent, env=environment, capture_output=True, text=True, timeout=1800
     )

@@ -16,7 +16,7 @@ import os
 import torch
 from torch import Tensor
 
-from cmsei_fast.engines import eager
+from cmsei_fast.engines import eager, triton_design
 from cmsei_fast.engines.terms import accumulator
 from cmsei_fast.engines.triton_relation import MAX_NODES, MAX_WIDTH, relation_attention, relation_attention_backward
 from cmsei_fast.engines.triton_sides import MAX_ROWS
@@ -48,6 +48,8 @@ def unavailable() -> str | None:
         return f"triton cannot be imported ({type(error).__name__}: {error}); pip install triton (Linux)"
     if tuple(int(x) for x in triton.__version__.split(".")[:2]) < _OLDEST:
         return f"it needs triton {'.'.join(map(str, _OLDEST))} or newer, found {triton.__version__}"
+    if (wrong := triton_design.problem()) is not None:
+        return wrong
     if interpreted():
         return None
     if not torch.cuda.is_available():
@@ -63,10 +65,11 @@ def devices() -> tuple[str, ...]:
 
 
 def limits() -> str:
-    """What the kernels leave to ``eager``."""
+    """What the kernels leave to ``eager``, and which design computes the pair score."""
     return (
         f"eager takes images and captions of more than {MAX_ROWS} rows, "
-        f"heads wider than {MAX_WIDTH} and gradients of graphs of more than {MAX_NODES} nodes"
+        f"heads wider than {MAX_WIDTH} and gradients of graphs of more than {MAX_NODES} nodes; "
+        f"{triton_design.describe()}"
     )
 
 
@@ -101,17 +104,15 @@ def pair_score(
     precision: str,
 ) -> Tensor:
     """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); arguments as the operator has checked them."""
-    from cmsei_fast.engines import triton_pair
-
     numbers = _scalars(scalars, precision, regions.device)
     large = [x.diff() > MAX_ROWS for x in (region_offsets, word_offsets)]
     if not any(bool(x.any()) for x in large):
-        return triton_pair.pair_score(regions, words, region_offsets, word_offsets, numbers, config, precision)
+        return triton_design.pair_score(regions, words, region_offsets, word_offsets, numbers, config, precision)
     out = regions.new_empty(len(large[0]), len(large[1]), dtype=accumulator(precision))
     for run, images, sentences in _rectangles(*large):
         v, v_offsets, _ = _items(regions, region_offsets, images)
         w, w_offsets, _ = _items(words, word_offsets, sentences)
-        module, own = (triton_pair, numbers) if run else (eager, scalars)
+        module, own = (triton_design, numbers) if run else (eager, scalars)
         tile = module.pair_score(v, w, v_offsets, w_offsets, own, config, precision)
         i, j = (x.nonzero()[:, 0].to(out.device) for x in (images, sentences))
         out[i[:, None], j] = tile

@@ -65,7 +65,8 @@ def candidates(words: int, regions: int) -> list[Launch]:
 
 
 @functools.lru_cache(maxsize=8)
-def _choices(device: int) -> Choices:
+def choices(device: int) -> Choices:
+    """What has been measured on this GPU."""
     import triton
 
     return Choices(torch.cuda.get_device_name(device), triton.__version__)
@@ -82,17 +83,17 @@ def tuned(words: int, regions: int, pairs: int, key: str, device: torch.device, 
         return launch("pair_scores", words, regions)
     found = candidates(words, regions)
     place = torch.cuda.current_device() if device.index is None else device.index
-    return found[_choices(place).best(f"pair_scores {words} {regions} {key}", found, lambda x: _seconds(run, x))]
+    return found[choices(place).best(f"pair_scores {words} {regions} {key}", found, lambda x: seconds(lambda: run(x)))]
 
 
-def _seconds(run: Callable[[Launch], Any], how: Launch) -> float:
-    """Shortest of five runs after one that compiles."""
-    run(how)
+def seconds(run: Callable[[], Any]) -> float:
+    """Shortest of five runs on the GPU after one that compiles, in some unit."""
+    run()
     times = []
     for _ in range(5):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
-        run(how)
+        run()
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end))

@@ -44,11 +44,12 @@ class Layout:
 
     Args:
         offsets: (items + 1,) first packed row of each item.
-        order: (items,) by chunk, then by padded length.
+        order: (items,) by chunk, then by padded length; places the same on the host.
     """
 
     offsets: Tensor
     order: Tensor
+    places: np.ndarray
     chunks: tuple[Chunk, ...]
     rows: int
     grams: int
@@ -73,7 +74,7 @@ def _layout(offsets: bytes, limit: int, device: str) -> Layout:
         rows = slice(int(bounds[first]), int(bounds[last]))
         chunks.append(Chunk(slice(first, last), rows, slice(start, gram), tuple(found)))
     where, items = (torch.from_numpy(np.array(x, dtype=np.int64)).to(device) for x in (bounds, order))
-    return Layout(where, items, tuple(chunks), int(bounds[-1]), gram)
+    return Layout(where, items, order, tuple(chunks), int(bounds[-1]), gram)
 
 
 def layout(offsets: Tensor, limit: int, device: torch.device) -> Layout:

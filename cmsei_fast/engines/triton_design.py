@@ -1,0 +1,114 @@
+"""Which of the two designs computes the pair score's forward pass: measured on a GPU for large problems, else fixed.
+
+``chunked``: a library's product of a chunk that the second cache holds, then a kernel that reads it (``triton_pair``).
+``fused 128x256`` and the like: one persistent kernel, a tile at a time (``triton_fused``).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmsei_fast.engines import triton_fused, triton_pair
+from cmsei_fast.engines.triton_launch import choices, seconds
+
+VARIABLE = "CMSEI_TRITON_DESIGN"
+DESIGNS = ("chunked", "fused")
+FIXED = "chunked"  # where nothing is measured: a library's product is fast everywhere
+
+# Pairs from which the choice is measured: fewer take less time than measuring.
+MEASURED_PAIRS = 1 << 20
+# Images and captions of the part that is measured: 1.3 million pairs, about 10 ms each time at the floor.
+_PART = (512, 2560)
+
+
+def asked() -> str | None:
+    """The design that the environment variable asks for, None if it asks for none."""
+    return os.environ.get(VARIABLE, "").strip().lower() or None
+
+
+def problem() -> str | None:
+    """What is wrong with the environment variable; None if nothing is."""
+    if (value := asked()) in (None, *DESIGNS):
+        return None
+    return f"{VARIABLE}: expected one of {', '.join(DESIGNS)}, or unset for the faster, got {value!r}"
+
+
+def describe() -> str:
+    """The choice in words, for ``doctor``."""
+    if (value := asked()) is not None:
+        return f"pair_score by the design {value!r} ({VARIABLE})"
+    if torch.cuda.is_available():
+        found = choices(torch.cuda.current_device()).found
+        named = {_names(key)[place] for key, place in found.items() if key.startswith("design ")}
+        if named:
+            return f"pair_score by the design measured fastest: so far {', '.join(sorted(named))}"
+    return f"pair_score by the design {FIXED!r}, on a GPU from {MEASURED_PAIRS} pairs on by the fastest measured"
+
+
+def _key(candidates: list[triton_fused.Tile | None], inputs: tuple[Any, ...]) -> str:
+    """What a choice is kept under: the candidates' names, and what of the problem makes a difference."""
+    regions, _, region_offsets, word_offsets, _, config, precision = inputs
+    names = "|".join(FIXED if x is None else x.name for x in candidates)
+    return (
+        f"design {names} of {precision} D={regions.shape[1]} R={_mean(region_offsets)} L={_mean(word_offsets)} {config}"
+    )
+
+
+def _names(key: str) -> list[str]:
+    """The candidates of :func:`_key`."""
+    return key.removeprefix("design ").split(" of ")[0].split("|")
+
+
+def pair_score(
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    precision: str,
+) -> Tensor:
+    """Scores (N, M); arguments as ``triton_pair.pair_score`` takes them."""
+    inputs = regions, words, region_offsets, word_offsets, scalars, config, precision
+    candidates: list[triton_fused.Tile | None] = [None, *_fitting(region_offsets, word_offsets, precision)]
+    design = asked()
+    if design is None:
+        return _run(candidates[_measured(candidates, inputs)], inputs)
+    if design == "chunked":
+        return _run(None, inputs)
+    if len(candidates) == 1:
+        why = triton_fused.too_large(triton_fused.TILES[precision][0], region_offsets, word_offsets)
+        warnings.warn(f"{VARIABLE}=fused: {why}; the design chunked is used", stacklevel=2)
+        return _run(None, inputs)
+    return _run(candidates[1], inputs)
+
+
+def _fitting(region_offsets: Tensor, word_offsets: Tensor, precision: str) -> list[triton_fused.Tile]:
+    return [x for x in triton_fused.TILES[precision] if triton_fused.too_large(x, region_offsets, word_offsets) is None]
+
+
+def _run(tile: triton_fused.Tile | None, inputs: tuple[Any, ...]) -> Tensor:
+    return triton_pair.pair_score(*inputs) if tile is None else triton_fused.pair_score(*inputs, tile=tile)
+
+
+def _measured(candidates: list[triton_fused.Tile | None], inputs: tuple[Any, ...]) -> int:
+    """Place of the fastest candidate on the first items, or of the fixed choice."""
+    regions, words, region_offsets, word_offsets, scalars, config, precision = inputs
+    pairs = (len(region_offsets) - 1) * (len(word_offsets) - 1)
+    if not regions.is_cuda or pairs < MEASURED_PAIRS or torch.cuda.is_current_stream_capturing():
+        return candidates.index(None)
+    some_v, some_w = (x[: n + 1] for x, n in zip((region_offsets, word_offsets), _PART, strict=True))
+    part = regions[: int(some_v[-1])], words[: int(some_w[-1])], some_v, some_w, scalars, config, precision
+    place = torch.cuda.current_device() if regions.device.index is None else regions.device.index
+    return choices(place).best(_key(candidates, inputs), candidates, lambda tile: seconds(lambda: _run(tile, part)))
+
+
+def _mean(offsets: Tensor) -> int:
+    """Mean rows of an item, to the nearest of the padded sizes: alike problems share a choice."""
+    mean = float(offsets[-1]) / (len(offsets) - 1)
+    return max(16, 1 << (int(mean) - 1).bit_length())
