@@ -152,8 +152,8 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         taken.append("chunked")
         return torch.zeros(1)
 
-    def fused(*inputs: Any, tile: Tile) -> torch.Tensor:
-        taken.append(tile.name)
+    def fused(*inputs: Any) -> torch.Tensor:
+        taken.append(inputs[-1].name)
         return torch.zeros(1)
 
     monkeypatch.setattr(triton_pair, "pair_score", chunked)

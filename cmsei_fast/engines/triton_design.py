@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from cmsei_fast.engines import triton_fused, triton_pair
 from cmsei_fast.engines.triton_launch import choices, seconds
+
+Inputs: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[int], str]
 
 VARIABLE = "CMSEI_TRITON_DESIGN"
 DESIGNS = ("chunked", "fused")
@@ -50,7 +52,7 @@ def describe() -> str:
     return f"pair_score by the design {FIXED!r}, on a GPU from {MEASURED_PAIRS} pairs on by the fastest measured"
 
 
-def _key(candidates: list[triton_fused.Tile | None], inputs: tuple[Any, ...]) -> str:
+def _key(candidates: list[triton_fused.Tile | None], inputs: Inputs) -> str:
     """What a choice is kept under: the candidates' names, and what of the problem makes a difference."""
     regions, _, region_offsets, word_offsets, _, config, precision = inputs
     names = "|".join(FIXED if x is None else x.name for x in candidates)
@@ -92,11 +94,11 @@ def _fitting(region_offsets: Tensor, word_offsets: Tensor, precision: str) -> li
     return [x for x in triton_fused.TILES[precision] if triton_fused.too_large(x, region_offsets, word_offsets) is None]
 
 
-def _run(tile: triton_fused.Tile | None, inputs: tuple[Any, ...]) -> Tensor:
-    return triton_pair.pair_score(*inputs) if tile is None else triton_fused.pair_score(*inputs, tile=tile)
+def _run(tile: triton_fused.Tile | None, inputs: Inputs) -> Tensor:
+    return triton_pair.pair_score(*inputs) if tile is None else triton_fused.pair_score(*inputs, tile)
 
 
-def _measured(candidates: list[triton_fused.Tile | None], inputs: tuple[Any, ...]) -> int:
+def _measured(candidates: list[triton_fused.Tile | None], inputs: Inputs) -> int:
     """Place of the fastest candidate on the first items, or of the fixed choice."""
     regions, words, region_offsets, word_offsets, scalars, config, precision = inputs
     pairs = (len(region_offsets) - 1) * (len(word_offsets) - 1)
