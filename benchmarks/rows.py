@@ -69,6 +69,7 @@ ROWS = {
     "relation_compiled": Row("Relation attention, spatial, forward: native over torch.compile of eager"),
     "scale_time": Row("Time per pair, slowest size over fastest size", better="lower", target=1.1),
     "scale_memory": Row("Peak extra memory, most pairs over fewest", better="lower", target=1.1),
+    "distributed": Row("SCAN t2i, fp32: two processes with a thread each over one", target=1.7),
     "accuracy": Row(
         "SCAN t2i, fp32: largest error of a score, against float64", better="lower", target=1e-5, unit=ERROR
     ),

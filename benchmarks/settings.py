@@ -21,6 +21,7 @@ class Sizes:
         cmsei_captions, cmsei_batch: the same where CMSEI's literal form is the slower side, and the larger.
         graphs, heads, head_width: of relation attention.
         scale: (images, captions) of each size of the scaling rows, ascending.
+        shared: images and captions of the rows of several processes: many tiles for each of them.
         rounds: most rounds of a row; ``seconds`` what its rounds may take together, at least ``least`` are run.
     """
 
@@ -35,6 +36,7 @@ class Sizes:
     heads: int
     head_width: int
     scale: tuple[tuple[int, int], ...]
+    shared: tuple[int, int]
     rounds: int
     least: int
     seconds: float
@@ -52,6 +54,7 @@ FULL = Sizes(
     heads=8,
     head_width=128,
     scale=((200, 500), (500, 2000), (2000, 5000)),
+    shared=(430, 2150),
     rounds=15,
     least=5,
     seconds=20.0,
@@ -68,6 +71,7 @@ SMALL = Sizes(
     heads=2,
     head_width=32,
     scale=((20, 50), (50, 200), (200, 500)),
+    shared=(20, 100),
     rounds=3,
     least=3,
     seconds=3.0,

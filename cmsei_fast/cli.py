@@ -36,9 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _explains_itself(error: Exception) -> bool:
     """Whether the error is one that the user's input or machine can cause; any other RuntimeError is a defect."""
+    from .distributed import ProcessLost
     from .engines import EngineUnavailable
 
-    return not isinstance(error, RuntimeError) or isinstance(error, EngineUnavailable)
+    return not isinstance(error, RuntimeError) or isinstance(error, (EngineUnavailable, ProcessLost))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,7 +2,8 @@
 
 Scores go to ``NAME.npy.part``. ``NAME.npy.record`` says what is in it: a line of JSON (the format's name and version,
 the problem's fingerprint, the grid of tiles), then a line ``"i j crc"`` for each tile that is finished, the CRC-32 of
-its scores in hexadecimal, written after the scores have reached the disk.
+its scores in hexadecimal, written after the scores have reached the disk. Where several processes write, all but the
+first mark in ``NAME.npy.record.RANK``, without the line of JSON.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .data.files import check_target, replacing
+from .distributed import ProcessLost, Team
 from .fingerprint import differences, fingerprint
-from .progress import Progress
 from .tiling import Grid, ScoreTiles
 
 FORMAT = {"format": "cmsei_fast score record", "version": 1}
@@ -34,7 +36,9 @@ MARK_EVERY = 1.0
 _MARK = re.compile(rb"(\d+) (\d+) ([0-9a-f]{8})")
 
 
-def write_scores(tiles: ScoreTiles, path: str | os.PathLike[str], resume: bool, progress: bool) -> np.ndarray:
+def write_scores(
+    tiles: ScoreTiles, path: str | os.PathLike[str], resume: bool, progress: bool, team: Team | None = None
+) -> np.ndarray:
     """The score matrix as a read-only memmap of the file ``path``; docs/large-runs.md says what is guaranteed.
 
     Args:
@@ -42,23 +46,44 @@ def write_scores(tiles: ScoreTiles, path: str | os.PathLike[str], resume: bool, 
         path: name of the file, ends in ``.npy``; one that is there is replaced when the new one is complete.
         resume: leave out the tiles that an earlier run has finished, where ``path.part`` and ``path.record`` are there.
         progress: as :func:`cmsei_fast.score_matrix` has it.
+        team: the processes that share the tiles; they write to one file. None: this process alone.
 
     Raises:
         ValueError: for another name, a record that cannot be read, or a part that was begun with another problem.
         OSError: where the file cannot be written, another run writes it, or the disk has no room.
+        ProcessLost: where another process of the team failed or is lost.
     """
+    team = Team(None, tiles) if team is None else team
     if 0 in tiles.shape:
-        return _empty(check_path(path), tiles)
-    file = ScoreFile(path, tiles, resume)
+        with team.together():
+            if team.rank == 0:
+                _write_empty(check_path(path), tiles)
+        return _opened(path)
+    file = ScoreFile(path, tiles, team.rank)
     bar = None
     try:
-        if progress:
-            bar = Progress(tiles.shape[0] * tiles.shape[1], tiles.grid.pairs(file.done))
-        for i, j, tile in tiles.tiles(~file.done):
-            file.write(i, j, tile)
-            if bar is not None:
-                bar.update(tile.numel())
-        return file.finish()
+        with team.together():
+            if team.rank == 0:
+                file.begin(resume)
+        file.done = _any(team, file.done)
+        with team.together():
+            if team.rank > 0:
+                file.join()
+        wanted = ~file.done
+        team.deal(wanted)
+        bar = team.bar(progress, tiles.shape[0] * tiles.shape[1], tiles.grid.pairs(file.done))
+        team.run(wanted, file.write, bar)
+        with team.together():
+            file.mark()
+        file.done = _any(team, file.done)
+        with team.together():
+            if team.rank == 0:
+                file.finish()
+        return _opened(path)
+    except ProcessLost as error:
+        if not file.begun:
+            raise
+        raise ProcessLost(f"{error}; what is finished is in {file.part}, and resume=True goes on with it") from error
     finally:
         file.close()
         if bar is not None:
@@ -79,15 +104,16 @@ def check_path(path: str | os.PathLike[str]) -> Path:
 
 
 class ScoreFile:
-    """The part and the record of one matrix: ``write`` tiles that are not ``done``, then ``finish``.
+    """The part and the record of one matrix: ``begin``, ``write`` tiles that are not ``done``, then ``finish``.
 
-    After ``close`` without ``finish`` both are left, with a mark for each tile that was written.
+    After ``close`` without ``finish`` both are left, with a mark for each tile that was written. Of several processes
+    the first begins and finishes, the others ``join``; each marks its tiles in a record of its own.
     """
 
-    def __init__(self, path: str | os.PathLike[str], tiles: ScoreTiles, resume: bool) -> None:
+    def __init__(self, path: str | os.PathLike[str], tiles: ScoreTiles, rank: int = 0) -> None:
         self.path = check_path(path)
         self.part, self.record = (self.path.with_name(self.path.name + x) for x in (".part", ".record"))
-        self._grid, self._shape = tiles.grid, tiles.shape
+        self._problems, self._grid, self._shape, self._rank = tiles.problems, tiles.grid, tiles.shape, rank
         self._dtype = np.dtype(str(tiles.dtype).removeprefix("torch."))
         head = io.BytesIO()
         kind = {"descr": self._dtype.str, "fortran_order": False, "shape": self._shape}
@@ -97,33 +123,45 @@ class ScoreFile:
         self._marks: list[str] = []
         self._marked = time.monotonic()
         self._journal: Any = None
-
-        description = {**FORMAT, "problem": fingerprint(tiles.problems), "grid": _cuts(self._grid)}
-        before, begun = (self._before(description) if resume else {}), self.part.exists()
         self._file = -1
+
+    @property
+    def begun(self) -> bool:
+        """Whether the part is open."""
+        return self._file >= 0
+
+    def begin(self, resume: bool) -> None:
+        """Makes the part and the record, or takes over what is there of the same problem; sets ``done``."""
+        description = {**FORMAT, "problem": fingerprint(self._problems), "grid": _cuts(self._grid)}
+        before, begun = (self._before(description) if resume else {}), self.part.exists()
         if before and not begun:  # killed after the part was given its name
             self._verify(before, self.path)
             if self.done.all():
                 return
             self.done[:] = False
         self._file = self._open()
-        try:
-            if before and begun:
-                self._verify(before, self.part)
-            else:
-                self.record.unlink(missing_ok=True)
-                os.ftruncate(self._file, 0)
-            self._reserve()
-            marks = [f"{i} {j} {before[i, j]:08x}\n" for i, j in np.argwhere(self.done).tolist()]
-            with replacing(self.record) as temporary:
-                Path(temporary).write_text(json.dumps(description) + "\n" + "".join(marks), encoding="utf-8")
-            self._journal = open(self.record, "ab", buffering=0)  # noqa: SIM115 - closed by close
-        except BaseException:
-            self.close()
-            raise
+        if before and begun:
+            self._verify(before, self.part)
+        else:
+            self.record.unlink(missing_ok=True)
+            os.ftruncate(self._file, 0)
+        self._reserve()
+        marks = [f"{i} {j} {before[i, j]:08x}\n" for i, j in np.argwhere(self.done).tolist()]
+        with replacing(self.record) as temporary:
+            Path(temporary).write_text(json.dumps(description) + "\n" + "".join(marks), encoding="utf-8")
+        for other in self._others():
+            other.unlink()
+        self._journal = open(self.record, "ab", buffering=0)  # noqa: SIM115 - closed by close
 
-    def write(self, i: int, j: int, tile: Tensor) -> None:
-        """Takes the scores of a tile in; it is marked as finished within ``MARK_EVERY`` seconds of work."""
+    def join(self) -> None:
+        """Opens what the first process has begun, unless all is done."""
+        if not self.done.all():
+            self._file = os.open(self.part, os.O_RDWR)
+            own = self.record.with_name(f"{self.record.name}.{self._rank}")
+            self._journal = open(own, "ab", buffering=0)  # noqa: SIM115 - closed by close
+
+    def write(self, i: int, j: int, tile: Tensor) -> int:
+        """Takes the scores of a tile in, to be marked within ``MARK_EVERY`` seconds; gives the number of them."""
         rows, columns = self._grid.rows(i), self._grid.columns(j)
         values = np.ascontiguousarray(tile.cpu().numpy(), dtype=self._dtype)
         whole = values.shape[1] == self._shape[1]
@@ -133,6 +171,7 @@ class ScoreFile:
         self.done[i, j] = True
         if time.monotonic() - self._marked >= MARK_EVERY:
             self.mark()
+        return values.size
 
     def mark(self) -> None:
         """Marks what was written as finished, once it is on the disk."""
@@ -142,8 +181,8 @@ class ScoreFile:
             self._marks.clear()
         self._marked = time.monotonic()
 
-    def finish(self) -> np.ndarray:
-        """Gives the complete matrix its name; returns it as a read-only memmap.
+    def finish(self) -> None:
+        """Gives the complete matrix its name.
 
         Raises:
             RuntimeError: if a tile was not written.
@@ -158,9 +197,8 @@ class ScoreFile:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-        self.record.unlink()
-        found: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        return found
+        for record in (*self._others(), self.record):
+            record.unlink()
 
     def close(self) -> None:
         """Marks what was written, and closes the files."""
@@ -174,6 +212,11 @@ class ScoreFile:
                 os.close(self._file)
             self._file = -1
 
+    def _others(self) -> list[Path]:
+        """Records of the other processes."""
+        numbered = re.compile(re.escape(self.record.name) + r"\.\d+")
+        return sorted(path for path in self.record.parent.iterdir() if numbered.fullmatch(path.name))
+
     def _at(self, row: int, column: int) -> int:
         """Place of a score in the file, in bytes."""
         return len(self._head) + (row * self._shape[1] + column) * self._dtype.itemsize
@@ -183,6 +226,7 @@ class ScoreFile:
         if not self.record.exists():
             return {}
         head, *lines = self.record.read_bytes().split(b"\n")
+        lines += [line for other in self._others() for line in other.read_bytes().split(b"\n")]
         found = _read_head(head, self.record)
         different = differences(found["problem"], description["problem"])
         if not different and found["grid"] != description["grid"]:
@@ -261,9 +305,20 @@ def _read_head(line: bytes, record: Path) -> dict[str, Any]:
     raise ValueError(f"resume: expected {record} to be {expected}, got another file; resume=False starts afresh")
 
 
-def _empty(path: Path, tiles: ScoreTiles) -> np.ndarray:
+def _any(team: Team, done: np.ndarray) -> np.ndarray:
+    """(I, J) bool: what is done in any of the processes."""
+    count = torch.from_numpy(done.astype(np.int32))
+    team.sum_(count)
+    found: np.ndarray = count.numpy() > 0
+    return found
+
+
+def _write_empty(path: Path, tiles: ScoreTiles) -> None:
     scores = np.empty(tiles.shape, dtype=str(tiles.dtype).removeprefix("torch."))
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.save(file, scores, allow_pickle=False)
-    scores.flags.writeable = False
+
+
+def _opened(path: str | os.PathLike[str]) -> np.ndarray:
+    scores: np.ndarray = np.load(path, allow_pickle=False, mmap_mode="r")
     return scores

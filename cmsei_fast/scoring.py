@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import checks, engines
+from .distributed import Team
 from .packing import make_items
 from .progress import Progress
 from .score_file import check_path, write_scores
@@ -29,6 +30,7 @@ def score_matrix(
     out: Any = None,
     resume: bool = False,
     progress: bool = False,
+    group: Any = None,
 ) -> Any:
     """The score of every image with every caption, (n_image, n_caption).
 
@@ -51,6 +53,8 @@ def score_matrix(
         resume: leave out what an earlier run into the same file has finished (docs/large-runs.md).
         progress: show pairs per second and the time left on standard error: a bar on a terminal (needs tqdm), else a
             line every ten seconds.
+        group: of torch.distributed: its processes, each with the same call, share the tiles of a file ``out``
+            (docs/distributed.md). None: this process alone.
 
     Returns:
         ``out`` if given, for a file's name its read-only memmap; else a new matrix: a tensor on the features' device
@@ -61,18 +65,24 @@ def score_matrix(
         TypeError: for a wrong type or a dtype that is not floating; ValueError: for wrong shapes, lengths, devices or
             names, for NaN or infinities in the features (not in their padding), found as a block is read, and where
             ``resume`` finds a part of another problem; OSError: if the file cannot be written; MemoryError: if the
-            matrix cannot fit and there is no ``out``; EngineUnavailable: if the engine cannot run here. After an error
-            or an interrupt every row of ``out`` that is not complete is NaN, but for rows of a memmap or dataset that
-            nothing was written to: they are as they were; what was to be a file is left as its part, for ``resume``.
+            matrix cannot fit and there is no ``out``; EngineUnavailable: if the engine cannot run here; ProcessLost:
+            where another process of the group failed or is lost. After an error or an interrupt every row of ``out``
+            that is not complete is NaN, but for rows of a memmap or dataset that nothing was written to: they are as
+            they were; what was to be a file is left as its part, for ``resume``.
     """
     named = isinstance(out, (str, os.PathLike))
     if resume and not named:
         raise ValueError(f"resume: expected out= to be the name of a file, got {type(out).__name__}")
+    if group is not None and not named:
+        raise ValueError(f"group: expected out= to be the name of a file, got {type(out).__name__}")
     if named:
         check_path(out)
     problem = prepare(images, captions, caption_lengths, image_lengths, scorer, engine, precision)
     if named:
-        return write_scores(TileStream(problem), out, resume, progress)
+        stream = TileStream(problem)
+        team = Team(group, stream)
+        team.agree(resume=resume)
+        return write_scores(stream, out, resume, progress, team)
     return score(TileStream(problem), out=out, progress=progress, tensor=isinstance(problem.images.data, Tensor))
 
 

@@ -69,7 +69,7 @@ def main() -> None:
     def write_or_die(self, i, j, tile):
         if str(self.done.sum()) == where:
             die()
-        write(self, i, j, tile)
+        return write(self, i, j, tile)
 
     def replace_or_die(source, target):
         named = os.fspath(target) == out

@@ -42,7 +42,7 @@ def stopped(out, monkeypatch, at, error=KeyboardInterrupt, **options):
     def fail(self, i, j, tile):
         if self.done.sum() == at:
             raise error
-        write(self, i, j, tile)
+        return write(self, i, j, tile)
 
     with monkeypatch.context() as patched:
         patched.setattr(score_file.ScoreFile, "write", fail)
@@ -256,7 +256,7 @@ def test_two_runs_do_not_write_one_file(out, scored, monkeypatch):
             tried.append(1)
             with pytest.raises(OSError, match=r"scores\.npy\.part: expected no other run that writes it, got one$"):
                 run(out)
-        write(self, i, j, tile)
+        return write(self, i, j, tile)
 
     monkeypatch.setattr(score_file.ScoreFile, "write", write_and_try)
     run(out)

@@ -66,11 +66,21 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     folds = PROTOCOLS.get(arguments.protocol, arguments.folds or 1)
     if arguments.model and arguments.scorer is not None:
         raise ValueError("--scorer: expected none beside --model (a model has its own), got one")
+    from ..training.distributed import process_group, rank_and_world
+
+    with process_group(arguments.device) as device:
+        _run(arguments, str(device), folds, first=rank_and_world()[0] == 0)
+    return 0
+
+
+def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) -> None:
+    """Evaluates; of the processes that ``torchrun`` started, each takes part and the first one tells."""
+    arguments.progress &= first
     by = "model" if arguments.model else "scorer"
     stream: ScoreTiles
     if arguments.model:
         split = load_split(arguments.path)
-        stream, owner = stream_of_models(arguments, split), split.caption_to_image
+        stream, owner = stream_of_models(arguments, split, device), split.caption_to_image
         named: Any = arguments.model
         heading = f"{' + '.join(named)}; recalls in percent, a tie counts as half a rank\n"
     else:
@@ -80,6 +90,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     start = time.perf_counter()
     metrics, pairs = _measure(arguments, stream, owner, folds)
     speed = pairs / (time.perf_counter() - start)
+    if not first:
+        return
     n_image, n_caption = stream.shape
     print(f"{arguments.path}: {n_image} images, {n_caption} captions")
     print(heading)
@@ -90,13 +102,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         result |= {"engine": stream.problems[0].engine, "precision": arguments.precision or "float32"}
         result |= {"version": __version__}
         write_json(arguments.json, result | metrics.to_dict() | {"pairs_per_second": speed})
-    return 0
 
 
 def _measure(
     arguments: argparse.Namespace, stream: ScoreTiles, owner: np.ndarray, folds: int
 ) -> tuple[RecallMetrics, int]:
     """The recalls, and the pairs that were needed; through a file where one is asked for, else without the matrix."""
+    import torch.distributed as dist
+
+    from ..distributed import Team
     from ..retrieval import recall_metrics
     from ..retrieval.evaluation import count_ranks
     from ..retrieval.metrics import check_map
@@ -106,22 +120,21 @@ def _measure(
     n_image, n_caption = stream.shape
     owner = check_map(n_image, n_caption, 1, owner)
     ranks = RankCount(owner, n_image, folds, stream.dtype, stream.device)
+    team = Team(dist.group.WORLD if dist.is_available() else None, stream)
     if arguments.scores is None:
-        pairs = count_ranks(stream, ranks, arguments.progress)
+        pairs = count_ranks(stream, ranks, arguments.progress, team)
         return ranks.metrics(), pairs
-    scores = write_scores(stream, arguments.scores, arguments.resume, arguments.progress)
+    team.agree(scores=arguments.scores, resume=arguments.resume)
+    scores = write_scores(stream, arguments.scores, arguments.resume, arguments.progress, team)
     return recall_metrics(scores, caption_to_image=owner, folds=folds), scores.size
 
 
-def stream_of_models(arguments: argparse.Namespace, split: Split) -> MeanStream:
+def stream_of_models(arguments: argparse.Namespace, split: Split, device: str) -> MeanStream:
     """The models' mean scores, tile by tile, once the split is encoded by each."""
-    import torch
-
     from ..ensemble import MeanStream
     from ..model import CMSEI
     from ..scoring import prepare
 
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     problems = []
     for model in [CMSEI.from_pretrained(directory, device) for directory in arguments.model]:
         images = model.encode_images(split, progress=arguments.progress)

@@ -168,10 +168,13 @@ def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
 
 def _scored(arguments: argparse.Namespace, run: Run, split: Split) -> tuple[np.ndarray, str, dict[str, Any]]:
     """The matrix of the run's model, the model's directory and its score."""
+    import torch
+
     from ..model import CMSEI
     from ..scoring import score
 
     directory = str(run.model(arguments.which))
     arguments.model = [directory]
-    scores = score(stream_of_models(arguments, split), progress=arguments.progress).cpu().numpy()
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    scores = score(stream_of_models(arguments, split, device), progress=arguments.progress).cpu().numpy()
     return scores, directory, CMSEI.from_pretrained(directory).scorer.to_dict()

@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..progress import Progress
+from ..distributed import Team
 from ..scorer import PairScorer
 from ..scoring import prepare
 from ..tiling import TileStream
 from .topk import TopK
 
 QUERIES = ("caption", "image")
+
+# Scores that the processes of a group hold of each other at a time.
+MERGED_NUMBERS = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +46,7 @@ def retrieve(
     engine: str = "auto",
     precision: str | None = None,
     progress: bool = False,
+    group: Any = None,
 ) -> Retrieved:
     """The k items of the highest score for each query, exactly those of the whole score matrix, to the bit.
 
@@ -51,12 +56,15 @@ def retrieve(
     Args:
         k: items for each query, from 1; where there are fewer items, all of them.
         query: "caption": each caption asks for images; "image": each image for captions.
+        group: of torch.distributed: its processes, each with the same call, share the tiles, and all get the same
+            result, that of one process (docs/distributed.md). None: this process alone.
 
     Returns:
         Retrieved, (n_query, min(k, n_item)); of equal scores the lower index comes first.
 
     Raises:
         TypeError, ValueError, MemoryError: as :func:`cmsei_fast.score_matrix` does, and for k or query.
+        ProcessLost: where another process of the group failed or is lost.
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ValueError(f"k: expected an integer >= 1, got {k!r}")
@@ -67,16 +75,36 @@ def retrieve(
     asks = (n_caption, n_image) if query == "caption" else (n_image, n_caption)
     best = TopK(*asks, k, problem.dtype, problem.device)
     stream = TileStream(problem)
-    bar = Progress(n_image * n_caption) if progress else None
+    grid, team = stream.grid, Team(group, stream)
+    team.agree(k=k, query=query)
+    wanted = np.ones(grid.shape, dtype=bool)
+    team.deal(wanted)
+
+    def take(i: int, j: int, tile: Tensor) -> int:
+        rows, columns = grid.rows(i), grid.columns(j)
+        best.update(*((columns, rows, tile.T) if query == "caption" else (rows, columns, tile)))
+        return tile.numel()
+
+    bar = team.bar(progress, n_image * n_caption)
     try:
         with torch.no_grad():
-            for i, j, tile in stream.tiles():
-                rows, columns = stream.grid.rows(i), stream.grid.columns(j)
-                best.update(*((columns, rows, tile.T) if query == "caption" else (rows, columns, tile)))
-                if bar is not None:
-                    bar.update(tile.numel())
+            team.run(wanted, take, bar)
+            _merge(best, team)
     finally:
         if bar is not None:
             bar.close()
     found = best.indices, best.scores
     return Retrieved(*(found if isinstance(problem.images.data, Tensor) else (x.numpy() for x in found)))
+
+
+def _merge(best: TopK, team: Team) -> None:
+    """Takes in what the other processes have found, some queries at a time."""
+    if team.alone:
+        return
+    step = max(1, MERGED_NUMBERS // max(1, best.k * team.size))
+    for first in range(0, len(best.scores), step):
+        queries = slice(first, first + step)
+        parts = zip(team.gather(best.scores[queries]), team.gather(best.indices[queries]), strict=True)
+        for rank, (scores, indices) in enumerate(parts):
+            if rank != team.rank:
+                best.merge(queries, scores, indices)

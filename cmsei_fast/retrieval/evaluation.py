@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..progress import Progress
+from ..distributed import Team
 from ..scorer import PairScorer
 from ..scoring import prepare
 from ..tiling import ScoreTiles, TileStream
@@ -31,6 +32,7 @@ def evaluate(
     caption_to_image: Any = None,
     folds: int = 1,
     progress: bool = False,
+    group: Any = None,
 ) -> RecallMetrics:
     """Scores every image with every caption and measures retrieval both ways.
 
@@ -40,43 +42,57 @@ def evaluate(
     holds both (five folds take about a fifth of the time). Tiles with true pairs come first; where captions lie far
     from the order of their images, these are many, and the work may double.
 
+    Args:
+        group: of torch.distributed: its processes, each with the same call, share the tiles; all get the same numbers,
+            those of one process (docs/distributed.md). None: this process alone.
+
     Raises:
         TypeError, ValueError, MemoryError: as those two functions do, before a pair is scored where that can be known.
+        ProcessLost: where another process of the group failed or is lost.
     """
     problem = prepare(images, captions, caption_lengths, image_lengths, scorer, engine, precision)
     n_image, n_caption = problem.shape
     owner = check_map(n_image, n_caption, captions_per_image, caption_to_image)
     ranks = RankCount(owner, n_image, folds, problem.dtype, problem.device)
-    count_ranks(TileStream(problem), ranks, progress)
+    stream = TileStream(problem)
+    count_ranks(stream, ranks, progress, Team(group, stream))
     return ranks.metrics()
 
 
-def count_ranks(stream: ScoreTiles, ranks: RankCount, progress: bool) -> int:
+def count_ranks(stream: ScoreTiles, ranks: RankCount, progress: bool, team: Team) -> int:
     """Streams the tiles that the ranks need, those with true pairs first; gives the number of their pairs."""
     grid = stream.grid
     first, needed = ranks.own_tiles(grid), ranks.needed_tiles(grid)
+    team.agree(map=zlib.crc32(np.ascontiguousarray(ranks.owner).tobytes()), folds=ranks.folds)
+    team.deal(needed)
     kept: dict[tuple[int, int], Tensor] = {}
-    room = KEPT_BYTES
-    bar = Progress(grid.pairs(needed)) if progress else None
+    room = [KEPT_BYTES]
+
+    def note(i: int, j: int, tile: Tensor) -> int:
+        ranks.add_own(grid.rows(i), grid.columns(j), tile)
+        size = tile.numel() * tile.element_size()
+        if size > room[0]:
+            return 0
+        room[0] -= size
+        kept[i, j] = tile
+        return tile.numel()
+
+    def count(i: int, j: int, tile: Tensor) -> int:
+        ranks.count(grid.rows(i), grid.columns(j), tile)
+        return tile.numel()
+
+    bar = team.bar(progress, grid.pairs(needed))
     try:
-        for i, j, tile in stream.tiles(first):
-            ranks.add_own(grid.rows(i), grid.columns(j), tile)
-            size = tile.numel() * tile.element_size()
-            if size <= room:
-                room -= size
-                kept[i, j] = tile
-                if bar is not None:
-                    bar.update(tile.numel())
+        team.run(first, note, bar)
+        team.sum_(ranks.own, ranks.known)
         ranks.settle()
         for (i, j), tile in kept.items():
-            ranks.count(grid.rows(i), grid.columns(j), tile)
+            count(i, j, tile)
         rest = needed.copy()
         rest[tuple(np.array(list(kept), dtype=np.int64).reshape(-1, 2).T)] = False
         kept.clear()
-        for i, j, tile in stream.tiles(rest):
-            ranks.count(grid.rows(i), grid.columns(j), tile)
-            if bar is not None:
-                bar.update(tile.numel())
+        team.run(rest, count, bar)
+        team.sum_(ranks.captions, ranks.images)
     finally:
         if bar is not None:
             bar.close()

@@ -25,7 +25,7 @@ class RankCount:
 
     def __init__(self, owner: np.ndarray, n_image: int, folds: int, dtype: torch.dtype, device: torch.device) -> None:
         self._folds = split_folds(owner, n_image, folds)
-        self._owner = owner
+        self.owner, self.folds = owner, folds
         self._image_fold = np.repeat(np.arange(folds), n_image // folds)
         self._caption_fold = self._image_fold[owner]
         self._device = device
@@ -38,8 +38,8 @@ class RankCount:
     def own_tiles(self, grid: Grid) -> np.ndarray:
         """(I, J) bool: the tiles with true pairs."""
         out = np.zeros(grid.shape, dtype=bool)
-        i = np.searchsorted(grid.image_cuts, self._owner, side="right") - 1
-        out[i, np.searchsorted(grid.caption_cuts, np.arange(len(self._owner)), side="right") - 1] = True
+        i = np.searchsorted(grid.image_cuts, self.owner, side="right") - 1
+        out[i, np.searchsorted(grid.caption_cuts, np.arange(len(self.owner)), side="right") - 1] = True
         return out
 
     def needed_tiles(self, grid: Grid) -> np.ndarray:
@@ -54,7 +54,7 @@ class RankCount:
 
     def add_own(self, rows: slice, columns: slice, tile: Tensor) -> None:
         """Notes the scores of the true pairs in a tile."""
-        image = self._owner[columns]
+        image = self.owner[columns]
         mine = np.nonzero((image >= rows.start) & (image < rows.stop))[0]
         at = torch.from_numpy(mine).to(self._device)
         self.own[columns.start + at] = tile[torch.from_numpy(image[mine] - rows.start).to(self._device), at]
@@ -68,7 +68,7 @@ class RankCount:
         """
         if not bool(self.known.all()):
             raise RuntimeError(f"caption {int((self.known == 0).nonzero()[0])}: its image's score was not added")
-        owner = torch.from_numpy(self._owner).to(self._device)
+        owner = torch.from_numpy(self.owner).to(self._device)
         best = torch.full_like(self._best, -torch.inf).scatter_reduce(0, owner, self.own, "amax")
         asks = torch.bincount(owner, minlength=len(best)) > 0
         self._best = best.masked_fill(~asks, torch.nan)  # nothing is above or equal to it

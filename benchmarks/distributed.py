@@ -1,0 +1,77 @@
+"""One process against two, a thread each: ``python -m benchmarks.distributed <rounds>``; prints JSON.
+
+Both evaluate the same features. Each process has a core of its own; the second sleeps while the first works alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.captions import features
+from benchmarks.memory import ROOT
+from benchmarks.paired import timed
+from benchmarks.settings import SIZES
+from cmsei_fast import PairScorer, evaluate
+
+PROCESSES = 2
+
+
+def main() -> None:
+    """Starts the processes, or is one of them."""
+    if "RANK" in os.environ:
+        print(json.dumps(measure(int(sys.argv[1]))))
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = os.environ | {"WORLD_SIZE": str(PROCESSES), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-m", "benchmarks.distributed", *sys.argv[1:]]
+    started = [
+        subprocess.Popen(command, cwd=ROOT, env=shared | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        for rank in range(PROCESSES)
+    ]
+    printed = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        sys.exit(1)
+    print(printed[0].splitlines()[-1])
+
+
+def measure(rounds: int) -> dict[str, object]:
+    """Seconds of each round, alone and together, as the first process sees them."""
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < PROCESSES:
+        raise RuntimeError(f"expected {PROCESSES} cores, got {len(cores)}")
+    os.sched_setaffinity(0, {cores[rank]})
+    torch.set_num_threads(1)
+    problem = features(*SIZES.shared, SIZES.width)
+
+    def run(count: int, group: object) -> object:
+        part = problem.first(count, 5 * count)
+        return evaluate(
+            part.images, part.words, part.lengths, scorer=PairScorer.scan_t2i(), engine="native", group=group
+        )
+
+    everything = len(problem.images)
+    run(4, dist.group.WORLD)
+    alone, together = [], []
+    for _ in range(rounds):
+        dist.barrier()
+        together.append(timed(lambda: run(everything, dist.group.WORLD)))
+        if rank == 0:
+            alone.append(timed(lambda: run(everything, None)))
+    dist.barrier()
+    dist.destroy_process_group()
+    return {"alone": alone, "together": together, "pairs": problem.pairs, "width": SIZES.width}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""One of two processes that score together: ``python distributed_scoring_runs.py FOLDER WHAT``, started by a test."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import scoring_runs
+import torch
+import torch.distributed as dist
+
+from cmsei_fast import distributed as sharing
+from cmsei_fast import evaluate, retrieve, score_file, score_matrix
+
+OWNER = np.random.default_rng(5).permutation(np.arange(30) % 12)
+
+
+def tied() -> tuple[np.ndarray, ...]:
+    """Features in which items repeat, so that many scores tie."""
+    images, captions, m, n = scoring_runs.features()
+    of_image, of_caption = np.arange(12) % 3, np.arange(30) % 3
+    return images[of_image], captions[of_caption], m[of_caption], n[of_image]
+
+
+def results(group=None) -> dict[str, np.ndarray]:
+    """Everything that a group computes, of distinct features and of ones with ties."""
+    out = {}
+    for name, features, k, folds in (("distinct", scoring_runs.features(), 4, 1), ("tied", tied(), 100, 3)):
+        for query in ("caption", "image"):
+            best = retrieve(*features, k=k, query=query, engine="eager", group=group)
+            out |= {f"{name} {query} {x}": getattr(best, x) for x in ("indices", "scores")}
+        found = evaluate(*features, caption_to_image=OWNER, folds=folds, engine="eager", group=group)
+        out |= {f"{name} ranks {x}": getattr(found, x).ranks for x in ("i2t", "t2i")}
+        out[f"{name} numbers"] = np.array([found.rsum, found.i2t.mean_rank, found.t2i.median_rank])
+    return out
+
+
+def same(folder: Path, rank: int) -> None:
+    """All results, the pairs that this process scored for them, and a score matrix in a file."""
+    with scoring_runs.small_tiles() as scored:
+        sharing.TILES_A_ROUND = 3
+        found = results(dist.group.WORLD)
+        found["pairs"] = np.array(scored)
+        found["scores"] = score_matrix(*scoring_runs.features(), out=folder / "scores.npy", group=dist.group.WORLD)
+        np.savez(folder / f"{rank}.npz", **found)
+
+
+def error_of(call) -> str:
+    try:
+        call()
+    except (ValueError, TypeError, sharing.ProcessLost) as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
+def fails(folder: Path, rank: int) -> None:
+    """Process 1 meets a NaN that process 0 never reads; then both ask for different things."""
+    images, captions, m, n = scoring_runs.features()
+    images[11, 0, 0] = np.nan
+    group = dist.group.WORLD
+    with scoring_runs.small_tiles():
+        sharing.TILES_A_ROUND = 3
+        calls = [
+            lambda: retrieve(images, captions, m, n, k=2, engine="eager", group=group),
+            lambda: score_matrix(images, captions, m, n, out=folder / "x.npy", engine="eager", group=group),
+            lambda: retrieve(images, captions, m, n, k=2 + rank, engine="eager", group=group),
+            lambda: evaluate(images[:10], captions, m - rank * (m > 1), n[:10], captions_per_image=3, group=group),
+            lambda: score_matrix(images, captions, m, n, out=folder / "x.bin", group=group),
+            lambda: score_matrix(images, captions, m, n, group=group),
+            lambda: retrieve(images, captions, m, n, group="world"),
+        ]
+        for call in calls:
+            print(error_of(call), flush=True)
+
+
+def lost(folder: Path, rank: int) -> None:
+    """Process 1 is killed, or stopped, when it has written three tiles."""
+    killed = (folder / "kill").exists()
+    group = dist.new_group(timeout=timedelta(seconds=100 if killed else 4))
+    dist.barrier(group)
+    write = score_file.ScoreFile.write
+
+    def write_or_die(self, i, j, tile):
+        if rank == 1 and len(scored) == 4:
+            os.kill(os.getpid(), signal.SIGKILL if killed else signal.SIGSTOP)
+        return write(self, i, j, tile)
+
+    score_file.ScoreFile.write = write_or_die
+    with scoring_runs.small_tiles() as scored:
+        sharing.TILES_A_ROUND = 3
+        try:
+            score_matrix(*scoring_runs.features(), out=folder / "scores.npy", engine="eager", group=group)
+        except sharing.ProcessLost as error:
+            print(f"{len(scored)}\n{error}", flush=True)
+            os._exit(0)  # leaving the group may wait for the process that is stopped
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=100))
+    {"same": same, "fails": fails, "lost": lost}[sys.argv[2]](Path(sys.argv[1]), dist.get_rank())
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
