@@ -1,9 +1,9 @@
 """Everything there is to show on a GPU, in one run: ``python -m benchmarks.gpu`` on a fresh machine, under ten minutes.
 
-It builds the compiled modules where they are missing, runs the test suite, and only if that is green measures
-(``gpu_measures.py``) and writes ``benchmarks/results/gpu/<gpu>.json``, of which ``python -m benchmarks.table`` makes
-README's table and the list of verified engines. ``--cpu --out FILE`` runs every line at a tiny size in Triton's
-interpreter instead.
+It builds the compiled modules where they are missing, runs the tests that concern a GPU in several processes at a time,
+and only if they are green measures (``gpu_measures.py``) and writes ``benchmarks/results/gpu/<gpu>.json``, of which
+``python -m benchmarks.table`` makes README's table and the list of verified engines. ``--cpu --out FILE`` finds the
+tests and runs every measure at a tiny size in Triton's interpreter instead.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +37,52 @@ def build() -> str:
     return "built" if done.returncode == 0 else f"failed: {done.stderr[-500:]}"
 
 
-def suite() -> dict[str, Any]:
-    """Runs the tests of the operators; {"passed", "failed", "seconds", "green", "tail"}."""
-    files = ["test_pair_score.py", "test_pair_score_gradients.py", "test_relation_attention.py", "test_custom_ops.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--maxfail", "20"]
+def suite_runs(processes: int) -> list[tuple[dict[str, str], list[str]]]:
+    """The processes of the suite: environment and pytest's arguments.
+
+    Every test marked ``gpu`` (eager, triton and cuda on the device), dealt out; then the scores once more with triton's
+    other design.
+    """
+    dealt = [({"CMSEI_TEST_SHARD": f"{i}/{processes}"}, ["tests", "-m", "gpu"]) for i in range(processes)]
+    return [*dealt, ({"CMSEI_TRITON_DESIGN": "fused"}, ["tests/test_pair_score.py", "-m", "gpu", "-k", "triton"])]
+
+
+def suite(collect: bool = False) -> dict[str, Any]:
+    """Runs the tests; {"passed", "failed", "collected", "seconds", "green", "tail"}; with collect, only finds them."""
+    processes = 2 if collect else max(1, min(8, os.cpu_count() or 1))
+    end = time.perf_counter() + SUITE_SECONDS
+
+    def run(what: tuple[dict[str, str], list[str]]) -> tuple[str, bool]:
+        environment, arguments = what
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--maxfail", "20", *arguments]
+        try:
+            done = subprocess.run(
+                [*command, "--collect-only"] if collect else command,
+                cwd=machine.ROOT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+                capture_output=True,
+                text=True,
+                timeout=max(1.0, end - time.perf_counter()),
+            )
+        except subprocess.TimeoutExpired as error:
+            return f"{(error.stdout or b'').decode()}\nout of time", False
+        return done.stdout, done.returncode == 0
+
     start = time.perf_counter()
-    try:
-        done = subprocess.run(
-            [*command, *(f"tests/{x}" for x in files)],
-            cwd=machine.ROOT,
-            capture_output=True,
-            text=True,
-            timeout=SUITE_SECONDS,
+    runs = suite_runs(processes)
+    with ThreadPoolExecutor(len(runs)) as pool:
+        found = list(pool.map(run, runs))
+    counts = {
+        name: sum(int(x) for text, _ in found for x in re.findall(pattern, text))
+        for name, pattern in (
+            ("passed", r"(\d+) passed"),
+            ("failed", r"(\d+) (?:failed|error)"),
+            ("collected", r"(?m)^(\d+)(?:/\d+)? tests collected"),
         )
-        text, green = done.stdout, done.returncode == 0
-    except subprocess.TimeoutExpired as error:
-        text, green = f"{(error.stdout or b'').decode()}\nout of time", False
-    counts = {name: sum(map(int, re.findall(rf"(\d+) {name}", text))) for name in ("passed", "failed")}
-    return {**counts, "seconds": time.perf_counter() - start, "green": green, "tail": text[-2000:]}
+    }
+    tails = "\n".join(text[-2000:] for text, good in found if not good)
+    green = not collect and all(good for _, good in found)
+    return {**counts, "seconds": time.perf_counter() - start, "green": green, "left_out": collect, "tail": tails}
 
 
 def describe() -> dict[str, Any]:
@@ -106,7 +135,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.cpu and found["gpu"] is None:
         parser.error("torch sees no CUDA GPU; --cpu tries the script out")
     skip = options.cpu or options.no_suite
-    found["suite"] = {"green": False, "left_out": True} if skip else suite()
+    found["suite"] = {"green": False, "left_out": True} if options.no_suite else suite(collect=options.cpu)
+    print(f"suite: {found['suite'].get('seconds', 0):.1f} s", flush=True)
     if not skip and not found["suite"]["green"]:
         print(found["suite"]["tail"])
         print("the suite is red: nothing was measured")

@@ -6,9 +6,11 @@ the clock in Triton's interpreter, where they say nothing but that every line ru
 
 from __future__ import annotations
 
+import contextlib
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,7 @@ from benchmarks.captions import Features, features
 from benchmarks.paired import agree
 from benchmarks.relations import graphs
 from cmsei_fast import PairScorer, pair_score, relation_attention, score_matrix
-from cmsei_fast.engines import eager, gram, relations
+from cmsei_fast.engines import eager, gram, relations, triton_design
 
 Rows = dict[str, dict[str, Any]]
 SCORERS = {"scan": (PairScorer.scan_t2i(), field.scan_t2i), "cmsei": (PairScorer.cmsei(), field.cmsei)}
@@ -125,9 +127,14 @@ def scoring(device: torch.device, sizes: GpuSizes, dtype: torch.dtype) -> Rows:
         with torch.no_grad():
             literal = attempt(lambda form=form: form(part.images, padded, lengths), device, sizes.rounds)  # noqa: B023
         plain = attempt(lambda score=score: score(part, "eager"), device, sizes.rounds)
+        by_design = {}
+        for value in triton_design.DESIGNS:
+            with design(value):
+                by_design[value] = attempt(lambda score=score: score(given, "triton"), device, sizes.rounds)
         rows[f"{name}_scoring"] = {
             "pairs": given.pairs,
             "seconds": ours,
+            "seconds_by_design": by_design,
             "product_seconds": product,
             "of_product": product / ours,
             "over_literal": ratio(literal, small),
@@ -135,6 +142,19 @@ def scoring(device: torch.device, sizes: GpuSizes, dtype: torch.dtype) -> Rows:
             "over_compiled": ratio(compiled_eager(lambda score=score: score(part, "eager"), device, sizes), small),
         }
     return rows
+
+
+@contextlib.contextmanager
+def design(value: str) -> Iterator[None]:
+    """Inside the block, triton's pair score takes this design."""
+    before = os.environ.get(triton_design.VARIABLE)
+    os.environ[triton_design.VARIABLE] = value
+    try:
+        yield
+    finally:
+        del os.environ[triton_design.VARIABLE]
+        if before is not None:
+            os.environ[triton_design.VARIABLE] = before
 
 
 def compiled_eager(run: Callable[[], Any], device: torch.device, sizes: GpuSizes) -> float | str:

@@ -58,8 +58,10 @@ def available_backends() -> list[Backend]:
 BACKENDS = available_backends()
 
 
-# The interpreter is slow: of a test's cases it runs these many, evenly spaced, unless CMSEI_TRITON_GRID asks for all.
+# Of a test's cases triton runs these many, evenly spaced, unless CMSEI_TRITON_GRID asks for all: the interpreter is
+# slow, and on a GPU nearly every case compiles kernels of its own.
 INTERPRETED_CASES = 3
+COMPILED_CASES = 6
 
 # The tests' tensors are small: threads would only wait for each other. The tests of threads ask for their own.
 torch.set_num_threads(1)
@@ -70,15 +72,40 @@ def pytest_report_header() -> str:
     return f"backends: {', '.join(map(str, BACKENDS))}; not here: {', '.join(missing) or 'none'}"
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not triton.interpreted() or os.environ.get("CMSEI_TRITON_GRID"):
-        return
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Marks ``gpu`` before the command line selects; then leaves out cases of triton, and other shards' tests."""
+    for item in items:
+        if (backend := _backend(item)) is not None and (backend.device == "cuda" or triton.interpreted()):
+            item.add_marker(pytest.mark.gpu)
+    yield
+    kept = items if os.environ.get("CMSEI_TRITON_GRID") else _fewer(items)
+    if shard := os.environ.get("CMSEI_TEST_SHARD"):
+        place, shards = map(int, shard.split("/"))
+        kept = kept[place::shards]
+    ids = {id(x) for x in kept}
+    if left_out := [x for x in items if id(x) not in ids]:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+def _backend(item: pytest.Item) -> Backend | None:
+    """The backend that an item is of, if any."""
+    found = getattr(item, "callspec", None)
+    return next((x for x in found.params.values() if isinstance(x, Backend)), None) if found else None
+
+
+def _fewer(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The items without those of triton's cases that are too many."""
+    most = INTERPRETED_CASES if triton.interpreted() else COMPILED_CASES
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    kept = {id(x) for own in cases.values() for x in own[:: max(1, -(-len(own) // INTERPRETED_CASES))]}
-    config.hook.pytest_deselected(items=[x for x in items if id(x) not in kept])
-    items[:] = [x for x in items if id(x) in kept]
+        if triton.interpreted() or ((backend := _backend(item)) is not None and backend.engine == "triton"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out = {id(x) for own in cases.values() for x in own} - {
+        id(x) for own in cases.values() for x in own[:: max(1, -(-len(own) // most))]
+    }
+    return [x for x in items if id(x) not in left_out]
 
 
 @pytest.fixture(params=BACKENDS, ids=str)

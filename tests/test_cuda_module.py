@@ -288,6 +288,7 @@ def test_kernels_spill_no_register():
     assert all("0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in line for line in spills)
 
 
+@pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [*SHAPES, (2, 8, 100, 128)], ids=lambda shape: "x".join(map(str, shape)))
@@ -300,6 +301,7 @@ def test_gpu_matches_the_definition(shape, dtype):
     np.testing.assert_allclose(out.double().cpu().numpy(), want, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.gpu
 @needs_gpu
 def test_gpu_strides_streams_and_repeats():
     inputs = problem((2, 4, 77, 48), labels=300, seed=8)

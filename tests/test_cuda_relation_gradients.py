@@ -172,6 +172,7 @@ def test_every_graph_belongs_to_one_block(library: Path) -> None:
         assert (counts == 1).all()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(cuda.unavailable() is not None, reason="no CUDA GPU, or no CUDA module")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-5), (torch.float16, 4e-3)])
 def test_gpu_matches_the_definition(dtype: torch.dtype, tolerance: float) -> None:

@@ -180,6 +180,7 @@ def test_autocast_compiled() -> None:
     torch.testing.assert_close(compiled(*tensors), call(*tensors), atol=1e-6, rtol=0)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_autocast_on_cuda() -> None:
     v, w, v_offsets, w_offsets = scored()

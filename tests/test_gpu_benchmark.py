@@ -7,9 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_triton_interpreter import reason
+
+from benchmarks import gpu
+
+pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,10 +28,65 @@ def test_every_measure_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["suite"]["green"] is False  # what was not tested verifies nothing
+    assert found["suite"]["tail"] == "", "a process of the suite cannot collect its tests"
+    assert found["suite"]["collected"] >= 80
+    assert {"chunked", "fused"} == found["rows"]["scan_scoring"]["seconds_by_design"].keys()
     wanted = {"scan_scoring", "cmsei_training", "spatial_forward", "semantic_both", "scale", "cmsei_numerics"}
     assert wanted <= found["rows"].keys()
     assert found["rows"]["scan_numerics"]["same_bits"] is True
     assert found["rows"]["scan_numerics"]["error"] < 1e-5
+
+
+def test_the_suite_is_dealt_out_whole_and_green_only_if_all_of_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: list[Any] = [("12 passed, 1 skipped", 0), ("3 passed", 0), ("40 passed", 0)]
+    seen: list[tuple[str, str]] = []
+
+    def run(command: list[str], env: dict[str, str], **_: Any) -> subprocess.CompletedProcess:
+        assert "gpu" in command
+        seen.append((env.get("CMSEI_TEST_SHARD", ""), env.get("CMSEI_TRITON_DESIGN", "")))
+        text, code = outcomes[len(seen) - 1]
+        if code is None:
+            raise subprocess.TimeoutExpired(command, 1.0, output=text.encode())
+        return subprocess.CompletedProcess(command, code, stdout=text)
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    monkeypatch.setattr(gpu.os, "cpu_count", lambda: 2)
+    monkeypatch.delenv("CMSEI_TEST_SHARD", raising=False)
+    monkeypatch.delenv("CMSEI_TRITON_DESIGN", raising=False)
+    found = gpu.suite()
+    assert (found["passed"], found["failed"], found["green"]) == (55, 0, True)
+    assert sorted(seen) == [("", "fused"), ("0/2", ""), ("1/2", "")]
+    for bad in (("2 failed, 3 passed", 1), ("3 passed", None), ("", 5)):
+        seen.clear()
+        outcomes[1] = bad
+        found = gpu.suite()
+        assert found["green"] is False
+        assert bad[0] in found["tail"]
+
+
+def test_shards_hold_every_test_once(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite's own conftest, over a file of its own."""
+    pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"))
+    pytester.makeini("[pytest]\nmarkers = gpu: x")
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.gpu
+        @pytest.mark.parametrize("n", range(10))
+        def test_marked(n):
+            pass
+
+        def test_other(backend):
+            pass
+        """
+    )
+    seen = []
+    for i in range(3):
+        monkeypatch.setenv("CMSEI_TEST_SHARD", f"{i}/3")
+        done = pytester.runpytest_subprocess("--collect-only", "-q", "-m", "gpu", "-k", "marked")
+        seen += [x for x in done.outlines if "::" in x]
+    assert len(seen) == len(set(seen)) == 10
 
 
 def test_without_a_gpu_or_a_file_it_says_so(tmp_path: Path) -> None:

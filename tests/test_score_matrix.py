@@ -344,6 +344,7 @@ def test_same_call_same_bits():
     assert all(np.array_equal(first, score_matrix(images, captions, m, n)) for _ in range(3))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("out_device", ["cpu", "cuda", None])
 def test_on_a_gpu(out_device):
