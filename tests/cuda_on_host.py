@@ -98,6 +98,63 @@ class Module:
         self.teams.add(status)
 
 
+class HopperRows(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("data", "stride", "rows"))
+
+
+class HopperCall(ctypes.Structure):
+    _fields_ = (
+        ("half", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("config", ctypes.c_int64 * 11),
+        ("scalars", ctypes.c_int64),
+        ("images", PairItems),
+        ("captions", PairItems),
+        ("regions", HopperRows),
+        ("words", HopperRows),
+        *((f"{side}_{what}", ctypes.c_int64) for side in ("image", "caption") for what in ("tiles", "tile_count")),
+        ("scores", ctypes.c_int64),
+        ("scores_stride", ctypes.c_int64),
+    )
+
+    def __init__(self, config: tuple[int, ...], **fields: Any) -> None:
+        super().__init__(config=(ctypes.c_int64 * 11)(*config), **fields)
+
+
+class HopperOptions(ctypes.Structure):
+    _fields_ = (("blocks", ctypes.c_int64), ("reversed", ctypes.c_int64), ("late", ctypes.c_int64))
+
+
+class HopperModule(Module):
+    """:class:`Module` with the Hopper kernel, run by ``tests/native/hopper_host.cpp``."""
+
+    HopperRows, HopperCall, architectures = HopperRows, HopperCall, "80;90a"
+
+    def __init__(
+        self, pairs: Path, hopper: Path, *, blocks: int = 1 << 30, reverse: bool = False, late: bool = False
+    ) -> None:
+        super().__init__(pairs, fibers=False)
+        self.hopper = ctypes.CDLL(str(hopper))
+        self.hopper.hopper_host.restype = self.hopper.hopper_team_bytes.restype = ctypes.c_int64
+        self.hopper.hopper_descriptor.restype = ctypes.c_uint64
+        self.hopper_options = HopperOptions(blocks, int(reverse), int(late))
+        self.launches = 0
+
+    def hopper_tiles(self, config: tuple[int, ...], images: list[int], captions: list[int]) -> Any:
+        out = (ctypes.c_int32 * (3 * (len(images) + len(captions))))()
+        counts = (ctypes.c_int64 * 2)()
+        numbers = [(ctypes.c_int64 * len(x))(*x) for x in (config, images, captions)]
+        sizes = ctypes.c_int64(len(images) - 1), ctypes.c_int64(len(captions) - 1)
+        self.hopper.hopper_host_tiles(numbers[0], numbers[1], sizes[0], numbers[2], sizes[1], out, counts)
+        tiles = [tuple(out[3 * i : 3 * i + 3]) for i in range(counts[0] + counts[1])]
+        return tiles[: counts[0]], tiles[counts[0] :]
+
+    def hopper_scores(self, call: HopperCall, device: int, stream: int) -> None:
+        status = self.hopper.hopper_host(ctypes.byref(call), ctypes.byref(self.hopper_options))
+        assert status > 0, f"the kernel did not run: {status}"
+        self.launches += 1
+
+
 class Matrix(ctypes.Structure):
     _fields_ = (("data", ctypes.c_int64), ("strides", ctypes.c_int64 * 4))
 
@@ -182,8 +239,9 @@ class RelationModule:
 @contextlib.contextmanager
 def engine_on_host(module: Module | RelationModule) -> Iterator[None]:
     """Inside the block, engine ``"cuda"`` takes tensors on the CPU and runs the module's kernels."""
-    before = cuda._module, cuda.unavailable, engines._DEVICES["cuda"]
+    before = cuda._module, cuda.unavailable, cuda._capability, engines._DEVICES["cuda"]
     cuda._module, cuda.unavailable = (lambda: module), (lambda: None)
+    cuda._capability = lambda device: (9, 0) if isinstance(module, HopperModule) else (0, 0)
     engines._DEVICES["cuda"] = ("cpu",)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -191,4 +249,4 @@ def engine_on_host(module: Module | RelationModule) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-        cuda._module, cuda.unavailable, engines._DEVICES["cuda"] = before
+        cuda._module, cuda.unavailable, cuda._capability, engines._DEVICES["cuda"] = before

@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +17,13 @@ import pytest
 
 SPEC = importlib.util.find_spec("cmsei_fast._cuda")
 
+BUILD = Path(__file__).parents[1] / "build" / f"cmsei_fast-{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
 # Most bytes of shared memory that a kernel may have without asking for more at its launch, which all of these do.
 STATIC_SHARED = 48 * 1024
 # Instances of each kernel's family: pair_kernel is (float, double) x (warps, a block) x (scores, gradients),
-# relation_attention_kernel the four types x three widths, relation_gradient_kernel the four types.
-FAMILIES = {"pair_kernel": 8, "relation_attention_kernel": 12, "relation_gradient_kernel": 4}
+# relation_attention_kernel the four types x three widths, relation_gradient_kernel the four types; hopper_kernel, which
+# is empty but on sm_90a, takes both of its types.
+FAMILIES = {"pair_kernel": 8, "relation_attention_kernel": 12, "relation_gradient_kernel": 4, "hopper_kernel": 1}
 
 
 def tool(name: str) -> str | None:
@@ -92,3 +96,27 @@ def test_no_kernel_spills_or_asks_for_too_much(built: list[Kernel]) -> None:
         assert 0 < kernel.used["REG"] <= 255, kernel
         assert kernel.used["STACK"] == kernel.used["LOCAL"] == 0, kernel
         assert kernel.used["SHARED"] <= STATIC_SHARED, kernel
+
+
+def test_the_hopper_kernel_is_made_of_its_instructions() -> None:
+    import cmsei_fast._cuda as module
+
+    if "90a" not in module.architectures.split(";"):
+        pytest.skip("the module was built without 90a")
+    command = [str(tool("cuobjdump")), "-sass", "-arch", "sm_90a", str(SPEC.origin)]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kernels = [text for text in listing.split("Function : ") if "13hopper_kernel" in text.split("\n", 1)[0]]
+    assert len(kernels) == 1
+    counts = collections.Counter(re.findall(r"(HGMMA\S+|UTMALDG\.2D|USETMAXREG\.\S+|STL|LDL)", kernels[0]))
+    # Four steps of a stage each for float16 and bfloat16, a tile of words and one of regions, registers handed over.
+    wanted = {"HGMMA.64x144x16.F32": 4, "HGMMA.64x144x16.F32.BF16": 4, "UTMALDG.2D": 2}
+    registers = {"USETMAXREG.DEALLOC.CTAPOOL": 1, "USETMAXREG.TRY_ALLOC.CTAPOOL": 1}
+    assert counts == wanted | registers
+
+
+@pytest.mark.skipif(not BUILD.is_dir(), reason="built elsewhere: the compiler's report is not here")
+def test_the_compiler_lets_products_overlap() -> None:
+    report = (BUILD / "cuda" / "hopper_scores.o.ptxas.txt").read_text()
+    assert "hopper_kernel" in report
+    assert "serialized" not in report
+    assert "setmaxnreg ignored" not in report

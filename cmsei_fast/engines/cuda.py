@@ -1,8 +1,9 @@
 """Engine ``cuda``: the compiled kernels of ``csrc/cuda`` on an NVIDIA GPU.
 
 ``pair_score``: a library's product of a chunk at a time and one kernel over it, forward and backward, for every option
-of the scorer. ``relation_attention`` is one kernel forward and one backward, which computes the weights again. Sums are
-float32 (float64 for float64) and their order never changes.
+of the scorer; scores of 16-bit features on compute capability 9.0 are products and pairs in one kernel.
+``relation_attention`` is one kernel forward and one backward, which computes the weights again. Sums are float32
+(float64 for float64) and their order never changes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from cmsei_fast.engines import cuda_pair, cuda_relation, eager
+from cmsei_fast.engines import cuda_hopper, cuda_pair, cuda_relation, eager
 from cmsei_fast.engines.cuda_relation import MAX_HEAD_DIM, TYPES
 from cmsei_fast.engines.terms import accumulator
 
@@ -45,10 +46,12 @@ def unavailable() -> str | None:
 
 def limits() -> str:
     """What the kernels leave to ``eager``."""
+    without = _no_hopper("bfloat16", torch.device("cuda"))
+    main = "Hopper main loop in bfloat16 and float16" if without is None else f"no Hopper main loop: {without}"
     return (
-        f"eager takes problems with a pair of more than {cuda_pair.MAX_NUMBERS} inner products or with options of the "
-        f"scorer that the kernels do not know, and gradients of graphs whose edges do not fit a block's shared memory; "
-        f"heads of at most {MAX_HEAD_DIM}"
+        f"{main}; eager takes problems with a pair of more than {cuda_pair.MAX_NUMBERS} inner products or with options "
+        f"of the scorer that the kernels do not know, and gradients of graphs whose edges do not fit a block's shared "
+        f"memory; heads of at most {MAX_HEAD_DIM}"
     )
 
 
@@ -70,7 +73,8 @@ def pair_score(
     if cuda_pair.refusal(region_offsets, word_offsets, config) is not None:
         return eager.pair_score(*inputs, scalars, config, precision)
     numbers = scalars.detach().to(regions.device, accumulator(precision)).contiguous()
-    return cuda_pair.pair_score(_module(), *inputs, numbers, config, precision)
+    score = cuda_pair.pair_score if _no_hopper(precision, regions.device) else cuda_hopper.pair_score
+    return score(_module(), *inputs, numbers, config, precision)
 
 
 def pair_score_backward(
@@ -150,6 +154,15 @@ def _check(q: Tensor) -> None:
         raise ValueError(f"q: expected one of {', '.join(TYPES.values())} for engine 'cuda', got {q.dtype}")
     if q.shape[-1] > MAX_HEAD_DIM:
         raise ValueError(f"q: expected a head width of at most {MAX_HEAD_DIM} for engine 'cuda', got {q.shape[-1]}")
+
+
+def _no_hopper(precision: str, device: torch.device) -> str | None:
+    """Why scores are not computed by the Hopper main loop there; None where they are."""
+    return cuda_hopper.refusal(_module(), precision, _capability(device))
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
 def _module() -> ModuleType:

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "hopper_scores.h"
 #include "pair_score.h"
 #include "relation_attention.h"
 
@@ -72,8 +73,8 @@ void relation_attention(const std::string& type, std::array<int64_t, 4> shape, i
 
 void relation_attention_backward(const std::string& type, std::array<int64_t, 4> shape, int64_t labels_count,
                                  std::array<Placed, 3> qkv, std::array<uintptr_t, 4> tables, const Placed& grad,
-                                 std::array<uintptr_t, 3> gradients, std::array<uintptr_t, 3> table_gradients, int device,
-                                 uintptr_t stream) {
+                                 std::array<uintptr_t, 3> gradients, std::array<uintptr_t, 3> table_gradients,
+                                 int device, uintptr_t stream) {
   const cmsei::cuda::RelationGradients call{relation_call(type, shape, labels_count, qkv, tables),
                                             matrix(grad),
                                             pointer(gradients[0]),
@@ -85,8 +86,8 @@ void relation_attention_backward(const std::string& type, std::array<int64_t, 4>
   enqueue([&] { return cmsei::cuda::relation_attention_backward(call, device, pointer(stream)); });
 }
 
-int64_t relation_attention_groups(const std::string& type, std::array<int64_t, 4> shape, int64_t labels_count, bool value,
-                                  int device) {
+int64_t relation_attention_groups(const std::string& type, std::array<int64_t, 4> shape, int64_t labels_count,
+                                  bool value, int device) {
   // Where the table lies does not matter, only whether it is there.
   const auto call = relation_call(type, shape, labels_count, {}, {0, 0, value ? 16u : 0u, 0});
   std::string problem;
@@ -104,10 +105,8 @@ T from_names(const py::kwargs& fields) {
   return out;
 }
 
-using Enqueue = std::string (*)(const cmsei::cuda::PairCall&, int, void*);
-
-template <Enqueue kEnqueue>
-void pair_kernel(const cmsei::cuda::PairCall& call, int device, uintptr_t stream) {
+template <class Call, std::string (*kEnqueue)(const Call&, int, void*)>
+void pair_kernel(const Call& call, int device, uintptr_t stream) {
   enqueue([&] { return kEnqueue(call, device, pointer(stream)); });
 }
 
@@ -154,10 +153,40 @@ void bind_pair_score(py::module_& module) {
         return bytes;
       },
       py::arg("call"), py::arg("backward"), py::arg("device"), "Bytes of device memory that a launch wants as scratch.");
-  module.def("pair_scores", &pair_kernel<cmsei::cuda::pair_scores>, py::arg("call"), py::arg("device"),
+  module.def("pair_scores", &pair_kernel<PairCall, cmsei::cuda::pair_scores>, py::arg("call"), py::arg("device"),
              py::arg("stream"), "Enqueues the kernel that writes scores.");
-  module.def("pair_gradients", &pair_kernel<cmsei::cuda::pair_gradients>, py::arg("call"), py::arg("device"),
+  module.def("pair_gradients", &pair_kernel<PairCall, cmsei::cuda::pair_gradients>, py::arg("call"), py::arg("device"),
              py::arg("stream"), "Enqueues the kernel that writes gradients.");
+}
+
+void bind_hopper(py::module_& module) {
+  using cmsei::cuda::HopperCall;
+  using cmsei::cuda::HopperRows;
+  py::class_<HopperRows>(module, "HopperRows", "Packed 16-bit rows: csrc/cuda/hopper_scores.h.")
+      .def(py::init(&from_names<HopperRows>))
+      .def_readwrite("data", &HopperRows::data)
+      .def_readwrite("stride", &HopperRows::stride)
+      .def_readwrite("rows", &HopperRows::rows);
+  py::class_<HopperCall>(module, "HopperCall", "A launch of the Hopper pair score: csrc/cuda/hopper_scores.h.")
+      .def(py::init(&from_names<HopperCall>))
+      .def_readwrite("half", &HopperCall::half)
+      .def_readwrite("width", &HopperCall::width)
+      .def_readwrite("config", &HopperCall::config)
+      .def_readwrite("scalars", &HopperCall::scalars)
+      .def_readwrite("images", &HopperCall::images)
+      .def_readwrite("captions", &HopperCall::captions)
+      .def_readwrite("regions", &HopperCall::regions)
+      .def_readwrite("words", &HopperCall::words)
+      .def_readwrite("image_tiles", &HopperCall::image_tiles)
+      .def_readwrite("image_tile_count", &HopperCall::image_tile_count)
+      .def_readwrite("caption_tiles", &HopperCall::caption_tiles)
+      .def_readwrite("caption_tile_count", &HopperCall::caption_tile_count)
+      .def_readwrite("scores", &HopperCall::scores)
+      .def_readwrite("scores_stride", &HopperCall::scores_stride);
+  module.def("hopper_tiles", &cmsei::cuda::hopper_tiles, py::arg("config"), py::arg("images"), py::arg("captions"),
+             "Tiles (first, last, teams) of images and of captions with these offsets: csrc/cuda/hopper_plan.h.");
+  module.def("hopper_scores", &pair_kernel<HopperCall, cmsei::cuda::hopper_scores>, py::arg("call"), py::arg("device"),
+             py::arg("stream"), "Enqueues the kernel that multiplies and scores, on compute capability 9.0 alone.");
 }
 
 void bind_relation_attention(py::module_& module) {
@@ -190,4 +219,5 @@ PYBIND11_MODULE(_cuda, module) {
       "Number of GPUs, and why there are none.");
   bind_relation_attention(module);
   bind_pair_score(module);
+  bind_hopper(module);
 }

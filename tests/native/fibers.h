@@ -17,18 +17,20 @@
 
 namespace cmsei::device {
 
-enum class At { kRunning, kWarp, kBlock, kDone };
+enum class At { kRunning, kWarp, kBlock, kPolling, kDone };
 
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   At at = At::kRunning;
+  std::function<bool()> ready;  // of one that polls
 };
 
 struct Block {
   std::vector<Fiber> fibers;
   std::vector<double> exchanged;
   std::function<void(int)> body;
+  std::function<bool()> stuck;  // where no thread can go on: does what is outstanding elsewhere; false if nothing is
   ucontext_t scheduler;
   int current = 0;
 };
@@ -43,6 +45,11 @@ static void wait(At at) {
 
 CMSEI_DEVICE void sync_block() { wait(At::kBlock); }
 CMSEI_DEVICE void sync_warp() { wait(At::kWarp); }
+
+static void poll(std::function<bool()> ready) {
+  block->fibers[block->current].ready = std::move(ready);
+  wait(At::kPolling);
+}
 
 template <typename T>
 CMSEI_DEVICE T shuffle_xor(T x, int mask) {
@@ -61,11 +68,13 @@ static void enter() {
 
 // Runs body(thread) for all threads of a block; throws where CUDA would hang at a barrier.
 // Between two barriers the threads run one after the other, in ascending or, `reversed`, in descending order.
-static void run_block(int threads, bool reversed, std::function<void(int)> body) {
+static void run_block(int threads, bool reversed, std::function<void(int)> body,
+                      std::function<bool()> stuck = [] { return false; }) {
   constexpr size_t kStack = 128 * 1024;
   Block now;
   block = &now;
   now.body = std::move(body);
+  now.stuck = std::move(stuck);
   now.exchanged.resize(threads);
   now.fibers.resize(threads);
   for (Fiber& fiber : now.fibers) {
@@ -96,7 +105,9 @@ static void run_block(int threads, bool reversed, std::function<void(int)> body)
     if (all(0, threads, At::kBlock)) release(0, threads);
     for (int warp = 0; warp < threads; warp += 32)
       if (all(warp, warp + 32, At::kWarp)) release(warp, warp + 32);
-    if (!ran) throw std::runtime_error("threads wait at different barriers");
+    for (int i = 0; i < threads; ++i)
+      if (now.fibers[i].at == At::kPolling && now.fibers[i].ready()) release(i, i + 1);
+    if (!ran && !now.stuck()) throw std::runtime_error("threads wait at different barriers");
   }
 }
 

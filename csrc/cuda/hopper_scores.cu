@@ -1,0 +1,107 @@
+// The Hopper pair score: its kernel, which has code for sm_90a alone, the maps that TMA reads by, and the launch.
+#include <cudaTypedefs.h>
+
+#include "hopper_device.cuh"
+
+#include "hopper_arguments.h"
+#include "launch.h"
+
+namespace cmsei::cuda {
+namespace {
+
+using namespace cmsei::hopper;
+
+// Registers for two blocks on a multiprocessor.
+__global__ void __launch_bounds__(kThreads, 2)
+    hopper_kernel(const __grid_constant__ Arguments a, const __grid_constant__ CUtensorMap words,
+                  const __grid_constant__ CUtensorMap regions) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ __align__(1024) unsigned char shared[];
+  run_thread(a, words, regions, shared, blockIdx.x, gridDim.x, static_cast<int>(threadIdx.x));
+#else
+  __trap();  // never launched: hopper_scores() refuses other devices
+#endif
+}
+
+using EncodeTiled = PFN_cuTensorMapEncodeTiled_v12000;
+
+// The driver's function, found at run time: the module links with no driver and is importable without one.
+cudaError_t find_encode(EncodeTiled& encode) {
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult result{};
+#if CUDART_VERSION >= 12050
+  const cudaError_t error =
+      cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
+#else
+  const cudaError_t error = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault, &result);
+#endif
+  encode = reinterpret_cast<EncodeTiled>(found);
+  if (error != cudaSuccess) return error;
+  return result == cudaDriverEntryPointSuccess && found ? cudaSuccess : cudaErrorSymbolNotFound;
+}
+
+// Boxes of kDepth columns and `box_rows` rows, swizzled as hopper_maps.h says, zeros outside.
+std::string make_map(EncodeTiled encode, const HopperRows& rows, const HopperCall& call, int box_rows,
+                     CUtensorMap& map) {
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(call.width), static_cast<cuuint64_t>(rows.rows)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(rows.stride)};
+  const cuuint32_t box[2] = {kDepth, static_cast<cuuint32_t>(box_rows)}, steps[2] = {1, 1};
+  const auto type = call.half ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const CUresult result =
+      encode(&map, type, 2, pair::address<void>(rows.data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result == CUDA_SUCCESS) return {};
+  return "pair_score: CUDA driver error " + std::to_string(static_cast<int>(result)) + " while describing (" +
+         std::to_string(rows.rows) + ", " + std::to_string(call.width) + ") features to TMA";
+}
+
+std::string explain(cudaError_t error, const char* during) { return cuda::explain("pair_score", error, during); }
+
+HopperTiles numbers(const std::vector<Tile>& tiles) {
+  HopperTiles out;
+  for (const Tile& tile : tiles) out.push_back({tile.first, tile.last, tile.teams});
+  return out;
+}
+
+}  // namespace
+
+std::pair<HopperTiles, HopperTiles> hopper_tiles(const std::array<int64_t, 11>& config,
+                                                 const std::vector<int64_t>& images,
+                                                 const std::vector<int64_t>& captions) {
+  const auto count = [](const std::vector<int64_t>& offsets) { return static_cast<int64_t>(offsets.size()) - 1; };
+  const Tiles tiles =
+      make_tiles(pair::parse(config.data()), images.data(), count(images), captions.data(), count(captions));
+  return {numbers(tiles.images), numbers(tiles.captions)};
+}
+
+std::string hopper_scores(const HopperCall& call, int device, void* stream) {
+  const DeviceGuard guard(device);
+  if (guard.error != cudaSuccess) return explain(guard.error, "while choosing the device");
+  if (call.image_tile_count == 0 || call.caption_tile_count == 0) return {};
+  int major = 0, minor = 0, processors = 0;
+  for (const auto& [attribute, value] : {std::pair{cudaDevAttrComputeCapabilityMajor, &major},
+                                         std::pair{cudaDevAttrComputeCapabilityMinor, &minor},
+                                         std::pair{cudaDevAttrMultiProcessorCount, &processors}}) {
+    const cudaError_t error = cudaDeviceGetAttribute(value, attribute, device);
+    if (error != cudaSuccess) return explain(error, "while asking what the device is");
+  }
+  if (major != 9 || minor != 0) return "pair_score: the Hopper kernel runs on compute capability 9.0 alone";
+  EncodeTiled encode = nullptr;
+  cudaError_t error = find_encode(encode);
+  if (error != cudaSuccess) return explain(error, "while looking for cuTensorMapEncodeTiled in the driver");
+  CUtensorMap words, regions;
+  std::string problem = make_map(encode, call.words, call, kRows, words);
+  if (problem.empty()) problem = make_map(encode, call.regions, call, kColumns, regions);
+  if (!problem.empty()) return problem;
+  for (const auto& [attribute, value] : {std::pair{cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes},
+                                         std::pair{cudaFuncAttributePreferredSharedMemoryCarveout, 100}}) {
+    error = cudaFuncSetAttribute(hopper_kernel, attribute, value);
+    if (error != cudaSuccess) return explain(error, "while reserving shared memory");
+  }
+  const int64_t meetings = call.image_tile_count * call.caption_tile_count, most = 2 * static_cast<int64_t>(processors);
+  hopper_kernel<<<static_cast<unsigned>(meetings < most ? meetings : most), kThreads, kSharedBytes,
+                  static_cast<cudaStream_t>(stream)>>>(arguments(call), words, regions);
+  return explain(cudaGetLastError(), "at the launch of the Hopper kernel");
+}
+
+}  // namespace cmsei::cuda

@@ -1,0 +1,184 @@
+// What sm_90a's instructions do, as the PTX ISA documents them, for kernels that run as fibers: barriers with phases, TMA
+// and wgmma. Stands in for csrc/cuda/hopper_device.cuh. What those do asynchronously happens at once, or as late as their
+// barriers and waits allow: a kernel that is right gives the same in both.
+#pragma once
+
+#include "fibers.h"
+
+#include <deque>
+#include <map>
+
+namespace cmsei::device {
+
+// A matrix (rows, columns) of 16-bit numbers and the rows of a box of it.
+struct Map {
+  const unsigned char* data;
+  int64_t stride, rows, columns;
+  int box_rows;
+};
+
+struct Barrier {
+  int16_t arrivals, pending;
+  int32_t bytes : 31;
+  uint32_t phase : 1;
+};
+static_assert(sizeof(Barrier) == 8);
+
+struct Product {
+  float* sums;
+  uint64_t words, regions;
+  bool half, add;
+};
+
+struct Machine {
+  bool late = false;
+  unsigned char* shared = nullptr;                // of the block
+  uint32_t start = 1040;                          // its address: not at a boundary of anything
+  std::deque<std::function<void()>> loads;        // that TMA has not done yet
+  std::map<int, std::deque<std::vector<Product>>> groups;  // of each thread, committed
+  std::map<int, std::vector<Product>> open;
+  int waiting = 0, generation = 0;                // of the consumers' barrier
+};
+static Machine machine;
+
+static uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(p) - machine.shared) + machine.start;
+}
+
+static Barrier& of(uint64_t* barrier) { return *reinterpret_cast<Barrier*>(barrier); }
+
+static void settle(Barrier& x) {
+  if (x.pending != 0 || x.bytes != 0) return;
+  x.phase ^= 1;
+  x.pending = x.arrivals;
+}
+
+static void barrier_init(uint64_t* barrier, uint32_t arrivals) {
+  const auto n = static_cast<int16_t>(arrivals);
+  of(barrier) = {n, n, 0, 0};
+}
+static void fence_barriers() {}
+static void barrier_arrive(uint64_t* barrier) {
+  if (--of(barrier).pending < 0) throw std::runtime_error("more arrivals than a barrier counts");
+  settle(of(barrier));
+}
+static void barrier_expect(uint64_t* barrier, uint32_t bytes) {
+  of(barrier).bytes += static_cast<int32_t>(bytes);
+  barrier_arrive(barrier);
+}
+static void barrier_wait(uint64_t* barrier, uint32_t parity) {
+  const auto ready = [barrier, parity] { return of(barrier).phase != parity; };
+  if (!ready()) poll(ready);
+}
+
+static void fill_box(const Map& map, unsigned char* to, uint64_t* barrier, int64_t column, int64_t row) {
+  if (shared_address(to) % 1024) throw std::runtime_error("a swizzled tile begins at no multiple of 1024");
+  for (int r = 0; r < map.box_rows; ++r)
+    for (int chunk = 0; chunk < 8; ++chunk) {  // of 16 bytes
+      unsigned char* const out = to + r * 128 + (chunk ^ (r & 7)) * 16;
+      for (int e = 0; e < 8; ++e) {
+        const int64_t y = row + r, x = column + chunk * 8 + e;
+        const bool inside = y >= 0 && y < map.rows && x >= 0 && x < map.columns;
+        if (inside)
+          std::memcpy(out + 2 * e, map.data + y * map.stride + 2 * x, 2);
+        else
+          std::memset(out + 2 * e, 0, 2);
+      }
+    }
+  of(barrier).bytes -= map.box_rows * 128;
+  settle(of(barrier));
+}
+
+static void load_tile(const Map& map, void* to, uint64_t* barrier, int column, int row) {
+  const auto load = [=, &map] { fill_box(map, static_cast<unsigned char*>(to), barrier, column, row); };
+  if (machine.late)
+    machine.loads.push_back(load);
+  else
+    load();
+}
+static bool load_outstanding() {
+  if (machine.loads.empty()) return false;
+  machine.loads.front()();
+  machine.loads.pop_front();
+  return true;
+}
+
+static void fence_async() {}
+static void sync_consumers() {
+  const int mine = machine.generation;
+  if (++machine.waiting == 128) {
+    machine.waiting = 0;
+    ++machine.generation;
+    return;
+  }
+  poll([mine] { return machine.generation != mine; });
+}
+
+struct Accumulators {
+  static constexpr int kCount = 72;
+  float x[kCount];
+};
+
+static float number(uint16_t bits, bool half) {
+  uint32_t u = static_cast<uint32_t>(bits) << 16;
+  if (half) {
+    const uint32_t sign = u & 0x80000000u, exponent = bits >> 10 & 31, fraction = bits & 1023;
+    if (exponent == 0) {
+      const float x = std::ldexp(static_cast<float>(fraction), -24);
+      return sign ? -x : x;
+    }
+    u = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | fraction << 13;
+  }
+  float x;
+  std::memcpy(&x, &u, 4);
+  return x;
+}
+
+// Element (row, k) of the K-major operand that a descriptor of layout 1 describes: addresses, then the swizzle on them.
+static float element(uint64_t descriptor, int row, int k, bool half) {
+  if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) throw std::runtime_error("not the 128-byte swizzle");
+  const uint32_t start = (descriptor & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
+  uint32_t at = start + row / 8 * stride + row % 8 * 128 + k * 2;
+  at ^= at >> 7 << 4 & 0x70;
+  uint16_t bits;
+  std::memcpy(&bits, machine.shared + (at - machine.start), 2);
+  return number(bits, half);
+}
+
+static void multiply_now(const Product& p, int thread) {
+  const int warp = thread >> 5, lane = thread & 31;
+  for (int i = 0; i < Accumulators::kCount; ++i) {
+    const int row = 16 * warp + (lane >> 2) + 8 * (i >> 1 & 1), column = 8 * (i >> 2) + 2 * (lane & 3) + (i & 1);
+    float sum = p.add ? p.sums[i] : 0.0f;
+    for (int k = 0; k < 16; ++k) sum += element(p.words, row, k, p.half) * element(p.regions, column, k, p.half);
+    p.sums[i] = sum;
+  }
+}
+
+template <int kCount>
+static void take_registers() {}
+template <int kCount>
+static void give_registers() {}
+static void wgmma_fence() {}
+template <bool kHalf>
+static void wgmma(Accumulators& sums, uint64_t words, uint64_t regions, bool add) {
+  const Product product{sums.x, words, regions, kHalf, add};
+  if (machine.late)
+    machine.open[block->current].push_back(product);
+  else
+    multiply_now(product, block->current);
+}
+static void wgmma_commit() {
+  auto& open = machine.open[block->current];
+  machine.groups[block->current].push_back(std::move(open));
+  open.clear();
+}
+template <int kPending>
+static void wgmma_wait() {
+  auto& groups = machine.groups[block->current];
+  for (; groups.size() > kPending; groups.pop_front())
+    for (const Product& product : groups.front()) multiply_now(product, block->current);
+}
+static void wgmma_finish(Accumulators&) { wgmma_wait<0>(); }
+
+}  // namespace cmsei::device

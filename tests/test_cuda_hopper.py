@@ -1,0 +1,297 @@
+"""The Hopper pair score: its kernel run on a model of the machine, its plan and its maps."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import itertools
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from cuda_on_host import COMPILER, HopperModule, compiled, engine_on_host
+from problems import error, magnitude
+
+from cmsei_fast.engines import cuda, cuda_hopper
+from cmsei_fast.ops import pair_score
+from cmsei_fast.scorer import Attention, PairScorer
+
+pytestmark = [
+    pytest.mark.usefixtures("poisoned"),
+    pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: the kernel cannot be run on the host"),
+]
+ROWS, COLUMNS, PLANES = 64, 144, 148
+CONFIG = tuple(PairScorer.cmsei().config()[:11])
+
+Make = Callable[..., HopperModule]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    folder = tmp_path_factory.mktemp("hopper")
+    libraries = [compiled(f"{name}_host.cpp", folder) for name in ("pair", "hopper")]
+    return lambda **options: HopperModule(*libraries, **options)
+
+
+def items(lengths: tuple[int, ...], width: int, dtype: torch.dtype, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Packed features of the dtype's numbers, as float32, and offsets."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(sum(lengths), width, generator=generator).to(dtype).float()
+    return rows, torch.tensor([0, *itertools.accumulate(lengths)])
+
+
+def compared(
+    module: HopperModule,
+    scorer: PairScorer,
+    regions: tuple[int, ...],
+    words: tuple[int, ...],
+    width: int,
+    precision: str = "bfloat16",
+) -> torch.Tensor:
+    """The kernel's scores, which must be the definition's on the same rounded features."""
+    dtype = getattr(torch, precision)
+    (v, v_offsets), (w, w_offsets) = items(regions, width, dtype, 1), items(words, width, dtype, 2)
+    inputs = v, w, v_offsets, w_offsets
+    wanted = pair_score(*inputs, scorer=scorer, engine="reference", precision="float64")
+    with engine_on_host(module):
+        found = pair_score(*inputs, scorer=scorer, engine="cuda", precision=precision)
+    assert error(found, wanted) <= 2e-5 * magnitude(wanted)
+    return found
+
+
+SCORERS = {
+    "cmsei": PairScorer.cmsei(),
+    "scan_t2i": PairScorer.scan_t2i(),
+    "scan_i2t": PairScorer.scan_i2t("max"),
+    "steps": PairScorer(Attention(steps=3, gates=((1.0, 0.5), (-0.5, 1.0))), Attention(aggregate="max")),
+}
+
+
+@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_kernel_matches_the_definition(make: Make, name: str, precision: str) -> None:
+    module = make()
+    compared(module, SCORERS[name], (36,) * 6, (13, 7, 30, 1, 20, 12), 72, precision)
+    assert module.launches == 1
+    assert not module.teams
+
+
+@pytest.mark.parametrize("width", [1, 8, 64, 65, 256, 600])
+def test_any_width(make: Make, width: int) -> None:
+    compared(make(late=True), PairScorer.scan_t2i(), (36, 36, 36, 36, 36), (9, 40, 11, 5), width)
+
+
+@pytest.mark.parametrize(
+    ("regions", "words"),
+    [
+        ((1,), (1,)),
+        ((1, 2, 3, 5, 144, 100, 44), (64, 1, 63, 2, 2)),
+        ((37,) * 7, (64, 64)),
+        ((2,) * 75, (1,) * 65),
+        ((50, 95, 49, 143), (33, 32, 31)),
+    ],
+)
+def test_odd_lengths(make: Make, regions: tuple[int, ...], words: tuple[int, ...]) -> None:
+    module = make()
+    compared(module, PairScorer.scan_t2i(), regions, words, 40)
+    assert module.launches == 1
+
+
+def test_order_does_not_matter(make: Make) -> None:
+    """One block or many, threads in either order, what is asynchronous at once or late: the same bits."""
+    shape = PairScorer.cmsei(), (36,) * 9 + (20,), (13, 7, 30, 41, 20, 64, 12, 3), 300
+    answers = [
+        compared(make(blocks=blocks, reverse=reverse, late=late), *shape)
+        for blocks, reverse, late in [(1, False, False), (1, True, True), (2, False, True), (1 << 30, True, False)]
+    ]
+    assert all(torch.equal(answers[0], other) for other in answers[1:])
+
+
+def test_what_is_too_large_for_a_tile_is_left_to_the_other_kernel(make: Make) -> None:
+    module = make()
+    compared(module, PairScorer.cmsei(), (36, 145, 36, 200), (70, 13, 65, 8, 9, 100), 24)
+    assert module.launches == 1
+    assert module.teams
+    module = make()
+    compared(module, PairScorer.scan_t2i(), (145,), (13,), 24)
+    assert module.launches == 0
+
+
+def test_nan_is_not_hidden_nor_spread(make: Make) -> None:
+    (v, v_offsets), (w, w_offsets) = items((36,) * 5, 16, torch.bfloat16, 1), items((5, 6, 7), 16, torch.bfloat16, 2)
+    v[40, 3] = w[7, 1] = torch.nan
+    with engine_on_host(make()):
+        out = pair_score(v, w, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine="cuda", precision="bfloat16")
+    bad = torch.zeros(5, 3, dtype=torch.bool)
+    bad[1] = bad[:, 1] = True
+    assert torch.equal(out.isnan(), bad)
+
+
+def test_strides_and_addresses_that_tma_does_not_take(make: Make) -> None:
+    (v, v_offsets), (w, w_offsets) = items((36, 5), 24, torch.bfloat16, 1), items((4, 9), 24, torch.bfloat16, 2)
+    odd = [torch.full((len(x), 27), torch.nan, dtype=torch.bfloat16)[:, 1:25] for x in (v, w)]
+    for x, y in zip(odd, (v, w), strict=True):
+        x.copy_(y)
+    with engine_on_host(make()):
+        run = [
+            pair_score(*rows, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine="cuda", precision="bfloat16")
+            for rows in ((v, w), odd)
+        ]
+    assert torch.equal(*run)
+
+
+def test_reasons() -> None:
+    modules = {name: SimpleNamespace(architectures=name) for name in ("80;90a", "80;90")}
+    assert cuda_hopper.refusal(modules["80;90a"], "bfloat16", (9, 0)) is None
+    assert "float32" in str(cuda_hopper.refusal(modules["80;90a"], "float32", (9, 0)))
+    assert "8.0, not 9.0" in str(cuda_hopper.refusal(modules["80;90a"], "float16", (8, 0)))
+    assert "90a" in str(cuda_hopper.refusal(modules["80;90"], "float16", (9, 0)))
+
+
+def test_doctor_tells_about_the_main_loop(make: Make) -> None:
+    with engine_on_host(make()):
+        assert cuda.limits().startswith("Hopper main loop in bfloat16 and float16; ")
+        cuda._capability = lambda device: (8, 6)
+        assert cuda.limits().startswith("no Hopper main loop: the GPU's compute capability is 8.6, not 9.0; ")
+
+
+def lengths() -> list[tuple[list[int], list[int]]]:
+    """Lengths of images and captions: the usual, each alone, and drawn."""
+    draw = random.Random(0)
+    cases = [([36] * n, [m] * 7) for n in (1, 3, 4, 5, 9) for m in (1, 12, 13, 63, 64, 65)]
+    cases += [([n] * 6, [5, 70, 3]) for n in (1, 2, 37, 48, 72, 73, 143, 144, 145)]
+    for _ in range(60):
+        images = [draw.choice((1, 2, 20, 36, 36, 50, 100, 144, 150)) for _ in range(draw.randint(1, 30))]
+        cases.append((images, [draw.choice((1, 2, 9, 13, 30, 64, 65)) for _ in range(draw.randint(1, 30))]))
+    return cases
+
+
+def bounds(lengths: list[int]) -> list[int]:
+    return [0, *itertools.accumulate(lengths)]
+
+
+def test_every_pair_that_fits_belongs_to_one_tile_of_one_block(make: Make) -> None:
+    module = make()
+    for images, captions in lengths():
+        tiles = module.hopper_tiles(CONFIG, bounds(images), bounds(captions))
+        for found, own, most, fits in zip(tiles, (images, captions), (COLUMNS, ROWS), (144, 64), strict=True):
+            counts = np.zeros(len(own), int)
+            for first, last, _ in found:
+                assert 0 < sum(own[first:last]) <= most
+                counts[first:last] += 1
+            if own is images:
+                assert counts.tolist() == [int(n <= fits) for n in own]
+                assert all(sum(n | 1 for n in own[first:last]) <= PLANES for first, last, _ in found)
+            else:
+                assert all(count <= (n <= fits) for count, n in zip(counts, own, strict=True))
+                if max(images) <= 36:
+                    assert counts.tolist() == [int(n <= fits) for n in own]
+        held = [n for n in images if n <= COLUMNS]
+        for first, last, teams in tiles[1]:
+            assert 1 <= teams <= 4
+            config = (ctypes.c_int64 * 11)(*CONFIG)
+            sizes = ctypes.c_int64(max(held)), ctypes.c_int64(max(captions[first:last]))
+            assert module.hopper.hopper_team_bytes(config, *sizes, teams) <= 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cmsei_fast._cuda") is None, reason="cmsei_fast._cuda is not built")
+def test_the_module_makes_the_same_tiles_and_refuses_other_devices(make: Make) -> None:
+    module = importlib.import_module("cmsei_fast._cuda")
+    for images, captions in lengths()[:20]:
+        sizes = CONFIG, bounds(images), bounds(captions)
+        assert tuple([tuple(t) for t in x] for x in module.hopper_tiles(*sizes)) == make().hopper_tiles(*sizes)
+    items = {"images": module.PairItems(offsets=1), "captions": module.PairItems(means=2)}
+    rows = {name: module.HopperRows(data=1, stride=16, rows=1) for name in ("regions", "words")}
+    call = module.HopperCall(config=CONFIG, **items, **rows, image_tile_count=1, caption_tile_count=1)
+    if cuda.unavailable() is not None:
+        with pytest.raises(RuntimeError, match=r"pair_score: CUDA error \d+ \(.+\) while choosing the device"):
+            module.hopper_scores(call, 0, 0)
+
+
+def test_blocks_walk_over_each_tile_once(make: Make) -> None:
+    module = make()
+    for image_tiles, caption_tiles in itertools.product((1, 2, 7, 33), (1, 2, 31, 32, 33, 64, 100)):
+        for blocks in (1, 3, 264):
+            counts = np.zeros((image_tiles, caption_tiles), np.int32)
+            sizes = (ctypes.c_int64(x) for x in (image_tiles, caption_tiles, blocks))
+            module.hopper.hopper_cover(*sizes, counts.ctypes.data_as(ctypes.c_void_p))
+            assert (counts == 1).all()
+
+
+def test_every_product_of_a_tile_has_a_place_of_its_own(make: Make) -> None:
+    module = make()
+    for own in [[36] * 4, [1] * 144, [2] * 49, [144], [50, 20, 3], [37, 37, 36, 1]]:
+        offsets = (ctypes.c_int64 * (len(own) + 3))(*bounds([9, *own, 5]))
+        places = np.zeros((ROWS, COLUMNS), np.int32)
+        module.hopper.hopper_places(offsets, 1, 1 + len(own), places.ctypes.data_as(ctypes.c_void_p))
+        used = places[:, : sum(own)]
+        assert len(np.unique(used)) == used.size
+        assert used.min() >= 0
+        assert used.max() < module.hopper.hopper_product_numbers()
+        assert (places[:, sum(own) :] == -1).all()
+        start = 0
+        for n in own:  # an image's block is rows of one odd stride
+            block = places[:, start : start + n]
+            assert (np.diff(block, axis=1) == 1).all()
+            assert (np.diff(block, axis=0) == (n | 1)).all()
+            start += n
+
+
+def test_fragments_lie_as_the_instruction_set_documents(make: Make) -> None:
+    """Figure "WGMMA .m64nNk16 register fragment layout for accumulator matrix D" of the PTX ISA."""
+    library = make().hopper
+    places = {
+        (t, i): (library.hopper_fragment(t, i, 0), library.hopper_fragment(t, i, 1))
+        for t in range(128)
+        for i in range(72)
+    }
+    assert sorted(places.values()) == list(itertools.product(range(64), range(144)))
+    documented = {
+        (0, 0): (0, 0),
+        (0, 1): (0, 1),
+        (0, 2): (8, 0),
+        (0, 3): (8, 1),
+        (0, 4): (0, 8),
+        (1, 0): (0, 2),
+        (3, 1): (0, 7),
+        (4, 0): (1, 0),
+        (31, 0): (7, 6),
+        (31, 3): (15, 7),
+        (32, 0): (16, 0),
+        (64, 2): (40, 0),
+        (127, 71): (63, 143),
+    }
+    assert {key: places[key] for key in documented} == documented
+
+
+def test_the_descriptor_has_its_fields_where_the_instruction_set_documents_them(make: Make) -> None:
+    for address in (0, 1024, 26624 * 3 + 8192, 227 * 1024):
+        number = make().hopper.hopper_descriptor(address)
+        assert number & 0x3FFF == address >> 4
+        assert number >> 16 & 0x3FFF == 1
+        assert number >> 32 & 0x3FFF == 1024 >> 4
+        assert number >> 49 & 7 == 0
+        assert number >> 62 == 1  # 128-byte swizzle
+
+
+@pytest.mark.skipif(cuda.unavailable() is not None, reason="no CUDA GPU, or no CUDA module")
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_gpu_agrees_with_the_other_kernel(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    if cuda._no_hopper(precision, torch.device("cuda")) is not None:
+        pytest.skip(str(cuda._no_hopper(precision, torch.device("cuda"))))
+    draw = random.Random(1)
+    for images, width in (([36] * 50, 1024), ([draw.choice((1, 20, 36, 50, 144, 150)) for _ in range(40)], 100)):
+        captions = [draw.randint(1, 66) for _ in range(300)]
+        dtype = getattr(torch, precision)
+        (v, v_offsets), (w, w_offsets) = items(tuple(images), width, dtype, 1), items(tuple(captions), width, dtype, 2)
+        inputs = v.cuda(), w.cuda(), v_offsets, w_offsets
+        for scorer in SCORERS.values():
+            once, again = (pair_score(*inputs, scorer=scorer, engine="cuda", precision=precision) for _ in range(2))
+            assert torch.equal(once, again)
+            with monkeypatch.context() as patch:
+                patch.setattr(cuda_hopper, "refusal", lambda *_: "not now")
+                wanted = pair_score(*inputs, scorer=scorer, engine="cuda", precision=precision)
+            assert error(once, wanted) <= 1e-5 * magnitude(wanted)
