@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from . import nn
     from .encoded import Encoded
     from .model import CMSEI, ModelConfig
+    from .ops.attended import AttendedTile, attended_features, attended_scores
     from .ops.pair_score import pair_score
     from .ops.relation_attention import relation_attention
     from .report import explain
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CMSEI",
+    "AttendedTile",
     "Attention",
     "Encoded",
     "ModelConfig",
     "PairScorer",
     "__version__",
+    "attended_features",
+    "attended_scores",
     "evaluate",
     "explain",
     "nn",
@@ -39,9 +43,12 @@ __all__ = [
 ]
 
 _HOME = {
+    "AttendedTile": "cmsei_fast.ops.attended",
     "CMSEI": "cmsei_fast.model",
     "Encoded": "cmsei_fast.encoded",
     "ModelConfig": "cmsei_fast.model",
+    "attended_features": "cmsei_fast.ops.attended",
+    "attended_scores": "cmsei_fast.ops.attended",
     "evaluate": "cmsei_fast.retrieval",
     "explain": "cmsei_fast.report",
     "pair_score": "cmsei_fast.ops.pair_score",

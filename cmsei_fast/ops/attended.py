@@ -1,0 +1,297 @@
+"""Attended vectors of all pairs, tile by tile, for scores that need more of them than their inner products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torch.utils.checkpoint import checkpoint
+
+from cmsei_fast import checks
+from cmsei_fast.engines.gram import attend
+from cmsei_fast.engines.same_length import Chunk, Side
+from cmsei_fast.engines.terms import EPS, Direction, read_terms
+from cmsei_fast.scorer import Attention, PairScorer
+
+# Rows of queries whose attention is one product, and numbers of attended vectors in a tile: for a CPU's caches, and
+# enough to fill a GPU.
+_QUERY_ROWS = {"cpu": 64, "other": 2048}
+_TILE = {"cpu": 2**19, "other": 2**25}
+
+
+class AttendedTile(NamedTuple):
+    """Some images with some captions, all of one number of regions and one number of words.
+
+    ``attended`` is the tile's own memory: who gets it may overwrite it.
+    """
+
+    images: Tensor  # (I,) int64, their places among all
+    captions: Tensor  # (J,)
+    queries: Tensor  # t2i: words (1, J, n, D); i2t: regions (I, 1, n, D)
+    attended: Tensor  # (I, J, n, D), of each query of each pair
+    image_state: Tensor | None  # (I, …), what was given for these images
+    caption_state: Tensor | None  # (J, …)
+    again: bool  # computed before, and now a second time for the gradient: nothing is to be counted twice
+
+
+Head = Callable[[AttendedTile], Tensor]
+
+
+def attended_features(
+    images: Any,
+    captions: Any,
+    caption_lengths: Any = None,
+    image_lengths: Any = None,
+    *,
+    attention: Attention | None = None,
+    direction: str = "t2i",
+    unit: bool = False,
+    image_state: Tensor | None = None,
+    caption_state: Tensor | None = None,
+    all_images: bool = False,
+) -> Iterator[AttendedTile]:
+    """The attended vectors U = P C of every query of every pair, one tile after the other.
+
+    All pairs together are N M times larger than the features; a tile is a few MB. Where gradients are recorded, a tile
+    that is kept keeps its graph: :func:`attended_scores` is for training.
+
+    Args:
+        images: regions, a tensor padded (N, R, D) or packed (ΣR, D), float16, bfloat16, float32 or float64; or what
+            :meth:`cmsei_fast.CMSEI.encode_images` returns.
+        captions: words, padded (M, L, D) or packed (ΣL, D), likewise, on the same device.
+        caption_lengths: (M,) words of each caption; None: all L. Packed captions need it.
+        image_lengths: (N,) regions of each image, likewise.
+        attention: how P is made: ``temperature``, ``norm`` and ``attend`` (not ``"negative_aware"``) with one step; the
+            other fields play no part. None is ``Attention()``, SCAN's t2i.
+        direction: ``"t2i"``, words ask and regions answer, or ``"i2t"``.
+        unit: divide each attended vector by its length (which comes from the Gram matrix and costs little).
+        image_state: (N, …) tensor whose rows come with their images.
+        caption_state: (M, …), likewise.
+        all_images: every tile has all images, for what is computed over them (a batch norm); all are of one length.
+
+    Yields:
+        Each pair in exactly one tile, in float32, float64 if either side is float64.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came; before the first tile.
+    """
+    given = (attention, direction, unit, image_state, caption_state, all_images)
+    plan = _Plan(images, captions, caption_lengths, image_lengths, *given)
+    return (plan.tile(i, j, again=False) for j, parts in plan.columns() for i in parts)
+
+
+def attended_scores(
+    images: Any,
+    captions: Any,
+    caption_lengths: Any = None,
+    image_lengths: Any = None,
+    *,
+    head: Head,
+    attention: Attention | None = None,
+    direction: str = "t2i",
+    unit: bool = False,
+    image_state: Tensor | None = None,
+    caption_state: Tensor | None = None,
+    all_images: bool = False,
+) -> Tensor:
+    """The score that a head makes of each pair's attended vectors; differentiable.
+
+    Gradients reach the features, the states and whatever the head is made of. For the backward pass each tile is
+    computed again (the head too, with the same random numbers), so that memory holds one tile at a time.
+
+    Args:
+        head: gets an :class:`AttendedTile` of I images and J captions and returns their scores (I, J): a module, or a
+            function.
+
+    The other arguments are those of :func:`attended_features`.
+
+    Returns:
+        (N, M) in the dtype of the tiles. N or M may be 0.
+
+    Raises:
+        TypeError, ValueError: as :func:`attended_features`, and for a head that returns something else.
+    """
+    given = (attention, direction, unit, image_state, caption_state, all_images)
+    plan = _Plan(images, captions, caption_lengths, image_lengths, *given)
+    if not callable(head):
+        raise TypeError(f"head: expected a module or a function, got {type(head).__name__}")
+    if 0 in plan.shape:
+        return torch.empty(plan.shape, dtype=plan.dtype, device=plan.device)
+    return _recorded(plan, head) if torch.is_grad_enabled() else _written(plan, head)
+
+
+def _written(plan: _Plan, head: Head) -> Tensor:
+    out = torch.empty(plan.shape, dtype=plan.dtype, device=plan.device)
+    for j, parts in plan.columns():
+        for i in parts:
+            out[i.items[:, None], j.items] = _scored(head, plan.tile(i, j, again=False), plan.dtype)
+    return out
+
+
+def _recorded(plan: _Plan, head: Head) -> Tensor:
+    """The same with gradients: every tile is a checkpoint."""
+    columns, captions, images = [], [], []
+    for j, parts in plan.columns():
+        columns.append(torch.cat([_checkpointed(plan, head, i, j) for i in parts]))  # (N, J), images by length
+        captions.append(j.items)
+        images = [i.items for i in parts]
+    scores = torch.cat(columns, 1)
+    return scores.index_select(0, torch.cat(images).argsort()).index_select(1, torch.cat(captions).argsort())
+
+
+def _checkpointed(plan: _Plan, head: Head, images: Chunk, captions: Chunk) -> Tensor:
+    runs = 0
+
+    def run() -> Tensor:
+        nonlocal runs
+        runs += 1
+        return _scored(head, plan.tile(images, captions, again=runs > 1), plan.dtype)
+
+    return checkpoint(run, use_reentrant=False)
+
+
+def _scored(head: Head, tile: AttendedTile, dtype: torch.dtype) -> Tensor:
+    scores = head(tile)
+    shape = (len(tile.images), len(tile.captions))
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != shape or not scores.is_floating_point():
+        got = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise ValueError(f"head: expected floating scores of shape {shape} (images, captions of the tile), got {got}")
+    return scores.to(dtype)
+
+
+class _Plan:
+    """A checked call: both sides by length, and how large a tile is."""
+
+    def __init__(
+        self,
+        images: Any,
+        captions: Any,
+        caption_lengths: Any,
+        image_lengths: Any,
+        attention: Attention | None,
+        direction: str,
+        unit: bool,
+        image_state: Tensor | None,
+        caption_state: Tensor | None,
+        all_images: bool,
+    ) -> None:
+        images, image_lengths = checks.unpacked("image", images, image_lengths)
+        captions, caption_lengths = checks.unpacked("caption", captions, caption_lengths)
+        for name, x in (("images", images), ("captions", captions)):
+            if not isinstance(x, Tensor):
+                raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+            checks.dtype_of(name, x)
+            checks.check_features(name, x)
+        checks.check_agreement(images, captions)
+        lengths = [
+            _lengths("image_lengths", image_lengths, "image", images),
+            _lengths("caption_lengths", caption_lengths, "caption", captions),
+        ]
+        if direction not in ("t2i", "i2t"):
+            raise ValueError(f"direction: expected 't2i' or 'i2t', got {direction!r}")
+        self._asks_words, self._all_images = direction == "t2i", all_images
+        self._attention = _check_attention(attention)
+        for name, x, n in (("image", image_state, len(lengths[0])), ("caption", caption_state, len(lengths[1]))):
+            _check_state(f"{name}_state", x, n, images.device)
+        if all_images and len(lengths[0].unique()) > 1:
+            low, high = int(lengths[0].min()), int(lengths[0].max())
+            raise ValueError(f"all_images: expected images of one number of regions, got {low} to {high}")
+        self.shape = (len(lengths[0]), len(lengths[1]))
+        self.device, self._width = images.device, images.shape[-1]
+        wide = torch.promote_types(images.dtype, captions.dtype) == torch.float64
+        self.dtype = torch.float64 if wide else torch.float32
+        self._images = Side(images, lengths[0], image_state, self.dtype, gram=unit and self._asks_words)
+        self._captions = Side(captions, lengths[1], caption_state, self.dtype, gram=unit and not self._asks_words)
+
+    def columns(self) -> Iterator[tuple[Chunk, list[Chunk]]]:
+        """Some captions and all images, in parts that make a tile with them."""
+        if 0 in self.shape:
+            return
+        kind = self.device.type if self.device.type in _TILE else "other"
+        rows, vectors = _QUERY_ROWS[kind], max(1, _TILE[kind] // self._width)
+        groups = self._images.whole()
+        most = max(g.rows.shape[1] for g in groups)
+        if self._asks_words:
+            limits = (max(1, vectors // self.shape[0]) if self._all_images else rows, self.shape[1])
+        else:
+            images = self.shape[0] if self._all_images else max(1, rows // most)
+            limits = (vectors * most, max(1, vectors // (images * most)))
+        for captions in self._captions.chunks(*limits):
+            asking = captions.rows.shape[0] * captions.rows.shape[1]
+            parts = []
+            for group in groups:
+                step = vectors // asking if self._asks_words else rows // group.rows.shape[1]
+                parts += group.parts(self.shape[0] if self._all_images else max(1, step))
+            yield captions, parts
+
+    def tile(self, images: Chunk, captions: Chunk, *, again: bool) -> AttendedTile:
+        """The attended vectors of a part of the images with some captions."""
+        queries, context = (captions, images) if self._asks_words else (images, captions)
+        with torch.autocast(self.device.type, enabled=False):
+            attended = _attended(queries, context, self._attention)  # (context, queries, n, D)
+        return AttendedTile(
+            images.items,
+            captions.items,
+            queries.rows[None] if self._asks_words else queries.rows[:, None],
+            attended if self._asks_words else attended.transpose(0, 1),
+            images.state,
+            captions.state,
+            again,
+        )
+
+
+def _attended(queries: Chunk, context: Chunk, attention: Attention) -> Tensor:
+    """(X, Y, n, D) for Y items of n queries and X items of m context rows."""
+    (y, n, width), (x, m, _) = queries.rows.shape, context.rows.shape
+    how = _direction(attention, queries.rows)
+    a = queries.rows.flatten(0, 1) @ context.rows.flatten(0, 1).T  # (Y n, X m)
+    a = a.view(y, n, x, m).permute(2, 0, 1, 3).contiguous()  # (X, Y, n, m)
+    p = one_hot(a.argmax(-1), m).to(a.dtype) if how.attend == "hard" else attend(a, how, a.new_full((x,), m))
+    p = p.flatten(1, 2)  # (X, Y n, m)
+    if context.gram is not None:  # to unit length
+        square = ((p @ context.gram) * p).sum(-1, keepdim=True)  # |U|²
+        p = p / square.clamp(min=EPS**2).sqrt()
+    return (p @ context.rows).view(x, y, n, width)
+
+
+def _direction(attention: Attention, like: Tensor) -> Direction:
+    """The attention as the engines read it."""
+    scorer = PairScorer(t2i=attention)
+    scalars = torch.tensor(scorer.scalars(), dtype=like.dtype, device=like.device)
+    direction = read_terms(scalars, scorer.config()).t2i
+    assert direction is not None
+    return direction
+
+
+def _check_attention(attention: Any) -> Attention:
+    if attention is None:
+        return Attention()
+    if not isinstance(attention, Attention):
+        raise TypeError(f"attention: expected an Attention or None, got {type(attention).__name__}")
+    if attention.steps != 1 or attention.attend == "negative_aware":
+        got = f"steps={attention.steps}, attend={attention.attend!r}"
+        raise ValueError(f"attention: expected one step of softmax, hard or focal attention, got {got}")
+    return replace(attention, weight=1.0)
+
+
+def _lengths(name: str, given: Any, item: str, features: Tensor) -> Tensor:
+    """(n,) int64 on the CPU, checked."""
+    found = checks.check_lengths(name, given, item, tuple(features.shape))
+    if found is None:
+        return torch.full((features.shape[0],), features.shape[1], dtype=torch.int64, device="cpu")
+    return torch.from_numpy(found)
+
+
+def _check_state(name: str, state: Any, count: int, device: torch.device) -> None:
+    if state is None:
+        return
+    if not isinstance(state, Tensor):
+        raise TypeError(f"{name}: expected a tensor or None, got {type(state).__name__}")
+    if state.dim() == 0 or state.shape[0] != count or state.device != device:
+        raise ValueError(
+            f"{name}: expected {count} rows (one an item) on {device}, got shape {tuple(state.shape)} on {state.device}"
+        )
