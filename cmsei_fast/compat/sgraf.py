@@ -1,0 +1,73 @@
+"""SGRAF's functions and its similarity module (Diao et al. 2021): evaluation of its trained models, and training.
+
+    from cmsei_fast.compat.sgraf import i2t, shard_attn_scores, t2i  # in evaluation.py
+    from cmsei_fast.compat.sgraf import EncoderSimilarity  # in model.py
+
+``i2t`` and ``t2i`` are those of :mod:`cmsei_fast.compat.scan`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import checks
+from .scan import i2t, t2i
+from .similarity import EncoderSimilarity, check_precision
+
+__all__ = ["EncoderSimilarity", "i2t", "shard_attn_scores", "t2i"]
+
+
+@torch.no_grad()
+def shard_attn_scores(
+    model: Any,
+    img_embs: Any,
+    cap_embs: Any,
+    cap_lens: Any,
+    opt: Any,
+    shard_size: int = 100,
+    *,
+    precision: str = "float32",
+    device: str | None = None,
+) -> np.ndarray:
+    """(n_image, n_caption) float64 array of all similarities, as SGRAF's evaluation makes them.
+
+    Args:
+        model: SGRAF's model, whose ``sim_enc`` is an ``EncoderSimilarity``, its own or the one here; or such a module.
+            Its weights are read, it is not called; they are used as in evaluation mode.
+        img_embs: (n_image, n_regions, d) array or tensor, each image once.
+        cap_embs: (n_caption, max_n_word, d), likewise.
+        cap_lens: (n_caption,) words of each caption.
+        opt: not needed; the weights say what the module is.
+        shard_size: not needed; tiles are chosen by what the caches hold.
+        precision: ``"float32"`` or ``"bfloat16"``, as of :class:`EncoderSimilarity`.
+        device: where it is computed; None is the GPU where there is one, as in the original, else the CPU.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+    check_precision(precision)
+    module = getattr(model, "sim_enc", model)
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"model: expected a model with sim_enc or a module, got {type(model).__name__}")
+    encoder = EncoderSimilarity.from_state(module.state_dict(), precision)
+    for name, x in (("img_embs", img_embs), ("cap_embs", cap_embs)):
+        checks.kind_of(name, x)
+        checks.dtype_of(name, x)
+        if len(x.shape) != 3:
+            raise ValueError(f"{name}: expected 3 dimensions (n, rows, d), got shape {tuple(x.shape)}")
+        checks.check_features(name, x)
+    if cap_lens is None:
+        raise TypeError("cap_lens: expected the number of words of each caption, got None")
+    lengths = checks.check_lengths("cap_lens", cap_lens, "caption", tuple(cap_embs.shape))
+    assert lengths is not None
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    images = torch.as_tensor(np.asarray(img_embs) if not isinstance(img_embs, torch.Tensor) else img_embs)
+    # The field keeps float32 words in padded float64 arrays: only the words are copied.
+    words = [torch.as_tensor(c[:n]).to(device, torch.float32) for c, n in zip(cap_embs, lengths.tolist(), strict=True)]
+    packed = torch.cat(words) if words else torch.empty(0, cap_embs.shape[2], device=device)
+    found = encoder.to(device).similarities(images.to(device, torch.float32), packed, torch.from_numpy(lengths))
+    return found.double().cpu().numpy()

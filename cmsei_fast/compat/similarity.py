@@ -1,0 +1,288 @@
+"""SGRAF's similarity of an image and a sentence (Diao et al. 2021): similarity vectors, reasoned over or filtered.
+
+Parameters have the names of SGRAF's own modules, so that its checkpoints load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
+from torch.nn.utils.rnn import pad_sequence
+
+from ..encoded import length_mask
+from ..engines.affine import Affine
+from ..ops.attended import AttendedTile, attended_scores
+from ..scorer import Attention
+from . import scores
+
+EPS = 1e-8
+_ATTENTION = Attention(temperature=9.0)  # clipped_l2norm, SCAN's t2i
+_DROPOUT = 0.4
+_TEXT_BLOCK = 256  # captions whose padded words are held at a time
+
+Reasoning = Callable[[Tensor], Tensor]
+Statistics = dict[int, tuple[Tensor, Tensor]]
+
+
+class GlobalAttention(nn.Module):
+    """One vector for an image or a sentence: a sum of its regions or words, weighted by how they answer to their mean.
+
+    Args:
+        width: D.
+        num_region: regions of every image, over which a batch norm goes; None for words, which have none.
+    """
+
+    def __init__(self, width: int, num_region: int | None = None) -> None:
+        super().__init__()
+
+        def embedding(norm: int) -> nn.Sequential:
+            between = [] if num_region is None else [nn.BatchNorm1d(norm)]
+            return nn.Sequential(nn.Linear(width, width), *between, nn.Tanh(), nn.Dropout(_DROPOUT))
+
+        self.embedding_local = embedding(num_region or 0)
+        self.embedding_global = embedding(width)
+        self.embedding_common = nn.Sequential(nn.Linear(width, 1))
+
+    def forward(self, local: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(n, D) unit vectors of local (n, rows, D), 0 behind the lengths (n,)."""
+        sizes = local.shape[1] if lengths is None else lengths[:, None].to(local.dtype)
+        common = self.embedding_local(local) * self.embedding_global(local.sum(1) / sizes)[:, None]
+        logits = self.embedding_common(common).squeeze(2)  # (n, rows)
+        if lengths is not None:
+            logits = logits.masked_fill(~length_mask(lengths), -torch.inf)
+        return normalize((logits.softmax(1)[..., None] * local).sum(1), dim=-1, eps=EPS)
+
+
+class GraphReasoning(nn.Module):
+    """One step over the full graph of a pair's similarity vectors."""
+
+    def __init__(self, sim_dim: int) -> None:
+        super().__init__()
+        self.graph_query_w = nn.Linear(sim_dim, sim_dim)
+        self.graph_key_w = nn.Linear(sim_dim, sim_dim)
+        self.sim_graph_w = nn.Linear(sim_dim, sim_dim)
+
+    def prepared(self, last: bool) -> Reasoning:
+        """The step (B, k, d) → (B, k, d), or of the last step, whose first node alone is read, → (B, 1, d).
+
+        Queries and keys are one product: (W_q x + b_q)·(W_k y + b_k) is y·W_kᵀ(W_q x + b_q) but for what is the same
+        for all y, and a softmax over them does not see that. The bias b_k is therefore not read and has no gradient.
+        """
+        keys = self.graph_key_w.weight.T
+        ask = Affine(keys @ self.graph_query_w.weight, keys @ self.graph_query_w.bias)
+        answer = Affine(self.sim_graph_w.weight, self.sim_graph_w.bias)
+
+        def step(x: Tensor) -> Tensor:
+            asking = ask(x[:, :1] if last else x)
+            edges = (asking @ x.mT).softmax(-1)
+            return answer(edges @ x).relu()
+
+        return step
+
+
+class AttentionFiltration(nn.Module):
+    """A sum of a pair's similarity vectors, weighted by a gate."""
+
+    def __init__(self, sim_dim: int) -> None:
+        super().__init__()
+        self.attn_sim_w = nn.Linear(sim_dim, 1)
+        self.bn = nn.BatchNorm1d(1)
+
+    def forward(self, x: Tensor, captions: Tensor, found: Statistics | None) -> Tensor:
+        """(I, J, d) unit vectors of x (I, J, k, d).
+
+        In training the batch norm goes over all images and nodes of a caption; ``found`` gets the mean and the variance
+        of each.
+        """
+        a = linear(x, self.attn_sim_w.weight, self.attn_sim_w.bias).squeeze(-1)  # (I, J, k)
+        if self.training:
+            variance, mean = torch.var_mean(a, (0, 2), correction=0, keepdim=True)  # (1, J, 1)
+            if found is not None:
+                unbiased = variance.detach() * (a[:, 0].numel() / max(a[:, 0].numel() - 1, 1))
+                rows = zip(mean.detach().flatten(), unbiased.flatten(), strict=True)
+                found.update(zip(captions.tolist(), rows, strict=True))
+        else:
+            assert self.bn.running_mean is not None
+            assert self.bn.running_var is not None
+            mean, variance = self.bn.running_mean, self.bn.running_var
+        a = (a - mean) * (self.bn.weight / (variance + self.bn.eps).sqrt()) + self.bn.bias
+        gate = normalize(a.sigmoid(), p=1.0, dim=-1, eps=EPS)
+        return normalize((gate[..., None, :] @ x).squeeze(-2), dim=-1, eps=EPS)
+
+    @torch.no_grad()
+    def follow(self, found: Statistics) -> None:
+        """The running mean and variance after the captions, in their order."""
+        assert self.bn.running_mean is not None
+        assert self.bn.running_var is not None
+        assert self.bn.num_batches_tracked is not None
+        for _, (mean, variance) in sorted(found.items()):
+            self.bn.num_batches_tracked += 1
+            momentum = self.bn.momentum or 1 / float(self.bn.num_batches_tracked)
+            self.bn.running_mean.lerp_(mean, momentum)
+            self.bn.running_var.lerp_(variance, momentum)
+
+
+class EncoderSimilarity(nn.Module):
+    """SGRAF's similarity of all images with all captions, on :func:`cmsei_fast.attended_scores`; with gradients.
+
+    It takes the place of the class of that name in SGRAF's ``model.py``: the same arguments, the same parameters, the
+    same scores. In training mode it draws other random numbers for the dropout.
+
+    Args:
+        embed_size: D of regions and words.
+        sim_dim: width of a similarity vector.
+        module_name: ``"SGR"``, graph reasoning, or ``"SAF"``, attention filtration.
+        sgr_step: steps of the reasoning.
+        num_region: regions of every image.
+        precision: ``"float32"``, or ``"bfloat16"``, which rounds what makes the similarity vectors: the squared
+            differences and the weights that they meet; sums and all else stay as they are.
+
+    Raises:
+        ValueError: for another module or precision.
+    """
+
+    def __init__(
+        self,
+        embed_size: int,
+        sim_dim: int,
+        module_name: str = "SGR",
+        sgr_step: int = 3,
+        *,
+        num_region: int = 36,
+        precision: str = "float32",
+    ) -> None:
+        super().__init__()
+        if module_name not in ("SGR", "SAF"):
+            raise ValueError(f"module_name: expected 'SGR' or 'SAF', got {module_name!r}")
+        self.module_name, self.num_region = module_name, num_region
+        self.precision = check_precision(precision)
+        self.v_global_w = GlobalAttention(embed_size, num_region)
+        self.t_global_w = GlobalAttention(embed_size)
+        self.sim_tranloc_w = nn.Linear(embed_size, sim_dim)
+        self.sim_tranglo_w = nn.Linear(embed_size, sim_dim)
+        self.sim_eval_w = nn.Linear(sim_dim, 1)
+        if module_name == "SGR":
+            self.SGR_module = nn.ModuleList(GraphReasoning(sim_dim) for _ in range(sgr_step))
+        else:
+            self.SAF_module = AttentionFiltration(sim_dim)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor], precision: str = "float32") -> EncoderSimilarity:
+        """A module in evaluation mode with the weights of SGRAF's own, whose sizes say what it is.
+
+        Raises:
+            ValueError: if they are not those of an ``EncoderSimilarity`` with SAF or SGR.
+        """
+        steps = len({name.split(".")[1] for name in state if name.startswith("SGR_module.")})
+        known = "sim_tranloc_w.weight" in state and "v_global_w.embedding_local.1.weight" in state
+        if not known or bool(steps) == ("SAF_module.bn.weight" in state):
+            raise ValueError(f"state: expected the weights of SGRAF's EncoderSimilarity, got {sorted(state)[:5]} …")
+        sim_dim, embed_size = state["sim_tranloc_w.weight"].shape
+        regions = len(state["v_global_w.embedding_local.1.weight"])
+        name = "SGR" if steps else "SAF"
+        out = cls(embed_size, sim_dim, name, steps or 3, num_region=regions, precision=precision)
+        out.load_state_dict(state)
+        return out.eval()
+
+    def forward(self, img_emb: Tensor, cap_emb: Tensor, cap_lens: Any) -> Tensor:
+        """(n_image, n_caption) similarities from 0 to 1.
+
+        Args:
+            img_emb: (n_image, num_region, D).
+            cap_emb: (n_caption, max_n_word, D); what is behind a caption's words is not read.
+            cap_lens: (n_caption,) words of each caption.
+
+        Raises:
+            TypeError, ValueError: naming the argument, what was expected and what came.
+        """
+        _, words, _, offsets = scores.packed(img_emb, cap_emb, cap_lens)
+        return self.similarities(img_emb, words, offsets.diff())
+
+    def similarities(self, images: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+        """The same of packed words (ΣL, D) and their lengths (n_caption,) int64 on the CPU."""
+        if images.dim() != 3 or images.shape[1] != self.num_region:
+            raise ValueError(f"images: expected {self.num_region} regions each, got shape {tuple(images.shape)}")
+        if 0 in (len(images), len(lengths)):
+            return images.new_empty(len(images), len(lengths))
+        filtered = self.module_name == "SAF"
+        found: Statistics = {}
+        out = attended_scores(
+            images,
+            words,
+            lengths,
+            head=self._head(found),
+            attention=_ATTENTION,
+            unit=True,
+            image_state=self._image_vectors(images),
+            caption_state=self._sentence_vectors(words, lengths),
+            all_images=self.training and filtered,
+        )
+        if self.training and filtered:
+            self.SAF_module.follow(found)
+        return out
+
+    def _image_vectors(self, images: Tensor) -> Tensor:
+        # A batch norm in training sees all images.
+        blocks = [images] if self.training else images.split(_TEXT_BLOCK)
+        return torch.cat([self.v_global_w(block) for block in blocks])
+
+    def _sentence_vectors(self, words: Tensor, lengths: Tensor) -> Tensor:
+        out = []
+        blocks = lengths.split(_TEXT_BLOCK)
+        for own, rows in zip(blocks, words.split([int(x.sum()) for x in blocks]), strict=True):
+            out.append(self.t_global_w(pad_sequence(rows.split(own.tolist()), batch_first=True), own.to(words.device)))
+        return torch.cat(out)
+
+    def _head(self, found: Statistics) -> Callable[[AttendedTile], Tensor]:
+        local, whole = (Affine(x.weight, x.bias, self.precision) for x in (self.sim_tranloc_w, self.sim_tranglo_w))
+        steps = []
+        if self.module_name == "SGR":
+            for i, module in enumerate(self.SGR_module):
+                assert isinstance(module, GraphReasoning)
+                steps.append(module.prepared(i + 1 == len(self.SGR_module)))
+
+        def head(tile: AttendedTile) -> Tensor:
+            assert tile.image_state is not None
+            assert tile.caption_state is not None
+            x = torch.cat(
+                [
+                    _vectors(whole, tile.image_state[:, None] - tile.caption_state).unsqueeze(2),
+                    _vectors(local, tile.attended.sub_(tile.queries)),
+                ],
+                2,
+            )  # (I, J, n + 1, d)
+            if self.module_name == "SAF":
+                vector = self.SAF_module(x, tile.captions, None if tile.again else found)
+            else:
+                nodes = x.flatten(0, 1)
+                for step in steps:
+                    nodes = step(nodes)
+                vector = nodes[:, 0].unflatten(0, x.shape[:2])
+            return self.sim_eval_w(vector).squeeze(-1).sigmoid()
+
+        return head
+
+
+def _vectors(project: Affine, apart: Tensor) -> Tensor:
+    """Similarity vectors of differences, which are overwritten where no gradient needs them."""
+    square = apart * apart if apart.requires_grad else apart.square_()
+    return normalize(project(square), dim=-1, eps=EPS)
+
+
+def check_precision(precision: str) -> str:
+    """The precision, one of two.
+
+    Raises:
+        ValueError: for another.
+    """
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
+    return precision
