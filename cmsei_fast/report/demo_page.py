@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .html import Html, page, svg, table
+from .canvas import Point, about_box, about_point, keep_clear
+from .html import Html, name_size, named, page, svg, table
 
 if TYPE_CHECKING:
     from ..commands.demo import Row
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
 
 SHOWN = 4
 _SCALE = 0.5
+_TEXT = 12
 _STYLE = """
 tbody th { font-weight: normal; }
 td div { height: .35rem; background: var(--accent); margin-left: auto; }
-.images { display: flex; flex-wrap: wrap; gap: 1rem; }
 figure.true { border: 3px solid var(--ink); padding: calc(.5rem - 2px); }
-figcaption { max-width: 16rem; }
+.gallery { grid-template-columns: repeat(auto-fit, minmax(10.25rem, 1fr)); max-width: 72rem; }
 """
 
 
@@ -86,7 +87,7 @@ def _retrieval(first: Row, last: Row, test: SyntheticScenes, caption: int) -> st
             f'<figure class="{"true" if image == owner else "other"}">{_drawing(test, int(image))}'
             f"<figcaption>{true}{choice}{scores}</figcaption></figure>"
         )
-    return f'<h3>“{escape(test.scenes.captions[caption])}”</h3><div class="images">{"".join(figures)}</div>'
+    return f'<h3>“{escape(test.scenes.captions[caption])}”</h3><div class="gallery">{"".join(figures)}</div>'
 
 
 def _drawing(test: SyntheticScenes, image: int) -> str:
@@ -94,29 +95,46 @@ def _drawing(test: SyntheticScenes, image: int) -> str:
     from ..data.synthetic import CANVAS
 
     scene: Scene = test.scenes[image]
-    parts = []
+    parts: list[str] = []
+    names: list[tuple[str, bool, Iterator[Point]]] = []
     for box, noun, colour in zip(scene.boxes * _SCALE, scene.labels, test.attributes[image], strict=True):
         x1, y1, x2, y2 = box.tolist()
         if colour is None:
             continue
         parts.append(
             f'<rect x="{x1:.0f}" y="{y1:.0f}" width="{x2 - x1:.0f}" height="{y2 - y1:.0f}" fill="{colour}" '
-            f'fill-opacity=".35" stroke="#1b1b1b"/><text x="{x1:.0f}" y="{y1 - 3:.0f}" font-size="11">'
-            f"{escape(f'{colour} {noun}')}</text>"
+            f'fill-opacity=".35" stroke="var(--ink)"/>'
         )
+        names.append((f"{colour} {noun}", False, _beside((x1, y1, x2, y2), name_size(f"{colour} {noun}", _TEXT))))
     for subject, action, target in scene.relations:
         (ax, ay), (bx, by) = (scene.boxes[i].reshape(2, 2).mean(0) * _SCALE for i in (subject, target))
         parts.append(
-            f'<line x1="{ax:.0f}" y1="{ay:.0f}" x2="{bx:.0f}" y2="{by:.0f}" stroke="#1b1b1b" stroke-width="2" '
-            f'marker-end="url(#head)"/><text x="{(ax + bx) / 2:.0f}" y="{(ay + by) / 2:.0f}" font-size="11" '
-            f'font-weight="bold">{escape(action)}</text>'
+            f'<line x1="{ax:.0f}" y1="{ay:.0f}" x2="{bx:.0f}" y2="{by:.0f}" stroke="var(--ink)" stroke-width="2" '
+            f'marker-end="url(#head)"/>'
         )
+        size = name_size(action, _TEXT, bold=True)
+        around = about_point(((ax + bx) / 2, (ay + by) / 2), size)
+        if abs(bx - ax) < 1.5 * size[0] and abs(by - ay) < 3 * size[1]:
+            next(around)  # it would cover the arrow
+        names.insert(0, (action, True, around))
     wide, high = (int(side * _SCALE) for side in CANVAS)
+    corners = keep_clear(((name_size(name, _TEXT, bold=bold), at) for name, bold, at in names), (wide, high))
+    for (name, bold, _), corner in zip(names, corners, strict=True):
+        if corner is not None:
+            parts.append(named(name, *corner, _TEXT, bold=bold))
     head = (
         '<defs><marker id="head" markerWidth="7" markerHeight="7" refX="6" refY="3.5" orient="auto">'
-        '<path d="M0 0 L7 3.5 L0 7 z"/></marker></defs>'
+        '<path d="M0 0 L7 3.5 L0 7 z" fill="var(--ink)"/></marker></defs>'
     )
     told = "; ".join(f"{scene.labels[s]} {p} {scene.labels[o]}" for s, p, o in scene.relations)
     a, place, b = test.where[image]
     label = f"{told}; {scene.labels[a]} {place} {scene.labels[b]}"
     return svg(wide, high, label, head + "".join(parts))
+
+
+def _beside(box: tuple[float, float, float, float], size: Point) -> Iterator[Point]:
+    """Places of an object's name: above it, below it, over it, near it."""
+    x1, y1, x2, y2 = box
+    yield from ((x1, y1 - size[1]), (x1, y2))
+    yield from about_box(box, size)
+    yield from about_point(((x1 + x2) / 2, (y1 + y2) / 2), size)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import io
-from html import escape
 from pathlib import Path
 
 import numpy as np
 
 from ..data import Split
-from .html import Html, html, picture, svg
+from .canvas import about_box, keep_clear
+from .html import Html, html, name_size, named, picture, svg
 
 SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".webp")
 WIDTH, HEIGHT = 200, 160
 _NAMED = 8  # boxes with their name in the drawing; all names are in its description
-_TEXT = 10  # height of a name, CSS pixels
+_TEXT = 11  # height of a name, CSS pixels
 
 
 class Drawings:
@@ -93,27 +93,19 @@ def _boxes(split: Split, image: int) -> Html:
     parts = []
     for x1, y1, x2, y2 in (boxes * scale).tolist():
         parts.append(
-            f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}" fill="#35618f" '
-            f'fill-opacity=".03" stroke="#35618f" stroke-opacity=".7"/>'
+            f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}" fill="var(--accent)" '
+            f'fill-opacity=".03" stroke="var(--accent)" stroke-opacity=".7"/>'
         )
     # The first box of a name in the detector's order of confidence, or in that of its size, as long as there is room.
     order = np.argsort(-(area if split.label_scores is None else split.label_scores[rows]), kind="stable")
-    shown: list[tuple[float, float, float]] = []
-    told: set[str] = set()
+    first: dict[str, int] = {}
     for i in order.tolist():
-        name = names[i]
-        if not name or name in told or len(told) == _NAMED:
-            continue
-        length = 0.6 * _TEXT * len(name)
-        x = min(max(float(boxes[i, 0]) * scale + 2, 1.0), max(1.0, wide - length))
-        y = min(float(boxes[i, 1]) * scale + _TEXT, high - 2)
-        if any(x < a + n and a < x + length and abs(y - b) < _TEXT for a, b, n in shown):
-            continue
-        shown.append((x, y, length))
-        told.add(name)
-        parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" font-size="{_TEXT}" stroke="#f6f5f1" stroke-width="2.5" '
-            f'paint-order="stroke">{escape(name)}</text>'
-        )
+        if names[i] and len(first) < _NAMED:
+            first.setdefault(names[i], i)
+    sizes = [name_size(name, _TEXT) for name in first]
+    places = [about_box((boxes[i] * scale).tolist(), size) for i, size in zip(first.values(), sizes, strict=True)]
+    for name, corner in zip(first, keep_clear(zip(sizes, places, strict=True), (wide, high)), strict=True):
+        if corner is not None:
+            parts.append(named(name, *corner, _TEXT))
     label = f"{split.ids[image]}: {', '.join(dict.fromkeys(x for x in names if x)) or f'{len(boxes)} regions'}"
     return svg(wide, high, label, "".join(parts))

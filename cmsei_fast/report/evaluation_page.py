@@ -23,12 +23,14 @@ td small { display: block; }
 section { margin-top: 2.5rem; }
 .query { border-top: 1px solid var(--line); padding: .8rem 0; }
 .query h4 { margin: 0 0 .5rem; font-weight: 600; }
-.side { display: flex; flex-wrap: wrap; gap: 1.5rem; }
-.images { display: flex; flex-wrap: wrap; gap: .7rem; }
-.side > div { flex: 1 1 24rem; }
+.side { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; align-items: flex-start; }
+.side > div { flex: 1 1 18rem; }
+.chart img { min-width: 40rem; background: #fff; }
 .side ol { margin: 0; padding-left: 1.5rem; }
 figure.own { border: 3px solid var(--ink); padding: calc(.5rem - 2px); }
-figcaption { max-width: 12.5rem; overflow-wrap: anywhere; }
+figcaption { overflow-wrap: anywhere; }
+.side figcaption { max-width: 12.5rem; }
+td small { white-space: nowrap; }
 .settings td { overflow-wrap: anywhere; max-width: 50rem; text-align: left; }
 details { margin: .5rem 0; }
 """
@@ -79,12 +81,12 @@ def evaluation_page(what: Evaluation) -> str:
         f"<p><small>Recalls in percent; a tie counts as half a rank. Below each figure its 95 % interval: "
         f"{SAMPLES:,} times as many images drawn with replacement, each with its captions (seed {what.seed}); "
         "the candidates stay the same.</small></p>",
-        f"<section><h2>Ranks</h2>{histogram(what.metrics)}</section>",
+        f'<section><h2>Ranks</h2><div class="scroll chart">{histogram(what.metrics)}</div></section>',
         _section("Images that ask for captions", images, what, _image_query),
         _section("Captions that ask for their image", captions, what, _caption_query),
     ]
     if what.run is not None:
-        parts.append(f"<section><h2>Training</h2>{training_curves(what.run)}</section>")
+        parts.append(f'<section><h2>Training</h2><div class="scroll chart">{training_curves(what.run)}</div></section>')
     parts.append(f"<section><h2>Configuration</h2>{_configuration(what)}</section>")
     return page(what.title, "\n".join(parts), style=_STYLE)
 
@@ -133,7 +135,7 @@ def _caption_query(query: Query, what: Evaluation) -> str:
     if not any(found.own for found in query.top):
         figures.append(_figure(query.own, f"rank {query.rank:g}:", what))
     text = html(_caption(what, query.index))
-    return f'<h4>{text}, rank {query.rank:g}</h4><div class="images">{"".join(figures)}</div>'
+    return f'<h4>{text}, rank {query.rank:g}</h4><div class="gallery">{"".join(figures)}</div>'
 
 
 def _figure(found: Found, place: str, what: Evaluation) -> str:

@@ -151,7 +151,7 @@ def _terms(explanation: Explanation) -> Html:
         rows.append((title, f"{term.weight:.4f}", value, f"{term.contribution:.4f}", bar))
     rows.append(("score", "", "", f"{explanation.score:.4f}", ""))
     heads = ("", "weight", "value", "weight × value", Html('<span class="hidden">as a bar</span>'))
-    return Html(f'<div class="scroll">{table(heads, rows, kind="terms")}</div>')
+    return table(heads, rows, kind="terms")
 
 
 def _numbers(explanation: Explanation, word: int, boxes: np.ndarray, views: Sequence[str]) -> str:

@@ -22,7 +22,18 @@ th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid var(-
 th:first-child, td:first-child { text-align: left; }
 figure { margin: 0; padding: .5rem; border: 1px solid var(--line); }
 figcaption { font-size: .85rem; }
-svg { display: block; background: var(--canvas); }
+svg { display: block; max-width: 100%; height: auto; background: var(--canvas); }
+svg text { fill: var(--ink); }
+.name { stroke: var(--canvas); stroke-width: 3px; stroke-linejoin: round; paint-order: stroke; }
+.scroll { overflow-x: auto; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.25rem, 1fr)); gap: .7rem; }
+.gallery :is(svg, img) { margin: 0 auto .3rem; }
+@media (max-width: 40rem) {
+  body { margin: 1rem auto; }
+  h1 { font-size: 1.5rem; }
+  h2 { font-size: 1.25rem; }
+  th, td { padding: .3rem .35rem; font-size: .875rem; }
+}
 img { display: block; max-width: 100%; height: auto; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 """
@@ -60,6 +71,8 @@ def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
 def table(heads: Sequence[object], rows: Iterable[Sequence[object]], *, kind: str = "") -> Html:
     """A table; the first column is at the left and names its row, the others are numbers at the right.
 
+    Where the screen is too narrow for it, it scrolls within the page.
+
     Args:
         heads: of the columns; none gives a table without a head.
         rows: their cells, escaped unless they are :class:`Html`.
@@ -72,11 +85,11 @@ def table(heads: Sequence[object], rows: Iterable[Sequence[object]], *, kind: st
         cells = "".join(f"<td>{html(x)}</td>" for x in others)
         lines.append(f'<tr><th scope="row">{html(first)}</th>{cells}</tr>')
     opening = f'<table class="{escape(kind)}">' if kind else "<table>"
-    return Html("\n".join([opening, *lines, "</tbody></table>"]))
+    return Html("\n".join([f'<div class="scroll">{opening}', *lines, "</tbody></table></div>"]))
 
 
 def svg(width: float, height: float, label: str, inner: str, *, view: tuple[float, float] | None = None) -> Html:
-    """A drawing of that size on the page with a description for those who cannot see it.
+    """A drawing of that size on the page, less where there is no room, with a description for those who cannot see it.
 
     Args:
         width, height: on the page, CSS pixels.
@@ -84,9 +97,10 @@ def svg(width: float, height: float, label: str, inner: str, *, view: tuple[floa
         inner: its elements.
         view: width and height in the elements' own units, if other than the page's.
     """
-    box = "" if view is None else f' viewBox="0 0 {view[0]:g} {view[1]:g}"'
+    wide, high = view or (width, height)
     return Html(
-        f'<svg role="img" aria-label="{escape(label)}" width="{width:.0f}" height="{height:.0f}"{box}>{inner}</svg>'
+        f'<svg role="img" aria-label="{escape(label)}" width="{width:.0f}" height="{height:.0f}" '
+        f'viewBox="0 0 {wide:g} {high:g}">{inner}</svg>'
     )
 
 
@@ -102,3 +116,20 @@ def picture(content: bytes, kind: str, label: str, *, width: int | None = None) 
     data = base64.b64encode(content).decode("ascii")
     size = "" if width is None else f' width="{width}"'
     return Html(f'<img alt="{escape(label)}"{size} src="data:{kind};base64,{data}">')
+
+
+def named(text: str, x: float, y: float, size: float, *, bold: bool = False) -> Html:
+    """A name in a drawing, legible over lines; x and y are its top left corner.
+
+    Its width is about that of :func:`name_size`.
+    """
+    weight = ' font-weight="bold"' if bold else ""
+    return Html(
+        f'<text class="name" x="{x + 0.1 * size:.1f}" y="{y + 0.95 * size:.1f}" font-size="{size:g}"{weight}>'
+        f"{escape(text)}</text>"
+    )
+
+
+def name_size(text: str, size: float, *, bold: bool = False) -> tuple[float, float]:
+    """Width and height that a name takes in a drawing, on the generous side for common fonts."""
+    return (0.62 + 0.08 * bold) * size * len(text) + 0.3 * size, 1.2 * size

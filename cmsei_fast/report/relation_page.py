@@ -55,7 +55,7 @@ def _table(explanation: Explanation, relations: Sequence[Relation]) -> Html:
         into = [_attention(relation.gathered_by(end)) for end in (relation.subject, relation.target)]
         row: list[object] = [name, relation.kind, *into]
         rows.append(row if sure else [*row, f"{relation.edges[0].confidence:.2f}"])
-    return Html(f'<div class="scroll">{table(heads, rows, kind="relations")}</div>')
+    return table(heads, rows, kind="relations")
 
 
 def _attention(edges: Sequence[Edge]) -> str:

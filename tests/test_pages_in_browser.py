@@ -1,0 +1,58 @@
+"""The pages of demo and report in a browser: nothing is cut off on a phone, nothing fails, names keep apart."""
+
+from __future__ import annotations
+
+import browser
+import numpy as np
+import pytest
+
+from cmsei_fast import cli
+from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
+
+pytestmark = pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
+
+OVERLAPS = """
+const meet = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+const found = [];
+for (const svg of document.querySelectorAll("svg")) {
+  const names = [...svg.querySelectorAll(".name")];
+  const at = names.map((e) => e.getBoundingClientRect());
+  const room = svg.getBoundingClientRect();
+  names.forEach((e, i) => {
+    for (let j = 0; j < i; j++) if (meet(at[i], at[j])) found.push([e.textContent, names[j].textContent]);
+    if (at[i].left < room.left - 1 || at[i].right > room.right + 1) found.push([e.textContent, "cut off"]);
+  });
+}
+return [document.querySelectorAll(".name").length, found]"""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    pytest.importorskip("matplotlib", reason="reports need matplotlib (extra plot)")
+    folder = tmp_path_factory.mktemp("pages")
+    assert cli.main(["demo", "--groups", "8", "--epochs", "1", "--page", str(folder / "demo.html")]) == 0
+    made = synthetic_scenes(10, width=16, captions_per_image=2)
+    split = split_from_scenes(made.scenes, features=made.features, size=(500, 375))
+    write_split(folder / "s.h5", split)
+    scores = np.random.default_rng(0).standard_normal((len(split), split.n_captions), dtype=np.float32)
+    np.save(folder / "scores.npy", scores)
+    saved = ["--scores", str(folder / "scores.npy"), "--split", str(folder / "s.h5")]
+    assert cli.main(["report", *saved, "--out", str(folder / "report.html")]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory):
+    with browser.browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("name", ["demo", "report"])
+def test_wide_and_narrow(pages, window, name):
+    for width in (1280, 390):
+        window.open(pages / f"{name}.html", width=width)
+        assert window.run("return document.documentElement.scrollWidth") <= width
+        count, wrong = window.run(OVERLAPS)
+        assert count > 40
+        assert wrong == []
+        assert window.complaints() == []
