@@ -119,13 +119,22 @@ def test_the_order_of_threads_changes_nothing(library: Path) -> None:
     assert all(torch.equal(x, second[name]) for name, x in first.items())
 
 
-def test_nodes_without_edges_do_not_matter_and_nan_elsewhere_is_not_hidden(library: Path) -> None:
-    inputs = problem((1, 1, 8, 6), seed=5, density=1.1)
+def forward(inputs: dict[str, Tensor | None]) -> tuple[Tensor | None, ...]:
+    return tuple(x for name, x in inputs.items() if name != "grad")
+
+
+@pytest.mark.parametrize("width", [6, 8])  # rows whose loads are of single numbers, and of 16 bytes
+def test_nodes_without_edges_do_not_matter_and_nan_elsewhere_is_not_hidden(library: Path, width: int) -> None:
+    inputs = problem((1, 1, 8, width), seed=5, density=1.1)
     inputs["labels"][:, :, -1] = 0  # neither asks nor answers now
-    want = expected(inputs)
+    want, out = expected(inputs), reference.relation_attention(*forward(inputs))
     for name in ("grad", "q", "k", "v"):
         inputs[name][0, 0, -1] = torch.nan
+    inputs["confidence"][inputs["labels"] == 0] = torch.nan
+    inputs["bias"][0] = inputs["value"][0] = torch.nan
     check(computed(RelationModule(library), inputs), want, 1e-11)
+    with engine_on_host(RelationModule(library)):
+        assert (cuda.relation_attention(*forward(inputs)) - out).abs().max() <= 1e-12
     for name in ("grad", "q", "k", "v"):
         bad = {n: x.clone() for n, x in inputs.items()}
         bad[name][0, 0, 2, 3] = torch.nan

@@ -60,10 +60,11 @@ CMSEI_DEVICE void read(const Acc* from, Acc* to) {
 }
 
 // Rows [first, first + rows) of one (batch, head), times `factor`, into shared memory; what lies between the last row
-// and `padded` rows, and between the last channel and the next multiple of 4, becomes 0.
+// and `padded` rows, and between the last channel and the next multiple of 4, becomes 0, and so do rows that `wanted`,
+// where it is given, has 0 for.
 template <typename T, typename Acc>
 CMSEI_DEVICE void load_rows(const Rows<T>& from, const Place& place, int64_t first, int rows, int padded, int channels,
-                            Acc factor, Acc* to, int stride, const Thread& thread) {
+                            Acc factor, Acc* to, int stride, const Thread& thread, const int32_t* wanted = nullptr) {
   constexpr int kEach = 16 / sizeof(T);
   const T* source = from.at(place.batch, place.head, first);
   const int width = (channels + 3) / 4 * 4;
@@ -73,13 +74,15 @@ CMSEI_DEVICE void load_rows(const Rows<T>& from, const Place& place, int64_t fir
       const int row = i / packs, c = (i - row * packs) * kEach;
       const auto pack = *reinterpret_cast<const Pack<T, kEach>*>(source + row * from.node_stride + c);
 #pragma unroll
-      for (int e = 0; e < kEach; ++e) to[row * stride + c + e] = static_cast<Acc>(pack.x[e]) * factor;
+      for (int e = 0; e < kEach; ++e)
+        to[row * stride + c + e] = wanted && wanted[row] == 0 ? Acc(0) : static_cast<Acc>(pack.x[e]) * factor;
     }
   } else {
     for (int i = thread.index; i < rows * width; i += thread.count) {
       const int row = i / width, c = i - row * width;
-      to[row * stride + c] =
-          c < channels ? static_cast<Acc>(source[row * from.node_stride + c * from.channel_stride]) * factor : Acc(0);
+      to[row * stride + c] = c < channels && !(wanted && wanted[row] == 0)
+                                 ? static_cast<Acc>(source[row * from.node_stride + c * from.channel_stride]) * factor
+                                 : Acc(0);
     }
   }
   for (int i = rows * width + thread.index; i < padded * width; i += thread.count) {
@@ -108,6 +111,7 @@ struct Kernel {
   Acc* keys;         // (kTileKeys, row_stride), keys and values in turn
   Acc* weights;      // (kRows, kTileKeys) of this warp
   Acc* factors;      // (kRows) of this warp
+  int32_t* answers;  // (kTileKeys): whether a query of the block has an edge to a key
   int32_t* classes;  // (kRows, kTileKeys) labels of this warp, where a value table is given
   Acc* bins;         // (kRows, labels) of this warp
   Acc out[kRows][kColumns];
@@ -121,6 +125,7 @@ struct Kernel {
     keys = reinterpret_cast<Acc*>(shared + plan.key_offset);
     weights = reinterpret_cast<Acc*>(shared + plan.weight_offset) + row * kTileKeys;
     factors = reinterpret_cast<Acc*>(shared + plan.factor_offset) + row;
+    answers = reinterpret_cast<int32_t*>(shared + plan.answer_offset);
     classes = reinterpret_cast<int32_t*>(shared + plan.label_offset) + row * kTileKeys;
     bins = reinterpret_cast<Acc*>(shared + plan.bin_offset) + row * a.shape.labels;
   }
@@ -178,6 +183,7 @@ struct Kernel {
           label[i][j] = 0;
           continue;
         }
+        answers[key] = 1;
         if (a.bias) logit[i][j] += a.bias[label[i][j] * a.shape.heads + place.head] * log2_e<Acc>();
         if (a.confidence) logit[i][j] += log_base2(a.confidence[edge + key]);
         highest = logit[i][j] > highest ? logit[i][j] : highest;
@@ -346,10 +352,12 @@ struct Kernel {
       for (int64_t key = 0; key < nodes; key += kTileKeys) {
         const int count = static_cast<int>(nodes - key < kTileKeys ? nodes - key : kTileKeys);
         load_rows(a.k, place, key, count, count, channels, Acc(1), keys, stride, thread);
+        for (int i = thread.index; i < kTileKeys; i += thread.count) answers[i] = 0;
         sync_block();
         if (active) attend(place, first_row, key, count);
         sync_block();
-        load_rows(a.v, place, key, count, (count + 3) / 4 * 4, channels, Acc(1), keys, stride, thread);
+        // Whatever stands in a node to which nobody has an edge must not meet a weight of 0.
+        load_rows(a.v, place, key, count, (count + 3) / 4 * 4, channels, Acc(1), keys, stride, thread, answers);
         sync_block();
         if (active) {
           if (plan.bins) collect(key == 0, count);

@@ -69,7 +69,7 @@ struct Plan {
   int64_t query_tiles;   // tiles of one (batch, head)
   int64_t tiles;         // of the whole launch
   int64_t grid;          // blocks launched; each walks over tiles, so that no count is limited by the grid
-  size_t key_offset, weight_offset, factor_offset, label_offset, bin_offset, shared_bytes;
+  size_t key_offset, weight_offset, factor_offset, answer_offset, label_offset, bin_offset, shared_bytes;
 };
 
 struct Shape {
@@ -104,7 +104,8 @@ inline Plan arrange(const Shape& shape, int warps, int rows_per_warp, bool bins,
   plan.key_offset = aligned(element * rows * plan.row_stride);
   plan.weight_offset = plan.key_offset + aligned(element * kTileKeys * plan.row_stride);
   plan.factor_offset = plan.weight_offset + aligned(element * rows * kTileKeys);
-  plan.label_offset = plan.factor_offset + aligned(element * rows);
+  plan.answer_offset = plan.factor_offset + aligned(element * rows);
+  plan.label_offset = plan.answer_offset + aligned(sizeof(int32_t) * kTileKeys);
   plan.bin_offset = plan.label_offset + (shape.value ? aligned(sizeof(int32_t) * rows * kTileKeys) : 0);
   plan.shared_bytes = plan.bin_offset + (bins ? aligned(element * rows * shape.labels) : 0);
   return plan;
