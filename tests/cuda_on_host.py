@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,17 @@ def compiled(source: str, folder: Path, *more: str) -> Path:
     command = [str(COMPILER), *FLAGS, *more, str(ROOT / "tests" / "native" / source), "-o", str(library)]
     subprocess.run(command, check=True)
     return library
+
+
+@functools.cache
+def library(name: str) -> Path:
+    """The library of ``tests/native/NAME_host.cpp``, compiled once a process, or by the process that started it."""
+    if given := os.environ.get(f"CMSEI_HOST_{name.upper()}"):
+        return Path(given)
+    return compiled(f"{name}_host.cpp", Path(_FOLDER.name))
+
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="cmsei-")
 
 
 class PairItems(ctypes.Structure):
@@ -183,11 +197,11 @@ class RelationOptions(ctypes.Structure):
     _fields_ = (("shared_limit", ctypes.c_int64), ("grid", ctypes.c_int64), ("reversed", ctypes.c_int64))
 
 
-_RELATION_TYPES = {"float32": 0, "bfloat16": 2, "float64": 3}
+_RELATION_TYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
 
 
 class RelationModule:
-    """What ``cmsei_fast._cuda`` has for relation attention, on addresses of the CPU's memory; not for float16."""
+    """What ``cmsei_fast._cuda`` has for relation attention, on addresses of the CPU's memory."""
 
     def __init__(
         self, library: Path, *, reverse: bool = False, shared_limit: int = 99 * 1024, grid: int = 1 << 30
@@ -234,6 +248,17 @@ class RelationModule:
         status = self.library.relation_host_backward(ctypes.byref(whole), ctypes.byref(self.options))
         assert status > 0, f"the kernel did not run: {status}"
         self.backward.append(status)
+
+
+class WholeModule(HopperModule):
+    """All that ``cmsei_fast._cuda`` has."""
+
+    def __init__(self) -> None:
+        super().__init__(library("pair"), library("hopper"))
+        self.relation = RelationModule(library("relation"))
+        self.relation_attention = self.relation.relation_attention
+        self.relation_attention_groups = self.relation.relation_attention_groups
+        self.relation_attention_backward = self.relation.relation_attention_backward
 
 
 @contextlib.contextmanager

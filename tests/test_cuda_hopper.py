@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cuda_on_host import COMPILER, HopperModule, compiled, engine_on_host
+from cuda_on_host import COMPILER, HopperModule, engine_on_host, library
 from problems import error, magnitude
 
 from cmsei_fast.engines import cuda, cuda_hopper
@@ -30,10 +30,8 @@ Make = Callable[..., HopperModule]
 
 
 @pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    folder = tmp_path_factory.mktemp("hopper")
-    libraries = [compiled(f"{name}_host.cpp", folder) for name in ("pair", "hopper")]
-    return lambda **options: HopperModule(*libraries, **options)
+def make() -> Make:
+    return lambda **options: HopperModule(library("pair"), library("hopper"), **options)
 
 
 def items(lengths: tuple[int, ...], width: int, dtype: torch.dtype, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -277,6 +275,7 @@ def test_the_descriptor_has_its_fields_where_the_instruction_set_documents_them(
         assert number >> 62 == 1  # 128-byte swizzle
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(cuda.unavailable() is not None, reason="no CUDA GPU, or no CUDA module")
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_gpu_agrees_with_the_other_kernel(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cuda_on_host import COMPILER, RelationCall, RelationModule, compiled, engine_on_host
+from cuda_on_host import COMPILER, RelationCall, RelationModule, engine_on_host, library
 
 from cmsei_fast.engines import cuda
 
@@ -29,8 +29,8 @@ needs_gpu = pytest.mark.skipif(SPEC is None or not torch.cuda.is_available(), re
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory):
-    return compiled("relation_host.cpp", tmp_path_factory.mktemp("host"))
+def host():
+    return library("relation")
 
 
 def problem(shape, labels, seed=0, density=0.7, value=True, bias=True, confidence=True, dtype=np.float32):

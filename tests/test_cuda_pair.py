@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from cuda_on_host import ALONE, BLOCKS, COMPILER, OUTSIDE, WARPS, Module, PairCall, PairItems, compiled, engine_on_host
+from cuda_on_host import library as host_library
 from problems import Problem, computed, error, every_direction, literal, magnitude, name, truth, whole_scores
 
 from cmsei_fast.engines import cuda, cuda_pair
@@ -29,8 +30,8 @@ SOME = [p for i, p in enumerate(PROBLEMS) if i % 30 == 7] + whole_scores()[:2]
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled("pair_host.cpp", tmp_path_factory.mktemp("pair"))
+def library() -> Path:
+    return host_library("pair")
 
 
 def check(problem: Problem, dtype: torch.dtype) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cuda_on_host import COMPILER, RelationCall, RelationModule, compiled, engine_on_host
+from cuda_on_host import COMPILER, RelationCall, RelationModule, engine_on_host
+from cuda_on_host import library as host_library
 from torch import Tensor
 
 from cmsei_fast.engines import cuda, reference
@@ -22,8 +23,8 @@ NAMES = ("q", "k", "v", "bias", "value", "confidence")
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled("relation_host.cpp", tmp_path_factory.mktemp("relation"))
+def library() -> Path:
+    return host_library("relation")
 
 
 def problem(

@@ -46,7 +46,7 @@ static void wait(At at) {
 CMSEI_DEVICE void sync_block() { wait(At::kBlock); }
 CMSEI_DEVICE void sync_warp() { wait(At::kWarp); }
 
-static void poll(std::function<bool()> ready) {
+[[maybe_unused]] static void poll(std::function<bool()> ready) {
   block->fibers[block->current].ready = std::move(ready);
   wait(At::kPolling);
 }

@@ -1,5 +1,5 @@
-// What sm_90a's instructions do, as the PTX ISA documents them, for kernels that run as fibers: barriers with phases, TMA
-// and wgmma. Stands in for csrc/cuda/hopper_device.cuh. What those do asynchronously happens at once, or as late as their
+// What the instructions of sm_90a do, as the PTX ISA documents them, for kernels that run as fibers: barriers with
+// phases, TMA and wgmma. Stands in for csrc/cuda/hopper_device.cuh. What is asynchronous happens at once, or as late as
 // barriers and waits allow: a kernel that is right gives the same in both.
 #pragma once
 

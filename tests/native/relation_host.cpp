@@ -24,6 +24,12 @@ struct Bfloat16 {
   }
 };
 
+#if defined(__FLT16_MANT_DIG__)
+using Float16 = _Float16;
+#else
+using Float16 = void;  // the compiler has none
+#endif
+
 struct Options {
   int64_t shared_limit, grid, reversed;
 };
@@ -70,13 +76,24 @@ int choose(const cmsei::cuda::RelationAttention& call, const Options& options) {
   return run<T, Acc, 256, kRowsPerLane>(call, options);
 }
 
+template <typename T>
+int choose_half(const T& call, const Options& options) {
+  if constexpr (std::is_void_v<Float16>)
+    return -4;
+  else if constexpr (std::is_same_v<T, cmsei::cuda::RelationGradients>)
+    return run_backward<Float16, float>(call, options);
+  else
+    return choose<Float16, float, 3>(call, options);
+}
+
 }  // namespace
 
-// 1: labels were binned, 0: not, -1: no plan fits, -2: threads disagree about a barrier. Type::kFloat16 is not there.
+// 1: labels were binned, 0: not, -1: no plan fits, -2: threads disagree about a barrier, -4: no float16 here.
 extern "C" int relation_host(const cmsei::cuda::RelationAttention* call, const Options* options) {
   try {
     if (call->type == cmsei::cuda::Type::kFloat32) return choose<float, float, 3>(*call, *options);
     if (call->type == cmsei::cuda::Type::kFloat64) return choose<double, double, 1>(*call, *options);
+    if (call->type == cmsei::cuda::Type::kFloat16) return choose_half(*call, *options);
     return choose<Bfloat16, float, 3>(*call, *options);
   } catch (const std::runtime_error&) {
     return -2;
@@ -88,6 +105,7 @@ extern "C" int relation_host_backward(const cmsei::cuda::RelationGradients* call
   try {
     if (call->inputs.type == cmsei::cuda::Type::kFloat32) return run_backward<float, float>(*call, *options);
     if (call->inputs.type == cmsei::cuda::Type::kFloat64) return run_backward<double, double>(*call, *options);
+    if (call->inputs.type == cmsei::cuda::Type::kFloat16) return choose_half(*call, *options);
     return run_backward<Bfloat16, float>(*call, *options);
   } catch (const std::runtime_error&) {
     return -2;
