@@ -6,6 +6,7 @@ from cmsei_fast.kernels.axes import (
     along_context,
     along_queries,
     each,
+    first_largest,
     max_context,
     max_of,
     max_queries,
@@ -47,11 +48,58 @@ def normalise(a, queries, NORM: tl.constexpr, QUERY: tl.constexpr):
 
 
 @triton.jit
-def attend(a, gram, temperature, queries, context, NORM: tl.constexpr, QUERY: tl.constexpr, PRECISION: tl.constexpr):
+def focus(p, context, ATTEND: tl.constexpr, QUERY: tl.constexpr):
+    """Of p, 0 in the padding, what is above its mean, or above its mean weighted by √p, divided by its sum.
+
+    BFAN, Liu et al. 2019. Within a relative 1e-5 below counts as above: weights that are all alike are all kept.
+    """
+    if ATTEND == "focal_equal":
+        mean = sum_context(p, QUERY) / sum_context(tl.where(context, 1.0, tl.zeros_like(p)), QUERY)
+    else:
+        root = tl.sqrt(p)
+        mean = sum_context(p * root, QUERY) / sum_context(root, QUERY)
+    # NaN stays NaN: below is false of it.
+    p = tl.where(p <= (1 - 1e-5) * along_context(mean, QUERY), 0.0, p)
+    return p / along_context(sum_context(p, QUERY), QUERY)
+
+
+@triton.jit
+def weights(a, temperature, queries, context, NORM: tl.constexpr, ATTEND: tl.constexpr, QUERY: tl.constexpr):
+    """Attention p (BR, C, BL), 0 in the padding of the context. What is kept or chosen is constant in its gradient."""
+    if ATTEND == "hard":
+        p = tl.where(first_largest(a, context, QUERY), 1.0, tl.zeros_like(a))
+    else:
+        logits = tl.where(context, temperature * normalise(a, queries, NORM, QUERY), float("-inf"))
+        e = tl.exp(logits - along_context(max_context(logits, QUERY), QUERY))
+        p = e / along_context(sum_context(e, QUERY), QUERY)
+        if ATTEND != "softmax":
+            p = focus(p, context, ATTEND, QUERY)
+    return p
+
+
+@triton.jit
+def relevance(dot, q, u, RELEVANCE: tl.constexpr):
+    """Relevance of each query from Q·U and the lengths."""
+    r = dot
+    if RELEVANCE == "cosine":
+        r = cosine(dot, q, u)
+    return r
+
+
+@triton.jit
+def attend(
+    a,
+    gram,
+    temperature,
+    queries,
+    context,
+    NORM: tl.constexpr,
+    ATTEND: tl.constexpr,
+    QUERY: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Attention p and h = p · Gram (BR, C, BL); Q·U and |U|² of each query."""
-    logits = tl.where(context, temperature * normalise(a, queries, NORM, QUERY), float("-inf"))
-    e = tl.exp(logits - along_context(max_context(logits, QUERY), QUERY))
-    p = e / along_context(sum_context(e, QUERY), QUERY)
+    p = weights(a, temperature, queries, context, NORM, ATTEND, QUERY)
     h = gram_product(p, gram, QUERY, PRECISION)
     return p, h, sum_context(p * a, QUERY), sum_context(p * h, QUERY)
 
@@ -67,13 +115,15 @@ def refined(
     queries,
     context,
     NORM: tl.constexpr,
+    ATTEND: tl.constexpr,
+    RELEVANCE: tl.constexpr,
     QUERY: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """The inner products and lengths of the queries after step k, and the step's relevances r."""
-    _, h, dot, quad = attend(a, gram, temperature, queries, context, NORM, QUERY, PRECISION)
+    _, h, dot, quad = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
     u = length(quad)
-    r = cosine(dot, q, u)
+    r = relevance(dot, q, u, RELEVANCE)
     gate_a, gate_b = tl.load(gates + 2 * k), tl.load(gates + 2 * k + 1)
     _, _, _, _, alpha, beta, q = refine(gate_a, gate_b, r, q, u, quad, dot)
     a = along_context(alpha, QUERY) * a + along_context(beta, QUERY) * h
@@ -112,6 +162,8 @@ def direction(
     lse,
     gates,
     NORM: tl.constexpr,
+    ATTEND: tl.constexpr,
+    RELEVANCE: tl.constexpr,
     AGGREGATE: tl.constexpr,
     STEPS: tl.constexpr,
     QUERY: tl.constexpr,
@@ -132,8 +184,10 @@ def direction(
     queries = along_context(mask, QUERY)
     total = tl.zeros_like(count)
     for k in range(STEPS - 1):
-        a, q, r = refined(a, q, gram, temperature, gates, k, queries, context, NORM, QUERY, PRECISION)
+        a, q, r = refined(
+            a, q, gram, temperature, gates, k, queries, context, NORM, ATTEND, RELEVANCE, QUERY, PRECISION
+        )
         total += aggregate(r, mask, count, guide, lse, AGGREGATE, QUERY)
-    _, _, dot, quad = attend(a, gram, temperature, queries, context, NORM, QUERY, PRECISION)
-    total += aggregate(cosine(dot, q, length(quad)), mask, count, guide, lse, AGGREGATE, QUERY)
+    _, _, dot, quad = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
+    total += aggregate(relevance(dot, q, length(quad), RELEVANCE), mask, count, guide, lse, AGGREGATE, QUERY)
     return total / STEPS

@@ -6,9 +6,9 @@ K (K − 1) / 2 more attention steps and no memory.
 
 import triton
 import triton.language as tl
-from cmsei_fast.kernels.attend import activated, aggregate, attend, normalise, refined
+from cmsei_fast.kernels.attend import activated, aggregate, attend, normalise, refined, relevance
 from cmsei_fast.kernels.axes import along_context, along_queries, each, sum_context, sum_of, sum_queries
-from cmsei_fast.kernels.formulas import cosine, cosine_vjp, length, length_vjp, refine, refine_vjp
+from cmsei_fast.kernels.formulas import cosine_vjp, length, length_vjp, refine, refine_vjp
 from cmsei_fast.kernels.pair import load_gram
 from cmsei_fast.kernels.products import gram_gradient, gram_product
 
@@ -89,6 +89,8 @@ def step_vjp(
     d_gram,
     d_scalars,
     NORM: tl.constexpr,
+    ATTEND: tl.constexpr,
+    RELEVANCE: tl.constexpr,
     AGGREGATE: tl.constexpr,
     QUERY: tl.constexpr,
     GATES: tl.constexpr,
@@ -110,9 +112,9 @@ def step_vjp(
     C: tl.constexpr = a.shape[1]
     BL: tl.constexpr = a.shape[2]
     gram = load_gram(grams, captions, C, BL, BR, QUERY)
-    p, h, dot, quad = attend(a, gram, temperature, queries, context, NORM, QUERY, PRECISION)
+    p, h, dot, quad = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
     u = length(quad)
-    r = cosine(dot, q, u)
+    r = relevance(dot, q, u, RELEVANCE)
     value, d_r, from_guide, d_lse = aggregate_vjp(r, mask, count, guide, lse, d, AGGREGATE, QUERY)
     d_guide += from_guide
     if AGGREGATE == "lse":
@@ -130,10 +132,14 @@ def step_vjp(
         d_z = tl.where(mask, d_z, 0.0)
         d_scalars = add_to_slot(d_scalars, GATES + 2 * k, sum_of(d_z * r, QUERY))
         d_scalars = add_to_slot(d_scalars, GATES + 2 * k + 1, sum_of(d_z, QUERY))
-    from_dot, from_q, from_u = cosine_vjp(r, q, u, d_r)
-    d_dot += from_dot
-    d_q += from_q
-    d_quad += length_vjp(u, d_u + from_u)
+    if RELEVANCE == "cosine":
+        from_dot, from_q, from_u = cosine_vjp(r, q, u, d_r)
+        d_dot += from_dot
+        d_q += from_q
+        d_u += from_u
+    else:
+        d_dot += d_r
+    d_quad += length_vjp(u, d_u)
     each_dot, each_quad = along_context(d_dot, QUERY), along_context(d_quad, QUERY)
     d_h = each_quad * p
     d_a = each_dot * p
@@ -145,11 +151,12 @@ def step_vjp(
     else:
         d_p += each_quad * h  # Gram · d_h is quad · h here
     d_gram += gram_gradient(d_h, p, QUERY, PRECISION)
-    d_logit = p * (d_p - along_context(sum_context(p * d_p, QUERY), QUERY))
-    d_logit = tl.where(queries, d_logit, 0.0)
-    of_temperature = tl.sum(tl.sum(d_logit * normalise(a, queries, NORM, QUERY), 2), 0)
-    d_scalars = add_to_slot(d_scalars, 4 + 2 * QUERY, of_temperature)
-    d_a += normalise_vjp(a, temperature * d_logit, queries, NORM, QUERY)
+    if ATTEND != "hard":  # whose choice is a constant
+        d_logit = p * (d_p - along_context(sum_context(p * d_p, QUERY), QUERY))
+        d_logit = tl.where(queries, d_logit, 0.0)
+        of_temperature = tl.sum(tl.sum(d_logit * normalise(a, queries, NORM, QUERY), 2), 0)
+        d_scalars = add_to_slot(d_scalars, 4 + 2 * QUERY, of_temperature)
+        d_a += normalise_vjp(a, temperature * d_logit, queries, NORM, QUERY)
     return value, tl.where(queries & context, d_a, 0.0), tl.where(mask, d_q, 0.0), d_guide, d_gram, d_scalars
 
 
@@ -168,6 +175,8 @@ def direction_vjp(
     d_gram,
     d_scalars,
     NORM: tl.constexpr,
+    ATTEND: tl.constexpr,
+    RELEVANCE: tl.constexpr,
     AGGREGATE: tl.constexpr,
     STEPS: tl.constexpr,
     QUERY: tl.constexpr,
@@ -208,6 +217,8 @@ def direction_vjp(
                 queries,
                 context,
                 NORM,
+                ATTEND,
+                RELEVANCE,
                 QUERY,
                 PRECISION,
             )
@@ -232,6 +243,8 @@ def direction_vjp(
             d_gram,
             d_scalars,
             NORM,
+            ATTEND,
+            RELEVANCE,
             AGGREGATE,
             QUERY,
             GATES,

@@ -22,6 +22,17 @@ def max_context(x, QUERY: tl.constexpr):
 
 
 @triton.jit
+def first_largest(x, context, QUERY: tl.constexpr):
+    """1 at each query's first largest x (BR, C, BL) of the context, else 0, NaN aside."""
+    axis: tl.constexpr = 2 * QUERY - 2
+    places = tl.arange(0, x.shape[axis])
+    places = places[:, None, None] if QUERY == 1 else places[None, None, :]
+    most = tl.max(tl.where(context, x, float("-inf")), axis)
+    places = tl.where(context & (x == tl.expand_dims(most, axis)), places, x.shape[axis])
+    return (places == tl.expand_dims(tl.min(places, axis), axis)) & (places < x.shape[axis])
+
+
+@triton.jit
 def along_context(v, QUERY: tl.constexpr):
     """What belongs to a query, broadcast along its context."""
     return tl.expand_dims(v, 2 * QUERY - 2)

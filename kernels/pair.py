@@ -7,12 +7,13 @@ Conventions of the kernels' arguments. A side is four arrays: ``offsets`` (items
 its rows, ``means`` (items,) lengths of the items' mean rows, and ``grams``, every item's inner products (B, B), 0 in
 the padding, one behind another in the items' order of launch: those of a launch begin at ``*_gram``. Scalars stand as
 ``PairScorer.scalars()`` orders them: five weights, μ, then λ and λ_lse of t2i and of i2t, then gates, those of this
-pass from place GATES on.
+pass from place GATES on, where a negative-aware pass has its threshold.
 """
 
 import triton
 import triton.language as tl
 from cmsei_fast.kernels.attend import direction
+from cmsei_fast.kernels.aware import aware_direction
 from cmsei_fast.kernels.axes import sum_context
 from cmsei_fast.kernels.formulas import unit_factor
 from cmsei_fast.kernels.levels import attend_mean, attended_cosine, attended_gram
@@ -59,6 +60,8 @@ def pair_terms(
     scalars,
     QUERY: tl.constexpr,
     NORM: tl.constexpr,
+    ATTEND: tl.constexpr,
+    RELEVANCE: tl.constexpr,
     AGGREGATE: tl.constexpr,
     STEPS: tl.constexpr,
     GATES: tl.constexpr,
@@ -90,21 +93,43 @@ def pair_terms(
         total += tl.load(scalars + 4) * product * unit_factor(mean_q) * unit_factor(mean_c)
     if NORM != "":
         temperature, lse = tl.load(scalars + 4 + 2 * QUERY), tl.load(scalars + 5 + 2 * QUERY)
-        total += tl.load(scalars + QUERY - 1) * direction(
-            a,
-            q,
-            context_gram,
-            guide,
-            mask,
-            n_q,
-            context,
-            temperature,
-            lse,
-            scalars + GATES,
-            NORM,
-            AGGREGATE,
-            STEPS,
-            QUERY,
-            PRECISION,
-        )
+        if ATTEND == "negative_aware":
+            score = aware_direction(
+                a,
+                q,
+                context_gram,
+                own_gram,
+                guide,
+                mask,
+                n_q,
+                context,
+                temperature,
+                lse,
+                tl.load(scalars + GATES),
+                NORM,
+                AGGREGATE,
+                QUERY,
+                PRECISION,
+            )
+        else:
+            score = direction(
+                a,
+                q,
+                context_gram,
+                guide,
+                mask,
+                n_q,
+                context,
+                temperature,
+                lse,
+                scalars + GATES,
+                NORM,
+                ATTEND,
+                RELEVANCE,
+                AGGREGATE,
+                STEPS,
+                QUERY,
+                PRECISION,
+            )
+        total += tl.load(scalars + QUERY - 1) * score
     return total

@@ -33,12 +33,15 @@ def score_image(
     BR: tl.constexpr,
     QUERY: tl.constexpr,
     NORM: tl.constexpr,
+    ATTEND: tl.constexpr,
+    RELEVANCE: tl.constexpr,
     AGGREGATE: tl.constexpr,
     STEPS: tl.constexpr,
     GATES: tl.constexpr,
     LEVEL: tl.constexpr,
     ALIGN: tl.constexpr,
     ADD: tl.constexpr,
+    PERSISTENT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One pass over the image's pairs with the captions at the places first … last − 1, into out.
@@ -51,19 +54,22 @@ def score_image(
         own_word_grams, own_region_gram: pointers to the Gram matrices, of the caption at ``first`` and of the image.
         word_*, region_*: of the two sides, as ``pair.py`` says.
         ADD: add to what an earlier pass has left in out.
+        PERSISTENT: whether the program computes products too.
     """
     region = tl.load(region_offsets + image)
     size_v = tl.load(region_offsets + image + 1) - region
     r = tl.arange(0, BR)
     there = r < size_v
-    if QUERY == 1 or LEVEL:
+    OWN: tl.constexpr = LEVEL or ATTEND == "negative_aware"  # the queries' own Gram matrix is asked for
+    if QUERY == 1 or OWN:
         gram_v = tl.load(own_region_gram + image_block(BR))
     length_v = tl.load(region_lengths + region + r, mask=there, other=0.0)
     mean_v = tl.load(region_means + image)
     # 32-bit places within s, counted from its first row and column
     column = (tl.load(region_starts + image) - region_row + r).to(tl.int32)
     nth = tl.arange(0, BL)
-    for at in tl.range(first, last, C, num_stages=1, disable_licm=True):
+    # Beside the registers of a product over D, neither what is loaded ahead nor moved addresses have a place.
+    for at in tl.range(first, last, C, num_stages=1 if PERSISTENT else None, disable_licm=PERSISTENT):
         place = at + tl.arange(0, C)
         # Places past the last caption repeat it, with no inner products, and are not stored.
         caption = tl.load(caption_order + tl.minimum(place, last - 1))
@@ -78,7 +84,7 @@ def score_image(
             other=0.0,
         )  # [BR, C, BL]
         mean_w = tl.load(word_means + caption)
-        if QUERY == 2 or LEVEL:
+        if QUERY == 2 or OWN:
             places, mask = caption_blocks(last - at, C, BL)
             gram_w = tl.load(own_word_grams + (at - first) * (BL * BL) + places, mask=mask, other=0.0)
         n_w, zero = size_w.to(a.dtype), tl.zeros_like(mean_w)
@@ -94,11 +100,13 @@ def score_image(
                 mean_w,
                 zero + mean_v,
                 there[:, None, None],
-                gram_w if LEVEL else gram_v,  # its own is read for the level alone
+                gram_w if OWN else gram_v,  # never read
                 gram_v,
                 scalars,
                 QUERY,
                 NORM,
+                ATTEND,
+                RELEVANCE,
                 AGGREGATE,
                 STEPS,
                 GATES,
@@ -116,11 +124,13 @@ def score_image(
                 zero + mean_v,
                 mean_w,
                 all_words[None, :, :],
-                gram_v if LEVEL else gram_w,
+                gram_v if OWN else gram_w,
                 gram_w,
                 scalars,
                 QUERY,
                 NORM,
+                ATTEND,
+                RELEVANCE,
                 AGGREGATE,
                 STEPS,
                 GATES,

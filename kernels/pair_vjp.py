@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 from cmsei_fast.kernels.attend_vjp import add_to_slot, direction_vjp
+from cmsei_fast.kernels.aware_vjp import aware_direction_vjp
 from cmsei_fast.kernels.axes import along_context, each, sum_context, sum_of
 from cmsei_fast.kernels.formulas import unit_factor, unit_factor_vjp
 from cmsei_fast.kernels.levels import (
@@ -37,6 +38,8 @@ def pair_terms_vjp(
     d_scalars,
     QUERY: tl.constexpr,
     NORM: tl.constexpr,
+    ATTEND: tl.constexpr,
+    RELEVANCE: tl.constexpr,
     AGGREGATE: tl.constexpr,
     STEPS: tl.constexpr,
     GATES: tl.constexpr,
@@ -62,26 +65,50 @@ def pair_terms_vjp(
         total = sum_context(a, QUERY)
         dot, guide, gamma = attend_mean(total, q, mask, mean_c, n_c, mu, QUERY)
     if NORM != "":
-        d_a, d_q, d_attention, d_context_gram, d_scalars = direction_vjp(
-            a,
-            q,
-            context_grams,
-            captions,
-            guide,
-            mask,
-            n_q,
-            context,
-            scalars,
-            d,
-            d_context_gram,
-            d_scalars,
-            NORM,
-            AGGREGATE,
-            STEPS,
-            QUERY,
-            GATES,
-            PRECISION,
-        )
+        if ATTEND == "negative_aware":
+            d_a, d_q, d_attention, d_context_gram, d_scalars = aware_direction_vjp(
+                a,
+                q,
+                context_grams,
+                own_grams,
+                captions,
+                guide,
+                mask,
+                n_q,
+                context,
+                scalars,
+                d,
+                d_context_gram,
+                d_scalars,
+                NORM,
+                AGGREGATE,
+                QUERY,
+                GATES,
+                PRECISION,
+            )
+        else:
+            d_a, d_q, d_attention, d_context_gram, d_scalars = direction_vjp(
+                a,
+                q,
+                context_grams,
+                captions,
+                guide,
+                mask,
+                n_q,
+                context,
+                scalars,
+                d,
+                d_context_gram,
+                d_scalars,
+                NORM,
+                ATTEND,
+                RELEVANCE,
+                AGGREGATE,
+                STEPS,
+                QUERY,
+                GATES,
+                PRECISION,
+            )
     if LEVEL or AGGREGATE == "guided":
         d_dot, d_gamma = tl.zeros_like(q), tl.zeros_like(d)
         if LEVEL:

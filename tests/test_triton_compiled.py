@@ -168,6 +168,23 @@ def test_the_largest_items_fit(compiled: Any, arch: int) -> None:
         assert compiled(name, arch, key(options), MAX_ROWS, MAX_ROWS, "tf32x3").shared <= SHARED[arch], name
 
 
+OTHERS = {"focal": PairScorer.bfan("prob"), "aware": PairScorer.naaf(), "hard": PairScorer.chan()}
+
+
+@pytest.mark.parametrize("scorer", OTHERS.values(), ids=OTHERS)
+def test_other_attention_does_not_spill(compiled: Any, scorer: PairScorer) -> None:
+    forward, backward = (f(scorer.config())[0] for f in (passes, backward_passes))
+    assert compiled("pair_scores", 90, key(forward), 16, 64, "tf32").spills == 0
+    assert compiled("pair_gradients", 90, key(backward), 16, 64, "tf32").spills == 0
+
+
+def test_maxsim_multiplies_nothing(compiled: Any) -> None:
+    """A hard choice whose relevance is the inner product needs no Gram matrix."""
+    ptx = compiled("pair_scores", 90, key(passes(PairScorer.maxsim().config())[0]), 16, 64, "tf32").ptx
+    assert "mma" not in ptx
+    assert "max" in ptx
+
+
 @pytest.mark.parametrize("options", GRADIENTS.values(), ids=GRADIENTS)
 @pytest.mark.parametrize("arch", SHARED)
 def test_backward_does_not_spill(compiled: Any, arch: int, options: dict[str, Any]) -> None:

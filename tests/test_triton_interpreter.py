@@ -2,7 +2,7 @@
 
 The interpreter is chosen when the kernels are first imported, and it is slow: a few cases of each test are run. All of
 them: ``TRITON_INTERPRET=1 CMSEI_TRITON_GRID=1 pytest tests/test_pair_score.py tests/test_pair_score_gradients.py
-tests/test_relation_attention.py``.
+tests/test_attention_options.py tests/test_relation_attention.py``.
 """
 
 from __future__ import annotations
@@ -54,10 +54,16 @@ def interpreted(*arguments: str, **variables: str) -> str:
 
 @pytest.mark.parametrize(
     ("file", "least"),
-    [("test_pair_score.py", 20), ("test_pair_score_gradients.py", 15), ("test_relation_attention.py", 10)],
+    [
+        ("test_pair_score.py", 20),
+        ("test_pair_score_gradients.py", 15),
+        ("test_attention_options.py", 15),
+        ("test_relation_attention.py", 10),
+    ],
 )
 def test_as_every_engine(file: str, least: int) -> None:
-    options = ("-q", "-p", "no:cacheprovider", "-k", TOO_SLOW)
+    again = " and not gradcheck and not opcheck" if file == "test_attention_options.py" else ""
+    options = ("-q", "-p", "no:cacheprovider", "-k", TOO_SLOW + again)
     printed = interpreted("-m", "pytest", str(TESTS / file), *options)
     passed = re.search(r"(\d+) passed", printed)
     assert passed is not None, printed

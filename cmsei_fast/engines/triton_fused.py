@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cmsei_fast.engines.terms import accumulator
 from cmsei_fast.engines.triton_launch import launch
-from cmsei_fast.engines.triton_pair import passes
+from cmsei_fast.engines.triton_pair import pass_precision, passes
 from cmsei_fast.engines.triton_sides import Run, Side, layout, make_side, product_precision
 from cmsei_fast.packing import runs
 
@@ -142,7 +142,8 @@ def pair_score(
     )
     programs = _programs(tile, regions.device)
     scratch = regions.new_empty(programs, tile.words, tile.regions, dtype=wide)
-    options = fused_options(config) | {"PRECISION": product_precision(precision)}
+    exact = any(pass_precision(x, precision) != product_precision(precision) for x in passes(config))
+    options = fused_options(config) | {"PRECISION": product_precision(precision, exact)}
     options["PRODUCT"] = product_precision(precision, exact=True)
     for (own, own_tiles), (other, other_tiles) in itertools.product(
         _tilings(region_offsets, images, tile.regions), _tilings(word_offsets, captions, tile.words)

@@ -12,7 +12,7 @@ from torch import Tensor
 from cmsei_fast.engines.terms import accumulator
 from cmsei_fast.engines.triton_launch import Launch, tuned
 from cmsei_fast.engines.triton_sides import Chunk, Run, Side, layout, make_side, product_precision
-from cmsei_fast.scorer import AGGREGATES, FIRST_GATE, NORMS
+from cmsei_fast.scorer import AGGREGATES, ATTENDS, FIRST_GATE, I2T_ATTEND, NORMS, RELEVANCES, T2I_ATTEND, thresholds
 
 # Elements of a chunk's inner products: 64 MB forward, so that a few thousand launches score MS-COCO's 5,000 images and
 # most of a chunk is still in a large second cache; 16 MB backward, where gradients of them exist as well.
@@ -25,17 +25,28 @@ def passes(config: list[int]) -> list[dict[str, Any]]:
     """The kernels' compile-time options for each pass from ``PairScorer.config()``: words ask, regions ask, or both."""
     out = []
     object_sentence, word_image, alignment = map(bool, config[8:11])
+    aware = thresholds(config)
     for query, first, level in ((1, 0, word_image), (2, 4, object_sentence)):
         active, norm, aggregate, steps = config[first : first + 4]
         if not (active or level):
             continue
         options = {"QUERY": query, "NORM": NORMS[norm] if active else "", "STEPS": steps, "LEVEL": level}
+        attend, relevance = config[(T2I_ATTEND, I2T_ATTEND)[query - 1] :][:2]
+        options |= {"ATTEND": ATTENDS[attend], "RELEVANCE": RELEVANCES[relevance]}
         options["AGGREGATE"] = AGGREGATES[aggregate] if active else ""
         options["GATES"] = FIRST_GATE + (2 * (config[3] - 1) if query == 2 else 0)
+        if query - 1 in aware:  # no gates, but a threshold behind all gates
+            options["GATES"] = FIRST_GATE + 2 * (config[3] + config[7] - 2) + aware.index(query - 1)
         out.append(options)
     if not out:  # nothing but the alignment
         out.append({"QUERY": 1, "NORM": "", "STEPS": 1, "LEVEL": False, "AGGREGATE": "", "GATES": FIRST_GATE})
+        out[0] |= {"ATTEND": "softmax", "RELEVANCE": "cosine"}
     return [x | {"ALIGN": alignment and i == 0, "ADD": i > 0} for i, x in enumerate(out)]
+
+
+def pass_precision(options: dict[str, Any], precision: str) -> str:
+    """How a pass multiplies: a choice of the second step must not hang on operands that were rounded in the first."""
+    return product_precision(precision, exact=options["ATTEND"] != "softmax" and options["STEPS"] > 1)
 
 
 def sides(
@@ -93,7 +104,7 @@ def _score_chunk(
     """One pass over the inner products s (words, regions) of two chunks, into out (N, M)."""
     from cmsei_fast.kernels.pair_score import pair_scores
 
-    options = options | {"PRECISION": product_precision(precision)}
+    options = options | {"PRECISION": pass_precision(options, precision)}
     key = " ".join(f"{name}={options[name]}" for name in sorted(options) if name not in ("GATES", "ADD"))
     for own, other in itertools.product(image_chunk.runs, caption_chunk.runs):
 

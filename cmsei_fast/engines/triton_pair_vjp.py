@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cmsei_fast.engines.terms import accumulator
 from cmsei_fast.engines.triton_launch import Launch, gradient_warps, launch
-from cmsei_fast.engines.triton_pair import BACKWARD_CHUNK, passes, product, sides
+from cmsei_fast.engines.triton_pair import BACKWARD_CHUNK, pass_precision, passes, product, sides
 from cmsei_fast.engines.triton_sides import (
     Chunk,
     Layout,
@@ -248,7 +248,7 @@ def pair_score_backward(
                         (images, image_chunk, parts_v),
                         scalars,
                         numbers,
-                        each | {"PRECISION": product_precision(precision)},
+                        each | {"PRECISION": pass_precision(each, precision)},
                     )
             d_v.add(image_chunk, parts_v)
             d_w.add(caption_chunk, parts_w)

@@ -149,7 +149,7 @@ def product_precision(precision: str, exact: bool = False) -> str:
     """How the kernels multiply float32 operands.
 
     "tf32x3" (three products, about float32's own error) where features are float32; one product of operands rounded to
-    tf32 (2⁻¹²) where features are rounded more coarsely themselves, unless ``exact``.
+    tf32 (2⁻¹¹) where features are rounded more coarsely themselves, unless ``exact``.
     """
     if precision == "float64":
         return "ieee"
