@@ -36,7 +36,7 @@ from cmsei_fast.training import TrainConfig, train
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "ablation.json", ROOT / "docs" / "ablation.md"
-BEGIN, END = "<!-- ablation: made by python -m benchmarks.ablation table -->", "<!-- end of ablation -->"
+MARKS = "<!-- ablation: made by python -m benchmarks.ablation table -->", "<!-- end of ablation -->"
 
 TRAINING = TrainConfig(
     epochs=5,
@@ -149,11 +149,21 @@ def render(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def replaced(page: str, table: str) -> str:
+def replaced(page: str, table: str, marks: tuple[str, str] = MARKS) -> str:
     """The page with the table between its two marks."""
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}"
+    begin, end = marks
+    head, _, rest = page.partition(begin)
+    _, _, tail = rest.partition(end)
+    return f"{head}{begin}\n\n{table}\n\n{end}{tail}"
+
+
+def claimed(target: Path) -> bool:
+    """Whether this process is the first to want the run of that file, and has it now."""
+    try:
+        os.close(os.open(target.with_suffix(".claimed"), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
 
 
 def main() -> None:
@@ -185,10 +195,7 @@ def main() -> None:
     for seed in arguments.seeds:
         for row in arguments.rows:
             target = arguments.runs / f"{row}-{seed}.json"
-            claim = target.with_suffix(".claimed")
-            try:
-                os.close(os.open(claim, os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
+            if not claimed(target):
                 continue
             result = run(row, seed, training, test, arguments.word_vectors)
             with replacing(target) as temporary:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 
@@ -47,15 +46,15 @@ def test_bad_options(options, message, tmp_path, capsys, monkeypatch):
 
 
 def test_only_the_graphs_tell_the_images_of_a_group_apart(tmp_path):
-    options = argparse.Namespace(epochs=4, seed=0, progress=False)
+    options = {"epochs": 4, "seed": 0}
     captions = {"captions_per_image": demo.CAPTIONS_PER_IMAGE}
     training, test = synthetic_scenes(700, seed=0, **captions), synthetic_scenes(demo.TEST_GROUPS, seed=1, **captions)
-    full = demo._row(demo.MODELS[-1], training, test, tmp_path / "full", options)
+    full = demo.train_and_test(demo.MODELS[-1], training, test, tmp_path / "full", **options)
     assert full.group >= 80
     assert full.rsum > 500
     few = synthetic_scenes(100, seed=0, **captions)
     for model in demo.MODELS[:2]:
-        blind = demo._row(model, few, test, tmp_path / model[1], options)
+        blind = demo.train_and_test(model, few, test, tmp_path / model[1], **options)
         # 720 captions: the standard deviation of a guess among four is 1.6 percent, between two 1.9.
         assert abs(blind.group - 25) < 6
         assert abs(blind.story - 50) < 7

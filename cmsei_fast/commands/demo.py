@@ -97,7 +97,15 @@ def _demo(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for number, model in enumerate(MODELS):
             directory = Path(arguments.directory or scratch) / f"{number}-{model[0].lower().replace(' ', '-')}"
-            row = _row(model, training, test, directory, arguments)
+            row = train_and_test(
+                model,
+                training,
+                test,
+                directory,
+                epochs=arguments.epochs,
+                seed=arguments.seed,
+                progress=arguments.progress,
+            )
             rows.append(row)
             figures = "".join(f"{x:14.1f}" for x in (row.group, row.story, row.place))
             print(f"{row.title:24}{figures}{row.rsum:9.1f}{row.seconds:11.0f} s", flush=True)
@@ -107,33 +115,46 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _row(
-    model: tuple[str, str, tuple[str, ...]],
+def train_and_test(
+    model: tuple[str, Any, tuple[str, ...]],
     training: SyntheticScenes,
     test: SyntheticScenes,
     directory: Path,
-    arguments: argparse.Namespace,
+    *,
+    epochs: int,
+    seed: int,
+    progress: bool = False,
 ) -> Row:
-    """Trains one model and tests it."""
+    """Trains one model and tests it.
+
+    Args:
+        model: its title, its scorer (a preset's name or ``PairScorer.to_dict()``) and its graphs.
+        training: scenes to learn from.
+        test: scenes to test on.
+        directory: of the run; made.
+        epochs: of the training.
+        seed: of the weights, the order of captions and all dropout.
+        progress: show a bar for each epoch.
+    """
     from ..retrieval import recall_metrics
     from ..retrieval.groups import group_accuracy
     from ..scoring import score_matrix
     from ..training import TrainConfig, train
 
-    title, preset, relations = model
+    title, scorer, relations = model
     learned, unseen = _split(training), _split(test)
     config = TrainConfig(
-        epochs=arguments.epochs,
+        epochs=epochs,
         batch_size=128,
         learning_rate=3e-3,
         schedule="cosine",
         loss="infonce",
         neighbours=4,  # a group comes into a batch together
-        seed=arguments.seed,
+        seed=seed,
     )
-    built = _model(learned, preset, relations, arguments.seed)
+    built = _model(learned, scorer, relations, seed)
     start = time.perf_counter()
-    train(built, learned, None, directory, config, progress=arguments.progress)
+    train(built, learned, None, directory, config, progress=progress)
     seconds = time.perf_counter() - start
     images, captions = built.encode_images(unseen), built.encode_captions(unseen.captions)
     scores = score_matrix(images, captions, scorer=built.scorer).cpu().numpy()
@@ -156,7 +177,7 @@ def _split(made: SyntheticScenes) -> Split:
     return split_from_scenes(made.scenes, features=made.features, predicate_names=sorted(ACTIONS), size=CANVAS)
 
 
-def _model(split: Split, preset: str, relations: tuple[str, ...], seed: int) -> CMSEI:
+def _model(split: Split, scorer: Any, relations: tuple[str, ...], seed: int) -> CMSEI:
     import torch
 
     from ..data import Vocabulary
@@ -171,7 +192,7 @@ def _model(split: Split, preset: str, relations: tuple[str, ...], seed: int) -> 
         relations=relations,
         word_width=256,
         word_residual=True,
-        scorer=parse_scorer(preset),
+        scorer=parse_scorer(scorer),
     )
     torch.manual_seed(seed)
     model = CMSEI(config, Vocabulary.build(split.captions))

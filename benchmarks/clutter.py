@@ -1,0 +1,140 @@
+"""What cross-level attention adds where most regions of an image are spoken of by no caption, on generated scenes.
+
+    python -m benchmarks.clutter train --runs RUNS [--seeds 0 1 2] [--regions 8 …] [--rows flat …]
+    python -m benchmarks.clutter table RUNS
+
+Four objects of a scene are what its captions tell; all further regions are background. ``train`` trains each row with
+more and more of it, tests on scenes none has seen, and leaves one JSON file a run; a run that is done or that another
+process has claimed is passed over. ``table`` puts them together into ``benchmarks/clutter.json`` and the table of
+``docs/ablation.md``. Scenes, training and test are those of ``cmsei-fast demo``, with 500 groups.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import statistics
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.ablation import PAGE, ROOT, claimed, replaced
+from benchmarks.machine import describe
+from cmsei_fast import PairScorer
+from cmsei_fast.commands import demo
+from cmsei_fast.data import synthetic_scenes
+from cmsei_fast.data.files import replacing
+
+RESULTS = ROOT / "benchmarks" / "clutter.json"
+MARKS = "<!-- clutter: made by python -m benchmarks.clutter table -->", "<!-- end of clutter -->"
+GROUPS, EPOCHS, REGIONS = 500, 4, (8, 16, 24, 36)
+
+
+def _without_levels(aggregate: str) -> PairScorer:
+    """CMSEI's two refined directions alone, their queries aggregated without a look at the other side's whole."""
+    full = PairScorer.cmsei()
+    assert full.t2i is not None
+    assert full.i2t is not None
+    return PairScorer(replace(full.t2i, aggregate=aggregate), replace(full.i2t, aggregate=aggregate))
+
+
+# Row -> (title, scorer).
+ROWS: dict[str, tuple[str, PairScorer]] = {
+    "flat": ("CMSEI without cross-level and alignment, mean", _without_levels("mean")),
+    "lse": ("CMSEI without cross-level and alignment, LSE", _without_levels("lse")),
+    "full": ("CMSEI", PairScorer.cmsei()),
+}
+
+
+def run(row: str, regions: int, seed: int, groups: int = GROUPS, epochs: int = EPOCHS) -> dict[str, Any]:
+    """Trains one row on scenes of so many regions with one seed; what it gets right on the test scenes."""
+    options: dict[str, Any] = {"captions_per_image": demo.CAPTIONS_PER_IMAGE, "regions": regions}
+    training = synthetic_scenes(groups, seed=2 * seed, **options)
+    test = synthetic_scenes(demo.TEST_GROUPS, seed=2 * seed + 1, **options)
+    title, scorer = ROWS[row]
+    model = (title, scorer.to_dict(), ("spatial", "semantic"))
+    with tempfile.TemporaryDirectory() as directory:
+        result = demo.train_and_test(model, training, test, Path(directory) / "run", epochs=epochs, seed=seed)
+    return {
+        "row": row,
+        "regions": regions,
+        "seed": seed,
+        "group": result.group,
+        "rSum": result.rsum,
+        "seconds": result.seconds,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def collect(runs: Path) -> dict[str, Any]:
+    """All runs of a folder with the settings they had, ready for JSON."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(runs.glob("*.json"))]
+    return {
+        "date": datetime.date.today().isoformat(),
+        **{key: describe()[key] for key in ("cpu", "python", "torch")},
+        "groups": GROUPS,
+        "epochs": EPOCHS,
+        "runs": found,
+    }
+
+
+def render(record: dict[str, Any]) -> str:
+    """The table, a row a model, a column a number of regions: captions right within their group, and rSum."""
+    sizes = sorted({r["regions"] for r in record["runs"]})
+    lines = [
+        f"| of {demo.TEST_GROUPS * 4} test images | " + " | ".join(f"{size} regions" for size in sizes) + " |",
+        "|---|" + "---:|" * len(sizes),
+    ]
+    for row, (title, _) in ROWS.items():
+        cells = []
+        for size in sizes:
+            own = [r for r in record["runs"] if (r["row"], r["regions"]) == (row, size)]
+            group, rsum = ([r[key] for r in own] for key in ("group", "rSum"))
+            spread = f" ± {statistics.stdev(group):.1f}" if len(own) > 1 else ""
+            cells.append(f"{statistics.mean(group):.1f}{spread} % · {statistics.mean(rsum):.0f}" if own else "")
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    trained = commands.add_parser("train")
+    trained.add_argument("--runs", type=Path, required=True)
+    trained.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    trained.add_argument("--regions", type=int, nargs="+", default=list(REGIONS))
+    trained.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    trained.add_argument("--threads", type=int)
+    table = commands.add_parser("table")
+    table.add_argument("runs", type=Path)
+    arguments = parser.parse_args()
+    if arguments.command == "table":
+        record = collect(arguments.runs)
+        with replacing(RESULTS) as temporary:
+            Path(temporary).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        with replacing(PAGE) as temporary:
+            page = replaced(PAGE.read_text(encoding="utf-8"), render(record), MARKS)
+            Path(temporary).write_text(page, encoding="utf-8")
+        print(render(record))
+        return
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    for seed in arguments.seeds:
+        for regions in arguments.regions:
+            for row in arguments.rows:
+                target = arguments.runs / f"{row}-{regions}-{seed}.json"
+                if not claimed(target):
+                    continue
+                result = run(row, regions, seed)
+                with replacing(target) as temporary:
+                    Path(temporary).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                print(f"{row} {regions} {seed}: {result['group']:.1f} %, {result['seconds']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
