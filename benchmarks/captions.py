@@ -36,11 +36,12 @@ def caption_lengths(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).choice(length_pool(), count).astype(np.int64)
 
 
-def unit_rows(rows: int, width: int, generator: torch.Generator) -> Tensor:
-    """(rows, width) float32, each of length 1; made in place, so that the peak of memory is the result."""
-    x = torch.empty(rows, width).normal_(generator=generator)
+def unit_rows(rows: int, width: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(rows, width), each of length 1; made part by part, so that the peak of memory is the result."""
+    x = torch.empty(rows, width, dtype=dtype)
     for part in x.split(4096):
-        part /= part.norm(dim=1, keepdim=True)
+        drawn = torch.empty(part.shape).normal_(generator=generator)
+        part.copy_(drawn / drawn.norm(dim=1, keepdim=True))
     return x
 
 
@@ -92,9 +93,9 @@ class Features:
         return Features(self.images[:images], self.words[: int(lengths.sum())], lengths)
 
 
-def features(images: int, captions: int, width: int, seed: int = 0) -> Features:
+def features(images: int, captions: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Features:
     """Seeded features with MS-COCO's caption lengths and 36 regions an image."""
     generator = torch.Generator().manual_seed(seed)
     lengths = caption_lengths(captions, seed)
-    v = unit_rows(images * REGIONS, width, generator).view(images, REGIONS, width)
-    return Features(v, unit_rows(int(lengths.sum()), width, generator), lengths)
+    v = unit_rows(images * REGIONS, width, generator, dtype).view(images, REGIONS, width)
+    return Features(v, unit_rows(int(lengths.sum()), width, generator, dtype), lengths)

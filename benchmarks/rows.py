@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-RATIO, FRACTION, SECONDS, ERROR = "×", "%", "s", "error"
+RATIO, FRACTION, SECONDS, HOURS, MEBIBYTES, ERROR = "×", "%", "s", "h", "MiB", "error"
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Row:
         better: "higher" or "lower".
         target: the least (higher) or the most (lower) that it should be; None where nothing was promised.
         needs: the instruction sets of which one must be in use for the target to apply; empty: any processor.
-        unit: RATIO, FRACTION, SECONDS or ERROR.
+        unit: RATIO, FRACTION, SECONDS, HOURS, MEBIBYTES or ERROR.
     """
 
     title: str
@@ -45,6 +45,8 @@ class Row:
 WIDE = ("avx512", "avx512bf16", "avx512amx")
 WIDE_BF16 = ("avx512bf16", "avx512amx")
 
+_LARGE = "SCAN t2i, bf16, {}: time over the bare torch.mm"
+
 ROWS = {
     "scan_field_fp32": Row("SCAN t2i, fp32: native over the field's code", target=25.0, needs=WIDE),
     "scan_field_bf16": Row("SCAN t2i, bf16: native over the field's code", target=35.0, needs=WIDE_BF16),
@@ -70,6 +72,13 @@ ROWS = {
     "scale_time": Row("Time per pair, slowest size over fastest size", better="lower", target=1.1),
     "scale_memory": Row("Peak extra memory, most pairs over fewest", better="lower", target=1.1),
     "distributed": Row("SCAN t2i, fp32: two processes with a thread each over one", target=1.7),
+    "large_1k": Row(_LARGE.format("1,000 × 5,000"), better="lower", target=1.7, needs=WIDE_BF16),
+    "large_5k": Row(_LARGE.format("5,000 × 25,000"), better="lower", target=1.7, needs=WIDE_BF16),
+    "large_10k": Row(_LARGE.format("10,000 × 50,000, shortened"), better="lower", target=1.7, needs=WIDE_BF16),
+    "large_5k_seconds": Row("SCAN t2i, bf16, 5,000 × 25,000: all of it", better="lower", unit=SECONDS),
+    "large_10k_seconds": Row("SCAN t2i, bf16, 10,000 × 50,000: all of it, extrapolated", better="lower", unit=SECONDS),
+    "large_5k_field": Row("SCAN t2i, bf16, 5,000 × 25,000: the field's code, extrapolated", better="lower", unit=HOURS),
+    "large_memory": Row("SCAN t2i, bf16, 5,000 × 25,000: peak extra memory", better="lower", unit=MEBIBYTES),
     "accuracy": Row(
         "SCAN t2i, fp32: largest error of a score, against float64", better="lower", target=1e-5, unit=ERROR
     ),
@@ -82,6 +91,10 @@ def figure(value: float, unit: str) -> str:
         return f"{100 * value:.0f} %"
     if unit == SECONDS:
         return f"{value:.1f} s"
+    if unit == HOURS:
+        return f"{value:.1f} h"
+    if unit == MEBIBYTES:
+        return f"{value:.0f} MiB"
     if unit == ERROR:
         return f"{value:.1e}"
     return f"{value:.0f}×" if value >= 100 else f"{value:.1f}×" if value >= 10 else f"{value:.2f}×"

@@ -22,6 +22,7 @@ class Sizes:
         graphs, heads, head_width: of relation attention.
         scale: (images, captions) of each size of the scaling rows, ascending.
         shared: images and captions of the rows of several processes: many tiles for each of them.
+        large: (images, captions, slabs that are run) of the sizes of whole data sets; ``slab`` images of each.
         rounds: most rounds of a row; ``seconds`` what its rounds may take together, at least ``least`` are run.
     """
 
@@ -37,6 +38,8 @@ class Sizes:
     head_width: int
     scale: tuple[tuple[int, int], ...]
     shared: tuple[int, int]
+    large: tuple[tuple[int, int, int], ...]
+    slab: int
     rounds: int
     least: int
     seconds: float
@@ -55,6 +58,8 @@ FULL = Sizes(
     head_width=128,
     scale=((200, 500), (500, 2000), (2000, 5000)),
     shared=(430, 2150),
+    large=((1000, 5000, 4), (5000, 25_000, 20), (10_000, 50_000, 1)),
+    slab=250,
     rounds=15,
     least=5,
     seconds=20.0,
@@ -72,6 +77,8 @@ SMALL = Sizes(
     head_width=32,
     scale=((20, 50), (50, 200), (200, 500)),
     shared=(20, 100),
+    large=((20, 50, 2), (40, 100, 4), (80, 200, 1)),
+    slab=10,
     rounds=3,
     least=3,
     seconds=3.0,

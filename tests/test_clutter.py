@@ -1,4 +1,4 @@
-"""The script behind the table of regions that no caption speaks of: a row runs, and the page shows the committed numbers."""
+"""The script about regions that no caption speaks of: a row runs, and the page shows the committed numbers."""
 
 from __future__ import annotations
 

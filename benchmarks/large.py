@@ -1,0 +1,67 @@
+"""Scoring at the sizes of MS-COCO and beyond beside the bare product, as ``python -m benchmarks.large <images>
+<captions> <slabs of all> <threads>``; prints JSON.
+
+The images come in slabs. Each slab is multiplied with all captions' words by ``torch.mm``, block by block into the same
+buffer, then scored; what disturbs one of the two disturbs the other. Fewer slabs than all is a shortened run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+
+from benchmarks.captions import features
+from benchmarks.memory import peak_bytes
+from benchmarks.paired import timed
+from benchmarks.settings import SIZES
+from cmsei_fast import PairScorer, score_matrix
+
+WORDS = 4096  # of a block of the bare product
+
+
+def main() -> None:
+    """Alternates both on one slab after another."""
+    images, captions, slabs, threads = map(int, sys.argv[1:])
+    torch.set_num_threads(threads)
+    slab = min(images, SIZES.slab)
+    scorer = PairScorer.scan_t2i()
+    given = features(min(images, slabs * slab), captions, SIZES.width, dtype=torch.bfloat16)
+    scores = torch.zeros(slab, captions)
+    product = torch.zeros(slab * given.images.shape[1], WORDS, dtype=torch.bfloat16)
+    warm = given.first(2, 2)
+    score_matrix(warm.images, warm.words, warm.lengths, scorer=scorer, engine="native")
+    before = peak_bytes()
+
+    def bare(regions: torch.Tensor) -> None:
+        for words in given.words.split(WORDS):
+            torch.mm(regions, words.T, out=product[: len(regions), : len(words)])
+
+    ours, other = [], []
+    for part in given.images.split(slab):
+        other.append(timed(lambda part=part: bare(part.flatten(0, 1))))
+        out = scores[: len(part)]
+        ours.append(
+            timed(
+                lambda part=part, out=out: score_matrix(
+                    part, given.words, given.lengths, scorer=scorer, engine="native", out=out
+                )
+            )
+        )
+    print(
+        json.dumps(
+            {
+                "ours": ours,
+                "other": other,
+                "share": len(given.images) / images,
+                "pairs": images * captions,
+                "peak": peak_bytes() - before,
+                "finite": bool(torch.isfinite(scores).all()),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The sizes of whole data sets in bfloat16: time beside the bare product of the same packed data, and peak memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import field
+from benchmarks.captions import features
+from benchmarks.memory import in_process
+from benchmarks.paired import Paired, timed
+from benchmarks.report import Report
+from benchmarks.settings import SIZES
+from benchmarks.test_score import SCAN, check
+
+KEYS = ("large_1k", "large_5k", "large_10k")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_scoring_a_whole_data_set(benchmark: Any, report: Report, key: str) -> None:
+    check(key, SCAN, field.scan_t2i, "bf16")
+    images, captions, slabs = SIZES.large[KEYS.index(key)]
+    sizes = [str(x) for x in (images, captions, slabs, torch.get_num_threads())]
+    found = benchmark.pedantic(in_process, ("benchmarks.large", *sizes), rounds=1)
+    assert found["finite"]
+    paired = Paired(tuple(found["ours"]), tuple(found["other"]))
+    details = {"pairs": found["pairs"], "share": found["share"], "bytes": found["peak"], "width": SIZES.width}
+    report.add(key, paired.costs, paired, **details)
+    seconds = sum(paired.ours) / found["share"]
+    if key == "large_5k":
+        report.add("large_5k_seconds", [seconds], pairs=found["pairs"])
+        report.add("large_memory", [found["peak"] / 2**20], pairs=found["pairs"])
+        report.add("large_5k_field", [field_seconds_a_pair() * found["pairs"] / 3600], pairs=found["pairs"])
+    if key == "large_10k":
+        report.add("large_10k_seconds", [seconds], pairs=found["pairs"], share=found["share"])
+    report.judge(key)
+
+
+def field_seconds_a_pair() -> float:
+    """Of the field's code on as many pairs as it gets through in seconds."""
+    given = features(SIZES.images, SIZES.slow_captions, SIZES.width, dtype=torch.bfloat16)
+    padded, lengths = given.padded(), given.lengths.tolist()
+    with torch.no_grad():
+        field.scan_t2i(given.images, padded[:2], lengths[:2])
+        return timed(lambda: field.scan_t2i(given.images, padded, lengths)) / given.pairs
