@@ -8,7 +8,7 @@ first mark in ``NAME.npy.record.RANK``, without the line of JSON.
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import io
 import json
 import os
@@ -27,6 +27,10 @@ from .data.files import check_target, replacing
 from .distributed import ProcessLost, Team
 from .fingerprint import differences, fingerprint
 from .tiling import Grid, ScoreTiles
+
+fcntl: Any = None
+with contextlib.suppress(ImportError):  # not on Windows; the package imports all the same
+    import fcntl
 
 FORMAT = {"format": "cmsei_fast score record", "version": 1}
 
@@ -254,6 +258,8 @@ class ScoreFile:
 
     def _open(self) -> int:
         """The part, open and locked against another run."""
+        if fcntl is None:
+            raise OSError("out: expected an array, since files of scores need a POSIX system, got a name")
         while True:
             file = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o666)
             try:

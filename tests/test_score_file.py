@@ -54,6 +54,13 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_elsewhere_than_on_posix_it_says_so(out, monkeypatch):
+    monkeypatch.setattr(score_file, "fcntl", None)
+    with pytest.raises(OSError, match=r"^out: expected an array, since .* need a POSIX system, got a name$"):
+        run(out)
+    assert names(out.parent) == []
+
+
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_a_file_is_the_matrix(out, precision, scored):
     expected = score_matrix(*scoring_runs.features(), engine="eager", precision=precision)
