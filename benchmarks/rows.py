@@ -57,7 +57,7 @@ ROWS = {
     "scan_peak_fp32": Row("SCAN t2i, fp32: share of the measured FMA peak", unit=FRACTION),
     "cmsei_over_scan": Row("CMSEI over SCAN t2i, fp32: time", better="lower", target=1.7),
     "scan_compiled": Row("SCAN t2i, fp32: native over torch.compile of eager"),
-    "maxsim_cpu": Row("MaxSim, fp32: native over the package maxsim-cpu, a call a caption"),
+    "maxsim_cpu": Row("MaxSim, fp32, D 128: native over the package maxsim-cpu, a call a caption"),
     "maxsim_mm": Row("MaxSim, fp32: native over a bare torch.mm"),
     "training_time": Row("Training step, SCAN t2i: native over the field's code", target=12.0),
     "training_hardest": Row("Training step, SCAN t2i, hardest negatives: native over the field's code"),
