@@ -209,3 +209,53 @@ def test_what_was_measured_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     key = triton_design._key(candidates, (rows, rows, both, both, None, SCAN.config(), "bfloat16"))
     assert kept.best(key, candidates, lambda tile: 1.0 if tile is not None else 2.0) == 1
     assert triton_design.describe() == "pair_score by the design measured fastest: so far fused 128x256"
+
+
+class OnGpu(torch.Tensor):
+    """Says that it is on a GPU."""
+
+    is_cuda = property(lambda self: True)
+
+
+def test_a_large_problem_is_measured_once_on_its_first_items(
+    computed: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from cmsei_fast.engines.tuning import Choices
+
+    monkeypatch.delenv(triton_design.VARIABLE, raising=False)
+    monkeypatch.setenv("CMSEI_CACHE", str(tmp_path))
+    monkeypatch.setattr(triton_design, "choices", lambda _: Choices("g", "1"))
+    monkeypatch.setattr(triton_design, "MEASURED_PAIRS", 12)
+    monkeypatch.setattr(triton_design, "_PART", (2, 3))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    capturing = [False]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
+    sizes: list[tuple[int, ...]] = []
+    took = {"chunked": 3.0, "fused 128x256": 2.0, "fused 128x128": 1.0}
+
+    def chunked(regions: torch.Tensor, words: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sizes.append((len(regions), len(words), len(rest[0]) - 1, len(rest[1]) - 1))
+        computed.append("chunked")
+        return torch.zeros(1)
+
+    def seconds(run: Any) -> float:
+        run()
+        return took[computed[-1]]
+
+    monkeypatch.setattr(triton_pair, "pair_score", chunked)
+    monkeypatch.setattr(triton_design, "seconds", seconds)
+
+    def score(images: tuple[int, ...], captions: tuple[int, ...]) -> None:
+        v, w = (torch.zeros(sum(x), 4).as_subclass(OnGpu) for x in (images, captions))
+        scalars = torch.tensor(SCAN.scalars())
+        triton_design.pair_score(v, w, offsets(images), offsets(captions), scalars, SCAN.config(), "bfloat16")
+
+    score((3, 2, 4), (5, 1, 2, 2))
+    assert computed == ["chunked", "fused 128x256", "fused 128x128", "fused 128x128"]
+    assert sizes == [(5, 8, 2, 3)]
+    score((3, 3, 4), (5, 1, 2, 4))  # alike
+    score((3, 2, 4), (5, 1, 2))  # too few pairs
+    capturing[0] = True
+    score((3, 2, 4), (5, 1, 2, 2))  # nothing can be measured now, but this has been
+    score((3, 2, 60), (5, 1, 2, 2))
+    assert computed[4:] == ["fused 128x128", "chunked", "fused 128x128", "chunked"]

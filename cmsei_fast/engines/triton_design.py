@@ -102,12 +102,16 @@ def _measured(candidates: list[triton_fused.Tile | None], inputs: Inputs) -> int
     """Place of the fastest candidate on the first items, or of the fixed choice."""
     regions, words, region_offsets, word_offsets, scalars, config, precision = inputs
     pairs = (len(region_offsets) - 1) * (len(word_offsets) - 1)
-    if not regions.is_cuda or pairs < MEASURED_PAIRS or torch.cuda.is_current_stream_capturing():
+    if not regions.is_cuda or pairs < MEASURED_PAIRS:
         return candidates.index(None)
+    measured = choices(torch.cuda.current_device() if regions.device.index is None else regions.device.index)
+    key = _key(candidates, inputs)
+    if torch.cuda.is_current_stream_capturing():  # nothing can be measured, but what was measured holds
+        known = measured.known(key, candidates)
+        return candidates.index(None) if known is None else known
     some_v, some_w = (x[: n + 1] for x, n in zip((region_offsets, word_offsets), _PART, strict=True))
     part = regions[: int(some_v[-1])], words[: int(some_w[-1])], some_v, some_w, scalars, config, precision
-    place = torch.cuda.current_device() if regions.device.index is None else regions.device.index
-    return choices(place).best(_key(candidates, inputs), candidates, lambda tile: seconds(lambda: _run(tile, part)))
+    return measured.best(key, candidates, lambda tile: seconds(lambda: _run(tile, part)))
 
 
 def _mean(offsets: Tensor) -> int:

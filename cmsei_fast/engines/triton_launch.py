@@ -75,15 +75,20 @@ def choices(device: int) -> Choices:
 def tuned(words: int, regions: int, pairs: int, key: str, device: torch.device, run: Callable[[Launch], Any]) -> Launch:
     """The fixed choice for small problems and in the interpreter, else the fastest of :func:`candidates`.
 
+    While a CUDA graph is captured nothing can be measured, but what was measured before holds.
+
     Args:
         key: whatever else of the kernel's options makes a difference.
         run: launches the kernel.
     """
-    if device.type != "cuda" or pairs < TUNED_PAIRS or torch.cuda.is_current_stream_capturing():
+    if device.type != "cuda" or pairs < TUNED_PAIRS:
         return launch("pair_scores", words, regions)
     found = candidates(words, regions)
-    place = torch.cuda.current_device() if device.index is None else device.index
-    return found[choices(place).best(f"pair_scores {words} {regions} {key}", found, lambda x: seconds(lambda: run(x)))]
+    measured = choices(torch.cuda.current_device() if device.index is None else device.index)
+    key = f"pair_scores {words} {regions} {key}"
+    if torch.cuda.is_current_stream_capturing():
+        return found[measured.known(key, found) or 0]  # the fixed choice comes first
+    return found[measured.best(key, found, lambda x: seconds(lambda: run(x)))]
 
 
 def seconds(run: Callable[[], Any]) -> float:

@@ -62,6 +62,11 @@ class Choices:
             except OSError:
                 Path(part).unlink(missing_ok=True)
 
+    def known(self, key: str, candidates: Sequence) -> int | None:
+        """Index of the candidate that was fastest, as :meth:`best` found it; None if it has not been measured."""
+        found = self.found.get(f"{key} of {len(candidates)}", -1)
+        return found if 0 <= found < len(candidates) else None
+
     def best(self, key: str, candidates: Sequence, seconds: Callable) -> int:
         """Index of the fastest candidate; measured once a key.
 
@@ -69,10 +74,9 @@ class Choices:
             key: what the choice is for, candidates included: another list is another key.
             seconds: time of a candidate; one that raises cannot run here.
         """
-        key = f"{key} of {len(candidates)}"
-        known = self.found.get(key, -1)
-        if 0 <= known < len(candidates):
+        if (known := self.known(key, candidates)) is not None:
             return known
+        key = f"{key} of {len(candidates)}"
 
         def time(candidate: Any) -> float:
             try:
