@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cmsei_fast.report import explain_features
-from cmsei_fast.report.canvas import about_box, about_point, keep_clear
+from cmsei_fast.report.canvas import about_box, about_point, keep_clear, strengths
 from cmsei_fast.report.explanation import Edge
 from cmsei_fast.report.relations import said, strongest_relations
 
@@ -40,6 +40,16 @@ def test_a_label_without_room_is_told():
         None,
         (10.0, 0.0),
     ]
+
+
+def test_shares_are_drawn_by_their_size_and_faintly_where_they_are_even():
+    for shares in ([0.0, 1.0, 0.0], [1.0], [0.0, 7.0]):
+        np.testing.assert_allclose(strengths(np.array(shares)), np.array(shares) / max(shares))
+    np.testing.assert_allclose(strengths(np.full(36, 1 / 36)), 0.2)
+    peaked, even = (strengths(np.array(x)) for x in ([0.7, 0.2, 0.1], [0.4, 0.35, 0.25]))
+    assert peaked[0] > peaked[1] > peaked[2]
+    assert peaked[0] > even[0] > even[2] > 0
+    assert (strengths(np.zeros(3)) == 0).all()
 
 
 def explained(*edges):

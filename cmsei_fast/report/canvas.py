@@ -11,6 +11,7 @@ from .explanation import Explanation
 
 Point = tuple[float, float]
 _GRID = 12  # places tried along each side of a box
+_LOW = 2.5  # times the height of a label that would cover most of the box
 
 
 def layout(explanation: Explanation) -> tuple[np.ndarray, Point]:
@@ -22,6 +23,15 @@ def layout(explanation: Explanation) -> tuple[np.ndarray, Point]:
     row, column = np.divmod(np.arange(n), columns)
     tiles = np.stack([column + 0.05, row + 0.05, column + 0.95, row + 0.95], axis=1) * 100
     return tiles, (100.0 * columns, 100.0 * float(row[-1] + 1))
+
+
+def strengths(shares: np.ndarray) -> np.ndarray:
+    """How strongly each share is drawn, in [0, 1]: its part of the largest, all faint where they are about even."""
+    shares = shares / max(float(shares.max()), 1e-12)
+    if len(shares) == 1:
+        return shares
+    peaked = (1 - float(shares.mean())) / (1 - 1 / len(shares))
+    return shares * (0.2 + 0.8 * peaked)
 
 
 def keep_clear(labels: Iterable[tuple[Point, Iterable[Point]]], canvas: Point) -> list[Point | None]:
@@ -50,10 +60,12 @@ def keep_clear(labels: Iterable[tuple[Point, Iterable[Point]]], canvas: Point) -
 
 
 def about_box(box: Sequence[float], size: Point) -> Iterator[Point]:
-    """Places of a label for a box: its corners, above and below it, then anywhere over it."""
+    """Places of a label for a box: its corners, above and below it (first, where it is low), then anywhere over it."""
     x0, y0, x1, y1 = box
     wide, high = size
-    yield from ((x0, y0), (x0, y1 - high), (x1 - wide, y0), (x1 - wide, y1 - high), (x0, y0 - high), (x0, y1))
+    inside = ((x0, y0), (x0, y1 - high), (x1 - wide, y0), (x1 - wide, y1 - high))
+    outside = ((x0, y0 - high), (x0, y1))
+    yield from (*outside, *inside) if y1 - y0 < _LOW * high else (*inside, *outside)
     for y in np.linspace(y0, max(y0, y1 - high), _GRID):
         for x in np.linspace(x0, max(x0, x1 - wide), _GRID):
             yield float(x), float(y)

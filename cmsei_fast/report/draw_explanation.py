@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .canvas import Point, about_box, about_point, keep_clear, layout
+from .canvas import Point, about_box, about_point, keep_clear, layout, strengths
 from .explanation import TERM_TITLES, Explanation
 from .relations import said, strongest_relations
 
@@ -183,7 +183,7 @@ def _shaded(
         axes.imshow(pixels, extent=(0, size[0], size[1], 0))
     attention = explanation.of_words(step)[word]
     best = np.argsort(-attention, kind="stable")
-    strength = attention / attention.max()
+    strength = strengths(attention)
     for i in best[::-1]:  # the strongest on top
         x0, y0, x1, y1 = boxes[i]
         for colour, filled, alpha in (

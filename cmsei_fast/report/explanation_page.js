@@ -49,6 +49,14 @@
     return `${name} looks at (relevance ${now.relevance[active.place].toFixed(2)}${gate})`;
   }
 
+  /** How strongly each share is drawn, in [0, 1]: its part of the largest, all faint where they are about even. */
+  function strengths(values) {
+    const most = Math.max(...values, 1e-12);
+    const mean = values.reduce((a, b) => a + b, 0) / values.length;
+    const peaked = values.length > 1 ? (1 - mean / most) / (1 - 1 / values.length) : 1;
+    return values.map((x) => (x / most) * (0.2 + 0.8 * peaked));
+  }
+
   function list(kind, values) {
     const most = Math.max(...values, 1e-12);
     const best = values.map((x, i) => i).sort((a, b) => values[b] - values[a] || a - b).slice(0, LISTED);
@@ -83,7 +91,9 @@
       labels.append(group);
       const wide = text.getComputedTextLength() + 0.7 * TEXT * unit;
       const [x0, y0, x1, y1] = pair.boxes[i];
-      const places = [[x0, y0], [x0, y1 - high], [x1 - wide, y0], [x1 - wide, y1 - high], [x0, y0 - high], [x0, y1]];
+      const inside = [[x0, y0], [x0, y1 - high], [x1 - wide, y0], [x1 - wide, y1 - high]];
+      const outside = [[x0, y0 - high], [x0, y1]];
+      const places = y1 - y0 < 2.5 * high ? [...outside, ...inside] : [...inside, ...outside];
       for (let y = y0; y < y1 - high; y += high / 2) for (const x of [x0, (x0 + x1 - wide) / 2, x1 - wide]) places.push([x, y]);
       const place = places
         .map(([x, y]) => [Math.max(0, Math.min(x, box.width - wide)), Math.max(0, Math.min(y, box.height - high))])
@@ -107,12 +117,12 @@
     step.disabled = !now || pair.views[view()].length < 2;
     for (const kind of ["word", "region"]) {
       const values = shown[kind];
-      const most = values ? Math.max(...values, 1e-12) : 1;
+      const strength = values ? strengths(values) : null;
       options[kind].forEach((option, i) => {
         const own = now !== null && same(active, { kind, place: i });
         option.setAttribute("aria-selected", own);
         option.tabIndex = (chosen.kind === kind ? chosen.place : 0) === i ? 0 : -1;
-        option.style.setProperty("--strength", values ? (values[i] / most).toFixed(3) : 0);
+        option.style.setProperty("--strength", strength ? strength[i].toFixed(3) : 0);
         option.setAttribute("aria-label", option.dataset.name + (values ? `, ${percent(values[i])}` : ""));
         const share = option.querySelector(".share");
         if (share) share.textContent = values ? percent(values[i]) : "";
