@@ -41,7 +41,7 @@ def available_backends() -> list[Backend]:
     """Eager on every device there is, native in every variant where it is built, triton on a GPU.
 
     Under TRITON_INTERPRET=1, a process of its own (``test_triton_interpreter.py``), triton on the CPU and nothing else;
-    under CMSEI_CUDA_ON_HOST=1 (``test_cuda_as_every_engine.py``) cuda.
+    under CMSEI_CUDA_ON_HOST=hopper (or mma) (``test_cuda_as_every_engine.py``) cuda.
     """
     if os.environ.get("CMSEI_CUDA_ON_HOST"):
         return [Backend("cuda")]

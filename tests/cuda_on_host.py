@@ -97,6 +97,9 @@ class Module:
         self.options = Options(int(fibers), int(reverse), shared_limit)
         self.teams: set[int] = set()
 
+    def ampere_bytes(self) -> int:
+        return 164 * 1024
+
     def pair_scratch(self, call: PairCall, backward: bool, device: int) -> int:
         return self.library.pair_host_scratch(ctypes.byref(call), int(backward), ctypes.byref(self.options))
 
@@ -112,11 +115,11 @@ class Module:
         self.teams.add(status)
 
 
-class HopperRows(ctypes.Structure):
+class TileRows(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int64) for name in ("data", "stride", "rows"))
 
 
-class HopperCall(ctypes.Structure):
+class TileCall(ctypes.Structure):
     _fields_ = (
         ("half", ctypes.c_int64),
         ("width", ctypes.c_int64),
@@ -124,8 +127,8 @@ class HopperCall(ctypes.Structure):
         ("scalars", ctypes.c_int64),
         ("images", PairItems),
         ("captions", PairItems),
-        ("regions", HopperRows),
-        ("words", HopperRows),
+        ("regions", TileRows),
+        ("words", TileRows),
         *((f"{side}_{what}", ctypes.c_int64) for side in ("image", "caption") for what in ("tiles", "tile_count")),
         ("scores", ctypes.c_int64),
         ("scores_stride", ctypes.c_int64),
@@ -135,36 +138,44 @@ class HopperCall(ctypes.Structure):
         super().__init__(config=(ctypes.c_int64 * 11)(*config), **fields)
 
 
-class HopperOptions(ctypes.Structure):
+class TileOptions(ctypes.Structure):
     _fields_ = (("blocks", ctypes.c_int64), ("reversed", ctypes.c_int64), ("late", ctypes.c_int64))
 
 
-class HopperModule(Module):
-    """:class:`Module` with the Hopper kernel, run by ``tests/native/hopper_host.cpp``."""
+class TileModule(Module):
+    """:class:`Module` with the kernels that multiply and score, run by ``tests/native/{hopper,ampere}_host.cpp``."""
 
-    HopperRows, HopperCall, architectures = HopperRows, HopperCall, "80;90a"
+    TileRows, TileCall, architectures = TileRows, TileCall, "80;90a"
+    kernel = "hopper"
 
     def __init__(
-        self, pairs: Path, hopper: Path, *, blocks: int = 1 << 30, reverse: bool = False, late: bool = False
+        self, kernel: str = "hopper", *, blocks: int = 1 << 30, reverse: bool = False, late: bool = False
     ) -> None:
-        super().__init__(pairs, fibers=False)
-        self.hopper = ctypes.CDLL(str(hopper))
-        self.hopper.hopper_host.restype = self.hopper.hopper_team_bytes.restype = ctypes.c_int64
-        self.hopper.hopper_descriptor.restype = ctypes.c_uint64
-        self.hopper_options = HopperOptions(blocks, int(reverse), int(late))
+        super().__init__(library("pair"), fibers=False)
+        self.kernel = kernel
+        self.plan, self.mma = (ctypes.CDLL(str(library(name))) for name in ("hopper", "ampere"))
+        self.plan.hopper_host.restype = self.mma.ampere_host.restype = self.plan.tile_lacking.restype = ctypes.c_int64
+        self.plan.hopper_descriptor.restype = ctypes.c_uint64
+        self.tile_options = TileOptions(blocks, int(reverse), int(late))
         self.launches = 0
 
-    def hopper_tiles(self, config: tuple[int, ...], images: list[int], captions: list[int]) -> Any:
+    def pair_tiles(self, config: tuple[int, ...], hopper: bool, images: list[int], captions: list[int]) -> Any:
         out = (ctypes.c_int32 * (3 * (len(images) + len(captions))))()
         counts = (ctypes.c_int64 * 2)()
         numbers = [(ctypes.c_int64 * len(x))(*x) for x in (config, images, captions)]
         sizes = ctypes.c_int64(len(images) - 1), ctypes.c_int64(len(captions) - 1)
-        self.hopper.hopper_host_tiles(numbers[0], numbers[1], sizes[0], numbers[2], sizes[1], out, counts)
+        self.plan.tile_host(numbers[0], int(hopper), numbers[1], sizes[0], numbers[2], sizes[1], out, counts)
         tiles = [tuple(out[3 * i : 3 * i + 3]) for i in range(counts[0] + counts[1])]
         return tiles[: counts[0]], tiles[counts[0] :]
 
-    def hopper_scores(self, call: HopperCall, device: int, stream: int) -> None:
-        status = self.hopper.hopper_host(ctypes.byref(call), ctypes.byref(self.hopper_options))
+    def hopper_scores(self, call: TileCall, device: int, stream: int) -> None:
+        self._launched("hopper", self.plan.hopper_host(ctypes.byref(call), ctypes.byref(self.tile_options)))
+
+    def ampere_scores(self, call: TileCall, device: int, stream: int) -> None:
+        self._launched("mma", self.mma.ampere_host(ctypes.byref(call), ctypes.byref(self.tile_options)))
+
+    def _launched(self, kernel: str, status: int) -> None:
+        assert kernel == self.kernel
         assert status > 0, f"the kernel did not run: {status}"
         self.launches += 1
 
@@ -250,11 +261,11 @@ class RelationModule:
         self.backward.append(status)
 
 
-class WholeModule(HopperModule):
+class WholeModule(TileModule):
     """All that ``cmsei_fast._cuda`` has."""
 
-    def __init__(self) -> None:
-        super().__init__(library("pair"), library("hopper"))
+    def __init__(self, kernel: str) -> None:
+        super().__init__(kernel)
         self.relation = RelationModule(library("relation"))
         self.relation_attention = self.relation.relation_attention
         self.relation_attention_groups = self.relation.relation_attention_groups
@@ -264,9 +275,11 @@ class WholeModule(HopperModule):
 @contextlib.contextmanager
 def engine_on_host(module: Module | RelationModule) -> Iterator[None]:
     """Inside the block, engine ``"cuda"`` takes tensors on the CPU and runs the module's kernels."""
-    before = cuda._module, cuda.unavailable, cuda._capability, engines._DEVICES["cuda"]
+    before = cuda._module, cuda.unavailable, cuda._properties, engines._DEVICES["cuda"]
     cuda._module, cuda.unavailable = (lambda: module), (lambda: None)
-    cuda._capability = lambda device: (9, 0) if isinstance(module, HopperModule) else (0, 0)
+    kernel = module.kernel if isinstance(module, TileModule) else "library"
+    properties = {"hopper": ((9, 0), 228 * 1024), "mma": ((8, 0), 164 * 1024), "library": ((8, 6), 100 * 1024)}[kernel]
+    cuda._properties = lambda device: properties
     engines._DEVICES["cuda"] = ("cpu",)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -274,4 +287,4 @@ def engine_on_host(module: Module | RelationModule) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-        cuda._module, cuda.unavailable, cuda._capability, engines._DEVICES["cuda"] = before
+        cuda._module, cuda.unavailable, cuda._properties, engines._DEVICES["cuda"] = before

@@ -1,6 +1,6 @@
 """The cuda engine's kernels on the host, under every engine's tests, in a process of its own; a share of the cases.
 
-All of them: ``CMSEI_CUDA_ON_HOST=1 PYTHONPATH=tests pytest -p cuda_host_plugin`` and the files below.
+All of them: ``CMSEI_CUDA_ON_HOST=hopper PYTHONPATH=tests pytest -p cuda_host_plugin`` and the files below.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ FILES = ("test_pair_score.py", "test_pair_score_gradients.py", "test_relation_at
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: the kernels cannot be run on the host")
-def test_as_every_engine() -> None:
-    environment = os.environ | {"CMSEI_CUDA_ON_HOST": "1", "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
-    environment["CMSEI_TEST_SHARD"] = "4/18"
-    environment |= {f"CMSEI_HOST_{name.upper()}": str(library(name)) for name in ("pair", "hopper", "relation")}
+@pytest.mark.parametrize(("kernel", "shard"), [("hopper", "4/18"), ("mma", "9/30")])
+def test_as_every_engine(kernel: str, shard: str) -> None:
+    environment = os.environ | {"CMSEI_CUDA_ON_HOST": kernel, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    environment["CMSEI_TEST_SHARD"] = shard
+    environment |= {
+        f"CMSEI_HOST_{name.upper()}": str(library(name)) for name in ("pair", "hopper", "ampere", "relation")
+    }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "cuda_host_plugin"]
     done = subprocess.run(
         [*command, *(str(TESTS / file) for file in FILES)],
@@ -35,7 +38,7 @@ def test_as_every_engine() -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None, done.stdout
-    assert int(passed[1]) >= 60, done.stdout
-    launches = re.search(r"launches: (\d+) hopper, 1 kinds of pairs, (\d+) forward, (\d+) backward", done.stdout)
+    assert int(passed[1]) >= 40, done.stdout
+    launches = re.search(r"launches: (\d+) of tiles, 1 kinds of pairs, (\d+) forward, (\d+) backward", done.stdout)
     assert launches is not None, done.stdout
-    assert all(int(n) >= 2 for n in launches.groups()), done.stdout
+    assert all(int(n) >= 1 for n in launches.groups()), done.stdout

@@ -21,9 +21,10 @@ BUILD = Path(__file__).parents[1] / "build" / f"cmsei_fast-{sys.implementation.c
 # Most bytes of shared memory that a kernel may have without asking for more at its launch, which all of these do.
 STATIC_SHARED = 48 * 1024
 # Instances of each kernel's family: pair_kernel is (float, double) x (warps, a block) x (scores, gradients),
-# relation_attention_kernel the four types x three widths, relation_gradient_kernel the four types; hopper_kernel, which
-# is empty but on sm_90a, takes both of its types.
-FAMILIES = {"pair_kernel": 8, "relation_attention_kernel": 12, "relation_gradient_kernel": 4, "hopper_kernel": 1}
+# relation_attention_kernel the four types x three widths, relation_gradient_kernel the four types; ampere_kernel
+# and hopper_kernel, which is empty but on sm_90a, take both of their types.
+FAMILIES = {"pair_kernel": 8, "relation_attention_kernel": 12, "relation_gradient_kernel": 4}
+FAMILIES |= {"hopper_kernel": 1, "ampere_kernel": 1}
 
 
 def tool(name: str) -> str | None:
@@ -98,20 +99,34 @@ def test_no_kernel_spills_or_asks_for_too_much(built: list[Kernel]) -> None:
         assert kernel.used["SHARED"] <= STATIC_SHARED, kernel
 
 
-def test_the_hopper_kernel_is_made_of_its_instructions() -> None:
+def instructions(architecture: str, kernel: str, of: str) -> collections.Counter[str]:
+    """How often each instruction that matches ``of`` stands in a kernel; skips the test without the architecture."""
     import cmsei_fast._cuda as module
 
-    if "90a" not in module.architectures.split(";"):
-        pytest.skip("the module was built without 90a")
-    command = [str(tool("cuobjdump")), "-sass", "-arch", "sm_90a", str(SPEC.origin)]
+    if architecture not in module.architectures.split(";"):
+        pytest.skip(f"the module was built without {architecture}")
+    command = [str(tool("cuobjdump")), "-sass", "-arch", f"sm_{architecture}", str(SPEC.origin)]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    kernels = [text for text in listing.split("Function : ") if "13hopper_kernel" in text.split("\n", 1)[0]]
-    assert len(kernels) == 1
-    counts = collections.Counter(re.findall(r"(HGMMA\S+|UTMALDG\.2D|USETMAXREG\.\S+|STL|LDL)", kernels[0]))
+    found = [x for x in listing.split("Function : ") if f"{len(kernel)}{kernel}" in x.split("\n", 1)[0]]
+    assert len(found) == 1
+    return collections.Counter(re.findall(of, found[0]))
+
+
+def test_the_hopper_kernel_is_made_of_its_instructions() -> None:
+    counts = instructions("90a", "hopper_kernel", r"(HGMMA\S+|UTMALDG\.2D|USETMAXREG\.\S+|STL|LDL)")
     # Four steps of a stage each for float16 and bfloat16, a tile of words and one of regions, registers handed over.
     wanted = {"HGMMA.64x144x16.F32": 4, "HGMMA.64x144x16.F32.BF16": 4, "UTMALDG.2D": 2}
     registers = {"USETMAXREG.DEALLOC.CTAPOOL": 1, "USETMAXREG.TRY_ALLOC.CTAPOOL": 1}
     assert counts == wanted | registers
+
+
+def test_the_ampere_kernel_is_made_of_its_instructions() -> None:
+    counts = instructions("80", "ampere_kernel", r"(HMMA\S+|LDSM\.\S+|LDGSTS\S+|STL|LDL)")
+    # Four steps of a stage of 2 x 9 products of 16 x 8, each for float16 and bfloat16, and nothing through the stack.
+    assert counts["HMMA.16816.F32"] == counts["HMMA.16816.F32.BF16"] == 4 * 2 * 9
+    assert sum(n for name, n in counts.items() if name.startswith("LDSM")) == 2 * 4 * (2 + 4 + 1)
+    assert any(name.startswith("LDGSTS") for name in counts)
+    assert not counts.keys() & {"STL", "LDL"}
 
 
 @pytest.mark.skipif(not BUILD.is_dir(), reason="built elsewhere: the compiler's report is not here")

@@ -1,7 +1,7 @@
 """Engine ``cuda``: the compiled kernels of ``csrc/cuda`` on an NVIDIA GPU.
 
 ``pair_score``: a library's product of a chunk at a time and one kernel over it, forward and backward, for every option
-of the scorer; scores of 16-bit features on compute capability 9.0 are products and pairs in one kernel.
+of the scorer; scores of 16-bit features are one kernel's that multiplies and scores, another on capability 9.0.
 ``relation_attention`` is one kernel forward and one backward, which computes the weights again. Sums are float32
 (float64 for float64) and their order never changes.
 """
@@ -16,10 +16,11 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from cmsei_fast.engines import cuda_hopper, cuda_pair, cuda_relation, eager
+from cmsei_fast.engines import cuda_pair, cuda_relation, cuda_tiles, eager
 from cmsei_fast.engines.cuda_relation import MAX_HEAD_DIM, TYPES
 from cmsei_fast.engines.terms import accumulator
 
+_KERNELS = {"hopper": "TMA and wgmma", "mma": "mma.sync", "library": "a library's product and a kernel over it"}
 _REBUILD = "with the CUDA toolkit (nvcc) installed, run `CMSEI_CUDA=1 pip install -e .`"
 
 
@@ -46,8 +47,8 @@ def unavailable() -> str | None:
 
 def limits() -> str:
     """What the kernels leave to ``eager``."""
-    without = _no_hopper("bfloat16", torch.device("cuda"))
-    main = "Hopper main loop in bfloat16 and float16" if without is None else f"no Hopper main loop: {without}"
+    found = _tiles("bfloat16", torch.device("cuda"))
+    main = f"16-bit scores by {_KERNELS[found.kernel]}{f' ({found.reason})' if found.reason else ''}"
     return (
         f"{main}; eager takes problems with a pair of more than {cuda_pair.MAX_NUMBERS} inner products or with options "
         f"of the scorer that the kernels do not know, and gradients of graphs whose edges do not fit a block's shared "
@@ -73,8 +74,10 @@ def pair_score(
     if cuda_pair.refusal(region_offsets, word_offsets, config) is not None:
         return eager.pair_score(*inputs, scalars, config, precision)
     numbers = scalars.detach().to(regions.device, accumulator(precision)).contiguous()
-    score = cuda_pair.pair_score if _no_hopper(precision, regions.device) else cuda_hopper.pair_score
-    return score(_module(), *inputs, numbers, config, precision)
+    kernel = _tiles(precision, regions.device).kernel
+    if kernel == "library":
+        return cuda_pair.pair_score(_module(), *inputs, numbers, config, precision)
+    return cuda_tiles.pair_score(_module(), kernel, *inputs, numbers, config, precision)
 
 
 def pair_score_backward(
@@ -156,13 +159,17 @@ def _check(q: Tensor) -> None:
         raise ValueError(f"q: expected a head width of at most {MAX_HEAD_DIM} for engine 'cuda', got {q.shape[-1]}")
 
 
-def _no_hopper(precision: str, device: torch.device) -> str | None:
-    """Why scores are not computed by the Hopper main loop there; None where they are."""
-    return cuda_hopper.refusal(_module(), precision, _capability(device))
+def _tiles(precision: str, device: torch.device) -> cuda_tiles.Choice:
+    """The kernel that computes scores there."""
+    return cuda_tiles.choose(_module(), precision, *_properties(device))
 
 
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+def _properties(device: torch.device) -> tuple[tuple[int, int], int]:
+    """Compute capability, and bytes of shared memory of a multiprocessor where torch tells."""
+    if device.type != "cuda":
+        return (0, 0), 0
+    found = torch.cuda.get_device_properties(device)
+    return (found.major, found.minor), getattr(found, "shared_memory_per_multiprocessor", 0)
 
 
 def _module() -> ModuleType:

@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "hopper_scores.h"
+#include "tile_scores.h"
 #include "pair_score.h"
 #include "relation_attention.h"
 
@@ -159,34 +159,38 @@ void bind_pair_score(py::module_& module) {
              py::arg("stream"), "Enqueues the kernel that writes gradients.");
 }
 
-void bind_hopper(py::module_& module) {
-  using cmsei::cuda::HopperCall;
-  using cmsei::cuda::HopperRows;
-  py::class_<HopperRows>(module, "HopperRows", "Packed 16-bit rows: csrc/cuda/hopper_scores.h.")
-      .def(py::init(&from_names<HopperRows>))
-      .def_readwrite("data", &HopperRows::data)
-      .def_readwrite("stride", &HopperRows::stride)
-      .def_readwrite("rows", &HopperRows::rows);
-  py::class_<HopperCall>(module, "HopperCall", "A launch of the Hopper pair score: csrc/cuda/hopper_scores.h.")
-      .def(py::init(&from_names<HopperCall>))
-      .def_readwrite("half", &HopperCall::half)
-      .def_readwrite("width", &HopperCall::width)
-      .def_readwrite("config", &HopperCall::config)
-      .def_readwrite("scalars", &HopperCall::scalars)
-      .def_readwrite("images", &HopperCall::images)
-      .def_readwrite("captions", &HopperCall::captions)
-      .def_readwrite("regions", &HopperCall::regions)
-      .def_readwrite("words", &HopperCall::words)
-      .def_readwrite("image_tiles", &HopperCall::image_tiles)
-      .def_readwrite("image_tile_count", &HopperCall::image_tile_count)
-      .def_readwrite("caption_tiles", &HopperCall::caption_tiles)
-      .def_readwrite("caption_tile_count", &HopperCall::caption_tile_count)
-      .def_readwrite("scores", &HopperCall::scores)
-      .def_readwrite("scores_stride", &HopperCall::scores_stride);
-  module.def("hopper_tiles", &cmsei::cuda::hopper_tiles, py::arg("config"), py::arg("images"), py::arg("captions"),
-             "Tiles (first, last, teams) of images and of captions with these offsets: csrc/cuda/hopper_plan.h.");
-  module.def("hopper_scores", &pair_kernel<HopperCall, cmsei::cuda::hopper_scores>, py::arg("call"), py::arg("device"),
-             py::arg("stream"), "Enqueues the kernel that multiplies and scores, on compute capability 9.0 alone.");
+void bind_tiles(py::module_& module) {
+  using cmsei::cuda::TileCall;
+  using cmsei::cuda::TileRows;
+  py::class_<TileRows>(module, "TileRows", "Packed 16-bit rows: csrc/cuda/tile_scores.h.")
+      .def(py::init(&from_names<TileRows>))
+      .def_readwrite("data", &TileRows::data)
+      .def_readwrite("stride", &TileRows::stride)
+      .def_readwrite("rows", &TileRows::rows);
+  py::class_<TileCall>(module, "TileCall", "A launch that multiplies and scores: csrc/cuda/tile_scores.h.")
+      .def(py::init(&from_names<TileCall>))
+      .def_readwrite("half", &TileCall::half)
+      .def_readwrite("width", &TileCall::width)
+      .def_readwrite("config", &TileCall::config)
+      .def_readwrite("scalars", &TileCall::scalars)
+      .def_readwrite("images", &TileCall::images)
+      .def_readwrite("captions", &TileCall::captions)
+      .def_readwrite("regions", &TileCall::regions)
+      .def_readwrite("words", &TileCall::words)
+      .def_readwrite("image_tiles", &TileCall::image_tiles)
+      .def_readwrite("image_tile_count", &TileCall::image_tile_count)
+      .def_readwrite("caption_tiles", &TileCall::caption_tiles)
+      .def_readwrite("caption_tile_count", &TileCall::caption_tile_count)
+      .def_readwrite("scores", &TileCall::scores)
+      .def_readwrite("scores_stride", &TileCall::scores_stride);
+  module.def("pair_tiles", &cmsei::cuda::pair_tiles, py::arg("config"), py::arg("hopper"), py::arg("images"),
+             py::arg("captions"), "Tiles (first, last, teams) of images and of captions: csrc/cuda/tile_plan.h.");
+  module.def("hopper_scores", &pair_kernel<TileCall, cmsei::cuda::hopper_scores>, py::arg("call"), py::arg("device"),
+             py::arg("stream"), "Enqueues the kernel by TMA and wgmma, on compute capability 9.0 alone.");
+  module.def("ampere_scores", &pair_kernel<TileCall, cmsei::cuda::ampere_scores>, py::arg("call"), py::arg("device"),
+             py::arg("stream"), "Enqueues the kernel by mma.sync.");
+  module.def("ampere_bytes", &cmsei::cuda::ampere_bytes,
+             "Bytes of shared memory that a multiprocessor needs for two blocks of the kernel by mma.sync.");
 }
 
 void bind_relation_attention(py::module_& module) {
@@ -219,5 +223,5 @@ PYBIND11_MODULE(_cuda, module) {
       "Number of GPUs, and why there are none.");
   bind_relation_attention(module);
   bind_pair_score(module);
-  bind_hopper(module);
+  bind_tiles(module);
 }

@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 #define CMSEI_DEVICE __device__ __forceinline__
 
 namespace cmsei::device {

@@ -1,18 +1,15 @@
 // Where things lie for wgmma and TMA, as the PTX ISA documents it: plain functions, which a host's tests enumerate.
-// Operands are K-major in 128-byte swizzled shared memory; a tile's rows are 64 numbers of 16 bits, 128 bytes.
+// Operands are K-major in 128-byte swizzled shared memory.
 #pragma once
 
 #include <cstdint>
 
-#include "../include/pair_math.h"
+#include "tile_plan.h"
 
 namespace cmsei::hopper {
 
-constexpr int kDepth = 64;                  // of a stage: 128 bytes of 16-bit numbers
-constexpr int kStepDepth = 16;              // of one wgmma
-constexpr int kRowBytes = 128;
 // TMA writes, and wgmma reads, the 16-byte chunk c of row r at chunk c ^ (r % 8); tiles begin where that repeats.
-constexpr int kSwizzleBytes = 8 * kRowBytes;
+constexpr int kSwizzleBytes = 8 * tile::kRowBytes;
 
 // Shared-memory matrix descriptor of a K-major tile at a 1024-byte boundary: start address, leading offset (not used by
 // a swizzled K-major tile; 1), stride offset from 8 rows to the next 8, and layout 1, the 128-byte swizzle. A step of
@@ -21,7 +18,7 @@ CMSEI_FORMULA constexpr uint64_t descriptor(uint32_t shared_address) {
   return (static_cast<uint64_t>((shared_address & 0x3ffff) >> 4)) | (uint64_t(1) << 16) |
          (static_cast<uint64_t>(kSwizzleBytes >> 4) << 32) | (uint64_t(1) << 62);
 }
-constexpr uint64_t kDescriptorStep = (kStepDepth * 2) >> 4;
+constexpr uint64_t kDescriptorStep = (tile::kStepDepth * 2) >> 4;
 
 // Row and column of a thread's accumulator i of wgmma m64nNk16, thread 0..127 of the warpgroup.
 CMSEI_FORMULA constexpr int fragment_row(int thread, int i) {

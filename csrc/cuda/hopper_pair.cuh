@@ -6,21 +6,11 @@
 #pragma once
 
 #include "hopper_plan.h"
-#include "pair_score.cuh"
+#include "tile_pairs.cuh"
 
 namespace cmsei::hopper {
 
-struct Arguments {
-  PairConfig config;
-  const float* scalars;
-  pair::Items<float> images, captions;  // all of them: rows and numbers count from the first
-  const Tile *image_tiles, *caption_tiles;
-  int64_t image_tile_count, caption_tile_count;
-  int depth_blocks;  // stages' worth of the width
-  int half;          // float16, not bfloat16
-  float* scores;
-  int64_t scores_stride;
-};
+using namespace tile;
 
 struct Memory {
   unsigned char* work;        // kWorkBytes at a 1024-byte boundary
@@ -86,31 +76,6 @@ CMSEI_DEVICE void multiply_tile(const Arguments& a, const Memory& memory, uint32
   if (thread % 32 == 0) device::barrier_arrive(memory.empty + (count - 1) % kStages);
 }
 
-CMSEI_DEVICE void score_pairs(const Arguments& a, const Memory& memory, const Tile& images, const Tile& captions,
-                              int thread) {
-  const pair::WarpTeam team{thread % 32};
-  const int across = images.last - images.first, pairs = across * (captions.last - captions.first);
-  const int64_t first_word = a.captions.offsets[captions.first], first_region = a.images.offsets[images.first];
-  const float* const products = reinterpret_cast<const float*>(memory.work);
-  float* const own =
-      reinterpret_cast<float*>(memory.work + kProductBytes + thread / 32 * (kTeamBytes / captions.teams / 16 * 16));
-  if (thread / 32 >= captions.teams) return;
-#pragma unroll 1
-  for (int p = thread / 32; p < pairs; p += captions.teams) {
-    const int image = images.first + p % across, caption = captions.first + p / across;
-    const PairSide<float> regions = pair::side_of(a.images, image), words = pair::side_of(a.captions, caption);
-    // Not from the memory's columns: a warp that is done writes the next tile's there.
-    const Column corner = locate_column(a.images.offsets, images.first, images.last,
-                                        static_cast<int>(a.images.offsets[image] - first_region));
-    const float* const block =
-        products + corner.place + static_cast<int>(a.captions.offsets[caption] - first_word) * corner.stride;
-    const TeamPair<float, pair::WarpTeam> pair{team, a.config, a.scalars, regions, words, block, corner.stride, own};
-    const float score = pair.forward();
-    if (team.lane() == 0) a.scores[image * a.scores_stride + caption] = score;
-    team.sync();
-  }
-}
-
 CMSEI_DEVICE void consume(const Arguments& a, const Memory& memory, int64_t block, int64_t blocks, int thread) {
   uint32_t count = 0;
   const int64_t meetings = a.image_tile_count * a.caption_tile_count;
@@ -118,8 +83,7 @@ CMSEI_DEVICE void consume(const Arguments& a, const Memory& memory, int64_t bloc
   for (int64_t index = block; index < meetings; index += blocks) {
     const Meeting meeting = locate(a.image_tile_count, a.caption_tile_count, index);
     const Tile images = a.image_tiles[meeting.image], captions = a.caption_tiles[meeting.caption];
-    for (int column = thread; column < kColumns; column += kConsumers)
-      memory.columns[column] = locate_column(a.images.offsets, images.first, images.last, column);
+    place_columns(a, images, memory.columns, thread);
     device::Accumulators sums;
     if (a.half)
       multiply_tile<true>(a, memory, count, thread, sums);
@@ -133,7 +97,7 @@ CMSEI_DEVICE void consume(const Arguments& a, const Memory& memory, int64_t bloc
       if (to.stride != 0) products[to.place + fragment_row(thread, i) * to.stride] = sums.x[i];
     }
     device::sync_consumers();
-    score_pairs(a, memory, images, captions, thread);
+    score_pairs(a, memory.work, kTeamBytes, images, captions, thread);
     device::fence_async();  // what was written here comes before what TMA writes next
     device::barrier_arrive(memory.free);
   }

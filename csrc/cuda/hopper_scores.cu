@@ -3,8 +3,9 @@
 
 #include "hopper_device.cuh"
 
-#include "hopper_arguments.h"
+#include "hopper_pair.cuh"
 #include "launch.h"
+#include "tile_arguments.h"
 
 namespace cmsei::cuda {
 namespace {
@@ -41,7 +42,7 @@ cudaError_t find_encode(EncodeTiled& encode) {
 }
 
 // Boxes of kDepth columns and `box_rows` rows, swizzled as hopper_maps.h says, zeros outside.
-std::string make_map(EncodeTiled encode, const HopperRows& rows, const HopperCall& call, int box_rows,
+std::string make_map(EncodeTiled encode, const TileRows& rows, const TileCall& call, int box_rows,
                      CUtensorMap& map) {
   const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(call.width), static_cast<cuuint64_t>(rows.rows)};
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(rows.stride)};
@@ -57,24 +58,9 @@ std::string make_map(EncodeTiled encode, const HopperRows& rows, const HopperCal
 
 std::string explain(cudaError_t error, const char* during) { return cuda::explain("pair_score", error, during); }
 
-HopperTiles numbers(const std::vector<Tile>& tiles) {
-  HopperTiles out;
-  for (const Tile& tile : tiles) out.push_back({tile.first, tile.last, tile.teams});
-  return out;
-}
-
 }  // namespace
 
-std::pair<HopperTiles, HopperTiles> hopper_tiles(const std::array<int64_t, 11>& config,
-                                                 const std::vector<int64_t>& images,
-                                                 const std::vector<int64_t>& captions) {
-  const auto count = [](const std::vector<int64_t>& offsets) { return static_cast<int64_t>(offsets.size()) - 1; };
-  const Tiles tiles =
-      make_tiles(pair::parse(config.data()), images.data(), count(images), captions.data(), count(captions));
-  return {numbers(tiles.images), numbers(tiles.captions)};
-}
-
-std::string hopper_scores(const HopperCall& call, int device, void* stream) {
+std::string hopper_scores(const TileCall& call, int device, void* stream) {
   const DeviceGuard guard(device);
   if (guard.error != cudaSuccess) return explain(guard.error, "while choosing the device");
   if (call.image_tile_count == 0 || call.caption_tile_count == 0) return {};

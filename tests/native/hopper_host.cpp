@@ -1,7 +1,9 @@
 // Runs the Hopper pair score's kernel on the host (fibers.h, hopper_machine.h), and tells what its plan and maps say.
 #include "hopper_machine.h"
 
-#include "../../csrc/cuda/hopper_arguments.h"
+#include "../../csrc/cuda/ampere_plan.h"
+#include "../../csrc/cuda/hopper_pair.cuh"
+#include "../../csrc/cuda/tile_arguments.h"
 
 namespace {
 
@@ -12,17 +14,17 @@ struct Options {
   int64_t blocks, reversed, late;
 };
 
-device::Map map_of(const cuda::HopperRows& rows, int64_t width, int box_rows) {
+device::Map map_of(const cuda::TileRows& rows, int64_t width, int box_rows) {
   return {pair::address<const unsigned char>(rows.data), rows.stride, rows.rows, width, box_rows};
 }
 
 }  // namespace
 
 // Bytes of shared memory, or -2: threads wait for what does not come.
-extern "C" int64_t hopper_host(const cuda::HopperCall* call, const Options* options) {
+extern "C" int64_t hopper_host(const cuda::TileCall* call, const Options* options) {
   const device::Map words = map_of(call->words, call->width, kRows);
   const device::Map regions = map_of(call->regions, call->width, kColumns);
-  const Arguments a = arguments(*call);
+  const Arguments a = tile::arguments(*call);
   const int64_t blocks = std::min(a.image_tile_count * a.caption_tile_count, options->blocks);
   try {
     for (int64_t index = 0; index < blocks; ++index) {
@@ -44,10 +46,11 @@ extern "C" int64_t hopper_host(const cuda::HopperCall* call, const Options* opti
   return kSharedBytes;
 }
 
-// Tiles as (first, last, teams): images', then captions'. Returns how many of each, or what more room they want.
-extern "C" void hopper_host_tiles(const int64_t* config, const int64_t* image_offsets, int64_t images,
+// Tiles as (first, last, teams): images', then captions'; how many of each.
+extern "C" void tile_host(const int64_t* config, int hopper, const int64_t* image_offsets, int64_t images,
                                   const int64_t* caption_offsets, int64_t captions, int32_t* out, int64_t* counts) {
-  const Tiles tiles = make_tiles(pair::parse(config), image_offsets, images, caption_offsets, captions);
+  const int room = hopper ? hopper::kTeamBytes : ampere::kTeamBytes;
+  const Tiles tiles = make_tiles(pair::parse(config), room, image_offsets, images, caption_offsets, captions);
   counts[0] = static_cast<int64_t>(tiles.images.size());
   counts[1] = static_cast<int64_t>(tiles.captions.size());
   for (const auto* some : {&tiles.images, &tiles.captions})
@@ -59,7 +62,7 @@ extern "C" void hopper_host_tiles(const int64_t* config, const int64_t* image_of
 }
 
 // Adds one to counts (image_tiles, caption_tiles) for every meeting that a block of the launch walks over.
-extern "C" void hopper_cover(int64_t image_tiles, int64_t caption_tiles, int64_t blocks, int32_t* counts) {
+extern "C" void tile_cover(int64_t image_tiles, int64_t caption_tiles, int64_t blocks, int32_t* counts) {
   for (int64_t block = 0; block < blocks; ++block)
     for (int64_t index = block; index < image_tiles * caption_tiles; index += blocks) {
       const Meeting meeting = locate(image_tiles, caption_tiles, index);
@@ -68,7 +71,7 @@ extern "C" void hopper_cover(int64_t image_tiles, int64_t caption_tiles, int64_t
 }
 
 // Numbers of the products' part that (kRows, kColumns) elements of a tile of these images are written to; -1: nowhere.
-extern "C" void hopper_places(const int64_t* offsets, int first, int last, int32_t* places) {
+extern "C" void tile_places(const int64_t* offsets, int first, int last, int32_t* places) {
   for (int row = 0; row < kRows; ++row)
     for (int column = 0; column < kColumns; ++column) {
       const Column to = locate_column(offsets, first, last, column);
@@ -76,9 +79,11 @@ extern "C" void hopper_places(const int64_t* offsets, int first, int last, int32
     }
 }
 
-extern "C" int32_t hopper_product_numbers() { return kProductBytes / 4; }
-extern "C" int64_t hopper_team_bytes(const int64_t* config, int64_t regions, int64_t words, int teams) {
-  return team_bytes(pair::parse(config), regions, words) - kTeamBytes / teams / 16 * 16;
+extern "C" int32_t tile_product_numbers() { return kProductBytes / 4; }
+// Bytes by which a team's share of the room is too small for a pair.
+extern "C" int64_t tile_lacking(const int64_t* config, int hopper, int64_t regions, int64_t words, int teams) {
+  const int room = hopper ? hopper::kTeamBytes : ampere::kTeamBytes;
+  return team_bytes(pair::parse(config), regions, words) - room / teams / 16 * 16;
 }
 extern "C" int32_t hopper_fragment(int thread, int i, int column) {
   return column ? fragment_column(thread, i) : fragment_row(thread, i);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "fibers.h"
+#include "numbers.h"
 
 #include <deque>
 #include <map>
@@ -118,21 +119,6 @@ struct Accumulators {
   static constexpr int kCount = 72;
   float x[kCount];
 };
-
-static float number(uint16_t bits, bool half) {
-  uint32_t u = static_cast<uint32_t>(bits) << 16;
-  if (half) {
-    const uint32_t sign = u & 0x80000000u, exponent = bits >> 10 & 31, fraction = bits & 1023;
-    if (exponent == 0) {
-      const float x = std::ldexp(static_cast<float>(fraction), -24);
-      return sign ? -x : x;
-    }
-    u = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | fraction << 13;
-  }
-  float x;
-  std::memcpy(&x, &u, 4);
-  return x;
-}
 
 // Element (row, k) of the K-major operand that a descriptor of layout 1 describes: addresses, then the swizzle on them.
 static float element(uint64_t descriptor, int row, int k, bool half) {

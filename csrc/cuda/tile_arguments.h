@@ -1,13 +1,13 @@
-// From a call in plain numbers to the Hopper kernel's typed arguments.
+// From a call in plain numbers to the typed arguments of the kernels that multiply and score.
 #pragma once
 
-#include "hopper_pair.cuh"
-#include "hopper_scores.h"
 #include "pair_arguments.h"
+#include "tile_pairs.cuh"
+#include "tile_scores.h"
 
-namespace cmsei::hopper {
+namespace cmsei::tile {
 
-inline Arguments arguments(const cuda::HopperCall& call) {
+inline Arguments arguments(const cuda::TileCall& call) {
   return {pair::parse(call.config.data()),
           pair::address<const float>(call.scalars),
           pair::items<float>(call.images),
@@ -22,4 +22,8 @@ inline Arguments arguments(const cuda::HopperCall& call) {
           call.scores_stride};
 }
 
-}  // namespace cmsei::hopper
+inline Rows rows(const cuda::TileRows& x, int64_t width) {
+  return {pair::address<const unsigned char>(x.data), x.stride, x.rows, width * 2};
+}
+
+}  // namespace cmsei::tile

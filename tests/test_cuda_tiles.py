@@ -1,8 +1,9 @@
-"""The Hopper pair score: its kernel run on a model of the machine, its plan and its maps."""
+"""The kernels that multiply and score pairs: run on a model of the machine, their plan and their maps."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import itertools
 import random
@@ -12,10 +13,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cuda_on_host import COMPILER, HopperModule, engine_on_host, library
+from cuda_on_host import COMPILER, TileModule, engine_on_host
 from problems import error, magnitude
 
-from cmsei_fast.engines import cuda, cuda_hopper
+from cmsei_fast.engines import cuda, cuda_tiles
 from cmsei_fast.ops import pair_score
 from cmsei_fast.scorer import Attention, PairScorer
 
@@ -26,12 +27,17 @@ pytestmark = [
 ROWS, COLUMNS, PLANES = 64, 144, 148
 CONFIG = tuple(PairScorer.cmsei().config()[:11])
 
-Make = Callable[..., HopperModule]
+Make = Callable[..., TileModule]
 
 
-@pytest.fixture(scope="module")
-def make() -> Make:
-    return lambda **options: HopperModule(library("pair"), library("hopper"), **options)
+@pytest.fixture(params=["hopper", "mma"])
+def make(request: pytest.FixtureRequest) -> Make:
+    return functools.partial(TileModule, request.param)
+
+
+@pytest.fixture
+def library() -> ctypes.CDLL:
+    return TileModule().plan
 
 
 def items(lengths: tuple[int, ...], width: int, dtype: torch.dtype, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +48,7 @@ def items(lengths: tuple[int, ...], width: int, dtype: torch.dtype, seed: int) -
 
 
 def compared(
-    module: HopperModule,
+    module: TileModule,
     scorer: PairScorer,
     regions: tuple[int, ...],
     words: tuple[int, ...],
@@ -89,7 +95,7 @@ def test_any_width(make: Make, width: int) -> None:
         ((1, 2, 3, 5, 144, 100, 44), (64, 1, 63, 2, 2)),
         ((37,) * 7, (64, 64)),
         ((2,) * 75, (1,) * 65),
-        ((50, 95, 49, 143), (33, 32, 31)),
+        ((50, 94, 49, 95), (33, 32, 31)),
     ],
 )
 def test_odd_lengths(make: Make, regions: tuple[int, ...], words: tuple[int, ...]) -> None:
@@ -128,7 +134,7 @@ def test_nan_is_not_hidden_nor_spread(make: Make) -> None:
     assert torch.equal(out.isnan(), bad)
 
 
-def test_strides_and_addresses_that_tma_does_not_take(make: Make) -> None:
+def test_strides_and_addresses_that_the_kernels_do_not_take(make: Make) -> None:
     (v, v_offsets), (w, w_offsets) = items((36, 5), 24, torch.bfloat16, 1), items((4, 9), 24, torch.bfloat16, 2)
     odd = [torch.full((len(x), 27), torch.nan, dtype=torch.bfloat16)[:, 1:25] for x in (v, w)]
     for x, y in zip(odd, (v, w), strict=True):
@@ -141,19 +147,26 @@ def test_strides_and_addresses_that_tma_does_not_take(make: Make) -> None:
     assert torch.equal(*run)
 
 
-def test_reasons() -> None:
-    modules = {name: SimpleNamespace(architectures=name) for name in ("80;90a", "80;90")}
-    assert cuda_hopper.refusal(modules["80;90a"], "bfloat16", (9, 0)) is None
-    assert "float32" in str(cuda_hopper.refusal(modules["80;90a"], "float32", (9, 0)))
-    assert "8.0, not 9.0" in str(cuda_hopper.refusal(modules["80;90a"], "float16", (8, 0)))
-    assert "90a" in str(cuda_hopper.refusal(modules["80;90"], "float16", (9, 0)))
+def test_which_kernel_and_why() -> None:
+    both, plain = (SimpleNamespace(architectures=x, ampere_bytes=lambda: 164 * 1024) for x in ("80;90a", "80;90"))
+    h100, a100, l4 = ((9, 0), 228 * 1024), ((8, 0), 164 * 1024), ((8, 9), 100 * 1024)
+    assert cuda_tiles.choose(both, "bfloat16", *h100) == ("hopper", "")
+    assert cuda_tiles.choose(both, "float32", *h100) == ("library", "features are float32, not of 16 bits")
+    for module, gpu, kernel, why in [
+        (plain, h100, "mma", "without the architecture 90a"),
+        (both, a100, "mma", "capability is 8.0, not 9.0"),
+        (both, l4, "library", "capability is 8.9, not 9.0, and a multiprocessor has 102400 bytes"),
+    ]:
+        found = cuda_tiles.choose(module, "float16", *gpu)
+        assert found.kernel == kernel
+        assert why in found.reason
 
 
-def test_doctor_tells_about_the_main_loop(make: Make) -> None:
-    with engine_on_host(make()):
-        assert cuda.limits().startswith("Hopper main loop in bfloat16 and float16; ")
-        cuda._capability = lambda device: (8, 6)
-        assert cuda.limits().startswith("no Hopper main loop: the GPU's compute capability is 8.6, not 9.0; ")
+def test_doctor_tells_the_kernel() -> None:
+    with engine_on_host(TileModule()):
+        assert cuda.limits().startswith("16-bit scores by TMA and wgmma; ")
+    with engine_on_host(TileModule("mma")):
+        assert cuda.limits().startswith("16-bit scores by mma.sync (the GPU's compute capability is 8.0, not 9.0); ")
 
 
 def lengths() -> list[tuple[list[int], list[int]]]:
@@ -174,7 +187,8 @@ def bounds(lengths: list[int]) -> list[int]:
 def test_every_pair_that_fits_belongs_to_one_tile_of_one_block(make: Make) -> None:
     module = make()
     for images, captions in lengths():
-        tiles = module.hopper_tiles(CONFIG, bounds(images), bounds(captions))
+        hopper = module.kernel == "hopper"
+        tiles = module.pair_tiles(CONFIG, hopper, bounds(images), bounds(captions))
         for found, own, most, fits in zip(tiles, (images, captions), (COLUMNS, ROWS), (144, 64), strict=True):
             counts = np.zeros(len(own), int)
             for first, last, _ in found:
@@ -192,43 +206,43 @@ def test_every_pair_that_fits_belongs_to_one_tile_of_one_block(make: Make) -> No
             assert 1 <= teams <= 4
             config = (ctypes.c_int64 * 11)(*CONFIG)
             sizes = ctypes.c_int64(max(held)), ctypes.c_int64(max(captions[first:last]))
-            assert module.hopper.hopper_team_bytes(config, *sizes, teams) <= 0
+            assert module.plan.tile_lacking(config, int(hopper), *sizes, teams) <= 0
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cmsei_fast._cuda") is None, reason="cmsei_fast._cuda is not built")
 def test_the_module_makes_the_same_tiles_and_refuses_other_devices(make: Make) -> None:
     module = importlib.import_module("cmsei_fast._cuda")
     for images, captions in lengths()[:20]:
-        sizes = CONFIG, bounds(images), bounds(captions)
-        assert tuple([tuple(t) for t in x] for x in module.hopper_tiles(*sizes)) == make().hopper_tiles(*sizes)
+        sizes = CONFIG, make().kernel == "hopper", bounds(images), bounds(captions)
+        assert tuple([tuple(t) for t in x] for x in module.pair_tiles(*sizes)) == make().pair_tiles(*sizes)
     items = {"images": module.PairItems(offsets=1), "captions": module.PairItems(means=2)}
-    rows = {name: module.HopperRows(data=1, stride=16, rows=1) for name in ("regions", "words")}
-    call = module.HopperCall(config=CONFIG, **items, **rows, image_tile_count=1, caption_tile_count=1)
+    rows = {name: module.TileRows(data=1, stride=16, rows=1) for name in ("regions", "words")}
+    call = module.TileCall(config=CONFIG, **items, **rows, image_tile_count=1, caption_tile_count=1)
     if cuda.unavailable() is not None:
-        with pytest.raises(RuntimeError, match=r"pair_score: CUDA error \d+ \(.+\) while choosing the device"):
-            module.hopper_scores(call, 0, 0)
+        for launch in (module.hopper_scores, module.ampere_scores):
+            with pytest.raises(RuntimeError, match=r"pair_score: CUDA error \d+ \(.+\) while choosing the device"):
+                launch(call, 0, 0)
+    assert module.ampere_bytes() == make().ampere_bytes()
 
 
-def test_blocks_walk_over_each_tile_once(make: Make) -> None:
-    module = make()
+def test_blocks_walk_over_each_tile_once(library: ctypes.CDLL) -> None:
     for image_tiles, caption_tiles in itertools.product((1, 2, 7, 33), (1, 2, 31, 32, 33, 64, 100)):
         for blocks in (1, 3, 264):
             counts = np.zeros((image_tiles, caption_tiles), np.int32)
             sizes = (ctypes.c_int64(x) for x in (image_tiles, caption_tiles, blocks))
-            module.hopper.hopper_cover(*sizes, counts.ctypes.data_as(ctypes.c_void_p))
+            library.tile_cover(*sizes, counts.ctypes.data_as(ctypes.c_void_p))
             assert (counts == 1).all()
 
 
-def test_every_product_of_a_tile_has_a_place_of_its_own(make: Make) -> None:
-    module = make()
+def test_every_product_of_a_tile_has_a_place_of_its_own(library: ctypes.CDLL) -> None:
     for own in [[36] * 4, [1] * 144, [2] * 49, [144], [50, 20, 3], [37, 37, 36, 1]]:
         offsets = (ctypes.c_int64 * (len(own) + 3))(*bounds([9, *own, 5]))
         places = np.zeros((ROWS, COLUMNS), np.int32)
-        module.hopper.hopper_places(offsets, 1, 1 + len(own), places.ctypes.data_as(ctypes.c_void_p))
+        library.tile_places(offsets, 1, 1 + len(own), places.ctypes.data_as(ctypes.c_void_p))
         used = places[:, : sum(own)]
         assert len(np.unique(used)) == used.size
         assert used.min() >= 0
-        assert used.max() < module.hopper.hopper_product_numbers()
+        assert used.max() < library.tile_product_numbers()
         assert (places[:, sum(own) :] == -1).all()
         start = 0
         for n in own:  # an image's block is rows of one odd stride
@@ -238,9 +252,8 @@ def test_every_product_of_a_tile_has_a_place_of_its_own(make: Make) -> None:
             start += n
 
 
-def test_fragments_lie_as_the_instruction_set_documents(make: Make) -> None:
+def test_fragments_lie_as_the_instruction_set_documents(library: ctypes.CDLL) -> None:
     """Figure "WGMMA .m64nNk16 register fragment layout for accumulator matrix D" of the PTX ISA."""
-    library = make().hopper
     places = {
         (t, i): (library.hopper_fragment(t, i, 0), library.hopper_fragment(t, i, 1))
         for t in range(128)
@@ -265,9 +278,9 @@ def test_fragments_lie_as_the_instruction_set_documents(make: Make) -> None:
     assert {key: places[key] for key in documented} == documented
 
 
-def test_the_descriptor_has_its_fields_where_the_instruction_set_documents_them(make: Make) -> None:
+def test_the_descriptor_has_its_fields_where_the_instruction_set_documents_them(library: ctypes.CDLL) -> None:
     for address in (0, 1024, 26624 * 3 + 8192, 227 * 1024):
-        number = make().hopper.hopper_descriptor(address)
+        number = library.hopper_descriptor(address)
         assert number & 0x3FFF == address >> 4
         assert number >> 16 & 0x3FFF == 1
         assert number >> 32 & 0x3FFF == 1024 >> 4
@@ -279,8 +292,8 @@ def test_the_descriptor_has_its_fields_where_the_instruction_set_documents_them(
 @pytest.mark.skipif(cuda.unavailable() is not None, reason="no CUDA GPU, or no CUDA module")
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_gpu_agrees_with_the_other_kernel(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
-    if cuda._no_hopper(precision, torch.device("cuda")) is not None:
-        pytest.skip(str(cuda._no_hopper(precision, torch.device("cuda"))))
+    if cuda._tiles(precision, torch.device("cuda")).kernel == "library":
+        pytest.skip(cuda._tiles(precision, torch.device("cuda")).reason)
     draw = random.Random(1)
     for images, width in (([36] * 50, 1024), ([draw.choice((1, 20, 36, 50, 144, 150)) for _ in range(40)], 100)):
         captions = [draw.randint(1, 66) for _ in range(300)]
@@ -291,6 +304,19 @@ def test_gpu_agrees_with_the_other_kernel(monkeypatch: pytest.MonkeyPatch, preci
             once, again = (pair_score(*inputs, scorer=scorer, engine="cuda", precision=precision) for _ in range(2))
             assert torch.equal(once, again)
             with monkeypatch.context() as patch:
-                patch.setattr(cuda_hopper, "refusal", lambda *_: "not now")
+                patch.setattr(cuda_tiles, "choose", lambda *_: cuda_tiles.Choice("library", "as the test wants"))
                 wanted = pair_score(*inputs, scorer=scorer, engine="cuda", precision=precision)
             assert error(once, wanted) <= 1e-5 * magnitude(wanted)
+
+
+def test_fragments_of_mma_lie_as_the_instruction_set_documents() -> None:
+    """Each number of a tile is one thread's, at its row and column of m16n8k16 in its warp's part."""
+    library = TileModule().mma
+    places = {
+        (t, m, n, i): (library.ampere_fragment(t, m, n, i, 0), library.ampere_fragment(t, m, n, i, 1))
+        for t, m, n, i in itertools.product(range(128), range(2), range(9), range(4))
+    }
+    assert sorted(places.values()) == list(itertools.product(range(64), range(144)))
+    for (t, m, n, i), (row, column) in places.items():
+        assert row == 32 * (t // 64) + 16 * m + t % 32 // 4 + (8 if i >= 2 else 0)
+        assert column == 72 * (t // 32 % 2) + 8 * n + 2 * (t % 4) + (i & 1)

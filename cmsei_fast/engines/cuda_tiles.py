@@ -1,4 +1,4 @@
-"""The pair score's Hopper kernel: products by TMA and wgmma and the pairs' scores in one launch, on capability 9.0."""
+"""Scores of 16-bit features by one kernel that multiplies and scores: by TMA and wgmma on Hopper, else by mma.sync."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cmsei_fast.engines import cuda_pair
 from cmsei_fast.engines.cuda_sides import Side, layout, make_side
 from cmsei_fast.engines.terms import PRECISIONS
 
-_ALIGNED = 8  # numbers of 16 bits that make the 16 bytes which TMA wants rows to be a multiple of
+_ALIGNED = 8  # numbers of 16 bits that make the 16 bytes which the kernels want rows to be a multiple of
 
 
 class _Plan(NamedTuple):
@@ -26,23 +26,39 @@ class _Plan(NamedTuple):
     caption_rest: Tensor
 
 
-def refusal(module: ModuleType, precision: str, capability: tuple[int, int]) -> str | None:
-    """Why scores are not computed here by this kernel but by a library's product and a kernel; None where they are."""
+class Choice(NamedTuple):
+    """Which kernel computes scores, ``"hopper"``, ``"mma"`` or ``"library"``, and why none that stands before it."""
+
+    kernel: str
+    reason: str
+
+
+def choose(module: ModuleType, precision: str, capability: tuple[int, int], shared: int) -> Choice:
+    """The kernel for a precision on a GPU of this compute capability and shared memory of a multiprocessor, in bytes.
+
+    ``"library"`` is that of :mod:`cmsei_fast.engines.cuda_pair`: a library's product of a chunk, then a kernel over it.
+    """
     if precision not in ("bfloat16", "float16"):
-        return f"it multiplies 16-bit features, not {precision}"
+        return Choice("library", f"features are {precision}, not of 16 bits")
     if capability != (9, 0):
-        return "the GPU's compute capability is {}.{}, not 9.0".format(*capability)
-    if "90a" not in module.architectures.split(";"):
-        return "the module was built without the architecture 90a"
-    return None
+        reason = "the GPU's compute capability is {}.{}, not 9.0".format(*capability)
+    elif "90a" not in module.architectures.split(";"):
+        reason = "the module was built without the architecture 90a"
+    else:
+        return Choice("hopper", "")
+    if shared < module.ampere_bytes():
+        return Choice("library", f"{reason}, and a multiprocessor has {shared} bytes of shared memory")
+    return Choice("mma", reason)
 
 
 @functools.lru_cache(maxsize=32)
-def _plan(module: ModuleType, config: tuple[int, ...], images: bytes, captions: bytes, device: str) -> _Plan:
+def _plan(
+    module: ModuleType, config: tuple[int, ...], hopper: bool, images: bytes, captions: bytes, device: str
+) -> _Plan:
     """Cached, because copying it to a GPU waits for the GPU."""
     offsets = [np.frombuffer(x, dtype=np.int64) for x in (images, captions)]
     tiles, rest = [], []
-    for bounds, found in zip(offsets, module.hopper_tiles(config, *(x.tolist() for x in offsets)), strict=True):
+    for bounds, found in zip(offsets, module.pair_tiles(config, hopper, *(x.tolist() for x in offsets)), strict=True):
         table = np.array(found, dtype=np.int32).reshape(-1, 3)
         steps = np.zeros(len(bounds), dtype=np.int64)  # +1 where a tile begins, -1 behind its end
         np.add.at(steps, table[:, 0], 1)
@@ -53,7 +69,7 @@ def _plan(module: ModuleType, config: tuple[int, ...], images: bytes, captions: 
 
 
 def _loadable(rows: Tensor, precision: str) -> Tensor:
-    """The rows (rows, D) rounded, as TMA takes them: 16-byte boundaries, zeros where the width does not reach one."""
+    """The rows (rows, D) rounded, as the kernels take them: on 16-byte boundaries, zeros behind other widths."""
     rows = rows.to(PRECISIONS[precision])
     if rows.shape[1] % _ALIGNED:
         return torch.nn.functional.pad(rows, (0, -rows.shape[1] % _ALIGNED))
@@ -74,7 +90,7 @@ def _items(module: ModuleType, side: Side) -> Any:
 
 
 def _rows(module: ModuleType, rows: Tensor) -> Any:
-    return module.HopperRows(data=rows.data_ptr(), stride=rows.stride(0) * rows.element_size(), rows=rows.shape[0])
+    return module.TileRows(data=rows.data_ptr(), stride=rows.stride(0) * rows.element_size(), rows=rows.shape[0])
 
 
 def _select(rows: Tensor, offsets: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,6 +103,7 @@ def _select(rows: Tensor, offsets: Tensor, items: Tensor) -> tuple[Tensor, Tenso
 
 def pair_score(
     module: ModuleType,
+    kernel: str,
     regions: Tensor,
     words: Tensor,
     region_offsets: Tensor,
@@ -95,14 +112,14 @@ def pair_score(
     config: list[int],
     precision: str,
 ) -> Tensor:
-    """Scores (N, M) as :func:`cmsei_fast.engines.cuda_pair.pair_score`, where :func:`refusal` has nothing against it.
+    """Scores (N, M) as :func:`cmsei_fast.engines.cuda_pair.pair_score`, by the kernel ``"hopper"`` or ``"mma"``.
 
     Pairs whose image or caption is too large for a tile are left to that function.
     """
     inputs = regions, words, region_offsets, word_offsets
     options = tuple(config[: cuda_pair.OPTIONS])
     bounds = (x.numpy().tobytes() for x in (region_offsets, word_offsets))
-    plan = _plan(module, options, *bounds, str(regions.device))
+    plan = _plan(module, options, kernel == "hopper", *bounds, str(regions.device))
     if len(plan.image_tiles) == 0 or len(plan.caption_tiles) == 0:
         return cuda_pair.pair_score(module, *inputs, scalars, config, precision)
     rows = [_loadable(x, precision) for x in (regions, words)]
@@ -111,7 +128,7 @@ def pair_score(
         for x, offsets in zip(rows, (region_offsets, word_offsets), strict=True)
     ]
     out = scalars.new_empty(len(region_offsets) - 1, len(word_offsets) - 1)
-    call = module.HopperCall(
+    call = module.TileCall(
         half=int(precision == "float16"),
         width=rows[0].shape[1],
         config=options,
@@ -128,7 +145,8 @@ def pair_score(
         scores_stride=out.stride(0),
     )
     stream = torch.cuda.current_stream(out.device).cuda_stream if out.is_cuda else 0
-    module.hopper_scores(call, out.device.index or 0, stream)
+    launch = module.hopper_scores if kernel == "hopper" else module.ampere_scores
+    launch(call, out.device.index or 0, stream)
     rest = functools.partial(cuda_pair.pair_score, module, scalars=scalars, config=config, precision=precision)
     if len(plan.image_rest):
         some, bounds_of_some = _select(regions, region_offsets, plan.image_rest)

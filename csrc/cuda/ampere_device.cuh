@@ -1,0 +1,53 @@
+// The instructions from sm_80 on that ampere_pair.cuh is written in, beside device.cuh.
+#pragma once
+
+#include "device.cuh"
+
+namespace cmsei::device {
+
+// 16 bytes from global to shared memory, behind the thread's back; zeros where not `inside`.
+CMSEI_DEVICE void copy_async(void* to, const void* from, bool inside) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+               "l"(from), "r"(inside ? 16 : 0)
+               : "memory");
+}
+CMSEI_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Until all of this thread's groups but the last kPending are done.
+template <int kPending>
+CMSEI_DEVICE void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// Matrices of 8 rows of 16 bytes: the lanes 8 i ... 8 i + 7 have the rows' addresses of matrix i.
+CMSEI_DEVICE void load_matrices(uint32_t (&x)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
+}
+CMSEI_DEVICE void load_matrices(uint32_t (&x)[2], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(x[0]), "=r"(x[1])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
+}
+
+// sums (16, 8) += words (16, 16) · regions (8, 16)ᵀ, by a warp.
+template <bool kHalf>
+CMSEI_DEVICE void multiply(float (&sums)[4], const uint32_t (&words)[4], const uint32_t* regions) {
+  if (kHalf)
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]), "r"(regions[0]), "r"(regions[1]));
+  else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]), "r"(regions[0]), "r"(regions[1]));
+}
+
+}  // namespace cmsei::device

@@ -1,0 +1,121 @@
+// Tiles of the pair score whose products and pairs are one kernel's: plain functions that the host's tests enumerate.
+//
+// A tile is a run of whole captions of at most 64 words times a run of whole images of at most 144 regions (four of 36
+// fit exactly), so no pair lies in two tiles.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "../include/team_pair.h"
+
+namespace cmsei::tile {
+
+constexpr int kRows = 64;       // words of a tile
+constexpr int kColumns = 144;   // regions of a tile
+constexpr int kPlanes = 148;    // numbers a word has in shared memory: an image's regions, made odd
+constexpr int kBand = 32;       // caption tiles over which the blocks walk before they come to the next images
+constexpr int kScorers = 128;   // threads that score pairs: each warp is a team
+constexpr int kMostTeams = kScorers / 32;
+
+// Operands in shared memory: a stage is 64 numbers of 16 bits of each row, 128 bytes, whose 16-byte chunk c lies at
+// c ^ (row % 8).
+constexpr int kDepth = 64;
+constexpr int kStepDepth = 16;  // of one instruction
+constexpr int kRowBytes = 128;
+constexpr int kWordBytes = kRows * kRowBytes, kRegionBytes = kColumns * kRowBytes;
+constexpr int kStageBytes = kWordBytes + kRegionBytes;
+
+constexpr int kProductBytes = kRows * kPlanes * 4;
+constexpr int kColumnBytes = kColumns * 8;
+static_assert(kProductBytes % 16 == 0, "what follows is aligned");
+
+CMSEI_FORMULA constexpr int plane_stride(int64_t regions) { return static_cast<int>(regions | 1); }
+
+// Bytes a team wants for a pair of these sizes whose inner products are in shared memory already.
+inline int64_t team_bytes(const PairConfig& config, int64_t regions, int64_t words) {
+  const int64_t numbers = TeamPair<float, Alone>::size(config, regions, words, plane_stride(regions), false);
+  return (numbers * 4 + 15) / 16 * 16;
+}
+// How many teams share `room` bytes.
+inline int teams_of(const PairConfig& config, int64_t regions, int64_t words, int room) {
+  const int64_t fit = room / team_bytes(config, regions, words);
+  return static_cast<int>(fit < kMostTeams ? fit : kMostTeams);
+}
+
+// Items [first, last) and, of captions, how many warps' memory fits: a warp is a team.
+struct Tile {
+  int32_t first, last, teams;
+};
+
+struct Tiles {
+  std::vector<Tile> images, captions;
+};
+
+// Tiles of all images and captions but those too large for any: they are in nobody's. `room`: the teams' bytes.
+inline Tiles make_tiles(const PairConfig& config, int room, const int64_t* image_offsets, int64_t images,
+                        const int64_t* caption_offsets, int64_t captions) {
+  Tiles tiles;
+  int64_t longest = 0;
+  for (int64_t i = 0, rows = 0, planes = 0; i < images; ++i) {
+    const int64_t n = image_offsets[i + 1] - image_offsets[i];
+    if (n > kColumns) continue;
+    longest = n > longest ? n : longest;
+    const bool joins = !tiles.images.empty() && tiles.images.back().last == i && rows + n <= kColumns &&
+                       planes + plane_stride(n) <= kPlanes;
+    if (!joins) {
+      tiles.images.push_back({static_cast<int32_t>(i), static_cast<int32_t>(i), 0});
+      rows = planes = 0;
+    }
+    tiles.images.back().last = static_cast<int32_t>(i + 1);
+    rows += n;
+    planes += plane_stride(n);
+  }
+  for (int64_t i = 0, rows = 0; i < captions; ++i) {
+    const int64_t n = caption_offsets[i + 1] - caption_offsets[i];
+    const int teams = n > kRows || longest == 0 ? 0 : teams_of(config, longest, n, room);
+    if (teams == 0) continue;
+    const bool joins = !tiles.captions.empty() && tiles.captions.back().last == i && rows + n <= kRows;
+    if (!joins) {
+      tiles.captions.push_back({static_cast<int32_t>(i), static_cast<int32_t>(i), kMostTeams});
+      rows = 0;
+    }
+    Tile& tile = tiles.captions.back();
+    tile.last = static_cast<int32_t>(i + 1);
+    tile.teams = teams < tile.teams ? teams : tile.teams;
+    rows += n;
+  }
+  return tiles;
+}
+
+// Which image tile meets which caption tile, in the order in which the blocks walk.
+struct Meeting {
+  int64_t image, caption;
+};
+
+CMSEI_FORMULA Meeting locate(int64_t image_tiles, int64_t caption_tiles, int64_t index) {
+  const int64_t band = index / (kBand * image_tiles), within = index - band * kBand * image_tiles;
+  const int64_t left = caption_tiles - band * kBand, height = left < kBand ? left : kBand;
+  return {within / height, band * kBand + within % height};
+}
+
+// Where the inner products of a tile's region with word 0 lie, and how far apart those with the next words: an image's
+// block is row after row, of odd stride. No region: stride 0.
+struct Column {
+  int32_t place, stride;
+};
+
+CMSEI_FORMULA Column locate_column(const int64_t* offsets, int first, int last, int column) {
+  const int64_t start = offsets[first];
+  int plane = 0;
+  for (int item = first; item < last; ++item) {
+    const int begin = static_cast<int>(offsets[item] - start), end = static_cast<int>(offsets[item + 1] - start);
+    const int stride = plane_stride(end - begin);
+    if (column < end) return {plane + column - begin, stride};
+    plane += kRows * stride;
+  }
+  return {0, 0};
+}
+
+}  // namespace cmsei::tile

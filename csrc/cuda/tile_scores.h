@@ -1,0 +1,47 @@
+// Entry points in plain C++ of the kernels that multiply and score. Addresses are of device memory.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "pair_score.h"
+
+namespace cmsei::cuda {
+
+// Packed rows (rows, width) of 16 bits a number; address and stride multiples of 16 bytes.
+struct TileRows {
+  int64_t data, stride, rows;  // stride in bytes
+};
+
+struct TileCall {
+  int64_t half;                    // 1: float16, 0: bfloat16
+  int64_t width;
+  std::array<int64_t, 11> config;  // PairScorer.config()
+  int64_t scalars;                 // float32, PairScorer.scalars()
+  PairItems images, captions;      // all of them: only offsets, gram_offsets, lengths, means and grams are read
+  TileRows regions, words;
+  int64_t image_tiles, image_tile_count;      // int32 (count, 3): tile_plan.h
+  int64_t caption_tiles, caption_tile_count;
+  int64_t scores, scores_stride;   // float32 (images, captions): written where a tile has both
+};
+
+// (first, last, teams): items [first, last), and of captions how many warps' memory fits a block.
+using TileList = std::vector<std::array<int32_t, 3>>;
+
+// Image tiles and caption tiles of items with these offsets, for the Hopper kernel or the one by mma.sync; items too
+// large for a tile are in none.
+std::pair<TileList, TileList> pair_tiles(const std::array<int64_t, 11>& config, bool hopper,
+                                         const std::vector<int64_t>& images, const std::vector<int64_t>& captions);
+
+// Enqueue the kernel on `stream` (a cudaStream_t) of `device`: by TMA and wgmma, on compute capability 9.0 alone, or by
+// mma.sync. Empty string, or what went wrong.
+std::string hopper_scores(const TileCall& call, int device, void* stream);
+std::string ampere_scores(const TileCall& call, int device, void* stream);
+
+// Bytes of shared memory of a multiprocessor that two blocks of the kernel by mma.sync take.
+int ampere_bytes();
+
+}  // namespace cmsei::cuda
