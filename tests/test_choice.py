@@ -33,7 +33,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "_verified", lambda: {"sm_90": {"pair_score": ["candidate"]}})
     monkeypatch.setattr(engines, "names", lambda: ("eager", "candidate"))
     monkeypatch.setattr(engines, "unavailable", lambda name: None)
-    on_the_cpu = {name: lambda m, d, run=run: run(m, torch.device("cpu")) for name, run in choice._PROBLEMS.items()}
+    on_the_cpu = {
+        name: [(lambda m, d, run=run: run(m, torch.device("cpu")), limit) for run, limit in problems]
+        for name, problems in choice._PROBLEMS.items()
+    }
     monkeypatch.setattr(choice, "_PROBLEMS", on_the_cpu)
 
 
@@ -78,6 +81,10 @@ def wrong(*arguments: object) -> torch.Tensor:
     return eager.pair_score(*arguments) + 1e-2
 
 
+def wrong_if_rounded(*arguments: object) -> torch.Tensor:
+    return eager.pair_score(*arguments) + (1e-2 if arguments[-1] == "bfloat16" else 0)
+
+
 def not_a_number(*arguments: object) -> torch.Tensor:
     return eager.pair_score(*arguments) * float("nan")
 
@@ -89,7 +96,12 @@ def broken(*arguments: object) -> torch.Tensor:
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(
     ("pair_score", "why"),
-    [(wrong, "differs from eager by"), (not_a_number, "differs from eager by inf"), (broken, "no such instruction")],
+    [
+        (wrong, "differs from eager by"),
+        (wrong_if_rounded, "differs from eager by"),
+        (not_a_number, "differs from eager by inf"),
+        (broken, "no such instruction"),
+    ],
 )
 def test_one_that_does_not_agree_is_said_once_and_left(
     monkeypatch: pytest.MonkeyPatch, pair_score: object, why: str

@@ -291,9 +291,16 @@ def test_the_descriptor_has_its_fields_where_the_instruction_set_documents_them(
 @pytest.mark.gpu
 @pytest.mark.skipif(cuda.unavailable() is not None, reason="no CUDA GPU, or no CUDA module")
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_gpu_agrees_with_the_other_kernel(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
-    if cuda._tiles(precision, torch.device("cuda")).kernel == "library":
-        pytest.skip(cuda._tiles(precision, torch.device("cuda")).reason)
+def test_gpu_agrees_with_the_library(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    best = cuda._tiles(precision, torch.device("cuda"))
+    if best.kernel == "library":
+        pytest.skip(best.reason)
+    kernel = "hopper"
+
+    def choose(*_: object) -> cuda_tiles.Choice:
+        return cuda_tiles.Choice(kernel, "as the test wants")
+
+    monkeypatch.setattr(cuda_tiles, "choose", choose)
     draw = random.Random(1)
     for images, width in (([36] * 50, 1024), ([draw.choice((1, 20, 36, 50, 144, 150)) for _ in range(40)], 100)):
         captions = [draw.randint(1, 66) for _ in range(300)]
@@ -301,12 +308,12 @@ def test_gpu_agrees_with_the_other_kernel(monkeypatch: pytest.MonkeyPatch, preci
         (v, v_offsets), (w, w_offsets) = items(tuple(images), width, dtype, 1), items(tuple(captions), width, dtype, 2)
         inputs = v.cuda(), w.cuda(), v_offsets, w_offsets
         for scorer in SCORERS.values():
-            once, again = (pair_score(*inputs, scorer=scorer, engine="cuda", precision=precision) for _ in range(2))
-            assert torch.equal(once, again)
-            with monkeypatch.context() as patch:
-                patch.setattr(cuda_tiles, "choose", lambda *_: cuda_tiles.Choice("library", "as the test wants"))
-                wanted = pair_score(*inputs, scorer=scorer, engine="cuda", precision=precision)
-            assert error(once, wanted) <= 1e-5 * magnitude(wanted)
+            kernel = "library"
+            wanted = pair_score(*inputs, scorer=scorer, engine="cuda", precision=precision)
+            for kernel in {best.kernel, "mma"}:
+                once, again = (pair_score(*inputs, scorer=scorer, engine="cuda", precision=precision) for _ in range(2))
+                assert torch.equal(once, again)
+                assert error(once, wanted) <= 1e-5 * magnitude(wanted), kernel
 
 
 def test_fragments_of_mma_lie_as_the_instruction_set_documents() -> None:
