@@ -1,7 +1,8 @@
 """The formulations that the field's evaluation and training code uses: one caption at a time with all images.
 
-``scan_t2i`` and ``scan_i2t`` are the computation of SCAN (Lee et al. 2018) as its code and that of its successors
-arrange it; ``cmsei`` is CMSEI's score arranged the same way. Every vector is D wide, every step a batched product.
+``scan_t2i``, ``scan_i2t`` and ``sgraf`` are the computation of SCAN (Lee et al. 2018) and SGRAF (Diao et al. 2021) as
+their code and that of their successors arrange it; ``cmsei`` is CMSEI's score arranged the same way. Every vector is D
+wide, every step a batched product.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu
 
+from cmsei_fast.compat.similarity import EncoderSimilarity
 from cmsei_fast.scorer import PairScorer
 
 EPS = 1e-8
@@ -102,6 +104,30 @@ def cmsei(images: Tensor, captions: Tensor, lengths: Sequence[int]) -> Tensor:
         score = score + cosine((p.unsqueeze(2) * images).sum(1), sentence)
         score = score + cosine((omega.unsqueeze(2) * words).sum(1), image)
         columns.append((score + (image * sentence).sum(1)).unsqueeze(1))
+    return torch.cat(columns, 1)
+
+
+def sgraf(images: Tensor, captions: Tensor, lengths: Sequence[int], model: EncoderSimilarity) -> Tensor:
+    """SGRAF (Diao et al. 2021) with a model's weights: images (N, R, D), padded captions (M, L, D) -> (N, M)."""
+    image = model.v_global_w(images)  # (N, D)
+    columns = []
+    for caption, length in zip(captions, lengths, strict=True):
+        words = caption[:length].unsqueeze(0).repeat(len(images), 1, 1)  # (N, L_j, D)
+        sentence = model.t_global_w(words[:1])  # (1, D)
+        attended = l2norm(attend(words, images, 9.0), -1)
+        local = l2norm(model.sim_tranloc_w((attended - words).pow(2)), -1)  # (N, L_j, d)
+        whole = l2norm(model.sim_tranglo_w((image - sentence).pow(2)), -1)
+        vectors = torch.cat([whole.unsqueeze(1), local], 1)
+        if model.module_name == "SGR":
+            for step in model.SGR_module:
+                edges = torch.bmm(step.graph_query_w(vectors), step.graph_key_w(vectors).transpose(1, 2))
+                vectors = torch.relu(step.sim_graph_w(torch.bmm(torch.softmax(edges, -1), vectors)))
+            vector = vectors[:, 0]
+        else:
+            saf = model.SAF_module
+            gate = torch.sigmoid(saf.bn(saf.attn_sim_w(vectors).transpose(1, 2)))
+            vector = l2norm(torch.bmm(gate / (gate.sum(-1, keepdim=True) + EPS), vectors).squeeze(1), -1)
+        columns.append(torch.sigmoid(model.sim_eval_w(vector)))
     return torch.cat(columns, 1)
 
 

@@ -14,7 +14,7 @@ from torch.nn.functional import linear, normalize
 from torch.nn.utils.rnn import pad_sequence
 
 from ..encoded import length_mask
-from ..engines.affine import Affine
+from ..engines.affine import Affine, product
 from ..ops.attended import AttendedTile, attended_scores
 from ..scorer import Attention
 from . import scores
@@ -50,11 +50,18 @@ class GlobalAttention(nn.Module):
     def forward(self, local: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(n, D) unit vectors of local (n, rows, D), 0 behind the lengths (n,)."""
         sizes = local.shape[1] if lengths is None else lengths[:, None].to(local.dtype)
-        common = self.embedding_local(local) * self.embedding_global(local.sum(1) / sizes)[:, None]
+        common = _embedded(self.embedding_local, local)
+        common = common * _embedded(self.embedding_global, local.sum(1) / sizes)[:, None]
         logits = self.embedding_common(common).squeeze(2)  # (n, rows)
         if lengths is not None:
             logits = logits.masked_fill(~length_mask(lengths), -torch.inf)
         return normalize((logits.softmax(1)[..., None] * local).sum(1), dim=-1, eps=EPS)
+
+
+def _embedded(layers: nn.Sequential, x: Tensor) -> Tensor:
+    first = layers[0]
+    assert isinstance(first, nn.Linear)
+    return layers[1:](product(x, first.weight, first.bias))
 
 
 class GraphReasoning(nn.Module):
@@ -79,7 +86,7 @@ class GraphReasoning(nn.Module):
         def step(x: Tensor) -> Tensor:
             asking = ask(x[:, :1] if last else x)
             edges = (asking @ x.mT).softmax(-1)
-            return answer(edges @ x).relu()
+            return answer(edges @ x).relu_()
 
         return step
 

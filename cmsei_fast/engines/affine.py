@@ -1,14 +1,28 @@
-"""A linear layer over many tiles: its weights made ready once, in the form that the device multiplies fastest."""
+"""Products with a matrix of weights, in the form that the device multiplies fastest."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+# What torch.compile makes of a linear layer on a CPU: oneDNN uses AVX-512 on every processor that has it, and the
+# BLAS behind torch's own product does not.
+_ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b (…, n) of x (…, d), weight (n, d) and bias (n,), all of one dtype; differentiable."""
+    plain = torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32
+    if plain or _ONEDNN is None or not torch.backends.mkldnn.is_available():
+        return linear(x, weight, bias)
+    return _ONEDNN(x.contiguous(), weight.contiguous(), bias, "none", [], "")
+
 
 class Affine:
-    """x Wᵀ + b in x's dtype.
+    """x Wᵀ + b in x's dtype, for many x: what is made of the weights is made once.
 
     Args:
         weight: (n, d).
@@ -18,15 +32,8 @@ class Affine:
 
     def __init__(self, weight: Tensor, bias: Tensor, precision: str = "float32") -> None:
         low = precision == "bfloat16"
-        weight, bias = (x.to(torch.bfloat16) if low else x for x in (weight, bias))
-        # oneDNN has AVX-512 on every processor that has it; the BLAS behind torch's own product not on all.
-        plain = low or torch.is_grad_enabled() or weight.device.type != "cpu" or weight.dtype != torch.float32
-        self._blocked = not plain and torch.backends.mkldnn.is_available()
-        self._weight, self._bias = (x.to_mkldnn() if self._blocked else x for x in (weight, bias))
+        self._weight, self._bias = (x.to(torch.bfloat16) if low else x for x in (weight, bias))
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, n) of x (…, d)."""
-        if self._blocked:
-            out = linear(x.flatten(0, -2).to_mkldnn(), self._weight, self._bias).to_dense()
-            return out.view(*x.shape[:-1], out.shape[-1])
-        return linear(x.to(self._weight.dtype), self._weight, self._bias).to(x.dtype)
+        return product(x.to(self._weight.dtype), self._weight, self._bias).to(x.dtype)

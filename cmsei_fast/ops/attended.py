@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 from torch.utils.checkpoint import checkpoint
 
 from cmsei_fast import checks
+from cmsei_fast.engines.affine import product
 from cmsei_fast.engines.gram import attend
 from cmsei_fast.engines.same_length import Chunk, Side
 from cmsei_fast.engines.terms import EPS, Direction, read_terms
@@ -248,7 +249,7 @@ def _attended(queries: Chunk, context: Chunk, attention: Attention) -> Tensor:
     """(X, Y, n, D) for Y items of n queries and X items of m context rows."""
     (y, n, width), (x, m, _) = queries.rows.shape, context.rows.shape
     how = _direction(attention, queries.rows)
-    a = queries.rows.flatten(0, 1) @ context.rows.flatten(0, 1).T  # (Y n, X m)
+    a = product(queries.rows.flatten(0, 1), context.rows.flatten(0, 1))  # (Y n, X m)
     a = a.view(y, n, x, m).permute(2, 0, 1, 3).contiguous()  # (X, Y, n, m)
     p = one_hot(a.argmax(-1), m).to(a.dtype) if how.attend == "hard" else attend(a, how, a.new_full((x,), m))
     p = p.flatten(1, 2)  # (X, Y n, m)
