@@ -27,14 +27,70 @@ template <class S> CMSEI_INLINE S widen(Float16 x) {
     return as_float(bits | sign);
 }
 
+// W neighbours, widened.
+template <class S, class X> CMSEI_INLINE typename Simd<S>::T load_wide(const X* p) {
+    using V = Simd<S>;
+    if constexpr (sizeof(X) == sizeof(S)) {
+        typename V::T v;
+        __builtin_memcpy(&v, p, sizeof v);
+        return v;
+    } else {
+        typename V::T v;
+#pragma GCC unroll 16
+        for (int i = 0; i < V::W; ++i) v[i] = widen<S>(p[i]);
+        return v;
+    }
+}
+#if CMSEI_VECTOR_BYTES == 64 && defined(__AVX512F__)
+template <> CMSEI_INLINE Simd<float>::T load_wide<float, BFloat16>(const BFloat16* p) {
+    __m256i narrow;
+    __builtin_memcpy(&narrow, p, sizeof narrow);
+    return (Simd<float>::T)_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16);
+}
+template <> CMSEI_INLINE Simd<float>::T load_wide<float, Float16>(const Float16* p) {
+    __m256i narrow;
+    __builtin_memcpy(&narrow, p, sizeof narrow);
+    return (Simd<float>::T)_mm512_cvtph_ps(narrow);
+}
+#endif
+
+// Where a row of dst is shorter than W, what a store writes beyond it is written over by the next rows', and the panel's
+// last rows keep to their length. `load(i, k)` are row i's W elements from k on, k a multiple of W; returns the first k
+// (of elements as wide as S) that is left.
+template <class S, class Load> CMSEI_INLINE long interleave_registers(long rows, long depth, S* dst, long ld, Load load) {
+    using V = Simd<S>;
+    constexpr int W = V::W;
+    long k0 = 0;
+    for (; k0 + W <= depth; k0 += W) {
+        typename V::T a[W];
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) a[i] = i < rows ? load(i, k0) : V::zero();
+        transpose_registers<S>(a);
+        S* out = dst + k0 * ld;
+        if (ld >= W || (k0 + W - 1) * ld + W <= depth * ld) {
+#pragma GCC unroll 16
+            for (int k = 0; k < W; ++k) V::store(out + k * ld, a[k]);
+        } else {
+#pragma GCC unroll 16
+            for (int k = 0; k < W; ++k) __builtin_memcpy(out + k * ld, &a[k], sizeof(S) * rows);
+        }
+    }
+    return k0;
+}
+
 // dst[k * ld + i] = src row i, element k.
 template <class S, class X>
 inline void interleave(const X* src, long stride, long rows, long depth, S* dst, long ld) {
-    constexpr long block = 64;
-    for (long k0 = 0; k0 < depth; k0 += block) {
-        const long k1 = k0 + block < depth ? k0 + block : depth;
-        for (long i = 0; i < rows; ++i)
-            for (long k = k0; k < k1; ++k) dst[k * ld + i] = widen<S>(src[i * stride + k]);
+    constexpr long W = Simd<S>::W;
+    for (long i = 0; i < rows; i += W) {
+        const long n = rows - i < W ? rows - i : W;
+        const X* from = src + i * stride;
+        S* to = dst + i;
+        long k0 = 0;
+        if (i + W <= ld || i == 0)
+            k0 = interleave_registers(n, depth, to, ld, [&](long r, long k) { return load_wide<S>(from + r * stride + k); });
+        for (; k0 < depth; ++k0)
+            for (long r = 0; r < n; ++r) to[k0 * ld + r] = widen<S>(from[r * stride + k0]);
     }
 }
 

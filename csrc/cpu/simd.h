@@ -208,6 +208,37 @@ template <class S, int Half = Simd<S>::W / 2> CMSEI_INLINE typename Simd<S>::T l
     }
 }
 
+// W registers of W lanes as a matrix, transposed.
+template <class S> CMSEI_INLINE void transpose_registers(typename Simd<S>::T* a) {
+    using V = Simd<S>;
+    constexpr int W = V::W;
+    typename V::T b[W];
+    typename V::Mask low, high;
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) {
+        low[i] = i / 2 + (i % 2) * W;
+        high[i] = W / 2 + i / 2 + (i % 2) * W;
+    }
+    // log2(W) perfect shuffles of the rows (i with i + W/2) are a transposition.
+#pragma GCC unroll 4
+    for (int stage = 1; stage < W; stage *= 2) {
+#pragma GCC unroll 16
+        for (int i = 0; i < W / 2; ++i) {
+#if defined(__clang__)
+            for (int k = 0; k < W; ++k) {
+                b[2 * i][k] = k % 2 ? a[i + W / 2][k / 2] : a[i][k / 2];
+                b[2 * i + 1][k] = k % 2 ? a[i + W / 2][W / 2 + k / 2] : a[i][W / 2 + k / 2];
+            }
+#else
+            b[2 * i] = __builtin_shuffle(a[i], a[i + W / 2], low);
+            b[2 * i + 1] = __builtin_shuffle(a[i], a[i + W / 2], high);
+#endif
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) a[i] = b[i];
+    }
+}
+
 // dst (n × rows_padded) = src (rows × n_padded) transposed, in W × W register blocks. Rows and lanes up to the next
 // multiple of W are read and written: the callers' buffers are padded to that.
 template <class S> CMSEI_INLINE void transpose(const S* src, long ld_src, long rows, long cols, S* dst, long ld_dst) {
@@ -215,28 +246,11 @@ template <class S> CMSEI_INLINE void transpose(const S* src, long ld_src, long r
     constexpr int W = V::W;
     for (long r0 = 0; r0 < rows; r0 += W)
         for (long c0 = 0; c0 < cols; c0 += W) {
-            typename V::T a[W], b[W];
-            typename V::Mask low, high;
-            for (int i = 0; i < W; ++i) {
-                low[i] = i / 2 + (i % 2) * W;
-                high[i] = W / 2 + i / 2 + (i % 2) * W;
-            }
+            typename V::T a[W];
+#pragma GCC unroll 16
             for (int i = 0; i < W; ++i) a[i] = V::load(src + (r0 + i) * ld_src + c0);
-            // log2(W) perfect shuffles of the rows (i with i + W/2) are a transposition.
-            for (int stage = 1; stage < W; stage *= 2) {
-                for (int i = 0; i < W / 2; ++i) {
-#if defined(__clang__)
-                    for (int k = 0; k < W; ++k) {
-                        b[2 * i][k] = k % 2 ? a[i + W / 2][k / 2] : a[i][k / 2];
-                        b[2 * i + 1][k] = k % 2 ? a[i + W / 2][W / 2 + k / 2] : a[i][W / 2 + k / 2];
-                    }
-#else
-                    b[2 * i] = __builtin_shuffle(a[i], a[i + W / 2], low);
-                    b[2 * i + 1] = __builtin_shuffle(a[i], a[i + W / 2], high);
-#endif
-                }
-                for (int i = 0; i < W; ++i) a[i] = b[i];
-            }
+            transpose_registers<S>(a);
+#pragma GCC unroll 16
             for (int i = 0; i < W; ++i) V::store(dst + (c0 + i) * ld_dst + r0, a[i]);
         }
 }

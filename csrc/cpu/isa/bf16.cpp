@@ -29,10 +29,20 @@ CMSEI_INLINE uint32_t pair_at(const uint16_t* row, long k, long depth) {
 }
 
 void interleave_pairs(const uint16_t* src, long stride, long rows, long depth, uint32_t* dst, long ld) {
-    constexpr long block = 64;
-    for (long k0 = 0; k0 < depth; k0 += block)
-        for (long i = 0; i < rows; ++i)
-            for (long k = k0; k < depth && k < k0 + block; k += 2) dst[k / 2 * ld + i] = pair_at(src + i * stride, k, depth);
+    for (long i = 0; i < rows; i += V::W) {
+        const long n = rows - i < V::W ? rows - i : V::W, pairs = (depth + 1) / 2;
+        const uint16_t* from = src + i * stride;
+        long k = 0;
+        // An odd depth's last pair is half a zero. A pair is moved as the float that has its bits.
+        if (depth % 2 == 0 && (i + V::W <= ld || i == 0))
+            k = interleave_registers(n, pairs, reinterpret_cast<float*>(dst) + i, ld, [&](long r, long at) {
+                V::T v;
+                __builtin_memcpy(&v, from + r * stride + 2 * at, sizeof v);
+                return v;
+            });
+        for (; k < pairs; ++k)
+            for (long r = 0; r < n; ++r) dst[k * ld + i + r] = pair_at(from + r * stride, 2 * k, depth);
+    }
 }
 
 void pack_a_bf16(Rows src, long rows, long depth, uint32_t* dst) {
