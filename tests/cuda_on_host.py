@@ -119,11 +119,14 @@ class TileRows(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int64) for name in ("data", "stride", "rows"))
 
 
+_Config = dict(PairCall._fields_)["config"]
+
+
 class TileCall(ctypes.Structure):
     _fields_ = (
         ("half", ctypes.c_int64),
         ("width", ctypes.c_int64),
-        ("config", ctypes.c_int64 * 11),
+        ("config", _Config),
         ("scalars", ctypes.c_int64),
         ("images", PairItems),
         ("captions", PairItems),
@@ -135,7 +138,7 @@ class TileCall(ctypes.Structure):
     )
 
     def __init__(self, config: tuple[int, ...], **fields: Any) -> None:
-        super().__init__(config=(ctypes.c_int64 * 11)(*config), **fields)
+        super().__init__(config=_Config(*config), **fields)
 
 
 class TileOptions(ctypes.Structure):

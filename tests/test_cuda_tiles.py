@@ -6,17 +6,21 @@ import ctypes
 import functools
 import importlib
 import itertools
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from cuda_on_host import COMPILER, TileModule, engine_on_host
+from cuda_on_host import COMPILER, TileModule, compiled, engine_on_host
 from problems import error, magnitude
 
-from cmsei_fast.engines import cuda, cuda_tiles
+from cmsei_fast.engines import cuda, cuda_pair, cuda_tiles
 from cmsei_fast.ops import pair_score
 from cmsei_fast.scorer import Attention, PairScorer
 
@@ -25,7 +29,9 @@ pytestmark = [
     pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: the kernel cannot be run on the host"),
 ]
 ROWS, COLUMNS, PLANES = 64, 144, 148
-CONFIG = tuple(PairScorer.cmsei().config()[:11])
+CONFIG = tuple(PairScorer.cmsei().config()[: cuda_pair.OPTIONS])
+
+KERNELS = ("hopper", "ampere")  # files of tests/native
 
 Make = Callable[..., TileModule]
 
@@ -204,7 +210,7 @@ def test_every_pair_that_fits_belongs_to_one_tile_of_one_block(make: Make) -> No
         held = [n for n in images if n <= COLUMNS]
         for first, last, teams in tiles[1]:
             assert 1 <= teams <= 4
-            config = (ctypes.c_int64 * 11)(*CONFIG)
+            config = (ctypes.c_int64 * len(CONFIG))(*CONFIG)
             sizes = ctypes.c_int64(max(held)), ctypes.c_int64(max(captions[first:last]))
             assert module.plan.tile_lacking(config, int(hopper), *sizes, teams) <= 0
 
@@ -327,3 +333,29 @@ def test_fragments_of_mma_lie_as_the_instruction_set_documents() -> None:
     for (t, m, n, i), (row, column) in places.items():
         assert row == 32 * (t // 64) + 16 * m + t % 32 // 4 + (8 if i >= 2 else 0)
         assert column == 72 * (t // 32 % 2) + 8 * n + 2 * (t % 4) + (i & 1)
+
+
+def test_kernels_under_sanitizers(tmp_path: Path) -> None:
+    """What leaves shared memory, which is of exact size, or is undefined, ends the process."""
+    runtimes = [
+        subprocess.run(
+            [str(COMPILER), f"-print-file-name={x}.so"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for x in ("libasan", "libubsan")
+    ]
+    if not all(Path(x).is_absolute() for x in runtimes):
+        pytest.skip("the compiler has no sanitizers to preload")
+    flags = "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
+    libraries = {f"CMSEI_HOST_{x.upper()}": str(compiled(f"{x}_host.cpp", tmp_path, *flags)) for x in KERNELS}
+    code = (
+        "from test_cuda_tiles import *\n"
+        "for kernel, late in (('hopper', True), ('mma', True)):\n"
+        "    module = TileModule(kernel, late=late, blocks=2, reverse=late)\n"
+        "    compared(module, SCORERS['cmsei'], (36,) * 5 + (20,), (13, 7, 30, 64, 1), 72)\n"
+        "print('done')"
+    )
+    environment = os.environ | libraries | {"LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "done"

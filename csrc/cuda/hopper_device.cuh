@@ -78,7 +78,7 @@ CMSEI_DEVICE void wgmma_finish(Accumulators& sums) {
 
 #define CMSEI_WGMMA(type)                                                                                             \
   asm volatile(                                                                                                       \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %74, 0;\nwgmma.mma_async.sync.aligned.m64n144k16.f32." type "." type " {"     \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\nwgmma.mma_async.sync.aligned.m64n144k16.f32." type "." type " {"       \
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, "                                                          \
         "%12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "                                                \
         "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "                                                \
@@ -103,11 +103,11 @@ CMSEI_DEVICE void wgmma_finish(Accumulators& sums) {
           "+f"(sums.x[60]), "+f"(sums.x[61]), "+f"(sums.x[62]), "+f"(sums.x[63]),                                     \
           "+f"(sums.x[64]), "+f"(sums.x[65]), "+f"(sums.x[66]), "+f"(sums.x[67]),                                     \
           "+f"(sums.x[68]), "+f"(sums.x[69]), "+f"(sums.x[70]), "+f"(sums.x[71])                                      \
-      : "l"(words), "l"(regions), "r"(static_cast<int>(add)))
+      : "l"(words), "l"(regions))
 
-// sums (64, 144) = or, where `add`, += words (64, 16) · regions (144, 16)ᵀ, by a warpgroup.
+// sums (64, 144) += words (64, 16) · regions (144, 16)ᵀ, by a warpgroup.
 template <bool kHalf>
-CMSEI_DEVICE void wgmma(Accumulators& sums, uint64_t words, uint64_t regions, bool add) {
+CMSEI_DEVICE void wgmma(Accumulators& sums, uint64_t words, uint64_t regions) {
   if (kHalf)
     CMSEI_WGMMA("f16");
   else

@@ -66,7 +66,7 @@ CMSEI_DEVICE void multiply_tile(const Arguments& a, const Memory& memory, uint32
     device::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kDepth / kStepDepth; ++step)
-      device::wgmma<kHalf>(sums, words + step * kDescriptorStep, regions + step * kDescriptorStep, k > 0 || step > 0);
+      device::wgmma<kHalf>(sums, words + step * kDescriptorStep, regions + step * kDescriptorStep);
     device::wgmma_commit();
     // The product before this one is done, and nobody needs its stage.
     device::wgmma_wait<1>();
@@ -84,7 +84,10 @@ CMSEI_DEVICE void consume(const Arguments& a, const Memory& memory, int64_t bloc
     const Meeting meeting = locate(a.image_tile_count, a.caption_tile_count, index);
     const Tile images = a.image_tiles[meeting.image], captions = a.caption_tiles[meeting.caption];
     place_columns(a, images, memory.columns, thread);
+    // Set, not left to the first product: else these registers would be live while pairs are scored.
     device::Accumulators sums;
+#pragma unroll
+    for (int i = 0; i < device::Accumulators::kCount; ++i) sums.x[i] = 0;
     if (a.half)
       multiply_tile<true>(a, memory, count, thread, sums);
     else

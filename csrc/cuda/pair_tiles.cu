@@ -17,8 +17,8 @@ int64_t count(const std::vector<int64_t>& offsets) { return static_cast<int64_t>
 
 }  // namespace
 
-std::pair<TileList, TileList> pair_tiles(const std::array<int64_t, 11>& config, bool hopper,
-                                         const std::vector<int64_t>& images, const std::vector<int64_t>& captions) {
+std::pair<TileList, TileList> pair_tiles(const PairOptions& config, bool hopper, const std::vector<int64_t>& images,
+                                         const std::vector<int64_t>& captions) {
   const int room = hopper ? hopper::kTeamBytes : ampere::kTeamBytes;
   const tile::Tiles tiles = tile::make_tiles(pair::parse(config.data()), room, images.data(), count(images),
                                              captions.data(), count(captions));

@@ -16,10 +16,12 @@ struct TileRows {
   int64_t data, stride, rows;  // stride in bytes
 };
 
+using PairOptions = decltype(PairCall::config);
+
 struct TileCall {
   int64_t half;                    // 1: float16, 0: bfloat16
   int64_t width;
-  std::array<int64_t, 11> config;  // PairScorer.config()
+  PairOptions config;              // PairScorer.config()
   int64_t scalars;                 // float32, PairScorer.scalars()
   PairItems images, captions;      // all of them: only offsets, gram_offsets, lengths, means and grams are read
   TileRows regions, words;
@@ -33,8 +35,8 @@ using TileList = std::vector<std::array<int32_t, 3>>;
 
 // Image tiles and caption tiles of items with these offsets, for the Hopper kernel or the one by mma.sync; items too
 // large for a tile are in none.
-std::pair<TileList, TileList> pair_tiles(const std::array<int64_t, 11>& config, bool hopper,
-                                         const std::vector<int64_t>& images, const std::vector<int64_t>& captions);
+std::pair<TileList, TileList> pair_tiles(const PairOptions& config, bool hopper, const std::vector<int64_t>& images,
+                                         const std::vector<int64_t>& captions);
 
 // Enqueue the kernel on `stream` (a cudaStream_t) of `device`: by TMA and wgmma, on compute capability 9.0 alone, or by
 // mma.sync. Empty string, or what went wrong.

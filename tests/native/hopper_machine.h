@@ -28,7 +28,7 @@ static_assert(sizeof(Barrier) == 8);
 struct Product {
   float* sums;
   uint64_t words, regions;
-  bool half, add;
+  bool half;
 };
 
 struct Machine {
@@ -135,7 +135,7 @@ static void multiply_now(const Product& p, int thread) {
   const int warp = thread >> 5, lane = thread & 31;
   for (int i = 0; i < Accumulators::kCount; ++i) {
     const int row = 16 * warp + (lane >> 2) + 8 * (i >> 1 & 1), column = 8 * (i >> 2) + 2 * (lane & 3) + (i & 1);
-    float sum = p.add ? p.sums[i] : 0.0f;
+    float sum = p.sums[i];
     for (int k = 0; k < 16; ++k) sum += element(p.words, row, k, p.half) * element(p.regions, column, k, p.half);
     p.sums[i] = sum;
   }
@@ -147,8 +147,8 @@ template <int kCount>
 static void give_registers() {}
 static void wgmma_fence() {}
 template <bool kHalf>
-static void wgmma(Accumulators& sums, uint64_t words, uint64_t regions, bool add) {
-  const Product product{sums.x, words, regions, kHalf, add};
+static void wgmma(Accumulators& sums, uint64_t words, uint64_t regions) {
+  const Product product{sums.x, words, regions, kHalf};
   if (machine.late)
     machine.open[block->current].push_back(product);
   else
