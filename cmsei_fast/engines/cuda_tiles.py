@@ -17,13 +17,21 @@ from cmsei_fast.engines.terms import PRECISIONS
 _ALIGNED = 8  # numbers of 16 bits that make the 16 bytes which the kernels want rows to be a multiple of
 
 
+class _Rest(NamedTuple):
+    """Items too large for a tile: which, and where their packed rows lie, on the device; their offsets, on the CPU."""
+
+    items: Tensor
+    rows: Tensor
+    offsets: Tensor
+
+
 class _Plan(NamedTuple):
-    """Tiles on the device, int32 (count, 3), and the items in none because they are too large, on the CPU."""
+    """Tiles on the device, int32 (count, 3), and the items in none."""
 
     image_tiles: Tensor
     caption_tiles: Tensor
-    image_rest: Tensor
-    caption_rest: Tensor
+    image_rest: _Rest | None
+    caption_rest: _Rest | None
 
 
 class Choice(NamedTuple):
@@ -51,21 +59,30 @@ def choose(module: ModuleType, precision: str, capability: tuple[int, int], shar
     return Choice("mma", reason)
 
 
+def _rest(bounds: np.ndarray, items: np.ndarray, device: str) -> _Rest | None:
+    if len(items) == 0:
+        return None
+    rows = np.concatenate([np.arange(bounds[i], bounds[i + 1]) for i in items])
+    offsets = np.concatenate([[0], np.cumsum(np.diff(bounds)[items])])
+    return _Rest(torch.from_numpy(items).to(device), torch.from_numpy(rows).to(device), torch.from_numpy(offsets))
+
+
 @functools.lru_cache(maxsize=32)
 def _plan(
     module: ModuleType, config: tuple[int, ...], hopper: bool, images: bytes, captions: bytes, device: str
 ) -> _Plan:
-    """Cached, because copying it to a GPU waits for the GPU."""
+    """Cached, because copying it to a GPU waits for the GPU and cannot be captured in a graph."""
     offsets = [np.frombuffer(x, dtype=np.int64) for x in (images, captions)]
-    tiles, rest = [], []
+    tiles: list[Tensor] = []
+    rest: list[_Rest | None] = []
     for bounds, found in zip(offsets, module.pair_tiles(config, hopper, *(x.tolist() for x in offsets)), strict=True):
         table = np.array(found, dtype=np.int32).reshape(-1, 3)
         steps = np.zeros(len(bounds), dtype=np.int64)  # +1 where a tile begins, -1 behind its end
         np.add.at(steps, table[:, 0], 1)
         np.add.at(steps, table[:, 1], -1)
         tiles.append(torch.from_numpy(table).to(device))
-        rest.append(torch.from_numpy(np.flatnonzero(np.cumsum(steps[:-1]) == 0)))
-    return _Plan(*tiles, *rest)
+        rest.append(_rest(bounds, np.flatnonzero(np.cumsum(steps[:-1]) == 0), device))
+    return _Plan(tiles[0], tiles[1], rest[0], rest[1])
 
 
 def _loadable(rows: Tensor, precision: str) -> Tensor:
@@ -91,14 +108,6 @@ def _items(module: ModuleType, side: Side) -> Any:
 
 def _rows(module: ModuleType, rows: Tensor) -> Any:
     return module.TileRows(data=rows.data_ptr(), stride=rows.stride(0) * rows.element_size(), rows=rows.shape[0])
-
-
-def _select(rows: Tensor, offsets: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-    """Packed rows and offsets of some items."""
-    first, lengths = offsets[items], offsets.diff()[items]
-    bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    places = torch.arange(int(bounds[-1]), device="cpu") + (first - bounds[:-1]).repeat_interleave(lengths)
-    return rows[places.to(rows.device)], bounds
 
 
 def pair_score(
@@ -148,10 +157,8 @@ def pair_score(
     launch = module.hopper_scores if kernel == "hopper" else module.ampere_scores
     launch(call, out.device.index or 0, stream)
     rest = functools.partial(cuda_pair.pair_score, module, scalars=scalars, config=config, precision=precision)
-    if len(plan.image_rest):
-        some, bounds_of_some = _select(regions, region_offsets, plan.image_rest)
-        out[plan.image_rest.to(out.device)] = rest(some, words, bounds_of_some, word_offsets)
-    if len(plan.caption_rest):
-        some, bounds_of_some = _select(words, word_offsets, plan.caption_rest)
-        out[:, plan.caption_rest.to(out.device)] = rest(regions, some, region_offsets, bounds_of_some)
+    if (some := plan.image_rest) is not None:
+        out[some.items] = rest(regions[some.rows], words, some.offsets, word_offsets)
+    if (some := plan.caption_rest) is not None:
+        out[:, some.items] = rest(regions, words[some.rows], region_offsets, some.offsets)
     return out
