@@ -1,6 +1,7 @@
-"""One process against two, a thread each: ``python -m benchmarks.distributed <rounds>``; prints JSON.
+"""One process against two, a thread each: ``python -m benchmarks.distributed <rounds> [<images>]``.
 
-Both evaluate the same features. Each process has a core of its own; the second sleeps while the first works alone.
+Prints JSON. Both evaluate the same features. Each process has a core of its own; the second sleeps while the first one
+works alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PROCESSES = 2
 def main() -> None:
     """Starts the processes, or is one of them."""
     if "RANK" in os.environ:
-        print(json.dumps(measure(int(sys.argv[1]))))
+        print(json.dumps(measure(*map(int, sys.argv[1:]))))
         return
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -43,8 +44,8 @@ def main() -> None:
     print(printed[0].splitlines()[-1])
 
 
-def measure(rounds: int) -> dict[str, object]:
-    """Seconds of each round, alone and together, as the first process sees them."""
+def measure(rounds: int, images: int = SIZES.shared[0]) -> dict[str, object]:
+    """Seconds of each round, alone and together, as the first process sees them, with five captions an image."""
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     cores = sorted(os.sched_getaffinity(0))
@@ -52,7 +53,7 @@ def measure(rounds: int) -> dict[str, object]:
         raise RuntimeError(f"expected {PROCESSES} cores, got {len(cores)}")
     os.sched_setaffinity(0, {cores[rank]})
     torch.set_num_threads(1)
-    problem = features(*SIZES.shared, SIZES.width)
+    problem = features(images, 5 * images, SIZES.width)
 
     def run(count: int, group: object) -> object:
         part = problem.first(count, 5 * count)

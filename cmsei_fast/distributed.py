@@ -88,11 +88,21 @@ class Team:
 
     def deal(self, wanted: np.ndarray) -> None:
         """Deals tiles (I, J) bool: row by row, each process a run of about the same work."""
-        grid, problem = self._stream.grid, self._stream.problems[0]
-        sides = (problem.images.row_offsets[grid.image_cuts], problem.captions.row_offsets[grid.caption_cuts])
-        work = np.where(wanted, np.outer(*map(np.diff, sides)).astype(np.float64), 0.0)  # regions × words
+        work = np.where(wanted, self.work(), 0.0)
         middle = np.cumsum(work).reshape(work.shape) - work / 2
         self._dealt = np.minimum(middle * self.size / max(work.sum(), 1.0), self.size - 1).astype(np.int64)
+
+    def work(self) -> np.ndarray:
+        """(I, J) inner products that each tile takes: regions with words, and both sides' items within themselves."""
+        grid, problem = self._stream.grid, self._stream.problems[0]
+        rows, squares = [], []
+        for items, cuts in ((problem.images, grid.image_cuts), (problem.captions, grid.caption_cuts)):
+            lengths = np.diff(items.row_offsets).astype(np.float64)
+            total, square = (np.concatenate([[0.0], np.cumsum(x)])[cuts] for x in (lengths, lengths**2))
+            rows.append(np.diff(total))
+            squares.append(np.diff(square))
+        out: np.ndarray = rows[0][:, None] * rows[1] + squares[0][:, None] + squares[1]
+        return out
 
     def run(self, wanted: np.ndarray, take: Callable[[int, int, Tensor], int], bar: Progress | None) -> None:
         """Gives this process's share of the tiles (I, J) bool to ``take``, which returns the pairs that are done by it.
