@@ -21,5 +21,6 @@ def test_two_processes_over_one(benchmark: Any, report: Report) -> None:
     check("distributed", SCAN, field.scan_t2i, "fp32")
     found = benchmark.pedantic(in_process, ("benchmarks.distributed", "1" if QUICK else "3"), rounds=1)
     paired = Paired(tuple(found["together"]), tuple(found["alone"]))
-    report.add("distributed", paired.speedups, paired, pairs=found["pairs"], width=found["width"])
+    processor = [a / b for a, b in zip(found["processor_alone"], found["processor_together"], strict=True)]
+    report.add("distributed", paired.speedups, paired, processor=processor, pairs=found["pairs"], width=found["width"])
     report.judge("distributed")
