@@ -15,7 +15,7 @@ from cmsei_fast.data import Vocabulary, split_from_scenes, synthetic_scenes, wri
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LANGUAGES = ("python", "json", "text", "sh", "bash")
+LANGUAGES = ("python", "json", "text", "diff", "sh", "bash")
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 _FIRST_WORDS = ("cmsei-fast", "torchrun", "pip", "pytest", "python")
@@ -29,6 +29,11 @@ def blocks(language: str) -> list[tuple[str, str]]:
             if name == language:
                 found.append((path.name, text))
     return found
+
+
+def added(text: str) -> str:
+    """The lines that a diff adds."""
+    return "".join(line[1:] + "\n" for line in text.splitlines() if line.startswith("+"))
 
 
 def languages() -> set[str]:

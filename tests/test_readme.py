@@ -64,6 +64,13 @@ def test_example_runs(name: str, block: str, tmp_path: Path, monkeypatch: pytest
     exec(compile(block, name, "exec"), {"__name__": "example"})
 
 
+@pytest.mark.parametrize("block", [block for _, block in documents.blocks("diff")])
+def test_line_to_add_runs(block: str) -> None:
+    added = documents.added(block)
+    assert added.startswith("from cmsei_fast.")
+    exec(compile(added, "diff", "exec"), {"__name__": "example"})
+
+
 @pytest.mark.parametrize(("name", "command"), LINES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(LINES)])
 def test_command_line_is_taken(name: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
