@@ -15,7 +15,7 @@ from cmsei_fast.kernels.axes import (
     sum_queries,
 )
 from cmsei_fast.kernels.formulas import cosine, length, refine
-from cmsei_fast.kernels.products import gram_product
+from cmsei_fast.kernels.products import gram_product, unrounded_square
 
 
 @triton.jit
@@ -98,10 +98,14 @@ def attend(
     QUERY: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Attention p and h = p · Gram (BR, C, BL); Q·U and |U|² of each query."""
+    """Attention p and h = p · Gram (BR, C, BL); of each query Q·U, |U|² as h has it, and |U|² with less rounding.
+
+    The former goes with h into the refinement, where a rounding of both cancels; the latter is for the relevance.
+    """
     p = weights(a, temperature, queries, context, NORM, ATTEND, QUERY)
     h = gram_product(p, gram, QUERY, PRECISION)
-    return p, h, sum_context(p * a, QUERY), sum_context(p * h, QUERY)
+    square = sum_context(unrounded_square(p, h, gram, QUERY, PRECISION), QUERY)
+    return p, h, sum_context(p * a, QUERY), sum_context(p * h, QUERY), square
 
 
 @triton.jit
@@ -121,9 +125,9 @@ def refined(
     PRECISION: tl.constexpr,
 ):
     """The inner products and lengths of the queries after step k, and the step's relevances r."""
-    _, h, dot, quad = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
+    _, h, dot, quad, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
     u = length(quad)
-    r = relevance(dot, q, u, RELEVANCE)
+    r = relevance(dot, q, length(square), RELEVANCE)
     gate_a, gate_b = tl.load(gates + 2 * k), tl.load(gates + 2 * k + 1)
     _, _, _, _, alpha, beta, q = refine(gate_a, gate_b, r, q, u, quad, dot)
     a = along_context(alpha, QUERY) * a + along_context(beta, QUERY) * h
@@ -188,6 +192,6 @@ def direction(
             a, q, gram, temperature, gates, k, queries, context, NORM, ATTEND, RELEVANCE, QUERY, PRECISION
         )
         total += aggregate(r, mask, count, guide, lse, AGGREGATE, QUERY)
-    _, _, dot, quad = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
-    total += aggregate(relevance(dot, q, length(quad), RELEVANCE), mask, count, guide, lse, AGGREGATE, QUERY)
+    _, _, dot, _, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
+    total += aggregate(relevance(dot, q, length(square), RELEVANCE), mask, count, guide, lse, AGGREGATE, QUERY)
     return total / STEPS

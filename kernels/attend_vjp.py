@@ -112,7 +112,7 @@ def step_vjp(
     C: tl.constexpr = a.shape[1]
     BL: tl.constexpr = a.shape[2]
     gram = load_gram(grams, captions, C, BL, BR, QUERY)
-    p, h, dot, quad = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
+    p, h, dot, quad, _ = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
     u = length(quad)
     r = relevance(dot, q, u, RELEVANCE)
     value, d_r, from_guide, d_lse = aggregate_vjp(r, mask, count, guide, lse, d, AGGREGATE, QUERY)

@@ -9,7 +9,7 @@ import triton.language as tl
 from cmsei_fast.kernels.attend import aggregate, weights
 from cmsei_fast.kernels.axes import along_context, first_largest, max_context, sum_context
 from cmsei_fast.kernels.formulas import cosine, length
-from cmsei_fast.kernels.products import gram_product
+from cmsei_fast.kernels.products import gram_product, unrounded_square
 
 
 @triton.jit
@@ -75,6 +75,7 @@ def aware_direction(
     plain = weights(a, temperature, along_context(mask, QUERY), context, NORM, "softmax", QUERY)
     p, _, best, mismatch = aware_attention(a, own_gram, temperature, threshold, mask, context, QUERY)
     h = gram_product(p, gram, QUERY, PRECISION)
-    r = cosine(sum_context(p * a, QUERY), q, length(sum_context(p * h, QUERY)))
+    square = sum_context(unrounded_square(p, h, gram, QUERY, PRECISION), QUERY)
+    r = cosine(sum_context(p * a, QUERY), q, length(square))
     r += sum_context(plain * a, QUERY) + tl.where(mismatch, best, 0.0)
     return aggregate(r, mask, count, guide, lse, AGGREGATE, QUERY)

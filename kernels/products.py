@@ -39,6 +39,23 @@ def gram_product(x, gram, QUERY: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def unrounded_square(x, h, gram, QUERY: tl.constexpr, PRECISION: tl.constexpr):
+    """What sums to x · Gram · x over the context, from h = :func:`gram_product` of x.
+
+    Of operands rounded to tf32, x̃ = x + δ and G̃, this takes back what the rounding of x does in first order, as
+    x G x = (2 x − x̃) G x̃ + δ G δ, and what the rounding of G's diagonal does: where attention is on one context item
+    nothing is left, where it is spread the roundings of G's other members partly cancel.
+    """
+    out = x * h
+    if PRECISION == "tf32":
+        i = tl.arange(0, gram.shape[0])
+        left = tl.sum(tl.where(i[:, None] == i[None, :], gram - round_tf32(gram), 0.0), 1)
+        left = left[:, None, None] if QUERY == 1 else tl.reshape(left, (x.shape[1], x.shape[2]))[None, :, :]
+        out = (2 * x - round_tf32(x)) * h + x * x * left
+    return out
+
+
+@triton.jit
 def gram_gradient(d, x, QUERY: tl.constexpr, PRECISION: tl.constexpr):
     """Gradient of the Gram matrix of :func:`gram_product` from that of its result, d (BR, C, BL).
 

@@ -1,0 +1,38 @@
+"""What a kernel cannot hold goes to eager: with a warning where only the GPU at hand is too small."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from problems import Problem
+
+from cmsei_fast import PairScorer
+from cmsei_fast.engines import eager, triton_design, triton_pair_vjp
+from cmsei_fast.engines import triton as engine
+
+errors = pytest.importorskip("triton.runtime.errors")
+
+
+@pytest.mark.parametrize("regions", [(5, 1), (5, 100)], ids=["small", "one-large"])
+def test_a_kernel_that_does_not_fit_the_gpu(monkeypatch: pytest.MonkeyPatch, regions: tuple[int, ...]) -> None:
+    def too_much(*_: Any) -> None:
+        raise errors.OutOfResources(576, 512, "tensor memory")
+
+    monkeypatch.setattr(triton_design, "pair_score", too_much)
+    monkeypatch.setattr(triton_pair_vjp, "pair_score_backward", too_much)
+    engine._warn_once.cache_clear()
+    problem = Problem(PairScorer.cmsei(), regions, (3, 2), 8)
+    v, w, *both = problem.tensors()
+    rest = (v, w, *both, torch.tensor(problem.scorer.scalars()), problem.scorer.config(), "float64")
+    with pytest.warns(UserWarning, match="^engine 'triton': a kernel does not fit this GPU .*tensor memory"):
+        scores = engine.pair_score(*rest)
+    torch.testing.assert_close(scores, eager.pair_score(*rest), atol=1e-12, rtol=0)
+    grad = problem.upstream()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once is enough
+        found = engine.pair_score_backward(grad, *rest)
+    for one, other in zip(found, eager.pair_score_backward(grad, *rest), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
