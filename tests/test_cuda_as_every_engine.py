@@ -19,7 +19,7 @@ FILES = ("test_pair_score.py", "test_pair_score_gradients.py", "test_relation_at
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: the kernels cannot be run on the host")
-@pytest.mark.parametrize(("kernel", "shard"), [("hopper", "4/18"), ("mma", "9/30")])
+@pytest.mark.parametrize(("kernel", "shard"), [("hopper", "4/30"), ("mma", "9/40")])
 def test_as_every_engine(kernel: str, shard: str) -> None:
     environment = os.environ | {"CMSEI_CUDA_ON_HOST": kernel, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
     environment["CMSEI_TEST_SHARD"] = shard
@@ -38,7 +38,7 @@ def test_as_every_engine(kernel: str, shard: str) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None, done.stdout
-    assert int(passed[1]) >= 40, done.stdout
+    assert int(passed[1]) >= 30, done.stdout
     launches = re.search(r"launches: (\d+) of tiles, 1 kinds of pairs, (\d+) forward, (\d+) backward", done.stdout)
     assert launches is not None, done.stdout
     assert all(int(n) >= 1 for n in launches.groups()), done.stdout

