@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from cmsei_fast import cli
+from cmsei_fast import CMSEI, cli, explain
 from cmsei_fast.commands import demo
 from cmsei_fast.data import synthetic_scenes
 
@@ -45,6 +45,18 @@ def test_bad_options(options, message, tmp_path, capsys, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def _looks_at_an_end_of_the_relation(model, test, n_caption):
+    """Share of captions whose action's word gives most of its attention to its subject or its object."""
+    split = demo._split(test)
+    right = []
+    for j in range(n_caption):
+        image = int(split.caption_to_image[j])
+        ((subject, action, target),) = test.scenes[image].relations
+        found = explain(model, split.subset([image]), split.captions[j])
+        right.append(int(found.of_words(0)[found.find_word(action)].argmax()) in (subject, target))
+    return sum(right) / len(right)
+
+
 def test_only_the_graphs_tell_the_images_of_a_group_apart(tmp_path):
     options = {"epochs": 4, "seed": 0}
     captions = {"captions_per_image": demo.CAPTIONS_PER_IMAGE}
@@ -52,6 +64,7 @@ def test_only_the_graphs_tell_the_images_of_a_group_apart(tmp_path):
     full = demo.train_and_test(demo.MODELS[-1], training, test, tmp_path / "full", **options)
     assert full.group >= 80
     assert full.rsum > 500
+    assert _looks_at_an_end_of_the_relation(CMSEI.from_pretrained(tmp_path / "full" / "last"), test, 60) > 0.8
     few = synthetic_scenes(100, seed=0, **captions)
     for model in demo.MODELS[:2]:
         blind = demo.train_and_test(model, few, test, tmp_path / model[1], **options)
