@@ -20,8 +20,8 @@ from cmsei_fast.scorer import Attention, PairScorer
 
 # Rows of queries whose attention is one product, and numbers of attended vectors in a tile: for a CPU's caches, and
 # enough to fill a GPU.
-_QUERY_ROWS = {"cpu": 64, "other": 2048}
-_TILE = {"cpu": 2**19, "other": 2**25}
+_QUERY_ROWS = {"cpu": 128, "other": 2048}
+_TILE = {"cpu": 2**20, "other": 2**25}
 
 
 class AttendedTile(NamedTuple):
@@ -195,7 +195,7 @@ class _Plan:
         if direction not in ("t2i", "i2t"):
             raise ValueError(f"direction: expected 't2i' or 'i2t', got {direction!r}")
         self._asks_words, self._all_images = direction == "t2i", all_images
-        self._attention = _check_attention(attention)
+        attention = _check_attention(attention)
         for name, x, n in (("image", image_state, len(lengths[0])), ("caption", caption_state, len(lengths[1]))):
             _check_state(f"{name}_state", x, n, images.device)
         if all_images and len(lengths[0].unique()) > 1:
@@ -205,6 +205,7 @@ class _Plan:
         self.device, self._width = images.device, images.shape[-1]
         wide = torch.promote_types(images.dtype, captions.dtype) == torch.float64
         self.dtype = torch.float64 if wide else torch.float32
+        self._how = _direction(attention, self.dtype, self.device)
         self._images = Side(images, lengths[0], image_state, self.dtype, gram=unit and self._asks_words)
         self._captions = Side(captions, lengths[1], caption_state, self.dtype, gram=unit and not self._asks_words)
 
@@ -233,7 +234,7 @@ class _Plan:
         """The attended vectors of a part of the images with some captions."""
         queries, context = (captions, images) if self._asks_words else (images, captions)
         with torch.autocast(self.device.type, enabled=False):
-            attended = _attended(queries, context, self._attention)  # (context, queries, n, D)
+            attended = _attended(queries, context, self._how)  # (context, queries, n, D)
         return AttendedTile(
             images.items,
             captions.items,
@@ -245,10 +246,9 @@ class _Plan:
         )
 
 
-def _attended(queries: Chunk, context: Chunk, attention: Attention) -> Tensor:
+def _attended(queries: Chunk, context: Chunk, how: Direction) -> Tensor:
     """(X, Y, n, D) for Y items of n queries and X items of m context rows."""
     (y, n, width), (x, m, _) = queries.rows.shape, context.rows.shape
-    how = _direction(attention, queries.rows)
     a = product(queries.rows.flatten(0, 1), context.rows.flatten(0, 1))  # (Y n, X m)
     a = a.view(y, n, x, m).permute(2, 0, 1, 3).contiguous()  # (X, Y, n, m)
     p = one_hot(a.argmax(-1), m).to(a.dtype) if how.attend == "hard" else attend(a, how, a.new_full((x,), m))
@@ -259,10 +259,10 @@ def _attended(queries: Chunk, context: Chunk, attention: Attention) -> Tensor:
     return (p @ context.rows).view(x, y, n, width)
 
 
-def _direction(attention: Attention, like: Tensor) -> Direction:
+def _direction(attention: Attention, dtype: torch.dtype, device: torch.device) -> Direction:
     """The attention as the engines read it."""
     scorer = PairScorer(t2i=attention)
-    scalars = torch.tensor(scorer.scalars(), dtype=like.dtype, device=like.device)
+    scalars = torch.tensor(scorer.scalars(), dtype=dtype, device=device)
     direction = read_terms(scalars, scorer.config()).t2i
     assert direction is not None
     return direction
