@@ -42,8 +42,10 @@ _MARK = re.compile(rb"(\d+) (\d+) ([0-9a-f]{8})")
 
 def write_scores(
     tiles: ScoreTiles, path: str | os.PathLike[str], resume: bool, progress: bool, team: Team | None = None
-) -> np.ndarray:
-    """The score matrix as a read-only memmap of the file ``path``; docs/large-runs.md says what is guaranteed.
+) -> tuple[np.ndarray, int]:
+    """The score matrix as a read-only memmap of the file ``path``, and the pairs that this run has scored.
+
+    docs/large-runs.md says what is guaranteed.
 
     Args:
         tiles: what is scored.
@@ -62,7 +64,7 @@ def write_scores(
         with team.together():
             if team.rank == 0:
                 _write_empty(check_path(path), tiles)
-        return _opened(path)
+        return _opened(path), 0
     file = ScoreFile(path, tiles, team.rank)
     bar = None
     try:
@@ -83,7 +85,7 @@ def write_scores(
         with team.together():
             if team.rank == 0:
                 file.finish()
-        return _opened(path)
+        return _opened(path), tiles.grid.pairs(wanted)
     except ProcessLost as error:
         if not file.begun:
             raise

@@ -82,7 +82,7 @@ def score_matrix(
         stream = TileStream(problem)
         team = Team(group, stream)
         team.agree(resume=resume)
-        return write_scores(stream, out, resume, progress, team)
+        return write_scores(stream, out, resume, progress, team)[0]
     return score(TileStream(problem), out=out, progress=progress, tensor=isinstance(problem.images.data, Tensor))
 
 

@@ -1,4 +1,4 @@
-"""One of two processes that score together: ``python distributed_scoring_runs.py FOLDER WHAT``, started by a test."""
+"""One of two processes that score together: ``python distributed_scoring_runs.py FOLDER WHAT…``, started by a test."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def lost(folder: Path, rank: int) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=100))
-    {"same": same, "fails": fails, "lost": lost}[sys.argv[2]](Path(sys.argv[1]), dist.get_rank())
+    for what in sys.argv[2:]:
+        {"same": same, "fails": fails, "lost": lost}[what](Path(sys.argv[1]), dist.get_rank())
     dist.destroy_process_group()
 
 

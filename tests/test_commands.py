@@ -104,7 +104,8 @@ def test_evaluate_streams_and_its_file_is_resumed(files, run, tmp_path, monkeypa
     assert np.load(saved).shape == (20, 40)
     a, b = (json.loads(path.read_text()) for path in results)
     assert a["rSum"] == b["rSum"]
-    assert (b["engine"], a["pairs_per_second"] > 0) == ("eager", True)
+    assert b["engine"] == "eager"
+    assert a["pairs_per_second"] > 0 == b["pairs_per_second"]  # all pairs were there
 
 
 def _interrupt(self):

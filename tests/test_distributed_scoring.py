@@ -57,15 +57,22 @@ def start_two(*arguments, waits=(0, 1), **environment) -> list[str]:
     return printed
 
 
-def test_two_processes_are_one_to_the_bit(tmp_path):
-    start_two(runs.__file__, tmp_path, "same")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of two processes that computed everything and then failed in many ways, and what they printed."""
+    folder = tmp_path_factory.mktemp("two")
+    return folder, start_two(runs.__file__, folder, "same", "fails")
+
+
+def test_two_processes_are_one_to_the_bit(finished):
+    folder, _ = finished
     with scoring_runs.small_tiles() as scored:
         expected = runs.results()
         alone = sum(scored)
         expected["scores"] = score_matrix(*scoring_runs.features())
     pairs = []
     for rank in (0, 1):
-        found = dict(np.load(tmp_path / f"{rank}.npz"))
+        found = dict(np.load(folder / f"{rank}.npz"))
         pairs.append(int(found.pop("pairs").sum()))
         assert found.keys() == expected.keys()
         for name, value in found.items():
@@ -73,13 +80,14 @@ def test_two_processes_are_one_to_the_bit(tmp_path):
             assert value.dtype == expected[name].dtype
     assert sum(pairs) == alone  # no tile is scored twice
     assert max(pairs) < 0.6 * alone
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.npz", "1.npz", "scores.npy"]
+    assert sorted(path.name for path in folder.glob("scores*")) == ["scores.npy"]
 
 
-def test_an_error_in_one_process_ends_both(tmp_path):
-    first, second = (x.splitlines() for x in start_two(runs.__file__, tmp_path, "fails"))
+def test_an_error_in_one_process_ends_both(finished):
+    folder, printed = finished
+    first, second = (x.splitlines() for x in printed)
     nan = "ValueError: images: expected finite features, got NaN or an infinity in image 11"
-    kept = f"; what is finished is in {tmp_path / 'x.npy.part'}, and resume=True goes on with it"
+    kept = f"; what is finished is in {folder / 'x.npy.part'}, and resume=True goes on with it"
     assert first[:2] == [f"ProcessLost: process 1 of 2 failed: {nan}{x}" for x in ("", kept)]
     assert second[:2] == [nan, nan]
     other = "ValueError: group: expected the same call in every process, got another "

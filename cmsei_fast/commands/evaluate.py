@@ -107,7 +107,7 @@ def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) ->
 def _measure(
     arguments: argparse.Namespace, stream: ScoreTiles, owner: np.ndarray, folds: int
 ) -> tuple[RecallMetrics, int]:
-    """The recalls, and the pairs that were needed; through a file where one is asked for, else without the matrix."""
+    """The recalls, and the pairs that were scored; through a file where one is asked for, else without the matrix."""
     import torch.distributed as dist
 
     from ..distributed import Team
@@ -125,8 +125,8 @@ def _measure(
         pairs = count_ranks(stream, ranks, arguments.progress, team)
         return ranks.metrics(), pairs
     team.agree(scores=arguments.scores, resume=arguments.resume)
-    scores = write_scores(stream, arguments.scores, arguments.resume, arguments.progress, team)
-    return recall_metrics(scores, caption_to_image=owner, folds=folds), scores.size
+    scores, pairs = write_scores(stream, arguments.scores, arguments.resume, arguments.progress, team)
+    return recall_metrics(scores, caption_to_image=owner, folds=folds), pairs
 
 
 def stream_of_models(arguments: argparse.Namespace, split: Split, device: str) -> MeanStream:
