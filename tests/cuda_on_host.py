@@ -70,15 +70,15 @@ _NUMBERS += ("d_image_grams", "d_image_grams_stride", "d_caption_grams", "d_capt
 class PairCall(ctypes.Structure):
     _fields_ = (
         ("type", ctypes.c_int64),
-        ("config", ctypes.c_int64 * 11),
+        ("config", ctypes.c_int64 * 15),
         ("scalars", ctypes.c_int64),
         ("images", PairItems),
         ("captions", PairItems),
         *((name, ctypes.c_int64) for name in _NUMBERS),
     )
 
-    def __init__(self, config: tuple[int, ...] = (0,) * 11, **fields: Any) -> None:
-        super().__init__(config=(ctypes.c_int64 * 11)(*config), **fields)
+    def __init__(self, config: tuple[int, ...] = (0,) * 15, **fields: Any) -> None:
+        super().__init__(config=(ctypes.c_int64 * 15)(*config), **fields)
 
 
 class Options(ctypes.Structure):

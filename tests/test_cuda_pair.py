@@ -14,7 +14,18 @@ import pytest
 import torch
 from cuda_on_host import ALONE, BLOCKS, COMPILER, OUTSIDE, WARPS, Module, PairCall, PairItems, compiled, engine_on_host
 from cuda_on_host import library as host_library
-from problems import Problem, computed, error, every_direction, literal, magnitude, name, truth, whole_scores
+from problems import (
+    Problem,
+    attention_options,
+    computed,
+    error,
+    every_direction,
+    literal,
+    magnitude,
+    name,
+    truth,
+    whole_scores,
+)
 
 from cmsei_fast.engines import cuda, cuda_pair
 from cmsei_fast.ops import pair_score
@@ -25,8 +36,8 @@ pytestmark = [
     pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: the kernels cannot be run on the host"),
 ]
 
-PROBLEMS = every_direction() + whole_scores()
-SOME = [p for i, p in enumerate(PROBLEMS) if i % 30 == 7] + whole_scores()[:2]
+PROBLEMS = every_direction() + whole_scores() + attention_options()
+SOME = [p for i, p in enumerate(every_direction()) if i % 30 == 7] + whole_scores()[:2] + attention_options()[::5]
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +92,15 @@ def test_blocks_match_the_reference(library: Path, limit: int, teams: set[int]) 
     assert teams <= module.teams
 
 
-def test_the_order_of_threads_changes_nothing(library: Path) -> None:
+@pytest.mark.parametrize(
+    "scorer", [PairScorer.cmsei(), PairScorer.naaf(0.2), PairScorer.chan()], ids=["cmsei", "naaf", "chan"]
+)
+def test_the_order_of_threads_changes_nothing(library: Path, scorer: PairScorer) -> None:
+    problem = Problem(scorer, SMALL.regions, SMALL.words, SMALL.width)
     answers = []
     for reverse in (False, True):
         with engine_on_host(Module(library, fibers=True, reverse=reverse)):
-            answers.append(computed(SMALL, "cuda", torch.float32))
+            answers.append(computed(problem, "cuda", torch.float32))
     assert torch.equal(answers[0].scores, answers[1].scores)
     for key, value in answers[0].gradients().items():
         assert torch.equal(value, answers[1].gradients()[key]), key
@@ -125,7 +140,10 @@ def test_nan_is_not_hidden(library: Path) -> None:
     v, w, v_offsets, w_offsets = SMALL.tensors()
     v[0, 0] = torch.nan
     with engine_on_host(Module(library, fibers=False)):
-        for scorer in (PairScorer.cmsei(), PairScorer.scan_t2i(), PairScorer.scan_i2t("max")):
+        for scorer in (
+            *(PairScorer.cmsei(), PairScorer.scan_t2i(), PairScorer.scan_i2t("max")),
+            *(PairScorer.maxsim(), PairScorer.chan(), PairScorer.naaf(0.2), PairScorer.bfan("prob")),
+        ):
             out = pair_score(v, w, v_offsets, w_offsets, scorer=scorer, engine="cuda")
             assert out[0].isnan().all()
             assert out[1].isfinite().all()
@@ -178,7 +196,7 @@ def test_shared_formulas_under_sanitizers(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from cuda_on_host import Module, engine_on_host;"
         "from problems import *; import torch\n"
         f"with engine_on_host(Module(Path({str(library)!r}), fibers=False)):\n"
-        "    for p in (every_direction() + whole_scores())[::10]:\n"
+        "    for p in (every_direction() + whole_scores() + attention_options())[::10]:\n"
         "        got = computed(p, 'cuda', torch.float64).scores\n"
         "        assert error(got, truth(p).scores) <= 1e-12 * magnitude(truth(p).scores)\n"
         "print('done')"

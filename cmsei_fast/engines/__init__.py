@@ -23,9 +23,7 @@ _DEVICES: dict[str, tuple[str, ...] | None] = {
 
 
 # What an engine's pair_score knows of attend and relevance, where it does not know them all.
-KNOWN_ATTENTION: dict[str, tuple[tuple[str, str], ...]] = {
-    "cuda": (("softmax", "cosine"),),
-}
+KNOWN_ATTENTION: dict[str, tuple[tuple[str, str], ...]] = {}
 
 
 class EngineUnavailable(RuntimeError):

@@ -15,7 +15,7 @@ from cmsei_fast.engines.terms import accumulator
 # most of a chunk is still in a large second cache; 16 MB backward, where gradients of them exist as well.
 FORWARD_CHUNK = 2**24
 BACKWARD_CHUNK = 2**22
-OPTIONS = 11  # of PairScorer.config() that the kernels know; the others are 0 where it asks for nothing else
+OPTIONS = 15  # of PairScorer.config() that the kernels know; the others are 0 where it asks for nothing else
 MAX_NUMBERS = 2**22  # inner products of one pair: the kernels' workspace is a small multiple of it
 _MAX_SCALARS = 38
 _TEAMS = 1 << 12  # that fill a GPU

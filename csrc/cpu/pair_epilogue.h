@@ -443,10 +443,7 @@ template <class S> struct Direction {
                 d_gate[0] += V::select(lanes(v), d_z * r, V::zero());
                 d_gate[1] += V::select(lanes(v), d_z, V::zero());
             }
-            if (how == kNegativeAware || relevance_kind == kDot)
-                M::relevance_vjp(relevance_kind, dot, q, u, dr, ddot, dq, du);
-            else
-                M::cosine_vjp(r, q, u, dr, ddot, dq, du);
+            M::relevance_vjp(relevance_kind, dot, q, u, dr, ddot, dq, du);
             dquad += M::length_vjp(u, du);
             V::store(b.d_q + v, dq);
             V::store(d_dot + v, ddot);

@@ -46,6 +46,8 @@ inline PairConfig parse(const int64_t* x) {
     config.norm[d] = static_cast<int>(x[4 * d + 1]);
     config.aggregate[d] = static_cast<int>(x[4 * d + 2]);
     config.steps[d] = static_cast<int>(x[4 * d + 3]);
+    config.attend[d] = static_cast<int>(x[11 + 2 * d]);
+    config.relevance[d] = static_cast<int>(x[12 + 2 * d]);
   }
   config.object_sentence = static_cast<int>(x[8]);
   config.word_image = static_cast<int>(x[9]);

@@ -23,7 +23,7 @@ struct PairItems {
 
 struct PairCall {
   int64_t type;                     // 0: float32, 1: float64
-  std::array<int64_t, 11> config;   // PairScorer.config()
+  std::array<int64_t, 15> config;   // PairScorer.config()
   int64_t scalars;                  // PairScorer.scalars()
   PairItems images, captions;
   int64_t products, products_stride;  // (words, regions) of the chunk

@@ -30,19 +30,26 @@ struct Alone {
 
 // The structure of a scorer, as PairScorer.config(); direction 0 asks with words (t2i), 1 with regions (i2t).
 struct PairConfig {
-    int active[2], norm[2], aggregate[2], steps[2];
+    int active[2], norm[2], aggregate[2], steps[2], attend[2], relevance[2];
     int object_sentence, word_image, alignment;
 
     CMSEI_FORMULA bool on(int d) const { return (d ? active[1] : active[0]) != 0; }
     CMSEI_FORMULA int norm_of(int d) const { return d ? norm[1] : norm[0]; }
     CMSEI_FORMULA int aggregate_of(int d) const { return d ? aggregate[1] : aggregate[0]; }
     CMSEI_FORMULA int steps_of(int d) const { return d ? steps[1] : steps[0]; }
+    CMSEI_FORMULA int attend_of(int d) const { return d ? attend[1] : attend[0]; }
+    CMSEI_FORMULA int relevance_of(int d) const { return d ? relevance[1] : relevance[0]; }
+    CMSEI_FORMULA int aware(int d) const { return on(d) && attend_of(d) == kNegativeAware; }
     CMSEI_FORMULA bool guided(int d) const { return on(d) && aggregate_of(d) == kGuided; }
     // Whether the regions (1), the words (0) attend to the other side's mean.
     CMSEI_FORMULA bool level(int d) const { return guided(d) || (d ? object_sentence : word_image); }
     CMSEI_FORMULA bool cross() const { return level(0) || level(1) || alignment; }
     CMSEI_FORMULA int first_gate(int d) const { return kFirstGate + (d && active[0] ? 2 * (steps[0] - 1) : 0); }
-    CMSEI_FORMULA int scalars() const { return first_gate(1) + (active[1] ? 2 * (steps[1] - 1) : 0); }
+    // Thresholds are behind the gates of both directions; a direction that has one has no gates.
+    CMSEI_FORMULA int threshold_at(int d) const {
+        return first_gate(1) + (active[1] ? 2 * (steps[1] - 1) : 0) + (d ? aware(0) : 0);
+    }
+    CMSEI_FORMULA int scalars() const { return threshold_at(1) + aware(1); }
 };
 
 constexpr int kMaxScalars = kFirstGate + 2 * 2 * 7;

@@ -10,6 +10,8 @@ namespace cmsei {
 template <class S, class Team> struct TeamDirection {
     using Math = Plain<S>;
     using M = PairMath<Math>;
+    // Of the loops where a thread has most in its registers.
+    static constexpr int kUnroll = sizeof(S) == 8 ? 2 : 4;
 
     // One attention step; what is kept of it for the gradient is all there is.
     struct Step {
@@ -18,18 +20,20 @@ template <class S, class Team> struct TeamDirection {
         S *shift, *scale;                // (m) of the normalisation
         const S* q;                      // (n) |Q|
         S *dot, *quad, *u, *r;           // (n) Q·U, |U|², |U|, relevance
-        S *next_a, *next_q;              // (n, m), (n) of the step that follows
+        S *next_a, *next_q;              // (n, m), (n) of the step that follows; see `match`
     };
 
     const Team& team;
     int n, m;           // queries, context
     int query, context; // strides of the (n, m) matrices
     int area;           // numbers that one of them takes
-    int norm, aggregate, steps;
+    int norm, aggregate, steps, how, relevance_kind; // `how` it attends
     S temperature, lse;
-    const S* gates;  // (steps - 1, 2)
+    const S* scalars;              // PairScorer.scalars()
+    int numbers, gate, threshold;  // places in them: the temperature, then λ of the LSE; the first gate; the threshold
     const S* first;  // (n, m) inner products
     const S* gram;   // (m, m) of the context
+    const S* alike;  // (n, n) of the queries
     const S* length; // (n) of the queries
     const S* guide;  // (n) of guided aggregation
     S* memory;       // size(...) numbers
@@ -44,9 +48,7 @@ template <class S, class Team> struct TeamDirection {
         S *d_a, *d_p, *d_q, *d_r;
         S* d_guide;   // (n) added to
         S* d_gram;    // (m, m) of the context, added to
-        double* d_temperature;
-        double* d_lse;
-        double* d_gates;
+        double* totals; // of the scalars, added to
     };
 
     CMSEI_TEAM int at(int q, int c) const { return q * query + c * context; }
@@ -110,8 +112,19 @@ template <class S, class Team> struct TeamDirection {
         }
     }
 
-    // Attention over the context and Q·U.
-    CMSEI_TEAM void attend(const Step& s) const {
+    // Whether step k's attended vectors need the Gram matrix.
+    CMSEI_TEAM bool multiplies(int k) const { return needs_gram(how, relevance_kind, k + 1 < steps); }
+
+    // Attention over the context and Q·U. `weighs`: whether the weights of a hard choice are wanted.
+    CMSEI_TEAM void attend(const Step& s, bool weighs) const {
+        if (how == kHard) return choose(s, weighs);
+        soften(s);
+        if (is_focal(how)) focus(s);
+        if (how == kNegativeAware) match(s);
+    }
+
+    // The softmax, of which a focal attention takes the weights before they are divided by their sum.
+    CMSEI_TEAM void soften(const Step& s) const {
         const S f = temperature * static_cast<S>(kLog2OfE);
         const bool bounded = is_bounded(norm, temperature);
         CMSEI_EACH(q, n) {
@@ -130,10 +143,106 @@ template <class S, class Team> struct TeamDirection {
                 total += e;
                 dot += e * x;
             }
+            if (is_focal(how)) continue;
             const S inverse = 1 / total;
             for (int c = 0; c < m; ++c) p[c * context] *= inverse;
             s.dot[q] = dot * inverse;
         }
+    }
+
+    CMSEI_TEAM void focus(const Step& s) const {
+        const bool prob = how == kFocalProb;
+        CMSEI_EACH(q, n) {
+            const S* a = s.a + q * query;
+            S* p = s.p + q * query;
+            S weighted = 0, confident = 0, total = 0, dot = 0;
+#pragma unroll 1
+            for (int c = 0; c < m; ++c) {
+                const S g = M::confidence(prob, p[c * context]);
+                weighted += p[c * context] * g;
+                confident += g;
+            }
+            const S least = M::focal_least(weighted, confident);
+#pragma unroll 1
+            for (int c = 0; c < m; ++c) {
+                const S e = M::focal(p[c * context], least);
+                p[c * context] = e;
+                total += e;
+                dot += e * a[c * context];
+            }
+            const S inverse = 1 / total;
+#pragma unroll 1
+            for (int c = 0; c < m; ++c) p[c * context] *= inverse;
+            s.dot[q] = dot * inverse;
+        }
+    }
+
+    // The largest inner product of a query and the first place where it is; NaN if one is.
+    CMSEI_TEAM S largest(const S* a, int& place) const {
+        S value = a[0], sum = a[0];
+        place = 0;
+#pragma unroll 1
+        for (int c = 1; c < m; ++c) {
+            const S x = a[c * context];
+            if (x > value) place = c;
+            value = Math::max(x, value);
+            sum += x;
+        }
+        return sum == sum ? value : sum;
+    }
+
+    // The relevance of the one item that each query chooses.
+    CMSEI_TEAM void choose(const Step& s, bool weighs) const {
+        CMSEI_EACH(q, n) {
+            int place;
+            const S dot = largest(s.a + q * query, place), quad = gram[place * m + place], u = M::length(quad);
+            s.dot[q] = dot;
+            s.quad[q] = quad;
+            s.u[q] = u;
+            s.r[q] = M::relevance(relevance_kind, dot, s.q[q], u);
+            if (weighs)
+#pragma unroll 1
+                for (int c = 0; c < m; ++c) s.p[at(q, c)] = c == place ? S(1) : S(0);
+        }
+    }
+
+    // Negative-aware attention: that of what is above the threshold, from the inner products alone. It has one step, so
+    // that next_a holds the softmax, next_q the largest inner products less the threshold, and r, until the cosine is
+    // added to it, Q·U of the softmax.
+    CMSEI_TEAM void match(const Step& s) const {
+        const S f = temperature * static_cast<S>(kLog2OfE), limit = scalars[threshold];
+        CMSEI_EACH(q, n) {
+            const S* a = s.a + q * query;
+            S* p = s.p + q * query;
+            int place;
+            const S most = largest(a, place);
+            S total = 0, dot = 0;
+#pragma unroll 1
+            for (int c = 0; c < m; ++c) {
+                const S x = a[c * context], e = M::above(x, limit, Math::exp2(f * (x - most)));
+                s.next_a[at(q, c)] = p[c * context];
+                p[c * context] = e;
+                total += e;
+                dot += e * x;
+            }
+            const S factor = M::matched_factor(total);
+#pragma unroll 1
+            for (int c = 0; c < m; ++c) p[c * context] *= factor;
+            s.r[q] = s.dot[q];
+            s.dot[q] = dot * factor;
+            s.next_q[q] = most - limit;
+        }
+    }
+
+    // What the queries like it say of a query's mismatch, up to a positive factor; behind a barrier.
+    CMSEI_TEAM S agreed(const Step& s, int q) const {
+        S most = alike[q], total = 0;
+#pragma unroll 1
+        for (int k = 1; k < n; ++k) most = Math::max(alike[k * n + q], most);
+#pragma unroll 1
+        for (int k = 0; k < n; ++k)
+            total += Math::exp(static_cast<S>(kIntraTemperature) * (alike[k * n + q] - most)) * s.next_q[k];
+        return total;
     }
 
     CMSEI_TEAM void relevance(const Step& s) const {
@@ -143,12 +252,14 @@ template <class S, class Team> struct TeamDirection {
             const S u = M::length(quad);
             s.quad[q] = quad;
             s.u[q] = u;
-            s.r[q] = M::cosine(s.dot[q], s.q[q], u);
+            const S r = M::relevance(relevance_kind, s.dot[q], s.q[q], u);
+            s.r[q] = how == kNegativeAware ? r + s.r[q] + M::mismatch(agreed(s, q), s.next_q[q]) : r;
         }
     }
 
     CMSEI_TEAM typename M::Refined refined(const Step& s, int k, int q) const {
-        return M::refine(gates[2 * k], gates[2 * k + 1], s.r[q], s.q[q], s.u[q], s.quad[q], s.dot[q]);
+        const S* own = scalars + gate + 2 * k;
+        return M::refine(own[0], own[1], s.r[q], s.q[q], s.u[q], s.quad[q], s.dot[q]);
     }
 
     CMSEI_TEAM void refine(const Step& s, int k) const {
@@ -183,13 +294,19 @@ template <class S, class Team> struct TeamDirection {
 #pragma unroll 1
         for (int k = 0; k < steps; ++k) {
             const Step s = step(k, keep);
-            normalise(s);
-            team.sync();
-            attend(s);
-            team.sync();
-            multiply<S>(team, grid(s.p), context_gram(), Grid<S>{s.h, query, context}, n, m, m, false);
-            team.sync();
-            relevance(s);
+            if (how != kHard) {
+                normalise(s);
+                team.sync();
+            }
+            attend(s, keep || k + 1 < steps);
+            if (multiplies(k)) {
+                team.sync();
+                multiply<S>(team, grid(s.p), context_gram(), Grid<S>{s.h, query, context}, n, m, m, false);
+                team.sync();
+                relevance(s);
+            } else if (how != kHard) {
+                CMSEI_EACH(q, n) s.r[q] = s.dot[q];
+            }
             score += aggregated(s.r);
             if (k + 1 < steps) refine(s, k);
             team.sync();
@@ -220,20 +337,21 @@ template <class S, class Team> struct TeamDirection {
         }
         if (aggregate == kLse) {
             mean = team.sum(mean);
-            if (team.lane() == 0) *g.d_lse += d * M::lse_temperature_vjp(lse, mean, value);
+            if (team.lane() == 0) g.totals[numbers + 1] += d * M::lse_temperature_vjp(lse, mean, value);
         }
     }
 
     // Gradients of the attended vector's length and product. The Gram's, and where there is one the next step's, go
     // into d_h, which takes the place of h once that has been read.
     CMSEI_TEAM void attended_vjp(const Step& s, int k, const Gradient& g) const {
-        const bool more = k + 1 < steps;
+        const bool more = k + 1 < steps, attended = multiplies(k);
         S d_gate[2] = {0, 0};
         CMSEI_EACH(q, n) {
             S d_r = g.d_r[q], d_q = 0, d_u = 0, d_quad = 0, d_dot = 0, alpha = 0, beta = 0;
             const S dot = s.dot[q], quad = s.quad[q], u = s.u[q], r = s.r[q], length_q = s.q[q];
             if (more) {
                 S d_alpha = 0, d_beta = 0, d_z = 0;
+#pragma unroll kUnroll
                 for (int c = 0; c < m; ++c) {
                     const S d = g.d_a[at(q, c)];
                     d_alpha += d * s.a[at(q, c)];
@@ -242,17 +360,18 @@ template <class S, class Team> struct TeamDirection {
                 const auto f = refined(s, k, q);
                 alpha = f.alpha;
                 beta = f.beta;
-                M::refine_vjp(f, gates[2 * k], length_q, u, quad, dot, d_alpha, d_beta, g.d_q[q], d_r, d_q, d_u, d_quad,
+                M::refine_vjp(f, scalars[gate + 2 * k], length_q, u, quad, dot, d_alpha, d_beta, g.d_q[q], d_r, d_q, d_u, d_quad,
                               d_dot, d_z);
                 d_gate[0] += d_z * r;
                 d_gate[1] += d_z;
             }
-            M::cosine_vjp(r, length_q, u, d_r, d_dot, d_q, d_u);
+            M::relevance_vjp(relevance_kind, dot, length_q, u, d_r, d_dot, d_q, d_u);
             d_quad += M::length_vjp(u, d_u);
             g.d_q[q] = d_q;
+#pragma unroll kUnroll
             for (int c = 0; c < m; ++c) {
                 const int i = at(q, c);
-                const S p = s.p[i], later = more ? g.d_a[i] : S(0), h = s.h[i];
+                const S p = s.p[i], later = more ? g.d_a[i] : S(0), h = attended ? s.h[i] : S(0);
                 g.d_a[i] = d_dot * p + alpha * later;
                 // Where no step follows, Gᵀ d_h is d_quad · h once more and needs no product.
                 g.d_p[i] = d_dot * s.a[i] + S(more ? 1 : 2) * d_quad * h;
@@ -262,8 +381,38 @@ template <class S, class Team> struct TeamDirection {
         if (more) {
             for (int i = 0; i < 2; ++i) {
                 const S total = team.sum(d_gate[i]);
-                if (team.lane() == 0) g.d_gates[2 * k + i] += total;
+                if (team.lane() == 0) g.totals[gate + 2 * k + i] += total;
             }
+        }
+    }
+
+    // The attention to what is above the threshold, and what the relevance has besides its cosine: adds to d_a, and
+    // leaves in d_p the gradient of the softmax's weights, and in p those weights.
+    CMSEI_TEAM void match_vjp(const Step& s, const Gradient& g) const {
+        S d_temperature = 0, d_threshold = 0;
+        CMSEI_EACH(q, n) {
+            int place;
+            largest(s.a + q * query, place);
+            const S d_r = g.d_r[q], d_best = M::mismatch(agreed(s, q), d_r);
+            S mean = 0;
+#pragma unroll 1
+            for (int c = 0; c < m; ++c) mean += s.p[at(q, c)] * g.d_p[at(q, c)];
+#pragma unroll 1
+            for (int c = 0; c < m; ++c) {
+                const int i = at(q, c);
+                const S d = M::softmax_vjp(s.p[i], g.d_p[i], mean), soft = s.next_a[i];
+                d_temperature += d * s.a[i];
+                g.d_a[i] += temperature * d + d_r * soft + (c == place ? d_best : S(0));
+                g.d_p[i] = d_r * s.a[i];
+                s.p[i] = soft;
+            }
+            d_threshold -= d_best;
+        }
+        d_temperature = team.sum(d_temperature);
+        d_threshold = team.sum(d_threshold);
+        if (team.lane() == 0) {
+            g.totals[numbers] += d_temperature;
+            g.totals[threshold] += d_threshold;
         }
     }
 
@@ -281,7 +430,16 @@ template <class S, class Team> struct TeamDirection {
             }
         }
         d_temperature = team.sum(d_temperature);
-        if (team.lane() == 0) *g.d_temperature += d_temperature;
+        if (team.lane() == 0) g.totals[numbers] += d_temperature;
+    }
+
+    // The lengths of the items chosen: the diagonal alone of what the Gram matrix would have.
+    CMSEI_TEAM void chosen_vjp(const Step& s, const Gradient& g) const {
+        CMSEI_EACH(c, m) {
+            S sum = 0;
+            for (int q = 0; q < n; ++q) sum += s.h[at(q, c)];
+            g.d_gram[c * m + c] += sum;
+        }
     }
 
     // The normalisation along the queries, added to d_a.
@@ -313,9 +471,15 @@ template <class S, class Team> struct TeamDirection {
             attended_vjp(s, k, g);
             team.sync();
             const Grid<const S> d_h = grid(s.h);
-            if (k + 1 < steps) multiply<S>(team, d_h, context_gram(), Grid<S>{g.d_p, query, context}, n, m, m, true);
-            multiply<S>(team, Grid<const S>{s.p, context, query}, d_h, Grid<S>{g.d_gram, m, 1}, m, m, n, true);
+            if (k + 1 < steps && how != kHard)
+                multiply<S>(team, d_h, context_gram(), Grid<S>{g.d_p, query, context}, n, m, m, true);
+            if (multiplies(k))
+                multiply<S>(team, Grid<const S>{s.p, context, query}, d_h, Grid<S>{g.d_gram, m, 1}, m, m, n, true);
+            else if (how == kHard)
+                chosen_vjp(s, g);
             team.sync();
+            if (how == kHard) continue; // the choice is a constant
+            if (how == kNegativeAware) match_vjp(s, g);
             attention_vjp(s, g);
             team.sync();
             normalise_vjp(s, g);

@@ -72,9 +72,28 @@ template <class S, class Team> struct TeamPair {
 
     CMSEI_TEAM Direction direction(int d, const S* guide, S* own) const {
         const PairSide<S> asks = side(d), context = side(1 - d);
-        return {team, asks.n, context.n, d ? 1 : ld, d ? ld : 1, words.n * ld, config.norm_of(d),
-                config.aggregate_of(d), config.steps_of(d), scalars[d ? kI2TTemperature : kT2ITemperature],
-                scalars[d ? kI2TLse : kT2ILse], scalars + config.first_gate(d), block, context.gram, asks.length, guide,
+        return {team,
+                asks.n,
+                context.n,
+                d ? 1 : ld,
+                d ? ld : 1,
+                words.n * ld,
+                config.norm_of(d),
+                config.aggregate_of(d),
+                config.steps_of(d),
+                config.attend_of(d),
+                config.relevance_of(d),
+                scalars[d ? kI2TTemperature : kT2ITemperature],
+                scalars[d ? kI2TLse : kT2ILse],
+                scalars,
+                d ? kI2TTemperature : kT2ITemperature,
+                config.first_gate(d),
+                config.threshold_at(d),
+                block,
+                context.gram,
+                asks.gram,
+                asks.length,
+                guide,
                 own};
     }
 
@@ -144,9 +163,7 @@ template <class S, class Team> struct TeamPair {
                 way.lay_out(g);
                 g.d_guide = d_p;
                 g.d_gram = d_context;
-                g.d_temperature = to.totals + (k ? kI2TTemperature : kT2ITemperature);
-                g.d_lse = to.totals + (k ? kI2TLse : kT2ILse);
-                g.d_gates = to.totals + config.first_gate(k);
+                g.totals = to.totals;
                 add(to.totals, k ? kWeightI2T : kWeightT2I, d * way.forward(true));
                 way.backward(d * scalars[k ? kWeightI2T : kWeightT2I], g);
                 CMSEI_EACH(i, asks.n) d_asks[i * asks.n + i] += M::length_vjp(asks.length[i], g.d_q[i]);
