@@ -121,13 +121,17 @@ def refined(
     NORM: tl.constexpr,
     ATTEND: tl.constexpr,
     RELEVANCE: tl.constexpr,
+    TAKE_BACK: tl.constexpr,
     QUERY: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The inner products and lengths of the queries after step k, and the step's relevances r."""
+    """The inner products and lengths of the queries after step k, and the step's relevances r.
+
+    TAKE_BACK: whether the relevance has the rounding of the operands taken back, which costs registers.
+    """
     _, h, dot, quad, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
     u = length(quad)
-    r = relevance(dot, q, length(square), RELEVANCE)
+    r = relevance(dot, q, length(square) if TAKE_BACK else u, RELEVANCE)
     gate_a, gate_b = tl.load(gates + 2 * k), tl.load(gates + 2 * k + 1)
     _, _, _, _, alpha, beta, q = refine(gate_a, gate_b, r, q, u, quad, dot)
     a = along_context(alpha, QUERY) * a + along_context(beta, QUERY) * h
@@ -189,7 +193,7 @@ def direction(
     total = tl.zeros_like(count)
     for k in range(STEPS - 1):
         a, q, r = refined(
-            a, q, gram, temperature, gates, k, queries, context, NORM, ATTEND, RELEVANCE, QUERY, PRECISION
+            a, q, gram, temperature, gates, k, queries, context, NORM, ATTEND, RELEVANCE, True, QUERY, PRECISION
         )
         total += aggregate(r, mask, count, guide, lse, AGGREGATE, QUERY)
     _, _, dot, _, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)

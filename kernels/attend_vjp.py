@@ -219,6 +219,7 @@ def direction_vjp(
                 NORM,
                 ATTEND,
                 RELEVANCE,
+                False,
                 QUERY,
                 PRECISION,
             )
