@@ -52,7 +52,7 @@ def item_grams(
         mean += tl.sum(sum_of_rows * sum_of_rows, 0)
     n = size.to(WIDE)
     inside = there[:, None] & there[None, :]
-    place = grams + start + tl.program_id(0) * (B * B) + image_block(B)
+    place = grams + start + tl.program_id(0).to(tl.int64) * (B * B) + image_block(B)
     tl.store(place, tl.where(inside, total, 0.0))
     tl.store(lengths + row + i, tl.sqrt(squares), mask=there)
     tl.store(means + item, tl.sqrt(mean) / n)
@@ -95,7 +95,7 @@ def item_grams_vjp(
     place = d_rows + (row + i)[:, None] * width + column[None, :]
     out = tl.load(place, mask=mask, other=0.0)
     if HAS_GRAM:
-        g = tl.load(d_grams + start + tl.program_id(0) * (B * B) + image_block(B))
+        g = tl.load(d_grams + start + tl.program_id(0).to(tl.int64) * (B * B) + image_block(B))
         out += tl.dot(g + tl.trans(g), x, input_precision=PRECISION, out_dtype=WIDE)
     out += 2 * tl.load(d_squares + row + i, mask=there, other=0.0)[:, None] * x
     n = size.to(WIDE)
