@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from problems import Problem
 from cmsei_fast import PairScorer
 from cmsei_fast.engines import eager, triton_design, triton_pair_vjp
 from cmsei_fast.engines import triton as engine
+from cmsei_fast.engines.triton_launch import on_device
 
 errors = pytest.importorskip("triton.runtime.errors")
 
@@ -36,3 +39,28 @@ def test_a_kernel_that_does_not_fit_the_gpu(monkeypatch: pytest.MonkeyPatch, reg
         found = engine.pair_score_backward(grad, *rest)
     for one, other in zip(found, eager.pair_score_backward(grad, *rest), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
+class OnSecondGPU(torch.Tensor):
+    """A CPU's tensor that says where it is not."""
+
+    is_cuda = True
+    device = torch.device("cuda", 1)
+
+
+def test_kernels_are_launched_where_the_tensors_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [torch.device("cuda", 0)]
+
+    @contextlib.contextmanager
+    def entered(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", entered)
+    found = on_device(lambda *_, **__: current[-1])
+    here, there = torch.zeros(1), torch.zeros(1).as_subclass(OnSecondGPU)
+    assert found(here, 3, words=here) == torch.device("cuda", 0)
+    assert found(there, here) == found(here, there) == found(None, words=there) == torch.device("cuda", 1)
+    for launching in ("pair_score", "pair_score_backward", "relation_attention", "relation_attention_backward"):
+        assert getattr(engine, launching).__wrapped__

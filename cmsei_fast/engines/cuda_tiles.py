@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cmsei_fast.engines import cuda_pair
 from cmsei_fast.engines.cuda_sides import Side, layout, make_side
+from cmsei_fast.engines.device_cache import device_cache
 from cmsei_fast.engines.terms import PRECISIONS
 
 _ALIGNED = 8  # numbers of 16 bits that make the 16 bytes which the kernels want rows to be a multiple of
@@ -67,7 +68,7 @@ def _rest(bounds: np.ndarray, items: np.ndarray, device: str) -> _Rest | None:
     return _Rest(torch.from_numpy(items).to(device), torch.from_numpy(rows).to(device), torch.from_numpy(offsets))
 
 
-@functools.lru_cache(maxsize=32)
+@device_cache(32)
 def _plan(
     module: ModuleType, config: tuple[int, ...], hopper: bool, images: bytes, captions: bytes, device: str
 ) -> _Plan:
@@ -127,8 +128,8 @@ def pair_score(
     """
     inputs = regions, words, region_offsets, word_offsets
     options = tuple(config[: cuda_pair.OPTIONS])
-    bounds = (x.numpy().tobytes() for x in (region_offsets, word_offsets))
-    plan = _plan(module, options, kernel == "hopper", *bounds, str(regions.device))
+    images, captions = (x.numpy().tobytes() for x in (region_offsets, word_offsets))
+    plan = _plan(module, options, kernel == "hopper", images, captions, str(regions.device))
     if len(plan.image_tiles) == 0 or len(plan.caption_tiles) == 0:
         return cuda_pair.pair_score(module, *inputs, scalars, config, precision)
     rows = [_loadable(x, precision) for x in (regions, words)]

@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines import eager, triton_design
+from cmsei_fast.engines.device_cache import device_cache
 from cmsei_fast.engines.terms import accumulator
+from cmsei_fast.engines.triton_launch import on_device
 from cmsei_fast.engines.triton_relation import MAX_NODES, MAX_WIDTH, relation_attention, relation_attention_backward
 from cmsei_fast.engines.triton_sides import MAX_ROWS
 
@@ -86,7 +88,7 @@ def _items(rows: Tensor, offsets: Tensor, which: Tensor) -> tuple[Tensor, Tensor
     return rows.index_select(0, place), cut, place
 
 
-@functools.lru_cache(maxsize=64)
+@device_cache(64)
 def _numbers(values: tuple[float, ...], dtype: torch.dtype, device: str) -> Tensor:
     return torch.tensor(values, dtype=dtype, device=device)
 
@@ -99,6 +101,7 @@ def _scalars(scalars: Tensor, precision: str, device: torch.device) -> Tensor:
     return scalars.detach().to(device, dtype).contiguous()
 
 
+@on_device
 def pair_score(
     regions: Tensor,
     words: Tensor,
@@ -157,6 +160,7 @@ def _backward(
     return eager.pair_score_backward(*inputs, numbers.double(), config, precision) if found is None else found
 
 
+@on_device
 def pair_score_backward(
     grad: Tensor,
     regions: Tensor,

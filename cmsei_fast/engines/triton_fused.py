@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cmsei_fast.engines.device_cache import device_cache
 from cmsei_fast.engines.terms import accumulator
 from cmsei_fast.engines.triton_launch import launch
 from cmsei_fast.engines.triton_pair import pass_precision, passes
@@ -76,7 +76,7 @@ class Tiling:
     starts: Tensor
 
 
-@functools.lru_cache(maxsize=64)
+@device_cache(64)
 def _tiling(offsets: bytes, order: bytes, first: int, size: int, device: str) -> Tiling:
     """Cached, because the same lengths come again."""
     starts, items = (np.frombuffer(x, dtype=np.int64) for x in (offsets, order))

@@ -9,11 +9,30 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from cmsei_fast.engines.tuning import Choices
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def on_device(run: Callable[P, R]) -> Callable[P, R]:
+    """``run`` with the GPU of its tensors the current one: Triton launches on that, wherever the tensors are."""
+
+    @functools.wraps(run)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        tensors = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        device = next((x.device for x in tensors if x.is_cuda), None)
+        if device is None:  # the interpreter's
+            return run(*args, **kwargs)
+        with torch.cuda.device(device):
+            return run(*args, **kwargs)
+
+    return wrapped
 
 
 class Launch(NamedTuple):

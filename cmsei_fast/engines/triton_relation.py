@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines import eager
+from cmsei_fast.engines.triton_launch import on_device
 from cmsei_fast.engines.triton_sides import kernel_dtype
 
 MAX_WIDTH = 256
@@ -45,6 +46,7 @@ def _prepared(
     return given, options, [q.shape[1], q.shape[2], q.shape[3], n_labels, q.shape[3] ** -0.5]
 
 
+@on_device
 def relation_attention(
     q: Tensor,
     k: Tensor,
@@ -83,6 +85,7 @@ def relation_attention(
     return out
 
 
+@on_device
 def relation_attention_backward(
     grad: Tensor,
     q: Tensor,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cmsei_fast.engines.device_cache import device_cache
 from cmsei_fast.engines.terms import PRECISIONS, accumulator
 from cmsei_fast.packing import runs
 
@@ -55,7 +55,7 @@ class Layout:
     grams: int
 
 
-@functools.lru_cache(maxsize=32)
+@device_cache(32)
 def _layout(offsets: bytes, limit: int, device: str) -> Layout:
     """Cached, because a training step or a captured graph comes with the same lengths again."""
     bounds = np.frombuffer(offsets, dtype=np.int64)
