@@ -25,10 +25,9 @@ inline cudaError_t shared_limit(int device, size_t& limit) {
 constexpr const char* kTooLarge = "pair_score: the inner products of one pair are more than the kernel's 2^27 numbers";
 
 template <class S, bool kWarps, bool kBackward>
-std::string enqueue(const PairCall& call, const pair::Plan& plan, cudaStream_t stream) {
+std::string enqueue(const PairCall& call, const pair::Plan& plan, int device, cudaStream_t stream) {
   const auto kernel = pair_kernel<S, kWarps, kBackward>;
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(plan.shared_bytes));
+  const cudaError_t error = allow_shared_memory(kernel, device);
   if (error != cudaSuccess) return explain("pair_score", error, "while reserving shared memory");
   kernel<<<static_cast<unsigned>(plan.grid), plan.team_threads * plan.block_teams, plan.shared_bytes, stream>>>(
       pair::arguments<S>(call, plan));
@@ -47,8 +46,8 @@ std::string launch_pairs(const PairCall& call, int device, void* stream) {
   if (plan.block_teams == 0) return kTooLarge;
   if (plan.teams == 0 || call.captions.count == 0) return {};
   const auto queue = static_cast<cudaStream_t>(stream);
-  return plan.team_threads == pair::kWarp ? enqueue<S, true, kBackward>(call, plan, queue)
-                                          : enqueue<S, false, kBackward>(call, plan, queue);
+  return plan.team_threads == pair::kWarp ? enqueue<S, true, kBackward>(call, plan, device, queue)
+                                          : enqueue<S, false, kBackward>(call, plan, device, queue);
 }
 
 }  // namespace cmsei::cuda

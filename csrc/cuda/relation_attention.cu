@@ -45,7 +45,7 @@ std::string launch(const RelationAttention& call, int device, cudaStream_t strea
            " bytes of this device";
   if (plan.tiles == 0) return {};
   const auto kernel = relation_attention_kernel<T, Acc, kDim>;
-  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(plan.shared_bytes));
+  error = allow_shared_memory(kernel, device);
   if (error != cudaSuccess) return explain(error, "while reserving shared memory");
   kernel<<<static_cast<unsigned>(plan.grid), plan.warps * kWarp, plan.shared_bytes, stream>>>(
       forward_arguments<T, Acc>(call, plan));

@@ -39,10 +39,9 @@ cudaError_t plan_for(const RelationAttention& call, int device, BackwardPlan& pl
 }
 
 template <typename T, typename Acc>
-std::string launch(const RelationGradients& call, const BackwardPlan& plan, cudaStream_t stream) {
+std::string launch(const RelationGradients& call, const BackwardPlan& plan, int device, cudaStream_t stream) {
   const auto kernel = relation_gradient_kernel<T, Acc>;
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(plan.shared_bytes));
+  const cudaError_t error = allow_shared_memory(kernel, device);
   if (error != cudaSuccess) return explain(error, "while reserving shared memory");
   kernel<<<static_cast<unsigned>(plan.grid), plan.threads, plan.shared_bytes, stream>>>(
       gradient_arguments<T, Acc>(call, plan));
@@ -67,10 +66,10 @@ std::string relation_attention_backward(const RelationGradients& call, int devic
   if (plan.grid == 0 || call.inputs.nodes == 0) return {};
   const auto queue = static_cast<cudaStream_t>(stream);
   switch (call.inputs.type) {
-    case Type::kFloat32: return launch<float, float>(call, plan, queue);
-    case Type::kFloat16: return launch<__half, float>(call, plan, queue);
-    case Type::kBFloat16: return launch<__nv_bfloat16, float>(call, plan, queue);
-    case Type::kFloat64: return launch<double, double>(call, plan, queue);
+    case Type::kFloat32: return launch<float, float>(call, plan, device, queue);
+    case Type::kFloat16: return launch<__half, float>(call, plan, device, queue);
+    case Type::kBFloat16: return launch<__nv_bfloat16, float>(call, plan, device, queue);
+    case Type::kFloat64: return launch<double, double>(call, plan, device, queue);
   }
   return "relation_attention: unknown type";
 }
