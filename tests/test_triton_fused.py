@@ -38,7 +38,7 @@ def test_as_every_engine() -> None:
 
 @interprets
 def test_many_tiles() -> None:
-    """More tiles than programs and than a band holds, of several padded sizes, the last ones not full."""
+    """More tiles than programs, than a band and than a launch hold, of several padded sizes, the last ones not full."""
     assert "ok 30" in interpreted("-c", MANY_TILES.format(tests=str(TESTS)), CMSEI_TRITON_DESIGN="fused")
 
 
@@ -53,7 +53,7 @@ from cmsei_fast import PairScorer
 from cmsei_fast.engines import triton_fused
 from cmsei_fast.ops import pair_score
 
-triton_fused.BAND = 2
+triton_fused.BAND, triton_fused._MOST_TILES = 2, 8
 triton_fused.TILES = dict.fromkeys(triton_fused.TILES, (triton_fused.Tile(32, 64, 4, 1),))
 launched = 0
 launch = triton_fused._launch
@@ -61,7 +61,9 @@ launch = triton_fused._launch
 
 def counted(tile, programs, scratch, out, images, captions, *rest):
     global launched
-    launched += (len(images[2].bounds) - 1) * (len(captions[2].bounds) - 1)
+    tiles = (len(images[2].bounds) - 1) * (len(captions[2].bounds) - 1)
+    assert tiles <= triton_fused._MOST_TILES
+    launched += tiles
     launch(tile, programs, scratch, out, images, captions, *rest)
 
 

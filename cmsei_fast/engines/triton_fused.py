@@ -44,6 +44,7 @@ TILES = {
 }
 STAGES = 3  # of features in shared memory, 48 KB each for a tile of 128 × 256
 BAND = 8  # tiles of images; with 132 programs, a square of about 2,000 words by 2,000 regions at a time
+_MOST_TILES = 2**30  # of a launch: their numbers are 32 bits
 _INTERPRETED_PROGRAMS = 2  # more than one, and fewer than there are tiles
 
 
@@ -74,6 +75,13 @@ class Tiling:
     bounds: Tensor
     rows: Tensor
     starts: Tensor
+
+    def parts(self, tiles: int) -> list[Tiling]:
+        """Runs of at most so many tiles, in order."""
+        return [
+            Tiling(self.bounds[i : i + tiles + 1], self.rows[i : i + tiles], self.starts)
+            for i in range(0, len(self.rows), tiles)
+        ]
 
 
 @device_cache(64)
@@ -148,9 +156,8 @@ def pair_score(
     for (own, own_tiles), (other, other_tiles) in itertools.product(
         _tilings(region_offsets, images, tile.regions), _tilings(word_offsets, captions, tile.words)
     ):
-        _launch(
-            tile, programs, scratch, out, (images, own, own_tiles), (captions, other, other_tiles), scalars, options
-        )
+        for part in own_tiles.parts(max(1, _MOST_TILES // len(other_tiles.rows))):
+            _launch(tile, programs, scratch, out, (images, own, part), (captions, other, other_tiles), scalars, options)
     return out
 
 
