@@ -76,6 +76,9 @@ SCORERS = {
     "cmsei": PairScorer.cmsei(),
     "scan_t2i": PairScorer.scan_t2i(),
     "scan_i2t": PairScorer.scan_i2t("max"),
+    "chan": PairScorer.chan(),
+    "bfan_prob": PairScorer.bfan("prob"),
+    "naaf": PairScorer.naaf(0.2),
     "steps": PairScorer(Attention(steps=3, gates=((1.0, 0.5), (-0.5, 1.0))), Attention(aggregate="max")),
 }
 
