@@ -104,13 +104,20 @@ class Team:
         out: np.ndarray = rows[0][:, None] * rows[1] + squares[0][:, None] + squares[1]
         return out
 
-    def run(self, wanted: np.ndarray, take: Callable[[int, int, Tensor], int], bar: Progress | None) -> None:
+    def run(
+        self,
+        wanted: np.ndarray,
+        take: Callable[[int, int, Any], int],
+        bar: Progress | None,
+        source: Callable[[np.ndarray], Iterator[tuple[int, int, Any]]] | None = None,
+    ) -> None:
         """Gives this process's share of the tiles (I, J) bool to ``take``, which returns the pairs that are done by it.
 
         Args:
             wanted: it may differ between processes in the tiles of the other ones.
             take: called with (i, j, scores).
             bar: of the process that shows the progress of all.
+            source: what gives the tiles, instead of the stream's scores.
 
         Raises:
             ProcessLost: if another process failed or is lost.
@@ -119,7 +126,7 @@ class Team:
         meetings = self._most(-(-int(mine.sum()) // TILES_A_ROUND))
         pairs = count = 0
         try:
-            for i, j, tile in self._stream.tiles(mine):
+            for i, j, tile in (source or self._stream.tiles)(mine):
                 pairs += take(i, j, tile)
                 count += 1
                 if self.alone or count % TILES_A_ROUND == 0:

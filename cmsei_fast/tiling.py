@@ -135,6 +135,18 @@ def _tile_sides(problem: Problem, offsets: tuple[Any, Any], ranges: tuple[Any, A
     return max(1, min(products // word_limit, 2 * side - word_limit, most[0])), max(1, min(word_limit, most[1]))
 
 
+@dataclass(frozen=True)
+class Part:
+    """The features of one tile: its images ``rows``, its captions ``columns``, their packed rows and offsets from 0."""
+
+    rows: slice
+    columns: slice
+    regions: Tensor
+    region_offsets: Tensor
+    words: Tensor
+    word_offsets: Tensor
+
+
 class ScoreTiles(Protocol):
     """What gives scores tile by tile: of one problem, or a mean over several.
 
@@ -174,6 +186,11 @@ class TileStream:
         Raises:
             ValueError: for NaN or infinities in the features, and for scores that are not finite.
         """
+        for i, j, part in self.parts(wanted):
+            yield i, j, self.score(part)
+
+    def parts(self, wanted: np.ndarray | None = None) -> Iterator[tuple[int, int, Part]]:
+        """Yields (i, j, features) of the tiles that :meth:`tiles` would score; raises as it does for the features."""
         if wanted is None:
             wanted = np.ones(self.grid.shape, dtype=bool)
         images: Block | None = None
@@ -186,7 +203,8 @@ class TileStream:
             for i in range(i0, i1):
                 for j in range(first, last):
                     if wanted[i, j]:
-                        yield i, j, self._score(images, block, i, j)
+                        rows, columns = self.grid.rows(i), self.grid.columns(j)
+                        yield i, j, Part(rows, columns, *_part(images, rows), *_part(block, columns))
 
     def _readings(self, wanted: np.ndarray) -> list[tuple[int, tuple[int, int]]]:
         """(side, tiles) of the blocks in the order in which they are needed: 0 images, 1 captions."""
@@ -226,24 +244,41 @@ class TileStream:
         return block
 
     @torch.no_grad()
-    def _score(self, images: Block, captions: Block, i: int, j: int) -> Tensor:
-        problem, rows, columns = self.problem, self.grid.rows(i), self.grid.columns(j)
-        regions, region_offsets = _part(images, rows)
-        words, word_offsets = _part(captions, columns)
-        scalars = torch.tensor(problem.scorer.scalars(), dtype=problem.dtype, device="cpu")
-        # Neither autocast nor a default device set elsewhere may reach the engine.
-        with torch.autocast(problem.device.type, enabled=False), torch.device("cpu"):
-            tile = engines.get(problem.engine).pair_score(
-                regions, words, region_offsets, word_offsets, scalars, problem.scorer.config(), problem.precision
-            )
-        finite = torch.isfinite(tile)
-        if not finite.all():
-            a, b = (~finite).nonzero()[0].tolist()
-            raise ValueError(
-                "images, captions: expected features with finite inner products, "
-                f"got an overflow for image {rows.start + a} and caption {columns.start + b}"
-            )
+    def score(self, part: Part) -> Tensor:
+        """Scores (images, captions) of a tile; ValueError for scores that are not finite."""
+        tile = call_engine("pair_score", self.problem, part)
+        check_scores(tile, part)
         return tile
+
+
+def call_engine(operator: str, problem: Problem, part: Part, precision: str | None = None, *more: Any) -> Tensor:
+    """What an operator of the problem's engine gives for the features of a tile, in the precision or the problem's."""
+    scalars = torch.tensor(problem.scorer.scalars(), dtype=problem.dtype, device="cpu")
+    # Neither autocast nor a default device set elsewhere may reach the engine.
+    with torch.autocast(problem.device.type, enabled=False), torch.device("cpu"):
+        scores: Tensor = getattr(engines.get(problem.engine), operator)(
+            part.regions,
+            part.words,
+            part.region_offsets,
+            part.word_offsets,
+            scalars,
+            problem.scorer.config(),
+            precision or problem.precision,
+            *more,
+        )
+    return scores
+
+
+def check_scores(scores: Tensor, part: Part, wanted: Tensor | None = None) -> None:
+    """Raises ValueError naming the first pair whose score is not finite; scores of a whole tile or of the wanted."""
+    finite = torch.isfinite(scores)
+    if not finite.all():
+        pairs = (~finite).nonzero() if wanted is None else wanted.nonzero()[~finite]
+        a, b = pairs[0].tolist()
+        raise ValueError(
+            "images, captions: expected features with finite inner products, "
+            f"got an overflow for image {part.rows.start + a} and caption {part.columns.start + b}"
+        )
 
 
 def _part(block: Block, items: slice) -> tuple[Tensor, Tensor]:

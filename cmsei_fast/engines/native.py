@@ -21,6 +21,7 @@ __all__ = [
     "isas",
     "pair_score",
     "pair_score_backward",
+    "pair_score_listed",
     "relation_attention",
     "relation_attention_backward",
     "unavailable",
@@ -111,6 +112,46 @@ def pair_score(
         scalars.detach().double().tolist(),
         out.data_ptr(),
         out.stride(0),
+        torch.get_num_threads(),
+        current_isa(),
+    )
+    return out
+
+
+def pair_score_listed(
+    regions: Tensor,
+    words: Tensor,
+    region_offsets: Tensor,
+    word_offsets: Tensor,
+    scalars: Tensor,
+    config: list[int],
+    precision: str,
+    wanted: Tensor,
+) -> Tensor:
+    """Scores (n,) of the n pairs that ``wanted`` (N, M) bool marks, in its order, row by row.
+
+    The other arguments are those of :func:`pair_score`, and each score has the bits that it has there.
+    """
+    wide = precision == "float64"
+    dtype = getattr(torch, precision)
+    v, w = rows_of(regions, dtype), rows_of(words, dtype)
+    i, j = _offsets(region_offsets), _offsets(word_offsets)
+    captions = wanted.nonzero()[:, 1].contiguous()
+    first = torch.nn.functional.pad(wanted.sum(1).cumsum(0), (1, 0)).contiguous()
+    out = torch.empty(len(captions), dtype=torch.float64 if wide else torch.float32, device="cpu")
+    if out.numel() == 0:
+        return out
+    module = _module()
+    run = module.pair_score_listed_f64 if wide else module.pair_score_listed_f32
+    run(
+        _items(v, i),
+        _items(w, j),
+        v.shape[1],
+        list(config),
+        scalars.detach().double().tolist(),
+        first.data_ptr(),
+        captions.data_ptr(),
+        out.data_ptr(),
         torch.get_num_threads(),
         current_isa(),
     )

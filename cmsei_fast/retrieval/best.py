@@ -13,6 +13,7 @@ from ..distributed import Team
 from ..scorer import PairScorer
 from ..scoring import prepare
 from ..tiling import TileStream
+from .screen import Screen, ScreenedTile, check_screen
 from .topk import TopK
 
 QUERIES = ("caption", "image")
@@ -45,6 +46,7 @@ def retrieve(
     scorer: PairScorer | None = None,
     engine: str = "auto",
     precision: str | None = None,
+    screen: str | None = None,
     progress: bool = False,
     group: Any = None,
 ) -> Retrieved:
@@ -56,6 +58,9 @@ def retrieve(
     Args:
         k: items for each query, from 1; where there are fewer items, all of them.
         query: "caption": each caption asks for images; "image": each image for captions.
+        screen: "bfloat16": score with rounded features first, and exactly only the pairs that these leave undecided
+            (docs/pruning.md); the result is the same to the bit. For scorers made of largest inner products, such as
+            ``PairScorer.maxsim()``, in float32 or float64 on the native engine.
         group: of torch.distributed: its processes, each with the same call, share the tiles, and all get the same
             result, that of one process (docs/distributed.md). None: this process alone.
 
@@ -63,7 +68,7 @@ def retrieve(
         Retrieved, (n_query, min(k, n_item)); of equal scores the lower index comes first.
 
     Raises:
-        TypeError, ValueError, MemoryError: as :func:`cmsei_fast.score_matrix` does, and for k or query.
+        TypeError, ValueError, MemoryError: as :func:`cmsei_fast.score_matrix` does, and for k, query or screen.
         ProcessLost: where another process of the group failed or is lost.
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
@@ -71,12 +76,13 @@ def retrieve(
     if query not in QUERIES:
         raise ValueError(f'query: expected "caption" or "image", got {query!r}')
     problem = prepare(images, captions, caption_lengths, image_lengths, scorer, engine, precision)
+    check_screen(screen, problem)
     n_image, n_caption = problem.shape
     asks = (n_caption, n_image) if query == "caption" else (n_image, n_caption)
     best = TopK(*asks, k, problem.dtype, problem.device)
     stream = TileStream(problem)
     grid, team = stream.grid, Team(group, stream)
-    team.agree(k=k, query=query)
+    team.agree(k=k, query=query, screen=screen)
     wanted = np.ones(grid.shape, dtype=bool)
     team.deal(wanted)
 
@@ -85,16 +91,46 @@ def retrieve(
         best.update(*((columns, rows, tile.T) if query == "caption" else (rows, columns, tile)))
         return tile.numel()
 
+    def take_screened(i: int, j: int, tile: ScreenedTile) -> int:
+        return screen_best(best, query, grid.rows(i), grid.columns(j), tile)
+
     bar = team.bar(progress, n_image * n_caption)
     try:
         with torch.no_grad():
-            team.run(wanted, take, bar)
+            if screen is None:
+                team.run(wanted, take, bar)
+            else:
+                team.run(wanted, take_screened, bar, Screen(stream).tiles)
             _merge(best, team)
     finally:
         if bar is not None:
             bar.close()
     found = best.indices, best.scores
     return Retrieved(*(found if isinstance(problem.images.data, Tensor) else (x.numpy() for x in found)))
+
+
+def screen_best(best: TopK, query: str, rows: slice, columns: slice, tile: ScreenedTile) -> int:
+    """Takes in those of a tile that may be among the best; gives the pairs of the tile."""
+    turn = query == "caption"
+    queries, items = (columns, rows) if turn else (rows, columns)
+
+    def undecided(scores: Tensor, margin: Tensor) -> Tensor:
+        if turn:
+            scores, margin = scores.T, margin.T
+        floor = best.floor(queries, scores - margin)[:, None]
+        out = ~(floor - scores > margin)
+        return out.T if turn else out
+
+    scores, wanted = tile.settled(undecided)
+    pairs = scores.numel()
+    scores.masked_fill_(~wanted, -torch.inf)  # k others of this query are better
+    if turn:
+        scores, wanted = scores.T, wanted.T
+    few = int(wanted.sum(1).max())
+    if few:
+        found, order = scores.topk(few, dim=1)
+        best.merge(queries, found, order + items.start)
+    return pairs
 
 
 def _merge(best: TopK, team: Team) -> None:

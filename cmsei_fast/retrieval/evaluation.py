@@ -6,6 +6,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..distributed import Team
@@ -14,6 +15,7 @@ from ..scoring import prepare
 from ..tiling import ScoreTiles, TileStream
 from .metrics import RecallMetrics, check_map
 from .rank_count import RankCount
+from .screen import Screen, ScreenedTile, check_screen
 
 # Bytes of tiles with true pairs that are kept until they are counted; those beyond are scored twice.
 KEPT_BYTES = 1 << 27
@@ -28,6 +30,7 @@ def evaluate(
     scorer: PairScorer | None = None,
     engine: str = "auto",
     precision: str | None = None,
+    screen: str | None = None,
     captions_per_image: int = 5,
     caption_to_image: Any = None,
     folds: int = 1,
@@ -43,6 +46,8 @@ def evaluate(
     from the order of their images, these are many, and the work may double.
 
     Args:
+        screen: "bfloat16": score with rounded features first, as :func:`cmsei_fast.retrieve` does, and exactly only the
+            pairs that these leave undecided; the numbers are the same.
         group: of torch.distributed: its processes, each with the same call, share the tiles; all get the same numbers,
             those of one process (docs/distributed.md). None: this process alone.
 
@@ -53,9 +58,14 @@ def evaluate(
     problem = prepare(images, captions, caption_lengths, image_lengths, scorer, engine, precision)
     n_image, n_caption = problem.shape
     owner = check_map(n_image, n_caption, captions_per_image, caption_to_image)
+    check_screen(screen, problem)
     ranks = RankCount(owner, n_image, folds, problem.dtype, problem.device)
     stream = TileStream(problem)
-    count_ranks(stream, ranks, progress, Team(group, stream))
+    team = Team(group, stream)
+    if screen is None:
+        count_ranks(stream, ranks, progress, team)
+    else:
+        count_ranks_screened(Screen(stream), ranks, progress, team)
     return ranks.metrics()
 
 
@@ -63,7 +73,7 @@ def count_ranks(stream: ScoreTiles, ranks: RankCount, progress: bool, team: Team
     """Streams the tiles that the ranks need, those with true pairs first; gives the number of their pairs."""
     grid = stream.grid
     first, needed = ranks.own_tiles(grid), ranks.needed_tiles(grid)
-    team.agree(map=zlib.crc32(np.ascontiguousarray(ranks.owner).tobytes()), folds=ranks.folds)
+    agree(team, ranks)
     team.deal(needed)
     kept: dict[tuple[int, int], Tensor] = {}
     room = [KEPT_BYTES]
@@ -97,3 +107,43 @@ def count_ranks(stream: ScoreTiles, ranks: RankCount, progress: bool, team: Team
         if bar is not None:
             bar.close()
     return grid.pairs(needed)
+
+
+@torch.no_grad()
+def count_ranks_screened(screen: Screen, ranks: RankCount, progress: bool, team: Team) -> None:
+    """As :func:`count_ranks`: true pairs exactly, then all pairs roughly, and exactly where that does not decide."""
+    grid = screen.grid
+    first, needed = ranks.own_tiles(grid), ranks.needed_tiles(grid)
+    agree(team, ranks, "bfloat16")
+    team.deal(needed)
+
+    def note(i: int, j: int, tile: ScreenedTile) -> int:
+        rows, columns = grid.rows(i), grid.columns(j)
+        own = ranks.own_pairs(rows, columns)
+        scores = torch.zeros(own.shape, dtype=screen.problem.dtype)
+        scores[own] = tile.exact(own)
+        ranks.add_own(rows, columns, scores)
+        return 0
+
+    def count(i: int, j: int, tile: ScreenedTile) -> int:
+        rows, columns = grid.rows(i), grid.columns(j)
+        scores, _ = tile.settled(lambda near, margin: ranks.undecided(rows, columns, near, margin))
+        ranks.count(rows, columns, scores)
+        return scores.numel()
+
+    bar = team.bar(progress, grid.pairs(needed))
+    try:
+        team.run(first, note, bar, screen.tiles)
+        team.sum_(ranks.own, ranks.known)
+        ranks.settle()
+        team.run(needed, count, bar, screen.tiles)
+        team.sum_(ranks.captions, ranks.images)
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def agree(team: Team, ranks: RankCount, screen: str | None = None) -> None:
+    """Checks that every process counts the same ranks in the same way."""
+    owner = zlib.crc32(np.ascontiguousarray(ranks.owner).tobytes())
+    team.agree(map=owner, folds=ranks.folds, screen=screen)

@@ -60,6 +60,20 @@ class RankCount:
         self.own[columns.start + at] = tile[torch.from_numpy(image[mine] - rows.start).to(self._device), at]
         self.known[columns.start + at] = 1
 
+    def own_pairs(self, rows: slice, columns: slice) -> Tensor:
+        """(images, captions) bool: the true pairs of a tile."""
+        images = torch.arange(rows.start, rows.stop, device=self._device)
+        return images[:, None] == torch.from_numpy(self.owner[columns]).to(self._device)
+
+    def undecided(self, rows: slice, columns: slice, tile: Tensor, margin: Tensor) -> Tensor:
+        """(images, captions) bool: pairs that :meth:`count` may count otherwise with scores within margin of tile's."""
+        best = self._best[rows, None]
+        decided = (tile - self.own[columns]).abs() > margin
+        decided &= ((tile - best).abs() > margin) | best.isnan()
+        folds = (torch.from_numpy(x).to(self._device) for x in (self._image_fold[rows], self._caption_fold[columns]))
+        of_image, of_caption = folds
+        return ~decided & (of_image[:, None] == of_caption)
+
     def settle(self) -> None:
         """All true pairs are there.
 

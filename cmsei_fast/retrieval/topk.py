@@ -27,6 +27,14 @@ class TopK:
         """(Q,) the k-th best score so far: an item with a lower one cannot come in. -inf before k items are there."""
         return self.scores[:, -1] if self.k else self.scores.new_full((len(self.scores),), torch.inf)
 
+    def floor(self, queries: slice, least: Tensor) -> Tensor:
+        """(queries,) that the k-th best score will be at least, once items with scores of at least (queries, n) are in.
+
+        No item with a lower score can come in.
+        """
+        least = torch.cat([self.scores[queries], least], 1)
+        return least.topk(self.k, dim=1).values[:, -1] if self.k else least.new_full((len(least),), torch.inf)
+
     def update(self, queries: slice, items: slice, tile: Tensor) -> None:
         """Takes the scores (queries, items) of a tile in."""
         best, order = tile.sort(dim=1, descending=True, stable=True)

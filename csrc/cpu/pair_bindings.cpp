@@ -37,6 +37,20 @@ void forward(const ItemsTuple& images, const ItemsTuple& captions, long depth, s
 }
 
 template <class S>
+void listed(const ItemsTuple& images, const ItemsTuple& captions, long depth, std::vector<int64_t> config,
+            std::vector<double> scalars, std::uintptr_t first, std::uintptr_t captions_of, std::uintptr_t scores,
+            int threads, const std::string& isa) {
+    const Run run{kernels_by_name(isa), threads, signal_pending};
+    bool done;
+    {
+        py::gil_scoped_release release;
+        done = pair_score_listed<S>(items_of(images), items_of(captions), depth, {std::move(config), std::move(scalars)},
+                                    pointer<int64_t>(first), pointer<int64_t>(captions_of), pointer<S>(scores), run);
+    }
+    finish(done);
+}
+
+template <class S>
 void backward(const ItemsTuple& images, const ItemsTuple& captions, long depth, std::vector<int64_t> config,
               std::vector<double> scalars, std::uintptr_t d_scores, long stride, std::uintptr_t d_regions,
               std::uintptr_t d_words, std::uintptr_t d_scalars, int threads, const std::string& isa) {
@@ -56,6 +70,8 @@ void backward(const ItemsTuple& images, const ItemsTuple& captions, long depth, 
 void bind_pair_score(py::module_& m) {
     m.def("pair_score_f32", forward<float>);
     m.def("pair_score_f64", forward<double>);
+    m.def("pair_score_listed_f32", listed<float>);
+    m.def("pair_score_listed_f64", listed<double>);
     m.def("pair_score_backward_f32", backward<float>);
     m.def("pair_score_backward_f64", backward<double>);
 }

@@ -1,5 +1,7 @@
 #include "pair_score.h"
 
+#include <cstring>
+
 #include "prepared.h"
 
 namespace cmsei {
@@ -37,6 +39,34 @@ bool pair_score(const Items& images, const Items& captions, long depth, const Sc
     });
 }
 
+template <class S>
+bool pair_score_listed(const Items& images, const Items& captions, long depth, const Scorer& scorer,
+                       const int64_t* first, const int64_t* listed, S* scores, const Run& run) {
+    const std::size_t element = storage_size(captions.rows.storage);
+    const Run alone{run.kernels, 1, {}};
+    return parallel_for(images.count, run.threads, run.interrupted, [&](long i, int) {
+        const long count = first[i + 1] - first[i];
+        if (count == 0) return;
+        std::vector<int64_t> offsets(count + 1, 0);
+        for (long j = 0; j < count; ++j) offsets[j + 1] = offsets[j] + captions.size(listed[first[i] + j]);
+        std::vector<char> rows(offsets[count] * depth * element);
+        char* next = rows.data();
+        for (long j = 0; j < count; ++j) {
+            const long caption = listed[first[i] + j];
+            for (long r = captions.offsets[caption]; r < captions.offsets[caption + 1]; ++r, next += depth * element)
+                std::memcpy(next, at(captions.rows, r).data, depth * element);
+        }
+        const int64_t own[2] = {0, images.size(i)};
+        pair_score<S>({at(images.rows, images.offsets[i]), own, 1},
+                      {{rows.data(), captions.rows.storage, depth}, offsets.data(), count}, depth, scorer,
+                      scores + first[i], count, alone);
+    });
+}
+
+template bool pair_score_listed(const Items&, const Items&, long, const Scorer&, const int64_t*, const int64_t*, float*,
+                                const Run&);
+template bool pair_score_listed(const Items&, const Items&, long, const Scorer&, const int64_t*, const int64_t*, double*,
+                                const Run&);
 template bool pair_score(const Items&, const Items&, long, const Scorer&, float*, long, const Run&);
 template bool pair_score(const Items&, const Items&, long, const Scorer&, double*, long, const Run&);
 
