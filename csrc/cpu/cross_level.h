@@ -81,7 +81,7 @@ template <class S> struct CrossLevel {
         const S pull = V::sum(mean);
         T gammas = V::zero(), factors = V::zero(), mus = V::zero();
         for (long v = 0; v < n; v += W) {
-            const T d_logit = V::load(p + v) * (V::load(d_p + v) - pull), c = V::load(cosine + v);
+            const T d_logit = M::softmax_vjp(V::load(p + v), V::load(d_p + v), V::set(pull)), c = V::load(cosine + v);
             T d_x = d_dot * V::load(p + v), d_len_v = V::zero(), d_gamma_v = V::zero();
             M::cosine_vjp(c, V::load(gram->length + v), V::set(gamma), mu * d_logit, d_x, d_len_v, d_gamma_v);
             mus += d_logit * c;

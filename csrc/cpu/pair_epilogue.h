@@ -33,6 +33,7 @@ template <class S> struct Step {
 template <class S> struct Direction {
     using V = Simd<S>;
     using M = PairMath<V>;
+    using One = PairMath<Plain<S>>;
     using T = typename V::T;
     static constexpr int W = V::W;
 
@@ -93,7 +94,7 @@ template <class S> struct Direction {
     }
 
     void find_scale(const Step<S>& s) const {
-        if (norm == kNone || norm == kClipped) {
+        if (is_plain(norm)) {
             for (long c = 0; c < m_padded; ++c) s.scale[c] = 1;
             return;
         }
@@ -131,14 +132,13 @@ template <class S> struct Direction {
                 }
             }
             const T size = lane_sums<S>(total);
-            V::store(s.scale + c, 1 / ((squares ? V::sqrt(size) : size) + (S)kEps));
+            V::store(s.scale + c, M::size_scale(squares, size));
         }
     }
 
     // Attention over the context and Q·U, registers of queries at a time.
     template <int kind> void attend(const Step<S>& s) const {
-        // With |normalised| <= 1 the temperature's size bounds every logit, which saves the pass for the maximum.
-        const bool bounded = norm != kNone && norm != kClipped && temperature <= 30 && temperature >= -30;
+        const bool bounded = is_bounded(norm, temperature);
         for (long v = 0; v < n; v += W) {
             T shift = V::zero();
             if (!bounded) {
@@ -321,8 +321,8 @@ template <class S> struct Direction {
             for (long v = 0; v < n; v += W) best = V::max(V::select(lanes(v), V::load(r + v), best), best);
             const S most = V::largest(best);
             for (long v = 0; v < n; v += W)
-                total += V::select(lanes(v), V::exp(lse * (V::load(r + v) - most)), V::zero());
-            return most + static_cast<S>(__builtin_log(V::sum(total))) / lse;
+                total += V::select(lanes(v), M::lse_share(lse, V::load(r + v), V::set(most)), V::zero());
+            return One::lse_value(lse, most, V::sum(total));
         }
         for (long v = 0; v < n; v += W) {
             const T x = V::load(r + v);
@@ -390,11 +390,11 @@ template <class S> struct Direction {
             T mean = V::zero();
             for (long v = 0; v < n; v += W) {
                 const T x = V::load(r + v);
-                const T share = V::select(lanes(v), V::exp(lse * (x - value)), V::zero());
+                const T share = V::select(lanes(v), M::lse_share(lse, x, V::set(value)), V::zero());
                 V::store(b.d_r + v, d * share);
                 mean += share * x;
             }
-            b.d_lse += d * (V::sum(mean) - value) / lse;
+            b.d_lse += d * One::lse_temperature_vjp(lse, V::sum(mean), value);
             return;
         }
         const S most = aggregate == kMax ? aggregated(r) : 0;
@@ -522,13 +522,13 @@ template <class S> struct Direction {
             const auto valid = lanes(v);
             for (long c = 0; c < m; ++c) {
                 const T x = normalised<kind>(V::load(s.a + c * ld + v), s.shift[c], s.scale[c]);
-                const T d = V::load(s.p + c * ld + v) * (V::load(b.d_p + c * ld + v) - mean);
+                const T d = M::softmax_vjp(V::load(s.p + c * ld + v), V::load(b.d_p + c * ld + v), mean);
                 d_temperature += V::select(valid, d * x, V::zero());
                 V::store(b.d_p + c * ld + v, V::select(valid, temperature * d, V::zero()));
             }
         }
         b.d_temperature += V::sum(d_temperature);
-        const bool plain = norm == kNone || norm == kClipped, squares = is_l2(norm);
+        const bool plain = is_plain(norm), squares = is_l2(norm);
         for (long c = 0; c < m; ++c) {
             const S shift = s.shift[c], scale = s.scale[c];
             const S *a = s.a + c * ld, *d_x = b.d_p + c * ld;
@@ -537,18 +537,16 @@ template <class S> struct Direction {
                 for (long v = 0; v < n; v += W)
                     sum += V::load(d_x + v) * normalised<kind>(V::load(a + v), shift, scale);
             const S total = V::sum(sum);
-            // The normaliser is 1 / scale = √Σx² + ε or Σ|x| + ε.
-            const S root = 1 / scale - (S)kEps;
-            const S pull = plain ? 0 : squares ? (root > 0 ? total / root : 0) : total * scale;
+            const S pull = plain ? S(0) : One::size_pull(squares, total, scale);
             for (long v = 0; v < n; v += W) {
                 const T raw = V::load(a + v), d = V::load(d_x + v);
                 T out;
                 if constexpr (kind == 0) {
-                    out = V::select(lanes(v), normalised<0>(raw, shift, scale) * (d - total), V::zero());
+                    const T p = normalised<0>(raw, shift, scale);
+                    out = V::select(lanes(v), M::softmax_vjp(p, d, V::set(total)), V::zero());
                 } else {
                     const T x = kind == 2 ? M::leaky(raw) : raw;
-                    const T sign = V::select(x > 0, V::set(1), V::select(x < 0, V::set(-1), V::zero()));
-                    out = scale * d - (squares ? x * scale : sign) * pull;
+                    out = M::sized_vjp(squares, x, d, V::set(scale), V::set(pull));
                     if constexpr (kind == 2) out = M::leaky_vjp(raw, out);
                 }
                 V::store(b.d_a + c * ld + v, V::load(b.d_a + c * ld + v) + out);
