@@ -45,8 +45,13 @@ def passes(config: list[int]) -> list[dict[str, Any]]:
 
 
 def pass_precision(options: dict[str, Any], precision: str) -> str:
-    """How a pass multiplies: a choice of the second step must not hang on operands that were rounded in the first."""
-    return product_precision(precision, exact=options["ATTEND"] != "softmax" and options["STEPS"] > 1)
+    """How a pass multiplies.
+
+    A choice of the second step must not hang on operands that were rounded in the first, and a third step has the
+    roundings of two refinements, which beside features of float16, rounded no more coarsely, would show.
+    """
+    chooses = options["ATTEND"] != "softmax" and options["STEPS"] > 1
+    return product_precision(precision, chooses or (precision == "float16" and options["STEPS"] > 2))
 
 
 def sides(
