@@ -83,6 +83,8 @@ def score_matrix(
         team = Team(group, stream)
         team.agree(resume=resume)
         return write_scores(stream, out, resume, progress, team)[0]
+    if out is None:  # before tiles are cut: their bounds alone could be too many
+        checks.check_memory(problem.shape, problem.dtype.itemsize, problem.device)
     return score(TileStream(problem), out=out, progress=progress, tensor=isinstance(problem.images.data, Tensor))
 
 
