@@ -54,6 +54,8 @@ def main() -> None:
 
         Log.write = write_or_die
     run(sys.argv[1], **options)
+    sys.stdout.flush()
+    os._exit(0)  # the threads of torch's gloo outlive the group, and now and then abort an interpreter that winds up
 
 
 if __name__ == "__main__":
