@@ -105,8 +105,6 @@ def main() -> None:
     for what in sys.argv[2:]:
         {"same": same, "fails": fails, "lost": lost}[what](Path(sys.argv[1]), dist.get_rank())
     dist.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(0)  # the threads of torch's gloo outlive the group, and now and then abort an interpreter that winds up
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield chosen
         return
+    # Its functions keep the group that there is at their import as a default: its threads would outlive it, and now and
+    # then abort the interpreter that winds up.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield chosen
