@@ -200,22 +200,24 @@ def test_every_pair_that_fits_belongs_to_one_tile_of_one_block(make: Make) -> No
         tiles = module.pair_tiles(CONFIG, hopper, bounds(images), bounds(captions))
         for found, own, most, fits in zip(tiles, (images, captions), (COLUMNS, ROWS), (144, 64), strict=True):
             counts = np.zeros(len(own), int)
-            for first, last, _ in found:
+            for first, last, *_ in found:
                 assert 0 < sum(own[first:last]) <= most
                 counts[first:last] += 1
             if own is images:
                 assert counts.tolist() == [int(n <= fits) for n in own]
-                assert all(sum(n | 1 for n in own[first:last]) <= PLANES for first, last, _ in found)
+                assert all(sum(n | 1 for n in own[first:last]) <= PLANES for first, last, *_ in found)
             else:
                 assert all(count <= (n <= fits) for count, n in zip(counts, own, strict=True))
                 if max(images) <= 36:
                     assert counts.tolist() == [int(n <= fits) for n in own]
         held = [n for n in images if n <= COLUMNS]
-        for first, last, teams in tiles[1]:
+        for first, last, teams, room in tiles[1]:
             assert 1 <= teams <= 4
             config = (ctypes.c_int64 * len(CONFIG))(*CONFIG)
             sizes = ctypes.c_int64(max(held)), ctypes.c_int64(max(captions[first:last]))
-            assert module.plan.tile_lacking(config, int(hopper), *sizes, teams) <= 0
+            assert module.plan.tile_team_bytes(config, *sizes) <= room
+            assert room % 16 == 0
+            assert teams * room <= module.plan.tile_room(int(hopper))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cmsei_fast._cuda") is None, reason="cmsei_fast._cuda is not built")
@@ -232,6 +234,25 @@ def test_the_module_makes_the_same_tiles_and_refuses_other_devices(make: Make) -
             with pytest.raises(RuntimeError, match=r"pair_score: CUDA error \d+ \(.+\) while choosing the device"):
                 launch(call, 0, 0)
     assert module.ampere_bytes() == make().ampere_bytes()
+
+
+def test_stages_lie_apart_and_where_the_swizzle_begins(library: ctypes.CDLL) -> None:
+    size, end = library.hopper_stage_bytes(), library.hopper_work_bytes()
+    places = [library.hopper_stage(i) for i in range(library.hopper_stages())]
+    assert all(place % 1024 == 0 for place in places)
+    assert all(before - place >= size for before, place in itertools.pairwise(places))
+    assert places[-1] >= 0
+    assert places[0] + size <= end
+
+
+@pytest.mark.parametrize(("words", "ahead"), [(5, 2), (13, 1), (36, 0)])
+@pytest.mark.parametrize("width", [64, 600])
+def test_the_next_tile_is_loaded_while_pairs_are_scored(words: int, ahead: int, width: int) -> None:
+    """As far as the memory that the pairs take does not reach, and no further."""
+    module = TileModule(blocks=1)
+    before, stages = module.plan.hopper_ahead(), min(ahead, -(-width // 64))
+    compared(module, PairScorer.cmsei(), (36,) * 12, (words,) * (64 // words), width)
+    assert module.plan.hopper_ahead() - before == 2 * stages * 2
 
 
 def test_blocks_walk_over_each_tile_once(library: ctypes.CDLL) -> None:

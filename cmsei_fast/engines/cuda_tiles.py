@@ -27,7 +27,7 @@ class _Rest(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Tiles on the device, int32 (count, 3), and the items in none."""
+    """Tiles on the device, int32 (count, 4), and the items in none."""
 
     image_tiles: Tensor
     caption_tiles: Tensor
@@ -77,7 +77,7 @@ def _plan(
     tiles: list[Tensor] = []
     rest: list[_Rest | None] = []
     for bounds, found in zip(offsets, module.pair_tiles(config, hopper, *(x.tolist() for x in offsets)), strict=True):
-        table = np.array(found, dtype=np.int32).reshape(-1, 3)
+        table = np.array(found, dtype=np.int32).reshape(-1, 4)
         steps = np.zeros(len(bounds), dtype=np.int64)  # +1 where a tile begins, -1 behind its end
         np.add.at(steps, table[:, 0], 1)
         np.add.at(steps, table[:, 1], -1)

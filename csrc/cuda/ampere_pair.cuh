@@ -119,7 +119,7 @@ CMSEI_DEVICE void run_thread(const Arguments& a, const Rows& words, const Rows& 
           if (to.stride != 0) products[to.place + fragment_row(thread, m, i) * to.stride] = sums.x[m][n][i];
         }
     device::sync_block();
-    score_pairs(a, work, kTeamBytes, images, captions, thread);
+    score_pairs(a, work, images, captions, thread);
     device::sync_block();  // what the next tile's stages take the place of
   }
 }

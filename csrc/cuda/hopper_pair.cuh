@@ -29,40 +29,50 @@ CMSEI_DEVICE Memory lay_out(unsigned char* shared) {
           barriers + 2 * kStages};
 }
 
-// Every stage of every tile, as soon as its place is free.
+// Every stage of every tile, as soon as its place is free: of a tile's first stages, the pairs of the tile before may
+// be scored still. A bit of `phases` is the phase in which a stage is filled next.
 template <class Map>
 CMSEI_DEVICE void produce(const Arguments& a, const Map& words, const Map& regions, const Memory& memory, int64_t block,
                           int64_t blocks) {
-  uint32_t count = 0, tile = 0;
+  uint32_t phases = 0, tile = 0;
+  int held = 0;  // by the pairs of the tile before
   const int64_t meetings = a.image_tile_count * a.caption_tile_count;
 #pragma unroll 1
   for (int64_t index = block; index < meetings; index += blocks, ++tile) {
     const Meeting meeting = locate(a.image_tile_count, a.caption_tile_count, index);
     const int row = static_cast<int>(a.captions.offsets[a.caption_tiles[meeting.caption].first]);
     const int column = static_cast<int>(a.images.offsets[a.image_tiles[meeting.image].first]);
-    device::barrier_wait(memory.free, (tile & 1) ^ 1);
+    bool free = false;
 #pragma unroll 1
-    for (int k = 0; k < a.depth_blocks; ++k, ++count) {
-      const int stage = count % kStages;
-      device::barrier_wait(memory.empty + stage, (count / kStages & 1) ^ 1);
+    for (int k = 0; k < a.depth_blocks; ++k) {
+      const int stage = k % kStages;
+      if (!free && stage_place(stage) < held) {
+        device::barrier_wait(memory.free, (tile & 1) ^ 1);
+        free = true;
+      }
+      device::barrier_wait(memory.empty + stage, (phases >> stage & 1) ^ 1);
+      phases ^= 1u << stage;
       device::barrier_expect(memory.full + stage, kStageBytes);
-      unsigned char* const to = memory.work + stage * kStageBytes;
+      unsigned char* const to = memory.work + stage_place(stage);
       device::load_tile(words, to, memory.full + stage, k * kDepth, row);
       device::load_tile(regions, to + kWordBytes, memory.full + stage, k * kDepth, column);
     }
+    if (!free) device::barrier_wait(memory.free, (tile & 1) ^ 1);  // a phase may not pass unseen
+    held = held_bytes(a.caption_tiles[meeting.caption]);
   }
 }
 
-// A tile's inner products into the accumulators; `count` runs on from tile to tile.
+// A tile's inner products into the accumulators; a bit of `phases` is the phase in which a stage is full next.
 template <bool kHalf>
-CMSEI_DEVICE void multiply_tile(const Arguments& a, const Memory& memory, uint32_t& count, int thread,
+CMSEI_DEVICE void multiply_tile(const Arguments& a, const Memory& memory, uint32_t& phases, int thread,
                                 device::Accumulators& sums) {
 #pragma unroll 1
-  for (int k = 0; k < a.depth_blocks; ++k, ++count) {
-    const int stage = count % kStages;
-    device::barrier_wait(memory.full + stage, count / kStages & 1);
-    const uint64_t words = descriptor(memory.work_address + stage * kStageBytes);
-    const uint64_t regions = descriptor(memory.work_address + stage * kStageBytes + kWordBytes);
+  for (int k = 0; k < a.depth_blocks; ++k) {
+    const int stage = k % kStages;
+    device::barrier_wait(memory.full + stage, phases >> stage & 1);
+    phases ^= 1u << stage;
+    const uint64_t words = descriptor(memory.work_address + stage_place(stage));
+    const uint64_t regions = descriptor(memory.work_address + stage_place(stage) + kWordBytes);
     device::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kDepth / kStepDepth; ++step)
@@ -70,14 +80,14 @@ CMSEI_DEVICE void multiply_tile(const Arguments& a, const Memory& memory, uint32
     device::wgmma_commit();
     // The product before this one is done, and nobody needs its stage.
     device::wgmma_wait<1>();
-    if (k > 0 && thread % 32 == 0) device::barrier_arrive(memory.empty + (count - 1) % kStages);
+    if (k > 0 && thread % 32 == 0) device::barrier_arrive(memory.empty + (k - 1) % kStages);
   }
   device::wgmma_finish(sums);
-  if (thread % 32 == 0) device::barrier_arrive(memory.empty + (count - 1) % kStages);
+  if (thread % 32 == 0) device::barrier_arrive(memory.empty + (a.depth_blocks - 1) % kStages);
 }
 
 CMSEI_DEVICE void consume(const Arguments& a, const Memory& memory, int64_t block, int64_t blocks, int thread) {
-  uint32_t count = 0;
+  uint32_t phases = 0;
   const int64_t meetings = a.image_tile_count * a.caption_tile_count;
 #pragma unroll 1
   for (int64_t index = block; index < meetings; index += blocks) {
@@ -89,9 +99,9 @@ CMSEI_DEVICE void consume(const Arguments& a, const Memory& memory, int64_t bloc
 #pragma unroll
     for (int i = 0; i < device::Accumulators::kCount; ++i) sums.x[i] = 0;
     if (a.half)
-      multiply_tile<true>(a, memory, count, thread, sums);
+      multiply_tile<true>(a, memory, phases, thread, sums);
     else
-      multiply_tile<false>(a, memory, count, thread, sums);
+      multiply_tile<false>(a, memory, phases, thread, sums);
     device::sync_consumers();  // the stages have been read, the columns' places written
     float* const products = reinterpret_cast<float*>(memory.work);
 #pragma unroll
@@ -100,7 +110,7 @@ CMSEI_DEVICE void consume(const Arguments& a, const Memory& memory, int64_t bloc
       if (to.stride != 0) products[to.place + fragment_row(thread, i) * to.stride] = sums.x[i];
     }
     device::sync_consumers();
-    score_pairs(a, memory.work, kTeamBytes, images, captions, thread);
+    score_pairs(a, memory.work, images, captions, thread);
     device::fence_async();  // what was written here comes before what TMA writes next
     device::barrier_arrive(memory.free);
   }

@@ -4,6 +4,8 @@
 //   main loop      4 stages                                                             106,496 bytes
 //   then instead   inner products 64 x 148 fp32                                          37,888 bytes
 //                  the teams' memory, 4 warps                                    at most 75,520 bytes
+//   meanwhile      the next tile's first stages, which lie behind what its pairs take: the first of them where a
+//                  team has at most 12,032 bytes (SCAN, and CMSEI to 22 words), two up to 5,376
 //   always         barriers, places of the columns, alignment                             2,304 bytes
 //   registers      128 threads x 232 of the consumers, 72 of them accumulators, + 128 x 24 of the producers: 32,768
 //   work           64 x 144 x 16 multiply-adds a wgmma: 72 cycles at 2,048 a cycle, in which it reads 6,656 bytes of
@@ -25,8 +27,13 @@ constexpr int kBarrierBytes = 128;
 // Of the stages, then of the products and the teams.
 constexpr int kWorkBytes = kSharedBytes - kSwizzleBytes - tile::kColumnBytes - kBarrierBytes;
 constexpr int kTeamBytes = kWorkBytes - tile::kProductBytes;
+// Where the ring's stage lies. A tile begins with the ring, at the end of the memory that scoring pairs fills from the
+// beginning.
+CMSEI_FORMULA constexpr int stage_place(int stage) {
+  return kWorkBytes / kSwizzleBytes * kSwizzleBytes - (stage + 1) * tile::kStageBytes;
+}
 
-static_assert(kStages * tile::kStageBytes <= kWorkBytes, "the stages do not fit");
+static_assert(stage_place(kStages - 1) >= 0, "the stages do not fit");
 static_assert(tile::kWordBytes % kSwizzleBytes == 0, "tiles begin where the swizzle does");
 static_assert(tile::kStageBytes % kSwizzleBytes == 0, "tiles begin where the swizzle does");
 static_assert((2 * kStages + 1) * 8 <= kBarrierBytes, "the barriers do not fit");

@@ -9,7 +9,7 @@ namespace {
 
 TileList numbers(const std::vector<tile::Tile>& tiles) {
   TileList out;
-  for (const tile::Tile& x : tiles) out.push_back({x.first, x.last, x.teams});
+  for (const tile::Tile& x : tiles) out.push_back({x.first, x.last, x.teams, x.bytes});
   return out;
 }
 

@@ -30,14 +30,14 @@ CMSEI_DEVICE void place_columns(const Arguments& a, const Tile& images, Column* 
     columns[column] = locate_column(a.images.offsets, images.first, images.last, column);
 }
 
-// The pairs of a tile whose inner products begin `work`; behind them are the teams' bytes, `room` of them.
-CMSEI_DEVICE void score_pairs(const Arguments& a, unsigned char* work, int room, const Tile& images,
-                              const Tile& captions, int thread) {
+// The pairs of a tile whose inner products begin `work`; behind them are the teams' bytes.
+CMSEI_DEVICE void score_pairs(const Arguments& a, unsigned char* work, const Tile& images, const Tile& captions,
+                              int thread) {
   const pair::WarpTeam team{thread % 32};
   const int across = images.last - images.first, pairs = across * (captions.last - captions.first);
   const int64_t first_word = a.captions.offsets[captions.first], first_region = a.images.offsets[images.first];
   const float* const products = reinterpret_cast<const float*>(work);
-  float* const own = reinterpret_cast<float*>(work + kProductBytes + thread / 32 * (room / captions.teams / 16 * 16));
+  float* const own = reinterpret_cast<float*>(work + kProductBytes + thread / 32 * captions.bytes);
   if (thread / 32 >= captions.teams) return;
 #pragma unroll 1
   for (int p = thread / 32; p < pairs; p += captions.teams) {

@@ -44,10 +44,13 @@ inline int teams_of(const PairConfig& config, int64_t regions, int64_t words, in
   return static_cast<int>(fit < kMostTeams ? fit : kMostTeams);
 }
 
-// Items [first, last) and, of captions, how many warps' memory fits: a warp is a team.
+// Items [first, last) and, of captions, how many warps' memory fits, a warp being a team, and the bytes of one.
 struct Tile {
-  int32_t first, last, teams;
+  int32_t first, last, teams, bytes;
 };
+
+// Bytes that a tile's inner products and teams take of a block's memory, from its beginning.
+CMSEI_FORMULA constexpr int held_bytes(const Tile& captions) { return kProductBytes + captions.teams * captions.bytes; }
 
 struct Tiles {
   std::vector<Tile> images, captions;
@@ -65,7 +68,7 @@ inline Tiles make_tiles(const PairConfig& config, int room, const int64_t* image
     const bool joins = !tiles.images.empty() && tiles.images.back().last == i && rows + n <= kColumns &&
                        planes + plane_stride(n) <= kPlanes;
     if (!joins) {
-      tiles.images.push_back({static_cast<int32_t>(i), static_cast<int32_t>(i), 0});
+      tiles.images.push_back({static_cast<int32_t>(i), static_cast<int32_t>(i), 0, 0});
       rows = planes = 0;
     }
     tiles.images.back().last = static_cast<int32_t>(i + 1);
@@ -78,12 +81,14 @@ inline Tiles make_tiles(const PairConfig& config, int room, const int64_t* image
     if (teams == 0) continue;
     const bool joins = !tiles.captions.empty() && tiles.captions.back().last == i && rows + n <= kRows;
     if (!joins) {
-      tiles.captions.push_back({static_cast<int32_t>(i), static_cast<int32_t>(i), kMostTeams});
+      tiles.captions.push_back({static_cast<int32_t>(i), static_cast<int32_t>(i), kMostTeams, 0});
       rows = 0;
     }
     Tile& tile = tiles.captions.back();
     tile.last = static_cast<int32_t>(i + 1);
     tile.teams = teams < tile.teams ? teams : tile.teams;
+    const auto bytes = static_cast<int32_t>(team_bytes(config, longest, n));
+    tile.bytes = bytes > tile.bytes ? bytes : tile.bytes;
     rows += n;
   }
   return tiles;

@@ -25,13 +25,13 @@ struct TileCall {
   int64_t scalars;                 // float32, PairScorer.scalars()
   PairItems images, captions;      // all of them: only offsets, gram_offsets, lengths, means and grams are read
   TileRows regions, words;
-  int64_t image_tiles, image_tile_count;      // int32 (count, 3): tile_plan.h
+  int64_t image_tiles, image_tile_count;      // int32 (count, 4): tile_plan.h
   int64_t caption_tiles, caption_tile_count;
   int64_t scores, scores_stride;   // float32 (images, captions): written where a tile has both
 };
 
-// (first, last, teams): items [first, last), and of captions how many warps' memory fits a block.
-using TileList = std::vector<std::array<int32_t, 3>>;
+// (first, last, teams, bytes): items [first, last), and of captions how many warps' memory fits a block, and of one.
+using TileList = std::vector<std::array<int32_t, 4>>;
 
 // Image tiles and caption tiles of items with these offsets, for the Hopper kernel or the one by mma.sync; items too
 // large for a tile are in none.

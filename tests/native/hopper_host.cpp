@@ -33,6 +33,7 @@ extern "C" int64_t hopper_host(const cuda::TileCall* call, const Options* option
       std::memset(static_cast<void*>(shared.get()), 0xff, kSharedBytes);
       device::machine = {};
       device::machine.late = options->late != 0;
+      device::machine.tile_loads = 2 * a.depth_blocks;
       device::machine.shared = reinterpret_cast<unsigned char*>(shared.get());
       device::run_block(
           kThreads, options->reversed != 0,
@@ -46,7 +47,10 @@ extern "C" int64_t hopper_host(const cuda::TileCall* call, const Options* option
   return kSharedBytes;
 }
 
-// Tiles as (first, last, teams): images', then captions'; how many of each.
+// Loads so far that were started before the pairs of the tile before were scored.
+extern "C" int64_t hopper_ahead() { return device::loads_ahead; }
+
+// Tiles as (first, last, teams, bytes): images', then captions'; how many of each.
 extern "C" void tile_host(const int64_t* config, int hopper, const int64_t* image_offsets, int64_t images,
                                   const int64_t* caption_offsets, int64_t captions, int32_t* out, int64_t* counts) {
   const int room = hopper ? hopper::kTeamBytes : ampere::kTeamBytes;
@@ -58,6 +62,7 @@ extern "C" void tile_host(const int64_t* config, int hopper, const int64_t* imag
       *out++ = tile.first;
       *out++ = tile.last;
       *out++ = tile.teams;
+      *out++ = tile.bytes;
     }
 }
 
@@ -80,11 +85,16 @@ extern "C" void tile_places(const int64_t* offsets, int first, int last, int32_t
 }
 
 extern "C" int32_t tile_product_numbers() { return kProductBytes / 4; }
-// Bytes by which a team's share of the room is too small for a pair.
-extern "C" int64_t tile_lacking(const int64_t* config, int hopper, int64_t regions, int64_t words, int teams) {
-  const int room = hopper ? hopper::kTeamBytes : ampere::kTeamBytes;
-  return team_bytes(pair::parse(config), regions, words) - room / teams / 16 * 16;
+// Bytes that a team wants for a pair, and those of all teams of a block.
+extern "C" int64_t tile_team_bytes(const int64_t* config, int64_t regions, int64_t words) {
+  return team_bytes(pair::parse(config), regions, words);
 }
+extern "C" int32_t tile_room(int hopper) { return hopper ? hopper::kTeamBytes : ampere::kTeamBytes; }
+// Where a stage of the ring lies, what it has, and what all have.
+extern "C" int32_t hopper_stage(int stage) { return stage_place(stage); }
+extern "C" int32_t hopper_stages() { return kStages; }
+extern "C" int32_t hopper_stage_bytes() { return kStageBytes; }
+extern "C" int32_t hopper_work_bytes() { return kWorkBytes; }
 extern "C" int32_t hopper_fragment(int thread, int i, int column) {
   return column ? fragment_column(thread, i) : fragment_row(thread, i);
 }
