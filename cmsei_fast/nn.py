@@ -131,6 +131,20 @@ class RelationAttention(Module):
         q, k = (self._heads(project, nodes) for project in (self.query, self.key))
         return attention_probabilities(q, k, labels, self.label_bias, confidence)
 
+    def contributions(
+        self, nodes: Tensor, labels: Tensor, confidence: Tensor | None = None, label_value: Tensor | None = None
+    ) -> Tensor:
+        """(B, R, R, dim): what node i gathers along its edge from node j; arguments as of :meth:`forward`.
+
+        Their sum over j is :meth:`forward`. In plain torch, to look at, as :meth:`probabilities` is.
+        """
+        value = self.label_value if label_value is None else label_value
+        content = self._heads(self.content, nodes).transpose(1, 2)  # (B, R, H, d)
+        along = self.probabilities(nodes, labels, confidence).permute(0, 2, 3, 1)  # (B, R, R, H)
+        carried = along[..., None] * (content[:, None] + value[labels.long()])  # (B, R, R, H, d)
+        out: Tensor = self.out(carried.flatten(3))
+        return out
+
     def _heads(self, project: Linear, nodes: Tensor) -> Tensor:
         """(B, H, R, d)."""
         return project(nodes).unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -16,6 +16,7 @@ from cmsei_fast import Attention, PairScorer, explain, relation_attention, score
 from cmsei_fast.model.graph_reasoning import ReasoningLayer
 from cmsei_fast.nn import RelationAttention
 from cmsei_fast.report import explain_features
+from cmsei_fast.report.mixing import mixing
 
 SPLIT = tiny_split(2)
 ALL = ("implicit", "spatial", "semantic")
@@ -174,7 +175,78 @@ def test_semantic_edges_are_the_triplets_in_both_directions(model):
     forwards = {(s, o, image.predicate_names[p], False) for s, p, o in image.relations.tolist()}
     assert edges == forwards | {(o, s, name, True) for s, o, name, _ in forwards}
     assert all(e.name == "self" for e in found.edges if e.region == e.neighbour and e.kind != "implicit")
-    assert not model.reasoning.layers[0].attention["spatial"]._forward_pre_hooks
+    assert not model.reasoning.layers[0]._forward_pre_hooks
+
+
+def test_parts_of_a_state_are_what_the_layer_adds_up(model):
+    """Region and edges sum to what the layer normalises, and the shares are the parts' lengths after it."""
+    layer = model.reasoning.layers[1]
+    graphs = graphs_of(model, 3)
+    nodes = torch.randn(1, len(graphs["spatial"][0][0]), 32, generator=torch.Generator().manual_seed(4))
+    predicates = model.reasoning.predicates(model.words.names(model.reasoning.name_tokens))
+    with torch.no_grad():
+        parts = {
+            kind: module.contributions(nodes, *graphs[kind], layer.value(kind, predicates))
+            for kind, module in layer.attention.items()
+        }
+        for kind, module in layer.attention.items():
+            whole = module(nodes, *graphs[kind], layer.value(kind, predicates))
+            torch.testing.assert_close(parts[kind].sum(2), whole, atol=1e-5, rtol=1e-4)
+        whole = layer.norm(nodes + sum(x.sum(2) for x in parts.values()))
+        torch.testing.assert_close(whole, layer(nodes, graphs, predicates), atol=1e-5, rtol=1e-4)
+        layer.norm.weight.mul_(torch.rand(32) + 0.5)
+        found = mixing(layer, nodes, graphs, predicates)
+    scale = layer.norm.weight.detach().double().numpy()
+    own = [nodes[0].double().numpy(), *(parts[kind][0].double().numpy() for kind in ALL)]
+    sizes = [np.sqrt(((scale * (x - x.mean(-1, keepdims=True))) ** 2).sum(-1)) for x in own]
+    total = sizes[0] + sum(x.sum(1) for x in sizes[1:])
+    np.testing.assert_allclose(found.kept.numpy(), sizes[0] / total, rtol=1e-6)
+    for kind, size in zip(ALL, sizes[1:], strict=True):
+        np.testing.assert_allclose(found.along[kind].numpy(), size / total[:, None], rtol=1e-6)
+        assert ((found.along[kind] > 0) <= (graphs[kind][0][0] > 0)).all()
+
+
+def graphs_of(model, image):
+    from cmsei_fast.data.batches import image_batch
+
+    batch = image_batch(model.aligned(SPLIT), np.array([image]))
+    return model.reasoning.graphs(batch, batch.mask(torch.device("cpu")))
+
+
+def test_attention_through_the_graph_is_the_product_of_the_layers(model):
+    found = explain(model, SPLIT.subset([2]), SPLIT.captions[4])
+    n = len(found.regions)
+    layers = [np.diag(x) for x in found.kept]
+    assert len(layers) == 2
+    for edge in found.edges:
+        layers[edge.layer][edge.region, edge.neighbour] += edge.share
+    for layer in layers:
+        np.testing.assert_allclose(layer.sum(1), 1, atol=1e-9)
+        assert layer.min() >= 0
+        assert (np.diag(layer) < 1).any()
+    np.testing.assert_allclose(found.rollout(), layers[1] @ layers[0], atol=1e-12)
+    np.testing.assert_allclose(found.rollout(1), layers[1], atol=1e-12)
+    np.testing.assert_array_equal(found.rollout(2), np.eye(n))
+    for step in (0, 1):
+        words = found.of_words(step, through_graph=True)
+        np.testing.assert_allclose(words, found.of_words(step) @ layers[1] @ layers[0], atol=1e-12)
+        np.testing.assert_allclose(words.sum(1), 1, atol=1e-9)
+        regions = found.of_regions(step, through_graph=True)
+        np.testing.assert_allclose(regions.sum(1), 1, atol=1e-9)
+        whole = layers[1] @ layers[0]
+        expected = [np.average(found.of_regions(step), axis=0, weights=whole[:, j]) for j in range(n)]
+        np.testing.assert_allclose(regions, expected, atol=1e-12)
+        along = found.along_edges(step)
+        for number, before in ((0, found.of_words(step) @ layers[1]), (1, found.of_words(step))):
+            own = np.array([edge.layer == number for edge in found.edges])
+            np.testing.assert_allclose(along[:, own].sum(1) + before @ found.kept[number], 1, atol=1e-9)
+
+
+def test_without_graphs_attention_is_what_it_is():
+    found = explain_features(*pair())
+    np.testing.assert_array_equal(found.of_words(through_graph=True), found.of_words())
+    np.testing.assert_allclose(found.of_regions(through_graph=True), found.of_regions(), atol=1e-12)
+    assert found.along_edges().shape == (5, 0)
 
 
 def test_words_are_the_captions_own_and_unknown_ones_are_told(model):
@@ -234,6 +306,8 @@ def test_json(model, tmp_path):
         (lambda m: explain_features(pair()[0] / 0, pair()[1]), ValueError, "image_features: expected finite features"),
         (lambda m: explain_features(*pair(), scorer="scan"), TypeError, "scorer: expected a PairScorer or None"),
         (lambda m: explain_features(*pair(), word_names=["a"]), ValueError, "word_names: expected 5 of them, got 1"),
+        (lambda m: explain_features(*pair(), kept=[np.ones(3)]), ValueError, r"kept: expected shape \(7,\) for each"),
+        (lambda m: explain_features(*pair(), kept=[np.full(7, 0.5)]), ValueError, "kept: .* sum to 1 .*, got 0.5 in"),
         (lambda m: explain_features(*pair(), boxes=np.ones((3, 4))), ValueError, r"boxes: expected .* \(7, 4\)"),
         (lambda m: explain_features(*pair(), boxes=np.ones((7, 4)), size=(0, 3)), ValueError, "size: expected width"),
         (

@@ -54,16 +54,23 @@ class ReasoningLayer(Module):
         """Nodes (B, R, D) from nodes, the graphs' labels and confidences, and the predicates' vectors (P, D)."""
         gathered = nodes
         for kind in self.kinds:
-            attention: RelationAttention = self.attention[kind]  # type: ignore[assignment]
-            value: Tensor = attention.label_value
-            if kind == "semantic" and predicates is not None:
-                # A predicate's words, in either direction, beside what the layer learns of it.
-                named = predicates.unflatten(-1, (self.heads, -1))  # (P, H, d)
-                neither = named.new_zeros(1, *named.shape[1:])
-                value = value + torch.cat([neither, named, named, neither])
-            gathered = gathered + self.dropout(attention(nodes, *graphs[kind], value))
+            value = self.value(kind, predicates)
+            gathered = gathered + self.dropout(self.attention[kind](nodes, *graphs[kind], value))
         out: Tensor = self.norm(gathered)
         return out
+
+    def value(self, kind: str, predicates: Tensor | None) -> Tensor:
+        """(n_labels, H, d): what an edge of each label carries beside its neighbour.
+
+        Of a scene graph, a predicate's words, in either direction, beside what the layer learns of it.
+        """
+        attention: RelationAttention = self.attention[kind]  # type: ignore[assignment]
+        own: Tensor = attention.label_value
+        if kind != "semantic" or predicates is None:
+            return own
+        named = predicates.unflatten(-1, (self.heads, -1))  # (P, H, d)
+        neither = named.new_zeros(1, *named.shape[1:])
+        return own + torch.cat([neither, named, named, neither])
 
 
 class GraphReasoning(Module):

@@ -17,9 +17,9 @@ from ..engines.terms import Direction, read_terms
 from ..graphs import SPATIAL_NAMES, n_semantic_labels
 from ..model.cmsei import CMSEI
 from ..model.graph_reasoning import ReasoningLayer
-from ..nn import RelationAttention
 from ..scorer import PairScorer
 from .explanation import AttentionStep, Edge, Explanation, Term
+from .mixing import mixing
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def explain(model: CMSEI, image: Split, caption: str) -> Explanation:
         raise ValueError(f"image: expected a Split of one image, such as split.subset([0]), got one of {len(image)}")
     if not isinstance(caption, str):
         raise TypeError(f"caption: expected a string, got {type(caption).__name__}")
-    calls: list[_Call] = []
+    calls: list[_Layer] = []
     with _watching(model, calls):
         regions = model.encode_images(image).rows
     words = model.encode_captions([caption]).rows
@@ -63,6 +63,7 @@ def explain(model: CMSEI, image: Split, caption: str) -> Explanation:
         boxes=image.boxes,
         size=None if image.sizes is None else image.sizes[0],
         edges=[edge for call in calls for edge in call.edges(model.config.predicate_names)],
+        kept=[call.kept for call in calls],
     )
 
 
@@ -80,6 +81,7 @@ def explain_features(
     boxes: Any = None,
     size: Any = None,
     edges: Sequence[Edge] = (),
+    kept: Sequence[Any] = (),
 ) -> Explanation:
     """The same from features alone: R regions and L words of one pair, without padding.
 
@@ -95,6 +97,8 @@ def explain_features(
         boxes: (R, 4) xyxy pixels.
         size: width and height of the image in pixels; the boxes' largest corner if None.
         edges: of graphs over the regions.
+        kept: (R,) of each layer of reasoning, the share of each region's state that the layer leaves; with the shares
+            of the region's edges in that layer it sums to 1. Without it regions are what they were.
 
     Raises:
         TypeError, ValueError: naming the argument, what it takes and what it was given.
@@ -119,6 +123,7 @@ def explain_features(
     words = _names("word_names", word_names, [f"word {i}" for i in range(len(w))])
     regions = _names("region_names", region_names, ["region"] * len(v))
     boxes, size = _canvas(boxes, size, len(v))
+    kept = _kept(kept, edges, len(v))
 
     terms = read_terms(torch.tensor(scorer.scalars(), dtype=torch.float64), scorer.config())
     levels = reference.cross_levels(v, w, terms.guide_temperature)
@@ -138,6 +143,7 @@ def explain_features(
         ),
         score=float(reference.score(v, w, terms)),
         edges=tuple(edges),
+        kept=kept,
         boxes=boxes,
         size=size,
     )
@@ -164,6 +170,23 @@ def _names(name: str, given: Sequence[Any] | None, default: list[Any]) -> tuple[
     return tuple(values)
 
 
+def _kept(kept: Sequence[Any], edges: Sequence[Edge], n_region: int) -> tuple[np.ndarray, ...]:
+    layers = tuple(np.asarray(x, dtype=np.float64) for x in kept)
+    for number, own in enumerate(layers):
+        if own.shape != (n_region,):
+            raise ValueError(f"kept: expected shape ({n_region},) for each layer, got {own.shape}")
+        total = own.copy()
+        for edge in edges:
+            if edge.layer == number:
+                total[edge.region] += edge.share
+        if not np.allclose(total, 1, atol=1e-6):
+            worst = total[np.abs(total - 1).argmax()]
+            raise ValueError(
+                f"kept: expected shares that sum to 1 with those of a region's edges, got {worst:g} in layer {number}"
+            )
+    return layers
+
+
 def _canvas(boxes: Any, size: Any, n_region: int) -> tuple[np.ndarray | None, tuple[float, float] | None]:
     if boxes is None:
         return None, None
@@ -182,45 +205,57 @@ def _region_names(image: Split) -> list[str] | None:
     return ["unknown" if label < 0 else image.object_names[label] for label in image.labels]
 
 
-class _Call:
-    """One call of a graph's attention: a kind, a layer, and its probabilities."""
+class _Layer:
+    """One call of a layer of reasoning: its edges, and what the regions kept of themselves."""
 
-    def __init__(self, kind: str, layer: int, module: RelationAttention, arguments: tuple[Any, ...]) -> None:
-        nodes, labels, confidence = arguments[:3]
-        self.kind, self.layer, self.n_labels = kind, layer, module.n_labels
-        self.attention = module.probabilities(nodes, labels, confidence)[0].mean(0).double().cpu()  # (R, R)
-        self.labels = labels[0].cpu()
-        self.confidence = None if confidence is None else confidence[0].cpu()
+    def __init__(self, number: int, layer: ReasoningLayer, arguments: tuple[Any, ...]) -> None:
+        nodes, graphs, predicates = arguments
+        self.number = number
+        self.labels = {kind: labels[0].cpu() for kind, (labels, _) in graphs.items()}
+        self.confidence = {kind: None if given is None else given[0].cpu() for kind, (_, given) in graphs.items()}
+        found = mixing(layer, nodes, graphs, predicates)
+        self.kept, self.along, self.attention = found.kept.numpy(), found.along, found.attention
 
     def edges(self, predicates: Sequence[str]) -> Iterator[Edge]:
-        """All edges, region by region."""
-        for i, j in self.labels.nonzero().tolist():
-            name, reverse = self._name(int(self.labels[i, j]), predicates)
-            confidence = 1.0 if self.confidence is None else float(self.confidence[i, j])
-            yield Edge(self.kind, self.layer, i, j, name, reverse, float(self.attention[i, j]), confidence)
+        """All edges, graph by graph and region by region."""
+        for kind, labels in self.labels.items():
+            confidence = self.confidence[kind]
+            for i, j in labels.nonzero().tolist():
+                name, reverse = _edge_name(kind, int(labels[i, j]), predicates)
+                yield Edge(
+                    kind,
+                    self.number,
+                    i,
+                    j,
+                    name,
+                    reverse,
+                    float(self.attention[kind][i, j]),
+                    1.0 if confidence is None else float(confidence[i, j]),
+                    float(self.along[kind][i, j]),
+                )
 
-    def _name(self, label: int, predicates: Sequence[str]) -> tuple[str, bool]:
-        if self.kind == "spatial":
-            return SPATIAL_NAMES[label], False
-        if self.kind == "implicit":
-            return "any", False
-        if label == n_semantic_labels(len(predicates)) - 1:
-            return "self", False
-        return predicates[(label - 1) % len(predicates)], label > len(predicates)
+
+def _edge_name(kind: str, label: int, predicates: Sequence[str]) -> tuple[str, bool]:
+    """Name of a label, and whether it is a predicate turned round."""
+    if kind == "spatial":
+        return SPATIAL_NAMES[label], False
+    if kind == "implicit":
+        return "any", False
+    if label == n_semantic_labels(len(predicates)) - 1:
+        return "self", False
+    return predicates[(label - 1) % len(predicates)], label > len(predicates)
 
 
 @contextmanager
-def _watching(model: CMSEI, calls: list[_Call]) -> Iterator[None]:
-    """Notes every call of a graph's attention inside the block."""
+def _watching(model: CMSEI, calls: list[_Layer]) -> Iterator[None]:
+    """Notes every call of a layer of reasoning inside the block."""
     handles = []
     for number, layer in enumerate(model.reasoning.layers):
-        assert isinstance(layer, ReasoningLayer)
-        for kind, module in layer.attention.items():
 
-            def note(module: Any, arguments: tuple[Any, ...], kind: str = kind, number: int = number) -> None:
-                calls.append(_Call(kind, number, module, arguments))
+        def note(module: Any, arguments: tuple[Any, ...], number: int = number) -> None:
+            calls.append(_Layer(number, module, arguments))
 
-            handles.append(module.register_forward_pre_hook(note))
+        handles.append(layer.register_forward_pre_hook(note))
     try:
         yield
     finally:

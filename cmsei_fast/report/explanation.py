@@ -70,6 +70,8 @@ class Edge:
         reverse: whether the predicate's subject is the neighbour.
         attention: mean over the heads of its probability; a region's edges of one kind and layer sum to 1.
         confidence: of the scene graph's relation, in (0, 1].
+        share: of region's state after the layer, what came along this edge; a region's edges of all kinds sum to 1
+            with what it ``kept`` (:mod:`cmsei_fast.report.mixing`).
     """
 
     kind: str
@@ -80,6 +82,7 @@ class Edge:
     reverse: bool
     attention: float
     confidence: float
+    share: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +102,7 @@ class Explanation:
         terms: those that have a weight.
         score: of the pair.
         edges: of all graphs and layers; none without a model or without graphs.
+        kept: (R,) float64 of each layer, the share of a region's state that is its own from before the layer.
         boxes: (R, 4) float64 xyxy pixels, None where regions have none.
         size: width and height in pixels, None without boxes.
     """
@@ -115,6 +119,7 @@ class Explanation:
     terms: tuple[Term, ...]
     score: float
     edges: tuple[Edge, ...] = ()
+    kept: tuple[np.ndarray, ...] = ()
     boxes: np.ndarray | None = None
     size: tuple[float, float] | None = None
 
@@ -123,25 +128,74 @@ class Explanation:
         """Steps of the direction that has more; 0 where no direction has a weight."""
         return max(len(self.t2i), len(self.i2t))
 
-    def of_words(self, step: int = -1) -> np.ndarray:
+    def of_words(self, step: int = -1, *, through_graph: bool = False) -> np.ndarray:
         """(L, R): how much each word looks at each region in a step, the last by default.
 
         α; where words do not ask, β read the other way (its rows need not sum to 1); where no direction has a weight,
         p for every word. A direction with fewer steps is taken at its last.
+
+        Args:
+            step: from 0; -1 is the last.
+            through_graph: words look at states that took in other regions; True shares out each state over the regions
+                that it came from, by :meth:`rollout`. What a word spends stays the same, 1 of α.
         """
         if self.t2i:
-            return _at(self.t2i, step).attention
-        if self.i2t:
-            return _at(self.i2t, step).attention.T
-        return np.tile(self.region_weights, (len(self.words), 1))
+            attention = _at(self.t2i, step).attention
+        elif self.i2t:
+            attention = _at(self.i2t, step).attention.T
+        else:
+            attention = np.tile(self.region_weights, (len(self.words), 1))
+        return attention @ self.rollout() if through_graph else attention
 
-    def of_regions(self, step: int = -1) -> np.ndarray:
-        """(R, L): how much each region looks at each word in a step: β, else what :meth:`of_words` says of α."""
+    def of_regions(self, step: int = -1, *, through_graph: bool = False) -> np.ndarray:
+        """(R, L): how much each region looks at each word in a step: β, else what :meth:`of_words` says of α.
+
+        Through the graph, it is the mean of the states, each weighted by how much of the region is in it.
+        """
         if self.i2t:
-            return _at(self.i2t, step).attention
-        if self.t2i:
-            return _at(self.t2i, step).attention.T
-        return np.tile(self.word_weights, (len(self.regions), 1))
+            attention = _at(self.i2t, step).attention
+        elif self.t2i:
+            attention = _at(self.t2i, step).attention.T
+        else:
+            attention = np.tile(self.word_weights, (len(self.regions), 1))
+        if not through_graph:
+            return attention
+        states = self.rollout().T  # of each region, in which states it is
+        return states @ attention / np.maximum(states.sum(1, keepdims=True), 1e-12)
+
+    def rollout(self, first: int = 0) -> np.ndarray:
+        """(R, R): how much of each region's final state (row) came from each region as it was before a layer.
+
+        Attention rollout (Abnar & Zuidema 2020, arXiv 2005.00928): the product of the layers' mixing, each what a
+        region kept and what came along its edges. Rows sum to 1. It follows how much came, not what: a word need not
+        look at a state for the sake of what it took in. The identity without graphs.
+
+        Args:
+            first: layer, from 0.
+        """
+        out = np.eye(len(self.regions))
+        for number, own in enumerate(self.kept):
+            if number >= first:
+                layer = np.diag(own)
+                for edge in self.edges:
+                    if edge.layer == number:
+                        layer[edge.region, edge.neighbour] += edge.share
+                out = layer @ out
+        return out
+
+    def along_edges(self, step: int = -1) -> np.ndarray:
+        """(L, E): how much of what a word looks at in a step came along each of ``edges``.
+
+        Of α, a word's edges of one layer sum to 1 with what the regions kept of themselves in it.
+        """
+        attention = self.of_words(step)  # (L, R)
+        out = np.zeros((len(self.words), len(self.edges)))
+        for number in range(len(self.kept)):
+            reached = attention @ self.rollout(number + 1)  # (L, R) states after this layer
+            for k, edge in enumerate(self.edges):
+                if edge.layer == number:
+                    out[:, k] = reached[:, edge.region] * edge.share
+        return out
 
     def find_word(self, word: str | int) -> int:
         """Place of a word in the caption, given by itself (upper or lower case) or by its place.

@@ -1,0 +1,67 @@
+"""What a region's state is made of after a layer of reasoning: how much is its own, how much came along each edge.
+
+Attention rollout (Abnar & Zuidema 2020, arXiv 2005.00928) takes a layer for half identity, half attention. Here the
+layer's own parts are measured instead, as by Kobayashi et al. 2021 (arXiv 2109.07152), since neither half is given:
+V' = LayerNorm(V + Σ over graphs of Proj(out)) is, but for its scale and its bias, a sum over the region itself and its
+edges, and each part counts by the length of its vector.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..model.graph_reasoning import ReasoningLayer
+from ..nn import RelationAttention
+
+Graph = tuple[Tensor, Tensor | None]
+
+
+class Mixing(NamedTuple):
+    """One image, one layer; all shares of a region sum to 1.
+
+    Args:
+        kept: (R,) float64, the share of the region's state before the layer.
+        along: of each graph (R, R) float64, the share of what region i gathers along its edge from region j.
+        attention: of each graph (R, R) float64, the mean over the heads of its probabilities.
+    """
+
+    kept: Tensor
+    along: dict[str, Tensor]
+    attention: dict[str, Tensor]
+
+
+def mixing(layer: ReasoningLayer, nodes: Tensor, graphs: dict[str, Graph], predicates: Tensor | None) -> Mixing:
+    """Parts of the layer's states.
+
+    A part f is measured as the normalisation lets it through, ``|γ ⊙ (f − mean f)|``: the division by the standard
+    deviation is the same for all parts of a region. Two things are approximate: parts that point in opposite directions
+    count in full although they cancel, and the normalisation's bias is nobody's. What an edge carries is its
+    neighbour's content and the relation's own value, both of which count for the neighbour.
+
+    Args:
+        layer: in evaluation mode.
+        nodes: (1, R, D) before the layer.
+        graphs: labels (1, R, R) and confidences of each.
+        predicates: (P, D) vectors of the predicates, as the layer takes them.
+    """
+    scale = layer.norm.weight.double()
+
+    def size(part: Tensor) -> Tensor:
+        part = part.double()
+        return (scale * (part - part.mean(-1, keepdim=True))).norm(dim=-1)
+
+    kept = size(nodes[0])  # (R,)
+    total = kept
+    along, attention = {}, {}
+    for kind, (labels, confidence) in graphs.items():
+        module: RelationAttention = layer.attention[kind]  # type: ignore[assignment]
+        parts = module.contributions(nodes, labels, confidence, layer.value(kind, predicates))
+        along[kind] = size(parts[0])  # (R, R)
+        attention[kind] = module.probabilities(nodes, labels, confidence)[0].mean(0).double().cpu()
+        total = total + along[kind].sum(1)
+    nothing = total == 0  # a state of zeros is its own
+    kept, total = torch.where(nothing, 1.0, kept), torch.where(nothing, 1.0, total)
+    return Mixing((kept / total).cpu(), {kind: (x / total[:, None]).cpu() for kind, x in along.items()}, attention)
