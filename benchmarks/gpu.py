@@ -23,6 +23,7 @@ from benchmarks import machine
 
 RESULTS = machine.ROOT / "benchmarks" / "results" / "gpu"
 SUITE_SECONDS = 300
+RUN_SECONDS = 540  # after which no measure is begun: the machine may be lent for ten minutes
 
 
 def build() -> str:
@@ -103,22 +104,39 @@ def describe() -> dict[str, Any]:
     return about
 
 
-def measure(cpu: bool) -> dict[str, dict[str, Any]]:
-    """The rows of every measure; one that fails says so and leaves the others alone."""
+def runs(engine: str, device: str) -> bool:
+    """Whether an engine can run on a device; why not is printed."""
+    from cmsei_fast import engines
+
+    try:
+        engines.get(engine, device)
+    except engines.EngineUnavailable as error:
+        print(error, flush=True)
+        return False
+    return True
+
+
+def measure(cpu: bool, deadline: float) -> dict[str, dict[str, Any]]:
+    """The rows of every engine and measure; one that fails, or comes too late, says so and leaves the others alone."""
     import torch
 
-    from benchmarks import gpu_measures
+    from benchmarks import gpu_measures, gpu_timing
 
     device = torch.device("cpu" if cpu else "cuda")
-    sizes, dtype = (gpu_measures.SMALL, torch.float32) if cpu else (gpu_measures.FULL, torch.bfloat16)
+    sizes, dtype = (gpu_timing.SMALL, torch.float32) if cpu else (gpu_timing.FULL, torch.bfloat16)
+    at = gpu_timing.Run(device, sizes, dtype)
+    engines = [name for name in ("triton", "cuda") if runs(name, device.type)]
     rows: dict[str, dict[str, Any]] = {}
     for name, run in gpu_measures.MEASURES.items():
-        start = time.perf_counter()
-        try:
-            rows |= run(device, sizes, dtype)
-        except Exception as error:  # what was measured before must not be lost
-            rows[name] = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
-        print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
+        for at.engine in engines:
+            start = time.perf_counter()
+            try:
+                if start > deadline:
+                    raise TimeoutError("the run's ten minutes were over")
+                rows |= {f"{at.engine}_{key}": row for key, row in run(at).items()}
+            except Exception as error:  # what was measured before must not be lost
+                rows[f"{at.engine}_{name}"] = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
+            print(f"{at.engine}, {name}: {time.perf_counter() - start:.1f} s", flush=True)
     return rows
 
 
@@ -133,6 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--cpu: expected --out, because figures of the interpreter are no results")
     if options.cpu:
         os.environ["TRITON_INTERPRET"] = "1"
+    deadline = time.perf_counter() + RUN_SECONDS
     print(f"build: {'left out' if options.cpu else build()}", flush=True)
     found = describe()
     if not options.cpu and found["gpu"] is None:
@@ -144,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(found["suite"]["tail"])
         print("the suite is red: nothing was measured")
         return 1
-    found["rows"] = measure(options.cpu)
+    found["rows"] = measure(options.cpu, deadline)
     target = options.out or RESULTS / f"{machine.slug(found['gpu'])}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".part")

@@ -7,6 +7,7 @@ With ``--check`` nothing is written, and the exit status says whether all of it 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ GPU_COLUMNS = {
     "error": ("error", "{:.1e}"),
     "pytorch_error": ("PyTorch's error", "{:.1e}"),
 }
+GPU_ENGINES = ("triton", "cuda")
 # What shows that an operator's engine is faster than eager, forward and backward.
 GPU_EVIDENCE = {
     "pair_score": ("scan_scoring", "cmsei_scoring", "scan_training", "cmsei_training"),
@@ -100,15 +102,20 @@ def render_gpu(results: Path = RESULTS) -> str:
 
 
 def verified(results: Path = RESULTS) -> dict[str, dict[str, list[str]]]:
-    """{architecture: {operator: engines}}: triton where the suite was green and every row of evidence beats eager."""
+    """{architecture: {operator: engines}}, fastest first: the suite was green, every row of evidence beats eager."""
     out: dict[str, dict[str, list[str]]] = {}
     for result in _gpu_results(results):
         if not result["suite"]["green"]:
             continue
         for operator, keys in GPU_EVIDENCE.items():
-            over = [result["rows"].get(key, {}).get("over_eager") for key in keys]
-            if all(isinstance(x, (int, float)) and x > 1 for x in over):
-                out.setdefault(result["architecture"], {})[operator] = ["triton"]
+            gains: dict[str, float] = {}
+            for engine in GPU_ENGINES:
+                over = [result["rows"].get(f"{engine}_{key}", {}).get("over_eager") for key in keys]
+                if all(isinstance(x, (int, float)) and x > 1 for x in over):
+                    gains[engine] = math.prod(over)
+            if gains:
+                ranked = sorted(gains, key=gains.__getitem__, reverse=True)
+                out.setdefault(result["architecture"], {})[operator] = ranked
     return out
 
 

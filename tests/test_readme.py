@@ -109,17 +109,28 @@ def test_table_of_gpus_is_what_the_results_give(table: Any) -> None:
 def test_an_engine_is_verified_by_a_green_suite_and_faster_rows(table: Any, tmp_path: Path) -> None:
     assert table.render_gpu(tmp_path) == table.GPU_NOTHING
     assert table.verified(tmp_path) == {}
-    rows = {key: {"seconds": 0.25, "over_eager": 2.5} for keys in table.GPU_EVIDENCE.values() for key in keys}
-    rows["semantic_both"]["over_eager"] = 0.9
-    rows["scan_scoring"]["over_compiled"] = "RuntimeError: no compiler"
+    rows = {
+        f"{engine}_{key}": {"seconds": 0.25, "over_eager": gain}
+        for keys in table.GPU_EVIDENCE.values()
+        for key in keys
+        for engine, gain in (("triton", 2.5), ("cuda", 2.6))
+    }
+    rows["triton_semantic_both"]["over_eager"] = rows["cuda_semantic_both"]["over_eager"] = 0.9
+    rows["triton_scan_scoring"]["over_compiled"] = "RuntimeError: no compiler"
     about = {"gpu": "G1", "architecture": "sm_90", "python": "3.12", "torch": "2.11", "triton": "3.6"}
     found = {**about, "date": "2000-01-01", "commit": "0123456789abcdef", "suite": {"green": True, "passed": 7}}
     (tmp_path / "gpu").mkdir()
     (tmp_path / "gpu" / "g1.json").write_text(json.dumps({**found, "rows": rows}), encoding="utf-8")
+    assert table.verified(tmp_path) == {"sm_90": {"pair_score": ["cuda", "triton"]}}
+    rows["cuda_cmsei_training"] = {"failed": "RuntimeError: none"}
+    (tmp_path / "gpu" / "g1.json").write_text(json.dumps({**found, "rows": rows}), encoding="utf-8")
     assert table.verified(tmp_path) == {"sm_90": {"pair_score": ["triton"]}}
     text = table.render_gpu(tmp_path)
     assert "**G1** (sm_90)" in text
-    assert "| scan scoring | seconds: 0.25; over eager: 2.50×; over compiled eager: RuntimeError: no compiler |" in text
+    assert (
+        "| triton scan scoring | seconds: 0.25; over eager: 2.50×; over compiled eager: RuntimeError: no compiler |"
+        in text
+    )
     found["suite"] = {"green": False}
     (tmp_path / "gpu" / "g1.json").write_text(json.dumps({**found, "rows": rows}), encoding="utf-8")
     assert table.verified(tmp_path) == {}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cmsei_fast.engines import cuda_pair, cuda_relation, cuda_tiles, eager
 from cmsei_fast.engines.cuda_relation import MAX_HEAD_DIM, TYPES
-from cmsei_fast.engines.terms import accumulator
+from cmsei_fast.engines.scalars import scalars_on
 
 _KERNELS = {"hopper": "TMA and wgmma", "mma": "mma.sync", "library": "a library's product and a kernel over it"}
 _REBUILD = "with the CUDA toolkit (nvcc) installed, run `CMSEI_CUDA=1 pip install -e .`"
@@ -73,7 +73,7 @@ def pair_score(
     inputs = regions, words, region_offsets, word_offsets
     if cuda_pair.refusal(region_offsets, word_offsets, config) is not None:
         return eager.pair_score(*inputs, scalars, config, precision)
-    numbers = scalars.detach().to(regions.device, accumulator(precision)).contiguous()
+    numbers = scalars_on(regions.device, scalars, precision)
     kernel = _tiles(precision, regions.device).kernel
     if kernel == "library":
         return cuda_pair.pair_score(_module(), *inputs, numbers, config, precision)
@@ -98,7 +98,7 @@ def pair_score_backward(
     inputs = regions, words, region_offsets, word_offsets
     if cuda_pair.refusal(region_offsets, word_offsets, config) is not None:
         return eager.pair_score_backward(grad, *inputs, scalars, config, precision)
-    numbers = scalars.detach().to(regions.device, accumulator(precision)).contiguous()
+    numbers = scalars_on(regions.device, scalars, precision)
     d_regions, d_words, d_scalars = cuda_pair.pair_score_backward(_module(), grad, *inputs, numbers, config, precision)
     return d_regions.to(regions.dtype), d_words.to(words.dtype), d_scalars.to(scalars.device, scalars.dtype)
 

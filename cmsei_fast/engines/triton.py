@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines import eager, triton_design
-from cmsei_fast.engines.device_cache import device_cache
+from cmsei_fast.engines.scalars import scalars_on
 from cmsei_fast.engines.terms import accumulator
 from cmsei_fast.engines.triton_launch import on_device
 from cmsei_fast.engines.triton_relation import MAX_NODES, MAX_WIDTH, relation_attention, relation_attention_backward
@@ -88,19 +88,6 @@ def _items(rows: Tensor, offsets: Tensor, which: Tensor) -> tuple[Tensor, Tensor
     return rows.index_select(0, place), cut, place
 
 
-@device_cache(64)
-def _numbers(values: tuple[float, ...], dtype: torch.dtype, device: str) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device)
-
-
-def _scalars(scalars: Tensor, precision: str, device: torch.device) -> Tensor:
-    """The scalars on the device; the same values are copied from the CPU once, so that a graph can be captured."""
-    dtype = accumulator(precision)
-    if scalars.device.type == "cpu":
-        return _numbers(tuple(scalars.detach().double().tolist()), dtype, str(device))
-    return scalars.detach().to(device, dtype).contiguous()
-
-
 @on_device
 def pair_score(
     regions: Tensor,
@@ -112,7 +99,7 @@ def pair_score(
     precision: str,
 ) -> Tensor:
     """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); arguments as the operator has checked them."""
-    numbers = _scalars(scalars, precision, regions.device)
+    numbers = scalars_on(regions.device, scalars, precision)
     large = [x.diff() > MAX_ROWS for x in (region_offsets, word_offsets)]
     if not any(bool(x.any()) for x in large):
         inputs = regions, words, region_offsets, word_offsets
@@ -172,7 +159,7 @@ def pair_score_backward(
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients for regions, words and scalars, in their dtypes; the inner products are computed again."""
-    numbers = _scalars(scalars, precision, regions.device)
+    numbers = scalars_on(regions.device, scalars, precision)
     large = [x.diff() > MAX_ROWS for x in (region_offsets, word_offsets)]
     if not any(bool(x.any()) for x in large):
         inputs = grad, regions, words, region_offsets, word_offsets

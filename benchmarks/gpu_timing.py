@@ -1,0 +1,89 @@
+"""How a GPU's measures (``gpu_measures.py``) take their times and memory, and what they are run with."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class GpuSizes:
+    """Images × captions of scoring, of the part that slow forms score, of a batch and of the largest run."""
+
+    width: int
+    score: tuple[int, int]
+    part: tuple[int, int]
+    batch: int
+    graphs: int
+    heads: int
+    head_width: int
+    scale: tuple[int, int]
+    rounds: int
+
+
+FULL = GpuSizes(1024, (5000, 25000), (128, 128), 256, 128, 8, 128, (10000, 50000), 7)
+SMALL = GpuSizes(16, (3, 4), (2, 2), 2, 1, 1, 8, (4, 5), 1)
+
+
+@dataclass
+class Run:
+    """Device, sizes and dtype of a run, the engine whose turn it is, the times that all are held against."""
+
+    device: torch.device
+    sizes: GpuSizes
+    dtype: torch.dtype
+    engine: str = "triton"
+    others: dict[str, Any] = field(default_factory=dict)
+
+    def seconds(self, run: Callable[[], Any], rounds: int | None = None) -> float:
+        """Median time of a call after one that does not count."""
+        run()
+        found = []
+        for _ in range(rounds or self.sizes.rounds):
+            if self.device.type == "cuda":
+                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                begin.record()
+                run()
+                end.record()
+                end.synchronize()
+                found.append(begin.elapsed_time(end) / 1e3)
+            else:
+                start = time.perf_counter()
+                run()
+                found.append(time.perf_counter() - start)
+        return statistics.median(found)
+
+    def attempt(self, run: Callable[[], Any], rounds: int | None = None) -> float | str:
+        """Seconds of what need not work here (a compiler, too little memory), or why it did not."""
+        try:
+            return self.seconds(run, rounds)
+        except Exception as error:  # a compiler's own errors have no common type
+            return f"{type(error).__name__}: {str(error)[:120]}"
+
+    def other(self, key: str, measure: Callable[[], Any]) -> Any:
+        """What another engine's turn has measured under this key, or else ``measure()``."""
+        if key not in self.others:
+            self.others[key] = measure()
+        return self.others[key]
+
+    def peak(self, run: Callable[[], Any]) -> int:
+        """Most bytes allocated during a call beyond those before it; 0 where the device does not count them."""
+        if self.device.type != "cuda":
+            run()
+            return 0
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        run()
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+
+def ratio(other: float | str, ours: float) -> float | str:
+    """How many times faster ours is; why the other has no time, where it has none."""
+    return other if isinstance(other, str) else other / ours
