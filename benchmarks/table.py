@@ -1,4 +1,4 @@
-"""README's tables of speeds, made from the results files: ``python -m benchmarks.table`` writes them.
+"""The tables of speeds in README and docs/speed.md, made from the results files: ``python -m benchmarks.table``.
 
 It also writes which engines the GPUs' results verify (``cmsei_fast/engines/verified.json``), for ``engine="auto"``.
 With ``--check`` nothing is written, and the exit status says whether all of it is up to date.
@@ -12,11 +12,35 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import extent, figure
+from benchmarks.rows import ROWS, extent, figure
 
 ROOT = Path(__file__).resolve().parents[1]
-README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+README, SPEED, RESULTS = ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- speed: made by python -m benchmarks.table -->", "<!-- end of speed -->"
+# README's rows; docs/speed.md has them all, with quartiles.
+HEADLINES = (
+    "scan_field_fp32",
+    "scan_field_bf16",
+    "cmsei_field_fp32",
+    "scan_mm_fp32",
+    "scan_mm_bf16",
+    "scan_compiled",
+    "cmsei_over_scan",
+    "training_time",
+    "training_memory",
+    "training_cmsei",
+    "sgraf_saf_fp32",
+    "sgraf_sgr_fp32",
+    "relation_spatial_both",
+    "relation_semantic_both",
+    "maxsim_cpu",
+    "scale_time",
+    "scale_memory",
+    "distributed",
+    "large_5k",
+    "large_5k_seconds",
+    "accuracy",
+)
 GPU_BEGIN, GPU_END = "<!-- gpu: made by python -m benchmarks.table -->", "<!-- end of gpu -->"
 VERIFIED = ROOT / "cmsei_fast" / "engines" / "verified.json"
 GPU_NOTHING = "Not yet run on a GPU: `python -m benchmarks.gpu` on a machine that has one runs the tests and measures."
@@ -42,15 +66,40 @@ GPU_EVIDENCE = {
 NOTHING = "No results yet: `pytest benchmarks/ --benchmark-only --save-results` measures this machine."
 
 
-def section(result: dict[str, Any]) -> str:
-    """One processor's heading line and table."""
+def heading(result: dict[str, Any]) -> str:
+    """The processor, the versions, and when and of which commit it was measured."""
     about = (
         f"**{result['cpu']}**, {result['threads']} threads, instruction set in use: {result['isa']}; Python "
         f"{result['python']}, torch {result['torch']}; {result['date']}, commit {(result['commit'] or 'unknown')[:12]}"
     )
-    if result["changed_since_commit"]:
-        about += " with local changes"
-    lines = [about + ".", "", "| | median | quartiles | target | |", "|---|---:|---:|---:|---|"]
+    return f"{about}{' with local changes' if result['changed_since_commit'] else ''}."
+
+
+def summary(results: Path = RESULTS) -> str:
+    """The text between README's markers: the headlines' medians, a column for each processor, the newest first."""
+    found = processors(results)
+    if not found:
+        return NOTHING
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(found)]
+    about = [f"- {letter}: {heading(result)}" for letter, result in zip(letters, found, strict=True)]
+    lines = [f"| | target | {' | '.join(letters)} |", f"|---|---:|{'---:|' * len(found)}"]
+    for key in HEADLINES:
+        cells = [_cell(result["rows"].get(key), ROWS[key].unit) for result in found]
+        if any(cell != "–" for cell in cells):
+            lines.append(f"| {ROWS[key].title} | {ROWS[key].wanted()} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *about])
+
+
+def _cell(row: dict[str, Any] | None, unit: str) -> str:
+    """A median, and whether it misses its target."""
+    if row is None or "median" not in row:
+        return "–"
+    return figure(row["median"], unit) + (" (missed)" if row["verdict"] == "missed" else "")
+
+
+def section(result: dict[str, Any]) -> str:
+    """One processor's heading line and table."""
+    lines = [heading(result), "", "| | median | quartiles | target | |", "|---|---:|---:|---:|---|"]
     for row in result["rows"].values():
         if "median" not in row:
             lines.append(f"| {row['title']} | – | | | {row['verdict']} |")
@@ -69,7 +118,7 @@ def processors(results: Path = RESULTS) -> list[dict[str, Any]]:
 
 
 def render(results: Path = RESULTS) -> str:
-    """The text between README's markers: all processors' tables, the newest first."""
+    """The text between the markers of docs/speed.md: all processors' tables, the newest first."""
     found = processors(results)
     return "\n\n".join(map(section, found)) or NOTHING
 
@@ -120,7 +169,7 @@ def verified(results: Path = RESULTS) -> dict[str, dict[str, list[str]]]:
 
 
 def replaced(text: str, table: str, begin_mark: str = BEGIN, end_mark: str = END) -> str:
-    """README's text with the table between its markers.
+    """A document's text with the table between its markers.
 
     Raises:
         ValueError: if the markers are not there once each, in this order.
@@ -128,21 +177,29 @@ def replaced(text: str, table: str, begin_mark: str = BEGIN, end_mark: str = END
     before, begin, rest = text.partition(begin_mark)
     _, end, after = rest.partition(end_mark)
     if not begin or not end or begin_mark in rest or end_mark in after:
-        raise ValueError(f"README.md: expected {begin_mark} and then {end_mark}, once each")
+        raise ValueError(f"expected {begin_mark} and then {end_mark}, once each")
     return f"{before}{begin_mark}\n\n{table}\n\n{end_mark}{after}"
 
 
+def documents() -> dict[Path, str]:
+    """What should be in the files that this module writes."""
+    readme = replaced(README.read_text(encoding="utf-8"), summary())
+    return {
+        README: replaced(readme, render_gpu(), GPU_BEGIN, GPU_END),
+        SPEED: replaced(SPEED.read_text(encoding="utf-8"), render()),
+        VERIFIED: json.dumps(verified(), indent=2) + "\n",
+    }
+
+
 def main() -> int:
-    """Writes README, or with --check compares; returns the exit status."""
-    old = README.read_text(encoding="utf-8")
-    new = replaced(replaced(old, render()), render_gpu(), GPU_BEGIN, GPU_END)
-    known = json.dumps(verified(), indent=2) + "\n"
+    """Writes the files, or with --check compares; returns the exit status."""
+    wanted = documents()
     if "--check" in sys.argv[1:]:
-        same = old == new and VERIFIED.read_text(encoding="utf-8") == known
-        print("README.md is up to date" if same else "README.md is out of date: run python -m benchmarks.table")
-        return int(not same)
-    README.write_text(new, encoding="utf-8")
-    VERIFIED.write_text(known, encoding="utf-8")
+        old = [path.name for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
+        print(f"{', '.join(old)}: out of date, run python -m benchmarks.table" if old else "up to date")
+        return int(bool(old))
+    for path, text in wanted.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -97,13 +97,9 @@ def test_a_wrong_command_line_is_noticed(command: str, monkeypatch: pytest.Monke
         documents.check_command(command)
 
 
-def test_table_is_what_the_results_give(table: Any) -> None:
-    assert table.replaced(README, table.render()) == README, "run python -m benchmarks.table"
-
-
-def test_table_of_gpus_is_what_the_results_give(table: Any) -> None:
-    assert table.replaced(README, table.render_gpu(), table.GPU_BEGIN, table.GPU_END) == README
-    assert json.loads(table.VERIFIED.read_text(encoding="utf-8")) == table.verified()
+def test_tables_are_what_the_results_give(table: Any) -> None:
+    for path, text in table.documents().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m benchmarks.table"
 
 
 def test_an_engine_is_verified_by_a_green_suite_and_faster_rows(table: Any, tmp_path: Path) -> None:
@@ -138,6 +134,7 @@ def test_an_engine_is_verified_by_a_green_suite_and_faster_rows(table: Any, tmp_
 
 def test_table_without_results(table: Any, tmp_path: Path) -> None:
     assert table.render(tmp_path) == table.NOTHING
+    assert table.summary(tmp_path) == table.NOTHING
     assert table.NOTHING in table.replaced(f"a\n{table.BEGIN}\nold\n{table.END}\nz", table.render(tmp_path))
 
 
@@ -147,6 +144,26 @@ def test_the_newest_results_are_first(table: Any, tmp_path: Path) -> None:
         found = {**about, "cpu": name, "date": date, "changed_since_commit": False}
         (tmp_path / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
     assert [line[2] for line in table.render(tmp_path).splitlines() if line.startswith("**")] == ["b", "a", "c"]
+
+
+def test_the_summary_says_what_missed_and_what_was_not_measured(table: Any, tmp_path: Path) -> None:
+    about = {
+        "threads": 2,
+        "isa": "avx2",
+        "python": "3.11",
+        "torch": "2.13",
+        "commit": None,
+        "changed_since_commit": False,
+    }
+    met, missed = ({"median": x, "verdict": verdict} for x, verdict in ((30.0, "met"), (20.0, "missed")))
+    for name, rows in (("a", {"scan_field_fp32": missed}), ("b", {"scan_field_fp32": met, "accuracy": None})):
+        date = f"200{name == 'b':d}-01-01"
+        found = {**about, "cpu": name, "date": date, "changed_since_commit": False, "rows": rows}
+        (tmp_path / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
+    text = table.summary(tmp_path)
+    assert "| SCAN t2i, fp32: native over the field's code | ≥ 25.0× | 30.0× | 20.0× (missed) |" in text
+    assert table.ROWS["accuracy"].title not in text
+    assert "- A: **b**, 2 threads" in text
 
 
 def test_table_of_results(table: Any, tmp_path: Path) -> None:
@@ -177,5 +194,5 @@ def test_table_of_results(table: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{begin} {begin} {end}", "{end} {begin}", "{begin} {end} {end}"])
 def test_table_needs_its_markers(table: Any, text: str) -> None:
-    with pytest.raises(ValueError, match=r"README\.md: expected <!-- speed"):
+    with pytest.raises(ValueError, match=r"expected <!-- speed"):
         table.replaced(text.format(begin=table.BEGIN, end=table.END), "")
