@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .engines.terms import PRECISIONS, rounded_rows
+
 
 @dataclass(frozen=True)
 class Block:
@@ -29,7 +31,7 @@ class Items:
         name: the argument, for errors (``"images"``); ``item`` one of it (``"image"``).
         data: numpy array or memmap, torch tensor or h5py dataset, already checked.
         offsets: (n + 1,) int64, rows before each item; None for padded items of full length.
-        dtype: that the rows are read as.
+        precision: that the rows are rounded to as they are read.
         start, stop: the items that this view covers.
     """
 
@@ -37,9 +39,14 @@ class Items:
     item: str
     data: Any
     offsets: np.ndarray | None
-    dtype: torch.dtype
+    precision: str
     start: int
     stop: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the rows that are read."""
+        return PRECISIONS[self.precision]
 
     @property
     def count(self) -> int:
@@ -77,13 +84,13 @@ class Items:
         return len(self.data.shape) == 2
 
     def read(self, first: int, last: int, check: bool) -> Block:
-        """The rows of a run of items in ``dtype``, a view where that is possible.
+        """The rows of a run of items, rounded, in ``dtype``; a view where that is possible.
 
         Args:
             check: look for NaN and infinities in the rows (padding is never looked at).
 
         Raises:
-            ValueError: naming the first item that is not finite, or beyond the range of ``dtype``.
+            ValueError: naming the first item that is not finite, or beyond the range of the precision.
         """
         low, high = self.start + first, self.start + last
         if self.offsets is None:
@@ -99,10 +106,10 @@ class Items:
                 rows = _without_padding(self.data[low:high], np.diff(bounds))
         if check:
             self._check_finite(rows, offsets, low, "expected finite features, got NaN or an infinity")
-        out = rows.to(self.dtype)
+        out = rounded_rows(rows, self.precision)
         if check and out.dtype != rows.dtype and torch.finfo(out.dtype).max < torch.finfo(rows.dtype).max:
-            name = str(out.dtype).removeprefix("torch.")
-            self._check_finite(out, offsets, low, f"expected features within the range of {name}, got larger ones")
+            limit = f"expected features within the range of {self.precision}, got larger ones"
+            self._check_finite(out, offsets, low, limit)
         return Block(first, last, out, offsets)
 
     def _check_finite(self, rows: Tensor, offsets: np.ndarray, low: int, problem: str) -> None:
@@ -114,16 +121,16 @@ class Items:
         raise ValueError(f"{self.name}: {problem} in {self.item} {index}")
 
 
-def make_items(name: str, item: str, data: Any, lengths: np.ndarray | None, dtype: torch.dtype) -> Items:
+def make_items(name: str, item: str, data: Any, lengths: np.ndarray | None, precision: str) -> Items:
     """A view of all items of checked features; lengths are None or (n,) int64."""
     data = data.detach() if isinstance(data, Tensor) else data
     count = int(data.shape[0]) if lengths is None else len(lengths)
     padded = len(data.shape) == 3
     if lengths is None or (padded and count and int(lengths.min()) == data.shape[1]):
-        return Items(name, item, data, None, dtype, 0, count)
+        return Items(name, item, data, None, precision, 0, count)
     offsets = np.zeros(count + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    return Items(name, item, data, offsets, dtype, 0, count)
+    return Items(name, item, data, offsets, precision, 0, count)
 
 
 def runs(offsets: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:

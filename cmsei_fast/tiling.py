@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import engines
+from .engines.float8 import taken_as
 from .engines.terms import accumulator
 from .packing import Block, Items, runs
 from .scorer import PairScorer
@@ -260,17 +261,18 @@ class TileStream:
 
 def call_engine(operator: str, problem: Problem, part: Part, precision: str | None = None, *more: Any) -> Tensor:
     """What an operator of the problem's engine gives for the features of a tile, in the precision or the problem's."""
+    module = engines.get(problem.engine)
     scalars = torch.tensor(problem.scorer.scalars(), dtype=problem.dtype, device="cpu")
     # Neither autocast nor a default device set elsewhere may reach the engine.
     with torch.autocast(problem.device.type, enabled=False), torch.device("cpu"):
-        scores: Tensor = getattr(engines.get(problem.engine), operator)(
+        scores: Tensor = getattr(module, operator)(
             part.regions,
             part.words,
             part.region_offsets,
             part.word_offsets,
             scalars,
             problem.scorer.config(),
-            precision or problem.precision,
+            taken_as(module, precision or problem.precision),
             *more,
         )
     return scores

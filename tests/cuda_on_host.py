@@ -116,7 +116,7 @@ class Module:
 
 
 class TileRows(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("data", "stride", "rows"))
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("data", "stride", "rows", "scales"))
 
 
 _Config = dict(PairCall._fields_)["config"]
@@ -124,7 +124,7 @@ _Config = dict(PairCall._fields_)["config"]
 
 class TileCall(ctypes.Structure):
     _fields_ = (
-        ("half", ctypes.c_int64),
+        ("type", ctypes.c_int64),
         ("width", ctypes.c_int64),
         ("config", _Config),
         ("scalars", ctypes.c_int64),
@@ -151,9 +151,7 @@ class TileModule(Module):
     TileRows, TileCall, architectures = TileRows, TileCall, "80;90a"
     kernel = "hopper"
 
-    def __init__(
-        self, kernel: str = "hopper", *, blocks: int = 1 << 30, reverse: bool = False, late: bool = False
-    ) -> None:
+    def __init__(self, kernel: str = "hopper", *, blocks: int = 1 << 30, reverse: bool = False, late: int = 0) -> None:
         super().__init__(library("pair"), fibers=False)
         self.kernel = kernel
         self.plan, self.mma = (ctypes.CDLL(str(library(name))) for name in ("hopper", "ampere"))

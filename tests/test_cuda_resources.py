@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -99,25 +100,66 @@ def test_no_kernel_spills_or_asks_for_too_much(built: list[Kernel]) -> None:
         assert kernel.used["SHARED"] <= STATIC_SHARED, kernel
 
 
-def instructions(architecture: str, kernel: str, of: str) -> collections.Counter[str]:
-    """How often each instruction that matches ``of`` stands in a kernel; skips the test without the architecture."""
+def listing(architecture: str, kernel: str) -> str:
+    """A kernel's instructions; skips the test without the architecture."""
     import cmsei_fast._cuda as module
 
     if architecture not in module.architectures.split(";"):
         pytest.skip(f"the module was built without {architecture}")
     command = [str(tool("cuobjdump")), "-sass", "-arch", f"sm_{architecture}", str(SPEC.origin)]
-    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = [x for x in listing.split("Function : ") if f"{len(kernel)}{kernel}" in x.split("\n", 1)[0]]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = [x for x in listed.split("Function : ") if f"{len(kernel)}{kernel}" in x.split("\n", 1)[0]]
     assert len(found) == 1
-    return collections.Counter(re.findall(of, found[0]))
+    return found[0]
+
+
+def instructions(architecture: str, kernel: str, of: str) -> collections.Counter[str]:
+    """How often each instruction that matches ``of`` stands in a kernel."""
+    return collections.Counter(re.findall(of, listing(architecture, kernel)))
+
+
+def most_register(code: dict[int, str], start: str) -> int:
+    """The highest register of all that can run from the one instruction on whose text begins so.
+
+    ``code``: address to text. Branches and calls are followed and not followed; a return ends what is known.
+    """
+    order = sorted(code)
+    after = dict(itertools.pairwise(order))
+    begin = [at for at in order if code[at].startswith(start)]
+    assert len(begin) == 1
+    seen, left = set(), begin
+    while left:
+        at = left.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        if to := re.search(r"\b(?:BRA|CALL|BSSY|WARPSYNC\.COLLECTIVE)\b.*\b0x([0-9a-f]+)$", code[at]):
+            left.append(int(to[1], 16))
+        if not re.match(r"BRA 0x|EXIT|RET", code[at]) and at in after:
+            left.append(after[at])
+    return max(int(register) for at in seen for register in re.findall(r"\bR(\d+)\b", code[at]))
 
 
 def test_the_hopper_kernel_is_made_of_its_instructions() -> None:
-    counts = instructions("90a", "hopper_kernel", r"(HGMMA\S+|UTMALDG\.2D|USETMAXREG\.\S+|STL|LDL)")
-    # Four steps of a stage each for float16 and bfloat16, a tile of words and one of regions, registers handed over.
-    wanted = {"HGMMA.64x144x16.F32": 4, "HGMMA.64x144x16.F32.BF16": 4, "UTMALDG.2D": 2}
+    counts = instructions("90a", "hopper_kernel", r"([HQ]GMMA\S+|UTMALDG\.2D|USETMAXREG\.\S+|STL|LDL)")
+    # Four steps of a stage each of every type, a tile of words and one of regions, registers handed over.
+    wanted = {"HGMMA.64x144x16.F32": 4, "HGMMA.64x144x16.F32.BF16": 4, "QGMMA.64x144x32.F32.E4M3.E4M3": 4}
+    wanted |= {"UTMALDG.2D": 2}
     registers = {"USETMAXREG.DEALLOC.CTAPOOL": 1, "USETMAXREG.TRY_ALLOC.CTAPOOL": 1}
     assert counts == wanted | registers
+
+
+def test_the_hopper_kernels_warps_live_on_the_registers_they_keep_or_get(built: list[Kernel]) -> None:
+    """24 of the producers, 232 of the consumers: what both began with, or the consumers would wait for ever."""
+    text = listing("90a", "hopper_kernel")
+    code = {int(at, 16): x.strip() for at, x in re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]+);", text)}
+    begin = ("USETMAXREG.DEALLOC", "USETMAXREG.TRY_ALLOC")
+    counts = [int(x.split("0x")[1], 16) for start in begin for x in code.values() if x.startswith(start)]
+    assert counts == [24, 232]
+    assert most_register(code, begin[0]) < 24
+    assert 128 <= most_register(code, begin[1]) < 232
+    begun = [k.used["REG"] for k in built if k.architecture == "sm_90a" and "13hopper_kernel" in k.name]
+    assert [2 * n for n in begun] == [sum(counts)]
 
 
 def test_the_ampere_kernel_is_made_of_its_instructions() -> None:

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 import torch
 from cuda_on_host import COMPILER, TileModule, compiled, engine_on_host
-from problems import error, magnitude
+from problems import E4M3_ROUNDING, error, magnitude
 
 from cmsei_fast.engines import cuda, cuda_pair, cuda_tiles
+from cmsei_fast.engines.terms import rounded_rows
 from cmsei_fast.ops import pair_score
 from cmsei_fast.scorer import Attention, PairScorer
 
@@ -62,10 +63,13 @@ def compared(
     precision: str = "bfloat16",
 ) -> torch.Tensor:
     """The kernel's scores, which must be the definition's on the same rounded features."""
-    dtype = getattr(torch, precision)
+    dtype = torch.float32 if precision == "float8" else getattr(torch, precision)
     (v, v_offsets), (w, w_offsets) = items(regions, width, dtype, 1), items(words, width, dtype, 2)
+    if precision == "float8":  # lengths of several powers of two
+        v, w = (x * torch.logspace(-3, 3, len(x), 2)[:, None] for x in (v, w))
     inputs = v, w, v_offsets, w_offsets
-    wanted = pair_score(*inputs, scorer=scorer, engine="reference", precision="float64")
+    rounded = (rounded_rows(x, precision).double() for x in (v, w))
+    wanted = pair_score(*rounded, v_offsets, w_offsets, scorer=scorer, engine="reference", precision="float64")
     with engine_on_host(module):
         found = pair_score(*inputs, scorer=scorer, engine="cuda", precision=precision)
     assert error(found, wanted) <= 2e-5 * magnitude(wanted)
@@ -84,7 +88,7 @@ SCORERS = {
 
 
 @pytest.mark.parametrize("name", SCORERS)
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float8"])
 def test_the_kernel_matches_the_definition(make: Make, name: str, precision: str) -> None:
     module = make()
     compared(module, SCORERS[name], (36,) * 6, (13, 7, 30, 1, 20, 12), 72, precision)
@@ -92,9 +96,44 @@ def test_the_kernel_matches_the_definition(make: Make, name: str, precision: str
     assert not module.teams
 
 
-@pytest.mark.parametrize("width", [1, 8, 64, 65, 256, 600])
-def test_any_width(make: Make, width: int) -> None:
-    compared(make(late=True), PairScorer.scan_t2i(), (36, 36, 36, 36, 36), (9, 40, 11, 5), width)
+@pytest.mark.parametrize(
+    ("width", "precision"),
+    [*((x, "bfloat16") for x in (1, 8, 64, 65, 256, 600)), *((x, "float8") for x in (1, 16, 127, 129, 700))],
+)
+def test_any_width(make: Make, width: int, precision: str) -> None:
+    compared(make(late=1), PairScorer.scan_t2i(), (36, 36, 36, 36, 36), (9, 40, 11, 5), width, precision)
+
+
+def test_float8_is_e4m3_on_hopper_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers that the kernel takes, and what the other one takes in their place."""
+    seen = []
+    for name in ("hopper_scores", "ampere_scores"):
+        launch = getattr(TileModule, name)
+        monkeypatch.setattr(
+            TileModule,
+            name,
+            lambda self, call, *rest, launch=launch: (
+                seen.append((call.type, bool(call.words.scales))) or launch(self, call, *rest)
+            ),
+        )
+    for kernel in ("hopper", "mma"):
+        compared(TileModule(kernel), PairScorer.scan_t2i(), (36, 5), (9, 4), 40, "float8")
+    assert seen == [(2, True), (0, False)]
+
+
+def test_float8_of_what_is_too_large_for_a_tile() -> None:
+    module = TileModule()
+    compared(module, PairScorer.cmsei(), (36, 145, 36), (70, 13, 65, 8), 24, "float8")
+    assert module.launches == 1
+    assert module.teams
+
+
+def test_the_model_of_the_machine_reads_e4m3_as_torch_does(library: ctypes.CDLL) -> None:
+    library.hopper_e4m3.restype = ctypes.c_float
+    found = torch.tensor([library.hopper_e4m3(i) for i in range(256)])
+    wanted = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    assert torch.equal(found.nan_to_num(nan=1e9), wanted.nan_to_num(nan=1e9))
+    assert int(found.isnan().sum()) == 2
 
 
 @pytest.mark.parametrize(
@@ -118,7 +157,7 @@ def test_order_does_not_matter(make: Make) -> None:
     shape = PairScorer.cmsei(), (36,) * 5 + (20,), (13, 7, 30, 41, 64, 3), 300
     answers = [
         compared(make(blocks=blocks, reverse=reverse, late=late), *shape)
-        for blocks, reverse, late in [(1, False, False), (1, True, True), (3, True, False)]
+        for blocks, reverse, late in [(1, False, 0), (1, True, 1), (3, True, 0), (2, False, 7), (1, True, 8)]
     ]
     assert all(torch.equal(answers[0], other) for other in answers[1:])
 
@@ -133,11 +172,12 @@ def test_what_is_too_large_for_a_tile_is_left_to_the_other_kernel(make: Make) ->
     assert module.launches == 0
 
 
-def test_nan_is_not_hidden_nor_spread(make: Make) -> None:
+@pytest.mark.parametrize("precision", ["bfloat16", "float8"])
+def test_nan_is_not_hidden_nor_spread(make: Make, precision: str) -> None:
     (v, v_offsets), (w, w_offsets) = items((36,) * 5, 16, torch.bfloat16, 1), items((5, 6, 7), 16, torch.bfloat16, 2)
     v[40, 3] = w[7, 1] = torch.nan
     with engine_on_host(make()):
-        out = pair_score(v, w, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine="cuda", precision="bfloat16")
+        out = pair_score(v, w, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine="cuda", precision=precision)
     bad = torch.zeros(5, 3, dtype=torch.bool)
     bad[1] = bad[:, 1] = True
     assert torch.equal(out.isnan(), bad)
@@ -245,14 +285,22 @@ def test_stages_lie_apart_and_where_the_swizzle_begins(library: ctypes.CDLL) -> 
     assert places[0] + size <= end
 
 
-@pytest.mark.parametrize(("words", "ahead"), [(5, 2), (13, 1), (36, 0)])
+@pytest.mark.parametrize(("regions", "words", "least", "most"), [(36, 5, 2, 2), (36, 13, 1, 2), (72, 64, 0, 0)])
 @pytest.mark.parametrize("width", [64, 600])
-def test_the_next_tile_is_loaded_while_pairs_are_scored(words: int, ahead: int, width: int) -> None:
+def test_the_next_tile_is_loaded_while_pairs_are_scored(
+    regions: int, words: int, least: int, most: int, width: int
+) -> None:
     """As far as the memory that the pairs take does not reach, and no further."""
     module = TileModule(blocks=1)
-    before, stages = module.plan.hopper_ahead(), min(ahead, -(-width // 64))
-    compared(module, PairScorer.cmsei(), (36,) * 12, (words,) * (64 // words), width)
-    assert module.plan.hopper_ahead() - before == 2 * stages * 2
+    images, captions = (regions,) * (3 * 144 // regions), (words,) * (64 // words)
+    _, _, teams, size = module.pair_tiles(CONFIG, True, bounds(list(images)), bounds(list(captions)))[1][0]
+    held = 4 * module.plan.tile_product_numbers() + teams * size
+    ahead = sum(module.plan.hopper_stage(i) >= held for i in range(module.plan.hopper_stages()))
+    assert least <= ahead <= most
+    before = module.plan.hopper_ahead()
+    compared(module, PairScorer.cmsei(), images, captions, width)
+    loads = 2 * min(ahead, -(-width // 64))  # of words and of regions
+    assert module.plan.hopper_ahead() - before == 2 * loads  # in the second tile and the third
 
 
 def test_blocks_walk_over_each_tile_once(library: ctypes.CDLL) -> None:
@@ -320,7 +368,7 @@ def test_the_descriptor_has_its_fields_where_the_instruction_set_documents_them(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(cuda.unavailable() is not None, reason="no CUDA GPU, or no CUDA module")
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float8"])
 def test_gpu_agrees_with_the_library(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     best = cuda._tiles(precision, torch.device("cuda"))
     if best.kernel == "library":
@@ -334,7 +382,7 @@ def test_gpu_agrees_with_the_library(monkeypatch: pytest.MonkeyPatch, precision:
     draw = random.Random(1)
     for images, width in (([36] * 50, 1024), ([draw.choice((1, 20, 36, 50, 144, 150)) for _ in range(40)], 100)):
         captions = [draw.randint(1, 66) for _ in range(300)]
-        dtype = getattr(torch, precision)
+        dtype = torch.float32 if precision == "float8" else getattr(torch, precision)
         (v, v_offsets), (w, w_offsets) = items(tuple(images), width, dtype, 1), items(tuple(captions), width, dtype, 2)
         inputs = v.cuda(), w.cuda(), v_offsets, w_offsets
         for scorer in SCORERS.values():
@@ -343,7 +391,8 @@ def test_gpu_agrees_with_the_library(monkeypatch: pytest.MonkeyPatch, precision:
             for kernel in {best.kernel, "mma"}:
                 once, again = (pair_score(*inputs, scorer=scorer, engine="cuda", precision=precision) for _ in range(2))
                 assert torch.equal(once, again)
-                assert error(once, wanted) <= 1e-5 * magnitude(wanted), kernel
+                limit = E4M3_ROUNDING if precision == "float8" and kernel == "hopper" else 1e-5
+                assert error(once, wanted) <= limit * magnitude(wanted), kernel
 
 
 def test_fragments_of_mma_lie_as_the_instruction_set_documents() -> None:
@@ -373,9 +422,9 @@ def test_kernels_under_sanitizers(tmp_path: Path) -> None:
     libraries = {f"CMSEI_HOST_{x.upper()}": str(compiled(f"{x}_host.cpp", tmp_path, *flags)) for x in KERNELS}
     code = (
         "from test_cuda_tiles import *\n"
-        "for kernel, late in (('hopper', True), ('mma', True)):\n"
-        "    module = TileModule(kernel, late=late, blocks=2, reverse=late)\n"
-        "    compared(module, SCORERS['cmsei'], (36,) * 4 + (20,), (13, 40, 12), 72)\n"
+        "for kernel, precision in (('hopper', 'bfloat16'), ('hopper', 'float8'), ('mma', 'bfloat16')):\n"
+        "    module = TileModule(kernel, late=1, blocks=2, reverse=True)\n"
+        "    compared(module, SCORERS['cmsei'], (36,) * 4 + (20,), (13, 40, 12), 72, precision)\n"
         "print('done')"
     )
     environment = os.environ | libraries | {"LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0"}

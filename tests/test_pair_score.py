@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import BACKENDS, Backend
 from problems import (
+    E4M3_ROUNDING,
     TF32_ROUNDING,
     Problem,
     computed,
@@ -22,6 +23,7 @@ from problems import (
 )
 
 from cmsei_fast import engines
+from cmsei_fast.engines.terms import rounded_rows
 from cmsei_fast.ops import pair_score
 from cmsei_fast.scorer import NORMS, Attention, PairScorer
 
@@ -56,20 +58,22 @@ def test_low_precision_against_pytorch(problem: Problem, dtype: torch.dtype, bac
     assert off <= 2 * error(literal(problem, dtype).scores, expected) + FLOOR[dtype] * magnitude(expected)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "float64", "float8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_precision_rounds_features_and_sums_wide(dtype: torch.dtype, precision: str, backend: Backend) -> None:
     v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (5, 7), (3, 1, 4), 20).tensors()
     v, w = v.to(dtype), w.to(dtype)
-    rounded = [x.to(getattr(torch, precision)).double() for x in (v, w)]
+    rounded = [rounded_rows(x, precision).double() for x in (v, w)]
     expected = pair_score(*rounded, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine="reference")
     device = [x.to(backend.device) for x in (v, w)]
     actual = pair_score(
         *device, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine=backend.engine, precision=precision
     )
     assert actual.dtype == (torch.float64 if precision == "float64" else torch.float32)
-    rounds = backend.engine == "triton" and precision in ("bfloat16", "float16")
+    rounds = backend.engine == "triton" and precision in ("bfloat16", "float16", "float8")
     limit = TF32_ROUNDING * magnitude(expected) if rounds else 1e-5
+    if precision == "float8" and str(backend) == "cuda-cuda":
+        limit = E4M3_ROUNDING * magnitude(expected)
     assert error(actual.double().cpu(), expected) <= (1e-12 if precision == "float64" else limit)
 
 
@@ -293,7 +297,7 @@ BAD = {
     "precision": (
         _call(precision="tf32"),
         ValueError,
-        "precision: expected None or one of float32, bfloat16, float16, float64, got 'tf32'",
+        "precision: expected None or one of float32, bfloat16, float16, float64, float8, got 'tf32'",
     ),
 }
 

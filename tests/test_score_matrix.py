@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cmsei_fast import PairScorer, engines, score_matrix, tiling
+from cmsei_fast.engines.terms import rounded_rows
 from cmsei_fast.ops.pair_score import pair_score
 
 RUNNABLE = [name for name in engines.names() if engines.unavailable(name) is None and name != "cuda"]
@@ -176,12 +177,12 @@ def test_empty_sets(empty, layout, library):
     assert str(got.dtype).removeprefix("torch.") == "float32"
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "float64", "float8"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_precisions(dtype, precision):
     images, captions, n, m = problem()
     images, captions = torch.from_numpy(images).to(dtype), torch.from_numpy(captions).to(dtype)
-    sides = [x.to(getattr(torch, precision)).double().numpy() for x in (images, captions)]
+    sides = [rounded_rows(x.flatten(0, 1), precision).double().view(x.shape).numpy() for x in (images, captions)]
     for engine in RUNNABLE:
         got = score_matrix(images, captions, m, n, precision=precision, engine=engine)
         assert got.dtype == (torch.float64 if precision == "float64" else torch.float32)

@@ -61,6 +61,8 @@ def shard_xattn(
         score_matrix(images, captions, caplens, scorer=scorer, precision=precision, out=out)
         return out
     dtype = checks.PRECISIONS[checks.check_precision(precision, torch.float32)]
+    if precision == "float8":  # rounded once, from the features as they are
+        dtype = torch.float32
     images, captions = (torch.as_tensor(x).to(device, dtype) for x in (images, captions))
     out[:] = score_matrix(images, captions, caplens, scorer=scorer, precision=precision).double().cpu().numpy()
     return out

@@ -1,7 +1,8 @@
 """Engine ``cuda``: the compiled kernels of ``csrc/cuda`` on an NVIDIA GPU.
 
 ``pair_score``: a library's product of a chunk at a time and one kernel over it, forward and backward, for every option
-of the scorer; scores of 16-bit features are one kernel's that multiplies and scores, another on capability 9.0.
+of the scorer; scores of 16-bit features are one kernel's that multiplies and scores, another on capability 9.0, which
+also takes ``"float8"`` (elsewhere bfloat16 computes with the same numbers).
 ``relation_attention`` is one kernel forward and one backward, which computes the weights again. Sums are float32
 (float64 for float64) and their order never changes.
 """
@@ -16,10 +17,11 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from cmsei_fast.engines import cuda_pair, cuda_relation, cuda_tiles, eager
+from cmsei_fast.engines import cuda_pair, cuda_relation, cuda_tiles, eager, float8
 from cmsei_fast.engines.cuda_relation import MAX_HEAD_DIM, TYPES
 from cmsei_fast.engines.scalars import scalars_on
 
+FLOAT8 = True  # pair_score and its gradient take this precision themselves
 _KERNELS = {"hopper": "TMA and wgmma", "mma": "mma.sync", "library": "a library's product and a kernel over it"}
 _REBUILD = "with the CUDA toolkit (nvcc) installed, run `CMSEI_CUDA=1 pip install -e .`"
 
@@ -49,10 +51,11 @@ def limits() -> str:
     """What the kernels leave to ``eager``."""
     found = _tiles("bfloat16", torch.device("cuda"))
     main = f"16-bit scores by {_KERNELS[found.kernel]}{f' ({found.reason})' if found.reason else ''}"
+    narrow = "in e4m3" if found.kernel == "hopper" else "as bfloat16"
     return (
-        f"{main}; eager takes problems with a pair of more than {cuda_pair.MAX_NUMBERS} inner products or with options "
-        f"of the scorer that the kernels do not know, and gradients of graphs whose edges do not fit a block's shared "
-        f"memory; heads of at most {MAX_HEAD_DIM}"
+        f"{main}; float8 multiplied {narrow}; eager takes problems with a pair of more than {cuda_pair.MAX_NUMBERS} "
+        f"inner products or with options of the scorer that the kernels do not know, and gradients of graphs whose "
+        f"edges do not fit a block's shared memory; heads of at most {MAX_HEAD_DIM}"
     )
 
 
@@ -70,11 +73,14 @@ def pair_score(
     Raises:
         RuntimeError: naming the operator, if CUDA refuses a launch.
     """
+    refused = cuda_pair.refusal(region_offsets, word_offsets, config) is not None
+    kernel = _tiles(precision, regions.device).kernel
+    if precision == "float8" and (refused or kernel != "hopper"):
+        regions, words, precision = float8.held(regions), float8.held(words), "bfloat16"
     inputs = regions, words, region_offsets, word_offsets
-    if cuda_pair.refusal(region_offsets, word_offsets, config) is not None:
+    if refused:
         return eager.pair_score(*inputs, scalars, config, precision)
     numbers = scalars_on(regions.device, scalars, precision)
-    kernel = _tiles(precision, regions.device).kernel
     if kernel == "library":
         return cuda_pair.pair_score(_module(), *inputs, numbers, config, precision)
     return cuda_tiles.pair_score(_module(), kernel, *inputs, numbers, config, precision)
@@ -95,12 +101,15 @@ def pair_score_backward(
     Raises:
         RuntimeError: naming the operator, if CUDA refuses a launch.
     """
+    dtypes = regions.dtype, words.dtype
+    if precision == "float8":
+        regions, words, precision = float8.held(regions), float8.held(words), "bfloat16"
     inputs = regions, words, region_offsets, word_offsets
     if cuda_pair.refusal(region_offsets, word_offsets, config) is not None:
         return eager.pair_score_backward(grad, *inputs, scalars, config, precision)
     numbers = scalars_on(regions.device, scalars, precision)
     d_regions, d_words, d_scalars = cuda_pair.pair_score_backward(_module(), grad, *inputs, numbers, config, precision)
-    return d_regions.to(regions.dtype), d_words.to(words.dtype), d_scalars.to(scalars.device, scalars.dtype)
+    return d_regions.to(dtypes[0]), d_words.to(dtypes[1]), d_scalars.to(scalars.device, scalars.dtype)
 
 
 def relation_attention(

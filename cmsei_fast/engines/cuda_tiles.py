@@ -1,4 +1,7 @@
-"""Scores of 16-bit features by one kernel that multiplies and scores: by TMA and wgmma on Hopper, else by mma.sync."""
+"""Scores of 16-bit features by one kernel that multiplies and scores: by TMA and wgmma on Hopper, else by mma.sync.
+
+The Hopper kernel also multiplies the e4m3 numbers of precision ``"float8"`` and then by the scales of their rows.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmsei_fast.engines import cuda_pair
+from cmsei_fast.engines import cuda_pair, float8
 from cmsei_fast.engines.cuda_sides import Side, layout, make_side
 from cmsei_fast.engines.device_cache import device_cache
 from cmsei_fast.engines.terms import PRECISIONS
 
-_ALIGNED = 8  # numbers of 16 bits that make the 16 bytes which the kernels want rows to be a multiple of
+_ALIGNED = 16  # bytes that the kernels want rows to be a multiple of
+_TYPES = {"bfloat16": 0, "float16": 1, "float8": 2}  # csrc/cuda/tile_plan.h
 
 
 class _Rest(NamedTuple):
@@ -46,8 +50,9 @@ def choose(module: ModuleType, precision: str, capability: tuple[int, int], shar
     """The kernel for a precision on a GPU of this compute capability and shared memory of a multiprocessor, in bytes.
 
     ``"library"`` is that of :mod:`cmsei_fast.engines.cuda_pair`: a library's product of a chunk, then a kernel over it.
+    For ``"float8"`` another than ``"hopper"`` is that of the rounded features in bfloat16.
     """
-    if precision not in ("bfloat16", "float16"):
+    if precision not in _TYPES:
         return Choice("library", f"features are {precision}, not of 16 bits")
     if capability != (9, 0):
         reason = "the GPU's compute capability is {}.{}, not 9.0".format(*capability)
@@ -86,14 +91,39 @@ def _plan(
     return _Plan(tiles[0], tiles[1], rest[0], rest[1])
 
 
-def _loadable(rows: Tensor, precision: str) -> Tensor:
-    """The rows (rows, D) rounded, as the kernels take them: on 16-byte boundaries, zeros behind other widths."""
-    rows = rows.to(PRECISIONS[precision])
-    if rows.shape[1] % _ALIGNED:
-        return torch.nn.functional.pad(rows, (0, -rows.shape[1] % _ALIGNED))
-    if rows.stride(1) != 1 or rows.stride(0) < rows.shape[1] or rows.stride(0) % _ALIGNED or rows.data_ptr() % 16:
+def _loadable(rows: Tensor) -> Tensor:
+    """The rows (rows, D) as the kernels take them: on 16-byte boundaries, zeros behind other widths."""
+    numbers = _ALIGNED // rows.element_size()
+    if rows.shape[1] % numbers:
+        return torch.nn.functional.pad(rows, (0, -rows.shape[1] % numbers))
+    if rows.stride(1) != 1 or rows.stride(0) < rows.shape[1] or rows.stride(0) % numbers or rows.data_ptr() % _ALIGNED:
         return rows.clone(memory_format=torch.contiguous_format)
     return rows
+
+
+class _Operand(NamedTuple):
+    """What the kernel multiplies: rows (rows, D) of 16 bits or of 8, whose scales (rows,) it applies."""
+
+    rows: Tensor
+    scales: Tensor | None
+
+    def described(self, module: ModuleType) -> Any:
+        """As a launch takes it."""
+        return module.TileRows(
+            data=self.rows.data_ptr(),
+            stride=self.rows.stride(0) * self.rows.element_size(),
+            rows=self.rows.shape[0],
+            scales=0 if self.scales is None else self.scales.data_ptr(),
+        )
+
+
+def _operand(rows: Tensor, precision: str) -> tuple[_Operand, Tensor]:
+    """The rows rounded: as the kernel multiplies them, and as numbers of 16 bits."""
+    if precision != "float8":
+        rows = _loadable(rows.to(PRECISIONS[precision]))
+        return _Operand(rows, None), rows
+    found = float8.quantise(rows)
+    return _Operand(_loadable(found.numbers.view(torch.uint8)), found.scales), float8.dequantised(found)
 
 
 def _items(module: ModuleType, side: Side) -> Any:
@@ -105,10 +135,6 @@ def _items(module: ModuleType, side: Side) -> Any:
         means=side.means.data_ptr(),
         grams=side.grams.data_ptr(),
     )
-
-
-def _rows(module: ModuleType, rows: Tensor) -> Any:
-    return module.TileRows(data=rows.data_ptr(), stride=rows.stride(0) * rows.element_size(), rows=rows.shape[0])
 
 
 def pair_score(
@@ -124,29 +150,32 @@ def pair_score(
 ) -> Tensor:
     """Scores (N, M) as :func:`cmsei_fast.engines.cuda_pair.pair_score`, by the kernel ``"hopper"`` or ``"mma"``.
 
+    Precision ``"float8"`` is the kernel ``"hopper"``'s.
+
     Pairs whose image or caption is too large for a tile are left to that function.
     """
+    (region_operand, regions), (word_operand, words) = (_operand(x, precision) for x in (regions, words))
+    kind, precision = _TYPES[precision], "bfloat16" if precision == "float8" else precision
     inputs = regions, words, region_offsets, word_offsets
     options = tuple(config[: cuda_pair.OPTIONS])
     images, captions = (x.numpy().tobytes() for x in (region_offsets, word_offsets))
     plan = _plan(module, options, kernel == "hopper", images, captions, str(regions.device))
     if len(plan.image_tiles) == 0 or len(plan.caption_tiles) == 0:
         return cuda_pair.pair_score(module, *inputs, scalars, config, precision)
-    rows = [_loadable(x, precision) for x in (regions, words)]
     sides = [
         make_side(x, layout(offsets, len(x), x.device), precision)
-        for x, offsets in zip(rows, (region_offsets, word_offsets), strict=True)
+        for x, offsets in ((regions, region_offsets), (words, word_offsets))
     ]
     out = scalars.new_empty(len(region_offsets) - 1, len(word_offsets) - 1)
     call = module.TileCall(
-        half=int(precision == "float16"),
-        width=rows[0].shape[1],
+        type=kind,
+        width=region_operand.rows.shape[1],
         config=options,
         scalars=scalars.data_ptr(),
         images=_items(module, sides[0]),
         captions=_items(module, sides[1]),
-        regions=_rows(module, rows[0]),
-        words=_rows(module, rows[1]),
+        regions=region_operand.described(module),
+        words=word_operand.described(module),
         image_tiles=plan.image_tiles.data_ptr(),
         image_tile_count=len(plan.image_tiles),
         caption_tiles=plan.caption_tiles.data_ptr(),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast import scorer as s
+from cmsei_fast.engines import float8
 
 EPS = 1e-8
 LEAK = 0.1
@@ -15,11 +16,13 @@ LEAK = 0.1
 # code divides 0 by 0 where the context is one item.
 FOCAL_SLACK = 1e-5
 INTRA_TEMPERATURE = 5.0  # of a negative-aware direction's attention among its queries, as in NAAF's code
+# What features rounded to each are held in. bfloat16 holds all that "float8" rounds to (float8.py).
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "float64": torch.float64,
+    "float8": torch.bfloat16,
 }
 
 
@@ -94,6 +97,11 @@ def accumulator(precision: str) -> torch.dtype:
     return torch.float64 if precision == "float64" else torch.float32
 
 
+def rounded_rows(x: Tensor, precision: str) -> Tensor:
+    """Features (rows, D) rounded to the precision, in the dtype that holds them; a view where they are already."""
+    return float8.rounded(x) if precision == "float8" else x.to(PRECISIONS[precision])
+
+
 def rounded(x: Tensor, precision: str) -> Tensor:
-    """Features rounded to the precision, held in its accumulator's dtype."""
-    return x.to(PRECISIONS[precision]).to(accumulator(precision))
+    """Features (rows, D) rounded to the precision, held in its accumulator's dtype."""
+    return rounded_rows(x, precision).to(accumulator(precision))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast import engines
+from cmsei_fast.engines.float8 import taken
 from cmsei_fast.engines.terms import PRECISIONS, accumulator
 from cmsei_fast.scorer import (
     AGGREGATES,
@@ -47,9 +48,10 @@ def pair_score(
         scalars: (n,) weights, temperatures, gates and thresholds in the order of ``scorer.scalars()``, on the CPU or
             with regions.
         engine: ``"auto"`` or an engine's name.
-        precision: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``: what features are rounded to; sums are
-            float32 (float64 for ``"float64"``). None: the dtype of autocast where it is on, else that of regions;
-            float64 features stay float64.
+        precision: ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"float64"`` or ``"float8"`` (e4m3, with a scale of
+            each row: docs/scores.md): what features are rounded to; sums are float32 (float64 for ``"float64"``).
+            Gradients are those at the rounded features. None: the dtype of autocast where it is on, else that of
+            regions; float64 features stay float64.
 
     Returns:
         (N, M) float32, float64 for precision ``"float64"``.
@@ -182,6 +184,7 @@ def _pair_score(
     if len(region_offsets) == 1 or len(word_offsets) == 1:
         return _empty_scores(regions, region_offsets, word_offsets, precision)
     with torch.autocast(regions.device.type, enabled=False):
+        regions, words, precision = taken(module, regions, words, precision)
         return module.pair_score(regions, words, region_offsets, word_offsets, scalars, config, precision)
 
 
@@ -226,9 +229,9 @@ def _pair_score_backward(
     if grad.numel() == 0:
         return _empty_gradients(regions, words, scalars, zero=True)
     with torch.autocast(regions.device.type, enabled=False):
-        return module.pair_score_backward(
-            grad, regions, words, region_offsets, word_offsets, scalars, config, precision
-        )
+        v, w, precision = taken(module, regions, words, precision)
+        found = module.pair_score_backward(grad, v, w, region_offsets, word_offsets, scalars, config, precision)
+        return found[0].to(regions.dtype), found[1].to(words.dtype), found[2]
 
 
 def _empty_gradients(*inputs: Tensor, zero: bool) -> tuple[Tensor, Tensor, Tensor]:

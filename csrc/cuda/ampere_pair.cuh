@@ -42,7 +42,7 @@ CMSEI_DEVICE void multiply_stage(const unsigned char* stage, int thread, Sums& s
   const int lane = thread % 32, warp_row = thread / 64 * kWarpRows, warp_column = thread / 32 % 2 * kWarpColumns;
   const unsigned char* const regions = stage + kWordBytes;
 #pragma unroll
-  for (int step = 0; step < kDepth / kStepDepth; ++step) {
+  for (int step = 0; step < kSteps; ++step) {
     uint32_t words[kTall][4];
 #pragma unroll
     for (int m = 0; m < kTall; ++m)
@@ -103,7 +103,7 @@ CMSEI_DEVICE void run_thread(const Arguments& a, const Rows& words, const Rows& 
 #pragma unroll
         for (int i = 0; i < 4; ++i) sums.x[m][n][i] = 0;
     const int64_t row = a.captions.offsets[captions.first], column = a.images.offsets[images.first];
-    if (a.half)
+    if (a.type == kFloat16)
       multiply_tile<true>(words, regions, row, column, a.depth_blocks, work, thread, sums);
     else
       multiply_tile<false>(words, regions, row, column, a.depth_blocks, work, thread, sums);

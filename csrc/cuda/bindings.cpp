@@ -162,14 +162,15 @@ void bind_pair_score(py::module_& module) {
 void bind_tiles(py::module_& module) {
   using cmsei::cuda::TileCall;
   using cmsei::cuda::TileRows;
-  py::class_<TileRows>(module, "TileRows", "Packed 16-bit rows: csrc/cuda/tile_scores.h.")
+  py::class_<TileRows>(module, "TileRows", "Packed rows: csrc/cuda/tile_scores.h.")
       .def(py::init(&from_names<TileRows>))
       .def_readwrite("data", &TileRows::data)
       .def_readwrite("stride", &TileRows::stride)
-      .def_readwrite("rows", &TileRows::rows);
+      .def_readwrite("rows", &TileRows::rows)
+      .def_readwrite("scales", &TileRows::scales);
   py::class_<TileCall>(module, "TileCall", "A launch that multiplies and scores: csrc/cuda/tile_scores.h.")
       .def(py::init(&from_names<TileCall>))
-      .def_readwrite("half", &TileCall::half)
+      .def_readwrite("type", &TileCall::type)
       .def_readwrite("width", &TileCall::width)
       .def_readwrite("config", &TileCall::config)
       .def_readwrite("scalars", &TileCall::scalars)

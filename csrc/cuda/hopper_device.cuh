@@ -76,44 +76,55 @@ CMSEI_DEVICE void wgmma_finish(Accumulators& sums) {
   for (int i = 0; i < Accumulators::kCount; ++i) asm volatile("" : "+f"(sums.x[i])::"memory");
 }
 
-#define CMSEI_WGMMA(type)                                                                                             \
+// "+f" or "=f" of each sum.
+#define CMSEI_ADDED(x) "+f"(x)
+#define CMSEI_WRITTEN(x) "=f"(x)
+#define CMSEI_SUMS(set)                                                                                               \
+  set(sums.x[0]), set(sums.x[1]), set(sums.x[2]), set(sums.x[3]), set(sums.x[4]), set(sums.x[5]),                     \
+  set(sums.x[6]), set(sums.x[7]), set(sums.x[8]), set(sums.x[9]), set(sums.x[10]), set(sums.x[11]),                   \
+  set(sums.x[12]), set(sums.x[13]), set(sums.x[14]), set(sums.x[15]), set(sums.x[16]), set(sums.x[17]),               \
+  set(sums.x[18]), set(sums.x[19]), set(sums.x[20]), set(sums.x[21]), set(sums.x[22]), set(sums.x[23]),               \
+  set(sums.x[24]), set(sums.x[25]), set(sums.x[26]), set(sums.x[27]), set(sums.x[28]), set(sums.x[29]),               \
+  set(sums.x[30]), set(sums.x[31]), set(sums.x[32]), set(sums.x[33]), set(sums.x[34]), set(sums.x[35]),               \
+  set(sums.x[36]), set(sums.x[37]), set(sums.x[38]), set(sums.x[39]), set(sums.x[40]), set(sums.x[41]),               \
+  set(sums.x[42]), set(sums.x[43]), set(sums.x[44]), set(sums.x[45]), set(sums.x[46]), set(sums.x[47]),               \
+  set(sums.x[48]), set(sums.x[49]), set(sums.x[50]), set(sums.x[51]), set(sums.x[52]), set(sums.x[53]),               \
+  set(sums.x[54]), set(sums.x[55]), set(sums.x[56]), set(sums.x[57]), set(sums.x[58]), set(sums.x[59]),               \
+  set(sums.x[60]), set(sums.x[61]), set(sums.x[62]), set(sums.x[63]), set(sums.x[64]), set(sums.x[65]),               \
+  set(sums.x[66]), set(sums.x[67]), set(sums.x[68]), set(sums.x[69]), set(sums.x[70]), set(sums.x[71])
+#define CMSEI_WGMMA(instruction, transposed, add, set)                                                                \
   asm volatile(                                                                                                       \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\nwgmma.mma_async.sync.aligned.m64n144k16.f32." type "." type " {"       \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned.m64n144" instruction " {"           \
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, "                                                          \
         "%12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "                                                \
         "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "                                                \
         "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                                \
         "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, "                                                \
-        "%60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71}, %72, %73, p, 1, 1, 0, 0;\n}\n"                  \
-      : "+f"(sums.x[0]), "+f"(sums.x[1]), "+f"(sums.x[2]), "+f"(sums.x[3]),                                           \
-          "+f"(sums.x[4]), "+f"(sums.x[5]), "+f"(sums.x[6]), "+f"(sums.x[7]),                                         \
-          "+f"(sums.x[8]), "+f"(sums.x[9]), "+f"(sums.x[10]), "+f"(sums.x[11]),                                       \
-          "+f"(sums.x[12]), "+f"(sums.x[13]), "+f"(sums.x[14]), "+f"(sums.x[15]),                                     \
-          "+f"(sums.x[16]), "+f"(sums.x[17]), "+f"(sums.x[18]), "+f"(sums.x[19]),                                     \
-          "+f"(sums.x[20]), "+f"(sums.x[21]), "+f"(sums.x[22]), "+f"(sums.x[23]),                                     \
-          "+f"(sums.x[24]), "+f"(sums.x[25]), "+f"(sums.x[26]), "+f"(sums.x[27]),                                     \
-          "+f"(sums.x[28]), "+f"(sums.x[29]), "+f"(sums.x[30]), "+f"(sums.x[31]),                                     \
-          "+f"(sums.x[32]), "+f"(sums.x[33]), "+f"(sums.x[34]), "+f"(sums.x[35]),                                     \
-          "+f"(sums.x[36]), "+f"(sums.x[37]), "+f"(sums.x[38]), "+f"(sums.x[39]),                                     \
-          "+f"(sums.x[40]), "+f"(sums.x[41]), "+f"(sums.x[42]), "+f"(sums.x[43]),                                     \
-          "+f"(sums.x[44]), "+f"(sums.x[45]), "+f"(sums.x[46]), "+f"(sums.x[47]),                                     \
-          "+f"(sums.x[48]), "+f"(sums.x[49]), "+f"(sums.x[50]), "+f"(sums.x[51]),                                     \
-          "+f"(sums.x[52]), "+f"(sums.x[53]), "+f"(sums.x[54]), "+f"(sums.x[55]),                                     \
-          "+f"(sums.x[56]), "+f"(sums.x[57]), "+f"(sums.x[58]), "+f"(sums.x[59]),                                     \
-          "+f"(sums.x[60]), "+f"(sums.x[61]), "+f"(sums.x[62]), "+f"(sums.x[63]),                                     \
-          "+f"(sums.x[64]), "+f"(sums.x[65]), "+f"(sums.x[66]), "+f"(sums.x[67]),                                     \
-          "+f"(sums.x[68]), "+f"(sums.x[69]), "+f"(sums.x[70]), "+f"(sums.x[71])                                      \
+        "%60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71}, %72, %73, p, 1, 1" transposed ";\n}\n"          \
+      : CMSEI_SUMS(set)                                                                                               \
       : "l"(words), "l"(regions))
 
 // sums (64, 144) += words (64, 16) · regions (144, 16)ᵀ, by a warpgroup.
 template <bool kHalf>
 CMSEI_DEVICE void wgmma(Accumulators& sums, uint64_t words, uint64_t regions) {
   if (kHalf)
-    CMSEI_WGMMA("f16");
+    CMSEI_WGMMA("k16.f32.f16.f16", ", 0, 0", "1", CMSEI_ADDED);
   else
-    CMSEI_WGMMA("bf16");
+    CMSEI_WGMMA("k16.f32.bf16.bf16", ", 0, 0", "1", CMSEI_ADDED);
 }
 
+// sums (64, 144) = or += words (64, 32) · regions (144, 32)ᵀ of e4m3, by a warpgroup.
+template <bool kFirst>
+CMSEI_DEVICE void wgmma_e4m3(Accumulators& sums, uint64_t words, uint64_t regions) {
+  if (kFirst)
+    CMSEI_WGMMA("k32.f32.e4m3.e4m3", "", "0", CMSEI_WRITTEN);
+  else
+    CMSEI_WGMMA("k32.f32.e4m3.e4m3", "", "1", CMSEI_ADDED);
+}
+
+#undef CMSEI_ADDED
+#undef CMSEI_WRITTEN
+#undef CMSEI_SUMS
 #undef CMSEI_WGMMA
 
 }  // namespace cmsei::device

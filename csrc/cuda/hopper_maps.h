@@ -12,15 +12,15 @@ namespace cmsei::hopper {
 constexpr int kSwizzleBytes = 8 * tile::kRowBytes;
 
 // Shared-memory matrix descriptor of a K-major tile at a 1024-byte boundary: start address, leading offset (not used by
-// a swizzled K-major tile; 1), stride offset from 8 rows to the next 8, and layout 1, the 128-byte swizzle. A step of
-// 16 along the depth is 32 bytes on the start address: the swizzle works on address bits, so the row's xor stays right.
+// a swizzled K-major tile; 1), stride offset from 8 rows to the next 8, and layout 1, the 128-byte swizzle. A step
+// along the depth is 32 bytes on the start address: the swizzle works on address bits, so the row's xor stays right.
 CMSEI_FORMULA constexpr uint64_t descriptor(uint32_t shared_address) {
   return (static_cast<uint64_t>((shared_address & 0x3ffff) >> 4)) | (uint64_t(1) << 16) |
          (static_cast<uint64_t>(kSwizzleBytes >> 4) << 32) | (uint64_t(1) << 62);
 }
-constexpr uint64_t kDescriptorStep = (tile::kStepDepth * 2) >> 4;
+constexpr uint64_t kDescriptorStep = tile::kStepBytes >> 4;
 
-// Row and column of a thread's accumulator i of wgmma m64nNk16, thread 0..127 of the warpgroup.
+// Row and column of a thread's accumulator i of wgmma m64nN, thread 0..127 of the warpgroup.
 CMSEI_FORMULA constexpr int fragment_row(int thread, int i) {
   return thread / 32 * 16 + thread % 32 / 4 + (i / 2 % 2) * 8;
 }

@@ -1,15 +1,16 @@
 // What a block of the Hopper pair score has. Two share a multiprocessor, so that the pairs of one are scored while the
 // products of the other run:
-//   stage          64 x 64 words + 144 x 64 regions, 16 bits          8,192 + 18,432 = 26,624 bytes
+//   stage          128 bytes of 64 words + of 144 regions             8,192 + 18,432 = 26,624 bytes
 //   main loop      4 stages                                                             106,496 bytes
 //   then instead   inner products 64 x 148 fp32                                          37,888 bytes
 //                  the teams' memory, 4 warps                                    at most 75,520 bytes
-//   meanwhile      the next tile's first stages, which lie behind what its pairs take: the first of them where a
-//                  team has at most 12,032 bytes (SCAN, and CMSEI to 22 words), two up to 5,376
-//   always         barriers, places of the columns, alignment                             2,304 bytes
-//   registers      128 threads x 232 of the consumers, 72 of them accumulators, + 128 x 24 of the producers: 32,768
+//   meanwhile      the next tile's first stages, which lie behind what the pairs take: one of them where a team has at
+//                  most 12,032 bytes, two up to 5,376
+//   always         barriers, places and scales of the columns, alignment                  2,880 bytes
+//   registers      128 threads x 232 of the consumers, 72 or 144 of them accumulators, + 128 x 24 of the producers:
+//                  32,768
 //   work           64 x 144 x 16 multiply-adds a wgmma: 72 cycles at 2,048 a cycle, in which it reads 6,656 bytes of
-//                  shared memory, 52 cycles at 128 a cycle
+//                  shared memory, 52 cycles at 128 a cycle; of e4m3 x 32 at 4,096 a cycle
 #pragma once
 
 #include "hopper_maps.h"
@@ -24,8 +25,9 @@ constexpr int kProducerRegisters = 24, kConsumerRegisters = 232;  // of a thread
 
 constexpr int kSharedBytes = 113 * 1024;  // of 228 KiB of a multiprocessor, where each block also takes 1 KiB
 constexpr int kBarrierBytes = 128;
+constexpr int kScaleBytes = tile::kColumns * 4;
 // Of the stages, then of the products and the teams.
-constexpr int kWorkBytes = kSharedBytes - kSwizzleBytes - tile::kColumnBytes - kBarrierBytes;
+constexpr int kWorkBytes = kSharedBytes - kSwizzleBytes - tile::kColumnBytes - kScaleBytes - kBarrierBytes;
 constexpr int kTeamBytes = kWorkBytes - tile::kProductBytes;
 // Where the ring's stage lies. A tile begins with the ring, at the end of the memory that scoring pairs fills from the
 // beginning.

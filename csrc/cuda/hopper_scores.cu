@@ -41,13 +41,17 @@ cudaError_t find_encode(EncodeTiled& encode) {
   return result == cudaDriverEntryPointSuccess && found ? cudaSuccess : cudaErrorSymbolNotFound;
 }
 
-// Boxes of kDepth columns and `box_rows` rows, swizzled as hopper_maps.h says, zeros outside.
+// Boxes of 128 bytes of `box_rows` rows, swizzled as hopper_maps.h says, zeros outside.
 std::string make_map(EncodeTiled encode, const TileRows& rows, const TileCall& call, int box_rows,
                      CUtensorMap& map) {
   const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(call.width), static_cast<cuuint64_t>(rows.rows)};
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(rows.stride)};
-  const cuuint32_t box[2] = {kDepth, static_cast<cuuint32_t>(box_rows)}, steps[2] = {1, 1};
-  const auto type = call.half ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const int bytes = bytes_of(static_cast<int>(call.type));
+  const cuuint32_t box[2] = {static_cast<cuuint32_t>(kRowBytes / bytes), static_cast<cuuint32_t>(box_rows)};
+  const cuuint32_t steps[2] = {1, 1};
+  const auto type = bytes == 1               ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+                    : call.type == kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                            : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   const CUresult result =
       encode(&map, type, 2, pair::address<void>(rows.data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
              CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);

@@ -16,8 +16,11 @@ inline Arguments arguments(const cuda::TileCall& call) {
           pair::address<const Tile>(call.caption_tiles),
           call.image_tile_count,
           call.caption_tile_count,
-          static_cast<int>((call.width + kDepth - 1) / kDepth),
-          static_cast<int>(call.half),
+          static_cast<int>(call.type),
+          static_cast<int>((call.width * bytes_of(static_cast<int>(call.type)) + kRowBytes - 1) / kRowBytes),
+          pair::address<const float>(call.regions.scales),
+          pair::address<const float>(call.words.scales),
+          call.words.rows,
           pair::address<float>(call.scores),
           call.scores_stride};
 }

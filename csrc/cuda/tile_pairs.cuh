@@ -12,13 +12,16 @@ struct Arguments {
   pair::Items<float> images, captions;  // all of them: rows and numbers count from the first
   const Tile *image_tiles, *caption_tiles;
   int64_t image_tile_count, caption_tile_count;
+  int type;
   int depth_blocks;  // stages' worth of the width
-  int half;          // float16, not bfloat16
+  // Of e4m3: (rows) what its rows are multiplied by; else null.
+  const float *region_scales, *word_scales;
+  int64_t word_rows;
   float* scores;
   int64_t scores_stride;
 };
 
-// Packed rows of 16 bits: address and stride multiples of 16 bytes.
+// Packed rows: address and stride multiples of 16 bytes.
 struct Rows {
   const unsigned char* data;
   int64_t stride, rows, width;  // stride and width in bytes

@@ -19,11 +19,15 @@ constexpr int kBand = 32;       // caption tiles over which the blocks walk befo
 constexpr int kScorers = 128;   // threads that score pairs: each warp is a team
 constexpr int kMostTeams = kScorers / 32;
 
-// Operands in shared memory: a stage is 64 numbers of 16 bits of each row, 128 bytes, whose 16-byte chunk c lies at
-// c ^ (row % 8).
-constexpr int kDepth = 64;
-constexpr int kStepDepth = 16;  // of one instruction
+// Numbers of features; those of e4m3 are multiplied by a scale of their row.
+enum Type : int { kBFloat16 = 0, kFloat16 = 1, kE4M3 = 2 };
+CMSEI_FORMULA constexpr int bytes_of(int type) { return type == kE4M3 ? 1 : 2; }
+
+// Operands in shared memory: a stage is 128 bytes of each row, 64 numbers of 16 bits or 128 of 8, whose 16-byte chunk c
+// lies at c ^ (row % 8).
 constexpr int kRowBytes = 128;
+constexpr int kStepBytes = 32;  // of one instruction
+constexpr int kSteps = kRowBytes / kStepBytes;
 constexpr int kWordBytes = kRows * kRowBytes, kRegionBytes = kColumns * kRowBytes;
 constexpr int kStageBytes = kWordBytes + kRegionBytes;
 

@@ -11,19 +11,20 @@ using namespace cmsei;
 using namespace cmsei::hopper;
 
 struct Options {
-  int64_t blocks, reversed, late;
+  int64_t blocks, reversed, late;  // late: 0 at once, 1 as late as may be, else drawn from this seed
 };
 
-device::Map map_of(const cuda::TileRows& rows, int64_t width, int box_rows) {
-  return {pair::address<const unsigned char>(rows.data), rows.stride, rows.rows, width, box_rows};
+device::Map map_of(const cuda::TileRows& rows, const cuda::TileCall& call, int box_rows) {
+  const int bytes = bytes_of(static_cast<int>(call.type));
+  return {pair::address<const unsigned char>(rows.data), rows.stride, rows.rows, call.width, box_rows, bytes};
 }
 
 }  // namespace
 
 // Bytes of shared memory, or -2: threads wait for what does not come.
 extern "C" int64_t hopper_host(const cuda::TileCall* call, const Options* options) {
-  const device::Map words = map_of(call->words, call->width, kRows);
-  const device::Map regions = map_of(call->regions, call->width, kColumns);
+  const device::Map words = map_of(call->words, *call, kRows);
+  const device::Map regions = map_of(call->regions, *call, kColumns);
   const Arguments a = tile::arguments(*call);
   const int64_t blocks = std::min(a.image_tile_count * a.caption_tile_count, options->blocks);
   try {
@@ -33,6 +34,8 @@ extern "C" int64_t hopper_host(const cuda::TileCall* call, const Options* option
       std::memset(static_cast<void*>(shared.get()), 0xff, kSharedBytes);
       device::machine = {};
       device::machine.late = options->late != 0;
+      device::machine.any = options->late > 1;
+      device::machine.draw.seed(static_cast<unsigned>(options->late + index));
       device::machine.tile_loads = 2 * a.depth_blocks;
       device::machine.shared = reinterpret_cast<unsigned char*>(shared.get());
       device::run_block(
@@ -95,6 +98,7 @@ extern "C" int32_t hopper_stage(int stage) { return stage_place(stage); }
 extern "C" int32_t hopper_stages() { return kStages; }
 extern "C" int32_t hopper_stage_bytes() { return kStageBytes; }
 extern "C" int32_t hopper_work_bytes() { return kWorkBytes; }
+extern "C" float hopper_e4m3(int bits) { return device::number_e4m3(static_cast<uint8_t>(bits)); }
 extern "C" int32_t hopper_fragment(int thread, int i, int column) {
   return column ? fragment_column(thread, i) : fragment_row(thread, i);
 }

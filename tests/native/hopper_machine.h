@@ -1,6 +1,6 @@
 // What the instructions of sm_90a do, as the PTX ISA documents them, for kernels that run as fibers: barriers with
-// phases, TMA and wgmma. Stands in for csrc/cuda/hopper_device.cuh. What is asynchronous happens at once, or as late as
-// barriers and waits allow: a kernel that is right gives the same in both.
+// phases, TMA and wgmma. Stands in for csrc/cuda/hopper_device.cuh. What is asynchronous happens at once, as late as
+// barriers and waits allow, or at any time between, TMA's in any order: a kernel that is right gives the same in all.
 #pragma once
 
 #include "fibers.h"
@@ -8,14 +8,15 @@
 
 #include <deque>
 #include <map>
+#include <random>
 
 namespace cmsei::device {
 
-// A matrix (rows, columns) of 16-bit numbers and the rows of a box of it.
+// A matrix (rows, columns) of numbers of so many bytes, and the rows of a box of it.
 struct Map {
   const unsigned char* data;
   int64_t stride, rows, columns;
-  int box_rows;
+  int box_rows, bytes;
 };
 
 struct Barrier {
@@ -28,17 +29,23 @@ static_assert(sizeof(Barrier) == 8);
 struct Product {
   float* sums;
   uint64_t words, regions;
-  bool half;
+  float (*number)(const unsigned char*);
+  int bytes;   // of a number
+  bool first;  // what the sums were does not matter
 };
 
 struct Machine {
   bool late = false;
+  std::minstd_rand draw;                          // of what happens when, unless at once
+  bool any = false;                               // at any time, not late
   unsigned char* shared = nullptr;                // of the block
   uint32_t start = 1040;                          // its address: not at a boundary of anything
   std::deque<std::function<void()>> loads;        // that TMA has not done yet
   std::map<int, std::deque<std::vector<Product>>> groups;  // of each thread, committed
   std::map<int, std::vector<Product>> open;
   int waiting = 0, generation = 0;                // of the consumers' barrier
+  bool ordered[128] = {};                         // what the thread wrote comes before what TMA writes
+  bool settled[128] = {};                         // the thread's sums are ready for wgmma
   uint64_t* free = nullptr;                       // the barrier at which all consumers arrive, once a tile
   int64_t tile_loads = 1, started = 0, freed = 0; // loads of a tile; since the block began: loads, phases of `free`
 };
@@ -65,6 +72,8 @@ static void barrier_init(uint64_t* barrier, uint32_t arrivals) {
 }
 static void fence_barriers() {}
 static void barrier_arrive(uint64_t* barrier) {
+  if (barrier == machine.free && !machine.ordered[block->current])
+    throw std::runtime_error("TMA may overtake what a thread wrote");
   if (--of(barrier).pending < 0) throw std::runtime_error("more arrivals than a barrier counts");
   settle(of(barrier));
 }
@@ -82,36 +91,40 @@ static void fill_box(const Map& map, unsigned char* to, uint64_t* barrier, int64
   for (int r = 0; r < map.box_rows; ++r)
     for (int chunk = 0; chunk < 8; ++chunk) {  // of 16 bytes
       unsigned char* const out = to + r * 128 + (chunk ^ (r & 7)) * 16;
-      for (int e = 0; e < 8; ++e) {
-        const int64_t y = row + r, x = column + chunk * 8 + e;
+      const int count = 16 / map.bytes;
+      for (int e = 0; e < count; ++e) {
+        const int64_t y = row + r, x = column + chunk * count + e;
         const bool inside = y >= 0 && y < map.rows && x >= 0 && x < map.columns;
         if (inside)
-          std::memcpy(out + 2 * e, map.data + y * map.stride + 2 * x, 2);
+          std::memcpy(out + map.bytes * e, map.data + y * map.stride + map.bytes * x, map.bytes);
         else
-          std::memset(out + 2 * e, 0, 2);
+          std::memset(out + map.bytes * e, 0, map.bytes);
       }
     }
   of(barrier).bytes -= map.box_rows * 128;
   settle(of(barrier));
 }
 
-static void load_tile(const Map& map, void* to, uint64_t* barrier, int column, int row) {
-  if (machine.started++ / machine.tile_loads > machine.freed) ++loads_ahead;
-  const auto load = [=, &map] { fill_box(map, static_cast<unsigned char*>(to), barrier, column, row); };
-  if (machine.late)
-    machine.loads.push_back(load);
-  else
-    load();
-}
 static bool load_outstanding() {
   if (machine.loads.empty()) return false;
-  machine.loads.front()();
-  machine.loads.pop_front();
+  const auto next = machine.loads.begin() + (machine.any ? machine.draw() % machine.loads.size() : 0);
+  const auto load = *next;
+  machine.loads.erase(next);
+  load();
   return true;
 }
 
-static void fence_async() {}
+static void load_tile(const Map& map, void* to, uint64_t* barrier, int column, int row) {
+  if (machine.started++ / machine.tile_loads > machine.freed) ++loads_ahead;
+  const auto load = [=, &map] { fill_box(map, static_cast<unsigned char*>(to), barrier, column, row); };
+  if (!machine.late) return load();
+  machine.loads.push_back(load);
+  while (machine.any && !machine.loads.empty() && machine.draw() % 2) load_outstanding();
+}
+
+static void fence_async() { machine.ordered[block->current] = true; }
 static void sync_consumers() {
+  machine.ordered[block->current] = false;
   const int mine = machine.generation;
   if (++machine.waiting == 128) {
     machine.waiting = 0;
@@ -127,22 +140,20 @@ struct Accumulators {
 };
 
 // Element (row, k) of the K-major operand that a descriptor of layout 1 describes: addresses, then the swizzle on them.
-static float element(uint64_t descriptor, int row, int k, bool half) {
+static float element(uint64_t descriptor, int row, int k, const Product& p) {
   if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) throw std::runtime_error("not the 128-byte swizzle");
   const uint32_t start = (descriptor & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
-  uint32_t at = start + row / 8 * stride + row % 8 * 128 + k * 2;
+  uint32_t at = start + row / 8 * stride + row % 8 * 128 + k * p.bytes;
   at ^= at >> 7 << 4 & 0x70;
-  uint16_t bits;
-  std::memcpy(&bits, machine.shared + (at - machine.start), 2);
-  return number(bits, half);
+  return p.number(machine.shared + (at - machine.start));
 }
 
 static void multiply_now(const Product& p, int thread) {
   const int warp = thread >> 5, lane = thread & 31;
   for (int i = 0; i < Accumulators::kCount; ++i) {
     const int row = 16 * warp + (lane >> 2) + 8 * (i >> 1 & 1), column = 8 * (i >> 2) + 2 * (lane & 3) + (i & 1);
-    float sum = p.sums[i];
-    for (int k = 0; k < 16; ++k) sum += element(p.words, row, k, p.half) * element(p.regions, column, k, p.half);
+    float sum = p.first ? 0 : p.sums[i];
+    for (int k = 0; k < 32 / p.bytes; ++k) sum += element(p.words, row, k, p) * element(p.regions, column, k, p);
     p.sums[i] = sum;
   }
 }
@@ -151,26 +162,46 @@ template <int kCount>
 static void take_registers() {}
 template <int kCount>
 static void give_registers() {}
-static void wgmma_fence() {}
-template <bool kHalf>
-static void wgmma(Accumulators& sums, uint64_t words, uint64_t regions) {
-  const Product product{sums.x, words, regions, kHalf};
+static void wgmma_fence() { machine.settled[block->current] = true; }
+static void multiply(const Product& product) {
+  if (!machine.settled[block->current]) throw std::runtime_error("no fence between other uses of sums and wgmma");
   if (machine.late)
     machine.open[block->current].push_back(product);
   else
     multiply_now(product, block->current);
 }
+template <bool kHalf>
+static float number_at(const unsigned char* p) {
+  uint16_t bits;
+  std::memcpy(&bits, p, 2);
+  return number(bits, kHalf);
+}
+template <bool kHalf>
+static void wgmma(Accumulators& sums, uint64_t words, uint64_t regions) {
+  multiply({sums.x, words, regions, number_at<kHalf>, 2, false});
+}
+template <bool kFirst>
+static void wgmma_e4m3(Accumulators& sums, uint64_t words, uint64_t regions) {
+  multiply({sums.x, words, regions, [](const unsigned char* p) { return number_e4m3(*p); }, 1, kFirst});
+}
+static void finish_groups(size_t pending) {
+  auto& groups = machine.groups[block->current];
+  for (; groups.size() > pending; groups.pop_front())
+    for (const Product& product : groups.front()) multiply_now(product, block->current);
+}
 static void wgmma_commit() {
   auto& open = machine.open[block->current];
   machine.groups[block->current].push_back(std::move(open));
   open.clear();
+  if (machine.any && machine.draw() % 2) finish_groups(0);
 }
 template <int kPending>
 static void wgmma_wait() {
-  auto& groups = machine.groups[block->current];
-  for (; groups.size() > kPending; groups.pop_front())
-    for (const Product& product : groups.front()) multiply_now(product, block->current);
+  finish_groups(kPending);
 }
-static void wgmma_finish(Accumulators&) { wgmma_wait<0>(); }
+static void wgmma_finish(Accumulators&) {
+  wgmma_wait<0>();
+  machine.settled[block->current] = false;
+}
 
 }  // namespace cmsei::device

@@ -1,4 +1,4 @@
-// Numbers of 16 bits.
+// Numbers of 16 bits, and e4m3.
 #pragma once
 
 #include <cmath>
@@ -21,6 +21,15 @@ static float number(uint16_t bits, bool half) {
   float x;
   std::memcpy(&x, &u, 4);
   return x;
+}
+
+// The value of an e4m3 number (OCP FP8, finite: no infinities, NaN where all bits but the sign are 1).
+[[maybe_unused]] static float number_e4m3(uint8_t bits) {
+  const int exponent = bits >> 3 & 15, fraction = bits & 7;
+  if (exponent == 15 && fraction == 7) return NAN;
+  const float x = exponent == 0 ? std::ldexp(static_cast<float>(fraction), -9)
+                                : std::ldexp(static_cast<float>(8 + fraction), exponent - 10);
+  return bits & 128 ? -x : x;
 }
 
 }  // namespace cmsei::device
