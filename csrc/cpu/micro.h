@@ -12,27 +12,53 @@ constexpr int kMR = CMSEI_VECTOR_BYTES == 64 ? 14 : 6;
 constexpr int kNV = 2;
 template <class S> constexpr int kNR = kNV * Simd<S>::W;
 
+// Lines of memory that are wanted next, which a tile asks for while it multiplies, one every kStride steps: the
+// processor's own prefetching comes too late for B's next panel, and a burst would hold up the tile's loads.
+struct Ahead {
+    static constexpr int kStride = CMSEI_VECTOR_BYTES == 64 ? 4 : 16;
+    const char *line, *end;
+    CMSEI_INLINE void step() {
+        __builtin_prefetch(line);
+        line = line < end ? line + 64 : line;
+    }
+    // Part p of `parts` of some bytes.
+    static CMSEI_INLINE Ahead part(const void* data, long bytes, long p, long parts) {
+        const char* from = static_cast<const char*>(data);
+        return {from + bytes * p / parts / 64 * 64, from + bytes * (p + 1) / parts};
+    }
+};
+
+// acc (M × NV registers) += a (M) · b (NV registers).
+template <class S, int M, int NV>
+CMSEI_INLINE void multiply_add(const S* a, const S* b, typename Simd<S>::T (&acc)[M][NV]) {
+    using V = Simd<S>;
+    typename V::T x[NV];
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; ++j) x[j] = V::load(b + j * V::W);
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i) {
+        const typename V::T y = V::set(a[i]);
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; ++j) acc[i][j] += y * x[j];
+    }
+}
+
 // C (M × NV registers) = or += Σ_k a[k * lda + i] · b[k * ldb + lane].
 template <class S, int M, int NV>
-CMSEI_INLINE void micro(long k, const S* a, long lda, const S* b, long ldb, S* c, long ldc, bool accumulate) {
+CMSEI_INLINE void micro(long k, const S* a, long lda, const S* b, long ldb, S* c, long ldc, bool accumulate,
+                        Ahead ahead) {
     using V = Simd<S>;
     typename V::T acc[M][NV];
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 2
         for (int j = 0; j < NV; ++j) acc[i][j] = V::zero();
-#pragma GCC unroll 4
-    for (; k > 0; --k, a += lda, b += ldb) {
-        typename V::T x[NV];
-#pragma GCC unroll 2
-        for (int j = 0; j < NV; ++j) x[j] = V::load(b + j * V::W);
+    for (; k >= Ahead::kStride; k -= Ahead::kStride) {
+        ahead.step();
 #pragma GCC unroll 16
-        for (int i = 0; i < M; ++i) {
-            const typename V::T y = V::set(a[i]);
-#pragma GCC unroll 2
-            for (int j = 0; j < NV; ++j) acc[i][j] += y * x[j];
-        }
+        for (int u = 0; u < Ahead::kStride; ++u, a += lda, b += ldb) multiply_add<S>(a, b, acc);
     }
+    for (; k > 0; --k, a += lda, b += ldb) multiply_add<S>(a, b, acc);
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 2
@@ -44,20 +70,20 @@ CMSEI_INLINE void micro(long k, const S* a, long lda, const S* b, long ldb, S* c
 
 template <class S, int M>
 __attribute__((noinline)) void micro_row(int nv, long k, const S* a, long lda, const S* b, long ldb, S* c, long ldc,
-                                         bool accumulate) {
+                                         bool accumulate, Ahead ahead) {
     if (nv == 1)
-        micro<S, M, 1>(k, a, lda, b, ldb, c, ldc, accumulate);
+        micro<S, M, 1>(k, a, lda, b, ldb, c, ldc, accumulate, ahead);
     else
-        micro<S, M, kNV>(k, a, lda, b, ldb, c, ldc, accumulate);
+        micro<S, M, kNV>(k, a, lda, b, ldb, c, ldc, accumulate, ahead);
 }
 
 template <class S>
 CMSEI_INLINE void micro_any(int m, int nv, long k, const S* a, long lda, const S* b, long ldb, S* c, long ldc,
-                            bool acc) {
+                            bool acc, Ahead ahead) {
     switch (m) {
 #define CMSEI_ROWS(M) \
     case M: \
-        if constexpr (M <= kMR) micro_row<S, M>(nv, k, a, lda, b, ldb, c, ldc, acc); \
+        if constexpr (M <= kMR) micro_row<S, M>(nv, k, a, lda, b, ldb, c, ldc, acc, ahead); \
         break;
         CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
         CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13) CMSEI_ROWS(14)
@@ -65,9 +91,9 @@ CMSEI_INLINE void micro_any(int m, int nv, long k, const S* a, long lda, const S
     }
 }
 
-// quad (NV registers) += Σ_i p_i Σ_{k < i + M} g(i, k) p_k over the M rows of one panel of g, p_i at p + i * ldp.
+// quad (NV registers) += Σ_i p_i Σ_{k <= i} g(i, k) p_k over the M rows i of one panel of g, the first of them row `first`.
 template <class S, int M, int NV>
-CMSEI_INLINE void quadratic_panel(long k, const S* g, const S* p, long ldp, const S* own, typename Simd<S>::T* quad) {
+CMSEI_INLINE void quadratic_panel(long first, const S* g, const S* p, long ldp, typename Simd<S>::T* quad) {
     using V = Simd<S>;
     typename V::T acc[M][NV];
 #pragma GCC unroll 16
@@ -75,30 +101,26 @@ CMSEI_INLINE void quadratic_panel(long k, const S* g, const S* p, long ldp, cons
 #pragma GCC unroll 2
         for (int j = 0; j < NV; ++j) acc[i][j] = V::zero();
 #pragma GCC unroll 4
-    for (; k > 0; --k, g += M, p += ldp) {
-        typename V::T x[NV];
-#pragma GCC unroll 2
-        for (int j = 0; j < NV; ++j) x[j] = V::load(p + j * V::W);
+    for (long k = 0; k < first; ++k, g += M, p += ldp) multiply_add<S>(g, p, acc);
+    // The panel's own rows are a triangle: each is complete when it has met itself.
 #pragma GCC unroll 16
-        for (int i = 0; i < M; ++i) {
-            const typename V::T y = V::set(g[i]);
+    for (int k = 0; k < M; ++k, g += M, p += ldp)
 #pragma GCC unroll 2
-            for (int j = 0; j < NV; ++j) acc[i][j] += y * x[j];
+        for (int j = 0; j < NV; ++j) {
+            const typename V::T x = V::load(p + j * V::W);
+#pragma GCC unroll 16
+            for (int i = k; i < M; ++i) acc[i][j] += V::set(g[i]) * x;
+            quad[j] += acc[k][j] * x;
         }
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i)
-#pragma GCC unroll 2
-        for (int j = 0; j < NV; ++j) quad[j] += acc[i][j] * V::load(own + i * ldp + j * V::W);
 }
 
 template <class S, int M>
-__attribute__((noinline)) void quadratic_rows(int nv, long k, const S* g, const S* p, long ldp, const S* own,
+__attribute__((noinline)) void quadratic_rows(int nv, long first, const S* g, const S* p, long ldp,
                                               typename Simd<S>::T* quad) {
     if (nv == 1)
-        quadratic_panel<S, M, 1>(k, g, p, ldp, own, quad);
+        quadratic_panel<S, M, 1>(first, g, p, ldp, quad);
     else
-        quadratic_panel<S, M, kNV>(k, g, p, ldp, own, quad);
+        quadratic_panel<S, M, kNV>(first, g, p, ldp, quad);
 }
 
 // pᵀ g p for nv registers of columns, with g as the packed lower half of a symmetric matrix (`half` of Gram).
@@ -109,7 +131,7 @@ inline void quadratic_form(int nv, long m, const S* g, const S* p, long ldp, typ
         switch (rows) {
 #define CMSEI_ROWS(M) \
     case M: \
-        if constexpr (M <= kMR) quadratic_rows<S, M>(nv, i + M, g + i * m, p, ldp, p + i * ldp, quad); \
+        if constexpr (M <= kMR) quadratic_rows<S, M>(nv, i, g + i * m, p, ldp, quad); \
         break;
             CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
             CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13) CMSEI_ROWS(14)
@@ -125,33 +147,23 @@ template <class S> inline long depth_block(long k) {
     return blocks <= 1 ? k : ((k + blocks - 1) / blocks + 7) / 8 * 8;
 }
 
-// Whether the next panel of B is fetched while the present one is used: worth it where a processor does not do it by
-// itself; where it does, two panels push each other out of the first cache.
-constexpr bool kFetchNext = CMSEI_VECTOR_BYTES < 64;
-
-// Brings part p of `parts` of the next panel (64 bytes at a time) into the cache.
-CMSEI_INLINE void prefetch_part(const void* panel, long bytes, long p, long parts) {
-    const char* line = static_cast<const char*>(panel);
-    for (long i = bytes * p / parts / 64 * 64; i < bytes * (p + 1) / parts; i += 64) __builtin_prefetch(line + i);
-}
-
 template <class S> inline void gemm(const Gemm<S>& g) {
-    const long step = g.lower || g.k == 0 ? (g.k > 0 ? g.k : 1) : depth_block<S>(g.k);
+    const long step = g.k > 0 ? depth_block<S>(g.k) : 1;
+    const long parts = (g.rows + kMR - 1) / kMR;
     for (long k0 = 0; k0 < g.k || k0 == 0; k0 += step) {
-        const bool accumulate = g.accumulate || k0 > 0;
+        const bool accumulate = g.accumulate || k0 > 0, last = k0 + step >= g.k;
+        const long depth = last ? g.k - k0 : step;
         for (long j = 0, q = 0; j < g.cols; j += kNR<S>, ++q) {
             const int nv = g.cols - j <= Simd<S>::W ? 1 : kNV;
             const S* b = g.b + q * g.b_panel + k0 * g.ldb;
-            const long parts = (g.rows + kMR - 1) / kMR, depth = g.k - k0 < step ? g.k - k0 : step;
-            const long next = kFetchNext && g.ldb == kNR<S> && parts > 3 ? depth * kNR<S> * static_cast<long>(sizeof(S)) : 0;
+            // B's next panel; behind the last, the first of the next pass or, very likely, of the next product.
+            const S* next = j + kNR<S> < g.cols ? b + g.b_panel : last ? g.b + (q + 1) * g.b_panel : g.b + (k0 + step) * g.ldb;
+            const long bytes = g.ldb == kNR<S> ? depth * kNR<S> * static_cast<long>(sizeof(S)) : 0;
             for (long i = 0, p = 0; i < g.rows; i += kMR, ++p) {
-                if (next) prefetch_part(b + g.b_panel, next, p, parts);
                 const int m = g.rows - i < kMR ? static_cast<int>(g.rows - i) : kMR;
                 const long lda = g.lda ? g.lda : m;
-                long k = g.k - k0 < step ? g.k - k0 : step;
-                if (g.lower && k > i + m) k = i + m;
-                micro_any<S>(m, nv, k, g.a + p * g.a_panel + k0 * lda, lda, b, g.ldb, g.c + i * g.ldc + j, g.ldc,
-                             accumulate);
+                micro_any<S>(m, nv, depth, g.a + p * g.a_panel + k0 * lda, lda, b, g.ldb, g.c + i * g.ldc + j, g.ldc,
+                             accumulate, Ahead::part(next, bytes, p, parts));
             }
         }
     }

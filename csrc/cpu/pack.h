@@ -143,47 +143,75 @@ template <class S> void pack_b_rows(Rows src, long rows, long depth, S* dst, lon
 
 CMSEI_INLINE long round_up(long x, long to) { return (x + to - 1) / to * to; }
 
-template <class S> long gram_size(long m, bool context) {
+template <class S> long gram_size(long m, GramForms forms) {
     const long ld = round_up(m, Simd<S>::W);
-    return ld + m * ld + (context ? 2 * m * m : 0);
+    return ld + (forms == GramForms::kLengths ? 0 : m * ld) + (forms == GramForms::kContext ? 2 * m * m : 0);
 }
 
-template <class S> Gram<S> gram_view(S* memory, long m, bool context) {
+template <class S> Gram<S> gram_view(S* memory, long m, GramForms forms) {
     const long ld = round_up(m, Simd<S>::W);
-    S *rows = memory + ld, *panels = context ? rows + m * ld : nullptr;
-    return {rows, panels, context ? panels + m * m : nullptr, memory, m, ld};
+    S* rows = forms == GramForms::kLengths ? nullptr : memory + ld;
+    S* panels = forms == GramForms::kContext ? rows + m * ld : nullptr;
+    return {rows, panels, panels ? panels + m * m : nullptr, memory, m, ld};
 }
 
 template <class S> long gram_scratch(long m, long depth) {
-    return m * depth + round_up(m, kNR<S>) * depth + m * round_up(m, kNR<S>);
+    return round_up(m, Simd<S>::W) * depth + m * round_up(m, kNR<S>);
 }
 
-// The forms of a Gram matrix from the plain product c of the rows with themselves.
+// The lengths of rows alone, the lanes past the last zero.
+template <class S> void lengths(Rows src, long depth, const Gram<S>& out) {
+    using V = Simd<S>;
+    constexpr int W = V::W, kSums = 4;
+    for (long i = out.m; i < out.ld; ++i) out.length[i] = 0;
+    with_storage(src, [&](auto* p) {
+        for (long i = 0; i < out.m; ++i, p += src.stride) {
+            typename V::T sum[kSums] = {};
+            long k = 0;
+            for (; k + kSums * W <= depth; k += kSums * W)
+#pragma GCC unroll 4
+                for (int n = 0; n < kSums; ++n) {
+                    const typename V::T x = load_wide<S>(p + k + n * W);
+                    sum[n] += x * x;
+                }
+            S squared = V::sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+            for (; k < depth; ++k) squared += widen<S>(p[k]) * widen<S>(p[k]);
+            out.length[i] = PairMath<Plain<S>>::length(squared);
+        }
+    });
+}
+
+// The forms of a Gram matrix from the lower triangle of the product c of the rows with themselves.
 template <class S> void gram_of_product(const S* c, long ldc, const Gram<S>& out) {
     const long m = out.m;
+    const auto at = [&](long i, long j) { return i > j ? c[i * ldc + j] : c[j * ldc + i]; };
     for (long i = 0; i < m; ++i)
-        for (long j = 0; j < out.ld; ++j) out.rows[i * out.ld + j] = j < m ? c[i * ldc + j] : 0;
-    for (long i = 0; i < out.ld; ++i) {
-        const S squared = i < m ? c[i * ldc + i] : 0;
-        out.length[i] = static_cast<S>(__builtin_sqrt(squared > 0 ? squared : 0));
-    }
+        for (long j = 0; j < out.ld; ++j) out.rows[i * out.ld + j] = j < m ? at(i, j) : 0;
+    for (long i = 0; i < out.ld; ++i) out.length[i] = i < m ? PairMath<Plain<S>>::length(at(i, i)) : 0;
     for (long i = 0; out.panels && i < m; i += kMR) {
         const long n = m - i < kMR ? m - i : kMR;
         for (long k = 0; k < m; ++k)
             for (long r = 0; r < n; ++r) {
-                const S x = c[(i + r) * ldc + k];
+                const S x = at(i + r, k);
                 out.panels[i * m + k * n + r] = x;
-                out.half[i * m + k * n + r] = k < i ? 2 * x : x;
+                out.half[i * m + k * n + r] = k < i + r ? 2 * x : x;
             }
     }
 }
 
+// The rows are packed once and read as both sides.
 template <class S> void gram(Rows src, long depth, const Gram<S>& out, S* scratch) {
-    const long m = out.m, ldc = round_up(m, kNR<S>);
-    S *a = scratch, *b = a + m * depth, *c = b + ldc * depth;
-    pack_a<S>(src, m, depth, a);
-    pack_b<S>(src, m, depth, b);
-    gemm(Gemm<S>{a, kMR * depth, 0, b, kNR<S> * depth, kNR<S>, c, ldc, m, m, depth});
+    constexpr long W = Simd<S>::W;
+    if (!out.rows) return lengths(src, depth, out);
+    const long m = out.m, ld = round_up(m, W), ldc = round_up(m, kNR<S>);
+    S* c = scratch + ld * depth;
+    const long whole = depth / W * W;
+    __builtin_memset(scratch + whole * ld, 0, sizeof(S) * (depth - whole) * ld);
+    with_storage(src, [&](auto* p) { interleave(p, src.stride, m, depth, scratch, ld); });
+    for (long i = 0; i < m; i += kMR) {
+        const long rows = m - i < kMR ? m - i : kMR;
+        gemm(Gemm<S>{scratch + i, kMR, ld, scratch, kNR<S>, ld, c + i * ldc, ldc, rows, i + rows, depth});
+    }
     gram_of_product(c, ldc, out);
 }
 

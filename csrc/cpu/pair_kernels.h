@@ -18,6 +18,9 @@ struct Rows {
 
 constexpr int kMaxSteps = 8;
 
+// What of a Gram matrix is wanted: the lengths of the rows, the matrix too, and its packed forms as well.
+enum class GramForms { kLengths, kRows, kContext };
+
 // The scorer: direction 0 asks with words (t2i), direction 1 with regions (i2t).
 template <class S> struct PairSpec {
     bool active[2];
@@ -37,16 +40,16 @@ template <class S> struct PairSpec {
     }
     int scalars() const { return threshold_at(1) + aware(1); }
     bool aware(int direction) const { return attend[direction] == kNegativeAware; }
-    // Whether a direction multiplies the Gram matrix of its context.
-    bool uses_gram(int direction) const {
-        return active[direction] && needs_gram(attend[direction], relevance[direction], steps[direction] > 1);
+    // What is read of the Gram matrices of the regions (side 0, direction 0's context) or the words (side 1).
+    GramForms gram_forms(int side) const {
+        if (active[side] && needs_gram(attend[side], relevance[side], steps[side] > 1)) return GramForms::kContext;
+        return cross_level() || aware(1 - side) ? GramForms::kRows : GramForms::kLengths;
     }
 };
 
 // C (rows × cols) = or += A (rows × k) · B (k × cols). A comes in panels of `mr` rows, element (i, k) of a panel at
 // a[k * lda + i]; lda = 0 says that a panel is packed as densely as it has rows. B comes in panels of `nr` columns,
 // element (k, j) at b[k * ldb + j]; up to the next multiple of the lanes is read and C written there.
-// `lower`: panel p of A has only its first (p + 1) * mr columns.
 template <class S> struct Gemm {
     const S* a;
     long a_panel, lda;
@@ -54,14 +57,14 @@ template <class S> struct Gemm {
     long b_panel, ldb;
     S* c;
     long ldc, rows, cols, k;
-    bool accumulate = false, lower = false;
+    bool accumulate = false;
 };
 
 // Inner products of the rows of one image or caption, in the forms the epilogue reads.
 template <class S> struct Gram {
-    S* rows;   // (m, ld) row-major, columns m..ld-1 zero
-    S* panels; // packed as A of Gemm; null, as `half`, where no direction attends to these rows
-    S* half;   // packed with `lower`, off-diagonal blocks doubled: the quadratic form at half the work
+    S* rows;   // (m, ld) row-major, columns m..ld-1 zero; null unless asked for, as are the next two
+    S* panels; // packed as A of Gemm
+    S* half;   // packed like them, doubled below the diagonal and not read above it: the quadratic form at half the work
     S* length; // (ld,) lengths of the rows
     long m, ld;
 };
@@ -91,7 +94,7 @@ template <class S> struct PairGradient {
 };
 
 template <class S> struct PairKernels {
-    int mr, nr;
+    int mr, nr, lanes; // of a panel of A, of B, and of a register: what a product rounds its columns up to
     long tile_regions; // rows of A whose packed panels and product with a tile's columns suit the second-level cache
     // `rows` rows as A panels: dst holds rows × depth.
     void (*pack_a)(Rows src, long rows, long depth, S* dst);
@@ -100,10 +103,9 @@ template <class S> struct PairKernels {
     // Rows of src as rows of B, panels along depth: panel j at dst + j * panel.
     void (*pack_b_rows)(Rows src, long rows, long depth, S* dst, long panel);
     void (*gemm)(const Gemm<S>&);
-    // Number of S a Gram of m rows takes, with its packed forms if it is some direction's `context`; its view on
-    // memory; and its computation.
-    long (*gram_size)(long m, bool context);
-    Gram<S> (*gram_view)(S* memory, long m, bool context);
+    // Number of S a Gram of m rows takes, its view on memory, and its computation.
+    long (*gram_size)(long m, GramForms forms);
+    Gram<S> (*gram_view)(S* memory, long m, GramForms forms);
     void (*gram)(Rows src, long depth, const Gram<S>& out, S* scratch);
     long (*gram_scratch)(long m, long depth);
     long (*pair_scratch)(const PairSpec<S>&, long regions, long words, bool backward);

@@ -69,7 +69,7 @@ template <class S> struct Prepared {
     const PairKernels<S>& k;
     const Items &images, &captions;
     long depth;
-    bool context[2]; // whether a direction multiplies the Gram matrices of the regions, of the words
+    GramForms forms[2]; // of the regions' Gram matrices, of the words'
     bool pairs_bf16;
     std::vector<Group> regions, words;
     Buffer<S> a, b, gram_memory;
@@ -78,16 +78,16 @@ template <class S> struct Prepared {
 
     Prepared(const PairKernels<S>& kernels, const PairSpec<S>& spec, const Items& i, const Items& c, long d,
              long most_regions)
-        : k(kernels), images(i), captions(c), depth(d), context{spec.uses_gram(0), spec.uses_gram(1)},
+        : k(kernels), images(i), captions(c), depth(d), forms{spec.gram_forms(0), spec.gram_forms(1)},
           pairs_bf16(kernels.gemm_bf16 && i.rows.storage == Storage::kBFloat16 &&
                      c.rows.storage == Storage::kBFloat16),
           regions(cut(i, most_regions, pairs_bf16 ? kernels.rows_bf16 : 1)),
-          words(cut(c, kTileWords, kernels.nr)) {}
+          words(cut(c, kTileWords, kernels.nr, kernels.lanes)) {}
 
     long pairs() const { return k.pairs_bf16(depth); }
 
     long gram_size(const Items& items, long i) const {
-        return round_up(k.gram_size(items.size(i), context[&items == &captions]), 16);
+        return round_up(k.gram_size(items.size(i), forms[&items == &captions]), 16);
     }
 
     bool prepare(const Run& run) {
@@ -106,7 +106,7 @@ template <class S> struct Prepared {
         S* next = gram_memory.get();
         for (const Items* items : {&images, &captions})
             for (long i = 0; i < items->count; ++i) {
-                (items == &images ? v : w).push_back(k.gram_view(next, items->size(i), context[items == &captions]));
+                (items == &images ? v : w).push_back(k.gram_view(next, items->size(i), forms[items == &captions]));
                 next += gram_size(*items, i);
             }
         std::vector<Buffer<S>> scratch(run.threads);

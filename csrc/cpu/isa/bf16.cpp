@@ -65,25 +65,32 @@ void pack_b_bf16(Rows src, long cols, long depth, uint32_t* dst) {
     }
 }
 
+template <int M, int NV> CMSEI_INLINE void multiply_add(const uint32_t* a, const uint32_t* b, V::T (&acc)[M][NV]) {
+    Pairs x[NV];
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; ++j) __builtin_memcpy(&x[j], b + j * V::W, sizeof(Pairs));
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i) {
+        const Pairs y = Pairs{} + a[i];
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; ++j) acc[i][j] = dot_pairs(acc[i][j], y, x[j]);
+    }
+}
+
 template <int M, int NV>
-__attribute__((noinline)) void micro_pairs(long k, const uint32_t* a, const uint32_t* b, float* c, long ldc, bool accumulate) {
+__attribute__((noinline)) void micro_pairs(long k, const uint32_t* a, const uint32_t* b, float* c, long ldc,
+                                           bool accumulate, Ahead ahead) {
     V::T acc[M][NV];
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 2
         for (int j = 0; j < NV; ++j) acc[i][j] = V::zero();
-#pragma GCC unroll 4
-    for (; k > 0; --k, a += M, b += kNR<float>) {
-        Pairs x[NV];
-#pragma GCC unroll 2
-        for (int j = 0; j < NV; ++j) __builtin_memcpy(&x[j], b + j * V::W, sizeof(Pairs));
+    for (; k >= Ahead::kStride; k -= Ahead::kStride) {
+        ahead.step();
 #pragma GCC unroll 16
-        for (int i = 0; i < M; ++i) {
-            const Pairs y = Pairs{} + a[i];
-#pragma GCC unroll 2
-            for (int j = 0; j < NV; ++j) acc[i][j] = dot_pairs(acc[i][j], y, x[j]);
-        }
+        for (int u = 0; u < Ahead::kStride; ++u, a += M, b += kNR<float>) multiply_add(a, b, acc);
     }
+    for (; k > 0; --k, a += M, b += kNR<float>) multiply_add(a, b, acc);
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 2
@@ -93,28 +100,34 @@ __attribute__((noinline)) void micro_pairs(long k, const uint32_t* a, const uint
         }
 }
 
-template <int M> CMSEI_INLINE void micro_pairs_row(int nv, long k, const uint32_t* a, const uint32_t* b, float* c, long ldc, bool acc) {
+template <int M>
+CMSEI_INLINE void micro_pairs_row(int nv, long k, const uint32_t* a, const uint32_t* b, float* c, long ldc, bool acc,
+                                  Ahead ahead) {
     if (nv == 1)
-        micro_pairs<M, 1>(k, a, b, c, ldc, acc);
+        micro_pairs<M, 1>(k, a, b, c, ldc, acc, ahead);
     else
-        micro_pairs<M, 2>(k, a, b, c, ldc, acc);
+        micro_pairs<M, 2>(k, a, b, c, ldc, acc, ahead);
 }
 
 void gemm_bf16(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long pairs) {
-    const long step = depth_block<float>(pairs);
+    const long step = depth_block<float>(pairs), panel = kNR<float> * pairs, parts = (rows + kMR - 1) / kMR;
     for (long k0 = 0; k0 < pairs; k0 += step) {
-        const long k = pairs - k0 < step ? pairs - k0 : step;
+        const bool last = k0 + step >= pairs;
+        const long k = last ? pairs - k0 : step;
         for (long j = 0, q = 0; j < cols; j += kNR<float>, ++q) {
             const int nv = cols - j <= V::W ? 1 : 2;
-            const uint32_t* panel = b + q * kNR<float> * pairs + k0 * kNR<float>;
+            const uint32_t* y = b + q * panel + k0 * kNR<float>;
+            const uint32_t* next = j + kNR<float> < cols ? y + panel : last ? b + (q + 1) * panel : b + (k0 + step) * kNR<float>;
+            const long bytes = k * kNR<float> * static_cast<long>(sizeof(uint32_t));
             for (long i = 0, p = 0; i < rows; i += kMR, ++p) {
                 const int m = rows - i < kMR ? static_cast<int>(rows - i) : kMR;
                 const uint32_t* x = a + p * kMR * pairs + k0 * m;
                 float* out = c + i * ldc + j;
+                const Ahead ahead = Ahead::part(next, bytes, p, parts);
                 switch (m) {
 #define CMSEI_ROWS(M) \
     case M: \
-        if constexpr (M <= kMR) micro_pairs_row<M>(nv, k, x, panel, out, ldc, k0 > 0); \
+        if constexpr (M <= kMR) micro_pairs_row<M>(nv, k, x, y, out, ldc, k0 > 0, ahead); \
         break;
                     CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
                     CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13)

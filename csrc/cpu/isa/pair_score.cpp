@@ -215,6 +215,7 @@ template <class S> PairKernels<S> table() {
     PairKernels<S> t{};
     t.mr = kMR;
     t.nr = kNR<S>;
+    t.lanes = Simd<S>::W;
     // Processors with 512-bit registers have at least 1 MiB of it, others 512 KiB. Eight or four images of 36 regions.
     t.tile_regions = CMSEI_VECTOR_BYTES == 64 ? 288 : 144;
     t.pack_a = pack_a<S>;

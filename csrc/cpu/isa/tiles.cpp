@@ -127,7 +127,7 @@ long gram_scratch_any(long m, long depth) {
 }
 
 void gram_any(Rows src, long depth, const Gram<float>& out, float* scratch) {
-    if (src.storage != Storage::kBFloat16) return gram<float>(src, depth, out, scratch);
+    if (src.storage != Storage::kBFloat16 || !out.rows) return gram<float>(src, depth, out, scratch);
     const long m = out.m, pairs = pairs_bf16(depth), rows = round_up(m, kTileRows), ldc = round_up(m, kColumns);
     auto *a = reinterpret_cast<uint32_t*>(scratch), *b = a + rows * pairs;
     float* c = scratch + (rows + ldc) * pairs;
