@@ -103,6 +103,16 @@ template <class Scalar> struct Simd {
         return __builtin_shuffle(v, from);
 #endif
     }
+    // Lane i of the result is lane from[i] of v.
+    static CMSEI_INLINE T lookup(T v, Mask from) {
+#if defined(__clang__)
+        T x;
+        for (int i = 0; i < W; ++i) x[i] = v[from[i]];
+        return x;
+#else
+        return __builtin_shuffle(v, from);
+#endif
+    }
     template <int Half = W / 2> static CMSEI_INLINE S sum(T v) {
         if constexpr (Half == 0)
             return v[0];

@@ -13,14 +13,24 @@ template <class S> struct StripScores {
     using V = Simd<S>;
     using M = PairMath<V>;
     using T = typename V::T;
+    using Int = typename V::Int;
     static constexpr int W = V::W;
-    // Columns that are worked on together: what is kept of them stays in the first cache.
-    static constexpr long kColumns = 8 * W;
+    // Columns that are worked on together: what is read of them stays in the first cache.
+    static constexpr long kColumns = 12 * W;
+
+    // The words of some captions as registers, none of which holds words of two captions.
+    struct Pieces {
+        static long of(long words) { return (words + W - 1) / W; }
+        long at[W];
+        typename V::Mask valid[W], further; // lanes that are words; of a caption's first piece, how many follow
+        long rounds = 0;                    // most that follow one
+    };
 
     const PairSpec<S>& spec;
     const Strip<S>& strip;
-    long R, ld;    // regions; padded columns
-    S *logit;      // (R, ld) of the softmax over the regions, for powers of two
+    long R, ld;    // regions; most columns
+    S *factor;     // (R, W) by a caption's first piece: normalisation times temperature, for powers of two
+    S *owner;      // (ld) the first piece of each word's caption, as integers
     S *q, *r;      // (ld) lengths of the words, their relevances
     S *p;          // (R, kNR) attention before it is divided by its sum
     S *total, *most; // (captions) of the last sum
@@ -35,26 +45,34 @@ template <class S> struct StripScores {
     // A caption longer than kColumns is worked on alone.
     static long columns(long words) { return round_up(words > kColumns ? words : kColumns, kNR<S>) + kNR<S>; }
     static long scratch(long regions, long words) {
-        return regions * columns(words) + 2 * columns(words) + regions * kNR<S> + 2 * kColumns;
+        return regions * W + 3 * columns(words) + regions * kNR<S> + 2 * W;
     }
 
     StripScores(const PairSpec<S>& s, const Strip<S>& x, S* memory)
-        : spec(s), strip(x), R(x.v.m), ld(columns(x.longest)), logit(memory), q(logit + R * ld), r(q + ld), p(r + ld),
-          total(p + R * kNR<S>), most(total + kColumns) {}
+        : spec(s), strip(x), R(x.v.m), ld(columns(x.longest)), factor(memory), owner(factor + R * W),
+          q(owner + ld), r(q + ld), p(r + ld),
+          total(p + R * kNR<S>), most(total + W) {}
 
     void forward(S* scores) const {
         const S* block = strip.block;
         const bool cosines = spec.relevance[0] == kCosine;
         for (long j = 0; j < strip.count;) {
-            long n = 0, last = j;
-            do n += strip.w[last++].m;
-            while (last < strip.count && last - j < kColumns && n + strip.w[last].m <= kColumns);
+            long n = 0, last = j, pieces = 0;
+            do {
+                n += strip.w[last].m;
+                pieces += Pieces::of(strip.w[last++].m);
+            } while (last < strip.count && pieces + Pieces::of(strip.w[last].m) <= W && n + strip.w[last].m <= kColumns);
             if (cosines) lengths(strip.w + j, last - j);
             if (spec.attend[0] == kHard) {
                 cosines ? choose_all<true>(block, n) : choose_all<false>(block, n);
             } else {
-                normalise(block, strip.w + j, last - j, n);
-                cosines ? attend_all<true>(block, n) : attend_all<false>(block, n);
+                with_norm([&](auto squares, auto clip) {
+                    if (pieces > W)
+                        normalise_long<squares.value, clip.value>(block, n);
+                    else
+                        normalise<squares.value, clip.value>(block, cut(strip.w + j, last - j, n));
+                    cosines ? attend_all<true, clip.value>(block, n) : attend_all<false, clip.value>(block, n);
+                });
             }
             aggregate(strip.w + j, last - j, scores + j);
             block += n;
@@ -63,12 +81,21 @@ template <class S> struct StripScores {
     }
 
 private:
-    template <bool cosines> void attend_all(const S* block, long n) const {
+    template <bool value_> struct Is { static constexpr bool value = value_; };
+    template <class Body> CMSEI_INLINE void with_norm(Body body) const {
+        const int norm = spec.norm[0];
+        if (is_l2(norm))
+            is_clipped(norm) ? body(Is<true>(), Is<true>()) : body(Is<true>(), Is<false>());
+        else
+            is_clipped(norm) ? body(Is<false>(), Is<true>()) : body(Is<false>(), Is<false>());
+    }
+
+    template <bool cosines, bool clip> void attend_all(const S* block, long n) const {
         for (long c = 0; c < n; c += kNR<S>) {
             if (n - c <= W)
-                attend<1, cosines>(block + c, c);
+                attend<1, cosines, clip>(block + c, c);
             else
-                attend<kNV, cosines>(block + c, c);
+                attend<kNV, cosines, clip>(block + c, c);
         }
     }
     template <bool cosines> void choose_all(const S* block, long n) const {
@@ -85,56 +112,82 @@ private:
         for (long j = 0, at = 0; j < count; at += captions[j++].m)
             for (long v = 0; v < captions[j].m; v += W) V::store(q + at + v, V::load(captions[j].length + v));
     }
-    void normalise(const S* block, const Gram<S>* captions, long count, long n) const {
-        for (long i = 0; i < R; ++i) V::store(logit + i * ld + n, V::zero());
-        for (long j = 0, at = 0; j < count; at += captions[j++].m) {
-            const int norm = spec.norm[0];
-            if (is_l2(norm))
-                is_clipped(norm) ? caption<true, true>(block, at, captions[j].m) : caption<true, false>(block, at, captions[j].m);
-            else
-                is_clipped(norm) ? caption<false, true>(block, at, captions[j].m) : caption<false, false>(block, at, captions[j].m);
-        }
-    }
+    static CMSEI_INLINE void store_lanes(S* p, typename V::Mask x) { __builtin_memcpy(p, &x, sizeof x); }
 
-    template <bool squares, bool clip> void caption(const S* block, long at, long n) const {
-        const S f = spec.temperature[0] * static_cast<S>(kLog2E);
-        const long stride = strip.ld_block;
-        for (long i = 0; i < R; i += W) {
-            const long rows = R - i < W ? R - i : W;
-            const S* a = block + i * stride + at;
-            S* out = logit + i * ld + at;
-            T sums[W];
-            for (long k = 0; k < W; ++k) sums[k] = V::zero();
-            for (long v = 0; v < n; v += W) {
-                const auto valid = V::first(n - v);
-                for (long k = 0; k < rows; ++k) {
-                    T x = V::load(a + k * stride + v);
-                    if (clip) x = M::leaky(x);
-                    V::store(out + k * ld + v, x);
-                    sums[k] += V::select(valid, squares ? x * x : V::abs(x), V::zero());
-                }
+    // Fills `owner` as well.
+    Pieces cut(const Gram<S>* captions, long count, long n) const {
+        Pieces x;
+        long k = 0, at = 0;
+        x.further = typename V::Mask{};
+        for (long j = 0; j < count; at += captions[j++].m) {
+            const long first = k, m = captions[j].m;
+            for (long v = 0; v < m; v += W, ++k) {
+                store_lanes(owner + at + v, typename V::Mask{} + static_cast<Int>(first));
+                x.at[k] = at + v;
+                x.valid[k] = V::first(m - v);
             }
-            const T size = lane_sums<S>(sums);
-            alignas(CMSEI_VECTOR_BYTES) S factor[W];
-            V::store(factor, f / ((squares ? V::sqrt(size) : size) + (S)kEps));
-            for (long v = 0; v < n; v += W)
-                for (long k = 0; k < rows; ++k)
-                    V::store(out + k * ld + v, V::load(out + k * ld + v) * factor[k]);
+            x.further[first] = static_cast<Int>(k - first - 1);
+            x.rounds = k - first - 1 > x.rounds ? k - first - 1 : x.rounds;
+        }
+        store_lanes(owner + n, typename V::Mask{});
+        for (; k < W; ++k) {
+            x.at[k] = 0;
+            x.valid[k] = typename V::Mask{};
+        }
+        return x;
+    }
+
+    template <bool squares, bool clip> static CMSEI_INLINE T sized(T x) {
+        if (clip) x = M::leaky(x);
+        return squares ? x * x : V::abs(x);
+    }
+
+    // The sizes of the inner products of one region with all captions: the lanes of their pieces are summed together.
+    template <bool squares, bool clip> void normalise(const S* block, const Pieces& x) const {
+        const S f = spec.temperature[0] * static_cast<S>(kLog2E);
+        typename V::Mask lane;
+        for (int k = 0; k < W; ++k) lane[k] = k;
+        for (long i = 0; i < R; ++i, block += strip.ld_block) {
+            T sums[W];
+#pragma GCC unroll 16
+            for (int k = 0; k < W; ++k) {
+                const T a = V::load(block + x.at[k]);
+                sums[k] = sized<squares, clip>((T)((typename V::Mask)a & x.valid[k]));
+            }
+            const T own = lane_sums<S>(sums);
+            T total = own;
+            for (long k = 1; k <= x.rounds; ++k)
+                total += V::select(x.further >= static_cast<Int>(k), V::lookup(own, (lane + static_cast<Int>(k)) & (W - 1)), V::zero());
+            V::store(factor + i * W, f * M::size_scale(squares, total));
         }
     }
 
-    template <int NV, bool cosines> void attend(const S* block, long at) const {
-        const long stride = strip.ld_block, rows = R, ld_logit = ld;
-        const S* x = logit + at;
+    // Of a caption of more pieces than a register has lanes.
+    template <bool squares, bool clip> void normalise_long(const S* block, long n) const {
+        const S f = spec.temperature[0] * static_cast<S>(kLog2E);
+        for (long v = 0; v <= n; v += W) store_lanes(owner + v, typename V::Mask{});
+        for (long i = 0; i < R; ++i, block += strip.ld_block) {
+            T sum = V::zero();
+            for (long v = 0; v < n; v += W) sum += V::select(V::first(n - v), sized<squares, clip>(V::load(block + v)), V::zero());
+            V::store(factor + i * W, f * M::size_scale(squares, V::set(V::sum(sum))));
+        }
+    }
+
+    template <int NV, bool cosines, bool clip> void attend(const S* block, long at) const {
+        const long stride = strip.ld_block, rows = R;
+        const S* f = factor;
         S* e = p;
+        typename V::Mask from[NV];
+        for (int k = 0; k < NV; ++k) __builtin_memcpy(&from[k], owner + at + k * W, sizeof from[k]);
         T sum[NV] = {}, dot[NV] = {}, quad[kNV] = {};
-        for (long i = 0; i < rows; ++i, x += ld_logit, e += kNR<S>, block += stride)
+        for (long i = 0; i < rows; ++i, f += W, e += kNR<S>, block += stride)
 #pragma GCC unroll 2
             for (int k = 0; k < NV; ++k) {
-                const T weight = V::exp2(V::load(x + k * W));
+                const T a = V::load(block + k * W);
+                const T weight = V::exp2((clip ? M::leaky(a) : a) * V::lookup(V::load(f), from[k]));
                 if (cosines) V::store(e + k * W, weight);
                 sum[k] += weight;
-                dot[k] += weight * V::load(block + k * W);
+                dot[k] += weight * a;
             }
         if (cosines) quadratic_form(NV, rows, strip.v.half, p, kNR<S>, quad);
 #pragma GCC unroll 2
