@@ -142,7 +142,7 @@ class TileCall(ctypes.Structure):
 
 
 class TileOptions(ctypes.Structure):
-    _fields_ = (("blocks", ctypes.c_int64), ("reversed", ctypes.c_int64), ("late", ctypes.c_int64))
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("blocks", "reversed", "late", "bits"))
 
 
 class TileModule(Module):
@@ -151,7 +151,9 @@ class TileModule(Module):
     TileRows, TileCall, architectures = TileRows, TileCall, "80;90a"
     kernel = "hopper"
 
-    def __init__(self, kernel: str = "hopper", *, blocks: int = 1 << 30, reverse: bool = False, late: int = 0) -> None:
+    def __init__(
+        self, kernel: str = "hopper", *, blocks: int = 1 << 30, reverse: bool = False, late: int = 0, bits: int = 0
+    ) -> None:
         super().__init__(library("pair"), fibers=False)
         self.kernel = kernel
         self.plan, self.mma = (ctypes.CDLL(str(library(name))) for name in ("hopper", "ampere"))
@@ -163,7 +165,7 @@ class TileModule(Module):
         ):
             function.restype = ctypes.c_int64
         self.plan.hopper_descriptor.restype = ctypes.c_uint64
-        self.tile_options = TileOptions(blocks, int(reverse), int(late))
+        self.tile_options = TileOptions(blocks, int(reverse), int(late), bits)
         self.launches = 0
 
     def pair_tiles(self, config: tuple[int, ...], hopper: bool, images: list[int], captions: list[int]) -> Any:

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cuda_on_host import COMPILER, TileModule, compiled, engine_on_host
+from cuda_on_host import COMPILER, TileCall, TileModule, TileOptions, TileRows, compiled, engine_on_host
 from problems import E4M3_ROUNDING, error, magnitude
 
 from cmsei_fast.engines import cuda, cuda_pair, cuda_tiles
@@ -121,6 +121,19 @@ def test_float8_is_e4m3_on_hopper_alone(monkeypatch: pytest.MonkeyPatch) -> None
     assert seen == [(2, True), (0, False)]
 
 
+@pytest.mark.parametrize("name", ["cmsei", "scan_t2i", "chan", "steps"])
+def test_sums_of_the_bits_that_e4m3_instructions_keep(name: str) -> None:
+    """What a GPU may differ by from every other machine, as its tests allow."""
+    (v, v_offsets), (w, w_offsets) = (items((n,) * 4, 1024, torch.float32, n) for n in (36, 13))
+    v, w = (torch.nn.functional.normalize(x + 0.5, dim=1) for x in (v, w))
+    found = []
+    for bits in (0, 14):
+        with engine_on_host(TileModule(bits=bits)):
+            inputs = v, w, v_offsets, w_offsets
+            found.append(pair_score(*inputs, scorer=SCORERS[name], engine="cuda", precision="float8"))
+    assert 0 < error(found[1], found[0]) <= E4M3_ROUNDING * magnitude(found[0])
+
+
 def test_float8_of_what_is_too_large_for_a_tile() -> None:
     module = TileModule()
     compared(module, PairScorer.cmsei(), (36, 145, 36), (70, 13, 65, 8), 24, "float8")
@@ -160,6 +173,23 @@ def test_order_does_not_matter(make: Make) -> None:
         for blocks, reverse, late in [(1, False, 0), (1, True, 1), (3, True, 0), (2, False, 7), (1, True, 8)]
     ]
     assert all(torch.equal(answers[0], other) for other in answers[1:])
+
+
+@pytest.mark.parametrize(
+    ("rows", "width"),
+    [
+        ({"data": 8, "stride": 16}, 8),
+        ({"data": 16, "stride": 24}, 8),
+        ({"data": 16, "stride": 16}, 9),
+        ({"data": 16, "stride": 1 << 40}, 8),
+        ({"data": 16, "stride": 16, "rows": 0}, 8),
+    ],
+)
+def test_the_model_of_the_machine_refuses_what_tma_does(library: ctypes.CDLL, rows: dict[str, int], width: int) -> None:
+    """So no launch of the other tests has an address, a stride or a size that it would not take."""
+    operand = TileRows(**{"rows": 1} | rows)
+    call = TileCall(CONFIG, width=width, regions=operand, words=operand)
+    assert library.hopper_host(ctypes.byref(call), ctypes.byref(TileOptions(1, 0, 0, 0))) == -4
 
 
 def test_what_is_too_large_for_a_tile_is_left_to_the_other_kernel(make: Make) -> None:

@@ -41,20 +41,19 @@ cudaError_t find_encode(EncodeTiled& encode) {
   return result == cudaDriverEntryPointSuccess && found ? cudaSuccess : cudaErrorSymbolNotFound;
 }
 
-// Boxes of 128 bytes of `box_rows` rows, swizzled as hopper_maps.h says, zeros outside.
+// The map of tensor_map() in the driver's form.
 std::string make_map(EncodeTiled encode, const TileRows& rows, const TileCall& call, int box_rows,
                      CUtensorMap& map) {
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(call.width), static_cast<cuuint64_t>(rows.rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(rows.stride)};
-  const int bytes = bytes_of(static_cast<int>(call.type));
-  const cuuint32_t box[2] = {static_cast<cuuint32_t>(kRowBytes / bytes), static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t steps[2] = {1, 1};
-  const auto type = bytes == 1               ? CU_TENSOR_MAP_DATA_TYPE_UINT8
-                    : call.type == kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                            : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const int type = static_cast<int>(call.type);
+  const TensorMap plan = tensor_map(static_cast<uint64_t>(rows.data), rows.stride, rows.rows, call.width, type, box_rows);
+  const cuuint64_t sizes[2] = {plan.sizes[0], plan.sizes[1]}, strides[1] = {plan.strides[0]};
+  const auto numbers = type == kE4M3     ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+                       : type == kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                          : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   const CUresult result =
-      encode(&map, type, 2, pair::address<void>(rows.data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      encode(&map, numbers, 2, pair::address<void>(rows.data), sizes, strides, plan.box, plan.steps,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return {};
   return "pair_score: CUDA driver error " + std::to_string(static_cast<int>(result)) + " while describing (" +
          std::to_string(rows.rows) + ", " + std::to_string(call.width) + ") features to TMA";

@@ -10,7 +10,7 @@ using namespace cmsei;
 using namespace cmsei::ampere;
 
 struct Options {
-  int64_t blocks, reversed, late;
+  int64_t blocks, reversed, late, bits;
 };
 
 }  // namespace

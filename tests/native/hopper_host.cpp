@@ -12,17 +12,20 @@ using namespace cmsei::hopper;
 
 struct Options {
   int64_t blocks, reversed, late;  // late: 0 at once, 1 as late as may be, else drawn from this seed
+  int64_t bits;                    // of sums of e4m3 products; 0: float32
 };
 
 device::Map map_of(const cuda::TileRows& rows, const cuda::TileCall& call, int box_rows) {
-  const int bytes = bytes_of(static_cast<int>(call.type));
-  return {pair::address<const unsigned char>(rows.data), rows.stride, rows.rows, call.width, box_rows, bytes};
+  const TensorMap map = tensor_map(static_cast<uint64_t>(rows.data), rows.stride, rows.rows, call.width,
+                                   static_cast<int>(call.type), box_rows);
+  if (!encodable(map)) throw std::invalid_argument("TMA does not take these rows");
+  return {pair::address<const unsigned char>(rows.data), map};
 }
 
 }  // namespace
 
-// Bytes of shared memory, or -2: threads wait for what does not come.
-extern "C" int64_t hopper_host(const cuda::TileCall* call, const Options* options) {
+// Bytes of shared memory, or -2: threads wait for what does not come, -4: TMA does not take the rows.
+extern "C" int64_t hopper_host(const cuda::TileCall* call, const Options* options) try {
   const device::Map words = map_of(call->words, *call, kRows);
   const device::Map regions = map_of(call->regions, *call, kColumns);
   const Arguments a = tile::arguments(*call);
@@ -35,6 +38,7 @@ extern "C" int64_t hopper_host(const cuda::TileCall* call, const Options* option
       device::machine = {};
       device::machine.late = options->late != 0;
       device::machine.any = options->late > 1;
+      device::machine.bits = static_cast<int>(options->bits);
       device::machine.draw.seed(static_cast<unsigned>(options->late + index));
       device::machine.tile_loads = 2 * a.depth_blocks;
       device::machine.shared = reinterpret_cast<unsigned char*>(shared.get());
@@ -48,6 +52,8 @@ extern "C" int64_t hopper_host(const cuda::TileCall* call, const Options* option
     return -2;
   }
   return kSharedBytes;
+} catch (const std::invalid_argument&) {
+  return -4;
 }
 
 // Loads so far that were started before the pairs of the tile before were scored.

@@ -3,6 +3,7 @@
 // barriers and waits allow, or at any time between, TMA's in any order: a kernel that is right gives the same in all.
 #pragma once
 
+#include "../../csrc/cuda/hopper_maps.h"
 #include "fibers.h"
 #include "numbers.h"
 
@@ -12,11 +13,10 @@
 
 namespace cmsei::device {
 
-// A matrix (rows, columns) of numbers of so many bytes, and the rows of a box of it.
+// A matrix, and what TMA is told of it.
 struct Map {
   const unsigned char* data;
-  int64_t stride, rows, columns;
-  int box_rows, bytes;
+  hopper::TensorMap shape;
 };
 
 struct Barrier {
@@ -38,6 +38,7 @@ struct Machine {
   bool late = false;
   std::minstd_rand draw;                          // of what happens when, unless at once
   bool any = false;                               // at any time, not late
+  int bits = 0;                                   // of a sum of e4m3 products, where not 0
   unsigned char* shared = nullptr;                // of the block
   uint32_t start = 1040;                          // its address: not at a boundary of anything
   std::deque<std::function<void()>> loads;        // that TMA has not done yet
@@ -88,20 +89,18 @@ static void barrier_wait(uint64_t* barrier, uint32_t parity) {
 
 static void fill_box(const Map& map, unsigned char* to, uint64_t* barrier, int64_t column, int64_t row) {
   if (shared_address(to) % 1024) throw std::runtime_error("a swizzled tile begins at no multiple of 1024");
-  for (int r = 0; r < map.box_rows; ++r)
-    for (int chunk = 0; chunk < 8; ++chunk) {  // of 16 bytes
-      unsigned char* const out = to + r * 128 + (chunk ^ (r & 7)) * 16;
-      const int count = 16 / map.bytes;
-      for (int e = 0; e < count; ++e) {
-        const int64_t y = row + r, x = column + chunk * count + e;
-        const bool inside = y >= 0 && y < map.rows && x >= 0 && x < map.columns;
-        if (inside)
-          std::memcpy(out + map.bytes * e, map.data + y * map.stride + map.bytes * x, map.bytes);
-        else
-          std::memset(out + map.bytes * e, 0, map.bytes);
-      }
+  const hopper::TensorMap& shape = map.shape;
+  const int64_t columns = shape.sizes[0], rows = shape.sizes[1], bytes = shape.bytes, tall = shape.box[1];
+  for (int r = 0; r < tall; ++r)
+    for (int e = 0; e < static_cast<int>(shape.box[0]); ++e) {
+      const int64_t y = row + r, x = column + e, at = e * bytes;
+      unsigned char* const out = to + r * 128 + (at / 16 ^ (r & 7)) * 16 + at % 16;
+      if (y >= 0 && y < rows && x >= 0 && x < columns)
+        std::memcpy(out, map.data + y * static_cast<int64_t>(shape.strides[0]) + bytes * x, bytes);
+      else
+        std::memset(out, 0, bytes);
     }
-  of(barrier).bytes -= map.box_rows * 128;
+  of(barrier).bytes -= static_cast<int32_t>(tall * shape.box[0] * bytes);
   settle(of(barrier));
 }
 
@@ -148,11 +147,29 @@ static float element(uint64_t descriptor, int row, int k, const Product& p) {
   return p.number(machine.shared + (at - machine.start));
 }
 
+// The sum of an element's products and of what was there, each cut to machine.bits below the largest one's exponent:
+// what e4m3 instructions of sm_90 are reported to do with 14 (DeepSeek-V3, arXiv 2412.19437).
+static float cut_sum(float sum, int row, int column, const Product& p) {
+  float terms[33] = {sum};
+  for (int k = 0; k < 32; ++k) terms[k + 1] = element(p.words, row, k, p) * element(p.regions, column, k, p);
+  int top = -200;
+  for (const float x : terms)
+    if (std::isfinite(x) && x != 0) top = std::max(top, std::ilogb(x));
+  const int shift = machine.bits - 1 - top;
+  float out = 0;
+  for (const float x : terms) out += std::isfinite(x) ? std::ldexp(std::trunc(std::ldexp(x, shift)), -shift) : x;
+  return out;
+}
+
 static void multiply_now(const Product& p, int thread) {
   const int warp = thread >> 5, lane = thread & 31;
   for (int i = 0; i < Accumulators::kCount; ++i) {
     const int row = 16 * warp + (lane >> 2) + 8 * (i >> 1 & 1), column = 8 * (i >> 2) + 2 * (lane & 3) + (i & 1);
     float sum = p.first ? 0 : p.sums[i];
+    if (p.bytes == 1 && machine.bits) {
+      p.sums[i] = cut_sum(sum, row, column, p);
+      continue;
+    }
     for (int k = 0; k < 32 / p.bytes; ++k) sum += element(p.words, row, k, p) * element(p.regions, column, k, p);
     p.sums[i] = sum;
   }
