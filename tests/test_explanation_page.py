@@ -15,7 +15,8 @@ from training_runs import tiny_model, tiny_split
 from cmsei_fast import Attention, PairScorer, cli, explain
 from cmsei_fast.data import write_split
 from cmsei_fast.report import explain_features, save_page
-from cmsei_fast.report.explanation import TERM_TITLES
+from cmsei_fast.report.explanation import TERM_TITLES, Edge
+from cmsei_fast.report.relations import lit_relations, said, strongest_relations
 
 SPLIT = tiny_split(1)
 NASTY = "</script><script>alert(1)</script> \"quotes\" 'n' <b>&amp; dog"
@@ -142,7 +143,15 @@ def test_every_relation_once_with_the_attention_of_its_edges(found, tmp_path):
     for edge in [max(between, key=lambda e: e.attention), min(between, key=lambda e: e.attention)]:
         assert f"{edge.attention:.3f}" in text
     arrows = [e for e in page.having("data-ends") if e["tag"] == "g"]
-    assert len(arrows) == 12
+    assert [int(e["data-relation"]) for e in arrows if "spare" not in e["class"]] == list(range(12))[::-1]
+    assert len(page.having("data-self")) == len(found.regions)
+    for i, own in enumerate(found.kept[1]):
+        (first,) = page.having("data-self", str(i))
+        cells = page.elements[page.elements.index(first) :][1:5]
+        assert cells[-1]["text"].endswith(f"{own:.3f}")
+        for kind, cell in zip(dict.fromkeys(e.kind for e in found.edges), cells, strict=False):
+            inside = [e.attention for e in found.edges if e.kind == kind and e.region == e.neighbour == i]
+            assert cell["text"] == ", ".join(f"{x:.3f}" for x in inside)
 
 
 def test_without_graphs_or_boxes(tmp_path):
@@ -310,6 +319,74 @@ def test_directions(simple, window, tmp_path):
     assert window.run(SHARES) == [percent(x) for x in simple.word_weights]
     assert window.run(shares) == [percent(x) for x in sorted(simple.region_weights, reverse=True)]
     assert window.run(SELECTED) == []
+
+
+@pytest.fixture(scope="module")
+def related():
+    """Left took half of itself from right, right a quarter from small; a region keeps the rest."""
+    rows = 3 * np.eye(3)
+    edges = [
+        Edge("semantic", 0, 0, 1, "near", False, 0.8, 1.0, 0.5),
+        Edge("semantic", 0, 0, 0, "self", False, 0.2, 1.0, 0.1),
+        Edge("spatial", 0, 1, 2, "covers", False, 1.0, 1.0, 0.25),
+    ]
+    boxes = [[0, 0, 190, 300], [210, 0, 400, 300], [240, 40, 300, 100]]
+    return explain_features(
+        rows,
+        rows,
+        scorer=PairScorer(Attention(temperature=2.0, steps=2), Attention(temperature=1.0)),
+        word_names=["left", "right", "small"],
+        region_names=["left", "right", "small"],
+        boxes=boxes,
+        size=(400, 300),
+        edges=edges,
+        kept=[np.array([0.4, 0.75, 1.0])],
+    )
+
+
+@needs_browser
+def test_through_the_graph_by_keyboard(related, window, tmp_path):
+    save_page(related, tmp_path / "a.html", word="left", step=0)
+    window.open(tmp_path / "a.html")
+    through = related.of_words(0, through_graph=True)
+    assert abs(through[0, 1] - related.of_words(0)[0, 1]) > 0.1
+    assert f"right 1: {percent(related.of_words(0)[0, 1])}" in window.run(LABELS)
+    window.press(browser.TAB, browser.TAB, browser.TAB, browser.TAB)  # the word, the direction, the step, the switch
+    assert window.run("return document.activeElement.name") == "through"
+    window.press(browser.RIGHT)
+    assert f"right 1: {percent(through[0, 1])}" in window.run(LABELS)
+    assert "through the graph" in window.run("return document.getElementById('told').textContent")
+    for name, expected in (("t2i", through), ("i2t", related.of_regions(0, through_graph=True).T)):
+        window.run(f"document.querySelector('[value={name}]').click()")
+        window.point("[data-region='1']")
+        assert window.run(SHARES) == [percent(x) for x in expected[:, 1]]
+        window.point("[data-word='0']")
+    window.run("document.querySelector('[value=levels]').click()")
+    shares = "return [...document.querySelectorAll('#shares .share')].map((e) => e.textContent)"
+    expected = related.region_weights @ related.rollout()
+    assert window.run(shares) == [percent(x) for x in sorted(expected, reverse=True)]
+    assert window.complaints() == []
+
+
+@needs_browser
+def test_a_word_lights_up_its_relations_and_a_region_its_own(related, window, tmp_path):
+    save_page(related, tmp_path / "a.html", word="left", step=0)
+    window.open(tmp_path / "a.html")
+    listed = "return [...document.querySelectorAll('#lit li')].map((e) => e.textContent)"
+    lit = "return [...new Set([...document.querySelectorAll('[data-relation].lit')].map((e) => e.dataset.relation))]"
+    relations = strongest_relations(related)
+    for word in range(3):
+        window.point(f"[data-word='{word}']")
+        expected = lit_relations(related, relations, word, 0)
+        assert window.run(listed) == [
+            f"{said(related, one.relation)}: {percent(one.share)} ({one.share / one.usual:.1f} ×)" for one in expected
+        ]
+        assert sorted(map(int, window.run(lit))) == sorted(relations.index(one.relation) for one in expected)
+    window.point("[data-region='2']")
+    assert [int(k) for k in window.run(lit)] == [k for k, one in enumerate(relations) if 2 in (one.subject, one.target)]
+    assert not window.run("return document.getElementById('lit').checkVisibility({visibilityProperty: true})")
+    ring = "return document.querySelector('[data-node=\"0\"] .ring').getAttribute('stroke-dasharray')"
+    assert window.run(ring) == "20.0 100"
 
 
 @needs_browser

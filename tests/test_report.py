@@ -234,6 +234,29 @@ def test_of_another_models_scores(tmp_path, monkeypatch):
     assert "Means over 4 folds of 10 images" in page.text
 
 
+@pytest.mark.parametrize("per_image", [1, 5])
+def test_of_a_single_image(tmp_path, monkeypatch, per_image):
+    monkeypatch.chdir(tmp_path)
+    np.save("one.npy", np.random.default_rng(0).standard_normal((1, per_image)).astype(np.float16))
+    assert cli.main(["report", "--scores", "one.npy", "--captions-per-image", str(per_image)]) == 0
+    text = checked(tmp_path / "report.html").text
+    assert "600.0" in text
+    assert f"1 image, {per_image} caption" in text
+
+
+def test_captions_with_other_line_ends_and_none_at_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scores, _ = matrix(4, 2)
+    np.save("s.npy", scores)
+    lines = ["first\u2028of two", "", *(f"caption {j}\x85" for j in range(2, 8))]
+    (tmp_path / "c.txt").write_text("\ufeff" + "\r\n".join(lines) + "\r\n", encoding="utf-8", newline="")
+    arguments = ["report", "--scores", "s.npy", "--captions-per-image", "2", "--queries", "4"]
+    assert cli.main([*arguments, "--captions", "c.txt"]) == 0
+    text = checked(tmp_path / "report.html").text
+    assert "“first\u2028of two”" in text
+    assert "(empty)" in text
+
+
 def test_thumbnails(files, tmp_path):
     from PIL import Image
 
@@ -278,6 +301,15 @@ SAVED = ["--scores", "{f}/scores.npy"]
             "turned.npy: expected shape (20, 40) (images, captions of {f}/val.h5), got (40, 20) (its transpose has it)",
         ),
         (["--scores", "{t}/turned.npy"], "captions_per_image: expected 5 captions for each of 40 images (200), got 20"),
+        (["--scores", "{t}/turned.npy", "--captions-per-image", "2"], "(80), got 20 (its transpose has it)"),
+        (SAVED, "for each of 20 images (100), got 40 (--captions-per-image 2 would fit)"),
+        ([*SAVED, "--captions-per-image", "3"], "(60), got 40 (--captions-per-image 2 would fit)"),
+        (["--scores", "{t}/odd.npy"], "(100), got 39 (--caption-to-image or --split tells whose each is)"),
+        (["--scores", "{t}/no.npy"], "--scores: expected a .npy file, got {t}/no.npy (no such file)"),
+        (["--scores", "{t}"], "--scores: expected a .npy file, got {t} (a directory)"),
+        (["--scores", "{t}/raw.dat"], "raw.dat: expected a .npy file of one floating matrix, got another or a pickled"),
+        ([*SAVED, "--captions", "{t}/no.txt"], "--captions: expected a text file, got {t}/no.txt (no such file)"),
+        ([*SAVED, "--caption-to-image", "{t}"], "--caption-to-image: expected .npy or text, got {t} (a directory)"),
         (["--scores", "{t}/nan.npy", "--captions-per-image", "2"], "scores: expected no NaN, got one at image 3, capt"),
         (
             ["--scores", "{t}/whole.npy"],
@@ -315,6 +347,8 @@ def test_bad_input_gives_one_line(files, tmp_path, capsys, monkeypatch, argument
     scores = np.load(files / "scores.npy")
     np.save("turned.npy", scores.T)
     np.save("whole.npy", scores.astype(np.int64))
+    np.save("odd.npy", scores[:, 1:])
+    scores.astype(np.float16).tofile("raw.dat")  # a memmap without its header
     np.save("pickled.npy", np.array({"sims": scores}), allow_pickle=True)
     scores[3, 4] = np.nan
     np.save("nan.npy", scores)

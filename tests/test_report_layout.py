@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cmsei_fast import Attention, PairScorer
 from cmsei_fast.report import explain_features
-from cmsei_fast.report.canvas import about_box, about_point, keep_clear, strengths
+from cmsei_fast.report.canvas import about_box, about_point, keep_clear, off_lines, strengths
 from cmsei_fast.report.explanation import Edge
-from cmsei_fast.report.relations import said, strongest_relations
+from cmsei_fast.report.relations import lit_relations, said, strongest_relations
 
 
 @pytest.mark.parametrize("places", [about_box, about_point])
@@ -40,6 +41,15 @@ def test_a_label_without_room_is_told():
         None,
         (10.0, 0.0),
     ]
+
+
+def test_labels_keep_off_lines_where_they_can():
+    size, line = (20.0, 10.0), ((0.0, 0.0), (100.0, 100.0))
+    places = [(45.0, 45.0), (70.0, 20.0), (10.0, 8.0), (20.0, 70.0), (100.0, 95.0), (105.0, 105.0)]
+    found = list(off_lines(places, size, [line], 2.0))
+    assert found == [(70.0, 20.0), (20.0, 70.0), (105.0, 105.0), (45.0, 45.0), (10.0, 8.0), (100.0, 95.0)]
+    for flat in (((0.0, 50.0), (100.0, 50.0)), ((50.0, 0.0), (50.0, 100.0)), ((55.0, 52.0), (55.0, 52.0))):
+        assert list(off_lines([(45.0, 45.0), (80.0, 80.0)], size, [flat], 0.0)) == [(80.0, 80.0), (45.0, 45.0)]
 
 
 def test_shares_are_drawn_by_their_size_and_faintly_where_they_are_even():
@@ -84,3 +94,29 @@ def test_a_relation_of_many_edges_is_told_once():
     assert [(e.layer, e.attention) for e in relations[0].gathered_by(1)] == [(0, 0.8), (1, 0.1)]
     assert [e.attention for e in relations[0].gathered_by(0)] == [0.3]
     assert sum(len(r.edges) for r in relations) == len(found.edges) - 1
+
+
+def test_a_word_lights_up_the_relation_that_it_alone_reaches():
+    """Each word looks at one region, half of which came along an edge."""
+    edges = [
+        Edge("semantic", 0, 0, 1, "wearing", False, 1.0, 1.0, 0.5),
+        Edge("semantic", 0, 1, 0, "wearing", True, 1.0, 1.0, 0.25),
+        Edge("semantic", 0, 2, 3, "near", False, 1.0, 1.0, 0.5),
+        Edge("semantic", 0, 2, 2, "self", False, 1.0, 1.0, 0.25),
+    ]
+    v = 40 * np.eye(4)
+    words = np.stack([v[0], v[2], v[3]])
+    kept = [np.array([0.5, 0.75, 0.25, 1.0])]
+    scorer = PairScorer(Attention(attend="hard"))
+    found = explain_features(v, words, scorer=scorer, word_names=["on", "near", "x"], edges=edges, kept=kept)
+    relations = strongest_relations(found)
+    (lit,) = lit_relations(found, relations, 0)
+    assert lit.relation.name == "wearing"
+    assert lit.share == pytest.approx(0.5, abs=1e-6)
+    assert lit.usual == pytest.approx(0.5 / 3, abs=1e-6)
+    assert [one.relation.name for one in lit_relations(found, relations, 1)] == ["near"]
+    assert [one.share for one in lit_relations(found, relations, 2, count=9) if one.share > 1e-6] == []
+    alone = explain_features(v, words[:1], scorer=scorer, edges=edges, kept=kept)
+    (only, *_) = lit_relations(alone, strongest_relations(alone), 0)
+    assert only.share == only.usual == pytest.approx(0.5, abs=1e-6)
+    assert lit_relations(explain_features(v, words), [], 0) == []

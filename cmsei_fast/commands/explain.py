@@ -33,6 +33,11 @@ def add_parser(commands: Any) -> None:
         "--word", help="of the caption: shades the picture, is lit first on the page (default: the most telling)"
     )
     explain.add_argument("--step", type=int, help="of the attention that is shown, from 1 (default: the last)")
+    explain.add_argument(
+        "--through-graph",
+        action="store_true",
+        help="tell attention of the regions that states came from, through the graphs; the page can show both",
+    )
     explain.add_argument("--image-file", metavar="FILE", help="the image itself, under the boxes (extra: plot)")
     explain.set_defaults(run=_explain)
 
@@ -55,14 +60,14 @@ def _explain(arguments: argparse.Namespace) -> int:
     if arguments.word is not None:
         found.find_word(arguments.word)
     step = _step(found, arguments.step)
-    print(_told(found, step))
+    print(_told(found, step, arguments.through_graph))
     if arguments.json is not None:
         found.save(arguments.json)
     from ..report import draw, save_page
 
     for path, write in ((arguments.page, save_page), (arguments.picture, draw)):
         if path is not None:
-            write(found, path, arguments.word, arguments.image_file, step)
+            write(found, path, arguments.word, arguments.image_file, step, through_graph=arguments.through_graph)
     return 0
 
 
@@ -113,7 +118,7 @@ def _place(split: Split, image: str) -> int:
     raise ValueError(f"--image: expected a name in the split or a place from 0 to {len(split) - 1}, got {image}")
 
 
-def _told(found: Explanation, step: int) -> str:
+def _told(found: Explanation, step: int, through_graph: bool) -> str:
     """The terms, and for each word the regions that it looks at most."""
     from ..report.explanation import TERM_TITLES
 
@@ -122,7 +127,8 @@ def _told(found: Explanation, step: int) -> str:
         figures = f"{term.weight:7.3f} × {term.value:7.3f} = {term.contribution:7.3f}"
         lines.append(f"{TERM_TITLES[term.name]:26}{figures}")
     lines += [f"{'score':26}{found.score:27.3f}", ""]
-    for word, known, row in zip(found.words, found.known, found.of_words(step), strict=True):
+    looks = found.of_words(step, through_graph=through_graph)
+    for word, known, row in zip(found.words, found.known, looks, strict=True):
         best = sorted(range(len(row)), key=lambda i: -row[i])[:SHOWN]
         regions = ", ".join(f"{found.regions[i]} {i}: {row[i]:.2f}" for i in best)
         lines.append(f"{word + ('' if known else ' (unknown)'):26}{regions}")

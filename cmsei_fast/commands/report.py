@@ -66,12 +66,17 @@ def _report(arguments: argparse.Namespace) -> int:
     captions = _captions(arguments, split)
     folds = PROTOCOLS.get(arguments.protocol, arguments.folds or 1)
     shape = saved.shape if saved is not None else (len(split), split.n_captions)  # type: ignore[arg-type,union-attr]
+    if split is None and arguments.caption_to_image is None:
+        _check_count(shape, arguments.captions_per_image or 5)
     owner = check_map(shape[0], shape[1], arguments.captions_per_image or 5, _map(arguments, split))
     split_folds(owner, shape[0], folds)
     if captions is not None and len(captions) != shape[1]:
         raise ValueError(f"--captions: expected {shape[1]} lines (as the scores have captions), got {len(captions)}")
 
-    about: dict[str, Any] = {"split": arguments.split or "none", "protocol": arguments.protocol or f"{folds} fold(s)"}
+    about: dict[str, Any] = {
+        "split": arguments.split or "none",
+        "protocol": arguments.protocol or f"{folds} fold{'s' * (folds > 1)}",
+    }
     if saved is not None:
         scores, scorer = saved, None
         about |= {"scores": f"{arguments.scores}, {saved.dtype}"}
@@ -126,6 +131,8 @@ def _saved_scores(path: str, split: Split | None, name: str | None) -> np.ndarra
     """The matrix, memory-mapped; its shape is the split's where there is one."""
     import numpy as np
 
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--scores: expected a .npy file, got {path} ({_absent(path)})")
     try:
         scores: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError):
@@ -139,13 +146,44 @@ def _saved_scores(path: str, split: Split | None, name: str | None) -> np.ndarra
     return scores
 
 
+def _absent(path: str) -> str:
+    return "a directory" if Path(path).is_dir() else "no such file"
+
+
+def _check_count(shape: tuple[int, ...], captions_per_image: int) -> None:
+    """So many captions an image, where nothing else says whose they are.
+
+    Raises:
+        ValueError: it is another number, which the message tells where there is one.
+    """
+    n_image, n_caption = shape
+    if n_caption == n_image * captions_per_image or not n_image or not n_caption:
+        return
+    if n_image == n_caption * captions_per_image:
+        hint = "its transpose has it"
+    elif n_caption % n_image == 0:
+        hint = f"--captions-per-image {n_caption // n_image} would fit"
+    else:
+        hint = "--caption-to-image or --split tells whose each is"
+    raise ValueError(
+        f"captions_per_image: expected {captions_per_image} captions for each of {n_image} images "
+        f"({n_image * captions_per_image}), got {n_caption} ({hint})"
+    )
+
+
 def _captions(arguments: argparse.Namespace, split: Split | None) -> tuple[str, ...] | None:
     if split is not None:
         return split.captions
     if arguments.captions is None:
         return None
+    if not Path(arguments.captions).is_file():
+        raise FileNotFoundError(
+            f"--captions: expected a text file, got {arguments.captions} ({_absent(arguments.captions)})"
+        )
     try:
-        return tuple(Path(arguments.captions).read_text(encoding="utf-8").splitlines())
+        # Not splitlines: a caption may hold one of Unicode's other line ends.
+        lines = Path(arguments.captions).read_text(encoding="utf-8-sig").split("\n")
+        return tuple(lines[:-1] if lines[-1] == "" else lines)
     except UnicodeDecodeError as error:
         raise ValueError(f"{arguments.captions}: expected UTF-8 text, got {error}") from None
 
@@ -158,6 +196,8 @@ def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
     path = arguments.caption_to_image
     if path is None:
         return None
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--caption-to-image: expected .npy or text, got {path} ({_absent(path)})")
     try:
         if path.endswith(".npy"):
             return np.load(path, allow_pickle=False)

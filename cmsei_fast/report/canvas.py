@@ -79,3 +79,39 @@ def about_point(point: Sequence[float], size: Point) -> Iterator[Point]:
         for k in range(12):
             angle = 2 * pi * k / 12
             yield x + 0.6 * ring * size[1] * 1.8 * cos(angle), y + 0.6 * ring * size[1] * sin(angle)
+
+
+def off_lines(
+    places: Iterable[Point], size: Point, lines: Sequence[tuple[Point, Point]], room: float
+) -> Iterator[Point]:
+    """Places of a label, those that keep off the lines first, each in its order.
+
+    Args:
+        places: top left corners.
+        size: width and height of the label.
+        lines: start and end of each.
+        room: between label and line.
+    """
+    meeting = []
+    for x, y in places:
+        box = (x - room, y - room, x + size[0] + room, y + size[1] + room)
+        if any(_meets(box, start, end) for start, end in lines):
+            meeting.append((x, y))
+        else:
+            yield x, y
+    yield from meeting
+
+
+def _meets(box: tuple[float, float, float, float], start: Point, end: Point) -> bool:
+    """Whether a line has a part within a box, between the bounds of both axes (Liang–Barsky)."""
+    first, last = 0.0, 1.0
+    for axis in (0, 1):
+        along = end[axis] - start[axis]
+        low, high = box[axis] - start[axis], box[axis + 2] - start[axis]
+        if along == 0:
+            if low > 0 or high < 0:
+                return False
+            continue
+        near, far = sorted((low / along, high / along))
+        first, last = max(first, near), min(last, far)
+    return first <= last

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .canvas import Point, about_box, about_point, keep_clear
+from .canvas import Point, about_box, about_point, keep_clear, off_lines
 from .html import Html, name_size, named, page, svg, table
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SHOWN = 4
 _SCALE = 0.5
 _TEXT = 12
+_ROOM = 4  # between a name and an arrow, the half of its head
 _STYLE = """
 tbody th { font-weight: normal; }
 td div { height: .35rem; background: var(--accent); margin-left: auto; }
@@ -97,6 +98,8 @@ def _drawing(test: SyntheticScenes, image: int) -> str:
     scene: Scene = test.scenes[image]
     parts: list[str] = []
     names: list[tuple[str, bool, Iterator[Point]]] = []
+    centres = [((x1 + x2) * _SCALE / 2, (y1 + y2) * _SCALE / 2) for x1, y1, x2, y2 in scene.boxes.tolist()]
+    arrows = [(centres[subject], centres[target]) for subject, _, target in scene.relations]
     for box, noun, colour in zip(scene.boxes * _SCALE, scene.labels, test.attributes[image], strict=True):
         x1, y1, x2, y2 = box.tolist()
         if colour is None:
@@ -105,18 +108,16 @@ def _drawing(test: SyntheticScenes, image: int) -> str:
             f'<rect x="{x1:.0f}" y="{y1:.0f}" width="{x2 - x1:.0f}" height="{y2 - y1:.0f}" fill="{colour}" '
             f'fill-opacity=".35" stroke="var(--ink)"/>'
         )
-        names.append((f"{colour} {noun}", False, _beside((x1, y1, x2, y2), name_size(f"{colour} {noun}", _TEXT))))
-    for subject, action, target in scene.relations:
-        (ax, ay), (bx, by) = (scene.boxes[i].reshape(2, 2).mean(0) * _SCALE for i in (subject, target))
+        size = name_size(f"{colour} {noun}", _TEXT)
+        names.append((f"{colour} {noun}", False, off_lines(_beside((x1, y1, x2, y2), size), size, arrows, _ROOM)))
+    for (_, action, _), ((ax, ay), (bx, by)) in zip(scene.relations, arrows, strict=True):
         parts.append(
             f'<line x1="{ax:.0f}" y1="{ay:.0f}" x2="{bx:.0f}" y2="{by:.0f}" stroke="var(--ink)" stroke-width="2" '
             f'marker-end="url(#head)"/>'
         )
         size = name_size(action, _TEXT, bold=True)
         around = about_point(((ax + bx) / 2, (ay + by) / 2), size)
-        if abs(bx - ax) < 1.5 * size[0] and abs(by - ay) < 3 * size[1]:
-            next(around)  # it would cover the arrow
-        names.insert(0, (action, True, around))
+        names.insert(0, (action, True, off_lines(around, size, arrows, _ROOM)))
     wide, high = (int(side * _SCALE) for side in CANVAS)
     corners = keep_clear(((name_size(name, _TEXT, bold=bold), at) for name, bold, at in names), (wide, high))
     for (name, bold, _), corner in zip(names, corners, strict=True):

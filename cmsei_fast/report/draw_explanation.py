@@ -5,21 +5,25 @@ from __future__ import annotations
 import importlib.util
 import os
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .canvas import Point, about_box, about_point, keep_clear, layout, strengths
 from .explanation import TERM_TITLES, Explanation
-from .relations import said, strongest_relations
+from .relations import Lit, Relation, lit_relations, said, strongest_relations
 
 SUFFIXES = (".png", ".svg")
 _BOXES_NAMED = 5
-_RELATIONS_SHOWN = 12
+_LIT = 5
+_RELATIONS_SHOWN = 10
+_CHARACTERS = 76
+_LINE = 0.043  # of the panel's height
 _SHADE = "#d1580f"
 _ROOM = (1.15, 2.2)  # of the labels between which arrows run
 _DPI = 110
-_EDGE_COLOURS = {"spatial": "#35618f", "semantic": "#a3310f", "implicit": "#4f7942"}
+_EDGE_COLOURS = {"spatial": "#35618f", "semantic": "#7b3a96", "implicit": "#4f7942"}
 _EDGE_LINES = {"spatial": "solid", "semantic": "dashed", "implicit": "dotted"}
 # Captions and names are plain text: a dollar sign starts no formula.
 _PLAIN = {"parse_math": False}
@@ -63,6 +67,8 @@ def draw(
     word: str | int | None = None,
     image: str | os.PathLike[str] | None = None,
     step: int = -1,
+    *,
+    through_graph: bool = False,
 ) -> None:
     """Draws one pair into a PNG or an SVG, by the suffix; written whole or not at all.
 
@@ -72,6 +78,7 @@ def draw(
         word: whose attention shades the boxes, by itself or by its place; the telling one if None.
         image: the image's file; without it the boxes stand on an empty canvas, and without boxes regions are tiles.
         step: of the attention, from 0; -1 is the last.
+        through_graph: whether words' attention is told of the regions that the states came from.
 
     Raises:
         TypeError: ``explanation`` is none.
@@ -102,14 +109,19 @@ def draw(
         upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
         boxes, size = layout(explanation)
         shaded, heat = upper.subplots(1, 2, width_ratios=(1, 1.6))
-        graph, bars = lower.subplots(1, 2, width_ratios=(1, 1))
-        labels = _shaded(shaded, explanation, chosen, step, boxes, size, pixels)
-        _heat_map(upper, heat, explanation, chosen, step)
-        nodes = _graph(graph, explanation, size)
+        graph, bars = lower.subplots(1, 2, width_ratios=(1.2, 0.8))
+        attention = explanation.of_words(step, through_graph=through_graph)
+        way = _of_steps(explanation, step) + (", through the graph" if through_graph else "")
+        labels = _shaded(shaded, explanation, chosen, attention[chosen], way, boxes, size, pixels)
+        _heat_map(upper, heat, explanation, chosen, attention, way)
+        relations = strongest_relations(explanation)
+        lit = lit_relations(explanation, relations, chosen, step, _LIT)
+        strongest = [one for one in relations if not any(one is other.relation for other in lit)][:_RELATIONS_SHOWN]
+        nodes = _graph(graph, explanation, chosen, lit, strongest, size)
         _bars(bars, explanation)
         figure.draw_without_rendering()  # the panels have their sizes now, which the labels' own depend on
         _part(labels, size, {i: boxes[i] for i in labels})
-        _arrows(graph, explanation, _part(nodes, size, {i: _centre(boxes[i]) for i in nodes}, _ROOM))
+        _arrows(graph, lit, strongest, _part(nodes, size, {i: _centre(boxes[i]) for i in nodes}, _ROOM))
         kind = os.path.splitext(os.fspath(path))[1].lower()[1:]
         with replacing(path) as temporary:
             figure.savefig(temporary, format=kind, dpi=_DPI, metadata={"Date": None} if kind == "svg" else None)
@@ -170,7 +182,8 @@ def _shaded(
     axes: Any,
     explanation: Explanation,
     word: int,
-    step: int,
+    attention: np.ndarray,
+    way: str,
     boxes: np.ndarray,
     size: Point,
     pixels: np.ndarray | None,
@@ -181,7 +194,6 @@ def _shaded(
     _canvas(axes, size)
     if pixels is not None:
         axes.imshow(pixels, extent=(0, size[0], size[1], 0))
-    attention = explanation.of_words(step)[word]
     best = np.argsort(-attention, kind="stable")
     strength = strengths(attention)
     for i in best[::-1]:  # the strongest on top
@@ -196,7 +208,7 @@ def _shaded(
                 )
             )
     known = "" if explanation.known[word] else " (unknown)"
-    axes.set_title(f"where “{explanation.words[word]}”{known} looks, {_of_steps(explanation, step)}", **_PLAIN)
+    axes.set_title(f"where “{explanation.words[word]}”{known} looks, {way}", **_PLAIN)
     return {int(i): _label(axes, f"{explanation.regions[i]} {i}: {attention[i]:.2f}", 8) for i in best[:_BOXES_NAMED]}
 
 
@@ -204,37 +216,60 @@ def _of_steps(explanation: Explanation, step: int) -> str:
     return f"step {step + 1} of {max(1, explanation.n_steps)}"
 
 
-def _heat_map(figure: Any, axes: Any, explanation: Explanation, word: int, step: int) -> None:
-    shown = axes.imshow(explanation.of_words(step), aspect="auto", cmap="cividis", vmin=0)
+def _heat_map(figure: Any, axes: Any, explanation: Explanation, word: int, attention: np.ndarray, way: str) -> None:
+    shown = axes.imshow(attention, aspect="auto", cmap="cividis", vmin=0)
     words = [f"▸ {text}" if i == word else text for i, text in enumerate(explanation.words)]
     axes.set_yticks(range(len(words)), words, **_PLAIN)
     regions = [f"{name} {i}" for i, name in enumerate(explanation.regions)]
     axes.set_xticks(range(len(regions)), regions, rotation=90, fontsize=7, **_PLAIN)
-    axes.set_title(f"attention of words (rows) to regions, {_of_steps(explanation, step)}")
+    axes.set_title(f"attention of words (rows) to regions, {way}")
     figure.colorbar(shown, ax=axes, pad=0.01)
 
 
-def _graph(axes: Any, explanation: Explanation, size: Point) -> dict[int, Any]:
-    """The strongest relations as a list; labels of their regions."""
+def _graph(
+    axes: Any,
+    explanation: Explanation,
+    word: int,
+    lit: Sequence[Lit],
+    strongest: Sequence[Relation],
+    size: Point,
+) -> dict[int, Any]:
+    """The relations as lists, those that the word lights up first; labels of their regions."""
     _canvas(axes, size)
-    strongest = strongest_relations(explanation)[:_RELATIONS_SHOWN]
-    axes.set_title(
-        f"strongest {len(strongest)} relations of the graphs" if strongest else "no relations between regions"
-    )
-    lines = [f"{relation.attention:.2f} {relation.kind}: {said(explanation, relation)}" for relation in strongest]
-    axes.text(1.03, 1, "\n".join(lines), va="top", fontsize=7, transform=axes.transAxes, linespacing=1.6, **_PLAIN)
-    ends = dict.fromkeys(end for relation in strongest for end in (relation.subject, relation.target))
+    axes.set_anchor("W")
+    axes.set_title("relations of the graphs" if lit or strongest else "no relations between regions")
+    blocks = []
+    if lit:
+        lines = [
+            f"{100 * one.share:.1f} % ({one.share / max(one.usual, 1e-12):.1f} ×): {said(explanation, one.relation)}"
+            for one in lit
+        ]
+        title = f"of what “{explanation.words[word]}” looks at, came along (× the words' mean)"
+        blocks.append((title, lines, _SHADE))
+    if strongest:
+        lines = [f"{one.attention:.2f} {one.kind}: {said(explanation, one)}" for one in strongest]
+        blocks.append(("the largest attention" + (" of the others" if lit else ""), lines, "black"))
+    top = 1.0
+    for title, lines, colour in blocks:
+        text = "\n".join([title, *(textwrap.shorten(line, _CHARACTERS, placeholder=" …") for line in lines)])
+        axes.text(
+            1.03, top, text, va="top", fontsize=7, color=colour, transform=axes.transAxes, linespacing=1.6, **_PLAIN
+        )
+        top -= (len(lines) + 2) * _LINE
+    ends = dict.fromkeys(end for one in (*(x.relation for x in lit), *strongest) for end in (one.subject, one.target))
     return {i: _label(axes, f"{explanation.regions[i]} {i}", 7) for i in ends}
 
 
-def _arrows(axes: Any, explanation: Explanation, places: dict[int, np.ndarray]) -> None:
-    """From label to label, subject to object."""
-    strongest = strongest_relations(explanation)[:_RELATIONS_SHOWN]
-    for relation in strongest[::-1]:
-        width = 0.8 + 1.7 * relation.attention / strongest[0].attention
+def _arrows(axes: Any, lit: Sequence[Lit], strongest: Sequence[Relation], places: dict[int, np.ndarray]) -> None:
+    """From label to label, subject to object; those that the word lights up on top."""
+    most = max((one.attention for one in strongest), default=1.0)
+    drawn = [(one, _EDGE_COLOURS[one.kind], 0.6 + 1.4 * one.attention / most) for one in strongest[::-1]]
+    best = max((one.share for one in lit), default=1.0)
+    drawn += [(one.relation, _SHADE, 1.5 + 2.0 * one.share / best) for one in lit[::-1]]
+    for relation, colour, width in drawn:
         arrow = {
             "arrowstyle": "-|>,head_length=0.5,head_width=0.2",
-            "color": _EDGE_COLOURS[relation.kind],
+            "color": colour,
             "ls": _EDGE_LINES[relation.kind],
             "lw": width,
             "connectionstyle": "arc3,rad=0.12",
@@ -264,5 +299,5 @@ def _bars(axes: Any, explanation: Explanation) -> None:
     axes.invert_yaxis()
     axes.axvline(0, color="#333333", lw=0.8)
     low, high = min(0.0, *values), max(0.0, *values)
-    axes.set_xlim(low - 0.05 * (high - low), high + 0.5 * (high - low or 1))  # the labels stand at the right
+    axes.set_xlim(low - 0.05 * (high - low), high + 0.75 * (high - low or 1))  # the labels stand at the right
     axes.set_title(f"terms of the score: they sum to {explanation.score:.3f}")

@@ -76,7 +76,7 @@ def evaluation_page(what: Evaluation) -> str:
     means = "" if folds == 1 else f" Means over {folds} folds of {n_image // folds:,} images."
     parts = [
         f"<h1>{html(what.title)}</h1>",
-        f"<p>{n_image:,} images, {n_caption:,} captions.{means}</p>",
+        f"<p>{_count(n_image, 'image')}, {_count(n_caption, 'caption')}.{means}</p>",
         recall_table(what.metrics, intervals),
         f"<p><small>Recalls in percent; a tie counts as half a rank. Below each figure its 95 % interval: "
         f"{SAMPLES:,} times as many images drawn with replacement, each with its captions (seed {what.seed}); "
@@ -89,6 +89,10 @@ def evaluation_page(what: Evaluation) -> str:
         parts.append(f'<section><h2>Training</h2><div class="scroll chart">{training_curves(what.run)}</div></section>')
     parts.append(f"<section><h2>Configuration</h2>{_configuration(what)}</section>")
     return page(what.title, "\n".join(parts), style=_STYLE)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def recall_table(metrics: RecallMetrics, intervals: Mapping[str, Interval]) -> Html:
@@ -154,7 +158,9 @@ def _score(found: Found) -> str:
 
 
 def _caption(what: Evaluation, j: int) -> str:
-    return f"caption {j}" if what.captions is None else f"“{what.captions[j]}”"
+    if what.captions is None:
+        return f"caption {j}"
+    return f"“{what.captions[j]}”" if what.captions[j].strip() else f"caption {j} (empty)"
 
 
 def _configuration(what: Evaluation) -> str:

@@ -7,6 +7,11 @@
   const told = document.getElementById("told");
   const said = document.getElementById("said");
   const shares = document.getElementById("shares");
+  const marks = [...document.querySelectorAll("[data-relation]")];
+  const nodes = document.querySelectorAll("[data-node]");
+  const selves = document.querySelectorAll("[data-self]");
+  const graph = document.querySelector(".graph");
+  const listed = document.getElementById("lit");
   const options = {
     word: [...document.querySelectorAll("[data-word]")],
     region: [...picture.querySelectorAll("[data-region]")].sort((a, b) => a.dataset.region - b.dataset.region),
@@ -17,6 +22,7 @@
   };
   const LISTED = 8;
   const LABELLED = 6;
+  const LIT = 5;
   const TEXT = 12; // height of a label, pixels of the screen
 
   let chosen = { kind: "word", place: pair.word }; // by focus or a click: stays
@@ -25,6 +31,14 @@
   const percent = (x) => (x >= 0.995 || x === 0 || x >= 0.1 ? (100 * x).toFixed(0) : (100 * x).toFixed(1)) + " %";
   const same = (a, b) => a !== null && b !== null && a.kind === b.kind && a.place === b.place;
   const view = () => document.querySelector("input[name=view]:checked").value;
+  const through = () => document.querySelector("input[name=through]:checked")?.value === "1";
+  const sum = (values) => values.reduce((a, b) => a + b, 0);
+
+  /** A row vector times a matrix. */
+  const times = (row, matrix) => matrix[0].map((_, j) => row.reduce((total, x, i) => total + x * matrix[i][j], 0));
+
+  /** Shares of states told of the regions that the states came from (Explanation.rollout). */
+  const spread = (row) => times(row, pair.rollouts[0]);
 
   /** Attention (words, regions) of the step that is chosen, with the queries' relevance and gate; null across levels. */
   function attention() {
@@ -32,19 +46,60 @@
     return steps ? steps[Math.min(Number(step.value), steps.length - 1)] : null;
   }
 
+  const traced = new Map(); // by step: attention through the graph
+
+  /** (words, regions) of a step as attended or through the graph, where a region that asks has the mean of the states it is in. */
+  function looks(now) {
+    if (!through()) return now.attention;
+    if (!traced.has(now)) {
+      const rows = now.attention.map(spread);
+      const held = spread(pair.regions.map(() => 1));
+      traced.set(now, pair.views.i2t?.includes(now) ? rows.map((row) => row.map((x, j) => x / Math.max(held[j], 1e-12))) : rows);
+    }
+    return traced.get(now);
+  }
+
+  const followed = new Map(); // by step: shares along the relations
+
+  /** (words, relations): of what each word looks at, how much came along the edges of each relation (lit_relations). */
+  function along(now) {
+    const rows = now ? now.attention : [pair.region_weights];
+    if (!followed.has(now)) {
+      followed.set(now, rows.map((row) => {
+        const total = Math.max(sum(row), 1e-12);
+        const reached = pair.rollouts.map((_, layer) => (pair.rollouts[layer + 1] ? times(row, pair.rollouts[layer + 1]) : row));
+        return pair.relations.map(({ edges }) => sum(edges.map(([layer, region, share]) => (share * reached[layer][region]) / total)));
+      }));
+    }
+    return followed.get(now);
+  }
+
+  /** The relations that a word lights up: [number, share, mean over the words], those of the largest difference first. */
+  function lightens(active, now) {
+    if (!pair.relations.length || (now && active.kind !== "word")) return [];
+    const shares = along(now);
+    const own = shares[now ? active.place : 0];
+    const usual = own.map((_, k) => sum(shares.map((row) => row[k])) / shares.length);
+    const more = own.map((x, k) => (shares.length > 1 ? x - usual[k] : x));
+    const best = own.map((_, k) => k).filter((k) => more[k] > 0).sort((a, b) => more[b] - more[a] || a - b);
+    return best.slice(0, LIT).map((k) => [k, own[k], shares.length > 1 ? usual[k] : null]);
+  }
+
   /** Shares of the words and of the regions that are lit; null where none of that kind are. */
   function lit(active, now) {
-    if (!now) return { word: pair.word_weights, region: pair.region_weights };
-    if (active.kind === "word") return { word: null, region: now.attention[active.place] };
-    return { word: now.attention.map((row) => row[active.place]), region: null };
+    if (!now) return { word: pair.word_weights, region: through() ? spread(pair.region_weights) : pair.region_weights };
+    if (active.kind === "word") return { word: null, region: looks(now)[active.place] };
+    return { word: looks(now).map((row) => row[active.place]), region: null };
   }
 
   function heading(active, now) {
-    if (!now) return "What the whole sentence looks at";
+    const way = through() ? ", through the graph" : "";
+    if (!now) return `What the whole sentence looks at${way}`;
     const asks = (view() === "t2i") === (active.kind === "word");
     const name = names[active.kind][active.place];
     const others = active.kind === "word" ? "regions" : "words";
-    if (!asks) return `How much ${others} look at ${name}`;
+    if (!asks) return `How much ${others} look at ${name}${way}`;
+    if (way) return `${name} looks at${way}`;
     const gate = now.gate ? `, gate ${now.gate[active.place].toFixed(2)}` : "";
     return `${name} looks at (relevance ${now.relevance[active.place].toFixed(2)}${gate})`;
   }
@@ -135,10 +190,34 @@
     const best = list(kind, values);
     if (!pointed) said.textContent = `${title}: ${best.slice(0, 3).map((i) => `${names[kind][i]} ${percent(values[i])}`).join(", ")}`;
     label(shown.region, shown.region ? best.slice(0, LABELLED) : [active.place]);
-    for (const mark of document.querySelectorAll("[data-ends]")) {
-      const region = now !== null && active.kind === "region" ? String(active.place) : null;
-      mark.classList.toggle("lit", region !== null && mark.dataset.ends.split(" ").includes(region));
+    mark(active, now);
+  }
+
+  /** Marks the relations of a region, or those that a word lights up, and lists the latter. */
+  function mark(active, now) {
+    const region = now !== null && active.kind === "region" ? String(active.place) : null;
+    const lit = lightens(active, now);
+    const numbers = new Set(lit.map(([k]) => String(k)));
+    const ends = new Set();
+    for (const relation of marks) {
+      const own = relation.dataset.ends.split(" ");
+      const on = region === null ? numbers.has(relation.dataset.relation) : own.includes(region);
+      relation.classList.toggle("lit", on);
+      if (on && region === null) own.forEach((end) => ends.add(end));
     }
+    for (const node of nodes) node.classList.toggle("lit", ends.has(node.dataset.node));
+    for (const row of selves) row.classList.toggle("lit", row.dataset.self === region);
+    graph?.classList.toggle("chosen", numbers.size > 0);
+    if (!listed) return;
+    listed.hidden = !lit.length;
+    const who = now && active.kind === "word" ? names.word[active.place] : "the sentence";
+    listed.querySelector("h3").textContent = `Of what ${who} looks at, came along${now ? " (× the words’ mean)" : ""}`;
+    listed.querySelector("ol").replaceChildren(...lit.map(([k, share, usual]) => {
+      const line = document.createElement("li");
+      const times = usual ? ` (${(share / usual).toFixed(1)} ×)` : "";
+      line.textContent = `${pair.relations[k].said}: ${percent(share)}${times}`;
+      return line;
+    }));
   }
 
   function found(target) {
@@ -177,7 +256,7 @@
       own[(to + own.length) % own.length].focus();
     });
   }
-  for (const input of document.querySelectorAll("input[name=view], #step")) input.addEventListener("change", show);
+  for (const input of document.querySelectorAll("input[name=view], input[name=through], #step")) input.addEventListener("change", show);
   new ResizeObserver(show).observe(picture);
   show();
 })();

@@ -18,6 +18,7 @@ from .canvas import layout
 from .explanation import TERM_TITLES, AttentionStep, Explanation
 from .html import Html, html, page, table
 from .relation_page import relations_section
+from .relations import Relation, said, strongest_relations
 
 _VIEWS = {"t2i": "Words ask regions (α)", "i2t": "Regions ask words (β)", "levels": "Sentence and image ask (p, ω)"}
 _UNKNOWN = "not in the vocabulary of the model"
@@ -32,6 +33,8 @@ def save_page(
     word: str | int | None = None,
     image: str | os.PathLike[str] | None = None,
     step: int = -1,
+    *,
+    through_graph: bool = False,
 ) -> None:
     """Writes one pair as an HTML page that needs nothing outside itself, whole or not at all.
 
@@ -41,6 +44,7 @@ def save_page(
         word: which the page shows first, by itself or by its place; the telling one if None.
         image: the image's file, which is put into the page; without it the boxes stand on an empty canvas.
         step: of the attention, shown first, from 0; -1 is the last.
+        through_graph: whether the page first shows attention through the graph; without graphs there is no such choice.
 
     Raises:
         TypeError: ``explanation`` is none.
@@ -57,11 +61,12 @@ def save_page(
     check_target(path)
     address = None if image is None else _address(image)
     with replacing(path) as temporary:
-        Path(temporary).write_text(_page(explanation, chosen, step, address), encoding="utf-8")
+        Path(temporary).write_text(_page(explanation, chosen, step, address, through_graph), encoding="utf-8")
 
 
-def _page(explanation: Explanation, word: int, step: int, image: str | None) -> str:
+def _page(explanation: Explanation, word: int, step: int, image: str | None, through_graph: bool) -> str:
     boxes, size = layout(explanation)
+    relations = strongest_relations(explanation)
     views = [name for name in ("t2i", "i2t") if getattr(explanation, name)]
     first = views[0] if views else "levels"
     radios = "".join(
@@ -73,23 +78,32 @@ def _page(explanation: Explanation, word: int, step: int, image: str | None) -> 
         f'<option value="{k}"{" selected" if k == step else ""}>{k + 1}</option>'
         for k in range(max(1, explanation.n_steps))
     )
+    through = _through(through_graph) if explanation.kept else ""
     body = f"""<main>
 <header><h1>What made the score {explanation.score:.3f}</h1><p>{html(explanation.image)}</p></header>
 <div id="words" class="words" role="listbox" aria-orientation="horizontal" aria-label="Words of the caption">
 {_words(explanation)}</div>
 <form class="choices"><fieldset><legend>Attention</legend>{radios}</fieldset>
-<label>Step <select id="step">{steps}</select> of {max(1, explanation.n_steps)}</label></form>
+<label>Step <select id="step">{steps}</select> of {max(1, explanation.n_steps)}</label>{through}</form>
 <p class="hint">Point at a word or a region, or go there by Tab and the arrow keys. What one looks at sums to 100 %.</p>
 <div class="view"><div>{_picture(explanation, boxes, size, image)}</div>
 <div><h2 id="told"></h2><ol id="shares"></ol></div></div>
 <p id="said" class="hidden" role="status"></p>
 <h2>The terms of the score</h2>
 {_terms(explanation)}
-{relations_section(explanation, boxes, size)}
+{relations_section(explanation, relations, boxes, size)}
 </main>
-<script type="application/json" id="pair">{_numbers(explanation, word, boxes, views)}</script>"""
+<script type="application/json" id="pair">{_numbers(explanation, word, boxes, views, relations)}</script>"""
     style, script = (_own(f"explanation_page.{kind}") for kind in ("css", "js"))
     return page(f"{explanation.image}: {explanation.caption}", body, style=style, script=script)
+
+
+def _through(chosen: bool) -> str:
+    parts = []
+    for value, name in ((False, "as attended"), (True, "through the graph")):
+        checked = " checked" if value == chosen else ""
+        parts.append(f'<label><input type="radio" name="through" value="{int(value)}"{checked}>{name}</label>')
+    return f"<fieldset><legend>Regions</legend>{''.join(parts)}</fieldset>"
 
 
 def _own(name: str) -> str:
@@ -154,7 +168,9 @@ def _terms(explanation: Explanation) -> Html:
     return table(heads, rows, kind="terms")
 
 
-def _numbers(explanation: Explanation, word: int, boxes: np.ndarray, views: Sequence[str]) -> str:
+def _numbers(
+    explanation: Explanation, word: int, boxes: np.ndarray, views: Sequence[str], relations: Sequence[Relation]
+) -> str:
     """JSON for the page's script, with nothing in it that HTML could mistake for a tag."""
 
     def plain(x: np.ndarray | None) -> Any:
@@ -178,6 +194,15 @@ def _numbers(explanation: Explanation, word: int, boxes: np.ndarray, views: Sequ
         "views": {name: steps(name) for name in views},
         "word_weights": plain(explanation.word_weights),
         "region_weights": plain(explanation.region_weights),
+        # From each layer on, (final states, regions); the identity that follows the last layer is left out.
+        "rollouts": [plain(explanation.rollout(k)) for k in range(len(explanation.kept))],
+        "relations": [
+            {
+                "said": said(explanation, relation),
+                "edges": [(e.layer, e.region, round(e.share, _DIGITS)) for e in relation.edges],
+            }
+            for relation in (relations if explanation.kept else ())
+        ],
     }
     text = json.dumps(numbers, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

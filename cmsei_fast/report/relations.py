@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from .explanation import Edge, Explanation
 
@@ -53,6 +56,53 @@ def strongest_relations(explanation: Explanation) -> list[Relation]:
         subject, target = _ends(edges[0])
         relations.append(Relation(edges[0].kind, subject, _said(edges[0]), target, tuple(edges)))
     return relations
+
+
+@dataclass(frozen=True)
+class Lit:
+    """A relation that a word lights up.
+
+    Args:
+        relation: the relation.
+        share: of what the word looks at, how much came along the relation's edges, both ways and through every layer.
+        usual: the mean share over the sentence's words.
+    """
+
+    relation: Relation
+    share: float
+    usual: float
+
+
+def relation_shares(explanation: Explanation, relations: Sequence[Relation], step: int = -1) -> np.ndarray:
+    """(L, relations): of all that each word looks at in a step, how much came along the edges of each relation."""
+    place = {id(edge): k for k, edge in enumerate(explanation.edges)}
+    looks = np.maximum(explanation.of_words(step).sum(1, keepdims=True), 1e-12)  # of β read the other way, not 1
+    along = explanation.along_edges(step) / looks  # (L, E)
+    return np.stack([along[:, [place[id(edge)] for edge in relation.edges]].sum(1) for relation in relations], 1)
+
+
+def lit_relations(
+    explanation: Explanation, relations: Sequence[Relation], word: int, step: int = -1, count: int = 5
+) -> list[Lit]:
+    """The relations along which a word gets more than the sentence's words do on the mean, by how much more.
+
+    A region in many relations passes much on to every word: what all words get says nothing of one. The only word of
+    a sentence lights up those along which it gets most.
+
+    Args:
+        explanation: of the pair.
+        relations: among which; those of :func:`strongest_relations`.
+        word: its place.
+        step: of the attention, from 0; -1 is the last.
+        count: at most so many.
+    """
+    if not explanation.kept or not relations:
+        return []
+    shares = relation_shares(explanation, relations, step)
+    usual = shares.mean(0)  # (relations,)
+    more = shares[word] - (usual if len(shares) > 1 else 0)
+    order = [k for k in np.argsort(-more, kind="stable")[:count].tolist() if more[k] > 0]
+    return [Lit(relations[k], float(shares[word, k]), float(usual[k])) for k in order]
 
 
 def said(explanation: Explanation, relation: Relation) -> str:
