@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from .commands import convert, demo, evaluate, explain, report, train
 from .version import __version__
@@ -29,9 +30,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, TypeError, MemoryError, RuntimeError, ImportError) as error:
         if not _explains_itself(error):
             raise
-        print(f"cmsei-fast: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"cmsei-fast: error: {' '.join(_message(error).split())}", file=sys.stderr)
         return BAD_INPUT
     return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line: the usage of ``train`` alone has twenty."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: error: {message} ({self.prog} --help tells more)\n")
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None and error.filename2 is None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _explains_itself(error: Exception) -> bool:
@@ -43,13 +57,18 @@ def _explains_itself(error: Exception) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cmsei-fast", description="Fast cross-modal scores of images and sentences.")
+    parser = _Parser(prog="cmsei-fast", description="Fast cross-modal scores of images and sentences.")
     parser.add_argument("--version", action="version", version=f"cmsei-fast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
     for module in (demo, convert, train, evaluate, explain, report):
         module.add_parser(commands)
-    doctor = commands.add_parser("doctor", help="what can run here, what cannot and why, and whether it is right")
+    doctor = commands.add_parser(
+        "doctor",
+        help="what can run here, what cannot and why, and whether it is right",
+        description="Says which engines can run here and why the others cannot, which environment variables are set, "
+        "and whether each engine gives the definition's scores of a small problem; the status is 1 if one does not.",
+    )
     doctor.set_defaults(run=_doctor)
     return parser
 

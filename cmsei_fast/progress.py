@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 # Seconds between two lines.
@@ -47,6 +48,44 @@ class Progress:
 
     def close(self) -> None:
         """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Steps:
+    """Counts the steps of a stage on standard error, with whatever figures come with them; a context manager.
+
+    Args:
+        total: steps of the stage; ``done`` of them are behind.
+        unit: one of them.
+        title: the stage.
+    """
+
+    def __init__(self, total: int, unit: str, title: str, done: int = 0) -> None:
+        self._total, self._unit, self._title, self._done = total, unit, title, done
+        self._bar: Any = None
+        self._next = time.monotonic() + EVERY
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=done, unit=unit, desc=title)
+
+    def update(self, steps: int = 1, figures: Mapping[str, str] | None = None) -> None:
+        """More steps are done; figures are shown with their names."""
+        self._done += steps
+        figures = figures or {}
+        if self._bar is not None:
+            self._bar.set_postfix(figures, refresh=False)
+            self._bar.update(steps)
+        elif time.monotonic() >= self._next or self._done == self._total:
+            self._next = time.monotonic() + EVERY
+            told = "".join(f", {name} {value}" for name, value in figures.items())
+            print(f"{self._title}: {self._unit} {self._done:,} of {self._total:,}{told}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import os
@@ -72,7 +73,7 @@ def test_bad_input_gives_one_line_and_status_2(scenes, tmp_path, capsys, damage)
     expected = ""
     if damage == "absent":
         path.unlink()
-        expected = "No such file or directory"
+        expected = f"error: {path}: No such file or directory\n"
     elif damage == "truncated":
         path.write_text(scene_lines(1)[:-40])
         expected = f"{path}, line 4: expected one JSON object, got malformed JSON at column"
@@ -130,10 +131,38 @@ def test_an_interrupted_file_is_not_left_behind(scenes, tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("arguments", [[], ["unknown"], ["evaluate"], ["evaluate", "x", "--scorer", "bm25"]])
-def test_usage_errors(arguments):
+def test_usage_errors(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "--help tells more)" in err
+
+
+def test_help_says_what_every_command_and_flag_is():
+    parsers = [cli._parser()]
+    for parser in parsers:
+        assert parser.description, parser.prog
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                assert {choice.dest for choice in action._choices_actions if choice.help} == set(action.choices)
+                parsers += action.choices.values()
+            else:
+                assert action.help, f"{parser.prog}: {action.dest}"
+    assert {parser.prog.split(" ", 1)[-1] for parser in parsers} >= {"train", "doctor", "convert scan", "convert jsonl"}
+
+
+def test_help_of_train_has_the_settings_of_the_docstrings(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    lines = " ".join(capsys.readouterr().out.split())
+    assert "--batch-size INT captions a step, over all processes; their images come with them, each once (def" in lines
+    assert '"cosine" takes it to 1 % of its height' in lines
+    assert "--layers INT layers of reasoning over each of them (default: 1)" in lines
+    assert "(default: spatial semantic)" in lines
+    assert "(default: yes)" in lines
 
 
 def test_doctor(capsys):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scoring_runs
+import torch
 
 from cmsei_fast import CMSEI, cli, recall_metrics, score_file, score_matrix
 from cmsei_fast.commands.sources import load_split
 from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
+from cmsei_fast.training.distributed import own_device
 from cmsei_fast.training.log import read_log
 
 SMALL = ["--width", "32", "--heads", "4", "--word-width", "24", "--epochs", "2", "--batch-size", "16", "--quiet"]
@@ -43,6 +46,80 @@ def test_train_leaves_a_run(run, capsys):
     settings = json.loads((run / "run.json").read_text())
     assert settings["model"]["width"] == 32
     assert settings["training"]["epochs"] == 2
+
+
+def test_train_says_how_far_it_is_and_what_it_leaves(files, tmp_path, capsys):
+    arguments = ["train", str(files / "train.h5"), str(tmp_path / "run"), *SMALL[:-1]]
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert out == f"saved: {tmp_path / 'run' / 'last'}\n"
+    # Not a terminal: no bar that overwrites itself, a line an epoch.
+    assert "\r" not in err
+    assert [line.partition(", loss ")[0] for line in err.splitlines()] == [
+        "epoch 1/2: step 2 of 2",
+        "epoch 2/2: step 2 of 2",
+    ]
+
+
+def test_a_split_without_what_a_graph_needs(tmp_path, capsys):
+    made = synthetic_scenes(2, width=16)
+    split = split_from_scenes(made.scenes, features=made.features)
+    no_graphs = replace(split, relations=None, relation_offsets=None, relation_scores=None, predicate_names=())
+    write_split(tmp_path / "boxes.h5", no_graphs)
+    write_split(tmp_path / "bare.h5", replace(no_graphs, boxes=None, sizes=None))
+    for name, kind, lack, other in (
+        ("boxes", [], "'semantic' and a split without scene graphs", " or --relations spatial\n"),
+        ("bare", [], "'spatial' and a split without boxes", "; try --relations alone (none)\n"),
+        ("bare", ["--relations", "semantic"], "'semantic' and a split without scene graphs", " alone (none)\n"),
+    ):
+        assert cli.main(["train", str(tmp_path / f"{name}.h5"), str(tmp_path / "run"), *kind, *SMALL]) == 2
+        err = capsys.readouterr().err
+        assert f"relations: expected graphs that the split has, got {lack}" in err
+        assert err.endswith(other)
+    assert not (tmp_path / "run").exists()
+    assert cli.main(["train", str(tmp_path / "bare.h5"), str(tmp_path / "run"), *SMALL, "--relations"]) == 0
+
+
+def test_devices_by_name(files, tmp_path, run, capsys, monkeypatch):
+    for device, told in (
+        ("gpu", "device: expected cpu, cuda or cuda:N, got 'gpu'"),
+        ("cuda:77", "device: expected one that is here (GPUs that torch can use: "),
+        ("meta", "device: expected one that is here and holds data, got 'meta'"),
+    ):
+        assert cli.main(["train", str(files / "train.h5"), str(tmp_path / "run"), *SMALL, "--device", device]) == 2
+        assert told in capsys.readouterr().err
+        assert cli.main(["evaluate", str(files / "val.h5"), "--model", str(run / "best"), "--device", device]) == 2
+        assert told in capsys.readouterr().err
+    assert own_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert own_device("cuda") == own_device() == torch.device("cuda", 2)
+    assert own_device("cuda:1") == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with pytest.raises(ValueError, match=r"one that is here \(GPUs that torch can use: 3\), got 'cuda'"):
+        own_device("cuda")
+
+
+def test_a_run_in_place_of_its_model(files, run, tmp_path, capsys):
+    for directory, told in ((run, f"a directory of models: {run / 'best'}, {run / 'last'}"), (tmp_path, "none")):
+        assert cli.main(["evaluate", str(files / "val.h5"), "--model", str(directory)]) == 2
+        assert capsys.readouterr().err == (
+            f"cmsei-fast: error: {directory}: expected a saved model (config.json and its like), got {told}\n"
+        )
+
+
+@pytest.mark.parametrize("folds", ["0", "-2", "3"])
+def test_folds_that_cannot_be(files, run, folds, capsys):
+    assert cli.main(["evaluate", str(files / "val.h5"), "--model", str(run / "best"), "--folds", folds]) == 2
+    assert f"folds: expected an integer >= 1 that divides 20 images, got {folds}" in capsys.readouterr().err
+
+
+def test_a_split_is_known_by_its_first_bytes(files, tmp_path, run, capsys):
+    other = tmp_path / "val.split"
+    other.write_bytes((files / "val.h5").read_bytes())
+    assert cli.main(["evaluate", str(other), "--model", str(run / "best")]) == 0
+    assert f"{other}: 20 images" in capsys.readouterr().out
 
 
 def test_settings_file_under_flags(files, tmp_path):

@@ -219,6 +219,12 @@ def test_output_directory_is_checked_first(source, tmp_path, capsys):
     assert "expected the name of a file, got a directory" in capsys.readouterr().err
 
 
+def test_the_file_has_the_ending_that_the_commands_know(source, tmp_path, capsys):
+    assert convert(write(source), tmp_path / "o.npy") == 2
+    assert f"--out: expected a name that ends in .h5 or .hdf5, got {tmp_path / 'o.npy'}\n" in capsys.readouterr().err
+    assert not (tmp_path / "o.npy").exists()
+
+
 def test_progress(source, tmp_path, capsys):
     assert convert(write(source, copies=5), tmp_path / "o.h5", "--progress") == 0
     err = capsys.readouterr().err

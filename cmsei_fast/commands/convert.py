@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .sources import SPLIT_ENDINGS
+
 if TYPE_CHECKING:
     from ..data import Split
     from ..data.convert import Captions
@@ -27,17 +29,25 @@ def add_parser(commands: Any) -> None:
         description="Reads {split}_ims.npy, {split}_caps.txt and, where they are there, {split}_ids.txt and boxes with "
         "image sizes ({split}_ims_bbx.npy and _ims_size.npy, or _boxes.npy and _img_sizes.npy).",
     )
-    scan.add_argument("directory")
+    scan.add_argument("directory", help="folder of the files, as data/f30k_precomp")
     scan.add_argument("--split", required=True, help="train, dev, test or testall")
     scan.add_argument("--captions-per-image", type=_positive, default=5, metavar="K", help="default: 5")
     scan.set_defaults(read=_scan)
 
-    butd = formats.add_parser("butd", help="bottom-up-attention's .tsv files, base64 in them")
-    butd.add_argument("tsv", nargs="+")
+    butd = formats.add_parser(
+        "butd",
+        help="bottom-up-attention's .tsv files, base64 in them",
+        description="Reads lines of image_id, image_w, image_h, num_boxes, boxes and features (base64 of float32).",
+    )
+    butd.add_argument("tsv", nargs="+", help="file of image features; several make one split")
     butd.set_defaults(read=_butd)
 
-    npz = formats.add_parser("npz", help="a folder of bottom-up-attention.pytorch's .npz files")
-    npz.add_argument("directory")
+    npz = formats.add_parser(
+        "npz",
+        help="a folder of bottom-up-attention.pytorch's .npz files",
+        description="Reads a file an image, named after it, with x, bbox, num_bbox, image_h and image_w.",
+    )
+    npz.add_argument("directory", help="folder of the files")
     npz.set_defaults(read=_npz)
 
     graph = formats.add_parser(
@@ -57,9 +67,15 @@ def add_parser(commands: Any) -> None:
     graph.add_argument("--min-score", type=float, default=0.0, help="of a relation (default: 0)")
     graph.set_defaults(read=_scene_graph)
 
-    jsonl = formats.add_parser("jsonl", help="scene graphs as JSON lines, captions included")
+    jsonl = formats.add_parser(
+        "jsonl",
+        help="scene graphs as JSON lines, captions included",
+        description="Reads an object an image with image, labels, boxes, relations, captions and, if known, its size.",
+    )
     jsonl.add_argument("path", help=".jsonl or .jsonl.gz")
-    jsonl.add_argument("--names", help="a JSON file with the lists objects and predicates (default: those that occur)")
+    jsonl.add_argument(
+        "--names", metavar="JSON", help="a JSON file with the lists objects and predicates (default: those that occur)"
+    )
     jsonl.set_defaults(read=_jsonl)
 
     for command in (butd, npz, graph):
@@ -84,6 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..data.files import check_target
 
     check_target(arguments.out)
+    if not arguments.out.endswith(SPLIT_ENDINGS):
+        raise ValueError(f"--out: expected a name that ends in {' or '.join(SPLIT_ENDINGS)}, got {arguments.out}")
     arguments.progress = arguments.progress or sys.stderr.isatty()
     split = arguments.read(arguments)
     write_split(arguments.out, split, progress=arguments.progress)

@@ -43,7 +43,7 @@ def add_parser(commands: Any) -> None:
     evaluate.add_argument("--scores", metavar="NPY", help="save the score matrix (n_image, n_caption) here")
     evaluate.add_argument("--resume", action="store_true", help="go on with the file of --scores where it was left")
     evaluate.add_argument("--json", metavar="OUT", help="write the results to this file too")
-    evaluate.add_argument("--device", help="of the models; default: the GPU if there is one")
+    evaluate.add_argument("--device", help="of the models: cpu, cuda or cuda:N; default: the GPU if there is one")
     add_scoring_flags(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -52,7 +52,13 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of :func:`cmsei_fast.score_matrix`."""
     parser.add_argument("--engine", default="auto", help="auto (default) or the name of an engine")
     parser.add_argument("--precision", help="float32 (default), bfloat16, float16, float64 or float8")
-    parser.add_argument("--progress", action="store_true", help="show a progress bar")
+    parser.add_argument("--progress", action="store_true", help="show a bar, or a line now and then in a log")
+
+
+def folds_of(arguments: argparse.Namespace) -> int:
+    """The folds of ``--protocol`` or ``--folds``; one without either."""
+    folds: int = PROTOCOLS.get(arguments.protocol, 1 if arguments.folds is None else arguments.folds)
+    return folds
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -63,7 +69,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--scores: expected the name of a file that ends in .npy, got {arguments.scores}")
     if arguments.resume and arguments.scores is None:
         raise ValueError("--resume: expected --scores with the file to go on with, got none")
-    folds = PROTOCOLS.get(arguments.protocol, arguments.folds or 1)
+    folds = folds_of(arguments)
     if arguments.model and arguments.scorer is not None:
         raise ValueError("--scorer: expected none beside --model (a model has its own), got one")
     from ..training.distributed import process_group, rank_and_world

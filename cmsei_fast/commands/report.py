@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
-from .evaluate import PROTOCOLS, add_scoring_flags, check_file, engine_name, stream_of_models
+from .evaluate import PROTOCOLS, add_scoring_flags, check_file, engine_name, folds_of, stream_of_models
 from .sources import load_split
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _report(arguments: argparse.Namespace) -> int:
     drawings = Drawings(split, arguments.images)
     saved = None if arguments.scores is None else _saved_scores(arguments.scores, split, arguments.split)
     captions = _captions(arguments, split)
-    folds = PROTOCOLS.get(arguments.protocol, arguments.folds or 1)
+    folds = folds_of(arguments)
     shape = saved.shape if saved is not None else (len(split), split.n_captions)  # type: ignore[arg-type,union-attr]
     if split is None and arguments.caption_to_image is None:
         _check_count(shape, arguments.captions_per_image or 5)
@@ -208,13 +208,12 @@ def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
 
 def _scored(arguments: argparse.Namespace, run: Run, split: Split) -> tuple[np.ndarray, str, dict[str, Any]]:
     """The matrix of the run's model, the model's directory and its score."""
-    import torch
-
     from ..model import CMSEI
     from ..scoring import score
+    from ..training.distributed import own_device
 
     directory = str(run.model(arguments.which))
     arguments.model = [directory]
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    scores = score(stream_of_models(arguments, split, device), progress=arguments.progress).cpu().numpy()
+    device = own_device(arguments.device)
+    scores = score(stream_of_models(arguments, split, str(device)), progress=arguments.progress).cpu().numpy()
     return scores, directory, CMSEI.from_pretrained(directory).scorer.to_dict()

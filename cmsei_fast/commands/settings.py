@@ -3,27 +3,54 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
-from dataclasses import fields
+import re
+from dataclasses import Field, fields
 from typing import Any
 
 _KINDS: dict[str, Any] = {"int": int, "float": float, "str": str}
 
 
-def add_flags(parser: argparse.ArgumentParser, dataclass: type, leave_out: tuple[str, ...] = ()) -> None:
-    """A flag ``--some-name`` for each field; a flag that is not given is absent from the parsed arguments."""
-    group = parser.add_argument_group(dataclass.__name__)
+def add_flags(parser: argparse.ArgumentParser, dataclass: type, section: str, leave_out: tuple[str, ...] = ()) -> None:
+    """A flag ``--some-name`` for each field, with what the dataclass's docstring says of it.
+
+    A flag that is not given is absent from the parsed arguments.
+
+    Args:
+        section: of the settings file that holds the same fields.
+        leave_out: fields without a flag.
+    """
+    group = parser.add_argument_group(f"settings of the {section} (the object {section!r} of a settings file)")
+    told = _told(dataclass)
     for f in fields(dataclass):
         if f.name in leave_out:
             continue
         kind = str(f.type).split(" | ")[0]
         flag = f"--{f.name.replace('_', '-')}"
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": told.get(f.name, "") + _default(f)}
         if kind == "bool":
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS)
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
         elif kind.startswith("tuple"):
-            group.add_argument(flag, nargs="*", default=argparse.SUPPRESS, metavar="NAME")
+            group.add_argument(flag, nargs="*", metavar="NAME", **options)
         else:
-            group.add_argument(flag, type=_KINDS[kind], default=argparse.SUPPRESS, metavar=kind.upper())
+            group.add_argument(flag, type=_KINDS[kind], metavar=kind.upper(), **options)
+
+
+def _told(dataclass: type) -> dict[str, str]:
+    """What the section ``Args:`` of the docstring says of each field, as argparse takes it."""
+    args = (inspect.getdoc(dataclass) or "").partition("Args:\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", args, re.MULTILINE)
+    return {name: " ".join(text.replace("`", "").replace("%", "%%").split()).rstrip(".") for name, text in entries}
+
+
+def _default(field: Field[Any]) -> str:
+    value = field.default
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    return f" (default: {' '.join(value) if isinstance(value, tuple) else value})"
 
 
 def given(arguments: argparse.Namespace, dataclass: type) -> dict[str, Any]:

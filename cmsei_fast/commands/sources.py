@@ -9,7 +9,8 @@ from ..scorer import PairScorer
 if TYPE_CHECKING:
     from ..data import Split
 
-
+SPLIT_ENDINGS = (".h5", ".hdf5")
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SCORERS = {
     "scan_t2i": PairScorer.scan_t2i,
     "scan_i2t": PairScorer.scan_i2t,
@@ -30,8 +31,14 @@ def load_split(path: str) -> Split:
 
 
 def is_split_file(path: str) -> bool:
-    """Whether the name is that of a split's HDF5 file; any other is taken for scene graphs."""
-    return path.endswith((".h5", ".hdf5"))
+    """Whether it is a split's HDF5 file, by its name or its first bytes; any other is taken for scene graphs."""
+    if path.endswith(SPLIT_ENDINGS):
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_SIGNATURE)) == _SIGNATURE
+    except OSError:
+        return False
 
 
 def parse_scorer(value: Any) -> PairScorer:

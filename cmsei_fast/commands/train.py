@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .settings import add_flags, given, read_settings
@@ -10,7 +12,7 @@ from .sources import SCORERS, load_split, parse_scorer
 
 if TYPE_CHECKING:
     from ..data import Split
-    from ..model import CMSEI, ModelConfig
+    from ..model import CMSEI
     from ..training import TrainConfig
 
 SECTIONS = ("model", "training")
@@ -39,17 +41,20 @@ def add_parser(commands: Any) -> None:
     train.add_argument(
         "--scorer", choices=SCORERS, default=argparse.SUPPRESS, help="structure and start of the score (default: cmsei)"
     )
-    train.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
-    train.add_argument("--device", help="default: the GPU if there is one")
-    train.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_flags(train, TrainConfig)
-    add_flags(train, ModelConfig, _OF_THE_SPLIT)
+    train.add_argument(
+        "--resume", action="store_true", help="go on from the run's newest checkpoint, or begin if there is none"
+    )
+    train.add_argument("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one")
+    train.add_argument("--quiet", action="store_true", help="show no progress")
+    add_flags(train, TrainConfig, "training")
+    add_flags(train, ModelConfig, "model", _OF_THE_SPLIT)
     train.set_defaults(run=_train)
 
 
 def _train(arguments: argparse.Namespace) -> int:
     from ..model import ModelConfig
     from ..training import TrainConfig, train
+    from ..training.loop import BEST, LAST
 
     settings = read_settings(arguments.settings, SECTIONS)
     config = TrainConfig.from_dict(settings["training"] | given(arguments, TrainConfig))
@@ -69,6 +74,9 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     if metrics is not None:
         print(metrics)
+    if int(os.environ.get("RANK", "0")) == 0:
+        kept = [path for path in (Path(arguments.directory) / name for name in (BEST, LAST)) if path.is_dir()]
+        print(f"saved: {', '.join(map(str, kept))}")
     return 0
 
 
@@ -119,8 +127,8 @@ def make_model(
     if split.boxes is None or split.sizes is None:
         settings = {"boxes": False, **settings}
     scorer = parse_scorer(settings.get("scorer", "cmsei"))
+    _check_relations(settings.get("relations", ModelConfig.relations), split)
     model_config = ModelConfig.from_dict({**of_the_split, **settings, "scorer": scorer})
-    _check_relations(model_config, split)
     torch.manual_seed(config.seed)
     model = CMSEI(model_config, words)
     if vectors is not None or model_config.word_residual:
@@ -128,10 +136,14 @@ def make_model(
     return model
 
 
-def _check_relations(config: ModelConfig, split: Split) -> None:
+def _check_relations(relations: Any, split: Split) -> None:
     """A clear word before any work where a graph cannot be made of the split."""
-    needs = {"spatial": ("boxes", split.boxes), "semantic": ("relations", split.relations)}
-    for kind in config.relations:
-        name, value = needs.get(kind, (kind, split))
-        if value is None:
-            raise ValueError(f"relations: expected graphs that the split has, got {kind!r} and a split without {name}")
+    has = {"spatial": split.boxes is not None, "semantic": split.relations is not None}
+    lacking = {"spatial": "boxes", "semantic": "scene graphs"}
+    for kind in relations if isinstance(relations, (list, tuple)) else ():
+        if has.get(kind) is False:
+            possible = ["--relations alone (none)", *(f"--relations {kind}" for kind in has if has[kind])]
+            raise ValueError(
+                f"relations: expected graphs that the split has, got {kind!r} and a split without {lacking[kind]}; "
+                f"try {' or '.join(possible)}"
+            )

@@ -6,6 +6,7 @@ of the modules are the paper's; each equation is the closest standard form of th
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from ..data.batches import CaptionBatch, ImageBatch, caption_batch, image_batch
 from ..data.split import Split
 from ..data.vocabulary import Vocabulary
 from ..encoded import Encoded
+from ..progress import Steps
 from ..scorer import PairScorer
 from .config import ModelConfig
 from .graph_reasoning import GraphReasoning
@@ -155,22 +157,17 @@ class CMSEI(Module):
     def _encode(self, embed: Any, batches: Any, total: int, unit: str | None) -> Encoded:
         device, training = self.words.project.weight.device, self.training
         self.eval()
-        bar = None
-        if unit is not None:
-            from tqdm import tqdm
-
-            bar = tqdm(total=total, unit=unit, desc=f"encode {unit}s")
+        shown: Any = contextlib.nullcontext() if unit is None else Steps(total, unit, f"encode {unit}s")
         parts = [Encoded(torch.empty(0, self.config.width, device=device), torch.empty(0, dtype=torch.int64))]
         try:
-            for batch in batches:
-                encoded = embed(batch.to(device))
-                parts.append(Encoded(encoded.rows.float(), encoded.lengths))
-                if bar is not None:
-                    bar.update(len(encoded))
+            with shown as bar:
+                for batch in batches:
+                    encoded = embed(batch.to(device))
+                    parts.append(Encoded(encoded.rows.float(), encoded.lengths))
+                    if bar is not None:
+                        bar.update(len(encoded))
         finally:
             self.train(training)
-            if bar is not None:
-                bar.close()
         return Encoded.cat(parts)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:

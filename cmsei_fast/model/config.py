@@ -22,11 +22,12 @@ class ModelConfig:
             the captions' words with the GRU.
         predicate_names: what scene-graph predicates index.
         boxes: whether the geometry of a region's box is part of it.
-        relations: graphs to reason over, any of ``RELATIONS``; empty for none.
+        relations: graphs to reason over, any of ``"implicit"``, ``"spatial"`` (needs boxes) and ``"semantic"`` (needs
+            scene graphs); empty for none.
         layers: layers of reasoning over each of them.
         heads: attention heads of a graph.
         confidence_threshold: scene-graph relations below it are dropped.
-        transformer: None for the GRU; else a local directory or hub name of a Hugging Face text model.
+        transformer: None is the GRU; else a local directory or hub name of a Hugging Face text model.
         word_width: width of the word embedding.
         trained_words: the first words of the vocabulary have vectors that learn, so many; None is all of them.
         word_residual: whether a word's own embedding is added to the GRU's output.

@@ -78,6 +78,10 @@ def load(directory: str | os.PathLike[str], device: torch.device | str = "cpu") 
 
     source = Path(directory)
     path = source / CONFIG
+    if not path.exists():
+        inside = sorted(str(each.parent) for each in source.glob(f"*/{CONFIG}"))
+        got = f"a directory of models: {', '.join(inside)}" if inside else "none"
+        raise FileNotFoundError(f"{source}: expected a saved model ({CONFIG} and its like), got {got}")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

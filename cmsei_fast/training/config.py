@@ -25,7 +25,8 @@ class TrainConfig:
         warmup_steps: steps of linear growth of the learning rate.
         schedule: ``"step"`` multiplies the rate by ``decay`` after every ``decay_epochs``, ``"cosine"`` takes it to 1 %
             of its height, ``"constant"`` leaves it.
-        decay: factor of ``"step"``; ``decay_epochs`` epochs between two of them.
+        decay: factor of ``"step"``.
+        decay_epochs: epochs between two decays.
         clip: largest norm of the gradient.
         loss: ``"infonce"`` or ``"hinge"`` (hardest negative).
         scale: factor of the scores in InfoNCE, one over the temperature, at most 148; learned.
@@ -33,7 +34,8 @@ class TrainConfig:
         margin: of the hinge.
         warmup_epochs: epochs of the hinge over the sum of negatives before the hardest (VSE++).
         average: decay of the running average of the weights that is validated and saved, in [0, 1); 0 is none.
-        precision: ``"bfloat16"`` and ``"float16"`` train under autocast (float16 on GPUs alone, its loss scaled).
+        precision: ``"float32"``; ``"bfloat16"`` and ``"float16"`` train under autocast (float16 on GPUs alone, its loss
+            scaled).
         seed: of the initial weights, the order of captions and all dropout.
         min_count: words rarer than that in the training captions are unknown; those with a pretrained vector stay.
         vector_limit: words of the pretrained vectors that are kept though no training caption has them.

@@ -21,16 +21,40 @@ def rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
+def own_device(device: str | None = None) -> torch.device:
+    """The device of that name; None is the GPU if there is one. A GPU without a number is the one of this process.
+
+    Raises:
+        ValueError: for a device that is not here.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: expected cpu, cuda or cuda:N, got {device!r}") from None
+    if chosen.type == "cuda":
+        number = int(os.environ.get("LOCAL_RANK", "0")) if chosen.index is None else chosen.index
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if number >= count:
+            raise ValueError(f"device: expected one that is here (GPUs that torch can use: {count}), got {device!r}")
+        return torch.device("cuda", number)
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if chosen.type != "cpu" and (accelerator is None or accelerator.type != chosen.type):
+        raise ValueError(f"device: expected one that is here and holds data, got {device!r}")
+    return chosen
+
+
 @contextmanager
 def process_group(device: str | None = None) -> Iterator[torch.device]:
     """Inside the block, the processes that ``torchrun`` started are one group; gives this process's device.
 
     NCCL where each process has a GPU, else gloo. Without ``torchrun`` there is one process and no group.
+
+    Raises:
+        ValueError: for a device that is not here.
     """
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if device is None:
-        device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
+    chosen = own_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_initialized():

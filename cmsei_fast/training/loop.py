@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..data.files import replacing
 from ..data.split import Split
 from ..model import CMSEI
+from ..progress import Steps
 from ..retrieval import RecallMetrics, evaluate
 from . import checkpoint as disk
 from .batches import Batches
@@ -52,7 +53,8 @@ def train(
         config: the numbers.
         resume: go on from the newest checkpoint in the directory, with the same losses as if nothing had happened.
         device: None is the process's GPU if there is one, else the CPU.
-        progress: show a bar with loss, rSum and pairs/s.
+        progress: show loss, best rSum and pairs/s on standard error: a bar on a terminal, else a line every ten seconds
+            and for each epoch.
 
     Returns:
         Metrics of the last validation, in process 0; None where nothing was validated.
@@ -148,9 +150,10 @@ class _Run:
                 speed = pairs / (time.perf_counter() - start)
                 self.log.write(self.step, epoch=epoch, loss=loss, learning_rate=rate, pairs_per_second=round(speed))
                 if bar is not None:
-                    rsum = f"{self.best:.1f}" if self.best >= 0 else "–"
-                    bar.set_postfix(loss=f"{loss:.3f}", rSum=rsum, pairs=f"{speed:,.0f}/s")
-                    bar.update()
+                    figures = {"loss": f"{loss:.3f}", "pairs": f"{speed:,.0f}/s"}
+                    if self.best >= 0:
+                        figures["rSum"] = f"{self.best:.1f}"
+                    bar.update(1, figures)
                 if config.checkpoint_every and self.step % config.checkpoint_every == 0 and self.step % steps:
                     self._checkpoint()
 
@@ -238,15 +241,10 @@ class _Run:
             with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
                 json.dump(record, file, indent=2)
 
-    @contextlib.contextmanager
-    def _bar(self, epoch: int, steps: int, done: int) -> Iterator[Any]:
+    def _bar(self, epoch: int, steps: int, done: int) -> contextlib.AbstractContextManager[Steps | None]:
         if not self.progress:
-            yield None
-            return
-        from tqdm import tqdm
-
-        with tqdm(total=steps, initial=done, desc=f"epoch {epoch + 1}/{self.config.epochs}", unit="step") as bar:
-            yield bar
+            return contextlib.nullcontext()
+        return Steps(steps, "step", f"epoch {epoch + 1}/{self.config.epochs}", done)
 
 
 def _optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
