@@ -36,15 +36,26 @@ def kind_of(name: str, value: Any) -> str:
     Raises:
         TypeError: for anything else.
     """
-    if isinstance(value, torch.Tensor) and value.layout == torch.strided:
+    if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_nested:
         return "torch"
     if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         return "numpy"
     h5py = sys.modules.get("h5py")  # a dataset can only come from an imported h5py
     if h5py is not None and isinstance(value, h5py.Dataset):
         return "h5py"
-    got = f"a torch tensor of layout {value.layout}" if isinstance(value, torch.Tensor) else type(value).__name__
-    raise TypeError(f"{name}: expected a numpy array, a torch tensor or an h5py dataset, got {got}")
+    if isinstance(value, torch.Tensor):
+        got = "a nested torch tensor" if value.is_nested else f"a torch tensor of layout {value.layout}"
+    else:
+        got = type(value).__name__
+    raise TypeError(f"{name}: expected a numpy array, a torch tensor or an h5py dataset, got {got}{_way_out(value)}")
+
+
+def _way_out(value: Any) -> str:
+    """Items of different lengths are a list in many a script: how they are given here."""
+    nested = isinstance(value, torch.Tensor) and value.is_nested
+    if nested or (isinstance(value, (list, tuple)) and all(len(getattr(x, "shape", ())) == 2 for x in value)):
+        return "; items one behind another (numpy.concatenate, torch.cat) go with the lengths of each"
+    return ""
 
 
 def dtype_of(name: str, value: Any) -> torch.dtype:
@@ -119,6 +130,8 @@ def check_lengths(name: str, lengths: Any, item: str, shape: tuple[int, ...]) ->
         lengths = (
             lengths.detach().cpu().numpy() if lengths.dtype != torch.bfloat16 else lengths.detach().float().numpy()
         )
+    elif isinstance(lengths, (str, bytes)) or not hasattr(lengths, "__len__"):
+        raise TypeError(f"{name}: expected a list, array or tensor of integers, got {type(lengths).__name__}")
     try:
         array = np.asarray(lengths)
     except ValueError:
@@ -140,6 +153,11 @@ def check_lengths(name: str, lengths: Any, item: str, shape: tuple[int, ...]) ->
     return array
 
 
+def is_whole(value: Any, least: int = 1) -> bool:
+    """Whether it is an integer, numpy's or Python's, of at least ``least``."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= least
+
+
 def check_scorer(scorer: Any) -> PairScorer:
     """The scorer, CMSEI where there is none.
 
@@ -149,8 +167,18 @@ def check_scorer(scorer: Any) -> PairScorer:
     if scorer is None:
         return PairScorer.cmsei()
     if not isinstance(scorer, PairScorer):
-        raise TypeError(f"scorer: expected a PairScorer or None, got {type(scorer).__name__}")
+        raise TypeError(f"scorer: expected a PairScorer or None, got {type(scorer).__name__}{scorer_at_hand(scorer)}")
     return scorer
+
+
+def scorer_at_hand(value: Any) -> str:
+    """What would be the scorer of a preset's name or function, or of a module that has one."""
+    name = value if isinstance(value, str) else getattr(value, "__name__", "")
+    if isinstance(getattr(value, "scorer", None), PairScorer):
+        return "; its .scorer is one"
+    if name != "from_dict" and isinstance(vars(PairScorer).get(name), classmethod):
+        return f"; PairScorer.{name}() is one"
+    return ""
 
 
 def check_precision(precision: Any, own: torch.dtype) -> str:

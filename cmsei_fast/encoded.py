@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,33 @@ class Encoded:
         out = self.rows.new_zeros(*mask.shape, self.rows.shape[-1])
         out[mask] = self.rows
         return out, self.lengths
+
+    @staticmethod
+    def from_padded(features: Tensor, lengths: Any = None) -> Encoded:
+        """Padded items (n, L, D) without their padding; differentiable.
+
+        Args:
+            features: (n, L, D), floating, on any device.
+            lengths: (n,) rows of each item, list, array or tensor of integers from 1 to L; None: all L.
+
+        Raises:
+            TypeError: if features is no floating tensor or lengths are no integers.
+            ValueError: for another rank, or lengths that do not fit.
+        """
+        from . import checks
+
+        if not isinstance(features, Tensor):
+            raise TypeError(f"features: expected a tensor, got {type(features).__name__}")
+        checks.dtype_of("features", features)
+        if features.dim() != 3:
+            raise ValueError(f"features: expected 3 dimensions (n, rows, D), got shape {tuple(features.shape)}")
+        checks.check_features("features", features)
+        counts = checks.check_lengths("lengths", lengths, "item", tuple(features.shape))
+        if counts is None:
+            return Encoded(features.flatten(0, 1), torch.full((len(features),), features.shape[1], device="cpu"))
+        kept = torch.from_numpy(counts)
+        mask = length_mask(kept).to(features.device)  # (n, longest)
+        return Encoded(features[:, : mask.shape[1]][mask], kept)
 
     @staticmethod
     def cat(parts: Sequence[Encoded]) -> Encoded:

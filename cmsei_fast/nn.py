@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import Linear, Module, Parameter
 
+from cmsei_fast.checks import check_scorer
 from cmsei_fast.engines.relations import attention_probabilities
 from cmsei_fast.ops import pair_score, relation_attention
 from cmsei_fast.scorer import FIRST_GATE, PairScorer
@@ -34,15 +37,22 @@ class PairScore(Module):
 
     def __init__(self, scorer: PairScorer | None = None, *, engine: str = "auto", precision: str | None = None) -> None:
         super().__init__()
-        scorer = PairScorer.cmsei() if scorer is None else scorer
-        if not isinstance(scorer, PairScorer):
-            raise TypeError(f"scorer: expected a PairScorer or None, got {type(scorer).__name__}")
+        scorer = check_scorer(scorer)
         self._structure, self.engine, self.precision = scorer, engine, precision
         initial = torch.tensor(scorer.scalars(), dtype=torch.float64)
         self.initial: Tensor
         self.register_buffer("initial", initial)
         self.log_scale = Parameter(torch.zeros(FIRST_GATE))
         self.gate_shift = Parameter(torch.zeros(len(initial) - FIRST_GATE))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Numbers of another structure of the same size would load without a word, and weigh what it leaves out."""
+        loaded, errors = state_dict.get(f"{prefix}initial"), rest[-1]
+        if loaded is not None and loaded.shape == self.initial.shape:
+            own, other = (x[:FIRST_GATE].cpu() == 0 for x in (self.initial, loaded))
+            if not torch.equal(own, other):
+                errors.append(f"{prefix}initial: expected the numbers of a score with the terms of {self._structure}")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def scalars(self) -> Tensor:
         """(n,) the current numbers in the order of ``PairScorer.scalars()``; differentiable."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cmsei_fast import Attention, PairScorer, checks, engines, score_matrix, tiling
+from cmsei_fast.nn import PairScore
 
 N, R, M, L, D = 3, 4, 5, 6, 8
 TENSORS = {"images": torch.ones(N, R, D), "captions": torch.ones(M, L, D)}
@@ -154,7 +155,17 @@ CASES = {
         "caption_lengths: expected 0 (one for each caption), got 1",
         {"captions": array(0, L, D), "caption_lengths": [1]},
     ),
-    "one_length": Case(ValueError, "caption_lengths: expected one dimension, got shape ()", {"caption_lengths": 6}),
+    "one_length": Case(
+        TypeError, "caption_lengths: expected a list, array or tensor of integers, got int", {"caption_lengths": 6}
+    ),
+    "length_without_a_dimension": Case(
+        ValueError, "caption_lengths: expected one dimension, got shape ()", {"caption_lengths": torch.tensor(6)}
+    ),
+    "scorer_as_lengths": Case(
+        TypeError,
+        "caption_lengths: expected a list, array or tensor of integers, got PairScorer",
+        {"caption_lengths": PairScorer.scan_t2i()},
+    ),
     "lengths_of_rank_2": Case(
         ValueError, "caption_lengths: expected one dimension, got shape (5, 1)", {"caption_lengths": [[1]] * M}
     ),
@@ -176,7 +187,7 @@ CASES = {
         TypeError, "image_lengths: expected integers, got object", {"image_lengths": [1, None, 2]}
     ),
     "text_as_lengths": Case(
-        ValueError, "image_lengths: expected one dimension, got shape ()", {"image_lengths": "abc"}
+        TypeError, "image_lengths: expected a list, array or tensor of integers, got str", {"image_lengths": "abc"}
     ),
     "meta_lengths": Case(
         ValueError,
@@ -252,7 +263,30 @@ CASES = {
         {"images": array(N, R, D) * np.float32(1e25), "captions": array(M, L, D) * np.float32(1e25)},
     ),
     # options
-    "scorer_name": Case(TypeError, "scorer: expected a PairScorer or None, got str", {"scorer": "cmsei"}),
+    "scorer_name": Case(
+        TypeError, "scorer: expected a PairScorer or None, got str; PairScorer.cmsei() is one", {"scorer": "cmsei"}
+    ),
+    "unknown_scorer_name": Case(TypeError, "scorer: expected a PairScorer or None, got str", {"scorer": "from_dict"}),
+    "scorer_not_called": Case(
+        TypeError,
+        "scorer: expected a PairScorer or None, got method; PairScorer.scan_t2i() is one",
+        {"scorer": PairScorer.scan_t2i},
+    ),
+    "module_for_scorer": Case(
+        TypeError, "scorer: expected a PairScorer or None, got PairScore; its .scorer is one", {"scorer": PairScore()}
+    ),
+    "list_of_items": Case(
+        TypeError,
+        "captions: expected a numpy array, a torch tensor or an h5py dataset, got list; "
+        "items one behind another (numpy.concatenate, torch.cat) go with the lengths of each",
+        {"captions": [array(n + 1, D) for n in range(M)]},
+    ),
+    "nested_tensor": Case(
+        TypeError,
+        "images: expected a numpy array, a torch tensor or an h5py dataset, got a nested torch tensor; "
+        "items one behind another (numpy.concatenate, torch.cat) go with the lengths of each",
+        {"images": torch.nested.nested_tensor([torch.ones(n + 1, D) for n in range(N)], layout=torch.jagged)},
+    ),
     "scorer_attention": Case(
         TypeError, "scorer: expected a PairScorer or None, got Attention", {"scorer": Attention()}
     ),

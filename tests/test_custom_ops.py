@@ -10,6 +10,7 @@ from conftest import BACKENDS
 from problems import Problem
 from torch import Tensor
 
+from cmsei_fast import Encoded
 from cmsei_fast.nn import PairScore, RelationAttention
 from cmsei_fast.ops import pair_score, relation_attention
 from cmsei_fast.scorer import Attention, PairScorer
@@ -225,6 +226,52 @@ def test_pair_score_module_learns_and_stays_legal() -> None:
     assert again.scorer == learned
 
 
+def test_a_second_derivative_is_refused() -> None:
+    x = scored()
+    (d,) = torch.autograd.grad(pair_score(*x, scorer=SCORER).sum(), x[0], create_graph=True)
+    with pytest.raises(RuntimeError, match=r"^pair_score: expected first derivatives alone, got a backward pass"):
+        d.pow(2).sum().backward()
+    y = attended()
+    (d,) = torch.autograd.grad(relation_attention(*y).sum(), y[0], create_graph=True)
+    with pytest.raises(RuntimeError, match=r"^relation_attention: expected first derivatives alone, got"):
+        d.pow(2).sum().backward()
+
+
+def test_shapes_without_data() -> None:
+    v, w, v_offsets, w_offsets = scored()
+    meta = pair_score(v.to("meta"), w.to("meta"), v_offsets, w_offsets, scorer=SCORER)
+    assert (meta.device.type, meta.shape, meta.dtype) == ("meta", (3, 2), torch.float32)
+    q = [x.to("meta") for x in attended(torch.bfloat16)]
+    out = relation_attention(*q)
+    assert (out.device.type, out.shape, out.dtype) == ("meta", (2, 3, 5, 4), torch.bfloat16)
+
+
+def test_padded_items_become_packed_ones_with_their_gradient() -> None:
+    torch.manual_seed(0)
+    padded = torch.randn(3, 5, 4, requires_grad=True)
+    for lengths in ([2, 4, 1], torch.tensor([2, 4, 1])):
+        encoded = Encoded.from_padded(padded, lengths)
+        assert torch.equal(encoded.rows, torch.cat([padded[0, :2], padded[1, :4], padded[2, :1]]))
+        assert encoded.offsets.tolist() == [0, 2, 6, 7]
+    (grad,) = torch.autograd.grad(encoded.rows.sum(), padded)
+    assert grad.sum((1, 2)).tolist() == [8.0, 16.0, 4.0]
+    whole = Encoded.from_padded(padded)
+    assert torch.equal(whole.rows, padded.flatten(0, 1))
+    assert whole.offsets.tolist() == [0, 5, 10, 15]
+    with pytest.raises(ValueError, match=r"^lengths\[1\]: expected a length from 1 to 5, got 6$"):
+        Encoded.from_padded(padded, [2, 6, 1])
+    with pytest.raises(ValueError, match=r"^regions: expected 2 dimensions .* Encoded.from_padded packs padded items$"):
+        pair_score(padded, encoded.rows, whole.offsets, encoded.offsets, scorer=SCORER)
+
+
+def test_numbers_of_another_structure_do_not_load() -> None:
+    one, other = PairScore(PairScorer.scan_t2i()), PairScore(PairScorer.scan_i2t())
+    with pytest.raises(RuntimeError, match="initial: expected the numbers of a score with the terms of PairScorer"):
+        one.load_state_dict(other.state_dict())
+    same = PairScore(PairScorer.scan_t2i("mean")).half()
+    one.load_state_dict(same.state_dict())
+
+
 def test_pair_score_module_refuses() -> None:
-    with pytest.raises(TypeError, match=r"^scorer: expected a PairScorer or None, got str$"):
+    with pytest.raises(TypeError, match=r"^scorer: expected a PairScorer or None, got str; PairScorer\.cmsei"):
         PairScore("cmsei")

@@ -133,6 +133,11 @@ def test_memmaps_and_datasets(tmp_path):
             assert numbers(recall_metrics(stored, folds=2)) == numbers(recall_metrics(scores, folds=2))
 
 
+def test_numpy_integers_are_integers():
+    scores = np.random.default_rng(0).random((4, 8))
+    assert recall_metrics(scores, np.int64(2), folds=np.int32(2)) == recall_metrics(scores, 2, folds=2)
+
+
 def test_infinities_are_ordinary_scores():
     scores = np.full((3, 3), -np.inf)
     np.fill_diagonal(scores, np.inf)
@@ -161,11 +166,18 @@ BAD = {
     "nan": ((NAN, 1), {}, ValueError, "scores: expected no NaN, got one at image 2, caption 3"),
     "nan in a fold": ((NAN, 1), {"folds": 2}, ValueError, "scores: expected no NaN, got one at image 2, caption 3"),
     "not five each": (
+        (np.ones((4, 8)),),
+        {},
+        ValueError,
+        "captions_per_image: expected 5 captions for each of 4 images (20), got 8; "
+        "give caption_to_image for another map",
+    ),
+    "each image five times": (
         (np.eye(4),),
         {},
         ValueError,
         "captions_per_image: expected 5 captions for each of 4 images (20), got 4; "
-        "give caption_to_image for another map",
+        "where each image comes 5 times in a row, score images[::5]; or give caption_to_image for another map",
     ),
     "zero captions": ((np.eye(4), 0), {}, ValueError, "captions_per_image: expected an integer >= 1, got 0"),
     "map of floats": (

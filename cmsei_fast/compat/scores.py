@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..encoded import length_mask
+from ..encoded import Encoded
 from ..ops.pair_score import pair_score
 from ..scorer import PairScorer
 from ..scoring import score_matrix
@@ -32,14 +32,9 @@ def packed(images: Any, captions: Any, cap_lens: Any) -> tuple[Tensor, Tensor, T
     checks.check_agreement(images, captions)
     if cap_lens is None:
         raise TypeError("cap_lens: expected the number of words of each caption, got None")
-    lengths = checks.check_lengths("cap_lens", cap_lens, "caption", tuple(captions.shape))
-    assert lengths is not None
-    words = torch.from_numpy(lengths)
-    region_offsets = torch.arange(len(images) + 1, device="cpu") * images.shape[1]
-    word_offsets = torch.cat([words.new_zeros(1), words.cumsum(0)])
-    mask = length_mask(words).to(captions.device)  # (M, longest)
-    rows = captions[:, : mask.shape[1]][mask]
-    return images.flatten(0, 1), rows, region_offsets, word_offsets
+    checks.check_lengths("cap_lens", cap_lens, "caption", tuple(captions.shape))
+    regions, words = Encoded.from_padded(images), Encoded.from_padded(captions, cap_lens)
+    return regions.rows, words.rows, regions.offsets, words.offsets
 
 
 def xattn_score(images: Any, captions: Any, cap_lens: Any, scorer: PairScorer) -> Tensor:

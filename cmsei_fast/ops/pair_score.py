@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast import engines
+from cmsei_fast.checks import scorer_at_hand
 from cmsei_fast.engines.float8 import taken
 from cmsei_fast.engines.terms import PRECISIONS, accumulator
 from cmsei_fast.scorer import (
@@ -22,6 +23,8 @@ from cmsei_fast.scorer import (
     PairScorer,
     thresholds,
 )
+
+from .derivatives import first_only
 
 _FLOATS = tuple(PRECISIONS.values())
 
@@ -54,7 +57,8 @@ def pair_score(
             regions; float64 features stay float64.
 
     Returns:
-        (N, M) float32, float64 for precision ``"float64"``.
+        (N, M) float32, float64 for precision ``"float64"``. Its gradient has none of its own: second derivatives are an
+        error.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
@@ -63,7 +67,7 @@ def pair_score(
     """
     _check_tensors(regions=regions, words=words, region_offsets=region_offsets, word_offsets=word_offsets)
     if not isinstance(scorer, PairScorer):
-        raise TypeError(f"scorer: expected a PairScorer, got {type(scorer).__name__}")
+        raise TypeError(f"scorer: expected a PairScorer, got {type(scorer).__name__}{scorer_at_hand(scorer)}")
     if precision is None:
         precision = _own_precision(regions)
     if scalars is None:
@@ -76,7 +80,7 @@ def pair_score(
 def _own_precision(regions: Tensor) -> str:
     """Autocast's dtype where it is on (it leaves float64 alone), else that of the features."""
     dtype, device = regions.dtype, regions.device.type
-    if dtype != torch.float64 and torch.is_autocast_enabled(device):
+    if dtype != torch.float64 and device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     return str(dtype).removeprefix("torch.")
 
@@ -102,7 +106,8 @@ def _check(
         if x.dtype not in _FLOATS:
             raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
         if x.dim() != 2:
-            raise ValueError(f"{name}: expected 2 dimensions (rows, D), got shape {tuple(x.shape)}")
+            way = "; cmsei_fast.Encoded.from_padded packs padded items" if x.dim() == 3 else ""
+            raise ValueError(f"{name}: expected 2 dimensions (rows, D), got shape {tuple(x.shape)}{way}")
     if words.dtype != regions.dtype:
         raise TypeError(f"words: expected dtype {regions.dtype} (as regions), got {words.dtype}")
     if words.device != regions.device:
@@ -269,3 +274,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _pair_score.register_autograd(_backward, setup_context=_setup_context)
+_pair_score_backward.register_autograd(first_only("pair_score"))

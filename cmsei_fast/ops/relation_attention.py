@@ -9,6 +9,8 @@ from torch import Tensor
 
 from cmsei_fast import engines
 
+from .derivatives import first_only
+
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -41,7 +43,7 @@ def relation_attention(
 
     Returns:
         (B, H, R, d) in q's dtype; sums are float32, float64 for float64. Under autocast q, k and v are cast to its
-        dtype first, as ``scaled_dot_product_attention`` does.
+        dtype first, as ``scaled_dot_product_attention`` does. Second derivatives are an error.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
@@ -53,8 +55,10 @@ def relation_attention(
     for name, x in given.items():
         if not isinstance(x, Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
-    if q.is_floating_point() and q.dtype != torch.float64 and torch.is_autocast_enabled(q.device.type):
-        dtype = torch.get_autocast_dtype(q.device.type)
+    device = q.device.type
+    narrow = q.is_floating_point() and q.dtype != torch.float64
+    if narrow and device != "meta" and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
         q, k, v = (x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in (q, k, v))
     return _relation_attention(q, k, v, labels, bias, value, confidence, engine)
 
@@ -233,3 +237,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _relation_attention.register_autograd(_backward, setup_context=_setup_context)
+_relation_attention_backward.register_autograd(first_only("relation_attention"))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import is_whole
 from ..distributed import Team
 from ..scorer import PairScorer
 from ..scoring import prepare
@@ -71,7 +72,7 @@ def retrieve(
         TypeError, ValueError, MemoryError: as :func:`cmsei_fast.score_matrix` does, and for k, query or screen.
         ProcessLost: where another process of the group failed or is lost.
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+    if not is_whole(k):
         raise ValueError(f"k: expected an integer >= 1, got {k!r}")
     if query not in QUERIES:
         raise ValueError(f'query: expected "caption" or "image", got {query!r}')

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..checks import is_whole
+
 LEVELS = (1, 5, 10)
 BLOCK_ELEMENTS = 1 << 24
 
@@ -124,12 +126,16 @@ def check_map(n_image: int, n_caption: int, captions_per_image: int, caption_to_
     if n_image == 0 or n_caption == 0:
         raise ValueError(f"scores: expected at least one image and one caption, got shape ({n_image}, {n_caption})")
     if caption_to_image is None:
-        if isinstance(captions_per_image, bool) or not isinstance(captions_per_image, int) or captions_per_image < 1:
+        if not is_whole(captions_per_image):
             raise ValueError(f"captions_per_image: expected an integer >= 1, got {captions_per_image!r}")
         if n_caption != n_image * captions_per_image:
+            way = "give caption_to_image for another map"
+            if n_caption == n_image:  # the field's arrays have each image once for every caption
+                k = captions_per_image
+                way = f"where each image comes {k} times in a row, score images[::{k}]; or {way}"
             raise ValueError(
                 f"captions_per_image: expected {captions_per_image} captions for each of {n_image} images "
-                f"({n_image * captions_per_image}), got {n_caption}; give caption_to_image for another map"
+                f"({n_image * captions_per_image}), got {n_caption}; {way}"
             )
         return np.repeat(np.arange(n_image), captions_per_image)
     if isinstance(caption_to_image, torch.Tensor):
@@ -152,7 +158,7 @@ def split_folds(owner: np.ndarray, n_image: int, folds: int) -> list[Fold]:
     Raises:
         ValueError: if the folds do not divide the images or one of them has no caption.
     """
-    if isinstance(folds, bool) or not isinstance(folds, int) or folds < 1 or n_image % folds:
+    if not is_whole(folds) or n_image % folds:
         raise ValueError(f"folds: expected an integer >= 1 that divides {n_image} images, got {folds!r}")
     size = n_image // folds
     out = []
