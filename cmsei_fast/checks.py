@@ -35,6 +35,7 @@ def kind_of(name: str, value: Any) -> str:
 
     Raises:
         TypeError: for anything else.
+        ValueError: for a dataset of a closed file.
     """
     if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_nested:
         return "torch"
@@ -42,6 +43,8 @@ def kind_of(name: str, value: Any) -> str:
         return "numpy"
     h5py = sys.modules.get("h5py")  # a dataset can only come from an imported h5py
     if h5py is not None and isinstance(value, h5py.Dataset):
+        if not value:
+            raise ValueError(f"{name}: expected an open h5py dataset, got one whose file is closed")
         return "h5py"
     if isinstance(value, torch.Tensor):
         got = "a nested torch tensor" if value.is_nested else f"a torch tensor of layout {value.layout}"
@@ -51,7 +54,9 @@ def kind_of(name: str, value: Any) -> str:
 
 
 def _way_out(value: Any) -> str:
-    """Items of different lengths are a list in many a script: how they are given here."""
+    """How features come in many a script, as a list of items or a file's name, and how they are given here."""
+    if isinstance(value, (str, os.PathLike)):
+        return "; numpy.load(name, mmap_mode='r') opens a .npy file"
     nested = isinstance(value, torch.Tensor) and value.is_nested
     if nested or (isinstance(value, (list, tuple)) and all(len(getattr(x, "shape", ())) == 2 for x in value)):
         return "; items one behind another (numpy.concatenate, torch.cat) go with the lengths of each"

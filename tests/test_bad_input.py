@@ -275,6 +275,12 @@ CASES = {
     "module_for_scorer": Case(
         TypeError, "scorer: expected a PairScorer or None, got PairScore; its .scorer is one", {"scorer": PairScore()}
     ),
+    "name_of_a_file": Case(
+        TypeError,
+        "images: expected a numpy array, a torch tensor or an h5py dataset, got str; "
+        "numpy.load(name, mmap_mode='r') opens a .npy file",
+        {"images": "images.npy"},
+    ),
     "list_of_items": Case(
         TypeError,
         "captions: expected a numpy array, a torch tensor or an h5py dataset, got list; "
@@ -423,6 +429,14 @@ def test_out_in_a_file_opened_for_reading(tmp_path):
     with h5py.File(tmp_path / "out.h5", "r") as file, pytest.raises(ValueError, match="read-only") as caught:
         score_matrix(array(N, R, D), array(M, L, D), out=file["scores"])
     assert str(caught.value) == "out: expected something writable, got a read-only file"
+
+
+def test_a_dataset_of_a_closed_file(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        images = file.create_dataset("images", data=array(N, R, D))
+    with pytest.raises(ValueError, match=r"^images: expected an open h5py dataset, got one whose file is closed$"):
+        score_matrix(images, array(M, L, D))
 
 
 def test_integers_in_a_dataset(tmp_path):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import leaky_relu, normalize
 
 from cmsei_fast import PairScorer, recall_metrics, score_matrix
-from cmsei_fast.compat import bfan, export, laps, naaf, scan, vse_infinity
+from cmsei_fast.compat import bfan, export, laps, naaf, scan, vse_infinity, vsepp
 from cmsei_fast.engines.terms import FOCAL_SLACK
 
 NORMS = ("softmax", "l2norm", "clipped_l2norm", "l1norm", "clipped_l1norm", "clipped", "no_norm")
@@ -202,6 +202,42 @@ def test_metrics_are_the_field_s_without_ties(direction: str, images: int) -> No
     assert getattr(scan, direction)(*features, sims) == calls[0][0]
 
 
+@pytest.mark.parametrize("direction", ["i2t", "t2i"])
+@pytest.mark.parametrize("measure", ["cosine", "order"])
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_vsepp_scores_its_features(direction: str, measure: str, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vsepp, "_BLOCK", 1000)  # several blocks of images
+    rng = np.random.default_rng(3)
+    once, captions = rng.standard_normal((9, 6)), rng.standard_normal((45, 6))
+    pairs = {
+        "cosine": lambda x, y: x @ y,
+        "order": lambda x, y: -np.sqrt((np.maximum(y - x, 0) ** 2).sum()),
+    }
+    sims = np.array([[pairs[measure](x, y) for y in captions] for x in once])
+    ranks, top = sorted_ranks(sims, 5, direction)
+    call = getattr(vsepp, direction)
+    metrics, (found, best) = call(kind(np.repeat(once, 5, axis=0)), kind(captions), 9, measure, return_ranks=True)
+    np.testing.assert_array_equal(found, ranks)
+    np.testing.assert_array_equal(best, top)
+    assert metrics[0] == 100 * np.mean(ranks < 1)
+    assert metrics == call(kind(np.repeat(once, 5, axis=0)), kind(captions), measure=measure)
+
+
+@pytest.mark.parametrize(
+    ("images", "captions", "options", "error"),
+    [
+        ((10, 4), (10, 4), {"measure": "dot"}, r"measure: expected one of cosine, order, got 'dot'"),
+        ((9, 4), (9, 4), {}, r"images: expected each image 5 times, got 9 rows"),
+        ((10, 4), (50, 4), {}, r"captions: expected shape \(10, 4\) \(as images\), got \(50, 4\)"),
+        ((10, 4), (10, 4), {"npts": 10}, r"npts: expected None or 2 \(a fifth of the rows of images\), got 10"),
+        ((10, 3, 4), (10, 4), {}, r"images: expected shape \(5N, d\), got \(10, 3, 4\)"),
+    ],
+)
+def test_vsepp_refuses(images: tuple, captions: tuple, options: dict, error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        vsepp.t2i(np.ones(images), np.ones(captions), **options)
+
+
 def test_one_caption_an_image() -> None:
     sims = np.random.default_rng(0).standard_normal((12, 12))
     for direction in ("i2t", "t2i"):
@@ -278,6 +314,7 @@ def test_signatures_are_the_field_s() -> None:
         (naaf, ["images", "sims", "npts", "return_ranks"]),
         (vse_infinity, ["npts", "sims", "return_ranks", "mode"]),
         (laps, ["npts", "sims", "return_ranks", "mode"]),
+        (vsepp, ["images", "captions", "npts", "measure", "return_ranks"]),
     ):
         assert names(module.i2t) == names(module.t2i) == expected
     assert names(laps.xattn_score_two) == ["images", "captions", "cap_lens", "smooth_t2i", "smooth_i2t"]

@@ -172,6 +172,13 @@ BAD = {
         "captions_per_image: expected 5 captions for each of 4 images (20), got 8; "
         "give caption_to_image for another map",
     ),
+    "captions ask": (
+        (np.ones((10, 2)),),
+        {},
+        ValueError,
+        "captions_per_image: expected 5 captions for each of 10 images (50), got 2; "
+        "the transpose (n_image, n_caption) would fit; or give caption_to_image for another map",
+    ),
     "each image five times": (
         (np.eye(4),),
         {},

@@ -66,9 +66,10 @@ def _report(arguments: argparse.Namespace) -> int:
     captions = _captions(arguments, split)
     folds = folds_of(arguments)
     shape = saved.shape if saved is not None else (len(split), split.n_captions)  # type: ignore[arg-type,union-attr]
+    each = 5 if arguments.captions_per_image is None else arguments.captions_per_image
     if split is None and arguments.caption_to_image is None:
-        _check_count(shape, arguments.captions_per_image or 5)
-    owner = check_map(shape[0], shape[1], arguments.captions_per_image or 5, _map(arguments, split))
+        _check_count(shape, each)
+    owner = check_map(shape[0], shape[1], each, _map(arguments, split))
     split_folds(owner, shape[0], folds)
     if captions is not None and len(captions) != shape[1]:
         raise ValueError(f"--captions: expected {shape[1]} lines (as the scores have captions), got {len(captions)}")

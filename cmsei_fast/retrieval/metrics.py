@@ -133,6 +133,8 @@ def check_map(n_image: int, n_caption: int, captions_per_image: int, caption_to_
             if n_caption == n_image:  # the field's arrays have each image once for every caption
                 k = captions_per_image
                 way = f"where each image comes {k} times in a row, score images[::{k}]; or {way}"
+            elif n_image == n_caption * captions_per_image:
+                way = f"the transpose (n_image, n_caption) would fit; or {way}"
             raise ValueError(
                 f"captions_per_image: expected {captions_per_image} captions for each of {n_image} images "
                 f"({n_image * captions_per_image}), got {n_caption}; {way}"

@@ -1,0 +1,77 @@
+"""VSE++'s functions (Faghri et al. 2018), as in its ``evaluation.py`` and those made from it (VSRN among them).
+
+    from cmsei_fast.compat.vsepp import i2t, t2i
+
+They differ from the original as :func:`cmsei_fast.compat.scan.i2t` says; scores are one product and no loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from .ranks import retrieval
+
+__all__ = ["i2t", "t2i"]
+
+MEASURES = ("cosine", "order")
+_COPIES = 5
+_BLOCK = 1 << 24  # numbers of the order measure at a time
+
+
+def i2t(
+    images: Any, captions: Any, npts: int | None = None, measure: str = "cosine", return_ranks: bool = False
+) -> Any:
+    """(r1, r5, r10, medr, meanr) of the images asking for captions, and (ranks, top1) with return_ranks.
+
+    Args:
+        images: (5N, d) array or tensor, each image five times in a row.
+        captions: (5N, d), the five of each image together.
+        npts: N, or None.
+        measure: ``"cosine"``, the inner product of vectors that are normalised already, or ``"order"`` of Vendrov et
+            al. 2016, −‖max(0, caption − image)‖.
+
+    Raises:
+        TypeError: if the features are no floating arrays or tensors.
+        ValueError: for shapes that do not fit, another measure, or a NaN.
+    """
+    sims = _similarities(images, captions, npts, measure)
+    return retrieval("i2t", None, sims, return_ranks)
+
+
+def t2i(
+    images: Any, captions: Any, npts: int | None = None, measure: str = "cosine", return_ranks: bool = False
+) -> Any:
+    """(r1, r5, r10, medr, meanr) of the captions asking for images; otherwise as :func:`i2t`."""
+    sims = _similarities(images, captions, npts, measure)
+    return retrieval("t2i", None, sims, return_ranks)
+
+
+def _similarities(images: Any, captions: Any, npts: int | None, measure: str) -> np.ndarray:
+    """(N, 5N)."""
+    if measure not in MEASURES:
+        raise ValueError(f"measure: expected one of {', '.join(MEASURES)}, got {measure!r}")
+    x, y = _matrix("images", images), _matrix("captions", captions)
+    if len(x) % _COPIES or len(x) == 0:
+        raise ValueError(f"images: expected each image {_COPIES} times, got {len(x)} rows")
+    if y.shape != x.shape:
+        raise ValueError(f"captions: expected shape {tuple(x.shape)} (as images), got {tuple(y.shape)}")
+    once = x[::_COPIES]
+    if npts is not None and npts != len(once):
+        raise ValueError(f"npts: expected None or {len(once)} (a fifth of the rows of images), got {npts}")
+    if measure == "cosine":
+        return (once @ y.T).numpy()
+    step = max(1, _BLOCK // y.numel())
+    parts = [(y - part[:, None]).clamp(min=0).norm(dim=2).neg() for part in once.split(step)]
+    return torch.cat(parts).numpy()
+
+
+def _matrix(name: str, value: Any) -> torch.Tensor:
+    out = value.detach().cpu() if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+    if not out.is_floating_point():
+        raise TypeError(f"{name}: expected floating features, got {out.dtype}")
+    if out.dim() != 2 or out.shape[1] == 0:
+        raise ValueError(f"{name}: expected shape (5N, d), got {tuple(out.shape)}")
+    return out
