@@ -11,7 +11,7 @@ import pytest
 import scoring_runs
 import torch
 
-from cmsei_fast import CMSEI, cli, recall_metrics, score_file, score_matrix
+from cmsei_fast import CMSEI, cli, progress, recall_metrics, score_file, score_matrix
 from cmsei_fast.commands.sources import load_split
 from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
 from cmsei_fast.training.distributed import own_device
@@ -59,6 +59,23 @@ def test_train_says_how_far_it_is_and_what_it_leaves(files, tmp_path, capsys):
         "epoch 1/2: step 2 of 2",
         "epoch 2/2: step 2 of 2",
     ]
+
+
+def test_steps_are_a_bar_on_a_terminal_and_lines_elsewhere(capsys, monkeypatch):
+    clock = iter([0.0, 9.0, 10.0, 10.0, 11.0, 12.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.Steps(4, "step", "epoch 1/1", done=1) as steps:
+        for loss in ("3", "2", "1"):
+            steps.update(1, {"loss": loss})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["epoch 1/1: step 3 of 4, loss 2", "epoch 1/1: step 4 of 4, loss 1"]
+    monkeypatch.undo()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with progress.Steps(4, "step", "epoch 1/1", done=1) as steps:
+        steps.update(3, {"loss": "1"})
+    err = capsys.readouterr().err
+    assert "epoch 1/1: 100%" in err
+    assert "loss=1" in err
 
 
 def test_a_split_without_what_a_graph_needs(tmp_path, capsys):
