@@ -58,7 +58,8 @@ def _way_out(value: Any) -> str:
     if isinstance(value, (str, os.PathLike)):
         return "; numpy.load(name, mmap_mode='r') opens a .npy file"
     nested = isinstance(value, torch.Tensor) and value.is_nested
-    if nested or (isinstance(value, (list, tuple)) and all(len(getattr(x, "shape", ())) == 2 for x in value)):
+    ranks = {len(getattr(x, "shape", ())) for x in value} if isinstance(value, (list, tuple)) else set()
+    if nested or ranks == {2}:
         return "; items one behind another (numpy.concatenate, torch.cat) go with the lengths of each"
     return ""
 

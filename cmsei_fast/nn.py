@@ -52,6 +52,7 @@ class PairScore(Module):
             own, other = (x[:FIRST_GATE].cpu() == 0 for x in (self.initial, loaded))
             if not torch.equal(own, other):
                 errors.append(f"{prefix}initial: expected the numbers of a score with the terms of {self._structure}")
+                return  # and keep its own
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def scalars(self) -> Tensor:

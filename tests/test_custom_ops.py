@@ -260,7 +260,7 @@ def test_padded_items_become_packed_ones_with_their_gradient() -> None:
     assert whole.offsets.tolist() == [0, 5, 10, 15]
     with pytest.raises(ValueError, match=r"^lengths\[1\]: expected a length from 1 to 5, got 6$"):
         Encoded.from_padded(padded, [2, 6, 1])
-    with pytest.raises(ValueError, match=r"^regions: expected 2 dimensions .* Encoded.from_padded packs padded items$"):
+    with pytest.raises(ValueError, match=r"^regions: expected 2 dimensions .*Encoded\.from_padded packs padded items$"):
         pair_score(padded, encoded.rows, whole.offsets, encoded.offsets, scorer=SCORER)
 
 
@@ -268,6 +268,7 @@ def test_numbers_of_another_structure_do_not_load() -> None:
     one, other = PairScore(PairScorer.scan_t2i()), PairScore(PairScorer.scan_i2t())
     with pytest.raises(RuntimeError, match="initial: expected the numbers of a score with the terms of PairScorer"):
         one.load_state_dict(other.state_dict())
+    assert one.scorer == PairScorer.scan_t2i()
     same = PairScore(PairScorer.scan_t2i("mean")).half()
     one.load_state_dict(same.state_dict())
 

@@ -138,6 +138,19 @@ def test_numpy_integers_are_integers():
     assert recall_metrics(scores, np.int64(2), folds=np.int32(2)) == recall_metrics(scores, 2, folds=2)
 
 
+def test_equal_metrics_are_equal():
+    scores = np.random.default_rng(0).random((4, 8))
+    scores[:, 0] = 0.5
+    owner = [0, 0, 1, 1, 2, 2, 2, 2]  # image 3 asks nothing: its rank is NaN
+    one, same = (recall_metrics(scores, caption_to_image=owner) for _ in range(2))
+    assert one == same
+    assert hash(one) == hash(same)
+    moved = recall_metrics(scores[:, ::-1], caption_to_image=owner[::-1])  # the same figures, ranks in another order
+    assert (one.t2i.to_dict(), one.i2t) == (moved.t2i.to_dict(), moved.i2t)
+    assert one != moved
+    assert one != 1
+
+
 def test_infinities_are_ordinary_scores():
     scores = np.full((3, 3), -np.inf)
     np.fill_diagonal(scores, np.inf)

@@ -215,7 +215,8 @@ BAD = {
     "regions-rank": (
         _call(regions=torch.randn(1, 6, 4)),
         ValueError,
-        "regions: expected 2 dimensions (rows, D), got shape (1, 6, 4)",
+        "regions: expected 2 dimensions (rows, D), got shape (1, 6, 4); "
+        "cmsei_fast.Encoded.from_padded packs padded items",
     ),
     "words-dtype": (
         _call(words=torch.randn(5, 4).bfloat16()),

@@ -15,9 +15,9 @@ LEVELS = (1, 5, 10)
 BLOCK_ELEMENTS = 1 << 24
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DirectionMetrics:
-    """Retrieval in one direction; recalls in percent, ranks from 1.
+    """Retrieval in one direction; recalls in percent, ranks from 1. Equal where all numbers are, ranks too.
 
     Args:
         r1: percentage of queries with a rank <= 1; ``r5``, ``r10`` likewise.
@@ -32,6 +32,14 @@ class DirectionMetrics:
     median_rank: float
     mean_rank: float
     ranks: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DirectionMetrics):
+            return NotImplemented
+        return self.to_dict() == other.to_dict() and np.array_equal(self.ranks, other.ranks, equal_nan=True)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.to_dict().values()))
 
     def to_dict(self) -> dict[str, float]:
         """The five numbers by their usual names, without the ranks."""
