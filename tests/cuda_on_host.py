@@ -169,12 +169,12 @@ class TileModule(Module):
         self.launches = 0
 
     def pair_tiles(self, config: tuple[int, ...], hopper: bool, images: list[int], captions: list[int]) -> Any:
-        out = (ctypes.c_int32 * (4 * (len(images) + len(captions))))()
+        out = (ctypes.c_int32 * (7 * (len(images) + len(captions))))()
         counts = (ctypes.c_int64 * 2)()
         numbers = [(ctypes.c_int64 * len(x))(*x) for x in (config, images, captions)]
         sizes = ctypes.c_int64(len(images) - 1), ctypes.c_int64(len(captions) - 1)
         self.plan.tile_host(numbers[0], int(hopper), numbers[1], sizes[0], numbers[2], sizes[1], out, counts)
-        tiles = [tuple(out[4 * i : 4 * i + 4]) for i in range(counts[0] + counts[1])]
+        tiles = [tuple(out[7 * i : 7 * i + 7]) for i in range(counts[0] + counts[1])]
         return tiles[: counts[0]], tiles[counts[0] :]
 
     def hopper_scores(self, call: TileCall, device: int, stream: int) -> None:

@@ -165,6 +165,14 @@ def test_odd_lengths(make: Make, regions: tuple[int, ...], words: tuple[int, ...
     assert module.launches == 1
 
 
+@pytest.mark.parametrize("norm", ["softmax", "clipped"])
+def test_any_length_of_a_context(make: Make, norm: str) -> None:
+    """Each number of tiles that the fragments of a warp come in, full and not, and contexts that do not fit them."""
+    attention = Attention(temperature=3.0, norm=norm, steps=2, gates=((1.0, 0.5),))
+    regions, words = (1, 16, 17, 33, 40, 41), (1, 16, 17, 35, 41)
+    compared(make(), PairScorer(attention, attention), regions, words, 16)
+
+
 def test_order_does_not_matter(make: Make) -> None:
     """One block or many, threads in either order, what is asynchronous at once or late: the same bits."""
     shape = PairScorer.cmsei(), (36,) * 5 + (20,), (13, 7, 30, 41, 64, 3), 300
@@ -280,14 +288,26 @@ def test_every_pair_that_fits_belongs_to_one_tile_of_one_block(make: Make) -> No
                 assert all(count <= (n <= fits) for count, n in zip(counts, own, strict=True))
                 if max(images) <= 36:
                     assert counts.tolist() == [int(n <= fits) for n in own]
-        held = [n for n in images if n <= COLUMNS]
-        for first, last, teams, room in tiles[1]:
+        config = (ctypes.c_int64 * len(CONFIG))(*CONFIG)
+        for (first, last, kind, *_), (start, end, _, *shares) in itertools.product(*tiles):
+            assert {kind} == {int(n > 40) for n in images[first:last]}
+            teams, room = shares[2 * kind : 2 * kind + 2]
             assert 1 <= teams <= 4
-            config = (ctypes.c_int64 * len(CONFIG))(*CONFIG)
-            sizes = ctypes.c_int64(max(held)), ctypes.c_int64(max(captions[first:last]))
+            sizes = ctypes.c_int64(max(images[first:last])), ctypes.c_int64(max(captions[start:end]))
             assert module.plan.tile_team_bytes(config, *sizes) <= room
             assert room % 16 == 0
             assert teams * room <= module.plan.tile_room(int(hopper))
+
+
+def test_a_large_image_takes_no_memory_from_the_pairs_of_others(make: Make) -> None:
+    module = make()
+    hopper, captions = module.kernel == "hopper", [13] * 20
+    alone, beside = (
+        module.pair_tiles(CONFIG, hopper, bounds(x), bounds(captions)) for x in ([36] * 9, [36] * 9 + [144])
+    )
+    assert [x[3:5] for x in alone[1]] == [x[3:5] for x in beside[1]]
+    assert all(teams == 4 for _, _, _, teams, *_ in alone[1])
+    assert [kind for _, _, kind, *_ in beside[0]] == [0, 0, 0, 1]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cmsei_fast._cuda") is None, reason="cmsei_fast._cuda is not built")
@@ -315,7 +335,10 @@ def test_stages_lie_apart_and_where_the_swizzle_begins(library: ctypes.CDLL) -> 
     assert places[0] + size <= end
 
 
-@pytest.mark.parametrize(("regions", "words", "least", "most"), [(36, 5, 2, 2), (36, 13, 1, 2), (72, 64, 0, 0)])
+@pytest.mark.parametrize(
+    ("regions", "words", "least", "most"),
+    [(36, 5, 2, 2), (36, 24, 2, 2), (36, 40, 1, 1), (36, 41, 0, 0), (72, 64, 0, 0)],
+)
 @pytest.mark.parametrize("width", [64, 600])
 def test_the_next_tile_is_loaded_while_pairs_are_scored(
     regions: int, words: int, least: int, most: int, width: int
@@ -323,7 +346,9 @@ def test_the_next_tile_is_loaded_while_pairs_are_scored(
     """As far as the memory that the pairs take does not reach, and no further."""
     module = TileModule(blocks=1)
     images, captions = (regions,) * (3 * 144 // regions), (words,) * (64 // words)
-    _, _, teams, size = module.pair_tiles(CONFIG, True, bounds(list(images)), bounds(list(captions)))[1][0]
+    kind = int(regions > 40)
+    _, _, _, *shares = module.pair_tiles(CONFIG, True, bounds(list(images)), bounds(list(captions)))[1][0]
+    teams, size = shares[2 * kind : 2 * kind + 2]
     held = 4 * module.plan.tile_product_numbers() + teams * size
     ahead = sum(module.plan.hopper_stage(i) >= held for i in range(module.plan.hopper_stages()))
     assert least <= ahead <= most

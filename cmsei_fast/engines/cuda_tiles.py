@@ -31,7 +31,7 @@ class _Rest(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Tiles on the device, int32 (count, 4), and the items in none."""
+    """Tiles on the device, int32 (count, 7), and the items in none."""
 
     image_tiles: Tensor
     caption_tiles: Tensor
@@ -82,7 +82,7 @@ def _plan(
     tiles: list[Tensor] = []
     rest: list[_Rest | None] = []
     for bounds, found in zip(offsets, module.pair_tiles(config, hopper, *(x.tolist() for x in offsets)), strict=True):
-        table = np.array(found, dtype=np.int32).reshape(-1, 4)
+        table = np.array(found, dtype=np.int32).reshape(-1, 7)
         steps = np.zeros(len(bounds), dtype=np.int64)  # +1 where a tile begins, -1 behind its end
         np.add.at(steps, table[:, 0], 1)
         np.add.at(steps, table[:, 1], -1)

@@ -1,7 +1,7 @@
-// The instructions from sm_80 on that ampere_pair.cuh is written in, beside device.cuh.
+// The instructions from sm_80 on that ampere_pair.cuh is written in, beside device.cuh and mma.cuh.
 #pragma once
 
-#include "device.cuh"
+#include "mma.cuh"
 
 namespace cmsei::device {
 
@@ -31,23 +31,6 @@ CMSEI_DEVICE void load_matrices(uint32_t (&x)[2], const void* row) {
                : "=r"(x[0]), "=r"(x[1])
                : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
                : "memory");
-}
-
-// sums (16, 8) += words (16, 16) · regions (8, 16)ᵀ, by a warp.
-template <bool kHalf>
-CMSEI_DEVICE void multiply(float (&sums)[4], const uint32_t (&words)[4], const uint32_t* regions) {
-  if (kHalf)
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-        : "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]), "r"(regions[0]), "r"(regions[1]));
-  else
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-        : "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]), "r"(regions[0]), "r"(regions[1]));
 }
 
 }  // namespace cmsei::device

@@ -185,7 +185,7 @@ void bind_tiles(py::module_& module) {
       .def_readwrite("scores", &TileCall::scores)
       .def_readwrite("scores_stride", &TileCall::scores_stride);
   module.def("pair_tiles", &cmsei::cuda::pair_tiles, py::arg("config"), py::arg("hopper"), py::arg("images"),
-             py::arg("captions"), "Tiles (first, last, teams, bytes) of images and of captions: csrc/cuda/tile_plan.h.");
+             py::arg("captions"), "Tiles, seven numbers each, of images and of captions: csrc/cuda/tile_plan.h.");
   module.def("hopper_scores", &pair_kernel<TileCall, cmsei::cuda::hopper_scores>, py::arg("call"), py::arg("device"),
              py::arg("stream"), "Enqueues the kernel by TMA and wgmma, on compute capability 9.0 alone.");
   module.def("ampere_scores", &pair_kernel<TileCall, cmsei::cuda::ampere_scores>, py::arg("call"), py::arg("device"),

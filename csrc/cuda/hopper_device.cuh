@@ -1,9 +1,9 @@
-// The instructions that only sm_90a has: what hopper_pair.cuh is written in, beside device.cuh.
+// The instructions that only sm_90a has: what hopper_pair.cuh is written in, beside device.cuh and mma.cuh.
 #pragma once
 
 #include <cuda.h>
 
-#include "device.cuh"
+#include "mma.cuh"
 
 namespace cmsei::device {
 

@@ -66,7 +66,7 @@ CMSEI_DEVICE void produce(const Arguments& a, const Map& words, const Map& regio
       device::load_tile(regions, to + kWordBytes, memory.full + stage, k * depth, column);
     }
     if (!free) device::barrier_wait(memory.free, (tile & 1) ^ 1);  // a phase may not pass unseen
-    held = held_bytes(a.caption_tiles[meeting.caption]);
+    held = held_bytes(share_of(a.image_tiles[meeting.image], a.caption_tiles[meeting.caption]));
   }
 }
 

@@ -4,8 +4,8 @@
 //   main loop      4 stages                                                             106,496 bytes
 //   then instead   inner products 64 x 148 fp32                                          37,888 bytes
 //                  the teams' memory, 4 warps                                    at most 75,520 bytes
-//   meanwhile      the next tile's first stages, which lie behind what the pairs take: one of them where a team has at
-//                  most 12,032 bytes, two up to 5,376
+//   meanwhile      the next tile's first stages, which lie behind what the pairs take: two of them where a team has at
+//                  most 5,376 bytes (SCAN, and CMSEI to 24 words), one up to 12,032 (CMSEI to 40 words)
 //   always         barriers, places and scales of the columns, alignment                  2,880 bytes
 //   registers      128 threads x 232 of the consumers, 72 or 144 of them accumulators, + 128 x 24 of the producers:
 //                  32,768

@@ -8,6 +8,7 @@ namespace cmsei::pair {
 
 // A warp as a team.
 struct WarpTeam {
+  static constexpr bool kFragments = false;
   int index;
   CMSEI_DEVICE int lane() const { return index; }
   CMSEI_DEVICE int size() const { return kWarp; }
@@ -31,6 +32,7 @@ struct WarpTeam {
 
 // A block of kBlockThreads as a team; its warps' sums meet in shared memory.
 struct BlockTeam {
+  static constexpr bool kFragments = false;
   int index;
   double* reduction;  // a number of each warp
   CMSEI_DEVICE int lane() const { return index; }

@@ -9,7 +9,10 @@ namespace {
 
 TileList numbers(const std::vector<tile::Tile>& tiles) {
   TileList out;
-  for (const tile::Tile& x : tiles) out.push_back({x.first, x.last, x.teams, x.bytes});
+  for (const tile::Tile& x : tiles) {
+    const auto& [small, large] = x.shares;
+    out.push_back({x.first, x.last, x.kind, small.teams, small.bytes, large.teams, large.bytes});
+  }
   return out;
 }
 

@@ -39,7 +39,7 @@ CMSEI_FORMULA constexpr int plane_stride(int64_t regions) { return static_cast<i
 
 // Bytes a team wants for a pair of these sizes whose inner products are in shared memory already.
 inline int64_t team_bytes(const PairConfig& config, int64_t regions, int64_t words) {
-  const int64_t numbers = TeamPair<float, Alone>::size(config, regions, words, plane_stride(regions), false);
+  const int64_t numbers = TeamPair<float, Alone>::size(config, regions, words, plane_stride(regions), false, true);
   return (numbers * 4 + 15) / 16 * 16;
 }
 // How many teams share `room` bytes.
@@ -48,13 +48,24 @@ inline int teams_of(const PairConfig& config, int64_t regions, int64_t words, in
   return static_cast<int>(fit < kMostTeams ? fit : kMostTeams);
 }
 
-// Items [first, last) and, of captions, how many warps' memory fits, a warp being a team, and the bytes of one.
-struct Tile {
-  int32_t first, last, teams, bytes;
+// How many warps' memory fits, a warp being a team, and the bytes of one.
+struct Share {
+  int32_t teams, bytes;
 };
 
+// Items [first, last). Images are of one kind, 1 where they have more regions than fragments hold; captions have a share
+// for each kind that they meet, so that a large image takes no memory from the pairs of others.
+struct Tile {
+  int32_t first, last, kind;
+  Share shares[2];
+};
+
+CMSEI_FORMULA constexpr Share share_of(const Tile& images, const Tile& captions) {
+  return images.kind ? captions.shares[1] : captions.shares[0];
+}
+
 // Bytes that a tile's inner products and teams take of a block's memory, from its beginning.
-CMSEI_FORMULA constexpr int held_bytes(const Tile& captions) { return kProductBytes + captions.teams * captions.bytes; }
+CMSEI_FORMULA constexpr int held_bytes(const Share& share) { return kProductBytes + share.teams * share.bytes; }
 
 struct Tiles {
   std::vector<Tile> images, captions;
@@ -64,15 +75,16 @@ struct Tiles {
 inline Tiles make_tiles(const PairConfig& config, int room, const int64_t* image_offsets, int64_t images,
                         const int64_t* caption_offsets, int64_t captions) {
   Tiles tiles;
-  int64_t longest = 0;
+  int64_t longest[2] = {0, 0};  // of each kind
   for (int64_t i = 0, rows = 0, planes = 0; i < images; ++i) {
     const int64_t n = image_offsets[i + 1] - image_offsets[i];
     if (n > kColumns) continue;
-    longest = n > longest ? n : longest;
-    const bool joins = !tiles.images.empty() && tiles.images.back().last == i && rows + n <= kColumns &&
-                       planes + plane_stride(n) <= kPlanes;
+    const int kind = n > kMostInFragments;
+    longest[kind] = n > longest[kind] ? n : longest[kind];
+    const bool joins = !tiles.images.empty() && tiles.images.back().last == i && tiles.images.back().kind == kind &&
+                       rows + n <= kColumns && planes + plane_stride(n) <= kPlanes;
     if (!joins) {
-      tiles.images.push_back({static_cast<int32_t>(i), static_cast<int32_t>(i), 0, 0});
+      tiles.images.push_back({static_cast<int32_t>(i), static_cast<int32_t>(i), kind, {}});
       rows = planes = 0;
     }
     tiles.images.back().last = static_cast<int32_t>(i + 1);
@@ -81,18 +93,24 @@ inline Tiles make_tiles(const PairConfig& config, int room, const int64_t* image
   }
   for (int64_t i = 0, rows = 0; i < captions; ++i) {
     const int64_t n = caption_offsets[i + 1] - caption_offsets[i];
-    const int teams = n > kRows || longest == 0 ? 0 : teams_of(config, longest, n, room);
-    if (teams == 0) continue;
+    bool fits = n <= kRows && !tiles.images.empty();
+    for (const int64_t regions : longest) fits = fits && (regions == 0 || teams_of(config, regions, n, room) > 0);
+    if (!fits) continue;
     const bool joins = !tiles.captions.empty() && tiles.captions.back().last == i && rows + n <= kRows;
     if (!joins) {
-      tiles.captions.push_back({static_cast<int32_t>(i), static_cast<int32_t>(i), kMostTeams, 0});
+      tiles.captions.push_back({static_cast<int32_t>(i), static_cast<int32_t>(i), 0, {{kMostTeams, 0}, {kMostTeams, 0}}});
       rows = 0;
     }
     Tile& tile = tiles.captions.back();
     tile.last = static_cast<int32_t>(i + 1);
-    tile.teams = teams < tile.teams ? teams : tile.teams;
-    const auto bytes = static_cast<int32_t>(team_bytes(config, longest, n));
-    tile.bytes = bytes > tile.bytes ? bytes : tile.bytes;
+    for (int kind = 0; kind < 2; ++kind) {
+      if (longest[kind] == 0) continue;
+      Share& share = tile.shares[kind];
+      const int teams = teams_of(config, longest[kind], n, room);
+      const auto bytes = static_cast<int32_t>(team_bytes(config, longest[kind], n));
+      share.teams = teams < share.teams ? teams : share.teams;
+      share.bytes = bytes > share.bytes ? bytes : share.bytes;
+    }
     rows += n;
   }
   return tiles;

@@ -26,13 +26,14 @@ struct TileCall {
   int64_t scalars;                 // float32, PairScorer.scalars()
   PairItems images, captions;      // all of them: only offsets, gram_offsets, lengths, means and grams are read
   TileRows regions, words;
-  int64_t image_tiles, image_tile_count;      // int32 (count, 4): tile_plan.h
+  int64_t image_tiles, image_tile_count;      // int32 (count, 7): tile_plan.h
   int64_t caption_tiles, caption_tile_count;
   int64_t scores, scores_stride;   // float32 (images, captions): written where a tile has both
 };
 
-// (first, last, teams, bytes): items [first, last), and of captions how many warps' memory fits a block, and of one.
-using TileList = std::vector<std::array<int32_t, 4>>;
+// (first, last, kind, teams, bytes, teams, bytes): items [first, last), the kind of images, and of captions how many
+// warps' memory fits a block, and that of one, with images of either kind.
+using TileList = std::vector<std::array<int32_t, 7>>;
 
 // Image tiles and caption tiles of items with these offsets, for the Hopper kernel or the one by mma.sync; items too
 // large for a tile are in none.

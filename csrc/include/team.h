@@ -1,6 +1,7 @@
 // A team is a number of lanes that work on one problem in memory they share. A policy of it has lane(), size(), sync()
 // (a barrier that also orders what the lanes wrote), and sum(x) and largest(x) over the lanes, which give every lane the
 // same bits. The pair score in team_*.h is written against it: on a GPU a warp or a block is a team, on a host Alone.
+// kFragments: whether it is a warp that also multiplies matrices in its registers, as team_fragments.h wants.
 #pragma once
 
 #include <stdint.h>
@@ -18,6 +19,7 @@ namespace cmsei {
 
 // The team of one.
 struct Alone {
+    static constexpr bool kFragments = false;
     CMSEI_TEAM int lane() const { return 0; }
     CMSEI_TEAM int size() const { return 1; }
     CMSEI_TEAM void sync() const {}

@@ -3,7 +3,7 @@
 // last sums go over the lanes. Mathematics: sections 3 and 4 of the pair score.
 #pragma once
 
-#include "team.h"
+#include "team_fragments.h"
 
 namespace cmsei {
 
@@ -39,7 +39,9 @@ template <class S, class Team> struct TeamDirection {
     S* memory;       // size(...) numbers
 
     static CMSEI_FORMULA int64_t step_size(int64_t area, int64_t n, int64_t m) { return 3 * area + 5 * n + 2 * m; }
-    static CMSEI_FORMULA int64_t size(int64_t area, int64_t n, int64_t m, int steps, bool keep) {
+    // `fragments`: of a team that has them and keeps nothing.
+    static CMSEI_FORMULA int64_t size(int64_t area, int64_t n, int64_t m, int steps, int attend, bool keep, bool fragments) {
+        if (fragments && in_fragments(attend, m)) return 2 * m + 3 * n + (steps > 1 ? area : 0);
         return (keep ? steps : 1) * step_size(area, n, m) + (keep ? 2 * area + 2 * n : 0);
     }
 
@@ -74,6 +76,19 @@ template <class S, class Team> struct TeamDirection {
         s.q = k == 0 ? length : before + (s.next_q - base);
         return s;
     }
+    // Of a step whose attention is in registers; lengths take turns, inner products stay where they are.
+    CMSEI_TEAM Step fragment_step(int k) const {
+        Step s{};
+        s.shift = memory;
+        s.scale = s.shift + m;
+        s.r = s.scale + m;
+        S* const lengths = s.r + n;
+        s.next_q = lengths + (k & 1) * n;
+        s.next_a = lengths + 2 * n;
+        s.a = k == 0 ? first : s.next_a;
+        s.q = k == 0 ? length : lengths + (~k & 1) * n;
+        return s;
+    }
     // What the gradient has of its own lies behind the steps.
     CMSEI_TEAM void lay_out(Gradient& g) const {
         S* p = memory + steps * static_cast<int>(step_size(area, n, m));
@@ -84,9 +99,8 @@ template <class S, class Team> struct TeamDirection {
     }
 
     // An inner product before it is scaled, and after.
-    CMSEI_TEAM S shaped(S a, S shift) const {
-        return norm == kSoftmax ? Math::exp(a - shift) : is_clipped(norm) ? M::leaky(a) : a;
-    }
+    CMSEI_TEAM S shaped(S a, S shift) const { return norm == kSoftmax ? Math::exp(a - shift) : clipped(a); }
+    CMSEI_TEAM S clipped(S a) const { return is_clipped(norm) ? M::leaky(a) : a; }
 
     CMSEI_TEAM void normalise(const Step& s) const {
         CMSEI_EACH(c, m) {
@@ -290,6 +304,9 @@ template <class S, class Team> struct TeamDirection {
 
     // Every lane gets the score. What was written before is read only after a barrier, and one stands at the end.
     CMSEI_TEAM S forward(bool keep) const {
+        if constexpr (Team::kFragments) {
+            if (!keep && in_fragments(how, m)) return forward_in_fragments();
+        }
         S score = 0;
 #pragma unroll 1
         for (int k = 0; k < steps; ++k) {
@@ -311,6 +328,26 @@ template <class S, class Team> struct TeamDirection {
             if (k + 1 < steps) refine(s, k);
             team.sync();
         }
+        return score / static_cast<S>(steps);
+    }
+
+    CMSEI_TEAM S forward_in_fragments() const {
+        S score = 0;
+#pragma unroll 1
+        for (int k = 0; k < steps; ++k) {
+            const Step s = fragment_step(k);
+            normalise(s);
+            team.sync();
+            if (m <= 16)
+                attend_in_fragments<2, 1>(*this, s, k);
+            else if (m <= 32)
+                attend_in_fragments<4, 17>(*this, s, k);
+            else
+                attend_in_fragments<kMostInFragments / 8, 33>(*this, s, k);
+            team.sync();
+            score += aggregated(s.r);
+        }
+        team.sync();
         return score / static_cast<S>(steps);
     }
 

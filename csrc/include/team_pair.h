@@ -36,11 +36,13 @@ template <class S, class Team> struct TeamPair {
     S* memory;      // size(...) numbers
 
     // For any pair of at most these sizes; ld: the row stride of its block.
-    static CMSEI_FORMULA int64_t size(const PairConfig& config, int64_t r, int64_t l, int64_t ld, bool keep) {
+    static CMSEI_FORMULA int64_t size(const PairConfig& config, int64_t r, int64_t l, int64_t ld, bool keep,
+                                      bool fragments = Team::kFragments) {
         int64_t most = 0;
         for (int d = 0; d < 2; ++d) {
             if (!config.on(d)) continue;
-            const int64_t own = Direction::size(l * ld, d ? r : l, d ? l : r, config.steps_of(d), keep);
+            const int64_t own = Direction::size(l * ld, d ? r : l, d ? l : r, config.steps_of(d),
+                                                config.attend_of(d), keep, fragments);
             most = own > most ? own : most;
         }
         const int64_t levels = config.cross() ? (Level::size(1) + (keep ? 3 : 0)) * (r + l) : 0;

@@ -1,9 +1,8 @@
-// What cp.async, ldmatrix and mma.sync do, as the PTX ISA documents them, for kernels that run as fibers. Stands in for
+// What cp.async and ldmatrix do, as the PTX ISA documents them, for kernels that run as fibers. Stands in for
 // csrc/cuda/ampere_device.cuh. Copies happen at once, or as late as waits allow: a kernel that is right gives the same.
 #pragma once
 
-#include "fibers.h"
-#include "numbers.h"
+#include "mma.h"
 
 #include <deque>
 #include <map>
@@ -21,7 +20,6 @@ struct Copier {
   std::map<int, std::vector<Copy>> open;
   std::map<int, std::deque<std::vector<Copy>>> groups;  // of each thread, committed
   const void* rows[128];
-  uint32_t words[128][4], regions[128][2];
 };
 static Copier copier;
 
@@ -60,24 +58,6 @@ static void load_matrices(uint32_t (&x)[kCount], const void* row) {
   sync_warp();
   for (int i = 0; i < kCount; ++i)
     std::memcpy(&x[i], static_cast<const char*>(copier.rows[self - lane + 8 * i + lane / 4]) + lane % 4 * 4, 4);
-  sync_warp();
-}
-
-template <bool kHalf>
-static void multiply(float (&sums)[4], const uint32_t (&words)[4], const uint32_t* regions) {
-  const int self = block->current, lane = self % 32, first = self - lane;
-  std::memcpy(copier.words[self], words, 16);
-  std::memcpy(copier.regions[self], regions, 8);
-  sync_warp();
-  const auto half = [](uint32_t x, int k) { return number(static_cast<uint16_t>(x >> (k % 2 * 16)), kHalf); };
-  for (int i = 0; i < 4; ++i) {
-    const int row = (lane >> 2) + 8 * (i >> 1), column = 2 * (lane & 3) + (i & 1);
-    for (int k = 0; k < 16; ++k) {
-      const uint32_t a = copier.words[first + row % 8 * 4 + k % 8 / 2][row / 8 + 2 * (k / 8)];
-      const uint32_t b = copier.regions[first + column * 4 + k % 8 / 2][k / 8];
-      sums[i] += half(a, k) * half(b, k);
-    }
-  }
   sync_warp();
 }
 

@@ -23,12 +23,13 @@ struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   At at = At::kRunning;
+  int turn = 0;
   std::function<bool()> ready;  // of one that polls
 };
 
 struct Block {
   std::vector<Fiber> fibers;
-  std::vector<double> exchanged;
+  std::vector<double> exchanged[2];
   std::function<void(int)> body;
   std::function<bool()> stuck;  // where no thread can go on: does what is outstanding elsewhere; false if nothing is
   ucontext_t scheduler;
@@ -51,14 +52,14 @@ CMSEI_DEVICE void sync_warp() { wait(At::kWarp); }
   wait(At::kPolling);
 }
 
+// An exchange and the one after it take turns, so that one barrier keeps them apart.
 template <typename T>
 CMSEI_DEVICE T shuffle_xor(T x, int mask) {
   const int self = block->current;
-  block->exchanged[self] = x;
+  std::vector<double>& all = block->exchanged[block->fibers[self].turn ^= 1];
+  all[self] = x;
   sync_warp();
-  const T other = static_cast<T>(block->exchanged[self ^ mask]);
-  sync_warp();
-  return other;
+  return static_cast<T>(all[self ^ mask]);
 }
 
 static void enter() {
@@ -75,7 +76,7 @@ static void run_block(int threads, bool reversed, std::function<void(int)> body,
   block = &now;
   now.body = std::move(body);
   now.stuck = std::move(stuck);
-  now.exchanged.resize(threads);
+  for (auto& all : now.exchanged) all.resize(threads);
   now.fibers.resize(threads);
   for (Fiber& fiber : now.fibers) {
     fiber.stack.reset(new char[kStack]);

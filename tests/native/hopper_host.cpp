@@ -59,7 +59,7 @@ extern "C" int64_t hopper_host(const cuda::TileCall* call, const Options* option
 // Loads so far that were started before the pairs of the tile before were scored.
 extern "C" int64_t hopper_ahead() { return device::loads_ahead; }
 
-// Tiles as (first, last, teams, bytes): images', then captions'; how many of each.
+// Tiles as (first, last, kind, teams, bytes, teams, bytes): images', then captions'; how many of each.
 extern "C" void tile_host(const int64_t* config, int hopper, const int64_t* image_offsets, int64_t images,
                                   const int64_t* caption_offsets, int64_t captions, int32_t* out, int64_t* counts) {
   const int room = hopper ? hopper::kTeamBytes : ampere::kTeamBytes;
@@ -70,8 +70,11 @@ extern "C" void tile_host(const int64_t* config, int hopper, const int64_t* imag
     for (const Tile& tile : *some) {
       *out++ = tile.first;
       *out++ = tile.last;
-      *out++ = tile.teams;
-      *out++ = tile.bytes;
+      *out++ = tile.kind;
+      for (const Share& share : tile.shares) {
+        *out++ = share.teams;
+        *out++ = share.bytes;
+      }
     }
 }
 

@@ -4,8 +4,7 @@
 #pragma once
 
 #include "../../csrc/cuda/hopper_maps.h"
-#include "fibers.h"
-#include "numbers.h"
+#include "mma.h"
 
 #include <deque>
 #include <map>
