@@ -140,9 +140,9 @@ def most_register(code: dict[int, str], start: str) -> int:
     return max(int(register) for at in seen for register in re.findall(r"\bR(\d+)\b", code[at]))
 
 
-# Instructions of the pairs' fragments (csrc/include/team_fragments.h): of each number of tiles, each by each, twice
-# in the last step and three times where another follows.
-PAIR_PRODUCTS = {"HMMA.1688.F32.TF32": sum((2 + 3) * tiles**2 for tiles in (2, 4, 5))}
+# Instructions of the pairs' fragments (csrc/include/team_fragments.h): three products of each number of tiles, each by
+# each where a step follows, and by those not before it in the last step.
+PAIR_PRODUCTS = {"HMMA.1688.F32.TF32": 3 * sum(tiles**2 + tiles * (tiles + 1) // 2 for tiles in (2, 4, 5))}
 
 
 def test_the_hopper_kernel_is_made_of_its_instructions() -> None:

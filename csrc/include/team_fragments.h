@@ -6,22 +6,21 @@
 // Lane l has rows l / 4 and l / 4 + 8 of a block of queries and, in tile j of 8 items, items 8 j + 2 (l % 4) and the
 // next: as the instruction has its sums and, in an order of the depth of our own, its left operand.
 //
-// Precision: x = rounded(x) + rest in tf32, to 2^-22 of x. A step that refines has P G = rounded(P) rounded(G) +
-// rounded(P) rest(G) + rest(P) rounded(G), to 2^-20 of P |G|. The last step wants |U|² = P G Pᵀ alone, and G is
-// symmetric: with P = H + L it is H G (H + 2 L)ᵀ + L G Lᵀ, of which the last part, below 2^-24, is left out: two products
-// for three. Where |U|² is c times less than Σ P P |G|, its relative error is c times more, as in float32. One product of
-// tf32 would be wrong by 2^-11, and three of bfloat16 (to 2^-16, in 30 instructions of twice the work for the 50 below)
-// are too coarse for vectors of mixed signs, whose sum is short: scores of width 1 were wrong by 1e-4.
+// Precision: x = rounded(x) + rest in tf32, to 2^-22 of x, and P G = rounded(P) rounded(G) + rounded(P) rest(G) +
+// rest(P) rounded(G), to 2^-20 of P |G|. Where |U|² = P G Pᵀ is c times less than Σ P P |G|, its relative error is c
+// times more, as in float32. One product of tf32 would be wrong by 2^-11, and three of bfloat16 (to 2^-16, in two thirds
+// of the time on the tensor cores) are too coarse for vectors of mixed signs, whose sum is short: scores of width 1 were
+// wrong by 1e-4. The last step wants |U|² alone, for which half of the symmetric G is enough.
 //
 // One step of a pair, 12 words asking 36 regions: instructions of a warp as nvcc 13 makes them for sm_90a. A
 // multiprocessor issues 4 a cycle; its inner products, 12 x 36 x 1,024 at 2,048 a cycle, are 216 cycles.
 //                                  a lane a query, contract() of team.h      here
-//   P G                            15,552 multiply-adds of float32           50 mma of 16 x 8 x 8, 75 if a step follows
-//   on the tensor cores            -                                         50 cycles at 1,024 a cycle, or 75
-//   instructions                   P G 2,000, attention 1,280, |U|² 190      P G and |U|² 420, the rest 520
-//   cycles to issue them           870                                       240
-//   loads, a cycle each or more    P G 432, attention 180, |U|² 72           attention 30, P G 50
-//   of them from the Gram matrix   288 x 128 bytes                           50 x 128 bytes
+//   P G                            15,552 multiply-adds of float32           45 mma of 16 x 8 x 8, 75 if a step follows
+//   on the tensor cores            -                                         45 cycles at 1,024 a cycle, or 75
+//   instructions                   P G 2,000, attention 1,280, |U|² 190      P G and |U|² 360, the rest 520
+//   cycles to issue them           870                                       220
+//   loads, a cycle each or more    P G 432, attention 180, |U|² 72           attention 30, P G 30
+//   of them from the Gram matrix   288 x 128 bytes                           30 x 128 bytes
 //   in memory beside the products  3 x 12 x 37 numbers                       none, or 12 x 37 where steps follow
 #pragma once
 
@@ -148,9 +147,13 @@ template <class Direction, int kTiles, int kLeast> struct TeamFragments {
             for (int i = 2 * half; i < 2 * half + 2; ++i) p[j][i] = M::focal(p[j][i], least);
     }
 
-    // h = attention · Gram, the attention rounded unless a step follows; by row |U|².
+    // What a triangle with half of its diagonal has of a symmetric matrix.
+    static CMSEI_TEAM S above(int down, int across) { return down < across ? S(1) : down == across ? S(0.5) : S(0); }
+
+    // By row |U|². Where a step follows, h = attention · Gram; else the Gram matrix's triangle, of which |U|² has twice.
     template <bool kRefines> CMSEI_TEAM void multiply(S (&quad)[2]) {
         const int own = lane / 4;  // of the columns of the Gram matrix
+        const S share[2] = {above(column, own), above(column + 1, own)};
 #pragma unroll
         for (int j = 0; j < kTiles; ++j)
 #pragma unroll
@@ -163,13 +166,15 @@ template <class Direction, int kTiles, int kLeast> struct TeamFragments {
             const S* const first = of.gram + (nearest(k, item(k, 0)) * m + own);
             const S* const second = of.gram + (nearest(k, item(k, 1)) * m + own);
 #pragma unroll
-            for (int j = 0; j < kTiles; ++j) {
+            for (int j = kRefines ? 0 : k; j < kTiles; ++j) {
                 const int c = full(j) ? 8 * j : nearest(j, 8 * j + own) - own;
-                const S x = first[c], y = second[c], gram[2] = {rounded(x), rounded(y)};
+                const bool diagonal = !kRefines && j == k;
+                const S x = diagonal ? share[0] * first[c] : first[c], y = diagonal ? share[1] * second[c] : second[c];
+                const S gram[2] = {rounded(x), rounded(y)};
                 const S gram_left[2] = {x - gram[0], y - gram[1]};
                 of.team.multiply(h[j], whole, gram);
                 of.team.multiply(h[j], whole, gram_left);
-                if (kRefines) of.team.multiply(h[j], left, gram);
+                of.team.multiply(h[j], left, gram);
             }
         }
 #pragma unroll
@@ -178,9 +183,8 @@ template <class Direction, int kTiles, int kLeast> struct TeamFragments {
 #pragma unroll
             for (int j = 0; j < kTiles; ++j)
 #pragma unroll
-                for (int i = 2 * half; i < 2 * half + 2; ++i)
-                    sum += h[j][i] * (kRefines ? p[j][i] : 2 * p[j][i] - rounded(p[j][i]));
-            quad[half] = of.team.row_sum(sum);
+                for (int i = 2 * half; i < 2 * half + 2; ++i) sum += h[j][i] * p[j][i];
+            quad[half] = (kRefines ? 1 : 2) * of.team.row_sum(sum);
         }
     }
 
