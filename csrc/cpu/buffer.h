@@ -34,14 +34,14 @@ public:
         release();
         const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(T);
         mapped_ = bytes >= 2 * kLargePage;
-        bytes_ = bytes + (mapped_ ? kLargePage : kLine);
+        bytes_ = mapped_ ? (bytes / kLargePage + 2) * kLargePage : bytes + kLine;
         memory_ = mapped_ ? map(bytes_) : std::malloc(bytes_);
         if (!memory_) throw std::bad_alloc();
         const std::size_t align = mapped_ ? kLargePage : kLine;
         const auto address = reinterpret_cast<std::uintptr_t>(memory_);
         data_ = reinterpret_cast<T*>((address + align - 1) / align * align);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-        if (mapped_) madvise(data_, bytes / kLargePage * kLargePage, MADV_HUGEPAGE);
+        if (mapped_) madvise(data_, (bytes / kLargePage + 1) * kLargePage, MADV_HUGEPAGE);
 #endif
     }
 

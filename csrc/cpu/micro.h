@@ -147,26 +147,31 @@ template <class S> inline long depth_block(long k) {
     return blocks <= 1 ? k : ((k + blocks - 1) / blocks + 7) / 8 * 8;
 }
 
-template <class S> inline void gemm(const Gemm<S>& g) {
-    const long step = g.k > 0 ? depth_block<S>(g.k) : 1;
-    const long parts = (g.rows + kMR - 1) / kMR;
+// Calls tile(rows, registers of columns, depth, a, lda, b, ldb, c, ldc, accumulate, ahead) for the tiles of a product of
+// elements E with sums S.
+template <class S, class E, class Tile> CMSEI_INLINE void in_tiles(const Gemm<E>& g, S* c, Tile tile) {
+    const long step = g.k > 0 ? depth_block<S>(g.k) : 1, parts = (g.rows + kMR - 1) / kMR;
     for (long k0 = 0; k0 < g.k || k0 == 0; k0 += step) {
         const bool accumulate = g.accumulate || k0 > 0, last = k0 + step >= g.k;
         const long depth = last ? g.k - k0 : step;
         for (long j = 0, q = 0; j < g.cols; j += kNR<S>, ++q) {
             const int nv = g.cols - j <= Simd<S>::W ? 1 : kNV;
-            const S* b = g.b + q * g.b_panel + k0 * g.ldb;
+            const E* b = g.b + q * g.b_panel + k0 * g.ldb;
             // B's next panel; behind the last, the first of the next pass or, very likely, of the next product.
-            const S* next = j + kNR<S> < g.cols ? b + g.b_panel : last ? g.b + (q + 1) * g.b_panel : g.b + (k0 + step) * g.ldb;
-            const long bytes = g.ldb == kNR<S> ? depth * kNR<S> * static_cast<long>(sizeof(S)) : 0;
+            const E* next = j + kNR<S> < g.cols ? b + g.b_panel : last ? g.b + (q + 1) * g.b_panel : g.b + (k0 + step) * g.ldb;
+            const long bytes = g.ldb == kNR<S> ? depth * kNR<S> * static_cast<long>(sizeof(E)) : 0;
             for (long i = 0, p = 0; i < g.rows; i += kMR, ++p) {
                 const int m = g.rows - i < kMR ? static_cast<int>(g.rows - i) : kMR;
                 const long lda = g.lda ? g.lda : m;
-                micro_any<S>(m, nv, depth, g.a + p * g.a_panel + k0 * lda, lda, b, g.ldb, g.c + i * g.ldc + j, g.ldc,
-                             accumulate, Ahead::part(next, bytes, p, parts));
+                tile(m, nv, depth, g.a + p * g.a_panel + k0 * lda, lda, b, g.ldb, c + i * g.ldc + j, g.ldc, accumulate,
+                     Ahead::part(next, bytes, p, parts));
             }
         }
     }
+}
+
+template <class S> inline void gemm(const Gemm<S>& g) {
+    in_tiles<S>(g, g.c, [](auto... x) { micro_any<S>(x...); });
 }
 
 }  // namespace CMSEI_ISA

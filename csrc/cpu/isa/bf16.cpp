@@ -78,8 +78,8 @@ template <int M, int NV> CMSEI_INLINE void multiply_add(const uint32_t* a, const
 }
 
 template <int M, int NV>
-__attribute__((noinline)) void micro_pairs(long k, const uint32_t* a, const uint32_t* b, float* c, long ldc,
-                                           bool accumulate, Ahead ahead) {
+__attribute__((noinline)) void micro_pairs(long k, const uint32_t* a, long lda, const uint32_t* b, long ldb, float* c,
+                                           long ldc, bool accumulate, Ahead ahead) {
     V::T acc[M][NV];
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
@@ -88,9 +88,9 @@ __attribute__((noinline)) void micro_pairs(long k, const uint32_t* a, const uint
     for (; k >= Ahead::kStride; k -= Ahead::kStride) {
         ahead.step();
 #pragma GCC unroll 16
-        for (int u = 0; u < Ahead::kStride; ++u, a += M, b += kNR<float>) multiply_add(a, b, acc);
+        for (int u = 0; u < Ahead::kStride; ++u, a += lda, b += ldb) multiply_add(a, b, acc);
     }
-    for (; k > 0; --k, a += M, b += kNR<float>) multiply_add(a, b, acc);
+    for (; k > 0; --k, a += lda, b += ldb) multiply_add(a, b, acc);
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 2
@@ -101,45 +101,52 @@ __attribute__((noinline)) void micro_pairs(long k, const uint32_t* a, const uint
 }
 
 template <int M>
-CMSEI_INLINE void micro_pairs_row(int nv, long k, const uint32_t* a, const uint32_t* b, float* c, long ldc, bool acc,
-                                  Ahead ahead) {
+CMSEI_INLINE void micro_pairs_row(int nv, long k, const uint32_t* a, long lda, const uint32_t* b, long ldb, float* c,
+                                  long ldc, bool acc, Ahead ahead) {
     if (nv == 1)
-        micro_pairs<M, 1>(k, a, b, c, ldc, acc, ahead);
+        micro_pairs<M, 1>(k, a, lda, b, ldb, c, ldc, acc, ahead);
     else
-        micro_pairs<M, 2>(k, a, b, c, ldc, acc, ahead);
+        micro_pairs<M, 2>(k, a, lda, b, ldb, c, ldc, acc, ahead);
 }
 
-void gemm_bf16(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long pairs) {
-    const long step = depth_block<float>(pairs), panel = kNR<float> * pairs, parts = (rows + kMR - 1) / kMR;
-    for (long k0 = 0; k0 < pairs; k0 += step) {
-        const bool last = k0 + step >= pairs;
-        const long k = last ? pairs - k0 : step;
-        for (long j = 0, q = 0; j < cols; j += kNR<float>, ++q) {
-            const int nv = cols - j <= V::W ? 1 : 2;
-            const uint32_t* y = b + q * panel + k0 * kNR<float>;
-            const uint32_t* next = j + kNR<float> < cols ? y + panel : last ? b + (q + 1) * panel : b + (k0 + step) * kNR<float>;
-            const long bytes = k * kNR<float> * static_cast<long>(sizeof(uint32_t));
-            for (long i = 0, p = 0; i < rows; i += kMR, ++p) {
-                const int m = rows - i < kMR ? static_cast<int>(rows - i) : kMR;
-                const uint32_t* x = a + p * kMR * pairs + k0 * m;
-                float* out = c + i * ldc + j;
-                const Ahead ahead = Ahead::part(next, bytes, p, parts);
-                switch (m) {
+void micro_pairs_any(int m, int nv, long k, const uint32_t* a, long lda, const uint32_t* b, long ldb, float* c, long ldc,
+                     bool acc, Ahead ahead) {
+    switch (m) {
 #define CMSEI_ROWS(M) \
     case M: \
-        if constexpr (M <= kMR) micro_pairs_row<M>(nv, k, x, y, out, ldc, k0 > 0, ahead); \
+        if constexpr (M <= kMR) micro_pairs_row<M>(nv, k, a, lda, b, ldb, c, ldc, acc, ahead); \
         break;
-                    CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
-                    CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13)
-                    CMSEI_ROWS(14)
+        CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
+        CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13) CMSEI_ROWS(14)
 #undef CMSEI_ROWS
-                }
-            }
-        }
     }
 }
 
+void multiply_pairs(const Gemm<uint32_t>& g, float* c) {
+    in_tiles<float>(g, c, [](auto... x) { micro_pairs_any(x...); });
+}
+
+void gemm_bf16(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long pairs) {
+    multiply_pairs({a, kMR * pairs, 0, b, kNR<float> * pairs, kNR<float>, nullptr, ldc, rows, cols, pairs}, c);
+}
+
 long pairs_bf16(long depth) { return (depth + 1) / 2; }
+
+// As gram of pack.h; its scratch is more than pairs take.
+void gram_pairs(Rows src, long depth, const Gram<float>& out, float* scratch) {
+    if (src.storage != Storage::kBFloat16 || !out.rows) return gram<float>(src, depth, out, scratch);
+    const long m = out.m, ld = round_up(m, V::W), ldc = round_up(m, kNR<float>), pairs = pairs_bf16(depth);
+    auto* packed = reinterpret_cast<uint32_t*>(scratch);
+    float* c = scratch + ld * pairs;
+    const long whole = depth % 2 == 0 ? pairs / V::W * V::W : 0;
+    __builtin_memset(packed + whole * ld, 0, sizeof(uint32_t) * (pairs - whole) * ld);
+    interleave_pairs(static_cast<const uint16_t*>(src.data), src.stride, m, depth, packed, ld);
+    for (long i = 0; i < m; i += kMR) {
+        const long rows = m - i < kMR ? m - i : kMR;
+        multiply_pairs({packed + i, kMR, ld, packed, kNR<float>, ld, nullptr, ldc, rows, i + rows, pairs}, c + i * ldc);
+    }
+    gram_of_product(c, ldc, out);
+}
 
 }  // namespace
 
@@ -150,6 +157,7 @@ void add_bf16_kernels(PairKernels<float>& table) {
     table.pack_a_bf16 = pack_a_bf16;
     table.pack_b_bf16 = pack_b_bf16;
     table.gemm_bf16 = gemm_bf16;
+    table.gram = gram_pairs;
 }
 #else
 void add_bf16_kernels(PairKernels<float>&) {}
