@@ -35,26 +35,32 @@ template <class S> struct CrossLevel {
         const long n = gram->m, ld = gram->ld;
         factor = One::unit_factor(other_length);
         gamma = other_length * factor;
-        S most = 0;
+        T most = V::set(static_cast<S>(-1e30));
         for (long v = 0; v < n; v += W) {
             const T a = V::load(other + v) * factor;
             const T c = M::cosine(a, V::load(gram->length + v), V::set(gamma));
             V::store(x + v, a);
             V::store(cosine + v, c);
+            most = V::max(V::select(lanes(v), c, most), most);
         }
-        for (long i = 0; i < n; ++i) most = i == 0 || cosine[i] > most ? cosine[i] : most;
+        const S largest = V::largest(most);
         T total = V::zero(), product = V::zero(), square = V::zero();
         for (long v = 0; v < n; v += W) {
-            const T e = V::select(lanes(v), V::exp(mu * (V::load(cosine + v) - most)), V::zero());
+            const T e = V::select(lanes(v), V::exp(mu * (V::load(cosine + v) - largest)), V::zero());
             V::store(p + v, e);
             total += e;
         }
         const S inverse = 1 / V::sum(total);
-        for (long v = 0; v < ld; v += W) V::store(h + v, V::zero());
         for (long v = 0; v < n; v += W) V::store(p + v, V::load(p + v) * inverse);
-        for (long i = 0; i < n; ++i)
-            for (long v = 0; v < n; v += W)
-                V::store(h + v, V::load(h + v) + p[i] * V::load(gram->rows + i * ld + v));
+        for (long v = 0; v < ld; v += W) {
+            T even = V::zero(), odd = V::zero();
+            for (long i = 0; i + 1 < n; i += 2) {
+                even += p[i] * V::load(gram->rows + i * ld + v);
+                odd += p[i + 1] * V::load(gram->rows + (i + 1) * ld + v);
+            }
+            if (n % 2) even += p[n - 1] * V::load(gram->rows + (n - 1) * ld + v);
+            V::store(h + v, even + odd);
+        }
         for (long v = 0; v < n; v += W) {
             product += V::load(p + v) * V::load(x + v);
             square += V::load(p + v) * V::load(h + v);

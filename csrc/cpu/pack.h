@@ -145,14 +145,15 @@ CMSEI_INLINE long round_up(long x, long to) { return (x + to - 1) / to * to; }
 
 template <class S> long gram_size(long m, GramForms forms) {
     const long ld = round_up(m, Simd<S>::W);
-    return ld + (forms == GramForms::kLengths ? 0 : m * ld) + (forms == GramForms::kContext ? 2 * m * m : 0);
+    return ld + (forms == GramForms::kLengths ? 0 : Simd<S>::W + m * ld) + (forms == GramForms::kContext ? 2 * m * m : 0);
 }
 
 template <class S> Gram<S> gram_view(S* memory, long m, GramForms forms) {
     const long ld = round_up(m, Simd<S>::W);
-    S* rows = forms == GramForms::kLengths ? nullptr : memory + ld;
+    S* mean = forms == GramForms::kLengths ? nullptr : memory + ld;
+    S* rows = mean ? mean + Simd<S>::W : nullptr;
     S* panels = forms == GramForms::kContext ? rows + m * ld : nullptr;
-    return {rows, panels, panels ? panels + m * m : nullptr, memory, m, ld};
+    return {rows, panels, panels ? panels + m * m : nullptr, memory, mean, m, ld};
 }
 
 template <class S> long gram_scratch(long m, long depth) {
@@ -187,6 +188,12 @@ template <class S> void gram_of_product(const S* c, long ldc, const Gram<S>& out
     const auto at = [&](long i, long j) { return i > j ? c[i * ldc + j] : c[j * ldc + i]; };
     for (long i = 0; i < m; ++i)
         for (long j = 0; j < out.ld; ++j) out.rows[i * out.ld + j] = j < m ? at(i, j) : 0;
+    double total = 0;
+    for (long i = 0; i < m; ++i) {
+        total += c[i * ldc + i];
+        for (long j = 0; j < i; ++j) total += 2 * static_cast<double>(c[i * ldc + j]);
+    }
+    *out.mean = PairMath<Plain<S>>::length(static_cast<S>(total / (static_cast<double>(m) * m)));
     for (long i = 0; i < out.ld; ++i) out.length[i] = i < m ? PairMath<Plain<S>>::length(at(i, i)) : 0;
     for (long i = 0; out.panels && i < m; i += kMR) {
         const long n = m - i < kMR ? m - i : kMR;

@@ -117,28 +117,32 @@ template <class S> struct Direction {
             is_clipped(norm) ? find_size<false, true>(s) : find_size<false, false>(s);
     }
 
-    // A register of rows at a time, whose lanes are summed together.
+    // A register of rows at a time, whose lanes are summed together; past the last row, that one again.
     template <bool squares, bool clip> void find_size(const Step<S>& s) const {
+        const auto sized = [](const S* a) {
+            const T x = clip ? M::leaky(V::load(a)) : V::load(a);
+            return squares ? x * x : V::abs(x);
+        };
         for (long c = 0; c < m; c += W) {
+            const S* row[W];
             T total[W];
+#pragma GCC unroll 16
             for (long i = 0; i < W; ++i) {
-                total[i] = V::zero();
-                if (c + i >= m) continue;
-                const S* a = s.a + (c + i) * ld;
-                for (long v = 0; v < n; v += W) {
-                    T x = V::load(a + v);
-                    if (clip) x = M::leaky(x);
-                    total[i] += squares ? x * x : V::abs(x);
-                }
+                row[i] = s.a + (c + i < m ? c + i : m - 1) * ld;
+                total[i] = sized(row[i]);
             }
-            const T size = lane_sums<S>(total);
-            V::store(s.scale + c, M::size_scale(squares, size));
+            for (long v = W; v < n; v += W)
+#pragma GCC unroll 16
+                for (long i = 0; i < W; ++i) total[i] += sized(row[i] + v);
+            V::store(s.scale + c, M::size_scale(squares, lane_sums<S>(total)));
         }
     }
 
     // Attention over the context and Q·U, registers of queries at a time.
     template <int kind> void attend(const Step<S>& s) const {
-        const bool bounded = is_bounded(norm, temperature);
+        is_bounded(norm, temperature) ? attend<kind, true>(s) : attend<kind, false>(s);
+    }
+    template <int kind, bool bounded> void attend(const Step<S>& s) const {
         for (long v = 0; v < n; v += W) {
             T shift = V::zero();
             if (!bounded) {
@@ -149,7 +153,8 @@ template <class S> struct Direction {
             T total = V::zero(), dot = V::zero();
             for (long c = 0; c < m; ++c) {
                 const T a = V::load(s.a + c * ld + v);
-                const T e = V::exp2(shaped<kind>(a, s.shift[c]) * s.factor[c] - shift);
+                const T logit = shaped<kind>(a, s.shift[c]) * s.factor[c];
+                const T e = bounded ? V::exp2_within(logit) : V::exp2(logit - shift);
                 V::store(s.p + c * ld + v, e);
                 total += e;
                 dot += e * a;

@@ -66,6 +66,7 @@ template <class S> struct Gram {
     S* panels; // packed as A of Gemm
     S* half;   // packed like them, doubled below the diagonal and not read above it: the quadratic form at half the work
     S* length; // (ld,) lengths of the rows
+    S* mean;   // length of their mean; null where `rows` is
     long m, ld;
 };
 
@@ -75,13 +76,13 @@ template <class S> struct Pair {
     Gram<S> v, w;
 };
 
-// One image and neighbouring captions, whose columns of the block follow one another.
+// Neighbouring images and captions, whose rows and columns of the block follow one another.
 template <class S> struct Strip {
-    const S* block; // (R, words) as of Pair; two registers' lanes can be read past the last
+    const S* block; // (ΣR, words) as of Pair; two registers' lanes can be read past the last
     long ld_block;
-    Gram<S> v;
-    const Gram<S>* w;
-    long count, longest; // captions, and the most words of one
+    const Gram<S> *v, *w;
+    long images, count;         // images, captions
+    long most_regions, longest; // of one image; words of one caption
 };
 
 template <class S> struct PairGradient {
@@ -113,7 +114,7 @@ template <class S> struct PairKernels {
     // The scores of a strip, where the scorer is one that this way suits.
     bool (*strip_suits)(const PairSpec<S>&);
     long (*strip_scratch)(long regions, long words);
-    void (*strip_forward)(const PairSpec<S>&, const Strip<S>&, S* scores, S* scratch);
+    void (*strip_forward)(const PairSpec<S>&, const Strip<S>&, S* scores, long stride, S* scratch);
     void (*pair_backward)(const PairSpec<S>&, const Pair<S>&, const PairGradient<S>&, S* scratch);
     // Products of bfloat16 pairs with float32 sums; null where the processor has no such instruction.
     // Two depth-neighbours are one 32-bit element, pairs_bf16(depth) of them a packed row, zero past the depth. A comes

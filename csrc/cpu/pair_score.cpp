@@ -26,16 +26,15 @@ bool pair_score(const Items& images, const Items& captions, long depth, const Sc
         const Group &g = x.regions[task / columns], &h = x.words[task % columns];
         S* tile = tiles[thread].get();
         const long ld = x.product(g, h, tile);
-        for (long i = g.first; i < g.last; ++i) {
-            if (strips) {
-                const Strip<S> strip{x.pair(g, h, i, h.first, tile, ld).block, ld, x.v[i], &x.w[h.first], h.last - h.first,
-                                     most_words};
-                k.strip_forward(spec, strip, scores + i * stride + h.first, scratch[thread].get());
-                continue;
-            }
+        if (strips) {
+            const Strip<S> strip{tile, ld, &x.v[g.first], &x.w[h.first], g.last - g.first, h.last - h.first, most_regions,
+                                 most_words};
+            k.strip_forward(spec, strip, scores + g.first * stride + h.first, stride, scratch[thread].get());
+            return;
+        }
+        for (long i = g.first; i < g.last; ++i)
             for (long j = h.first; j < h.last; ++j)
                 scores[i * stride + j] = k.pair_forward(spec, x.pair(g, h, i, j, tile, ld), scratch[thread].get());
-        }
     });
 }
 

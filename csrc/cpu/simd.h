@@ -127,6 +127,7 @@ template <class Scalar> struct Simd {
     }
     static CMSEI_INLINE T exp(T x);
     static CMSEI_INLINE T exp2(T x);
+    static CMSEI_INLINE T exp2_within(T x); // of numbers between -100 and 100
     static CMSEI_INLINE T sigmoid(T x) { return 1 / (1 + exp(-x)); }
 };
 
@@ -152,23 +153,25 @@ constexpr double kLog2E = 1.44269504088896340736, kLn2 = 0.693147180559945309417
 
 #if CMSEI_VECTOR_BYTES == 64 && defined(__AVX512DQ__)
 // 2^x from 2^(x - floor(x)), a polynomial that is right to half a unit in the last place.
-template <> CMSEI_INLINE Simd<float>::T Simd<float>::exp2(T x) {
+template <> CMSEI_INLINE Simd<float>::T Simd<float>::exp2_within(T x) {
     constexpr float poly[] = {2.1702253106e-4f, 1.2439688514e-3f, 9.6788409215e-3f, 5.5483342022e-2f,
                               2.4022983627e-1f, 6.9314698384e-1f, 1.0f};
-    // The largest of some differences to their maximum is 0 up to a rounding of the maximum, and of numbers like 1e10 that
-    // is much: neither may all powers vanish nor one overflow. NaN stays.
-    x = max(set(-126.0f), x);
-    x = min(set(120.0f), x);
     const T r = (T)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);
     T p = set(poly[0]);
 #pragma GCC unroll 8
     for (int i = 1; i < 7; ++i) p = p * r + poly[i];
     return (T)_mm512_scalef_ps((__m512)p, (__m512)x);
 }
+// The largest of some differences to their maximum is 0 up to a rounding of the maximum, and of numbers like 1e10 that
+// is much: neither may all powers vanish nor one overflow. NaN stays.
+template <> CMSEI_INLINE Simd<float>::T Simd<float>::exp2(T x) {
+    return exp2_within(min(set(120.0f), max(set(-126.0f), x)));
+}
 template <> CMSEI_INLINE Simd<float>::T Simd<float>::exp(T x) { return exp2(x * static_cast<float>(kLog2E)); }
 #endif
 
 template <class S> CMSEI_INLINE typename Simd<S>::T Simd<S>::exp2(T x) { return exp(x * static_cast<S>(kLn2)); }
+template <class S> CMSEI_INLINE typename Simd<S>::T Simd<S>::exp2_within(T x) { return exp2(x); }
 
 // exp by Cody-Waite reduction; below `lowest` it returns exp(lowest), the smallest normal numbers' neighbourhood.
 template <class S> CMSEI_INLINE typename Simd<S>::T Simd<S>::exp(T x) {

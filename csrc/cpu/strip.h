@@ -12,6 +12,7 @@ namespace CMSEI_ISA {
 template <class S> struct StripScores {
     using V = Simd<S>;
     using M = PairMath<V>;
+    using One = PairMath<Plain<S>>;
     using T = typename V::T;
     using Int = typename V::Int;
     static constexpr int W = V::W;
@@ -21,14 +22,15 @@ template <class S> struct StripScores {
     // The words of some captions as registers, none of which holds words of two captions.
     struct Pieces {
         static long of(long words) { return (words + W - 1) / W; }
-        long at[W];
-        typename V::Mask valid[W], further; // lanes that are words; of a caption's first piece, how many follow
-        long rounds = 0;                    // most that follow one
+        long at[W] = {};
+        typename V::Mask valid[W] = {}, further = {}; // lanes that are words; of a caption's first piece, how many follow
+        long rounds = 0;                              // most that follow one
     };
 
     const PairSpec<S>& spec;
     const Strip<S>& strip;
-    long R, ld;    // regions; most columns
+    Gram<S> v;     // of the image at hand
+    long R, ld;    // its regions; most columns
     S *factor;     // (R, W) by a caption's first piece: normalisation times temperature, for powers of two
     S *owner;      // (ld) the first piece of each word's caption, as integers
     S *q, *r;      // (ld) lengths of the words, their relevances
@@ -49,33 +51,43 @@ template <class S> struct StripScores {
     }
 
     StripScores(const PairSpec<S>& s, const Strip<S>& x, S* memory)
-        : spec(s), strip(x), R(x.v.m), ld(columns(x.longest)), factor(memory), owner(factor + R * W),
-          q(owner + ld), r(q + ld), p(r + ld),
-          total(p + R * kNR<S>), most(total + W) {}
+        : spec(s), strip(x), R(0), ld(columns(x.longest)), factor(memory), owner(factor + x.most_regions * W), q(owner + ld),
+          r(q + ld), p(r + ld), total(p + x.most_regions * kNR<S>), most(total + W) {}
 
-    void forward(S* scores) const {
-        const S* block = strip.block;
-        const bool cosines = spec.relevance[0] == kCosine;
+    void forward(S* scores, long stride) {
+        const S* column = strip.block;
+        const bool cosines = spec.relevance[0] == kCosine, soft = spec.attend[0] != kHard;
         for (long j = 0; j < strip.count;) {
             long n = 0, last = j, pieces = 0;
             do {
                 n += strip.w[last].m;
                 pieces += Pieces::of(strip.w[last++].m);
             } while (last < strip.count && pieces + Pieces::of(strip.w[last].m) <= W && n + strip.w[last].m <= kColumns);
-            if (cosines) lengths(strip.w + j, last - j);
-            if (spec.attend[0] == kHard) {
-                cosines ? choose_all<true>(block, n) : choose_all<false>(block, n);
-            } else {
-                with_norm([&](auto squares, auto clip) {
-                    if (pieces > W)
-                        normalise_long<squares.value, clip.value>(block, n);
-                    else
-                        normalise<squares.value, clip.value>(block, cut(strip.w + j, last - j, n));
-                    cosines ? attend_all<true, clip.value>(block, n) : attend_all<false, clip.value>(block, n);
-                });
+            const Gram<S>* captions = strip.w + j;
+            const long count = last - j;
+            Pieces cut;
+            if (cosines) lengths(captions, count);
+            if (soft) cut = pieces > W ? one_piece(n) : cut_of(captions, count, n);
+            const S* block = column;
+            for (long i = 0; i < strip.images; ++i) {
+                v = strip.v[i];
+                R = v.m;
+                if (!soft)
+                    cosines ? choose_all<true>(block, n) : choose_all<false>(block, n);
+                else
+                    with_norm([&](auto squares, auto clip) {
+                        if (pieces > W)
+                            normalise_long<squares.value, clip.value>(block, n);
+                        else if (pieces > W / 2)
+                            normalise<squares.value, clip.value, 1>(block, cut);
+                        else
+                            normalise<squares.value, clip.value, 2>(block, cut);
+                        cosines ? attend_all<true, clip.value>(block, n) : attend_all<false, clip.value>(block, n);
+                    });
+                aggregate(captions, count, scores + i * stride + j);
+                block += R * strip.ld_block;
             }
-            aggregate(strip.w + j, last - j, scores + j);
-            block += n;
+            column += n;
             j = last;
         }
     }
@@ -114,11 +126,10 @@ private:
     }
     static CMSEI_INLINE void store_lanes(S* p, typename V::Mask x) { __builtin_memcpy(p, &x, sizeof x); }
 
-    // Fills `owner` as well.
-    Pieces cut(const Gram<S>* captions, long count, long n) const {
+    // These fill `owner` as well.
+    Pieces cut_of(const Gram<S>* captions, long count, long n) const {
         Pieces x;
         long k = 0, at = 0;
-        x.further = typename V::Mask{};
         for (long j = 0; j < count; at += captions[j++].m) {
             const long first = k, m = captions[j].m;
             for (long v = 0; v < m; v += W, ++k) {
@@ -130,11 +141,12 @@ private:
             x.rounds = k - first - 1 > x.rounds ? k - first - 1 : x.rounds;
         }
         store_lanes(owner + n, typename V::Mask{});
-        for (; k < W; ++k) {
-            x.at[k] = 0;
-            x.valid[k] = typename V::Mask{};
-        }
         return x;
+    }
+
+    Pieces one_piece(long n) const {
+        for (long v = 0; v <= n; v += W) store_lanes(owner + v, typename V::Mask{});
+        return Pieces();
     }
 
     template <bool squares, bool clip> static CMSEI_INLINE T sized(T x) {
@@ -142,30 +154,36 @@ private:
         return squares ? x * x : V::abs(x);
     }
 
-    // The sizes of the inner products of one region with all captions: the lanes of their pieces are summed together.
-    template <bool squares, bool clip> void normalise(const S* block, const Pieces& x) const {
+    // The sizes of the inner products of each region with all captions: the lanes of their pieces are summed together,
+    // of as many regions at once as the pieces leave room for.
+    template <bool squares, bool clip, int regions> void normalise(const S* block, const Pieces& x) const {
+        constexpr int each = W / regions;
         const S f = spec.temperature[0] * static_cast<S>(kLog2E);
         typename V::Mask lane;
         for (int k = 0; k < W; ++k) lane[k] = k;
-        for (long i = 0; i < R; ++i, block += strip.ld_block) {
+        for (long i = 0; i < R; i += regions, block += regions * strip.ld_block) {
+            const long next = i + 1 < R ? strip.ld_block : 0;
             T sums[W];
 #pragma GCC unroll 16
             for (int k = 0; k < W; ++k) {
-                const T a = V::load(block + x.at[k]);
-                sums[k] = sized<squares, clip>((T)((typename V::Mask)a & x.valid[k]));
+                const T a = V::load(block + (k < each ? 0 : next) + x.at[k % each]);
+                sums[k] = sized<squares, clip>((T)((typename V::Mask)a & x.valid[k % each]));
             }
             const T own = lane_sums<S>(sums);
-            T total = own;
-            for (long k = 1; k <= x.rounds; ++k)
-                total += V::select(x.further >= static_cast<Int>(k), V::lookup(own, (lane + static_cast<Int>(k)) & (W - 1)), V::zero());
-            V::store(factor + i * W, f * M::size_scale(squares, total));
+            for (int m = 0; m < regions && i + m < R; ++m) {
+                const T pieces = m == 0 ? own : V::template turned<W / 2>(own);
+                T total = pieces;
+                for (long k = 1; k <= x.rounds; ++k)
+                    total += V::select(x.further >= static_cast<Int>(k),
+                                       V::lookup(pieces, (lane + static_cast<Int>(k)) & (W - 1)), V::zero());
+                V::store(factor + (i + m) * W, f * M::size_scale(squares, total));
+            }
         }
     }
 
     // Of a caption of more pieces than a register has lanes.
     template <bool squares, bool clip> void normalise_long(const S* block, long n) const {
         const S f = spec.temperature[0] * static_cast<S>(kLog2E);
-        for (long v = 0; v <= n; v += W) store_lanes(owner + v, typename V::Mask{});
         for (long i = 0; i < R; ++i, block += strip.ld_block) {
             T sum = V::zero();
             for (long v = 0; v < n; v += W) sum += V::select(V::first(n - v), sized<squares, clip>(V::load(block + v)), V::zero());
@@ -184,12 +202,12 @@ private:
 #pragma GCC unroll 2
             for (int k = 0; k < NV; ++k) {
                 const T a = V::load(block + k * W);
-                const T weight = V::exp2((clip ? M::leaky(a) : a) * V::lookup(V::load(f), from[k]));
+                const T weight = V::exp2_within((clip ? M::leaky(a) : a) * V::lookup(V::load(f), from[k]));
                 if (cosines) V::store(e + k * W, weight);
                 sum[k] += weight;
                 dot[k] += weight * a;
             }
-        if (cosines) quadratic_form(NV, rows, strip.v.half, p, kNR<S>, quad);
+        if (cosines) quadratic_form(NV, rows, v.half, p, kNR<S>, quad);
 #pragma GCC unroll 2
         for (int k = 0; k < NV; ++k) {
             const T inverse = 1 / sum[k];
@@ -208,14 +226,14 @@ private:
 #pragma GCC unroll 2
         for (int k = 0; k < NV; ++k) {
             best[k] = sum[k] = V::load(block + k * W);
-            u[k] = V::set(strip.v.length[0]);
+            u[k] = V::set(v.length[0]);
         }
         for (long i = 1; i < R; ++i) {
             block += strip.ld_block;
 #pragma GCC unroll 2
             for (int k = 0; k < NV; ++k) {
                 const T a = V::load(block + k * W);
-                if (cosines) u[k] = V::select(a > best[k], V::set(strip.v.length[i]), u[k]);
+                if (cosines) u[k] = V::select(a > best[k], V::set(v.length[i]), u[k]);
                 best[k] = V::max(a, best[k]);
                 sum[k] += a;
             }
@@ -239,7 +257,7 @@ private:
             most[j] = V::largest(best);
             for (long v = 0; v < n; v += W) {
                 T y = V::load(x + v);
-                if (kind == kLse) y = V::exp(lse * (y - most[j]));
+                if (kind == kLse) y = M::lse_share(lse, y, V::set(most[j]));
                 sum += V::select(V::first(n - v), y, V::zero());
             }
             total[j] = V::sum(sum);
@@ -248,7 +266,7 @@ private:
             if (kind == kMax) total[j] = total[j] == total[j] ? most[j] : total[j];
         }
         for (long j = 0; j < count; ++j)
-            scores[j] = weight * (kind == kLse ? most[j] + static_cast<S>(__builtin_log(total[j])) / lse : total[j]);
+            scores[j] = weight * (kind == kLse ? One::lse_value(lse, most[j], total[j]) : total[j]);
     }
 };
 

@@ -51,18 +51,15 @@ template <class S> struct PairTerms {
     }
     static void column_means(const S* matrix, long rows, long ld, S* out) {
         for (long v = 0; v < ld; v += W) {
-            T sum = V::zero();
-            for (long i = 0; i < rows; ++i) sum += V::load(matrix + i * ld + v);
-            V::store(out + v, sum / static_cast<S>(rows));
+            T even = V::zero(), odd = V::zero();
+            for (long i = 0; i + 1 < rows; i += 2) {
+                even += V::load(matrix + i * ld + v);
+                odd += V::load(matrix + (i + 1) * ld + v);
+            }
+            if (rows % 2) even += V::load(matrix + (rows - 1) * ld + v);
+            V::store(out + v, (even + odd) / static_cast<S>(rows));
         }
     }
-    static S mean_length(const Gram<S>& g) {
-        T sum = V::zero();
-        for (long i = 0; i < g.m; ++i)
-            for (long v = 0; v < g.ld; v += W) sum += V::load(g.rows + i * g.ld + v);
-        return One::length(V::sum(sum) / (static_cast<S>(g.m) * g.m));
-    }
-
     S forward(Arena<S>& arena, bool keep) {
         load_block(arena);
         for (S& t : term) t = 0;
@@ -74,8 +71,8 @@ template <class S> struct PairTerms {
             words.lay_out(arena);
             column_means(by_word, L, ld_v, objects.other);
             column_means(by_region, R, ld_w, words.other);
-            objects.other_length = mean_length(pair.w);
-            words.other_length = mean_length(pair.v);
+            objects.other_length = *pair.w.mean;
+            words.other_length = *pair.v.mean;
             if (spec.object_sentence || (spec.active[1] && spec.aggregate[1] == kGuided)) objects.forward();
             if (spec.word_image || (spec.active[0] && spec.aggregate[0] == kGuided)) words.forward();
             if (spec.object_sentence) term[kWeightObjectSentence] = objects.score;
@@ -207,8 +204,9 @@ void pair_backward(const PairSpec<S>& spec, const Pair<S>& pair, const PairGradi
     terms.backward(arena, gradient);
 }
 
-template <class S> void strip_forward(const PairSpec<S>& spec, const Strip<S>& strip, S* scores, S* scratch) {
-    StripScores<S>(spec, strip, scratch).forward(scores);
+template <class S>
+void strip_forward(const PairSpec<S>& spec, const Strip<S>& strip, S* scores, long stride, S* scratch) {
+    StripScores<S>(spec, strip, scratch).forward(scores, stride);
 }
 
 template <class S> PairKernels<S> table() {
