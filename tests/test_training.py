@@ -49,6 +49,20 @@ def test_resumes_to_the_bit_after_a_kill_within_an_epoch(tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_resumed_run_may_be_longer_and_read_otherwise(tmp_path):
+    training_runs.run(tmp_path / "whole", epochs=2)
+    training_runs.run(tmp_path / "longer", epochs=1, validated=False)
+    training_runs.run(tmp_path / "longer", resume=True, workers=1, checkpoint_every=3, validate_every=2)
+    assert losses(tmp_path / "longer") == losses(tmp_path / "whole")
+    settings = json.loads((tmp_path / "longer" / "run.json").read_text())["training"]
+    assert [settings[name] for name in ("epochs", "workers", "checkpoint_every", "validate_every")] == [2, 1, 3, 2]
+    with pytest.raises(ValueError, match=r"^epochs: expected 2 \(as the run began\), got 1$"):
+        training_runs.run(tmp_path / "longer", resume=True, epochs=1)
+    training_runs.run(tmp_path / "cosine", epochs=1, schedule="cosine", validated=False)
+    with pytest.raises(ValueError, match=r"^epochs: expected 1 \(as the run began\), got 2$"):
+        training_runs.run(tmp_path / "cosine", epochs=2, schedule="cosine", resume=True)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("loss", ["hinge", "infonce"])
 def test_the_loss_falls(tmp_path, loss, precision):

@@ -28,6 +28,8 @@ from .log import Log
 from .objective import Objective
 
 CHECKPOINTS, BEST, LAST, CONFIG = "checkpoints", "best", "last", "run.json"
+# Settings that a resumed run may change: no step depends on them.
+_FREE = ("workers", "checkpoint_every", "validate_every")
 
 
 def train(
@@ -51,7 +53,9 @@ def train(
         training: images and captions to learn from; ``validation``: to choose the best by rSum, None for none.
         directory: of the run; made if it is not there.
         config: the numbers.
-        resume: go on from the newest checkpoint in the directory, with the same losses as if nothing had happened.
+        resume: go on from the newest checkpoint in the directory, with the same losses as if nothing had happened. The
+            configuration is the run's; ``workers``, ``checkpoint_every`` and ``validate_every`` may be others, and
+            ``epochs`` more where the schedule does not depend on them (``"step"``, ``"constant"``).
         device: None is the process's GPU if there is one, else the CPU.
         progress: show loss, best rSum and pairs/s on standard error: a bar on a terminal, else a line every ten seconds
             and for each epoch.
@@ -224,22 +228,29 @@ class _Run:
         path = self.directory / CONFIG
         record = {"training": self.config.to_dict(), "model": self.model.config.to_dict()}
         record = json.loads(json.dumps(record))
+        before = None
         if path.exists():
             if not resume:
                 raise FileExistsError(f"{self.directory}: expected a directory without a run (or resume), got one")
             before = json.loads(path.read_text(encoding="utf-8"))
             for part in record:
                 for name, value in record[part].items():
-                    if (old := before[part].get(name)) != value:
+                    if (old := before[part].get(name)) != value and not self._may_differ(name, old):
                         raise ValueError(f"{name}: expected {old!r:.80} (as the run began), got {value!r:.80}")
         elif found is not None:
             raise ValueError(f"{path}: expected the configuration of the run, got checkpoints without it")
         if self.world > 1:
             dist.barrier()
-        if self.rank == 0 and not path.exists():
+        if self.rank == 0 and record != before:
             self.directory.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
                 json.dump(record, file, indent=2)
+
+    def _may_differ(self, name: str, old: Any) -> bool:
+        """Whether a resumed run learns the same steps though this setting is no longer what it was."""
+        if name == "epochs":
+            return self.config.schedule != "cosine" and isinstance(old, int) and self.config.epochs > old
+        return name in _FREE
 
     def _bar(self, epoch: int, steps: int, done: int) -> contextlib.AbstractContextManager[Steps | None]:
         if not self.progress:
