@@ -14,7 +14,7 @@ import torch
 from cmsei_fast import CMSEI, cli, progress, recall_metrics, score_file, score_matrix
 from cmsei_fast.commands.sources import load_split
 from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
-from cmsei_fast.training.distributed import own_device
+from cmsei_fast.devices import own_device
 from cmsei_fast.training.log import read_log
 
 SMALL = ["--width", "32", "--heads", "4", "--word-width", "24", "--epochs", "2", "--batch-size", "16", "--quiet"]

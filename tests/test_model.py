@@ -195,6 +195,13 @@ def test_what_cannot_be_encoded():
     for wrong in ([-1], [7]):
         with pytest.raises(ValueError, match=rf"^indices: expected images from 0 to 6, got {wrong[0]} to {wrong[0]}$"):
             model.encode_images(SPLIT, wrong)
+    with pytest.raises(TypeError, match=r"^captions\[1\]: expected a sentence, got NoneType$"):
+        model.encode_captions(["a dog", None])
+    with pytest.raises(TypeError, match=r"^split: expected a Split \(open_split reads one\), got str$"):
+        model.encode_images("test.h5")
+    for encode, items in ((model.encode_images, SPLIT), (model.encode_captions, ["a dog"])):
+        with pytest.raises(ValueError, match=r"^batch_size: expected an integer >= 1, got 0$"):
+            encode(items, batch_size=0)
     assert len(model.encode_captions([])) == 0
     assert len(model.encode_images(SPLIT, [])) == 0
 

@@ -14,7 +14,7 @@ import torch
 import training_runs
 from safetensors.torch import load_file
 
-from cmsei_fast.training import TrainConfig
+from cmsei_fast.training import TrainConfig, train
 from cmsei_fast.training.log import Log, read_log
 
 NOISY = {
@@ -79,6 +79,14 @@ def test_refusals(tmp_path):
     assert str(exists.value) == f"{tmp_path}: expected a directory without a run (or resume), got one"
     with pytest.raises(ValueError, match=r"^batch_size: expected 8 \(as the run began\), got 4$"):
         training_runs.run(tmp_path, epochs=1, batch_size=4, resume=True)
+    split = training_runs.tiny_split()
+    for arguments, told in (
+        (("train.h5", None, tmp_path, TrainConfig()), "training: expected a Split, got str"),
+        ((split, "val.h5", tmp_path, TrainConfig()), "validation: expected a Split or None, got str"),
+        ((split, None, tmp_path, {"epochs": 1}), "config: expected a TrainConfig, got dict"),
+    ):
+        with pytest.raises(TypeError, match=f"^{told}$"):
+            train(training_runs.tiny_model(split), *arguments)
     with pytest.raises(ValueError, match=r"^precision: expected float32 or bfloat16 on the CPU, got float16$"):
         training_runs.run(tmp_path / "half", precision="float16")
 

@@ -60,7 +60,7 @@ def test_loads_what_the_field_writes(tmp_path):
 GOOD = field_style([*SPECIAL, "a"])
 BAD = {
     "truncated": (json.dumps(GOOD)[:-3], ""),
-    "not UTF-8": (b"\xff{}", ""),
+    "not UTF-8": (b"\x80\x04}.", "expected a vocabulary as JSON, got no text (a pickle is not read)"),
     "list": ("[]", "expected one JSON object, got list"),
     "missing": ({"word2idx": {}}, "missing keys idx2word, idx"),
     "types": (GOOD | {"idx2word": []}, "word2idx, idx2word: expected two objects"),
@@ -84,6 +84,11 @@ def test_bad_files(tmp_path, content, message):
     with pytest.raises(ValueError, match=r"v\.json: ") as caught:
         Vocabulary.load(path)
     assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_one_string_is_no_list_of_captions():
+    with pytest.raises(TypeError, match=r"^captions: expected a sequence of sentences, got one string 'a dog'$"):
+        Vocabulary.build("a dog")
 
 
 def test_bad_words():

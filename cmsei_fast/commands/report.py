@@ -209,9 +209,9 @@ def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
 
 def _scored(arguments: argparse.Namespace, run: Run, split: Split) -> tuple[np.ndarray, str, dict[str, Any]]:
     """The matrix of the run's model, the model's directory and its score."""
+    from ..devices import own_device
     from ..model import CMSEI
     from ..scoring import score
-    from ..training.distributed import own_device
 
     directory = str(run.model(arguments.which))
     arguments.model = [directory]

@@ -44,7 +44,13 @@ class Vocabulary:
     def build(
         cls, captions: Iterable[str], min_count: int = 1, tokenizer: Callable[[str], list[str]] = tokenize
     ) -> Vocabulary:
-        """The words that occur at least ``min_count`` times, the most frequent first, ties by alphabet."""
+        """The words that occur at least ``min_count`` times, the most frequent first, ties by alphabet.
+
+        Raises:
+            TypeError: for one string in place of sentences.
+        """
+        if isinstance(captions, str):
+            raise TypeError(f"captions: expected a sequence of sentences, got one string {captions!r:.60}")
         counts = Counter(word for caption in captions for word in tokenizer(caption))
         kept = [word for word, count in counts.items() if count >= min_count and word not in SPECIAL]
         return cls((*SPECIAL, *sorted(kept, key=lambda word: (-counts[word], word))), tokenizer)
@@ -63,6 +69,8 @@ class Vocabulary:
             return cls(_words(json.loads(text.decode("utf-8"))), tokenizer)
         except RecursionError:
             raise ValueError(f"{path}: expected a vocabulary, got JSON nested too deeply") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: expected a vocabulary as JSON, got no text (a pickle is not read)") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 

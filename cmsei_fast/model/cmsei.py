@@ -18,6 +18,7 @@ from torch.nn import Dropout, Module
 from torch.nn.functional import normalize
 
 from .. import nn
+from ..checks import is_whole
 from ..data.aligned import aligned
 from ..data.batches import CaptionBatch, ImageBatch, caption_batch, image_batch
 from ..data.split import Split
@@ -118,7 +119,14 @@ class CMSEI(Module):
 
         Returns:
             Rows (ΣR, D) float32 on the model's device.
+
+        Raises:
+            TypeError: for what is no split; ValueError: for indices or a batch size that cannot be, and a split that
+                lacks what the model is built on.
         """
+        _check_batch_size(batch_size)
+        if not isinstance(split, Split):
+            raise TypeError(f"split: expected a Split (open_split reads one), got {type(split).__name__}")
         split = self.aligned(split)
         chosen = np.arange(len(split)) if indices is None else np.asarray(indices, dtype=np.int64)
         if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(split)):
@@ -139,9 +147,17 @@ class CMSEI(Module):
 
         Returns:
             Rows (ΣL, D) float32 on the model's device, in the order of the captions.
+
+        Raises:
+            TypeError: for what is no sequence of sentences; ValueError: for another batch size than 1, 2, ….
         """
         if isinstance(captions, str):
             raise TypeError(f"captions: expected a sequence of sentences, got one string {captions!r:.60}")
+        _check_batch_size(batch_size)
+        captions = list(captions)
+        for j, caption in enumerate(captions):
+            if not isinstance(caption, str):
+                raise TypeError(f"captions[{j}]: expected a sentence, got {type(caption).__name__}")
         tokens = [self.text.tokenize(caption) for caption in captions]
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         batches = (
@@ -187,11 +203,16 @@ class CMSEI(Module):
 
         Raises:
             OSError: there is no such directory or file.
-            ValueError: naming the file and what is wrong with it.
+            ValueError: naming the file and what is wrong with it, or for a device that is not here.
         """
         from .pretrained import load
 
         return load(directory, device)
+
+
+def _check_batch_size(value: Any) -> None:
+    if not is_whole(value):
+        raise ValueError(f"batch_size: expected an integer >= 1, got {value!r}")
 
 
 def without_regions(batch: ImageBatch, chance: float) -> ImageBatch:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..data.vocabulary import Vocabulary
+from ..devices import own_device
 from .config import ModelConfig
 from .text_encoder import TransformerEncoder
 
@@ -76,7 +77,7 @@ def load(directory: str | os.PathLike[str], device: torch.device | str = "cpu") 
     """Reads a model that :func:`save` wrote."""
     from .cmsei import CMSEI
 
-    source = Path(directory)
+    source, device = Path(directory), own_device(device)
     path = source / CONFIG
     if not path.exists():
         inside = sorted(str(each.parent) for each in source.glob(f"*/{CONFIG}"))

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..devices import own_device
 from ..encoded import Encoded
 
 
@@ -19,30 +20,6 @@ def rank_and_world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
-
-
-def own_device(device: str | None = None) -> torch.device:
-    """The device of that name; None is the GPU if there is one. A GPU without a number is the one of this process.
-
-    Raises:
-        ValueError: for a device that is not here.
-    """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device: expected cpu, cuda or cuda:N, got {device!r}") from None
-    if chosen.type == "cuda":
-        number = int(os.environ.get("LOCAL_RANK", "0")) if chosen.index is None else chosen.index
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if number >= count:
-            raise ValueError(f"device: expected one that is here (GPUs that torch can use: {count}), got {device!r}")
-        return torch.device("cuda", number)
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if chosen.type != "cpu" and (accelerator is None or accelerator.type != chosen.type):
-        raise ValueError(f"device: expected one that is here and holds data, got {device!r}")
-    return chosen
 
 
 @contextmanager

@@ -65,9 +65,15 @@ def train(
 
     Raises:
         FileExistsError: the directory holds a run and ``resume`` is False.
+        TypeError: no split or no TrainConfig in its place.
         ValueError: a configuration that differs from the run's that is resumed; float16 on the CPU; a loss that is
             not finite.
     """
+    for name, value, kind in (("training", training, Split), ("config", config, TrainConfig)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
+    if validation is not None and not isinstance(validation, Split):
+        raise TypeError(f"validation: expected a Split or None, got {type(validation).__name__}")
     with process_group(device) as place:
         return _Run(model, training, validation, Path(directory), config, place, resume, progress).run()
 
