@@ -99,9 +99,10 @@ def accuracy_plot(results: Results) -> bytes | None:
         axes.plot(times, errors, label=short(result), **{**charts.look(i), "linestyle": ""})
         for name, x, y in zip(points, times, errors, strict=True):
             axes.annotate(name, (x, y), (6, 4), textcoords="offset points", fontsize=8)
-    axes.set(title="largest error of a score", xlabel="time per pair, µs", yscale="log", xlim=(0, None))
+    axes.set(title="largest error of a score", xlabel="time per pair, µs", yscale="log")
     axes.margins(0.15)
-    axes.legend()
+    axes.set_xlim(0, 1.15 * axes.dataLim.x1)  # the last point's name
+    axes.legend(loc="lower left")
     return charts.svg_bytes(figure)
 
 

@@ -26,6 +26,26 @@ for (const svg of document.querySelectorAll("svg")) {
 return [document.querySelectorAll(".name").length, found]"""
 
 
+ON_ARROWS = """
+const found = [];
+for (const svg of document.querySelectorAll("svg")) {
+  for (const line of svg.querySelectorAll("line")) {
+    const at = line.getScreenCTM();
+    for (const name of svg.querySelectorAll(".name[font-weight=bold]")) {
+      const box = name.getBoundingClientRect();
+      for (let k = 0; k <= 50; k++) {
+        const point = line.getPointAtLength((line.getTotalLength() * k) / 50).matrixTransform(at);
+        if (point.x > box.left && point.x < box.right && point.y > box.top && point.y < box.bottom) {
+          found.push(name.textContent);
+          break;
+        }
+      }
+    }
+  }
+}
+return [document.querySelectorAll("svg line").length, found]"""
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     pytest.importorskip("matplotlib", reason="reports need matplotlib (extra plot)")
@@ -56,3 +76,11 @@ def test_wide_and_narrow(pages, window, name):
         assert count > 40
         assert wrong == []
         assert window.complaints() == []
+
+
+def test_the_name_of_an_action_stands_beside_its_arrow(pages, window):
+    for width in (1280, 390):
+        window.open(pages / "demo.html", width=width)
+        count, wrong = window.run(ON_ARROWS)
+        assert count >= 8
+        assert wrong == []

@@ -205,7 +205,8 @@ def test_of_a_run(files, capsys):
     arguments = ["report", str(files / "run"), "--scores", str(files / "scores.npy"), "--split", str(files / "val.h5")]
     assert cli.main([*arguments, "--queries", "2", "--out", str(saved)]) == 0
     tables = [
-        re.search(r"<table>.*?</table>", x.read_text(), re.DOTALL)[0] for x in (saved, saved.with_name("report.html"))
+        re.search(r'<table class="recalls">.*?</table>', x.read_text(), re.DOTALL)[0]
+        for x in (saved, saved.with_name("report.html"))
     ]
     assert tables[0] == tables[1]
     again = files / "run" / "again.html"

@@ -46,10 +46,15 @@ def test_a_label_without_room_is_told():
 def test_labels_keep_off_lines_where_they_can():
     size, line = (20.0, 10.0), ((0.0, 0.0), (100.0, 100.0))
     places = [(45.0, 45.0), (70.0, 20.0), (10.0, 8.0), (20.0, 70.0), (100.0, 95.0), (105.0, 105.0)]
-    found = list(off_lines(places, size, [line], 2.0))
+    found = list(off_lines(places, size, [line], 2.0, (200.0, 200.0)))
     assert found == [(70.0, 20.0), (20.0, 70.0), (105.0, 105.0), (45.0, 45.0), (10.0, 8.0), (100.0, 95.0)]
+    # On this canvas the second place would be moved onto the line.
+    assert next(off_lines([(70.0, 20.0), (20.0, 70.0)], size, [line], 2.0, (40.0, 200.0))) == (20.0, 70.0)
     for flat in (((0.0, 50.0), (100.0, 50.0)), ((50.0, 0.0), (50.0, 100.0)), ((55.0, 52.0), (55.0, 52.0))):
-        assert list(off_lines([(45.0, 45.0), (80.0, 80.0)], size, [flat], 0.0)) == [(80.0, 80.0), (45.0, 45.0)]
+        assert list(off_lines([(45.0, 45.0), (80.0, 80.0)], size, [flat], 0.0, (200.0, 200.0))) == [
+            (80.0, 80.0),
+            (45.0, 45.0),
+        ]
 
 
 def test_shares_are_drawn_by_their_size_and_faintly_where_they_are_even():

@@ -49,8 +49,7 @@ def keep_clear(labels: Iterable[tuple[Point, Iterable[Point]]], canvas: Point) -
     for (wide, high), places in labels:
         found = None
         for x, y in places:
-            x = max(0.0, min(float(x), canvas[0] - wide))
-            y = max(0.0, min(float(y), canvas[1] - high))
+            x, y = _inside((float(x), float(y)), (wide, high), canvas)
             if all(x >= c or x + wide <= a or y >= d or y + high <= b for a, b, c, d in taken):
                 found = (x, y)
                 taken.append((x, y, x + wide, y + high))
@@ -81,8 +80,14 @@ def about_point(point: Sequence[float], size: Point) -> Iterator[Point]:
             yield x + 0.6 * ring * size[1] * 1.8 * cos(angle), y + 0.6 * ring * size[1] * sin(angle)
 
 
+def _inside(corner: Point, size: Point, canvas: Point) -> Point:
+    """The top left corner of a label, moved so that the label lies on the canvas."""
+    x, y = (max(0.0, min(at, end - extent)) for at, end, extent in zip(corner, canvas, size, strict=True))
+    return x, y
+
+
 def off_lines(
-    places: Iterable[Point], size: Point, lines: Sequence[tuple[Point, Point]], room: float
+    places: Iterable[Point], size: Point, lines: Sequence[tuple[Point, Point]], room: float, canvas: Point
 ) -> Iterator[Point]:
     """Places of a label, those that keep off the lines first, each in its order.
 
@@ -91,9 +96,11 @@ def off_lines(
         size: width and height of the label.
         lines: start and end of each.
         room: between label and line.
+        canvas: width and height; a place is moved inside.
     """
     meeting = []
     for x, y in places:
+        x, y = _inside((x, y), size, canvas)
         box = (x - room, y - room, x + size[0] + room, y + size[1] + room)
         if any(_meets(box, start, end) for start, end in lines):
             meeting.append((x, y))

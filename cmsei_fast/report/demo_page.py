@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 SHOWN = 4
 _SCALE = 0.5
 _TEXT = 12
-_ROOM = 4  # between a name and an arrow, the half of its head
+_ROOM = 7  # between a name and an arrow: the half of its head
 _STYLE = """
 tbody th { font-weight: normal; }
 td div { height: .35rem; background: var(--accent); margin-left: auto; }
 figure.true { border: 3px solid var(--ink); padding: calc(.5rem - 2px); }
 .gallery { grid-template-columns: repeat(auto-fit, minmax(10.25rem, 1fr)); max-width: 72rem; }
+@media (max-width: 40rem) { .gallery { grid-template-columns: minmax(0, 1fr); } }
 """
 
 
@@ -88,7 +90,8 @@ def _retrieval(first: Row, last: Row, test: SyntheticScenes, caption: int) -> st
             f'<figure class="{"true" if image == owner else "other"}">{_drawing(test, int(image))}'
             f"<figcaption>{true}{choice}{scores}</figcaption></figure>"
         )
-    return f'<h3>“{escape(test.scenes.captions[caption])}”</h3><div class="gallery">{"".join(figures)}</div>'
+    told = re.sub(r" +([.,;])", r"\1", test.scenes.captions[caption])
+    return f'<h3>“{escape(told)}”</h3><div class="gallery">{"".join(figures)}</div>'
 
 
 def _drawing(test: SyntheticScenes, image: int) -> str:
@@ -96,6 +99,7 @@ def _drawing(test: SyntheticScenes, image: int) -> str:
     from ..data.synthetic import CANVAS
 
     scene: Scene = test.scenes[image]
+    canvas = wide, high = int(CANVAS[0] * _SCALE), int(CANVAS[1] * _SCALE)
     parts: list[str] = []
     names: list[tuple[str, bool, Iterator[Point]]] = []
     centres = [((x1 + x2) * _SCALE / 2, (y1 + y2) * _SCALE / 2) for x1, y1, x2, y2 in scene.boxes.tolist()]
@@ -109,7 +113,9 @@ def _drawing(test: SyntheticScenes, image: int) -> str:
             f'fill-opacity=".35" stroke="var(--ink)"/>'
         )
         size = name_size(f"{colour} {noun}", _TEXT)
-        names.append((f"{colour} {noun}", False, off_lines(_beside((x1, y1, x2, y2), size), size, arrows, _ROOM)))
+        names.append(
+            (f"{colour} {noun}", False, off_lines(_beside((x1, y1, x2, y2), size), size, arrows, _ROOM, canvas))
+        )
     for (_, action, _), ((ax, ay), (bx, by)) in zip(scene.relations, arrows, strict=True):
         parts.append(
             f'<line x1="{ax:.0f}" y1="{ay:.0f}" x2="{bx:.0f}" y2="{by:.0f}" stroke="var(--ink)" stroke-width="2" '
@@ -117,9 +123,8 @@ def _drawing(test: SyntheticScenes, image: int) -> str:
         )
         size = name_size(action, _TEXT, bold=True)
         around = about_point(((ax + bx) / 2, (ay + by) / 2), size)
-        names.insert(0, (action, True, off_lines(around, size, arrows, _ROOM)))
-    wide, high = (int(side * _SCALE) for side in CANVAS)
-    corners = keep_clear(((name_size(name, _TEXT, bold=bold), at) for name, bold, at in names), (wide, high))
+        names.insert(0, (action, True, off_lines(around, size, arrows, _ROOM, canvas)))
+    corners = keep_clear(((name_size(name, _TEXT, bold=bold), at) for name, bold, at in names), canvas)
     for (name, bold, _), corner in zip(names, corners, strict=True):
         if corner is not None:
             parts.append(named(name, *corner, _TEXT, bold=bold))

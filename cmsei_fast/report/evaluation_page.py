@@ -33,6 +33,10 @@ figcaption { overflow-wrap: anywhere; }
 td small { white-space: nowrap; }
 .settings td { overflow-wrap: anywhere; max-width: 50rem; text-align: left; }
 details { margin: .5rem 0; }
+@media (max-width: 40rem) {
+  .recalls :is(th, td) { padding: .3rem .15rem; font-size: .8rem; }
+  .recalls small { font-size: .68rem; }
+}
 """
 
 
@@ -100,7 +104,7 @@ def recall_table(metrics: RecallMetrics, intervals: Mapping[str, Interval]) -> H
 
     def cell(value: float, name: str) -> Html:
         at = intervals[name]
-        return Html(f"{value:.1f}<small>{at.low:.1f} – {at.high:.1f}</small>")
+        return Html(f"{value:.1f}<small>{at.low:.1f}–{at.high:.1f}</small>")
 
     def row(key: str, d: DirectionMetrics) -> list[object]:
         recalls = zip((d.r1, d.r5, d.r10), LEVELS, strict=True)
@@ -109,7 +113,7 @@ def recall_table(metrics: RecallMetrics, intervals: Mapping[str, Interval]) -> H
 
     heads = ("", *(f"R@{level}" for level in LEVELS), "median rank", "mean rank")
     rsum: list[object] = ["rSum", cell(metrics.rsum, "rSum"), "", "", "", ""]
-    return table(heads, [row("i2t", metrics.i2t), row("t2i", metrics.t2i), rsum])
+    return table(heads, [row("i2t", metrics.i2t), row("t2i", metrics.t2i), rsum], kind="recalls")
 
 
 def _section(heading: str, found: Extremes, what: Evaluation, show: Any) -> str:

@@ -17,6 +17,7 @@ SHOWN = 12
 LIT = 5  # relations that a word lights up
 _NODE = 0.026  # radius by the longer side of the canvas
 _RING = 0.32  # between the rings of a node, in radii
+_STROKE = 0.24  # of a ring, in radii
 _BEND = 0.12
 
 
@@ -147,7 +148,8 @@ def _node(explanation: Explanation, i: int, at: np.ndarray, radius: float, *, sp
             r = radius * (1 + _RING * (number + 0.5))
             rings.append(
                 f'<circle class="ring {kind}" cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}" pathLength="100" '
-                f'stroke-dasharray="{100 * own[-1].attention:.1f} 100" transform="rotate(-90 {x:.1f} {y:.1f})"/>'
+                f'stroke-dasharray="{100 * own[-1].attention:.1f} 100" '
+                f'style="--ring:{_STROKE * radius:.2f}px" transform="rotate(-90 {x:.1f} {y:.1f})"/>'
             )
     return (
         f'<g class="node{" spare" if spare else ""}" data-node="{i}"><title>{escape("; ".join(told))}</title>'
