@@ -118,6 +118,17 @@ def test_devices_by_name(files, tmp_path, run, capsys, monkeypatch):
         own_device("cuda")
 
 
+def test_a_split_that_a_model_cannot_take(files, run, tmp_path, capsys):
+    split = load_split(str(files / "val.h5"))
+    write_split(tmp_path / "bare.h5", replace(split, boxes=None, sizes=None))
+    write_split(tmp_path / "mute.h5", replace(split, captions=(), caption_to_image=np.empty(0, np.int64)))
+    model = str(run / "best")
+    assert cli.main(["evaluate", str(tmp_path / "bare.h5"), "--model", model]) == 2
+    assert f"error: {model}: boxes: expected images with boxes (the model" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(tmp_path / "mute.h5"), "--model", model]) == 2
+    assert capsys.readouterr().err == "cmsei-fast: error: split: expected captions to score images with, got none\n"
+
+
 def test_a_run_in_place_of_its_model(files, run, tmp_path, capsys):
     for directory, told in ((run, f"a directory of models: {run / 'best'}, {run / 'last'}"), (tmp_path, "none")):
         assert cli.main(["evaluate", str(files / "val.h5"), "--model", str(directory)]) == 2

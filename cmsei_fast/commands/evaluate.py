@@ -136,14 +136,23 @@ def _measure(
 
 
 def stream_of_models(arguments: argparse.Namespace, split: Split, device: str) -> MeanStream:
-    """The models' mean scores, tile by tile, once the split is encoded by each."""
+    """The models' mean scores, tile by tile, once the split is encoded by each.
+
+    Raises:
+        ValueError: for a split without captions, or one that lacks what a model is built on, naming the model.
+    """
     from ..ensemble import MeanStream
     from ..model import CMSEI
     from ..scoring import prepare
 
+    if not split.captions:
+        raise ValueError("split: expected captions to score images with, got none")
     problems = []
-    for model in [CMSEI.from_pretrained(directory, device) for directory in arguments.model]:
-        images = model.encode_images(split, progress=arguments.progress)
+    for name, model in [(name, CMSEI.from_pretrained(name, device)) for name in arguments.model]:
+        try:
+            images = model.encode_images(split, progress=arguments.progress)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
         captions = model.encode_captions(split.captions, progress=arguments.progress)
         problems.append(prepare(images, captions, None, None, model.scorer, arguments.engine, arguments.precision))
     return MeanStream(problems)
