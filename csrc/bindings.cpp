@@ -7,6 +7,7 @@ namespace cmsei {
 void bind_pair_score(pybind11::module_& m);
 void bind_peak(pybind11::module_& m);
 void bind_relation_attention(pybind11::module_& m);
+void bind_similarity(pybind11::module_& m);
 }  // namespace cmsei
 
 PYBIND11_MODULE(_native, m) {
@@ -22,4 +23,5 @@ PYBIND11_MODULE(_native, m) {
     cmsei::bind_pair_score(m);
     cmsei::bind_peak(m);
     cmsei::bind_relation_attention(m);
+    cmsei::bind_similarity(m);
 }

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import BACKENDS, Backend
+from problems import error
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, leaky_relu, linear, normalize
 
 from cmsei_fast.compat import scan, sgraf
 from cmsei_fast.compat.similarity import EncoderSimilarity
+from cmsei_fast.engines import EngineUnavailable
 from cmsei_fast.ops import attended
 
 WIDTH, VECTOR, REGIONS = 12, 6, 5
@@ -46,12 +49,14 @@ def glob(local: Tensor, s: Weights, name: str, image: bool, training: bool) -> T
     return l2norm((weights * local).sum(1))
 
 
-def literal(images: Tensor, captions: Tensor, s: Weights, module: str, training: bool = False) -> Tensor:
+def literal(
+    images: Tensor, captions: Tensor, s: Weights, module: str, training: bool = False, lengths: Any = LENGTHS
+) -> Tensor:
     """(N, M), one caption with all images at a time, §3 of the paper; running statistics in s are updated."""
     whole = glob(images, s, "v_global_w", True, training)
     columns = []
-    for caption, n in zip(captions, LENGTHS, strict=True):
-        q = caption[:n].expand(len(images), n, WIDTH)
+    for caption, n in zip(captions, lengths, strict=True):
+        q = caption[:n].expand(len(images), n, caption.shape[-1])
         a = leaky_relu(images @ q.mT, 0.1)  # (N, R, n)
         p = (9 * l2norm(a)).softmax(1)
         c = l2norm(p.mT @ images)
@@ -70,20 +75,24 @@ def literal(images: Tensor, captions: Tensor, s: Weights, module: str, training:
     return torch.cat(columns, 1)
 
 
-def problem(images: int = 7) -> tuple[Tensor, Tensor]:
+def problem(
+    images: int = 7, regions: int = REGIONS, lengths: Any = LENGTHS, width: int = WIDTH
+) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(images)
-    v = torch.randn(images, REGIONS, WIDTH, generator=generator, dtype=torch.float64)
-    w = torch.randn(len(LENGTHS), max(LENGTHS) + 2, WIDTH, generator=generator, dtype=torch.float64)
+    v = torch.randn(images, regions, width, generator=generator, dtype=torch.float64)
+    w = torch.randn(len(lengths), max(lengths) + 2, width, generator=generator, dtype=torch.float64)
     w = normalize(w + 0.3, dim=-1)
-    for row, n in zip(w, LENGTHS, strict=True):
+    for row, n in zip(w, lengths, strict=True):
         row[n:] = torch.nan  # never read
     return normalize(v + 0.3, dim=-1), w
 
 
-def encoder(module: str, dropout: float = 0.0, **options: Any) -> EncoderSimilarity:
+def encoder(
+    module: str, dropout: float = 0.0, sizes: tuple[int, int] = (WIDTH, VECTOR), regions: int = REGIONS, **options: Any
+) -> EncoderSimilarity:
     """Weights and statistics as of a model that has learned: none is at its first value."""
     torch.manual_seed(1)
-    out = EncoderSimilarity(WIDTH, VECTOR, module, num_region=REGIONS, **options).double().eval()
+    out = EncoderSimilarity(*sizes, module, num_region=regions, **options).double().eval()
     with torch.no_grad():
         for name, x in out.state_dict().items():
             if x.is_floating_point():
@@ -105,7 +114,7 @@ def _tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.usefixtures("_tiles")
 def test_similarities(module: str) -> None:
     v, w = problem()
-    model = encoder(module)
+    model = encoder(module, engine="eager")
     expected = literal(v, w, model.state_dict(), module)
     assert expected.std() > 0.01
     torch.testing.assert_close(model(v, w, LENGTHS), expected, rtol=1e-7, atol=1e-7)
@@ -113,6 +122,88 @@ def test_similarities(module: str) -> None:
         torch.testing.assert_close(model(v, w, torch.tensor(LENGTHS)), expected, rtol=1e-7, atol=1e-7)
         found = model.float()(v.float(), w.float(), LENGTHS)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+NATIVE = [x for x in BACKENDS if x.engine == "native"]
+# Regions, (D, vector width), captions' lengths: lanes and panels with rests, blocks and chunks of captions, a caption
+# that is longer than a block.
+SHAPES = {
+    "small": (REGIONS, (WIDTH, VECTOR), LENGTHS),
+    "one": (1, (1, 1), [1]),
+    "narrow": (2, (3, 2), [2, 1]),
+    "long": (17, (33, 17), [3, 150, 16, 31, 15]),
+    "many": (36, (70, 40), [1 + i * i % 23 for i in range(90)]),
+    "deep": (3, (600, 33), [5, 9, 16]),
+}
+
+
+@pytest.mark.parametrize("backend", NATIVE, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("module", MODULES)
+@torch.no_grad()
+def test_native(module: str, shape: str, backend: Backend) -> None:
+    regions, sizes, lengths = SHAPES[shape]
+    for images in (1, 3) if shape != "many" else (33,):
+        v, w = problem(images, regions, lengths, sizes[0])
+        model, eager = (encoder(module, sizes=sizes, regions=regions, engine=x) for x in ("native", "eager"))
+        expected = eager(v, w, lengths)
+        torch.testing.assert_close(
+            expected, literal(v, w, model.state_dict(), module, lengths=lengths), rtol=1e-6, atol=1e-6
+        )
+        with backend.forced():
+            torch.testing.assert_close(model(v, w, lengths), expected, rtol=1e-9, atol=1e-10)
+            found = model.float()(v.float(), w.float(), lengths)
+        limit = 3 * error(eager.float()(v.float(), w.float(), lengths), expected) + 5e-6
+        assert error(found, expected) <= limit
+
+
+@pytest.mark.skipif(not NATIVE, reason="needs the native module")
+@pytest.mark.parametrize("steps", [1, 2])
+@torch.no_grad()
+def test_native_steps(steps: int) -> None:
+    v, w = problem()
+    model, eager = (encoder("SGR", sgr_step=steps, engine=engine) for engine in ("native", "eager"))
+    torch.testing.assert_close(model(v, w, LENGTHS), eager(v, w, LENGTHS), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.skipif(not NATIVE, reason="needs the native module")
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.usefixtures("threads", "poisoned")
+@torch.no_grad()
+def test_native_scores_are_their_pairs_alone(module: str) -> None:
+    """Neither threads nor what stands beside a pair change a bit of its score, not even if that is no number."""
+    lengths = [1 + i * i % 23 for i in range(40)]
+    v, w = (x.float() for x in problem(35, 5, lengths))
+    model = encoder(module, engine="native").float()
+    expected = model(v, w, lengths)
+    assert expected.isfinite().all()
+    torch.set_num_threads(3)
+    assert torch.equal(model(v, w, lengths), expected)
+    spoiled_images, spoiled_captions = v.clone(), w.clone()
+    spoiled_images[4, 2, 1], spoiled_captions[7, 0, 3] = torch.nan, torch.inf
+    found = model(spoiled_images, spoiled_captions, lengths)
+    wrong = found.isnan()
+    assert wrong[4].all()
+    assert wrong[:, 7].all()
+    assert wrong.sum() == sum(wrong.shape) - 1
+    assert torch.equal(found[~wrong], expected[~wrong])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_native_by_name_says_why_not(module: str) -> None:
+    v, w = problem()
+    model = encoder(module, engine="native")
+    with pytest.raises(EngineUnavailable, match="engine 'native' cannot run here: it evaluates only"):
+        model(v, w, LENGTHS)
+    with torch.no_grad():
+        with pytest.raises(EngineUnavailable, match="it evaluates only"):
+            model.train()(v, w, LENGTHS)
+        with pytest.raises(EngineUnavailable, match=r"got torch\.float32, torch\.float64 and weights"):
+            model.eval()(v.float(), w, LENGTHS)
+        with pytest.raises(EngineUnavailable, match="it has no precision='bfloat16'"):
+            encoder(module, engine="native", precision="bfloat16")(v, w, LENGTHS)
+    with pytest.raises(ValueError, match="engine: expected 'auto', 'native' or 'eager', got 'cuda'"):
+        EncoderSimilarity(WIDTH, VECTOR, engine="cuda")
 
 
 @pytest.mark.parametrize("training", [False, True])

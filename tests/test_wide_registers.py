@@ -19,6 +19,7 @@ from problems import Problem, computed, error, every_direction, magnitude, name,
 from torch.nn.functional import normalize
 
 from cmsei_fast import engines
+from cmsei_fast.compat.similarity import EncoderSimilarity
 from cmsei_fast.engines import native
 from cmsei_fast.ops import pair_score, relation_attention
 from cmsei_fast.scorer import PairScorer
@@ -112,3 +113,17 @@ def test_relation_attention(nodes: int, width: int, wide: str) -> None:
     for limit, actual in ((1e-11, found[1]), (1e-4, found[2])):
         for a, e in zip(actual, found[0], strict=True):
             assert error(a, e) <= limit * magnitude(e)
+
+
+@pytest.mark.parametrize("module", ["SAF", "SGR"])
+@torch.no_grad()
+def test_sgraf(module: str, wide: str) -> None:
+    torch.manual_seed(0)
+    images, words = (normalize(torch.randn(n, 40, dtype=torch.float64) + 0.3, dim=-1) for n in (7 * 19, 67))
+    lengths = torch.tensor([1, 16, 30, 17, 3])
+    model = EncoderSimilarity(40, 33, module, num_region=19, engine="eager").double().eval()
+    expected = model.similarities(images.view(7, 19, 40), words, lengths)
+    model.engine = "native"
+    for dtype, limit in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        found = model.to(dtype).similarities(images.to(dtype).view(7, 19, 40), words.to(dtype), lengths)
+        assert error(found, expected) <= limit

@@ -6,6 +6,7 @@ Parameters have the names of SGRAF's own modules, so that its checkpoints load.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 from torch.nn.utils.rnn import pad_sequence
 
+from .. import engines
 from ..encoded import length_mask
+from ..engines import native_similarity
 from ..engines.affine import Affine, product
 from ..ops.attended import AttendedTile, attended_scores
 from ..scorer import Attention
@@ -50,12 +53,14 @@ class GlobalAttention(nn.Module):
     def forward(self, local: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(n, D) unit vectors of local (n, rows, D), 0 behind the lengths (n,)."""
         sizes = local.shape[1] if lengths is None else lengths[:, None].to(local.dtype)
-        common = _embedded(self.embedding_local, local)
-        common = common * _embedded(self.embedding_global, local.sum(1) / sizes)[:, None]
-        logits = self.embedding_common(common).squeeze(2)  # (n, rows)
+        whole = _embedded(self.embedding_global, local.sum(1) / sizes)  # (n, D)
+        common = self.embedding_common[0]
+        assert isinstance(common, nn.Linear)
+        # The last layer's weights meet the one vector instead of every row.
+        logits = _embedded(self.embedding_local, local) @ (whole * common.weight)[..., None] + common.bias
         if lengths is not None:
-            logits = logits.masked_fill(~length_mask(lengths), -torch.inf)
-        return normalize((logits.softmax(1)[..., None] * local).sum(1), dim=-1, eps=EPS)
+            logits = logits.masked_fill(~length_mask(lengths)[..., None], -torch.inf)
+        return normalize((logits.softmax(1).mT @ local).squeeze(1), dim=-1, eps=EPS)
 
 
 def _embedded(layers: nn.Sequential, x: Tensor) -> Tensor:
@@ -73,15 +78,19 @@ class GraphReasoning(nn.Module):
         self.graph_key_w = nn.Linear(sim_dim, sim_dim)
         self.sim_graph_w = nn.Linear(sim_dim, sim_dim)
 
-    def prepared(self, last: bool) -> Reasoning:
-        """The step (B, k, d) → (B, k, d), or of the last step, whose first node alone is read, → (B, 1, d).
+    def layers(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """What a node asks the others with and what it makes of their answer, each (weight (d, d), bias (d,)).
 
         Queries and keys are one product: (W_q x + b_q)·(W_k y + b_k) is y·W_kᵀ(W_q x + b_q) but for what is the same
         for all y, and a softmax over them does not see that. The bias b_k is therefore not read and has no gradient.
         """
         keys = self.graph_key_w.weight.T
-        ask = Affine(keys @ self.graph_query_w.weight, keys @ self.graph_query_w.bias)
-        answer = Affine(self.sim_graph_w.weight, self.sim_graph_w.bias)
+        ask = keys @ self.graph_query_w.weight, keys @ self.graph_query_w.bias
+        return ask, (self.sim_graph_w.weight, self.sim_graph_w.bias)
+
+    def prepared(self, last: bool) -> Reasoning:
+        """The step (B, k, d) → (B, k, d), or of the last step, whose first node alone is read, → (B, 1, d)."""
+        ask, answer = (Affine(*layer) for layer in self.layers())
 
         def step(x: Tensor) -> Tensor:
             asking = ask(x[:, :1] if last else x)
@@ -120,6 +129,14 @@ class AttentionFiltration(nn.Module):
         gate = normalize(a.sigmoid(), p=1.0, dim=-1, eps=EPS)
         return normalize((gate[..., None, :] @ x).squeeze(-2), dim=-1, eps=EPS)
 
+    def gate(self) -> tuple[Tensor, float, float]:
+        """In evaluation: the gate of a vector x is sigmoid(scale · weight·x + shift), weight (d,)."""
+        assert self.bn.running_mean is not None
+        assert self.bn.running_var is not None
+        scale = self.bn.weight / (self.bn.running_var + self.bn.eps).sqrt()
+        shift = (self.attn_sim_w.bias - self.bn.running_mean) * scale + self.bn.bias
+        return self.attn_sim_w.weight[0], float(scale), float(shift)
+
     @torch.no_grad()
     def follow(self, found: Statistics) -> None:
         """The running mean and variance after the captions, in their order."""
@@ -147,9 +164,11 @@ class EncoderSimilarity(nn.Module):
         num_region: regions of every image.
         precision: ``"float32"``, or ``"bfloat16"``, which rounds what makes the similarity vectors: the squared
             differences and the weights that they meet; sums and all else stay as they are.
+        engine: ``"native"``, the compiled CPU engine, which evaluates without gradients in the weights' own precision;
+            ``"eager"``, torch; ``"auto"``, the first where it can, else the second.
 
     Raises:
-        ValueError: for another module or precision.
+        ValueError: for another module, precision or engine.
     """
 
     def __init__(
@@ -161,12 +180,16 @@ class EncoderSimilarity(nn.Module):
         *,
         num_region: int = 36,
         precision: str = "float32",
+        engine: str = "auto",
     ) -> None:
         super().__init__()
         if module_name not in ("SGR", "SAF"):
             raise ValueError(f"module_name: expected 'SGR' or 'SAF', got {module_name!r}")
         self.module_name, self.num_region = module_name, num_region
         self.precision = check_precision(precision)
+        if engine not in ("auto", "native", "eager"):
+            raise ValueError(f"engine: expected 'auto', 'native' or 'eager', got {engine!r}")
+        self.engine = engine
         self.v_global_w = GlobalAttention(embed_size, num_region)
         self.t_global_w = GlobalAttention(embed_size)
         self.sim_tranloc_w = nn.Linear(embed_size, sim_dim)
@@ -220,6 +243,9 @@ class EncoderSimilarity(nn.Module):
         if 0 in (len(images), len(lengths)):
             return images.new_empty(len(images), len(lengths))
         filtered = self.module_name == "SAF"
+        if self._runs_native(images, words):
+            vectors = self._image_vectors(images), self._sentence_vectors(words, lengths)
+            return native_similarity.similarity(images, words, lengths, *vectors, self._weights())
         found: Statistics = {}
         out = attended_scores(
             images,
@@ -235,6 +261,36 @@ class EncoderSimilarity(nn.Module):
         if self.training and filtered:
             self.SAF_module.follow(found)
         return out
+
+    def _not_native(self, images: Tensor, words: Tensor) -> str | None:
+        """Why the compiled CPU engine does not compute this; None where it does."""
+        own = self.sim_tranloc_w.weight
+        if self.training or torch.is_grad_enabled():
+            return "it evaluates only: call eval(), and the module inside torch.no_grad()"
+        if self.precision != "float32":
+            return f"it has no precision={self.precision!r}"
+        if any(x.device.type != "cpu" for x in (images, words, own)):
+            return "the features or the weights are not on the CPU"
+        if not images.dtype == words.dtype == own.dtype or own.dtype not in (torch.float32, torch.float64):
+            return f"it takes all in float32 or float64, got {images.dtype}, {words.dtype} and weights {own.dtype}"
+        return engines.unavailable("native")
+
+    def _runs_native(self, images: Tensor, words: Tensor) -> bool:
+        if self.engine == "eager":
+            return False
+        reason = self._not_native(images, words)
+        if reason is not None and self.engine == "native":
+            raise engines.EngineUnavailable(f"engine 'native' cannot run here: {reason}. Ask for engine='auto'")
+        return reason is None
+
+    def _weights(self) -> native_similarity.SimilarityWeights:
+        """The module as the CPU engine reads it."""
+        local, whole = ((x.weight, x.bias) for x in (self.sim_tranloc_w, self.sim_tranglo_w))
+        evaluate = self.sim_eval_w.weight[0], float(self.sim_eval_w.bias)
+        make = partial(native_similarity.SimilarityWeights, local, whole, evaluate, temperature=_ATTENTION.temperature)
+        if self.module_name == "SAF":
+            return make(gate=self.SAF_module.gate())
+        return make(steps=[step.layers() for step in self.SGR_module if isinstance(step, GraphReasoning)])
 
     def _image_vectors(self, images: Tensor) -> Tensor:
         # A batch norm in training sees all images.

@@ -5,6 +5,7 @@
 
 #include "pair_kernels.h"
 #include "relation_kernels.h"
+#include "similarity_kernels.h"
 
 namespace cmsei {
 
@@ -14,6 +15,8 @@ struct CpuKernels {
     PairKernels<double> pair_f64;
     RelationKernels<float> relation_f32;
     RelationKernels<double> relation_f64;
+    SimilarityKernels<float> similarity_f32;
+    SimilarityKernels<double> similarity_f64;
     double (*multiply_add_burst)(long iterations, float* sink);  // returns the operations done
 };
 

@@ -1,0 +1,97 @@
+// A layer W x + b of many x, which lie in the lanes of registers. Included once per instruction set.
+#pragma once
+
+#include "../pack.h"
+#include "../similarity_kernels.h"
+
+namespace cmsei {
+namespace CMSEI_ISA {
+
+// Working memory in pieces; without a base it only counts.
+template <class S> struct Space {
+    S* base;
+    long used = 0;
+
+    S* take(long n) {
+        S* p = base ? base + used : nullptr;
+        used += round_up(n, 64 / static_cast<long>(sizeof(S)));
+        return p;
+    }
+};
+
+// Elements between rows of n lanes: room for a register past the last, and an odd number of cache lines, so that a
+// column's lines spread over the whole first cache.
+template <class S> CMSEI_INLINE long lead(long n) { return round_up(n, kNR<S>) + Simd<S>::W; }
+
+// Registers of a panel that begins at lane j of n.
+template <class S> CMSEI_INLINE int registers(long n, long j) { return n - j <= Simd<S>::W ? 1 : kNV; }
+
+// Depth of a pass over a layer's results: with a panel of x that stays in the first cache, whole panels of rows of A.
+template <class S> inline long layer_step(long depth) {
+    constexpr long most = (32768 / (kNR<S> * static_cast<long>(sizeof(S))) + kMR - 1) / kMR * kMR;
+    const long blocks = (depth + most - 1) / most;
+    return blocks <= 1 ? depth : round_up((depth + blocks - 1) / blocks, kMR);
+}
+
+// W (rows × depth) pass by pass, each packed as A.
+template <class S> void pack_layer(const S* weight, long rows, long depth, S* dst) {
+    const long step = layer_step<S>(depth);
+    for (long k = 0; k < depth; k += step)
+        pack_a_of(weight + k, depth, rows, depth - k < step ? depth - k : step, dst + rows * k);
+}
+
+// Lanes 0..n-1 of y (rows × ld) = b, and 0 in the rows up to the next multiple of the lanes.
+template <class S> inline void fill_rows(S* y, long ld, long n, const S* bias, long rows) {
+    using V = Simd<S>;
+    for (long o = 0; o < round_up(rows, V::W); ++o) {
+        const auto b = V::set(o < rows ? bias[o] : 0);
+        for (long v = 0; v < n; v += V::W) V::store(y + o * ld + v, b);
+    }
+}
+
+// A panel of `nv` registers of y += W x for the pass that begins at k0 and is k deep.
+template <class S>
+inline void add_panel(const S* weight, long rows, long k0, long k, const S* x, long ldx, S* y, long ldy, int nv) {
+    const S* a = weight + rows * k0;
+    for (long i = 0; i < rows; i += kMR) {
+        const int m = rows - i < kMR ? static_cast<int>(rows - i) : kMR;
+        micro_any<S>(m, nv, k, a + i * k, m, x, ldx, y + i * ldy, ldy, true, Ahead::part(x, 0, 0, 1));
+    }
+}
+
+// y (rows × n lanes) = W x + b.
+template <class S>
+inline void apply_layer(const Layer<S>& layer, long rows, long depth, const S* x, long ldx, S* y, long ldy, long n) {
+    fill_rows(y, ldy, n, layer.bias, rows);
+    const long step = layer_step<S>(depth);
+    for (long k = 0; k < depth; k += step)
+        for (long j = 0; j < n; j += kNR<S>)
+            add_panel(layer.weight, rows, k, depth - k < step ? depth - k : step, x + k * ldx + j, ldx, y + j, ldy,
+                      registers<S>(n, j));
+}
+
+// factor[lane] = 1 / max(length of the lane's vector in y (width × ld), eps); with `gate`, dot[lane] = gate · vector.
+template <class S, bool gated>
+inline void unit_factors(const S* y, long ld, long width, long n, S* factor, const S* gate, S* dot) {
+    using V = Simd<S>;
+    constexpr int kTogether = 4;
+    for (long v = 0; v < n; v += kTogether * V::W) {
+        const int some = n - v < kTogether * V::W ? static_cast<int>((n - v + V::W - 1) / V::W) : kTogether;
+        typename V::T square[kTogether] = {}, along[kTogether] = {};
+        for (long o = 0; o < width; ++o) {
+            const S* row = y + o * ld + v;
+            for (int i = 0; i < some; ++i) {
+                const auto x = V::load(row + i * V::W);
+                square[i] += x * x;
+                if (gated) along[i] += x * gate[o];
+            }
+        }
+        for (int i = 0; i < some; ++i) {
+            V::store(factor + v + i * V::W, 1 / V::max(V::sqrt(square[i]), V::set((S)kEps)));
+            if (gated) V::store(dot + v + i * V::W, along[i]);
+        }
+    }
+}
+
+}  // namespace CMSEI_ISA
+}  // namespace cmsei
