@@ -47,8 +47,9 @@ def scoring(at: Run) -> Rows:
     rows: Rows = {}
     for name, (scorer, form) in SCORERS.items():
 
-        def score(which: Features, engine: str, scorer: PairScorer = scorer) -> Tensor:
-            return score_matrix(which.images, which.words, which.lengths, scorer=scorer, engine=engine)
+        def score(which: Features, engine: str, precision: str | None = None, scorer: PairScorer = scorer) -> Tensor:
+            given = which.images, which.words, which.lengths
+            return score_matrix(*given, scorer=scorer, engine=engine, precision=precision)
 
         def literal(form: Callable[..., Tensor] = form) -> Tensor:
             with torch.no_grad():
@@ -60,13 +61,18 @@ def scoring(at: Run) -> Rows:
         def ours(which: Features, score: Callable[..., Tensor] = score) -> Tensor:
             return score(which, at.engine)
 
+        def narrow(which: Features, score: Callable[..., Tensor] = score) -> Tensor:
+            return score(which, at.engine, "float8")
+
         agree(name, ours(part), plain(), 5e-3)
+        agree(f"{name} in float8", narrow(part), score(part, "eager", "float8"), 5e-3)
         taken, small = at.seconds(lambda ours=ours: ours(given)), at.seconds(lambda ours=ours: ours(part))
         rows[f"{name}_scoring"] = {
             "pairs": given.pairs,
             "seconds": taken,
             "product_seconds": product,
             "of_product": product / taken,
+            "float8_of_product": product / at.seconds(lambda narrow=narrow: narrow(given)),
             "over_literal": ratio(at.other(f"{name} literal", lambda f=literal: at.attempt(f)), small),
             "over_eager": ratio(at.other(f"{name} eager", lambda f=plain: at.attempt(f)), small),
             "over_compiled": ratio(at.other(f"{name} compiled", lambda f=plain: compiled_eager(f, at)), small),

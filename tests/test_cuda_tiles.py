@@ -121,6 +121,15 @@ def test_float8_is_e4m3_on_hopper_alone(monkeypatch: pytest.MonkeyPatch) -> None
     assert seen == [(2, True), (0, False)]
 
 
+def test_scales_of_which_only_the_product_leaves_the_range() -> None:
+    (v, v_offsets), (w, w_offsets) = (items((n,), 16, torch.float32, n) for n in (4, 3))
+    v, w = v * 2.0**75, w * 2.0**75  # scales of at least 2⁶⁴
+    v[:, ::2], w[:, 1::2] = 0, 0  # inner products of 0
+    with engine_on_host(TileModule()):
+        scores = pair_score(v, w, v_offsets, w_offsets, scorer=PairScorer.maxsim(), engine="cuda", precision="float8")
+    assert torch.equal(scores, torch.zeros(1, 1))
+
+
 @pytest.mark.parametrize("name", ["cmsei", "scan_t2i", "chan", "steps"])
 def test_sums_of_the_bits_that_e4m3_instructions_keep(name: str) -> None:
     """What a GPU may differ by from every other machine, as its tests allow."""

@@ -165,8 +165,9 @@ CMSEI_DEVICE void consume(const Arguments& a, const Memory& memory, int64_t bloc
     for (int i = 0; i < device::Accumulators::kCount; ++i) {
       const int column = fragment_column(thread, i);
       const Column to = memory.columns[column];
-      const float scale = scales[i / 2 % 2] * memory.scales[column];
-      if (to.stride != 0) products[to.place + fragment_row(thread, i) * to.stride] = sums.x[i] * scale;
+      // One after the other: both together may leave float32's range where the inner product does not.
+      const float product = sums.x[i] * scales[i / 2 % 2] * memory.scales[column];
+      if (to.stride != 0) products[to.place + fragment_row(thread, i) * to.stride] = product;
     }
     device::sync_consumers();
     score_pairs(a, memory.work, images, captions, thread);
