@@ -12,6 +12,7 @@ captions then show the bounds that are not used.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -75,11 +76,11 @@ def compare(name: str, run: Callable[[str | None], Any], rounds: int) -> None:
             raise SystemExit(f"{name}: another result than without a screen")
     a, b = seconds.values()
     ratios = [x / y for x, y in zip(a, b, strict=True)]
-    counts = CountedScreen.last
+    counts, pairs = CountedScreen.last, math.prod(CountedScreen.last.problem.shape) / 100
     print(
         f"{name:18s} exact {statistics.median(a):6.2f} s  screened {statistics.median(b):6.2f} s  "
         f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})  "
-        f"scored again {100 * counts.rescored / counts.screened:.2f} %",
+        f"rounded {counts.screened / pairs:.2f} %  exact {counts.rescored / pairs:.2f} % of the pairs",
         flush=True,
     )
 

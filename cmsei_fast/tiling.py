@@ -154,6 +154,18 @@ class Part:
     words: Tensor
     word_offsets: Tensor
 
+    def some(self, side: str, items: slice) -> Part:
+        """Those with some of the ``"image"`` or ``"caption"`` side's items, counted from the first of the tile."""
+        image = side == "image"
+        run = self.rows if image else self.columns
+        rows, offsets = (self.regions, self.region_offsets) if image else (self.words, self.word_offsets)
+        run = slice(run.start + items.start, run.start + items.stop)
+        offsets = offsets[items.start : items.stop + 1]
+        rows, offsets = rows[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0]
+        if image:
+            return Part(run, self.columns, rows, offsets, self.words, self.word_offsets)
+        return Part(self.rows, run, self.regions, self.region_offsets, rows, offsets)
+
 
 class ScoreTiles(Protocol):
     """What gives scores tile by tile: of one problem, or a mean over several.

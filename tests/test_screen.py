@@ -12,6 +12,8 @@ from problems import offsets
 
 from cmsei_fast import Attention, PairScorer, engines, evaluate, retrieve, tiling
 from cmsei_fast.engines import reference
+from cmsei_fast.retrieval import best, evaluation, pace
+from cmsei_fast.retrieval.pace import Pace
 from cmsei_fast.retrieval.rank_count import RankCount
 from cmsei_fast.retrieval.screen import Screen
 from cmsei_fast.scoring import prepare
@@ -52,10 +54,28 @@ def features(kind, n_image=23, n_caption=50, width=19, seed=0):
     return images.astype(np.float32), captions.astype(np.float32), m, n
 
 
-@pytest.fixture(params=["small", "large"])
+def always(self, n, work, prepare):
+    """Every tile is screened, whatever the clock says."""
+    yield slice(0, n), True
+
+
+def by_chance(self, n, work, prepare):
+    """A tile in three pieces, of which any may be screened."""
+    rng = np.random.default_rng(n)
+    cuts = [0, *np.sort(rng.integers(0, n + 1, 2)), n]
+    for first, last in itertools.pairwise(cuts):
+        if rng.random() < 0.3:
+            prepare()
+        if first < last:
+            yield slice(first, last), bool(rng.random() < 0.5)
+
+
+@pytest.fixture(params=["small always", "small by_chance", "large always"])
 def blocks(request, monkeypatch):
-    """Blocks of few items and tiles of few pairs, or all in one."""
-    if request.param == "small":
+    """Blocks of few items and tiles of few pairs, or all in one; what is screened."""
+    size, which = request.param.split()
+    monkeypatch.setattr(Pace, "pieces", {"always": always, "by_chance": by_chance}[which])
+    if size == "small":
         monkeypatch.setattr(tiling, "IMAGE_BLOCK_BYTES", 30 * 19 * 4)
         monkeypatch.setattr(tiling, "CAPTION_BLOCK_BYTES", 70 * 19 * 4)
         monkeypatch.setattr(tiling, "TILE_WORK", dict.fromkeys(tiling.TILE_WORK, 400_000))
@@ -160,6 +180,7 @@ def test_the_margin_holds(scorer, isa):
 
 
 def test_only_undecided_pairs_are_scored_again(monkeypatch):
+    monkeypatch.setattr(Pace, "pieces", always)
     rng = np.random.default_rng(0)
     centre = np.eye(12)[np.repeat(np.arange(12), 4)]  # an image and its captions point one way
     images = np.repeat(np.eye(12), 3, 0) + 0.05 * rng.standard_normal((36, 12))
@@ -189,6 +210,44 @@ def test_only_undecided_pairs_are_scored_again(monkeypatch):
     calls.clear()
     evaluate(*problem, scorer=scorer, caption_to_image=owner)
     assert calls == [("pair_score", "float32", 12 * 48)]
+
+
+@pytest.mark.parametrize("query", ["image", "caption"])
+def test_where_it_does_not_pay_the_tiles_are_scored_whole(monkeypatch, query):
+    """By a clock that charges screened pairs for more than they cost: a slice is screened, and nothing again."""
+    problem = features("random", 48, 480)
+    screens = []
+
+    class Noted(Screen):
+        def __init__(self, stream):
+            super().__init__(stream)
+            screens.append(self)
+
+    for module in (best, evaluation):
+        monkeypatch.setattr(module, "Screen", Noted)
+    monkeypatch.setattr(pace, "clock", lambda: float(5 * screens[0].screened + screens[0].rescored))
+    options = {"scorer": PairScorer.maxsim("mean")}
+    expected, got = (retrieve(*problem, query=query, **options, screen=x) for x in (None, "bfloat16"))
+    np.testing.assert_array_equal(got.indices, expected.indices)
+    np.testing.assert_array_equal(got.scores, expected.scores)
+    assert screens[0].screened == 48 * 480 // 24
+    assert screens[0].rescored <= 48 * 480
+    screens.clear()
+    options["caption_to_image"] = np.arange(480) % 48
+    expected, got = (evaluate(*problem, **options, screen=x) for x in (None, "bfloat16"))
+    assert got.to_dict() == expected.to_dict()
+    assert screens[0].screened == 48 * 480 // 24
+
+
+def test_tiles_of_true_pairs_that_were_scored_whole_are_kept(monkeypatch):
+    """Where every pair is true, the tile is scored once."""
+    problem = features("random", 1, 50)
+    calls = []
+    real = native.pair_score
+    monkeypatch.setattr(native, "pair_score", lambda *x: calls.append(x[6]) or real(*x))
+    got = evaluate(*problem, scorer=PairScorer.maxsim(), captions_per_image=50, screen="bfloat16")
+    assert calls == ["float32"]
+    assert got.i2t.r1 == got.t2i.r1 == 100
 
 
 def test_counters_and_the_mask_are_what_was_scored_again():

@@ -93,7 +93,9 @@ def retrieve(
         return tile.numel()
 
     def take_screened(i: int, j: int, tile: ScreenedTile) -> int:
-        return screen_best(best, query, grid.rows(i), grid.columns(j), tile)
+        for piece in tile.pieces(query):
+            screen_best(best, query, piece)
+        return tile.pairs
 
     bar = team.bar(progress, n_image * n_caption)
     try:
@@ -110,10 +112,10 @@ def retrieve(
     return Retrieved(*(found if isinstance(problem.images.data, Tensor) else (x.numpy() for x in found)))
 
 
-def screen_best(best: TopK, query: str, rows: slice, columns: slice, tile: ScreenedTile) -> int:
-    """Takes in those of a tile that may be among the best; gives the pairs of the tile."""
+def screen_best(best: TopK, query: str, tile: ScreenedTile) -> None:
+    """Takes in those of a tile that may be among the best."""
     turn = query == "caption"
-    queries, items = (columns, rows) if turn else (rows, columns)
+    queries, items = (tile.columns, tile.rows) if turn else (tile.rows, tile.columns)
 
     def undecided(scores: Tensor, margin: Tensor) -> Tensor:
         if turn:
@@ -123,7 +125,9 @@ def screen_best(best: TopK, query: str, rows: slice, columns: slice, tile: Scree
         return out.T if turn else out
 
     scores, wanted = tile.settled(undecided)
-    pairs = scores.numel()
+    if wanted is None:
+        best.update(queries, items, scores.T if turn else scores)
+        return
     scores.masked_fill_(~wanted, -torch.inf)  # k others of this query are better
     if turn:
         scores, wanted = scores.T, wanted.T
@@ -131,7 +135,6 @@ def screen_best(best: TopK, query: str, rows: slice, columns: slice, tile: Scree
     if few:
         found, order = scores.topk(few, dim=1)
         best.merge(queries, found, order + items.start)
-    return pairs
 
 
 def _merge(best: TopK, team: Team) -> None:

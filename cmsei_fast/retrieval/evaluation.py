@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..distributed import Team
 from ..scorer import PairScorer
 from ..scoring import prepare
-from ..tiling import ScoreTiles, TileStream
+from ..tiling import Grid, ScoreTiles, TileStream
 from .metrics import RecallMetrics, check_map
 from .rank_count import RankCount
 from .screen import Screen, ScreenedTile, check_screen
@@ -75,17 +76,11 @@ def count_ranks(stream: ScoreTiles, ranks: RankCount, progress: bool, team: Team
     first, needed = ranks.own_tiles(grid), ranks.needed_tiles(grid)
     agree(team, ranks)
     team.deal(needed)
-    kept: dict[tuple[int, int], Tensor] = {}
-    room = [KEPT_BYTES]
+    kept = _Kept(grid)
 
     def note(i: int, j: int, tile: Tensor) -> int:
         ranks.add_own(grid.rows(i), grid.columns(j), tile)
-        size = tile.numel() * tile.element_size()
-        if size > room[0]:
-            return 0
-        room[0] -= size
-        kept[i, j] = tile
-        return tile.numel()
+        return kept.add(i, j, tile)
 
     def count(i: int, j: int, tile: Tensor) -> int:
         ranks.count(grid.rows(i), grid.columns(j), tile)
@@ -96,12 +91,7 @@ def count_ranks(stream: ScoreTiles, ranks: RankCount, progress: bool, team: Team
         team.run(first, note, bar)
         team.sum_(ranks.own, ranks.known)
         ranks.settle()
-        for (i, j), tile in kept.items():
-            count(i, j, tile)
-        rest = needed.copy()
-        rest[tuple(np.array(list(kept), dtype=np.int64).reshape(-1, 2).T)] = False
-        kept.clear()
-        team.run(rest, count, bar)
+        team.run(needed & ~kept.count(ranks), count, bar)
         team.sum_(ranks.captions, ranks.images)
     finally:
         if bar is not None:
@@ -117,30 +107,57 @@ def count_ranks_screened(screen: Screen, ranks: RankCount, progress: bool, team:
     agree(team, ranks, "bfloat16")
     team.deal(needed)
 
+    kept = _Kept(grid)
+
     def note(i: int, j: int, tile: ScreenedTile) -> int:
-        rows, columns = grid.rows(i), grid.columns(j)
-        own = ranks.own_pairs(rows, columns)
+        own = ranks.own_pairs(tile.rows, tile.columns)
         scores = torch.zeros(own.shape, dtype=screen.problem.dtype)
         scores[own] = tile.exact(own)
-        ranks.add_own(rows, columns, scores)
-        return 0
+        ranks.add_own(tile.rows, tile.columns, scores)
+        return 0 if tile.whole is None else kept.add(i, j, tile.whole)
 
     def count(i: int, j: int, tile: ScreenedTile) -> int:
-        rows, columns = grid.rows(i), grid.columns(j)
-        scores, _ = tile.settled(lambda near, margin: ranks.undecided(rows, columns, near, margin))
-        ranks.count(rows, columns, scores)
-        return scores.numel()
+        for piece in tile.pieces("image"):
+            scores, _ = piece.settled(partial(ranks.undecided, piece.rows, piece.columns))
+            ranks.count(piece.rows, piece.columns, scores)
+        return tile.pairs
 
     bar = team.bar(progress, grid.pairs(needed))
     try:
         team.run(first, note, bar, screen.tiles)
         team.sum_(ranks.own, ranks.known)
         ranks.settle()
-        team.run(needed, count, bar, screen.tiles)
+        team.run(needed & ~kept.count(ranks), count, bar, screen.tiles)
         team.sum_(ranks.captions, ranks.images)
     finally:
         if bar is not None:
             bar.close()
+
+
+class _Kept:
+    """Tiles with true pairs, as many as there is room for, until these are known."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid, self._room = grid, KEPT_BYTES
+        self._tiles: dict[tuple[int, int], Tensor] = {}
+
+    def add(self, i: int, j: int, tile: Tensor) -> int:
+        """Keeps a tile; gives its pairs, or 0 where there is no room."""
+        size = tile.numel() * tile.element_size()
+        if size > self._room:
+            return 0
+        self._room -= size
+        self._tiles[i, j] = tile
+        return tile.numel()
+
+    def count(self, ranks: RankCount) -> np.ndarray:
+        """Counts the tiles and lets go of them; gives (I, J) bool which they were."""
+        out = np.zeros(self._grid.shape, dtype=bool)
+        for (i, j), tile in self._tiles.items():
+            ranks.count(self._grid.rows(i), self._grid.columns(j), tile)
+            out[i, j] = True
+        self._tiles.clear()
+        return out
 
 
 def agree(team: Team, ranks: RankCount, screen: str | None = None) -> None:

@@ -25,7 +25,7 @@ UNDERFLOW = 2.0**-72
 SMALLEST = 2.0**-40
 # The factors' own arithmetic.
 ROOM = 1 + 2.0**-20
-_CHUNK = 4096
+_CHUNK_BYTES = 1 << 20  # stays in a core's cache
 
 
 def unbounded(scorer: PairScorer) -> str | None:
@@ -107,7 +107,8 @@ def _directions(scorer: PairScorer) -> list[tuple[str, Attention]]:
 def _lengths(rows: Tensor, rounded: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """(T,) float64: lengths of the rows' residuals, and of the rows or the rounded rows, whichever is longer."""
     parts = []
-    for x, y in zip(rows.split(_CHUNK), rounded.split(_CHUNK), strict=True):
+    chunk = max(1, _CHUNK_BYTES // max(1, rows.shape[1] * rows.element_size()))
+    for x, y in zip(rows.split(chunk), rounded.split(chunk), strict=True):
         y = y.to(x.dtype)
         parts.append(torch.stack([torch.linalg.vector_norm(z, dim=1, dtype=torch.float64) for z in (x - y, x, y)]))
     residual, exact, low = torch.cat(parts, 1).numpy()
