@@ -13,8 +13,9 @@ import scoring_runs
 import torch
 import torch.distributed as dist
 
+from cmsei_fast import PairScorer, engines, evaluate, retrieve, score_file, score_matrix
 from cmsei_fast import distributed as sharing
-from cmsei_fast import evaluate, retrieve, score_file, score_matrix
+from cmsei_fast.retrieval import pace
 
 OWNER = np.random.default_rng(5).permutation(np.arange(30) % 12)
 
@@ -27,7 +28,7 @@ def tied() -> tuple[np.ndarray, ...]:
 
 
 def results(group=None) -> dict[str, np.ndarray]:
-    """Everything that a group computes, of distinct features and of ones with ties."""
+    """Everything that a group computes, of distinct features and of ones with ties; a group screens, one does not."""
     out = {}
     for name, features, k, folds in (("distinct", scoring_runs.features(), 4, 1), ("tied", tied(), 100, 3)):
         for query in ("caption", "image"):
@@ -36,6 +37,15 @@ def results(group=None) -> dict[str, np.ndarray]:
         found = evaluate(*features, caption_to_image=OWNER, folds=folds, engine="eager", group=group)
         out |= {f"{name} ranks {x}": getattr(found, x).ranks for x in ("i2t", "t2i")}
         out[f"{name} numbers"] = np.array([found.rsum, found.i2t.mean_rank, found.t2i.median_rank])
+        if engines.unavailable("native") is not None:
+            continue
+        options = {"scorer": PairScorer.maxsim("mean"), "engine": "native", "group": group}
+        options["screen"] = None if group is None else "bfloat16"
+        for query in ("caption", "image"):
+            best = retrieve(*features, k=k, query=query, **options)
+            out |= {f"{name} screened {query} {x}": getattr(best, x) for x in ("indices", "scores")}
+        found = evaluate(*features, caption_to_image=OWNER, folds=folds, **options)
+        out |= {f"{name} screened ranks {x}": getattr(found, x).ranks for x in ("i2t", "t2i")}
     return out
 
 
@@ -43,10 +53,20 @@ def same(folder: Path, rank: int) -> None:
     """All results, the pairs that this process scored for them, and a score matrix in a file."""
     with scoring_runs.small_tiles() as scored:
         sharing.TILES_A_ROUND = 3
+        if rank == 1:
+            pace.clock = lambda: 0.0  # nothing pays: one process screens where the other, by its clock, may not
         found = results(dist.group.WORLD)
         found["pairs"] = np.array(scored)
         found["scores"] = score_matrix(*scoring_runs.features(), out=folder / "scores.npy", group=dist.group.WORLD)
         np.savez(folder / f"{rank}.npz", **found)
+
+
+def screened(*features, screen="bfloat16", **options):
+    """The least of what screens; nothing where they cannot be had."""
+    if engines.unavailable("native") is None:
+        evaluate(
+            *features, scorer=PairScorer.maxsim(), engine="native", caption_to_image=OWNER, screen=screen, **options
+        )
 
 
 def error_of(call) -> str:
@@ -72,6 +92,8 @@ def fails(folder: Path, rank: int) -> None:
             lambda: score_matrix(images, captions, m, n, out=folder / "x.bin", group=group),
             lambda: score_matrix(images, captions, m, n, group=group),
             lambda: retrieve(images, captions, m, n, group="world"),
+            lambda: screened(images, captions, m, n, group=group),
+            lambda: screened(*scoring_runs.features(), screen="bfloat16" if rank else None, group=group),
         ]
         for call in calls:
             print(error_of(call), flush=True)
