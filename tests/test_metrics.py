@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cmsei_fast import evaluate, recall_metrics, score_matrix
-from cmsei_fast.retrieval import metrics as module
+from cmsei_fast.retrieval import matrix as module
 from cmsei_fast.scorer import PairScorer
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..retrieval.metrics import LEVELS, check_map, fold_ranks, split_folds
+from ..retrieval.matrix import fold_ranks
+from ..retrieval.metrics import LEVELS, check_map, split_folds
 
 Metrics = tuple[float, float, float, float, float]
 Ranks = tuple[np.ndarray, np.ndarray]

@@ -2,6 +2,7 @@
 
 from .best import Retrieved, retrieve
 from .evaluation import evaluate
-from .metrics import DirectionMetrics, RecallMetrics, recall_metrics
+from .matrix import recall_metrics
+from .metrics import DirectionMetrics, RecallMetrics
 
 __all__ = ["DirectionMetrics", "RecallMetrics", "Retrieved", "evaluate", "recall_metrics", "retrieve"]

@@ -1,8 +1,7 @@
-"""Ranks, recalls and rSum of a score matrix (the protocol of SCAN, Lee et al. 2018), read in blocks of rows."""
+"""Recalls and rSum from ranks (the protocol of SCAN, Lee et al. 2018), and the map and folds that ranks are within."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from ..checks import is_whole
 
 LEVELS = (1, 5, 10)
-BLOCK_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,35 +72,6 @@ class RecallMetrics:
         for name, d in (("image to text", self.i2t), ("text to image", self.t2i)):
             lines.append(f"{name:15}{d.r1:7.1f}{d.r5:7.1f}{d.r10:7.1f}{d.median_rank:9.1f}{d.mean_rank:9.1f}")
         return "\n".join([*lines, f"{'rSum':15}{self.rsum:7.1f}"])
-
-
-def recall_metrics(
-    scores: Any, captions_per_image: int = 5, *, caption_to_image: Any = None, folds: int = 1
-) -> RecallMetrics:
-    """R@1, R@5, R@10, median and mean rank in both directions, and rSum.
-
-    Args:
-        scores: (n_image, n_caption), higher is better: a numpy array, memmap, h5py dataset or torch tensor of a
-            floating dtype. Infinities are allowed. It is read in blocks of rows, twice.
-        captions_per_image: caption j belongs to image j // captions_per_image; used where there is no map.
-        caption_to_image: (n_caption,) integers, the image of each caption, in any order and any number an image.
-        folds: F equal runs of images, each evaluated alone with the captions of its images; the metrics are the mean
-            over the folds (MS-COCO 1K: five folds of 1000 images).
-
-    Returns:
-        RecallMetrics. The rank of a caption's image is 1 + the images that score higher + half of the other images that
-        score the same. The rank of an image is that of the best of its captions among the captions of other images,
-        ties with those again counted as half. Sorting (``argsort()[::-1]`` in the field's code) puts ties in an
-        order of its own, so a constant matrix may show any recall there; here every rank is then in the middle.
-        Without ties both are the same.
-
-    Raises:
-        TypeError: if scores or the map are of another type or dtype.
-        ValueError: for a wrong shape, a map that does not fit, folds that do not divide the images, or a NaN.
-    """
-    shape = _check_scores(scores)
-    owner = check_map(shape[0], shape[1], captions_per_image, caption_to_image)
-    return combine([fold_ranks(scores, fold) for fold in split_folds(owner, shape[0], folds)], shape, folds)
 
 
 @dataclass(frozen=True)
@@ -180,53 +149,6 @@ def split_folds(owner: np.ndarray, n_image: int, folds: int) -> list[Fold]:
     return out
 
 
-def fold_ranks(scores: Any, fold: Fold) -> FoldRanks:
-    """Ranks within one fold; ``scores`` covers all images and captions."""
-    columns: Any = fold.columns
-    if len(columns) == columns[-1] - columns[0] + 1:  # a run: a slice copies nothing
-        columns = slice(int(columns[0]), int(columns[-1]) + 1)
-    rows = max(1, BLOCK_ELEMENTS // len(fold.columns))
-
-    def blocks() -> Iterator[tuple[int, np.ndarray]]:
-        for first in range(fold.first, fold.last, rows):
-            yield first - fold.first, _read(scores, first, min(first + rows, fold.last), columns)
-
-    return _ranks(blocks, fold)
-
-
-def _ranks(blocks: Callable[[], Iterator[tuple[int, np.ndarray]]], fold: Fold) -> FoldRanks:
-    n_image, n_caption = fold.last - fold.first, len(fold.columns)
-    by_image = np.argsort(fold.owner, kind="stable")  # captions, grouped by their image
-    start = np.searchsorted(fold.owner[by_image], np.arange(n_image + 1))
-    own = np.zeros(n_caption)  # score of each caption with its image
-    for first, block in blocks():
-        bad = np.isnan(block)
-        if bad.any():
-            i, j = np.argwhere(bad)[0]
-            raise ValueError(
-                f"scores: expected no NaN, got one at image {fold.first + first + i}, caption {fold.columns[j]}"
-            )
-        mine = by_image[start[first] : start[first + len(block)]]
-        own[mine] = block[fold.owner[mine] - first, mine]
-
-    best = np.full(n_image, np.nan)
-    np.fmax.at(best, fold.owner, own)
-    best_own = np.bincount(fold.owner[own == best[fold.owner]], minlength=n_image)  # own captions as good as the best
-
-    images = np.full(n_image, np.nan)
-    above = np.zeros(n_caption, dtype=np.int64)
-    equal = np.zeros(n_caption, dtype=np.int64)
-    for first, block in blocks():
-        rows = slice(first, first + len(block))
-        above += np.count_nonzero(block > own.astype(block.dtype), axis=0)
-        equal += np.count_nonzero(block == own.astype(block.dtype), axis=0)
-        level = best[rows, None].astype(block.dtype)
-        ties = np.count_nonzero(block == level, axis=1) - best_own[rows]
-        images[rows] = 1 + np.count_nonzero(block > level, axis=1) + ties / 2
-    images[np.isnan(best)] = np.nan
-    return FoldRanks(fold, images, 1 + above + (equal - 1) / 2)
-
-
 def combine(parts: list[FoldRanks], shape: tuple[int, int], folds: int) -> RecallMetrics:
     """Metrics of the folds' ranks, averaged over the folds."""
     images, captions = np.full(shape[0], np.nan), np.full(shape[1], np.nan)
@@ -242,25 +164,3 @@ def _direction(parts: list[np.ndarray], ranks: np.ndarray) -> DirectionMetrics:
     median = float(np.mean([np.median(part) for part in parts]))
     mean = float(np.mean([np.mean(part) for part in parts]))
     return DirectionMetrics(recalls[0], recalls[1], recalls[2], median, mean, ranks)
-
-
-def _check_scores(scores: Any) -> tuple[int, int]:
-    if not hasattr(scores, "shape") or not hasattr(scores, "dtype"):
-        raise TypeError(f"scores: expected a numpy array or a torch tensor, got {type(scores).__name__}")
-    floating = scores.dtype.is_floating_point if isinstance(scores, torch.Tensor) else scores.dtype.kind == "f"
-    if not floating:
-        raise TypeError(f"scores: expected a floating dtype, got {str(scores.dtype).removeprefix('torch.')}")
-    shape = tuple(scores.shape)
-    if len(shape) != 2:
-        raise ValueError(f"scores: expected shape (n_image, n_caption), got {shape}")
-    return shape[0], shape[1]
-
-
-def _read(scores: Any, first: int, last: int, columns: Any) -> np.ndarray:
-    """Rows of the matrix as float32 or wider (comparing float16 in numpy is slow)."""
-    block = scores[first:last]
-    if isinstance(block, torch.Tensor):
-        block = block.detach().cpu()
-        block = (block.float() if block.dtype in (torch.float16, torch.bfloat16) else block).numpy()
-    block = np.asarray(block)[:, columns]
-    return block.astype(np.float32) if block.dtype == np.float16 else block

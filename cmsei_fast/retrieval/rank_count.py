@@ -1,4 +1,4 @@
-"""Ranks without the matrix: the scores of the true pairs first, then how many others are above or equal."""
+"""What a rank is, ties and all: the scores of the true pairs first, then how many others are above or equal."""
 
 from __future__ import annotations
 
@@ -106,16 +106,26 @@ class RankCount:
                 part, which = part[:, at], columns.start + at
                 own = self.own[which]
             best = self._best[run, None]
-            counts = torch.stack([(part > own).sum(0), (part == own).sum(0)])
-            self.captions.index_add_(1, which, counts)
-            self.images[:, run] += torch.stack([(part > best).sum(1), (part == best).sum(1)])
+            self.captions.index_add_(1, which, _above_and_equal(part, own, 0))
+            self.images[:, run] += _above_and_equal(part, best, 1)
 
-    def metrics(self) -> RecallMetrics:
-        """The metrics once every tile that is needed has been counted."""
+    def ranks(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) and (M,) float64: ranks of images and captions once every tile that is needed has been counted."""
         above, equal = self.captions.cpu().numpy()
         captions = 1 + above + (equal - 1) / 2
         above, equal = self.images.cpu().numpy()
         images = 1 + above + (equal - self._best_own.cpu().numpy()) / 2
         images[self._best.isnan().cpu().numpy()] = np.nan
+        return images, captions
+
+    def metrics(self) -> RecallMetrics:
+        """The metrics of :meth:`ranks`."""
+        images, captions = self.ranks()
         parts = [FoldRanks(f, images[f.first : f.last], captions[f.columns]) for f in self._folds]
         return combine(parts, (len(images), len(captions)), len(self._folds))
+
+
+def _above_and_equal(scores: Tensor, level: Tensor, dim: int) -> Tensor:
+    """(2, …) int64: how many along a dimension. Sums of int32 are several times faster on the CPU."""
+    found = [x.sum(dim, dtype=torch.int32) for x in (scores > level, scores == level)]
+    return torch.stack(found).to(torch.int64)

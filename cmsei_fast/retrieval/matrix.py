@@ -1,0 +1,102 @@
+"""Ranks and recalls of a score matrix that is there, read in blocks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .metrics import Fold, FoldRanks, RecallMetrics, check_map, combine, split_folds
+from .rank_count import RankCount
+
+BLOCK_ELEMENTS = 1 << 24
+
+
+def recall_metrics(
+    scores: Any, captions_per_image: int = 5, *, caption_to_image: Any = None, folds: int = 1
+) -> RecallMetrics:
+    """R@1, R@5, R@10, median and mean rank in both directions, and rSum.
+
+    Args:
+        scores: (n_image, n_caption), higher is better: a numpy array, memmap, h5py dataset or torch tensor of a
+            floating dtype. Infinities are allowed. It is read in blocks of rows, twice.
+        captions_per_image: caption j belongs to image j // captions_per_image; used where there is no map.
+        caption_to_image: (n_caption,) integers, the image of each caption, in any order and any number an image.
+        folds: F equal runs of images, each evaluated alone with the captions of its images; the metrics are the mean
+            over the folds (MS-COCO 1K: five folds of 1000 images).
+
+    Returns:
+        RecallMetrics. The rank of a caption's image is 1 + the images that score higher + half of the other images that
+        score the same. The rank of an image is that of the best of its captions among the captions of other images,
+        ties with those again counted as half. Sorting (``argsort()[::-1]`` in the field's code) puts ties in an
+        order of its own, so a constant matrix may show any recall there; here every rank is then in the middle.
+        Without ties both are the same.
+
+    Raises:
+        TypeError: if scores or the map are of another type or dtype.
+        ValueError: for a wrong shape, a map that does not fit, folds that do not divide the images, or a NaN.
+    """
+    shape = _check_scores(scores)
+    owner = check_map(shape[0], shape[1], captions_per_image, caption_to_image)
+    return combine([fold_ranks(scores, fold) for fold in split_folds(owner, shape[0], folds)], shape, folds)
+
+
+def fold_ranks(scores: Any, fold: Fold) -> FoldRanks:
+    """Ranks within one fold; ``scores`` covers all images and captions.
+
+    Raises:
+        ValueError: for a NaN.
+    """
+    n_image, n_caption = fold.last - fold.first, len(fold.columns)
+    columns: Any = fold.columns
+    if n_caption == columns[-1] - columns[0] + 1:  # a run: a slice copies nothing
+        columns = slice(int(columns[0]), int(columns[-1]) + 1)
+    step = max(1, BLOCK_ELEMENTS // n_caption)
+
+    def blocks() -> Iterator[tuple[slice, Tensor]]:
+        for first in range(0, n_image, step):
+            rows = slice(first, min(first + step, n_image))
+            yield rows, _read(scores, slice(fold.first + rows.start, fold.first + rows.stop), columns)
+
+    ranks: RankCount | None = None
+    all_ = slice(0, n_caption)
+    for rows, block in blocks():
+        bad = block.isnan()
+        if bad.any():
+            i, j = bad.nonzero()[0].tolist()
+            raise ValueError(
+                f"scores: expected no NaN, got one at image {fold.first + rows.start + i}, caption {fold.columns[j]}"
+            )
+        if ranks is None:
+            ranks = RankCount(fold.owner, n_image, 1, block.dtype, torch.device("cpu"))
+        ranks.add_own(rows, all_, block)
+    assert ranks is not None  # a fold has an image
+    ranks.settle()
+    for rows, block in blocks():
+        ranks.count(rows, all_, block)
+    return FoldRanks(fold, *ranks.ranks())
+
+
+def _check_scores(scores: Any) -> tuple[int, int]:
+    if not hasattr(scores, "shape") or not hasattr(scores, "dtype"):
+        raise TypeError(f"scores: expected a numpy array or a torch tensor, got {type(scores).__name__}")
+    floating = scores.dtype.is_floating_point if isinstance(scores, torch.Tensor) else scores.dtype.kind == "f"
+    if not floating:
+        raise TypeError(f"scores: expected a floating dtype, got {str(scores.dtype).removeprefix('torch.')}")
+    shape = tuple(scores.shape)
+    if len(shape) != 2:
+        raise ValueError(f"scores: expected shape (n_image, n_caption), got {shape}")
+    return shape[0], shape[1]
+
+
+def _read(scores: Any, rows: slice, columns: Any) -> Tensor:
+    """A block of the matrix as float32, or float64 for what is wider."""
+    block = scores[rows]
+    if isinstance(block, Tensor):
+        block = block.detach().cpu()[:, columns]
+        return block if block.dtype == torch.float64 else block.float()
+    block = np.asarray(block)[:, columns]
+    return torch.from_numpy(np.array(block, dtype=np.float32 if block.dtype.itemsize <= 4 else np.float64))
