@@ -121,8 +121,8 @@ class ScreenedTile:
             regions, words = part.regions.to(torch.bfloat16), part.words.to(torch.bfloat16)
             self._low = Rounded(
                 Part(part.rows, part.columns, regions, part.region_offsets, words, part.word_offsets),
-                self._screen.factors("image", part.rows.start, part.regions, regions, part.region_offsets),
-                self._screen.factors("caption", part.columns.start, part.words, words, part.word_offsets),
+                self._screen.factors("image", part.rows, part.regions, regions, part.region_offsets),
+                self._screen.factors("caption", part.columns, part.words, words, part.word_offsets),
             )
         return self._low
 
@@ -162,15 +162,16 @@ class Screen:
         self.pace = Pace()
         self.screened = self.rescored = 0
         self._parts = stream.parts
-        self._factors: dict[tuple[str, int], Tensor] = {}  # of a tile's images or captions from a first one on
+        self._factors: dict[tuple[str, int, int], Tensor] = {}  # of a run of images or captions
 
     def tiles(self, wanted: np.ndarray) -> Iterator[tuple[int, int, ScreenedTile]]:
         """Yields (i, j, tile) as :meth:`TileStream.tiles` does."""
         for i, j, part in self._parts(wanted):
             yield i, j, ScreenedTile(self, part)
 
-    def factors(self, side: str, first: int, rows: Tensor, rounded: Tensor, offsets: Tensor) -> Tensor:
-        """:func:`margin.factors` of all of a tile's images or captions, computed once."""
-        if (side, first) not in self._factors:
-            self._factors[side, first] = factors(self.problem.scorer, side, rows, rounded, offsets)
-        return self._factors[side, first]
+    def factors(self, side: str, items: slice, rows: Tensor, rounded: Tensor, offsets: Tensor) -> Tensor:
+        """:func:`margin.factors` of some images or captions, computed once."""
+        key = side, items.start, items.stop
+        if key not in self._factors:
+            self._factors[key] = factors(self.problem.scorer, side, rows, rounded, offsets)
+        return self._factors[key]
