@@ -7,6 +7,7 @@ them, and nobody waits longer than that for a process that is lost.
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .encoded import Encoded
 from .progress import Progress
 from .tiling import ScoreTiles
 
@@ -26,6 +28,81 @@ _MESSAGE_BYTES = 512
 
 class ProcessLost(RuntimeError):
     """Another process of the group failed, was killed or does not answer; the message says what is known."""
+
+
+def place_in(group: Any) -> tuple[int, int]:
+    """This process's number in a group of torch.distributed, and how many there are; (0, 1) for None.
+
+    Raises:
+        TypeError: for another group, or one that this process is not in.
+    """
+    if group is None:
+        return 0, 1
+    import torch.distributed as dist
+
+    if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
+        raise TypeError(
+            f"group: expected None or a group of torch.distributed that this process is in, got {type(group).__name__}"
+        )
+    return dist.get_rank(group), dist.get_world_size(group)
+
+
+def _exchange_device(group: Any, device: torch.device) -> torch.device:
+    """Where tensors must be to go to the other processes, for those that are on a device."""
+    if group is None:
+        return torch.device("cpu")
+    import torch.distributed as dist
+
+    backend = dist.get_backend(group)
+    if device.type == "cuda" and backend != "gloo":
+        return device
+    return torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")
+
+
+def encoded_by_all(encode: Callable[[], Encoded], group: Any) -> Encoded:
+    """What every process of a group has encoded, one process after the other, in each of them.
+
+    Raises:
+        ProcessLost: where another process failed or is lost; what ``encode`` raises, in the process that it fails in.
+    """
+    rank, size = place_in(group)
+    if size == 1:
+        return encode()
+    import torch.distributed as dist
+
+    try:
+        mine = encode()
+    except BaseException:
+        with contextlib.suppress(ProcessLost):  # the error of this process is the one to raise
+            _sizes(-1, -1, group, torch.device("cpu"))
+        raise
+    device = _exchange_device(group, mine.rows.device)
+    sizes = _sizes(len(mine), len(mine.rows), group, mine.rows.device)
+    if (failed := (sizes[:, 0] < 0).nonzero()).numel():
+        raise ProcessLost(f"process {int(failed[0])} of {size} failed to encode its share")
+    own = mine.lengths.to(device), mine.rows.to(device)
+    out = []
+    for part, ends in zip(own, sizes.cumsum(0).T.tolist(), strict=True):
+        whole = part.new_empty(ends[-1], *part.shape[1:])
+        for sender, (first, last) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+            if sender == rank:
+                whole[first:last] = part
+            if first < last:
+                with _lost():
+                    dist.broadcast(whole[first:last], dist.get_global_rank(group, sender), group=group)
+        out.append(whole)
+    return Encoded(out[1].to(mine.rows.device), out[0].cpu())
+
+
+def _sizes(items: int, rows: int, group: Any, device: torch.device) -> Tensor:
+    """(P, 2) int64 on the CPU: items and rows of every process."""
+    import torch.distributed as dist
+
+    mine = torch.tensor([items, rows], device=_exchange_device(group, device))
+    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+    with _lost():
+        dist.all_gather(parts, mine, group=group)
+    return torch.stack(parts).cpu()
 
 
 class Team:
@@ -41,22 +118,9 @@ class Team:
 
     def __init__(self, group: Any, stream: ScoreTiles) -> None:
         self._stream, self._group = stream, group
-        self.rank, self.size, self._device = 0, 1, torch.device("cpu")
+        self.rank, self.size = place_in(group)
+        self._device = _exchange_device(group, stream.device)
         self._dealt = np.zeros(stream.grid.shape, dtype=np.int64)  # (I, J) process of each tile
-        if group is not None:
-            import torch.distributed as dist
-
-            if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
-                raise TypeError(
-                    "group: expected None or a group of torch.distributed that this process is in, "
-                    f"got {type(group).__name__}"
-                )
-            self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-            backend = dist.get_backend(group)
-            if stream.device.type == "cuda" and backend != "gloo":
-                self._device = stream.device
-            elif backend == "nccl":
-                self._device = torch.device("cuda", torch.cuda.current_device())
 
     @property
     def alone(self) -> bool:

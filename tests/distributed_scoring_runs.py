@@ -13,8 +13,10 @@ import scoring_runs
 import torch
 import torch.distributed as dist
 
-from cmsei_fast import PairScorer, engines, evaluate, retrieve, score_file, score_matrix
+from cmsei_fast import CMSEI, ModelConfig, PairScorer, engines, evaluate, retrieve, score_file, score_matrix
 from cmsei_fast import distributed as sharing
+from cmsei_fast.data import Vocabulary, split_from_scenes, synthetic_scenes
+from cmsei_fast.model import cmsei
 from cmsei_fast.retrieval import pace
 
 OWNER = np.random.default_rng(5).permutation(np.arange(30) % 12)
@@ -57,6 +59,7 @@ def same(folder: Path, rank: int) -> None:
             pace.clock = lambda: 0.0  # nothing pays: one process screens where the other, by its clock, may not
         found = results(dist.group.WORLD)
         found["pairs"] = np.array(scored)
+        found |= encoded(dist.group.WORLD)
         found["scores"] = score_matrix(*scoring_runs.features(), out=folder / "scores.npy", group=dist.group.WORLD)
         np.savez(folder / f"{rank}.npz", **found)
 
@@ -67,6 +70,28 @@ def screened(*features, screen="bfloat16", **options):
         evaluate(
             *features, scorer=PairScorer.maxsim(), engine="native", caption_to_image=OWNER, screen=screen, **options
         )
+
+
+def encoded(group=None) -> dict[str, np.ndarray]:
+    """A split as a small model encodes it, in five batches of images and eight of captions."""
+    made = synthetic_scenes(5, width=16, captions_per_image=2)
+    split = split_from_scenes(made.scenes, features=made.features)
+    torch.manual_seed(0)
+    parts = {"width": 16, "heads": 2, "feature_width": 16, "word_width": 16}
+    model = CMSEI(ModelConfig(predicate_names=split.predicate_names, **parts), Vocabulary.build(split.captions))
+    seen: list[int] = []
+    for name in ("embed_images", "embed_captions"):
+        real = getattr(model, name)
+        setattr(model, name, lambda batch, real=real: seen.append(1) or real(batch))
+    images = model.encode_images(split, batch_size=-(-len(split) // 5), group=group)
+    captions = model.encode_captions(split.captions, batch_size=-(-len(split.captions) // 8), group=group)
+    few = model.encode_images(split, [3], group=group)  # a process has nothing to do
+    out = {
+        f"encoded {a} {b}": getattr(x, b).numpy()
+        for a, x in (("images", images), ("captions", captions), ("one", few))
+        for b in ("rows", "lengths")
+    }
+    return out | {"batches": np.array(len(seen))}
 
 
 def error_of(call) -> str:
@@ -97,6 +122,11 @@ def fails(folder: Path, rank: int) -> None:
         ]
         for call in calls:
             print(error_of(call), flush=True)
+        caption_batch = cmsei.caption_batch
+        if rank == 1:
+            cmsei.caption_batch = None
+        print(error_of(lambda: encoded(group)), flush=True)
+        cmsei.caption_batch = caption_batch
 
 
 def lost(folder: Path, rank: int) -> None:

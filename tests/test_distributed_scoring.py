@@ -70,14 +70,18 @@ def test_two_processes_are_one_to_the_bit(finished):
         expected = runs.results()
         alone = sum(scored)
         expected["scores"] = score_matrix(*scoring_runs.features())
-    pairs = []
+    expected |= runs.encoded()
+    assert expected.pop("batches") == 5 + 8 + 1
+    pairs, batches = [], []
     for rank in (0, 1):
         found = dict(np.load(folder / f"{rank}.npz"))
         pairs.append(int(found.pop("pairs").sum()))
+        batches.append(int(found.pop("batches")))
         assert found.keys() == expected.keys()
         for name, value in found.items():
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
             assert value.dtype == expected[name].dtype
+    assert batches == [3 + 4 + 1, 2 + 4]
     assert sum(pairs) == alone  # no tile is scored twice
     assert max(pairs) < 0.6 * alone
     assert sorted(path.name for path in folder.glob("scores*")) == ["scores.npy"]
@@ -94,9 +98,11 @@ def test_an_error_in_one_process_ends_both(finished):
     assert [first[2], second[2]] == [f"{other}k in process {a} than in process {1 - a}" for a in (1, 0)]
     assert first[3].startswith(f"{other}caption_lengths")
     assert first[4:7] == second[4:7]
-    if engines.unavailable("native") is None:  # screened
+    if engines.unavailable("native") is None:  # screened; else two lines say that nothing was
         assert [first[7], second[7]] == [f"ProcessLost: process 1 of 2 failed: {nan}", nan]
         assert [first[8], second[8]] == [f"{other}screen in process {a} than in process {1 - a}" for a in (1, 0)]
+    assert first[9] == "ProcessLost: process 1 of 2 failed to encode its share"
+    assert second[9] == "TypeError: 'NoneType' object is not callable"
     assert [re.sub(r", got .*", "", line) for line in first[4:7]] == [
         "ValueError: out: expected the name of a file that ends in .npy",
         "ValueError: group: expected out= to be the name of a file",

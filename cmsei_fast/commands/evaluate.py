@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) ->
     stream: ScoreTiles
     if arguments.model:
         split = load_split(arguments.path)
-        stream, owner = stream_of_models(arguments, split, device), split.caption_to_image
+        stream, owner = stream_of_models(arguments, split, device, world()), split.caption_to_image
         named: Any = arguments.model
         heading = f"{' + '.join(named)}; recalls in percent, a tie counts as half a rank\n"
     else:
@@ -114,8 +114,6 @@ def _measure(
     arguments: argparse.Namespace, stream: ScoreTiles, owner: np.ndarray, folds: int
 ) -> tuple[RecallMetrics, int]:
     """The recalls, and the pairs that were scored; through a file where one is asked for, else without the matrix."""
-    import torch.distributed as dist
-
     from ..distributed import Team
     from ..retrieval import recall_metrics
     from ..retrieval.evaluation import count_ranks
@@ -126,7 +124,7 @@ def _measure(
     n_image, n_caption = stream.shape
     owner = check_map(n_image, n_caption, 1, owner)
     ranks = RankCount(owner, n_image, folds, stream.dtype, stream.device)
-    team = Team(dist.group.WORLD if dist.is_available() else None, stream)
+    team = Team(world(), stream)
     if arguments.scores is None:
         pairs = count_ranks(stream, ranks, arguments.progress, team)
         return ranks.metrics(), pairs
@@ -135,8 +133,15 @@ def _measure(
     return recall_metrics(scores, caption_to_image=owner, folds=folds), pairs
 
 
-def stream_of_models(arguments: argparse.Namespace, split: Split, device: str) -> MeanStream:
-    """The models' mean scores, tile by tile, once the split is encoded by each.
+def world() -> Any:
+    """The group of the processes that ``torchrun`` started, or None."""
+    import torch.distributed as dist
+
+    return dist.group.WORLD if dist.is_available() else None
+
+
+def stream_of_models(arguments: argparse.Namespace, split: Split, device: str, group: Any = None) -> MeanStream:
+    """The models' mean scores, tile by tile, once the split is encoded by each; a group shares the encoding.
 
     Raises:
         ValueError: for a split without captions, or one that lacks what a model is built on, naming the model.
@@ -150,10 +155,10 @@ def stream_of_models(arguments: argparse.Namespace, split: Split, device: str) -
     problems = []
     for name, model in [(name, CMSEI.from_pretrained(name, device)) for name in arguments.model]:
         try:
-            images = model.encode_images(split, progress=arguments.progress)
+            images = model.encode_images(split, progress=arguments.progress, group=group)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        captions = model.encode_captions(split.captions, progress=arguments.progress)
+        captions = model.encode_captions(split.captions, progress=arguments.progress, group=group)
         problems.append(prepare(images, captions, None, None, model.scorer, arguments.engine, arguments.precision))
     return MeanStream(problems)
 

@@ -23,6 +23,7 @@ from ..data.aligned import aligned
 from ..data.batches import CaptionBatch, ImageBatch, caption_batch, image_batch
 from ..data.split import Split
 from ..data.vocabulary import Vocabulary
+from ..distributed import encoded_by_all, place_in
 from ..encoded import Encoded
 from ..progress import Steps
 from ..scorer import PairScorer
@@ -108,6 +109,7 @@ class CMSEI(Module):
         *,
         batch_size: int = 128,
         progress: bool = False,
+        group: Any = None,
     ) -> Encoded:
         """Regions of a split's images as :func:`cmsei_fast.score_matrix` takes them; no gradient, no dropout.
 
@@ -116,6 +118,8 @@ class CMSEI(Module):
             indices: which of them, in this order; None is all.
             batch_size: images read and encoded at a time.
             progress: show a bar that counts images.
+            group: of torch.distributed: its processes, each with the same call, share the batches, and all get all
+                rows, those of one process to the bit. None: this process alone.
 
         Returns:
             Rows (ΣR, D) float32 on the model's device.
@@ -123,6 +127,7 @@ class CMSEI(Module):
         Raises:
             TypeError: for what is no split; ValueError: for indices or a batch size that cannot be, and a split that
                 lacks what the model is built on.
+            ProcessLost: where another process of the group failed or is lost.
         """
         _check_batch_size(batch_size)
         if not isinstance(split, Split):
@@ -133,17 +138,24 @@ class CMSEI(Module):
             raise ValueError(
                 f"indices: expected images from 0 to {len(split) - 1}, got {chosen.min()} to {chosen.max()}"
             )
-        batches = (image_batch(split, chosen[i : i + batch_size]) for i in range(0, len(chosen), batch_size))
-        return self._encode(self.embed_images, batches, len(chosen), "image" if progress else None)
+        batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
+
+        def embed(batch: np.ndarray, device: torch.device) -> Encoded:
+            return self.embed_images(image_batch(split, batch).to(device))
+
+        return self._encode(embed, batches, "image" if progress else None, group)
 
     @torch.no_grad()
-    def encode_captions(self, captions: Sequence[str], *, batch_size: int = 512, progress: bool = False) -> Encoded:
+    def encode_captions(
+        self, captions: Sequence[str], *, batch_size: int = 512, progress: bool = False, group: Any = None
+    ) -> Encoded:
         """Words of sentences as :func:`cmsei_fast.score_matrix` takes them; no gradient, no dropout.
 
         Args:
             captions: M sentences.
             batch_size: sentences encoded at a time, those of like length together.
             progress: show a bar that counts captions.
+            group: as :meth:`encode_images` has it.
 
         Returns:
             Rows (ΣL, D) float32 on the model's device, in the order of the captions.
@@ -160,25 +172,38 @@ class CMSEI(Module):
                 raise TypeError(f"captions[{j}]: expected a sentence, got {type(caption).__name__}")
         tokens = [self.text.tokenize(caption) for caption in captions]
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
-        batches = (
-            caption_batch([tokens[i] for i in order[j : j + batch_size]]) for j in range(0, len(order), batch_size)
-        )
-        encoded = self._encode(self.embed_captions, batches, len(order), "caption" if progress else None)
+        batches = [order[j : j + batch_size] for j in range(0, len(order), batch_size)]
+        # Each process gets short and long ones: in turn.
+        size = place_in(group)[1]
+        batches = [batch for rank in range(size) for batch in batches[rank::size]]
+        order = [i for batch in batches for i in batch]
+
+        def embed(batch: list[int], device: torch.device) -> Encoded:
+            return self.embed_captions(caption_batch([tokens[i] for i in batch]).to(device))
+
+        encoded = self._encode(embed, batches, "caption" if progress else None, group)
         pieces = encoded.rows.split(encoded.lengths.tolist())
         place = {i: j for j, i in enumerate(order)}
         back = [place[i] for i in range(len(order))]
         rows = torch.cat([pieces[j] for j in back]) if back else encoded.rows
         return Encoded(rows, encoded.lengths[back])
 
-    def _encode(self, embed: Any, batches: Any, total: int, unit: str | None) -> Encoded:
+    def _encode(self, embed: Any, batches: Sequence[Any], unit: str | None, group: Any) -> Encoded:
+        """All batches, of which the processes of a group encode a run each, in their order."""
+        rank, size = place_in(group)
+        runs = [len(batches[r::size]) for r in range(size)]
+        mine = batches[sum(runs[:rank]) : sum(runs[: rank + 1])]
+        return encoded_by_all(lambda: self._encode_alone(embed, mine, unit), group)
+
+    def _encode_alone(self, embed: Any, batches: Sequence[Any], unit: str | None) -> Encoded:
         device, training = self.words.project.weight.device, self.training
         self.eval()
-        shown: Any = contextlib.nullcontext() if unit is None else Steps(total, unit, f"encode {unit}s")
+        shown: Any = contextlib.nullcontext() if unit is None else Steps(sum(map(len, batches)), unit, f"encode {unit}s")
         parts = [Encoded(torch.empty(0, self.config.width, device=device), torch.empty(0, dtype=torch.int64))]
         try:
             with shown as bar:
                 for batch in batches:
-                    encoded = embed(batch.to(device))
+                    encoded = embed(batch, device)
                     parts.append(Encoded(encoded.rows.float(), encoded.lengths))
                     if bar is not None:
                         bar.update(len(encoded))
