@@ -17,11 +17,11 @@ from test_training import NOISY, losses
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 
 
-def start_two(directory, *, finishes=True, **options) -> None:
+def start_two(directory, *, finishes=True, program=(training_runs.__file__,), **options) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, training_runs.__file__, str(directory), json.dumps(options)]
+    command = [sys.executable, *program, str(directory), json.dumps(options)]
     shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
         subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
@@ -63,3 +63,31 @@ def test_two_processes_resume_to_the_bit(tmp_path):
     assert losses(tmp_path / "killed") == expected
     with pytest.raises(ValueError, match=r"^resume: expected 2 processes \(as the run had\), got 1$"):
         training_runs.run(tmp_path / "killed", resume=True, **NOISY)
+
+
+OWN_GROUP = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import torch.distributed as dist
+dist.init_process_group("gloo")
+import training_runs, torch
+from cmsei_fast.training.distributed import gather_rows
+torch.set_num_threads(1)
+training_runs.run(sys.argv[2], **json.loads(sys.argv[3]))
+rank = dist.get_rank()
+rows = torch.arange(6.0).view(3, 2)[: 3 - rank].mul(1 + rank).requires_grad_()
+gathered = gather_rows(rows, [3, 2])
+assert gathered.tolist() == [[0, 1], [2, 3], [4, 5], [0, 2], [4, 6]]
+(gathered * torch.arange(5.0)[:, None] * (1 + rank)).sum().backward()
+assert rows.grad[:, 0].tolist() == rows.grad[:, 1].tolist() == [[0, 3, 6], [9, 12]][rank]
+dist.destroy_process_group()
+assert not [name for name in training_runs.threads() if "gloo" in name], "the group's threads outlive it"
+"""
+
+
+def test_a_group_that_was_there_before_the_package(tmp_path):
+    """The user's own group may be older than the import of cmsei_fast, and ends when it is destroyed."""
+    options = {"batch_size": 7, "epochs": 1}
+    training_runs.run(tmp_path / "one", **options)
+    start_two(tmp_path / "two", program=("-c", OWN_GROUP, os.path.dirname(training_runs.__file__)), **options)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)

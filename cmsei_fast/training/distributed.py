@@ -6,6 +6,7 @@ import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,17 +35,52 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
     chosen = own_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_initialized():
+    there = dist.is_available() and dist.is_initialized()
+    if not there and not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         yield chosen
         return
-    # Its functions keep the group that there is at their import as a default: its threads would outlive it, and now and
-    # then abort the interpreter that winds up.
-    importlib.import_module("torch.distributed.nn.functional")
+    unbind_default_group()
+    if there:
+        yield chosen
+        return
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield chosen
     finally:
         dist.destroy_process_group()
+
+
+def unbind_default_group() -> None:
+    """Makes torch forget a group that it may have taken for a default value.
+
+    The functions of torch.distributed.nn, which torch's optimizers import by a long way, keep the group that is there
+    at their import as the default of an argument. It would outlive its end, and its threads now and then abort the
+    interpreter that winds up. None in its place means the default group of the moment.
+    """
+    for function in vars(importlib.import_module("torch.distributed.nn.functional")).values():
+        if defaults := getattr(function, "__defaults__", None):
+            function.__defaults__ = tuple(None if isinstance(x, dist.ProcessGroup) else x for x in defaults)
+
+
+class _Gather(torch.autograd.Function):
+    """(world, …): the tensors of all processes, of one shape; a process's gradient is the sum of all processes'."""
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor) -> Tensor:
+        parts = [torch.empty_like(mine, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, mine.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        if dist.get_backend() == "nccl":
+            mine = torch.empty_like(gradient[0], memory_format=torch.contiguous_format)
+            dist.reduce_scatter_tensor(mine, gradient.contiguous())
+            return mine
+        total = gradient.clone(memory_format=torch.contiguous_format)  # gloo has no reduce_scatter in every release
+        dist.all_reduce(total)
+        return total[dist.get_rank()]
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
@@ -56,11 +92,9 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """
     if len(counts) == 1:
         return rows
-    from torch.distributed.nn.functional import all_gather
-
     most = max(counts)
     padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
-    return torch.cat([part[:count] for part, count in zip(all_gather(padded), counts, strict=True)])
+    return torch.cat([part[:count] for part, count in zip(_Gather.apply(padded), counts, strict=True)])
 
 
 def gather_encoded(encoded: Encoded, counts: Sequence[int]) -> Encoded:
