@@ -7,8 +7,10 @@ import math
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import training_runs
@@ -72,11 +74,25 @@ def test_the_loss_falls(tmp_path, loss, precision):
     assert sum(found[-4:]) < 0.8 * sum(found[:4])
 
 
-def test_refusals(tmp_path):
+def test_refusals(tmp_path, monkeypatch):
+    model = training_runs.tiny_model
     training_runs.run(tmp_path, epochs=1)
     with pytest.raises(FileExistsError) as exists:
         training_runs.run(tmp_path, epochs=1)
     assert str(exists.value) == f"{tmp_path}: expected a directory without a run (or resume), got one"
+    record = json.loads((tmp_path / "run.json").read_text())
+    split = training_runs.tiny_split()
+    for name, other in {
+        "captions": replace(split, captions=(*split.captions[:-1], "another")),
+        "features": replace(split, features=np.concatenate([split.features[:-1], split.features[:1]])),
+        "regions": replace(split, boxes=split.boxes + 1),
+    }.items():
+        with monkeypatch.context() as patched:
+            patched.setattr(training_runs, "tiny_split", lambda other=other: other)
+            patched.setattr(training_runs, "tiny_model", lambda _, **changes: model(split, **changes))
+            match = rf"^training\.{name}: expected '{record['data'][name]}' \(as the run began\), got '"
+            with pytest.raises(ValueError, match=match):
+                training_runs.run(tmp_path, resume=True, epochs=1)
     with pytest.raises(ValueError, match=r"^batch_size: expected 8 \(as the run began\), got 4$"):
         training_runs.run(tmp_path, epochs=1, batch_size=4, resume=True)
     split = training_runs.tiny_split()

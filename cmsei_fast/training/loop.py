@@ -24,6 +24,7 @@ from . import checkpoint as disk
 from .batches import Batches
 from .config import TrainConfig
 from .distributed import process_group, rank_and_world
+from .identity import identity
 from .log import Log
 from .objective import Objective
 
@@ -66,8 +67,8 @@ def train(
     Raises:
         FileExistsError: the directory holds a run and ``resume`` is False.
         TypeError: no split or no TrainConfig in its place.
-        ValueError: a configuration that differs from the run's that is resumed; float16 on the CPU; a loss that is
-            not finite.
+        ValueError: a configuration or training data that differ from the run's that is resumed; float16 on the CPU; a
+            loss that is not finite.
     """
     for name, value, kind in (("training", training, Split), ("config", config, TrainConfig)):
         if not isinstance(value, kind):
@@ -109,7 +110,7 @@ class _Run:
         self.step, self.best = 0, -1.0
         self.metrics: RecallMetrics | None = None
         found = disk.latest_checkpoint(directory / CHECKPOINTS)
-        self._check_directory(found, resume)
+        self._check_directory(found, resume, identity(training))
         torch.manual_seed(config.seed + 1000003 * self.rank)  # dropout differs between processes
         if found is not None:
             self._restore(*disk.read_checkpoint(found))
@@ -229,19 +230,20 @@ class _Run:
         self.scaler.load_state_dict(state["scaler"])
         disk.restore_random_state(_part(tensors, f"{self.rank}."), self.device)
 
-    def _check_directory(self, found: Path | None, resume: bool) -> None:
-        """A new run begins in a directory without one; a resumed run has the configuration it began with."""
+    def _check_directory(self, found: Path | None, resume: bool, data: dict[str, Any]) -> None:
+        """A new run begins in a directory without one; a resumed run has the configuration and data it began with."""
         path = self.directory / CONFIG
-        record = {"training": self.config.to_dict(), "model": self.model.config.to_dict()}
+        record = {"training": self.config.to_dict(), "model": self.model.config.to_dict(), "data": data}
         record = json.loads(json.dumps(record))
         before = None
         if path.exists():
             if not resume:
                 raise FileExistsError(f"{self.directory}: expected a directory without a run (or resume), got one")
             before = json.loads(path.read_text(encoding="utf-8"))
-            for part in record:
+            for part in [x for x in record if x in before]:  # an older run has not noted its data
                 for name, value in record[part].items():
                     if (old := before[part].get(name)) != value and not self._may_differ(name, old):
+                        name = f"training.{name}" if part == "data" else name
                         raise ValueError(f"{name}: expected {old!r:.80} (as the run began), got {value!r:.80}")
         elif found is not None:
             raise ValueError(f"{path}: expected the configuration of the run, got checkpoints without it")
