@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data.files import check_target, replacing
+from .data.files import check_target, naming, replacing
 from .distributed import ProcessLost, Team
 from .fingerprint import differences, fingerprint
 from .tiling import Grid, ScoreTiles
@@ -171,8 +171,9 @@ class ScoreFile:
         rows, columns = self._grid.rows(i), self._grid.columns(j)
         values = np.ascontiguousarray(tile.cpu().numpy(), dtype=self._dtype)
         whole = values.shape[1] == self._shape[1]
-        for number, row in enumerate([values] if whole else values):
-            _write(self._file, row, self._at(rows.start + number, columns.start))
+        with naming(self.part):
+            for number, row in enumerate([values] if whole else values):
+                _write(self._file, row, self._at(rows.start + number, columns.start))
         self._marks.append(f"{i} {j} {zlib.crc32(values.data):08x}\n")
         self.done[i, j] = True
         if time.monotonic() - self._marked >= MARK_EVERY:
@@ -182,8 +183,12 @@ class ScoreFile:
     def mark(self) -> None:
         """Marks what was written as finished, once it is on the disk."""
         if self._marks:
-            os.fsync(self._file)
-            self._journal.write("".join(self._marks).encode())
+            with naming(self.part):
+                os.fsync(self._file)
+            left = memoryview("".join(self._marks).encode())
+            with naming(self.record):
+                while left:  # a disk that is nearly full takes a part
+                    left = left[self._journal.write(left) :]
             self._marks.clear()
         self._marked = time.monotonic()
 
@@ -207,10 +212,10 @@ class ScoreFile:
             record.unlink()
 
     def close(self) -> None:
-        """Marks what was written, and closes the files."""
+        """Marks what was written, as far as the disk takes it, and closes the files."""
         try:
             if self._journal is not None:
-                with self._journal:
+                with contextlib.suppress(OSError), self._journal:
                     self.mark()
         finally:
             self._journal = None
@@ -287,8 +292,9 @@ class ScoreFile:
         if needed > free:
             got = f"{free / 2**30:.2f} GiB"
             raise OSError(f"out: expected {needed / 2**30:.2f} GiB of room for {self.part}, got {got}")
-        _write(self._file, np.frombuffer(self._head, np.uint8), 0)
-        os.ftruncate(self._file, size)
+        with naming(self.part):
+            _write(self._file, np.frombuffer(self._head, np.uint8), 0)
+            os.ftruncate(self._file, size)
 
 
 def _write(file: int, values: np.ndarray, at: int) -> None:

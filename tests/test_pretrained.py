@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from training_runs import tiny_model, tiny_split
 
@@ -69,6 +70,18 @@ def test_a_failed_save_leaves_the_model_as_it_was(tmp_path, monkeypatch):
         model.save_pretrained(tmp_path / "model")
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
     assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    """safetensors has an error of its own for what the system says."""
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(pretrained, "save_file", full)
+    with pytest.raises(OSError, match=r"^\[Errno 28\] .*: '.*model\.safetensors'$"):
+        tiny_model(SPLIT).save_pretrained(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_saves_over_a_model_and_over_nothing_else(tmp_path):

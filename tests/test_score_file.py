@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -253,6 +254,52 @@ def test_files_are_known_by_size_time_and_a_sample(out, form, tmp_path, scored, 
         os.utime(stored, ns=(found.st_atime_ns, found.st_mtime_ns))
         with pytest.raises(ValueError, match=r"\(images\.sample: expected"):
             run(out, features=(opened(), captions, m, n))
+
+
+class Journal:
+    """A file that takes what there is room for, a few bytes at a time."""
+
+    def __init__(self, path, take):
+        self.file, self.take = open(path, "ab", buffering=0), take  # noqa: SIM115
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def write(self, data):
+        return self.file.write(self.take(data[:11]))
+
+
+@pytest.mark.parametrize(("name", "room"), [("part", 700), ("record", 200)])
+def test_a_disk_that_fills_up_is_one_error_that_names_the_file(out, name, room, scored, monkeypatch):
+    """What is marked then is not scored again."""
+    expected = np.array(run(out))
+    tiles = len(scored)
+    scored.clear()
+    left, pwrite = [room], os.pwrite
+
+    def take(data):
+        if left[0] == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        some = data[: left[0]]
+        left[0] -= len(some)
+        return some
+
+    with monkeypatch.context() as patched:
+        if name == "part":
+            patched.setattr(os, "pwrite", lambda file, data, at: pwrite(file, take(data), at))
+        else:
+            patched.setattr(score_file, "open", lambda path, *_, **__: Journal(path, take), raising=False)
+        with pytest.raises(OSError, match=rf"^\[Errno {errno.ENOSPC}\] .*scores\.npy\.{name}'$"):
+            run(out, resume=False)
+    done = len(scored) - 1
+    assert 3 < done < tiles - 3
+    scored.clear()
+    np.testing.assert_array_equal(run(out), expected)
+    assert len(scored) == tiles - done
+    assert names(out.parent) == ["scores.npy"]
 
 
 def test_two_runs_do_not_write_one_file(out, scored, monkeypatch):

@@ -16,7 +16,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     process that is killed leaves a file that starts with a dot and ends in ``.part``.
 
     Raises:
-        OSError: there is no such directory, it cannot be written, or ``path`` is a directory.
+        OSError: there is no such directory, it cannot be written, or ``path`` is a directory; it names ``path`` where
+            the disk is full.
     """
     check_target(path)
     target = os.path.abspath(os.fspath(path))
@@ -25,16 +26,28 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     )
     os.close(handle)
     try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are for their owner alone
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        with naming(path):
+            yield temporary
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are for their owner alone
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """In the block, an error of the system that names no file, as of a full disk, is one that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
 
 
 def check_target(path: str | os.PathLike[str]) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from ..data.files import naming
 from ..data.vocabulary import Vocabulary
 from ..devices import own_device
 from .config import ModelConfig
@@ -35,11 +39,10 @@ def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
     new = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
     try:
         record = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()}
-        (new / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        with naming(new / CONFIG):
+            (new / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         model.vocabulary.save(new / VOCABULARY)
-        # Cloned, since safetensors refuses tensors that share memory, as a transformer's tied weights do.
-        tensors = {name: x.detach().cpu().clone().contiguous() for name, x in model.state_dict().items()}
-        save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(model.state_dict(), new / WEIGHTS, metadata={"format": "pt"})
         if isinstance(model.text, TransformerEncoder):
             model.text.model.config.save_pretrained(new / TEXT)
             model.text.tokenizer.save_pretrained(new / TEXT)
@@ -54,6 +57,22 @@ def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes tensors as safetensors.
+
+    Raises:
+        OSError: naming the file, where the disk does not take it.
+    """
+    # Cloned, since safetensors refuses tensors that share memory, as a transformer's tied weights do.
+    own = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
+    try:
+        save_file(own, path, metadata=metadata)
+    except safetensors.SafetensorError as error:
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
 
 
 def _same_structure(new: Path, target: Path) -> bool:

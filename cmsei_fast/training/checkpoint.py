@@ -12,8 +12,11 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from ..data.files import naming
+from ..model.pretrained import save_tensors
 
 FORMAT = "cmsei_fast checkpoint"
 VERSION = 1
@@ -27,10 +30,10 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], sta
     target = folder / f"{PREFIX}{step:09d}"
     new = Path(tempfile.mkdtemp(dir=folder, prefix="."))
     try:
-        # Cloned, since safetensors refuses tensors that share memory.
-        save_file({name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}, new / TENSORS)
+        save_tensors(tensors, new / TENSORS)
         record = {"format": FORMAT, "version": VERSION, "step": step, **state}
-        (new / STATE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        with naming(new / STATE):
+            (new / STATE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         for path in (new / TENSORS, new / STATE):
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
