@@ -12,7 +12,7 @@ from problems import offsets
 
 from cmsei_fast import Attention, PairScorer, engines, evaluate, retrieve, tiling
 from cmsei_fast.engines import reference
-from cmsei_fast.retrieval import best, evaluation, pace
+from cmsei_fast.retrieval import best, evaluation, pace, screen
 from cmsei_fast.retrieval.pace import Pace
 from cmsei_fast.retrieval.rank_count import RankCount
 from cmsei_fast.retrieval.screen import Screen
@@ -181,6 +181,7 @@ def test_the_margin_holds(scorer, isa):
 
 def test_only_undecided_pairs_are_scored_again(monkeypatch):
     monkeypatch.setattr(Pace, "pieces", always)
+    monkeypatch.setattr(screen, "_GATHER", 1)  # of items as small as these, single pairs are dear
     rng = np.random.default_rng(0)
     centre = np.eye(12)[np.repeat(np.arange(12), 4)]  # an image and its captions point one way
     images = np.repeat(np.eye(12), 3, 0) + 0.05 * rng.standard_normal((36, 12))
