@@ -198,7 +198,9 @@ class CMSEI(Module):
     def _encode_alone(self, embed: Any, batches: Sequence[Any], unit: str | None) -> Encoded:
         device, training = self.words.project.weight.device, self.training
         self.eval()
-        shown: Any = contextlib.nullcontext() if unit is None else Steps(sum(map(len, batches)), unit, f"encode {unit}s")
+        shown: Any = (
+            contextlib.nullcontext() if unit is None else Steps(sum(map(len, batches)), unit, f"encode {unit}s")
+        )
         parts = [Encoded(torch.empty(0, self.config.width, device=device), torch.empty(0, dtype=torch.int64))]
         try:
             with shown as bar:
