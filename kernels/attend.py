@@ -109,33 +109,12 @@ def attend(
 
 
 @triton.jit
-def refined(
-    a,
-    q,
-    gram,
-    temperature,
-    gates,
-    k,
-    queries,
-    context,
-    NORM: tl.constexpr,
-    ATTEND: tl.constexpr,
-    RELEVANCE: tl.constexpr,
-    TAKE_BACK: tl.constexpr,
-    QUERY: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """The inner products and lengths of the queries after step k, and the step's relevances r.
-
-    TAKE_BACK: whether the relevance has the rounding of the operands taken back, which costs registers.
-    """
-    _, h, dot, quad, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
-    u = length(quad)
-    r = relevance(dot, q, length(square) if TAKE_BACK else u, RELEVANCE)
+def refined(a, q, h, dot, quad, r, gates, k, queries, context, QUERY: tl.constexpr):
+    """The inner products and lengths of the queries after step k, from what it attended to and its relevances r."""
     gate_a, gate_b = tl.load(gates + 2 * k), tl.load(gates + 2 * k + 1)
-    _, _, _, _, alpha, beta, q = refine(gate_a, gate_b, r, q, u, quad, dot)
+    _, _, _, _, alpha, beta, q = refine(gate_a, gate_b, r, q, length(quad), quad, dot)
     a = along_context(alpha, QUERY) * a + along_context(beta, QUERY) * h
-    return tl.where(queries & context, a, 0.0), q, r
+    return tl.where(queries & context, a, 0.0), q
 
 
 @triton.jit
@@ -175,6 +154,7 @@ def direction(
     AGGREGATE: tl.constexpr,
     STEPS: tl.constexpr,
     QUERY: tl.constexpr,
+    CHAIN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Score (C,) of one direction.
@@ -188,14 +168,19 @@ def direction(
         context: mask of the context, broadcast to (BR, C, BL).
         temperature, lse: λ and λ_lse.
         gates: pointer to STEPS − 1 pairs (a, b).
+        CHAIN: whether the last step has a body of its own. The compiler then takes two steps' products for a chain and
+            lays all warps along the rows, of which eight hold all 64 twice; without, one body serves all steps.
     """
     queries = along_context(mask, QUERY)
     total = tl.zeros_like(count)
-    for k in range(STEPS - 1):
-        a, q, r = refined(
-            a, q, gram, temperature, gates, k, queries, context, NORM, ATTEND, RELEVANCE, True, QUERY, PRECISION
-        )
+    ALIKE: tl.constexpr = STEPS - 1 if CHAIN else STEPS
+    for k in range(ALIKE):
+        _, h, dot, quad, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
+        r = relevance(dot, q, length(square), RELEVANCE)
         total += aggregate(r, mask, count, guide, lse, AGGREGATE, QUERY)
-    _, _, dot, _, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
-    total += aggregate(relevance(dot, q, length(square), RELEVANCE), mask, count, guide, lse, AGGREGATE, QUERY)
+        if (k < STEPS - 1) | CHAIN:
+            a, q = refined(a, q, h, dot, quad, r, gates, k, queries, context, QUERY)
+    if CHAIN:
+        _, _, dot, _, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
+        total += aggregate(relevance(dot, q, length(square), RELEVANCE), mask, count, guide, lse, AGGREGATE, QUERY)
     return total / STEPS

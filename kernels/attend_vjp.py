@@ -71,6 +71,10 @@ def aggregate_vjp(r, mask, count, guide, lse, d, AGGREGATE: tl.constexpr, QUERY:
 def step_vjp(
     a,
     q,
+    p,
+    h,
+    dot,
+    quad,
     grams,
     captions,
     guide,
@@ -99,6 +103,7 @@ def step_vjp(
     """Back through step k, whose inner products are a and whose queries' lengths q.
 
     Args:
+        p, h, dot, quad: as ``attend.attend`` gives them.
         d: (C,) gradient of the step's aggregate.
         later: (BR, C, BL) gradient of the next step's inner products and d_length of its queries' lengths.
         is_refined: whether there is a next step; otherwise both are 0.
@@ -111,8 +116,6 @@ def step_vjp(
     BR: tl.constexpr = a.shape[0]
     C: tl.constexpr = a.shape[1]
     BL: tl.constexpr = a.shape[2]
-    gram = load_gram(grams, captions, C, BL, BR, QUERY)
-    p, h, dot, quad, _ = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
     u = length(quad)
     r = relevance(dot, q, u, RELEVANCE)
     value, d_r, from_guide, d_lse = aggregate_vjp(r, mask, count, guide, lse, d, AGGREGATE, QUERY)
@@ -206,26 +209,22 @@ def direction_vjp(
     for i in tl.range(0, STEPS, disable_licm=True):
         step = STEPS - 1 - i
         at, length_at = a, q
-        for k in tl.range(0, step, disable_licm=True):
-            at, length_at, _ = refined(
-                at,
-                length_at,
-                load_gram(grams, captions, C, BL, BR, QUERY),
-                temperature,
-                gates,
-                k,
-                queries,
-                context,
-                NORM,
-                ATTEND,
-                RELEVANCE,
-                False,
-                QUERY,
-                PRECISION,
-            )
+        p, h, dot, quad = tl.zeros_like(a), tl.zeros_like(a), tl.zeros_like(q), tl.zeros_like(q)
+        # Always 0 … step, which the compiler cannot know: in a block of its own a product does not feed those behind
+        # it, or they would be taken for a chain (CHAIN of ``attend.direction``).
+        for k in tl.range(0, tl.minimum(step, captions * STEPS) + 1, disable_licm=True):
+            gram = load_gram(grams, captions, C, BL, BR, QUERY)
+            p, h, dot, quad, _ = attend(at, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
+            if (k < step) & (STEPS > 1):
+                r = relevance(dot, length_at, length(quad), RELEVANCE)
+                at, length_at = refined(at, length_at, h, dot, quad, r, gates, k, queries, context, QUERY)
         value, later, d_length, d_guide, d_gram, d_scalars = step_vjp(
             at,
             length_at,
+            p,
+            h,
+            dot,
+            quad,
             grams,
             captions,
             guide,

@@ -67,6 +67,7 @@ def pair_terms(
     GATES: tl.constexpr,
     LEVEL: tl.constexpr,
     ALIGN: tl.constexpr,
+    CHAIN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Weighted sum (C,) of this pass's terms.
@@ -79,6 +80,7 @@ def pair_terms(
         own_gram, context_gram: of the queries and of the context, as ``gram_product`` takes them.
         scalars: pointer.
         NORM: "" leaves the direction out; LEVEL, ALIGN: whether the cross-level term and the alignment are wanted.
+        CHAIN: as ``attend.direction`` takes it.
     """
     total = tl.zeros_like(n_q)
     guide = q  # read only where it is computed
@@ -129,6 +131,7 @@ def pair_terms(
                 AGGREGATE,
                 STEPS,
                 QUERY,
+                CHAIN,
                 PRECISION,
             )
         total += tl.load(scalars + QUERY - 1) * score

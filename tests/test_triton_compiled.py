@@ -120,7 +120,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if name == "pair_gradients":
             chosen["SLOTS"] = 64
             chosen.pop("ADD", None)
-        warps = gradient_warps(how, chosen["QUERY"]) if name == "pair_gradients" else how.warps
+        warps = gradient_warps(how, chosen["QUERY"], precision) if name == "pair_gradients" else how.warps
         return build(kernel, arch, warps, {"ds": "*bf16"}, chosen, tmp)
 
     return run
@@ -149,7 +149,7 @@ def key(options: dict[str, Any]) -> tuple:
 
 
 @pytest.mark.parametrize("options", [SCAN[0], CMSEI[0], CMSEI[1]], ids=["scan", "cmsei-words-ask", "cmsei-regions-ask"])
-@pytest.mark.parametrize(("arch", "words"), [(90, 16), (90, 32), (100, 16)])
+@pytest.mark.parametrize(("arch", "words"), [(80, 32), (90, 16), (90, 32), (90, 64), (100, 16), (100, 32)])
 def test_forward_does_not_spill(compiled: Any, arch: int, options: dict[str, Any], words: int) -> None:
     found = compiled("pair_scores", arch, key(options), words, 64, "tf32")
     assert found.spills == 0
@@ -169,9 +169,8 @@ def test_the_largest_items_fit(compiled: Any, arch: int) -> None:
     for name, options in (("pair_scores", CMSEI[0]), ("pair_gradients", GRADIENTS["cmsei-words-ask"])):
         found = compiled(name, arch, key(options), MAX_ROWS, MAX_ROWS, "tf32x3")
         assert found.shared <= SHARED[arch], name
-        refused = found.tensor > 512  # and left to eager
-        assert found.registers > 16 or refused, "an empty kernel"
-        assert not refused or (arch, name) == (100, "pair_scores")
+        assert found.tensor <= 512, name
+        assert found.registers > 16, "an empty kernel"
 
 
 OTHERS = {"focal": PairScorer.bfan("prob"), "aware": PairScorer.naaf(), "hard": PairScorer.chan()}
@@ -198,3 +197,22 @@ def test_backward_does_not_spill(compiled: Any, arch: int, options: dict[str, An
     assert found.spills == 0
     assert found.registers > 16, "an empty kernel"
     assert found.shared <= SHARED[arch]
+
+
+@pytest.mark.parametrize(
+    ("arch", "name", "words", "precision", "most"),
+    [
+        (80, "scan", 32, "tf32", 0),
+        (90, "cmsei-words-ask", 32, "tf32", 0),
+        (90, "cmsei-regions-ask", 32, "tf32", 0),
+        (90, "cmsei-words-ask", 16, "tf32x3", 0),
+        (90, "cmsei-regions-ask", 16, "tf32x3", 0),
+        (80, "cmsei-words-ask", 32, "tf32", 48),
+        (100, "cmsei-words-ask", 32, "tf32", 64),
+    ],
+)
+def test_backward_of_longer_captions_and_of_float32(
+    compiled: Any, arch: int, name: str, words: int, precision: str, most: int
+) -> None:
+    """What fits the registers stays there, and what does not is no more than it was."""
+    assert compiled("pair_gradients", arch, key(GRADIENTS[name]), words, 64, precision).spills <= most

@@ -1,8 +1,8 @@
 """How a Triton kernel is launched: captions of a tile, warps, groups of captions of one program.
 
 A fixed choice, from what the compiler reports for sm_90: 64 regions (what one product instruction of a warpgroup
-takes) and 4 warps hold tiles of 32 words forward without spilling, and of 16 backward, with 8 warps where words ask.
-Larger items need more warps.
+takes) and 4 warps hold tiles of 32 words forward without spilling, and of 16 backward, with 8 warps where words ask or
+products are split in three. Larger items need more warps.
 """
 
 from __future__ import annotations
@@ -62,9 +62,13 @@ def launch(kernel: str, words: int, regions: int) -> Launch:
     return Launch(columns // words, min(16, max(4, regions * columns // (32 * numbers))), 16)
 
 
-def gradient_warps(how: Launch, query: int) -> int:
-    """Warps of the gradients: the image's Gram matrix has a gradient in registers where words ask (query 1)."""
-    return max(8, how.warps) if query == 1 else how.warps
+def gradient_warps(how: Launch, query: int, precision: str) -> int:
+    """Warps of the gradients.
+
+    The image's Gram matrix has a gradient in registers where words ask (query 1), and three products in place of one
+    have twice the operands.
+    """
+    return max(8, how.warps) if query == 1 or precision == "tf32x3" else how.warps
 
 
 # Pairs of a launch from which the choice is measured: fewer take less time than measuring them.

@@ -152,7 +152,7 @@ class _Launch(NamedTuple):
             PER=self.per,
             SLOTS=_SLOTS,
             **options,
-            num_warps=gradient_warps(self.how, options["QUERY"]),
+            num_warps=gradient_warps(self.how, options["QUERY"], options["PRECISION"]),
         )
 
 
