@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from argparse import Namespace
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,7 +51,13 @@ def glob(local: Tensor, s: Weights, name: str, image: bool, training: bool) -> T
 
 
 def literal(
-    images: Tensor, captions: Tensor, s: Weights, module: str, training: bool = False, lengths: Any = LENGTHS
+    images: Tensor,
+    captions: Tensor,
+    s: Weights,
+    module: str,
+    training: bool = False,
+    lengths: Any = LENGTHS,
+    square: Callable[[Tensor], Tensor] = torch.square,
 ) -> Tensor:
     """(N, M), one caption with all images at a time, §3 of the paper; running statistics in s are updated."""
     whole = glob(images, s, "v_global_w", True, training)
@@ -60,9 +67,9 @@ def literal(
         a = leaky_relu(images @ q.mT, 0.1)  # (N, R, n)
         p = (9 * l2norm(a)).softmax(1)
         c = l2norm(p.mT @ images)
-        local = l2norm(layer((c - q) ** 2, s, "sim_tranloc_w"))
+        local = l2norm(layer(square(c - q), s, "sim_tranloc_w"))
         sentence = glob(caption[None, :n], s, "t_global_w", False, training)
-        x = torch.cat([l2norm(layer((whole - sentence) ** 2, s, "sim_tranglo_w"))[:, None], local], 1)
+        x = torch.cat([l2norm(layer(square(whole - sentence), s, "sim_tranglo_w"))[:, None], local], 1)
         if module == "SGR":
             for i in range(3):
                 query, key = (layer(x, s, f"SGR_module.{i}.graph_{name}_w") for name in ("query", "key"))
@@ -157,6 +164,26 @@ def test_native(module: str, shape: str, backend: Backend) -> None:
         assert error(found, expected) <= limit
 
 
+@pytest.mark.parametrize("backend", NATIVE, ids=str)
+@pytest.mark.parametrize("shape", ["small", "one", "long", "deep"])
+@pytest.mark.parametrize("module", MODULES)
+@torch.no_grad()
+def test_native_rounds_what_it_says(module: str, shape: str, backend: Backend) -> None:
+    regions, sizes, lengths = SHAPES[shape]
+    v, w = problem(3, regions, lengths, sizes[0])
+    model = encoder(module, sizes=sizes, regions=regions, engine="native", precision="bfloat16")
+    state = dict(model.state_dict())
+    exact = literal(v, w, state, module, lengths=lengths)
+    for name in ("sim_tranloc_w", "sim_tranglo_w"):
+        for x in ("weight", "bias"):
+            state[f"{name}.{x}"] = state[f"{name}.{x}"].bfloat16().double()
+    square = lambda x: x.square().bfloat16().double()  # noqa: E731
+    expected = literal(v, w, state, module, lengths=lengths, square=square)
+    with backend.forced():
+        found = model.float()(v.float(), w.float(), lengths)
+    assert error(found, expected) <= 0.3 * error(exact, expected) + 2e-5
+
+
 @pytest.mark.skipif(not NATIVE, reason="needs the native module")
 @pytest.mark.parametrize("steps", [1, 2])
 @torch.no_grad()
@@ -200,7 +227,7 @@ def test_native_by_name_says_why_not(module: str) -> None:
             model.train()(v, w, LENGTHS)
         with pytest.raises(EngineUnavailable, match=r"got torch\.float32, torch\.float64 and weights"):
             model.eval()(v.float(), w, LENGTHS)
-        with pytest.raises(EngineUnavailable, match="it has no precision='bfloat16'"):
+        with pytest.raises(EngineUnavailable, match="precision='bfloat16' goes with weights in float32"):
             encoder(module, engine="native", precision="bfloat16")(v, w, LENGTHS)
     with pytest.raises(ValueError, match="engine: expected 'auto', 'native' or 'eager', got 'cuda'"):
         EncoderSimilarity(WIDTH, VECTOR, engine="cuda")

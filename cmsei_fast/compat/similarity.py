@@ -164,8 +164,8 @@ class EncoderSimilarity(nn.Module):
         num_region: regions of every image.
         precision: ``"float32"``, or ``"bfloat16"``, which rounds what makes the similarity vectors: the squared
             differences and the weights that they meet; sums and all else stay as they are.
-        engine: ``"native"``, the compiled CPU engine, which evaluates without gradients in the weights' own precision;
-            ``"eager"``, torch; ``"auto"``, the first where it can, else the second.
+        engine: ``"native"``, the compiled CPU engine, which evaluates without gradients; ``"eager"``, torch;
+            ``"auto"``, the first where it can, else the second.
 
     Raises:
         ValueError: for another module, precision or engine.
@@ -267,12 +267,12 @@ class EncoderSimilarity(nn.Module):
         own = self.sim_tranloc_w.weight
         if self.training or torch.is_grad_enabled():
             return "it evaluates only: call eval(), and the module inside torch.no_grad()"
-        if self.precision != "float32":
-            return f"it has no precision={self.precision!r}"
         if any(x.device.type != "cpu" for x in (images, words, own)):
             return "the features or the weights are not on the CPU"
         if not images.dtype == words.dtype == own.dtype or own.dtype not in (torch.float32, torch.float64):
             return f"it takes all in float32 or float64, got {images.dtype}, {words.dtype} and weights {own.dtype}"
+        if self.precision != "float32" and own.dtype != torch.float32:
+            return f"precision={self.precision!r} goes with weights in float32, got {own.dtype}"
         return engines.unavailable("native")
 
     def _runs_native(self, images: Tensor, words: Tensor) -> bool:
@@ -285,9 +285,15 @@ class EncoderSimilarity(nn.Module):
 
     def _weights(self) -> native_similarity.SimilarityWeights:
         """The module as the CPU engine reads it."""
-        local, whole = ((x.weight, x.bias) for x in (self.sim_tranloc_w, self.sim_tranglo_w))
-        evaluate = self.sim_eval_w.weight[0], float(self.sim_eval_w.bias)
-        make = partial(native_similarity.SimilarityWeights, local, whole, evaluate, temperature=_ATTENTION.temperature)
+        rounded = self.precision == "bfloat16"
+        layers: list[native_similarity.Layer] = [(x.weight, x.bias) for x in (self.sim_tranloc_w, self.sim_tranglo_w)]
+        if rounded:
+            layers = [(weight.bfloat16().float(), bias.bfloat16().float()) for weight, bias in layers]
+        (local, whole), evaluate = layers, (self.sim_eval_w.weight[0], float(self.sim_eval_w.bias))
+        temperature = _ATTENTION.temperature
+        make = partial(
+            native_similarity.SimilarityWeights, local, whole, evaluate, temperature=temperature, rounded=rounded
+        )
         if self.module_name == "SAF":
             return make(gate=self.SAF_module.gate())
         return make(steps=[step.layers() for step in self.SGR_module if isinstance(step, GraphReasoning)])

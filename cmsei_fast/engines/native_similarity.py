@@ -27,6 +27,7 @@ class SimilarityWeights:
         steps: of graph reasoning: ask and answer of each, (weight (d, d), bias (d,)).
         gate: without steps, attention filtration's (weight (d,), scale, shift): sigmoid(scale · weight·x + shift).
         temperature: of the attention over clipped_l2norm.
+        rounded: round squared differences to bfloat16, of which the weights that they meet already are; float32.
     """
 
     local: Layer
@@ -35,6 +36,7 @@ class SimilarityWeights:
     steps: list[tuple[Layer, Layer]] = field(default_factory=list)
     gate: tuple[Tensor, float, float] | None = None
     temperature: float = 9.0
+    rounded: bool = False
 
 
 def similarity(
@@ -72,6 +74,7 @@ def similarity(
         [(address(weight), address(bias)) for weight, bias in layers],
         [0 if gate is None else address(gate), address(weights.evaluate[0])],
         [weights.temperature, scale, shift, weights.evaluate[1]],
+        weights.rounded,
         out.data_ptr(),
         torch.get_num_threads(),
         current_isa(),

@@ -113,7 +113,7 @@ template <class S> struct PackedModel {
         std::vector<Layer<S>> packed;
         for (long i = 0; i < layers; ++i) {
             const long depth = i < 2 ? p.depth : d;
-            k.pack_layer(p.layers[i].weight, d, depth, next);
+            k.pack_layer(p.layers[i].weight, d, depth, i < 2 && p.rounded, next);
             packed.push_back({next, p.layers[i].bias});
             next += d * depth;
         }
@@ -124,7 +124,7 @@ template <class S> struct PackedModel {
             next += padded;
             return next - padded;
         };
-        model = {p.depth, d, p.temperature, packed[0], packed[1], steps.data(), static_cast<long>(steps.size()),
+        model = {p.depth, d, p.rounded, p.temperature, packed[0], packed[1], steps.data(), static_cast<long>(steps.size()),
                  padded_row(p.gate), p.gate_scale, p.gate_shift, padded_row(p.evaluate), p.evaluate_bias};
     }
 };

@@ -16,6 +16,7 @@ template <class S> struct SimilarityProblem {
     long captions;
     const S *image_vectors, *sentence_vectors; // (images, depth), (captions, depth)
     S temperature;
+    bool rounded; // squared differences to bfloat16, of which the first two layers' weights are
     // (rows × depth, dense) and biases: similarity vectors of words and of sentences, then each step's ask and answer.
     std::vector<Layer<S>> layers;
     const S *gate, *evaluate; // (width); the gate is null with steps

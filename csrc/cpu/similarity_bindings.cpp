@@ -19,7 +19,7 @@ using Address = std::uintptr_t;
 template <class S>
 void forward(const std::array<long, 5>& sizes, const std::array<Address, 5>& features,
              const std::vector<std::array<Address, 2>>& layers, const std::array<Address, 2>& head,
-             const std::array<double, 4>& numbers, Address scores, int threads, const std::string& isa) {
+             const std::array<double, 4>& numbers, bool rounded, Address scores, int threads, const std::string& isa) {
     const CpuKernels* kernels = kernels_by_name(isa);
     SimilarityProblem<S> p{};
     p.images = sizes[0], p.regions = sizes[1], p.depth = sizes[2], p.width = sizes[3], p.captions = sizes[4];
@@ -32,6 +32,7 @@ void forward(const std::array<long, 5>& sizes, const std::array<Address, 5>& fea
     p.gate = pointer<const S>(head[0]);
     p.evaluate = pointer<const S>(head[1]);
     p.temperature = static_cast<S>(numbers[0]);
+    p.rounded = rounded;
     p.gate_scale = static_cast<S>(numbers[1]);
     p.gate_shift = static_cast<S>(numbers[2]);
     p.evaluate_bias = static_cast<S>(numbers[3]);

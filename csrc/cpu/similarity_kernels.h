@@ -18,6 +18,7 @@ template <class S> struct GraphStep {
 
 template <class S> struct SimilarityModel {
     long depth, width; // of a word, of a similarity vector
+    bool rounded;      // the squared differences to bfloat16; the weights that they meet are of it
     S temperature;     // of the attention over clipped_l2norm, from -12 to 12
     Layer<S> local, whole;
     const GraphStep<S>* step;
@@ -52,7 +53,8 @@ struct SimilaritySizes {
 
 template <class S> struct SimilarityKernels {
     int lanes, panel; // words of a register, of a panel
-    void (*pack_layer)(const S* weight, long rows, long depth, S* dst); // dst holds rows × depth
+    // dst holds rows × depth; `rounded`: a layer of rounded squared differences.
+    void (*pack_layer)(const S* weight, long rows, long depth, bool rounded, S* dst);
     void (*pack_b)(Rows src, long cols, long depth, S* dst);
     long (*scratch)(const SimilarityModel<S>&, const SimilaritySizes&);
     // Makes an image (regions × depth, dense) ready in the scratch.

@@ -1,27 +1,13 @@
 // Products of bfloat16 pairs, where the processor has them (AVX512-BF16): twice the float32 rate, float32 sums.
-#include "../pack.h"
-
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
+#include "pairs.h"
 
 namespace cmsei {
 namespace CMSEI_ISA {
 
-#if defined(__AVX512BF16__) || defined(CMSEI_EMULATE_512)
+#if defined(CMSEI_PAIRS)
 namespace {
 
 using V = Simd<float>;
-typedef uint32_t Pairs __attribute__((vector_size(CMSEI_VECTOR_BYTES)));
-
-CMSEI_INLINE V::T dot_pairs(V::T acc, Pairs a, Pairs b) {
-#if defined(__AVX512BF16__)
-    return (V::T)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
-#else
-    const Pairs high = Pairs{} + 0xffff0000u;
-    return acc + (V::T)(a & high) * (V::T)(b & high) + (V::T)(a << 16) * (V::T)(b << 16);
-#endif
-}
 
 // The two depth-neighbours k, k + 1 of one row in one element; past the depth a zero.
 CMSEI_INLINE uint32_t pair_at(const uint16_t* row, long k, long depth) {
@@ -62,63 +48,6 @@ void pack_b_bf16(Rows src, long cols, long depth, uint32_t* dst) {
         uint32_t* panel = dst + j * pairs;
         if (n < kNR<float>) __builtin_memset(panel, 0, sizeof(uint32_t) * kNR<float> * pairs);
         interleave_pairs(p + j * src.stride, src.stride, n, depth, panel, kNR<float>);
-    }
-}
-
-template <int M, int NV> CMSEI_INLINE void multiply_add(const uint32_t* a, const uint32_t* b, V::T (&acc)[M][NV]) {
-    Pairs x[NV];
-#pragma GCC unroll 2
-    for (int j = 0; j < NV; ++j) __builtin_memcpy(&x[j], b + j * V::W, sizeof(Pairs));
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i) {
-        const Pairs y = Pairs{} + a[i];
-#pragma GCC unroll 2
-        for (int j = 0; j < NV; ++j) acc[i][j] = dot_pairs(acc[i][j], y, x[j]);
-    }
-}
-
-template <int M, int NV>
-__attribute__((noinline)) void micro_pairs(long k, const uint32_t* a, long lda, const uint32_t* b, long ldb, float* c,
-                                           long ldc, bool accumulate, Ahead ahead) {
-    V::T acc[M][NV];
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i)
-#pragma GCC unroll 2
-        for (int j = 0; j < NV; ++j) acc[i][j] = V::zero();
-    for (; k >= Ahead::kStride; k -= Ahead::kStride) {
-        ahead.step();
-#pragma GCC unroll 16
-        for (int u = 0; u < Ahead::kStride; ++u, a += lda, b += ldb) multiply_add(a, b, acc);
-    }
-    for (; k > 0; --k, a += lda, b += ldb) multiply_add(a, b, acc);
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i)
-#pragma GCC unroll 2
-        for (int j = 0; j < NV; ++j) {
-            float* p = c + i * ldc + j * V::W;
-            V::store(p, accumulate ? V::load(p) + acc[i][j] : acc[i][j]);
-        }
-}
-
-template <int M>
-CMSEI_INLINE void micro_pairs_row(int nv, long k, const uint32_t* a, long lda, const uint32_t* b, long ldb, float* c,
-                                  long ldc, bool acc, Ahead ahead) {
-    if (nv == 1)
-        micro_pairs<M, 1>(k, a, lda, b, ldb, c, ldc, acc, ahead);
-    else
-        micro_pairs<M, 2>(k, a, lda, b, ldb, c, ldc, acc, ahead);
-}
-
-void micro_pairs_any(int m, int nv, long k, const uint32_t* a, long lda, const uint32_t* b, long ldb, float* c, long ldc,
-                     bool acc, Ahead ahead) {
-    switch (m) {
-#define CMSEI_ROWS(M) \
-    case M: \
-        if constexpr (M <= kMR) micro_pairs_row<M>(nv, k, a, lda, b, ldb, c, ldc, acc, ahead); \
-        break;
-        CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
-        CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13) CMSEI_ROWS(14)
-#undef CMSEI_ROWS
     }
 }
 

@@ -1,8 +1,8 @@
 // A layer W x + b of many x, which lie in the lanes of registers. Included once per instruction set.
 #pragma once
 
-#include "../pack.h"
 #include "../similarity_kernels.h"
+#include "pairs.h"
 
 namespace cmsei {
 namespace CMSEI_ISA {
@@ -33,11 +33,41 @@ template <class S> inline long layer_step(long depth) {
     return blocks <= 1 ? depth : round_up((depth + blocks - 1) / blocks, kMR);
 }
 
-// W (rows × depth) pass by pass, each packed as A.
-template <class S> void pack_layer(const S* weight, long rows, long depth, S* dst) {
+// What is multiplied: numbers as they are, numbers rounded to bfloat16, or two of those in one element.
+enum class Form { kExact, kRounded, kPairs };
+static_assert(kMR % 2 == 0, "a pair is of one panel of rows");
+
+template <class S> constexpr Form rounded_form() {
+#if defined(CMSEI_PAIRS)
+    return sizeof(S) == 4 ? Form::kPairs : Form::kRounded;
+#else
+    return Form::kRounded;
+#endif
+}
+
+template <class S> inline void pack_layer_pairs(const S* weight, long stride, long rows, long depth, S* dst) {
+    const auto bits = [&](long o, long k) {
+        uint32_t u = 0;
+        const float x = k < depth ? static_cast<float>(weight[o * stride + k]) : 0;
+        __builtin_memcpy(&u, &x, sizeof u);
+        return u >> 16;
+    };
+    auto* to = reinterpret_cast<uint32_t*>(dst);
+    for (long i = 0; i < rows; i += kMR)
+        for (long k = 0; k < depth; k += 2)
+            for (long o = i; o < rows && o < i + kMR; ++o) *to++ = bits(o, k) | bits(o, k + 1) << 16;
+}
+
+// W (rows × depth) pass by pass, each packed as A; `rounded`: its numbers are of bfloat16.
+template <class S> void pack_layer(const S* weight, long rows, long depth, bool rounded, S* dst) {
     const long step = layer_step<S>(depth);
-    for (long k = 0; k < depth; k += step)
-        pack_a_of(weight + k, depth, rows, depth - k < step ? depth - k : step, dst + rows * k);
+    for (long k0 = 0; k0 < depth; k0 += step) {
+        const long k = depth - k0 < step ? depth - k0 : step;
+        if (rounded && rounded_form<S>() == Form::kPairs)
+            pack_layer_pairs(weight + k0, depth, rows, k, dst + rows * k0);
+        else
+            pack_a_of(weight + k0, depth, rows, k, dst + rows * k0);
+    }
 }
 
 // Lanes 0..n-1 of y (rows × ld) = b, and 0 in the rows up to the next multiple of the lanes.
@@ -50,13 +80,40 @@ template <class S> inline void fill_rows(S* y, long ld, long n, const S* bias, l
 }
 
 // A panel of `nv` registers of y += W x for the pass that begins at k0 and is k deep.
-template <class S>
+template <class S, Form form = Form::kExact>
 inline void add_panel(const S* weight, long rows, long k0, long k, const S* x, long ldx, S* y, long ldy, int nv) {
     const S* a = weight + rows * k0;
     for (long i = 0; i < rows; i += kMR) {
         const int m = rows - i < kMR ? static_cast<int>(rows - i) : kMR;
+#if defined(CMSEI_PAIRS)
+        if constexpr (form == Form::kPairs) {
+            const long pairs = (k + 1) / 2;
+            micro_pairs_any(m, nv, pairs, reinterpret_cast<const uint32_t*>(a) + i * pairs, m,
+                            reinterpret_cast<const uint32_t*>(x), kNR<S>, y + i * ldy, ldy, true, Ahead::part(x, 0, 0, 1));
+            continue;
+        }
+#endif
         micro_any<S>(m, nv, k, a + i * k, m, x, ldx, y + i * ldy, ldy, true, Ahead::part(x, 0, 0, 1));
     }
+}
+
+// z (M × NV registers), as the product of that form reads it, from a row's number of each (row, register).
+template <class S, Form form, int M, int NV, class Row> CMSEI_INLINE void store_rows(S* z, Row row) {
+    using V = Simd<S>;
+#pragma GCC unroll 16
+    for (int i = 0; i < M; i += form == Form::kPairs ? 2 : 1)
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; ++j) {
+            if constexpr (form == Form::kPairs) {
+                Pairs both = rounded_bits(row(i, j)) >> 16;
+                if (i + 1 < M) both |= rounded_bits(row(i + 1, j));
+                __builtin_memcpy(z + i / 2 * kNR<S> + j * V::W, &both, sizeof both);
+            } else if constexpr (form == Form::kRounded && sizeof(S) == 4) {
+                V::store(z + i * kNR<S> + j * V::W, rounded(row(i, j)));
+            } else {
+                V::store(z + i * kNR<S> + j * V::W, row(i, j));
+            }
+        }
 }
 
 // y (rows × n lanes) = W x + b.

@@ -9,8 +9,8 @@
 namespace cmsei {
 namespace CMSEI_ISA {
 
-// z (M × NV registers) = (Σ_k a[k * M + i] · p[k * kNR + lane] - q[i * kNR + lane])².
-template <class S, int M, int NV>
+// z (M × NV registers) = (Σ_k a[k * M + i] · p[k * kNR + lane] - q[i * kNR + lane])², in a form.
+template <class S, Form form, int M, int NV>
 CMSEI_INLINE void squared_difference(long k, const S* a, const S* p, const S* q, S* z) {
     using V = Simd<S>;
     typename V::T acc[M][NV];
@@ -20,21 +20,18 @@ CMSEI_INLINE void squared_difference(long k, const S* a, const S* p, const S* q,
         for (int j = 0; j < NV; ++j) acc[i][j] = V::zero();
 #pragma GCC unroll 4
     for (; k > 0; --k, a += M, p += kNR<S>) multiply_add<S>(a, p, acc);
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i)
-#pragma GCC unroll 2
-        for (int j = 0; j < NV; ++j) {
-            const auto apart = acc[i][j] - V::load(q + i * kNR<S> + j * V::W);
-            V::store(z + i * kNR<S> + j * V::W, apart * apart);
-        }
+    store_rows<S, form, M, NV>(z, [&](int i, int j) {
+        const typename V::T apart = acc[i][j] - V::load(q + i * kNR<S> + j * V::W);
+        return apart * apart;
+    });
 }
 
-template <class S, int M>
+template <class S, Form form, int M>
 __attribute__((noinline)) void squared_difference_rows(int nv, long k, const S* a, const S* p, const S* q, S* z) {
     if (nv == 1)
-        squared_difference<S, M, 1>(k, a, p, q, z);
+        squared_difference<S, form, M, 1>(k, a, p, q, z);
     else
-        squared_difference<S, M, kNV>(k, a, p, q, z);
+        squared_difference<S, form, M, kNV>(k, a, p, q, z);
 }
 
 template <class S> struct SimilarityVectors {
@@ -92,33 +89,16 @@ template <class S> struct SimilarityVectors {
                 attend<kNV>(logit + j, ld_inner, p + j * R);
         }
         fill_rows(y, ld, n, model.local.bias, model.width);
-        const long step = layer_step<S>(D);
-        for (long k0 = 0; k0 < D; k0 += step) {
-            const long k = D - k0 < step ? D - k0 : step;
-            for (long j = 0; j < n; j += kNR<S>) {
-                const int nv = registers<S>(n, j);
-                differences(nv, k0, k, p + j * R, block.words + j * D);
-                add_panel(model.local.weight, model.width, k0, k, square, kNR<S>, y + j, ld, nv);
-            }
-        }
+        model.rounded ? passes<rounded_form<S>()>(block.words, n, y, ld) : passes<Form::kExact>(block.words, n, y, ld);
     }
 
     // y (width × ld lanes) of an image's own vector with sentences' vectors.
     void whole(const S* image, const S* sentences, long n, S* y, long ld) {
         fill_rows(y, ld, n, model.whole.bias, model.width);
-        const long step = layer_step<S>(D);
-        for (long k0 = 0; k0 < D; k0 += step) {
-            const long k = D - k0 < step ? D - k0 : step;
-            for (long j = 0; j < n; j += kNR<S>) {
-                const S* q = sentences + j * D + k0 * kNR<S>;
-                for (long i = 0; i < k; ++i)
-                    for (long v = 0; v < kNR<S>; v += W) {
-                        const T apart = V::set(image[k0 + i]) - V::load(q + i * kNR<S> + v);
-                        V::store(square + i * kNR<S> + v, apart * apart);
-                    }
-                add_panel(model.whole.weight, model.width, k0, k, square, kNR<S>, y + j, ld, registers<S>(n, j));
-            }
-        }
+        if (model.rounded)
+            whole_passes<rounded_form<S>()>(image, sentences, n, y, ld);
+        else
+            whole_passes<Form::kExact>(image, sentences, n, y, ld);
     }
 
 private:
@@ -164,15 +144,46 @@ private:
         }
     }
 
-    void differences(int nv, long k0, long k, const S* panel, const S* words) {
+    template <Form form> void passes(const S* words, long n, S* y, long ld) {
+        const long step = layer_step<S>(D);
+        for (long k0 = 0; k0 < D; k0 += step) {
+            const long k = D - k0 < step ? D - k0 : step;
+            for (long j = 0; j < n; j += kNR<S>) {
+                const int nv = registers<S>(n, j);
+                differences<form>(nv, k0, k, p + j * R, words + j * D);
+                add_panel<S, form>(model.local.weight, model.width, k0, k, square, kNR<S>, y + j, ld, nv);
+            }
+        }
+    }
+
+    template <Form form> void whole_passes(const S* image, const S* sentences, long n, S* y, long ld) {
+        const long step = layer_step<S>(D);
+        for (long k0 = 0; k0 < D; k0 += step) {
+            const long k = D - k0 < step ? D - k0 : step;
+            for (long j = 0; j < n; j += kNR<S>) {
+                const S *own = image + k0, *q = sentences + j * D + k0 * kNR<S>;
+                const auto apart = [&](int i, int v) {
+                    const T x = V::set(own[i]) - V::load(q + i * kNR<S> + v * W);
+                    return x * x;
+                };
+                long i = 0;
+                for (; i + 2 <= k; i += 2, own += 2, q += 2 * kNR<S>)
+                    store_rows<S, form, 2, kNV>(square + (form == Form::kPairs ? i / 2 : i) * kNR<S>, apart);
+                if (i < k) store_rows<S, form, 1, kNV>(square + (form == Form::kPairs ? i / 2 : i) * kNR<S>, apart);
+                add_panel<S, form>(model.whole.weight, model.width, k0, k, square, kNR<S>, y + j, ld, registers<S>(n, j));
+            }
+        }
+    }
+
+    template <Form form> void differences(int nv, long k0, long k, const S* panel, const S* words) {
         for (long i = 0; i < k; i += kMR) {
             const int m = k - i < kMR ? static_cast<int>(k - i) : kMR;
             const S *a = columns + (k0 + i) * R, *q = words + (k0 + i) * kNR<S>;
-            S* z = square + i * kNR<S>;
+            S* z = square + (form == Form::kPairs ? i / 2 : i) * kNR<S>;
             switch (m) {
 #define CMSEI_ROWS(N) \
     case N: \
-        if constexpr (N <= kMR) squared_difference_rows<S, N>(nv, R, a, panel, q, z); \
+        if constexpr (N <= kMR) squared_difference_rows<S, form, N>(nv, R, a, panel, q, z); \
         break;
                 CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
                 CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13) CMSEI_ROWS(14)
