@@ -66,10 +66,10 @@ ROWS = {
     "epoch": Row(
         "Training epoch of CMSEI: 5,070 captions, batch 128, D 256", better="lower", target=15.0, unit=SECONDS
     ),
-    "sgraf_saf_fp32": Row("SGRAF with SAF, fp32: attended_scores over the field's code", target=3.0),
-    "sgraf_sgr_fp32": Row("SGRAF with SGR, fp32: attended_scores over the field's code", target=3.0),
-    "sgraf_saf_bf16": Row("SGRAF with SAF, bf16: attended_scores over the field's code"),
-    "sgraf_sgr_bf16": Row("SGRAF with SGR, bf16: attended_scores over the field's code"),
+    "sgraf_saf_fp32": Row("SGRAF with SAF, fp32: native over the field's code", target=3.0),
+    "sgraf_sgr_fp32": Row("SGRAF with SGR, fp32: native over the field's code", target=3.0),
+    "sgraf_saf_bf16": Row("SGRAF with SAF, bf16: native over the field's code"),
+    "sgraf_sgr_bf16": Row("SGRAF with SGR, bf16: native over the field's code"),
     "relation_spatial_forward": Row("Relation attention, spatial, forward: native over eager", target=2.0),
     "relation_spatial_both": Row("Relation attention, spatial, forward + backward: native over eager", target=2.0),
     "relation_semantic_forward": Row("Relation attention, semantic, forward: native over eager", target=2.0),
