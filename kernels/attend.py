@@ -178,8 +178,8 @@ def direction(
         _, h, dot, quad, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
         r = relevance(dot, q, length(square), RELEVANCE)
         total += aggregate(r, mask, count, guide, lse, AGGREGATE, QUERY)
-        if (k < STEPS - 1) | CHAIN:
-            a, q = refined(a, q, h, dot, quad, r, gates, k, queries, context, QUERY)
+        if STEPS > 1:  # after the last as well: a branch would have the compiler attend twice, in two layouts
+            a, q = refined(a, q, h, dot, quad, r, gates, tl.minimum(k, STEPS - 2), queries, context, QUERY)
     if CHAIN:
         _, _, dot, _, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
         total += aggregate(relevance(dot, q, length(square), RELEVANCE), mask, count, guide, lse, AGGREGATE, QUERY)

@@ -215,9 +215,12 @@ def direction_vjp(
         for k in tl.range(0, tl.minimum(step, captions * STEPS) + 1, disable_licm=True):
             gram = load_gram(grams, captions, C, BL, BR, QUERY)
             p, h, dot, quad, _ = attend(at, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
-            if (k < step) & (STEPS > 1):
+            if STEPS > 1:
                 r = relevance(dot, length_at, length(quad), RELEVANCE)
-                at, length_at = refined(at, length_at, h, dot, quad, r, gates, k, queries, context, QUERY)
+                gate = tl.minimum(k, STEPS - 2)
+                more, length_more = refined(at, length_at, h, dot, quad, r, gates, gate, queries, context, QUERY)
+                # Not a branch, which would have the compiler attend twice: once more in the layout of an operand.
+                at, length_at = tl.where(k < step, more, at), tl.where(k < step, length_more, length_at)
         value, later, d_length, d_guide, d_gram, d_scalars = step_vjp(
             at,
             length_at,
