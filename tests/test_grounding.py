@@ -14,7 +14,7 @@ from test_training import NOISY, losses
 
 from cmsei_fast import Attention, Encoded, PairScorer, explain, nn
 from cmsei_fast.data import Split
-from cmsei_fast.data.mentions import Mentions, stem
+from cmsei_fast.data.mentions import Mentions, stem, verbs
 from cmsei_fast.engines import reference
 from cmsei_fast.engines.terms import read_terms
 from cmsei_fast.training import TrainConfig, grounding_loss, train
@@ -58,7 +58,7 @@ def scene() -> Split:
         ("a man and a woman wearing a hat", {5: [(MAN, HAT), (WOMAN, OTHER_HAT)]}),
         ("a man wearing a hat sits at a bench", {2: [(MAN, HAT)], 5: [(MAN, BENCH)]}),
         ("hat wearing man", {}),
-        ("a bench in the sun, a bench in front of a woman", {7: [(BENCH, WOMAN)]}),
+        ("a bench in front of a woman", {}),
         ("a woman holding rackets", {2: [(WOMAN, RACKET)]}),
         ("a woman holding a kite", {2: [(WOMAN, RACKET), (WOMAN, UNKNOWN)]}),
         ("a man holding a man", {}),
@@ -67,20 +67,17 @@ def scene() -> Split:
     ],
 )
 def test_which_relations_a_word_means(caption, expected):
-    found = Mentions(scene())(caption.replace(",", "").split(), 1)
+    found = Mentions(scene())(caption.split(), 1)
     assert {mention.word: [tuple(ends) for ends in mention.ends.tolist()] for mention in found} == expected
     assert Mentions(scene())(caption.split(), 0) == []
 
 
 def test_forms_of_a_verb():
-    for forms in (
-        ("wearing", "wears", "wear"),
-        ("sitting", "sits"),
-        ("riding", "rides", "ride"),
-        ("carrying", "carries"),
-    ):
-        assert len({stem(form) for form in forms}) == 1, forms
+    for forms in ("wearing wears wear", "sitting sits", "riding rides ride", "carrying carries", "using uses"):
+        assert len({stem(form) for form in forms.split()}) == 1, forms
     assert len({stem(word) for word in ("sitting", "standing", "string", "in", "king", "playing")}) == 6
+    names = ["wears", "wearing", "sitting on", "lying on", "in", "in front of", "has", ""]
+    assert verbs(names) == ["wear", "wear", "sit", "ly", None, None, None, None]
 
 
 def random_attention(k: int = 4, r: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

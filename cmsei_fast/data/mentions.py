@@ -29,10 +29,11 @@ class Mention(NamedTuple):
 class Mentions:
     """Finds the relations that a caption's words speak of in its image's scene graph.
 
-    A word speaks of a relation if it is a form of the predicate's first word (``sits`` of ``sitting on``; a predicate
-    that begins with no verb in ``-ing`` must stand there whole), and the caption names an end of the relation by the
-    last word of its label: the subject before the word, or the object behind it. Of the image's relations that the word
-    may mean, those count of which most is named: both ends, else the object, else the subject.
+    A word speaks of a relation if it is a form of the verb that the predicate begins with (``sits`` of ``sitting on``),
+    and the caption names an end of the relation by the last word of its label: the subject before the word, or the
+    object behind it. Of the image's relations that the word may mean, those count of which most is named: both ends,
+    else the object, else the subject. Verbs are first words in ``-ing`` and their other forms; prepositions, ``and``
+    and ``has`` mean too many things to say where a word should look.
 
     Args:
         split: with labels and relations.
@@ -49,15 +50,15 @@ class Mentions:
         self._labels, self._offsets = split.labels, split.offsets
         self._relations, self._relation_offsets = split.relations, split.relation_offsets
         self._nouns = [_noun(name) for name in split.object_names] + [""]  # of label -1 too
-        self._predicates = [_predicate(name) for name in split.predicate_names]
+        self._verbs = verbs(split.predicate_names)
 
     def __call__(self, words: Sequence[str], image: int) -> list[Mention]:
         """Those of a caption, given as its words, in the image of that number."""
         edges = slice(*self._relation_offsets[image : image + 2].tolist())
-        relations = self._relations[edges].tolist()
+        relations = [(s, self._verbs[p], o) for s, p, o in self._relations[edges].tolist() if s != o]
         words = [word.lower() for word in words]
         stems = [stem(word) for word in words]
-        if not relations or {self._predicates[p][0] for _, p, _ in relations}.isdisjoint(stems):
+        if {verb for _, verb, _ in relations}.isdisjoint(stems):
             return []
         labels = self._labels[self._offsets[image] : self._offsets[image + 1]].tolist()
         nouns = [singular(word) for word in words]
@@ -65,9 +66,8 @@ class Mentions:
         for place, own in enumerate(stems):
             before, behind = set(nouns[:place]), set(nouns[place + 1 :])
             named: dict[int, list[tuple[int, int]]] = {}
-            for subject, predicate, target in relations:
-                head, rest = self._predicates[predicate]
-                if head == own and words[place + 1 : place + 1 + len(rest)] == rest and subject != target:
+            for subject, verb, target in relations:
+                if verb == own:
                     told = _SUBJECT * (self._nouns[labels[subject]] in before)
                     told += _OBJECT * (self._nouns[labels[target]] in behind)
                     named.setdefault(told, []).append((subject, target))
@@ -80,11 +80,11 @@ class Mentions:
 def stem(word: str) -> str:
     """What the forms of a verb have in common, crudely: ``wears`` and ``wearing`` are one, ``sits`` and ``sitting``."""
     word = singular(word)
-    if word.endswith("ing") and len(word) > 5:
+    if word.endswith("ing") and any(letter in "aeiouy" for letter in word[:-3]):  # string is none
         word = word[:-3]
-        if word[-1] == word[-2] and word[-1] not in "ls":
+        if word[-2:-1] == word[-1:] and word[-1:] not in ("l", "s"):
             word = word[:-1]
-    return word[:-1] if word.endswith("e") and len(word) > 3 else word
+    return word[:-1] if word.endswith("e") and len(word) > 2 else word
 
 
 def _noun(name: str) -> str:
@@ -92,7 +92,8 @@ def _noun(name: str) -> str:
     return singular((tokenize(name) or [""])[-1])
 
 
-def _predicate(name: str) -> tuple[str, list[str]]:
-    """The stem of a predicate's first word, and the words that must follow it."""
-    first, *rest = tokenize(name) or [""]
-    return stem(first), [] if first.endswith("ing") else rest
+def verbs(predicate_names: Sequence[str]) -> list[str | None]:
+    """The stem of the verb that each predicate begins with; None for one that begins with another word."""
+    firsts = [(tokenize(name) or [""])[0] for name in predicate_names]
+    known = {stem(first) for first in firsts if first.endswith("ing") and stem(first) != first}
+    return [own if (own := stem(first)) in known else None for first in firsts]
