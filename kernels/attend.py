@@ -96,6 +96,7 @@ def attend(
     NORM: tl.constexpr,
     ATTEND: tl.constexpr,
     QUERY: tl.constexpr,
+    TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Attention p and h = p · Gram (BR, C, BL); of each query Q·U, |U|² as h has it, and |U|² with less rounding.
@@ -103,7 +104,7 @@ def attend(
     The former goes with h into the refinement, where a rounding of both cancels; the latter is for the relevance.
     """
     p = weights(a, temperature, queries, context, NORM, ATTEND, QUERY)
-    h = gram_product(p, gram, QUERY, PRECISION)
+    h = gram_product(p, gram, QUERY, TURNED, PRECISION)
     square = sum_context(unrounded_square(p, h, gram, QUERY, PRECISION), QUERY)
     return p, h, sum_context(p * a, QUERY), sum_context(p * h, QUERY), square
 
@@ -154,7 +155,7 @@ def direction(
     AGGREGATE: tl.constexpr,
     STEPS: tl.constexpr,
     QUERY: tl.constexpr,
-    CHAIN: tl.constexpr,
+    TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Score (C,) of one direction.
@@ -168,19 +169,16 @@ def direction(
         context: mask of the context, broadcast to (BR, C, BL).
         temperature, lse: λ and λ_lse.
         gates: pointer to STEPS − 1 pairs (a, b).
-        CHAIN: whether the last step has a body of its own. The compiler then takes two steps' products for a chain and
-            lays all warps along the rows, of which eight hold all 64 twice; without, one body serves all steps.
+        TURNED: as :func:`gram_product` takes it.
     """
     queries = along_context(mask, QUERY)
     total = tl.zeros_like(count)
-    ALIKE: tl.constexpr = STEPS - 1 if CHAIN else STEPS
-    for k in range(ALIKE):
-        _, h, dot, quad, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
+    # One body for all steps: written out, the compiler takes their products for a chain, as in flash attention, and
+    # lays all warps along the rows, so that eight of them hold all 64 rows twice.
+    for k in range(STEPS):
+        _, h, dot, quad, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, TURNED, PRECISION)
         r = relevance(dot, q, length(square), RELEVANCE)
         total += aggregate(r, mask, count, guide, lse, AGGREGATE, QUERY)
         if STEPS > 1:  # after the last as well: a branch would have the compiler attend twice, in two layouts
             a, q = refined(a, q, h, dot, quad, r, gates, tl.minimum(k, STEPS - 2), queries, context, QUERY)
-    if CHAIN:
-        _, _, dot, _, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
-        total += aggregate(relevance(dot, q, length(square), RELEVANCE), mask, count, guide, lse, AGGREGATE, QUERY)
     return total / STEPS

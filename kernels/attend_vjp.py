@@ -98,6 +98,7 @@ def step_vjp(
     AGGREGATE: tl.constexpr,
     QUERY: tl.constexpr,
     GATES: tl.constexpr,
+    TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Back through step k, whose inner products are a and whose queries' lengths q.
@@ -150,7 +151,7 @@ def step_vjp(
     if is_refined:
         d_h += along_context(beta, QUERY) * later
         d_a += along_context(alpha, QUERY) * later
-        d_p += gram_product(d_h, load_gram(grams, captions, C, BL, BR, QUERY), QUERY, PRECISION)
+        d_p += gram_product(d_h, load_gram(grams, captions, C, BL, BR, QUERY), QUERY, TURNED, PRECISION)
     else:
         d_p += each_quad * h  # Gram · d_h is quad · h here
     d_gram += gram_gradient(d_h, p, QUERY, PRECISION)
@@ -184,6 +185,7 @@ def direction_vjp(
     STEPS: tl.constexpr,
     QUERY: tl.constexpr,
     GATES: tl.constexpr,
+    TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Back through a direction; arguments as ``attend.direction`` takes them.
@@ -211,10 +213,10 @@ def direction_vjp(
         at, length_at = a, q
         p, h, dot, quad = tl.zeros_like(a), tl.zeros_like(a), tl.zeros_like(q), tl.zeros_like(q)
         # Always 0 … step, which the compiler cannot know: in a block of its own a product does not feed those behind
-        # it, or they would be taken for a chain (CHAIN of ``attend.direction``).
+        # it, or they would be taken for a chain (``attend.direction``).
         for k in tl.range(0, tl.minimum(step, captions * STEPS) + 1, disable_licm=True):
             gram = load_gram(grams, captions, C, BL, BR, QUERY)
-            p, h, dot, quad, _ = attend(at, gram, temperature, queries, context, NORM, ATTEND, QUERY, PRECISION)
+            p, h, dot, quad, _ = attend(at, gram, temperature, queries, context, NORM, ATTEND, QUERY, TURNED, PRECISION)
             if STEPS > 1:
                 r = relevance(dot, length_at, length(quad), RELEVANCE)
                 gate = tl.minimum(k, STEPS - 2)
@@ -251,6 +253,7 @@ def direction_vjp(
             AGGREGATE,
             QUERY,
             GATES,
+            TURNED,
             PRECISION,
         )
         total += value

@@ -69,12 +69,13 @@ def aware_direction(
     NORM: tl.constexpr,
     AGGREGATE: tl.constexpr,
     QUERY: tl.constexpr,
+    TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Score (C,) of a direction; arguments as ``attend.direction`` takes them, and the queries' own Gram matrix."""
     plain = weights(a, temperature, along_context(mask, QUERY), context, NORM, "softmax", QUERY)
     p, _, best, mismatch = aware_attention(a, own_gram, temperature, threshold, mask, context, QUERY)
-    h = gram_product(p, gram, QUERY, PRECISION)
+    h = gram_product(p, gram, QUERY, TURNED, PRECISION)
     square = sum_context(unrounded_square(p, h, gram, QUERY, PRECISION), QUERY)
     r = cosine(sum_context(p * a, QUERY), q, length(square))
     r += sum_context(plain * a, QUERY) + tl.where(mismatch, best, 0.0)

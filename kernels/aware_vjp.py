@@ -30,6 +30,7 @@ def aware_direction_vjp(
     AGGREGATE: tl.constexpr,
     QUERY: tl.constexpr,
     GATES: tl.constexpr,
+    TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Back through a direction; arguments and results as ``attend_vjp.direction_vjp`` has them. What is above the
@@ -44,7 +45,7 @@ def aware_direction_vjp(
     plain = weights(a, temperature, queries, context, NORM, "softmax", QUERY)
     own_gram = load_gram(own_grams, captions, C, BL, BR, 3 - QUERY)
     p, first, best, mismatch = aware_attention(a, own_gram, temperature, threshold, mask, context, QUERY)
-    h = gram_product(p, load_gram(grams, captions, C, BL, BR, QUERY), QUERY, PRECISION)
+    h = gram_product(p, load_gram(grams, captions, C, BL, BR, QUERY), QUERY, TURNED, PRECISION)
     dot, u = sum_context(p * a, QUERY), length(sum_context(p * h, QUERY))
     r = cosine(dot, q, u)
     total = r + sum_context(plain * a, QUERY) + tl.where(mismatch, best, 0.0)

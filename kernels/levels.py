@@ -32,7 +32,10 @@ def attend_mean(total, q, mask, mean_length, count, mu, QUERY: tl.constexpr):
 
 @triton.jit
 def spread(x, BLOCK: tl.constexpr, QUERY: tl.constexpr):
-    """What belongs to the queries, laid into the first of BLOCK places of the context, 0 in the others: (BR, C, BL)."""
+    """What belongs to the queries, in the first of BLOCK places of a context, 0 in the others.
+
+    x (C, BL) to (BLOCK, C, BL), or (BR, C) to (BR, C, BLOCK); 16 places are the least that a product takes.
+    """
     first = tl.arange(0, BLOCK) == 0
     if QUERY == 1:
         out = tl.where(first[:, None, None], x[None, :, :], 0.0)
@@ -42,9 +45,11 @@ def spread(x, BLOCK: tl.constexpr, QUERY: tl.constexpr):
 
 
 @triton.jit
-def attended_gram(attention, gram, BLOCK: tl.constexpr, QUERY: tl.constexpr, PRECISION: tl.constexpr):
-    """attention · Gram of the queries themselves, on the tensor cores; BLOCK is the padded size of the context."""
-    return sum_context(gram_product(spread(attention, BLOCK, QUERY), gram, 3 - QUERY, PRECISION), QUERY)
+def attended_gram(
+    attention, gram, BLOCK: tl.constexpr, QUERY: tl.constexpr, TURNED: tl.constexpr, PRECISION: tl.constexpr
+):
+    """attention · Gram of the queries themselves, on the tensor cores; BLOCK as :func:`spread` takes it."""
+    return sum_context(gram_product(spread(attention, BLOCK, QUERY), gram, 3 - QUERY, TURNED, PRECISION), QUERY)
 
 
 @triton.jit

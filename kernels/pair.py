@@ -67,7 +67,7 @@ def pair_terms(
     GATES: tl.constexpr,
     LEVEL: tl.constexpr,
     ALIGN: tl.constexpr,
-    CHAIN: tl.constexpr,
+    TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Weighted sum (C,) of this pass's terms.
@@ -80,7 +80,7 @@ def pair_terms(
         own_gram, context_gram: of the queries and of the context, as ``gram_product`` takes them.
         scalars: pointer.
         NORM: "" leaves the direction out; LEVEL, ALIGN: whether the cross-level term and the alignment are wanted.
-        CHAIN: as ``attend.direction`` takes it.
+        TURNED: as ``products.gram_product`` takes it.
     """
     total = tl.zeros_like(n_q)
     guide = q  # read only where it is computed
@@ -88,7 +88,7 @@ def pair_terms(
         mu = tl.load(scalars + 5)
         dot, guide, gamma = attend_mean(sum_context(a, QUERY), q, mask, mean_c, n_c, mu, QUERY)
         if LEVEL:
-            h = attended_gram(guide, own_gram, a.shape[2 * QUERY - 2], QUERY, PRECISION)
+            h = attended_gram(guide, own_gram, a.shape[2 * QUERY - 2], QUERY, TURNED, PRECISION)
             total += tl.load(scalars + 4 - QUERY) * attended_cosine(dot, guide, h, gamma, QUERY)
     if ALIGN:
         product = tl.sum(tl.sum(a, 2), 0) / (n_q * n_c)
@@ -111,6 +111,7 @@ def pair_terms(
                 NORM,
                 AGGREGATE,
                 QUERY,
+                TURNED,
                 PRECISION,
             )
         else:
@@ -131,7 +132,7 @@ def pair_terms(
                 AGGREGATE,
                 STEPS,
                 QUERY,
-                CHAIN,
+                TURNED,
                 PRECISION,
             )
         total += tl.load(scalars + QUERY - 1) * score

@@ -84,6 +84,7 @@ def score_tile(
     LEVEL: tl.constexpr,
     ALIGN: tl.constexpr,
     ADD: tl.constexpr,
+    TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One pass over the tile's pairs; the tile's captions and images are those at the places first … last − 1."""
@@ -124,6 +125,7 @@ def score_tile(
             ALIGN,
             ADD,
             True,
+            TURNED,
             PRECISION,
         )
 
@@ -190,6 +192,7 @@ def fused_scores(
     LEVEL_R: tl.constexpr,
     ALIGN: tl.constexpr,
     PRODUCT: tl.constexpr,
+    TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Grid (programs), any number: each takes every so many-th tile. All options of both passes are in one launch.
@@ -271,6 +274,7 @@ def fused_scores(
                 LEVEL_W,
                 ALIGN,
                 False,
+                TURNED,
                 PRECISION,
             )
             tl.debug_barrier()  # scores are there before the other pass adds to them
@@ -310,6 +314,7 @@ def fused_scores(
                 LEVEL_R,
                 ALIGN and not WORDS,
                 WORDS,
+                TURNED,
                 PRECISION,
             )
             tl.debug_barrier()  # nothing of the tile is read any more

@@ -42,6 +42,7 @@ def score_image(
     ALIGN: tl.constexpr,
     ADD: tl.constexpr,
     PERSISTENT: tl.constexpr,
+    TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One pass over the image's pairs with the captions at the places first … last − 1, into out.
@@ -55,14 +56,13 @@ def score_image(
         word_*, region_*: of the two sides, as ``pair.py`` says.
         ADD: add to what an earlier pass has left in out.
         PERSISTENT: whether the program computes products too.
+        TURNED: as ``products.gram_product`` takes it.
     """
     region = tl.load(region_offsets + image)
     size_v = tl.load(region_offsets + image + 1) - region
     r = tl.arange(0, BR)
     there = r < size_v
     OWN: tl.constexpr = LEVEL or ATTEND == "negative_aware"  # the queries' own Gram matrix is asked for
-    # Where fewer values are left over for the stack (compiled for sm_80, sm_90 and sm_100).
-    CHAIN: tl.constexpr = PERSISTENT or (QUERY == 1 and PRECISION == "tf32x3" and C * BL <= 32)
     if QUERY == 1 or OWN:
         gram_v = tl.load(own_region_gram + image_block(BR))
     length_v = tl.load(region_lengths + region + r, mask=there, other=0.0)
@@ -114,7 +114,7 @@ def score_image(
                 GATES,
                 LEVEL,
                 ALIGN,
-                CHAIN,
+                TURNED,
                 PRECISION,
             )
         else:
@@ -139,7 +139,7 @@ def score_image(
                 GATES,
                 LEVEL,
                 ALIGN,
-                CHAIN,
+                TURNED,
                 PRECISION,
             )
         target = out + image * out_stride + caption

@@ -54,6 +54,7 @@ def pair_scores(
     LEVEL: tl.constexpr,
     ALIGN: tl.constexpr,
     ADD: tl.constexpr,
+    TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Grid (images, groups of C captions / PER): scores of one image with up to PER · C captions.
@@ -105,5 +106,6 @@ def pair_scores(
         ALIGN,
         ADD,
         False,
+        TURNED,
         PRECISION,
     )

@@ -89,6 +89,7 @@ def pair_gradients(
     GATES: tl.constexpr,
     LEVEL: tl.constexpr,
     ALIGN: tl.constexpr,
+    TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Grid (images, groups of C captions / PER); all outputs are added to, so they start at 0.
@@ -170,6 +171,7 @@ def pair_gradients(
                     GATES,
                     LEVEL,
                     ALIGN,
+                    TURNED,
                     PRECISION,
                 )
                 squares = d_squares_w + (image - item_v) * rows_w + (word - word_row)[:, None] + nth[None, :]
@@ -203,6 +205,7 @@ def pair_gradients(
                     GATES,
                     LEVEL,
                     ALIGN,
+                    TURNED,
                     PRECISION,
                 )
                 d_length_v += tl.sum(d_lengths_v, 1)

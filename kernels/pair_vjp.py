@@ -45,6 +45,7 @@ def pair_terms_vjp(
     GATES: tl.constexpr,
     LEVEL: tl.constexpr,
     ALIGN: tl.constexpr,
+    TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Gradients of a pass's terms; arguments as ``pair.pair_terms`` takes them.
@@ -84,6 +85,7 @@ def pair_terms_vjp(
                 AGGREGATE,
                 QUERY,
                 GATES,
+                TURNED,
                 PRECISION,
             )
         else:
@@ -107,21 +109,21 @@ def pair_terms_vjp(
                 STEPS,
                 QUERY,
                 GATES,
+                TURNED,
                 PRECISION,
             )
     if LEVEL or AGGREGATE == "guided":
         d_dot, d_gamma = tl.zeros_like(q), tl.zeros_like(d)
         if LEVEL:
             own_gram = load_gram(own_grams, captions, a.shape[1], a.shape[2], a.shape[0], 3 - QUERY)
-            h = attended_gram(guide, own_gram, a.shape[2 * QUERY - 2], QUERY, PRECISION)
+            h = attended_gram(guide, own_gram, 16, QUERY, TURNED, PRECISION)
             value = attended_cosine(dot, guide, h, gamma, QUERY)
             d_scalars = add_to_slot(d_scalars, 4 - QUERY, d * value)
             d_level = d * tl.load(scalars + 4 - QUERY)
             more, d_dot, d_gamma, d_quad = attended_cosine_vjp(dot, guide, h, gamma, d_level, QUERY)
             d_attention += more
-            d_h = spread(guide * each(d_quad, QUERY), a.shape[2 * QUERY - 2], QUERY)
-            x = spread(guide, a.shape[2 * QUERY - 2], QUERY)
-            d_own_gram += gram_gradient(d_h, x, 3 - QUERY, PRECISION)
+            d_h = spread(guide * each(d_quad, QUERY), 16, QUERY)
+            d_own_gram += gram_gradient(d_h, spread(guide, 16, QUERY), 3 - QUERY, PRECISION)
         d_logit = guide * (d_attention - each(sum_of(guide * d_attention, QUERY), QUERY))
         d_total, more_q, d_mean_c, d_mu = attend_mean_vjp(total, q, mean_c, n_c, mu, d_logit, d_dot, d_gamma, QUERY)
         d_scalars = add_to_slot(d_scalars, 5, d_mu)

@@ -13,11 +13,31 @@ def round_tf32(x):
 
 
 @triton.jit
+def left_of_tf32(x):
+    """What :func:`round_tf32` takes from x; 0 of what is infinite."""
+    rounded = round_tf32(x)
+    return tl.where(x == rounded, 0.0, x - rounded)
+
+
+@triton.jit
 def multiply(x, y, PRECISION: tl.constexpr):
-    """x (m, k) times y (k, n), in x's dtype. PRECISION "tf32" rounds the operands, "tf32x3" and "ieee" do not."""
+    """x (m, k) times y (k, n), in x's dtype.
+
+    "tf32" rounds the operands. "tf32x3" adds three products of what is rounded and what is left: left · rounded,
+    rounded · left, rounded · rounded. "ieee" is for float64.
+    """
     if PRECISION == "tf32":
-        x, y = round_tf32(x), round_tf32(y)
-    return tl.dot(x, y, input_precision=PRECISION, out_dtype=x.dtype)
+        out = tl.dot(round_tf32(x), round_tf32(y), input_precision=PRECISION, out_dtype=x.dtype)
+    elif PRECISION == "tf32x3":
+        out = tl.zeros((x.shape[0], y.shape[1]), x.dtype)
+        # One body for the three, as the compiler's own do not have: side by side, all parts of both operands are kept.
+        for part in tl.range(0, 3, disable_licm=True):
+            left = tl.where(part == 0, left_of_tf32(x), round_tf32(x))
+            right = tl.where(part == 1, left_of_tf32(y), round_tf32(y))
+            out = tl.dot(left, right, out, input_precision="tf32", out_dtype=x.dtype)
+    else:
+        out = tl.dot(x, y, input_precision=PRECISION, out_dtype=x.dtype)
+    return out
 
 
 @triton.jit
@@ -27,14 +47,20 @@ def clean(x):
 
 
 @triton.jit
-def gram_product(x, gram, QUERY: tl.constexpr, PRECISION: tl.constexpr):
+def gram_product(x, gram, QUERY: tl.constexpr, TURNED: tl.constexpr, PRECISION: tl.constexpr):
     """x (BR, C, BL) times the Gram matrix of its context.
 
     QUERY 1, words ask: gram (BR, BR) of the image's regions. QUERY 2, regions ask: gram (C BL, C BL), block-diagonal,
     of the captions' words; a caption of NaN must not reach its neighbours through the zeros beside its block.
+    TURNED: whether QUERY 1 takes xᵀ · gram, whose rows are the words (``triton_launch.turned`` says why).
     """
     flat = tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2]))  # [BR, C BL]
-    out = multiply(gram, flat, PRECISION) if QUERY == 1 else multiply(clean(flat), gram, PRECISION)
+    if QUERY == 2:
+        out = multiply(clean(flat), gram, PRECISION)
+    elif TURNED:
+        out = tl.trans(multiply(tl.trans(flat), gram, PRECISION))  # symmetric
+    else:
+        out = multiply(gram, flat, PRECISION)
     return tl.reshape(out, (x.shape[0], x.shape[1], x.shape[2]))
 
 

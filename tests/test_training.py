@@ -24,7 +24,6 @@ NOISY = {
     "average": 0.9,
     "checkpoint_every": 2,
     "loss": "infonce",
-    "grounding": 0.5,
 }
 
 

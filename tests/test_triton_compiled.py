@@ -15,7 +15,7 @@ import pytest
 
 from cmsei_fast import PairScorer
 from cmsei_fast.engines import triton as engine
-from cmsei_fast.engines.triton_launch import gradient_warps, launch
+from cmsei_fast.engines.triton_launch import launch, pass_warps, turned
 from cmsei_fast.engines.triton_pair import passes
 from cmsei_fast.engines.triton_pair_vjp import backward_passes
 from cmsei_fast.engines.triton_sides import MAX_ROWS
@@ -120,7 +120,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if name == "pair_gradients":
             chosen["SLOTS"] = 64
             chosen.pop("ADD", None)
-        warps = gradient_warps(how, chosen["QUERY"], precision) if name == "pair_gradients" else how.warps
+        chosen["TURNED"] = turned(name, arch, chosen)
+        warps = pass_warps(name, how, chosen["QUERY"], precision)
         return build(kernel, arch, warps, {"ds": "*bf16"}, chosen, tmp)
 
     return run

@@ -16,7 +16,7 @@ from test_triton_interpreter import TESTS, interpreted, reason
 from cmsei_fast import PairScorer, engines
 from cmsei_fast.engines import triton as engine
 from cmsei_fast.engines import triton_design, triton_fused, triton_pair
-from cmsei_fast.engines.triton_fused import STAGES, TILES, Tile, depth_block, fused_options, too_large
+from cmsei_fast.engines.triton_fused import STAGES, TILES, Tile, depth_block, fused_options, too_large, turned
 from cmsei_fast.engines.triton_launch import launch
 from cmsei_fast.engines.triton_sides import MAX_ROWS, layout, product_precision
 
@@ -84,6 +84,7 @@ def compiled(arch: int, scorer: PairScorer, tile: Tile, precision: str, tmp: Pat
     options = fused_options(scorer.config()) | {"TM": tile.words, "TN": tile.regions, "BK": depth_block(size)}
     options |= {"EVEN": True, "BAND": 8, "C": launch("pair_scores", 16, 64).captions, "BL": 16, "BR": 64}
     options |= {"PRODUCT": product_precision(precision, exact=True), "PRECISION": product_precision(precision)}
+    options["TURNED"] = turned(tile, arch, options["PRECISION"])
     types = {"words": short, "regions": short, "word_stride": "i32", "region_stride": "i32"}
     places = ("caption_bounds", "image_bounds", "word_rows", "region_rows", "word_starts", "region_starts")
     types |= dict.fromkeys(places, "*i64")

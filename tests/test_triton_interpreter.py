@@ -71,7 +71,7 @@ def test_as_every_engine(file: str, least: int) -> None:
 
 
 def test_small_chunks() -> None:
-    """More chunks than one, of both sides, forward and backward, and launches of several padded sizes."""
+    """More chunks than one, of both sides, forward and backward, launches of several padded sizes, both forms."""
     assert "ok" in interpreted("-c", SMALL_CHUNKS.format(tests=str(TESTS)))
 
 
@@ -86,8 +86,9 @@ from cmsei_fast import PairScorer
 from cmsei_fast.engines import triton_pair, triton_pair_vjp
 
 problem = Problem(PairScorer.cmsei(), (5, 1, 17, 7, 2), (3, 1, 18, 2, 2, 3), 8)
-for chunk in (1, 300):
+for chunk, form in ((1, True), (300, False)):
     triton_pair.FORWARD_CHUNK = triton_pair_vjp.BACKWARD_CHUNK = chunk
+    triton_pair.turned = triton_pair_vjp.turned = lambda *_: form
     actual, expected = computed(problem, "triton", torch.float64), truth(problem)
     assert error(actual.scores, expected.scores) <= 1e-12
     for key, value in expected.gradients().items():

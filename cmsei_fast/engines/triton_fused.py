@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cmsei_fast.engines.device_cache import device_cache
 from cmsei_fast.engines.terms import accumulator
-from cmsei_fast.engines.triton_launch import launch
+from cmsei_fast.engines.triton_launch import architecture, launch
 from cmsei_fast.engines.triton_pair import pass_precision, passes
 from cmsei_fast.engines.triton_sides import Run, Side, layout, make_side, product_precision
 from cmsei_fast.packing import runs
@@ -123,6 +123,11 @@ def fused_options(config: list[int]) -> dict[str, Any]:
     return out
 
 
+def turned(tile: Tile, arch: int, precision: str) -> bool:
+    """As ``triton_launch.turned``, of both passes: where fewer values are left over for the stack."""
+    return precision == "tf32x3" or (tile.warps == 4 and arch // 10 != 9)
+
+
 def _programs(tile: Tile, device: torch.device) -> int:
     if device.type != "cuda":
         return _INTERPRETED_PROGRAMS
@@ -153,6 +158,7 @@ def pair_score(
     exact = any(pass_precision(x, precision) != product_precision(precision) for x in passes(config))
     options = fused_options(config) | {"PRECISION": product_precision(precision, exact)}
     options["PRODUCT"] = product_precision(precision, exact=True)
+    options["TURNED"] = turned(tile, architecture(regions.device), options["PRECISION"])
     for (own, own_tiles), (other, other_tiles) in itertools.product(
         _tilings(region_offsets, images, tile.regions), _tilings(word_offsets, captions, tile.words)
     ):

@@ -1,8 +1,18 @@
-"""How a Triton kernel is launched: captions of a tile, warps, groups of captions of one program.
+"""How a Triton kernel is launched: captions of a tile, warps, groups of captions of one program, form of its products.
 
-A fixed choice, from what the compiler reports for sm_90: 64 regions (what one product instruction of a warpgroup
-takes) and 4 warps hold tiles of 32 words forward without spilling, and of 16 backward, with 8 warps where words ask or
-products are split in three. Larger items need more warps.
+A fixed choice, with which the compiler reports no spills for sm_80, sm_90 and sm_100 but those that
+``tests/test_triton_compiled.py`` names. Warps for images of 64 regions, by captions' padded words and by how small
+products are multiplied:
+
+=========================  ==========  ==========  ========  ==========
+kernel                     16, tf32    32, tf32    64, tf32  any, tf32x3
+=========================  ==========  ==========  ========  ==========
+forward                    4           4           8         8
+gradients, words ask       8           8           8         8
+gradients, regions ask     4           8           8         8
+=========================  ==========  ==========  ========  ==========
+
+A forward tile has 32 columns at least: two captions of 16 words. More than 8 warps would leave a thread 128 registers.
 """
 
 from __future__ import annotations
@@ -59,29 +69,59 @@ def launch(kernel: str, words: int, regions: int) -> Launch:
     """
     columns = max(32 if kernel == "pair_scores" else 16, words)
     numbers = 16 if kernel == "pair_scores" else 8  # of a tile, in a thread
-    return Launch(columns // words, min(16, max(4, regions * columns // (32 * numbers))), 16)
+    return Launch(columns // words, min(8, max(4, regions * columns // (32 * numbers))), 16)
 
 
-def gradient_warps(how: Launch, query: int, precision: str) -> int:
-    """Warps of the gradients.
+def pass_warps(kernel: str, how: Launch, query: int, precision: str) -> int:
+    """Warps of a pass where ``query`` asks (1 words, 2 regions) and small products are multiplied so.
 
-    The image's Gram matrix has a gradient in registers where words ask (query 1), and three products in place of one
-    have twice the operands.
+    Three products in place of one have twice the operands; where words ask, the gradient of the image's Gram matrix is
+    in registers.
     """
-    return max(8, how.warps) if query == 1 or precision == "tf32x3" else how.warps
+    return max(8, how.warps) if precision == "tf32x3" or (kernel == "pair_gradients" and query == 1) else how.warps
+
+
+def architecture(device: torch.device) -> int:
+    """Of a GPU: 80, 90, 100 …; 0 in the interpreter."""
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def turned(kernel: str, arch: int, options: dict[str, Any]) -> bool:
+    """Whether the product of words that ask and the image's Gram matrix has the words for its rows.
+
+    The instructions of sm_90's warpgroups and of sm_100's tensor memory take 64 rows, the regions, and lay results out
+    by rows: every thread keeps what belongs to 4 or 8 words, of the many numbers of a refinement. With fewer rows the
+    product is by single warps' ``mma``, and its results lie in squares. Compiled for CMSEI and 32 words: gradients for
+    sm_100 take 205 registers and spill nothing, not 255 and 63; a forward pass 167, not 247, so that three programs
+    share a multiprocessor, not two; both two thirds of the instructions. Gradients of one step are small enough for two
+    programs as they are. On sm_90 single products spill in neither form and stay the warpgroups'. Where products are
+    split in three, all passes spill less.
+
+    Args:
+        kernel: ``"pair_scores"`` or ``"pair_gradients"``.
+        arch: as :func:`architecture` says.
+        options: the kernel's compile-time options.
+    """
+    if options["PRECISION"] == "tf32x3":
+        return True
+    return options["QUERY"] == 1 and arch // 10 != 9 and (kernel == "pair_scores" or options["STEPS"] > 1)
 
 
 # Pairs of a launch from which the choice is measured: fewer take less time than measuring them.
 TUNED_PAIRS = 1 << 15
 
 
-def candidates(words: int, regions: int) -> list[Launch]:
+def candidates(words: int, regions: int, query: int, precision: str) -> list[Launch]:
     """What is measured for large problems.
 
     The fixed choice; half and twice the columns, which trades reuse of the image's Gram matrix for programs a
     multiprocessor; twice the warps, which trades registers a thread for synchronisation.
     """
     fixed = launch("pair_scores", words, regions)
+    fixed = fixed._replace(warps=pass_warps("pair_scores", fixed, query, precision))
     others = [fixed._replace(captions=max(1, fixed.captions // 2)), fixed._replace(captions=2 * fixed.captions)]
     others.append(fixed._replace(warps=min(16, 2 * fixed.warps)))
     return list(dict.fromkeys([fixed, *others]))
@@ -95,20 +135,28 @@ def choices(device: int) -> Choices:
     return Choices(torch.cuda.get_device_name(device), triton.__version__)
 
 
-def tuned(words: int, regions: int, pairs: int, key: str, device: torch.device, run: Callable[[Launch], Any]) -> Launch:
+def tuned(
+    words: int,
+    regions: int,
+    options: dict[str, Any],
+    pairs: int,
+    device: torch.device,
+    run: Callable[[Launch], Any],
+) -> Launch:
     """The fixed choice for small problems and in the interpreter, else the fastest of :func:`candidates`.
 
     While a CUDA graph is captured nothing can be measured, but what was measured before holds.
 
     Args:
-        key: whatever else of the kernel's options makes a difference.
+        options: the kernel's compile-time options.
         run: launches the kernel.
     """
+    found = candidates(words, regions, options["QUERY"], options["PRECISION"])
     if device.type != "cuda" or pairs < TUNED_PAIRS:
-        return launch("pair_scores", words, regions)
-    found = candidates(words, regions)
+        return found[0]
     measured = choices(torch.cuda.current_device() if device.index is None else device.index)
-    key = f"pair_scores {words} {regions} {key}"
+    rest = " ".join(f"{name}={options[name]}" for name in sorted(options) if name not in ("GATES", "ADD"))
+    key = f"pair_scores {words} {regions} {rest}"
     if torch.cuda.is_current_stream_capturing():
         return found[measured.known(key, found) or 0]  # the fixed choice comes first
     return found[measured.best(key, found, lambda x: seconds(lambda: run(x)))]

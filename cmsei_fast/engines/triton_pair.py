@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines.terms import accumulator
-from cmsei_fast.engines.triton_launch import Launch, tuned
+from cmsei_fast.engines.triton_launch import Launch, architecture, tuned, turned
 from cmsei_fast.engines.triton_sides import Chunk, Run, Side, layout, make_side, product_precision
 from cmsei_fast.scorer import AGGREGATES, ATTENDS, FIRST_GATE, I2T_ATTEND, NORMS, RELEVANCES, T2I_ATTEND, thresholds
 
@@ -110,7 +110,7 @@ def _score_chunk(
     from cmsei_fast.kernels.pair_score import pair_scores
 
     options = options | {"PRECISION": pass_precision(options, precision)}
-    key = " ".join(f"{name}={options[name]}" for name in sorted(options) if name not in ("GATES", "ADD"))
+    options["TURNED"] = turned("pair_scores", architecture(s.device), options)
     for own, other in itertools.product(image_chunk.runs, caption_chunk.runs):
 
         def run(how: Launch, target: Tensor, own: Run = own, other: Run = other) -> None:
@@ -144,4 +144,4 @@ def _score_chunk(
             run(how, torch.empty_like(out))
 
         pairs = own.size * other.size
-        run(tuned(other.block, own.block, pairs, key, s.device, trial), out)
+        run(tuned(other.block, own.block, options, pairs, s.device, trial), out)

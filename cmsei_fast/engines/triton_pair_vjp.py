@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines.terms import accumulator
-from cmsei_fast.engines.triton_launch import Launch, gradient_warps, launch
+from cmsei_fast.engines.triton_launch import Launch, architecture, launch, pass_warps, turned
 from cmsei_fast.engines.triton_pair import BACKWARD_CHUNK, pass_precision, passes, product, sides
 from cmsei_fast.engines.triton_sides import (
     Chunk,
@@ -152,7 +152,7 @@ class _Launch(NamedTuple):
             PER=self.per,
             SLOTS=_SLOTS,
             **options,
-            num_warps=gradient_warps(self.how, options["QUERY"], options["PRECISION"]),
+            num_warps=pass_warps("pair_gradients", self.how, options["QUERY"], options["PRECISION"]),
         )
 
 
@@ -241,6 +241,8 @@ def pair_score_backward(
             parts_w = SideGradient.of_chunk(count, caption_chunk, count_w, d_words)
             numbers = d_words.new_zeros(launches[-1].programs, _SLOTS)
             for each in options:
+                chosen = each | {"PRECISION": pass_precision(each, precision)}
+                chosen["TURNED"] = turned("pair_gradients", architecture(s.device), chosen)
                 for at in launches:
                     at.run(
                         (s, s.stride(0), ds, grad, grad.stride(0)),
@@ -248,7 +250,7 @@ def pair_score_backward(
                         (images, image_chunk, parts_v),
                         scalars,
                         numbers,
-                        each | {"PRECISION": pass_precision(each, precision)},
+                        chosen,
                     )
             d_v.add(image_chunk, parts_v)
             d_w.add(caption_chunk, parts_w)
