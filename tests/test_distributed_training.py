@@ -36,10 +36,10 @@ def start_two(directory, *, finishes=True, program=(training_runs.__file__,), **
             process.kill()
 
 
-@pytest.mark.parametrize("loss", ["hinge", "infonce"])
-def test_two_processes_are_one(tmp_path, loss):
+@pytest.mark.parametrize(("loss", "grounding"), [("hinge", 0.0), ("infonce", 0.5)])
+def test_two_processes_are_one(tmp_path, loss, grounding):
     """Batches of 7 captions are split 4 and 3; images have captions in both processes."""
-    options = {"batch_size": 7, "loss": loss, "epochs": 2, "clip": 0.5}
+    options = {"batch_size": 7, "loss": loss, "grounding": grounding, "epochs": 2, "clip": 0.5}
     training_runs.run(tmp_path / "one", **options)
     start_two(tmp_path / "two", **options)
     expected = losses(tmp_path / "one")

@@ -14,7 +14,7 @@ from cmsei_fast import PairScorer, nn, score_matrix
 from cmsei_fast.data.batches import caption_batch, image_batch
 from cmsei_fast.data.vocabulary import Vocabulary
 from cmsei_fast.model import CMSEI, ModelConfig
-from cmsei_fast.model.cmsei import without_regions
+from cmsei_fast.model.cmsei import kept_regions, without_regions
 
 SPLIT = random_split(7, seed=3)  # images of 1 to 5 regions, unknown labels among them
 CAPTIONS = ["dog", "a dog near the fence", "tree on a fence", ""]
@@ -114,7 +114,7 @@ def test_region_dropout_keeps_a_region_and_its_relations(chance):
     batch = image_batch(SPLIT, range(len(SPLIT)))
     batch = dataclasses.replace(batch, features=torch.arange(len(batch.features))[:, None].float())  # rows by number
     torch.manual_seed(0)
-    left = without_regions(batch, chance)
+    left = without_regions(batch, kept_regions(batch.lengths, chance))
     assert (left.lengths >= 1).all()
     kept = left.features[:, 0].long()
     starts = batch.lengths.cumsum(0) - batch.lengths

@@ -167,6 +167,36 @@ def test_many_captions_side_by_side(variant: Backend, t2i: Attention) -> None:
             assert error(actual.double(), expected) <= limit * magnitude(expected)
 
 
+TWO_SIDED = {
+    "cmsei": PairScorer.cmsei(),
+    "three_steps": PairScorer(
+        Attention(norm="l1norm", aggregate="lse", steps=3), Attention(0.5, 4.0, "l2norm", steps=2, relevance="dot")
+    ),
+    "i2t_largest": PairScorer(i2t=Attention(norm="clipped_l1norm", aggregate="max", steps=2)),
+    "i2t_chosen": PairScorer(i2t=Attention(aggregate="guided", attend="hard"), word_image=0.5),
+    "guide_that_overflows": PairScorer(
+        t2i=Attention(aggregate="guided"), object_sentence=1.0, word_image=2.0, guide_temperature=300.0
+    ),
+    "alignment": PairScorer(alignment=1.0),
+    "no_direction": PairScorer(object_sentence=0.5, word_image=1.0, alignment=1.5),
+}
+
+
+@pytest.mark.parametrize("scorer", TWO_SIDED.values(), ids=TWO_SIDED)
+@pytest.mark.parametrize("variant", NATIVE, ids=str)
+def test_many_images_and_captions_side_by_side(variant: Backend, scorer: PairScorer) -> None:
+    """Items that end anywhere in a register on both sides, some of them longer than all that is worked on together."""
+    images = (*(1 + (i * 11) % 41 for i in range(27)), 36, 36, 16, 300, 5)
+    captions = (*(1 + (i * 7) % 19 for i in range(45)), 300, 1, 16, 32, 129)
+    problem = Problem(scorer, images, captions, 24)
+    v, w, v_offsets, w_offsets = problem.tensors()
+    expected = pair_score(v.double(), w.double(), v_offsets, w_offsets, scorer=scorer, engine="eager")
+    with variant.forced():
+        for dtype, limit in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+            actual = pair_score(v.to(dtype), w.to(dtype), v_offsets, w_offsets, scorer=scorer, engine="native")
+            assert error(actual.double(), expected) <= limit * magnitude(expected)
+
+
 @pytest.mark.parametrize("variant", NATIVE, ids=str)
 def test_calls_from_threads_of_the_caller(variant: Backend) -> None:
     """Several at once, none of them the thread that loaded the module."""

@@ -24,6 +24,7 @@ NOISY = {
     "average": 0.9,
     "checkpoint_every": 2,
     "loss": "infonce",
+    "grounding": 0.5,
 }
 
 

@@ -76,12 +76,24 @@ class CMSEI(Module):
         """Scores (B, M) of every image with every caption of a batch, differentiable."""
         return self.interact(self.embed_images(images), self.embed_captions(captions))
 
-    def embed_images(self, batch: ImageBatch) -> Encoded:
-        """Unit regions (ΣR, D) of a batch, differentiable; in training some regions are left out."""
-        if self.training and self.config.region_dropout:
-            batch = without_regions(batch, self.config.region_dropout)
+    def embed_images(self, batch: ImageBatch, kept: Tensor | None = None) -> Encoded:
+        """Unit regions (ΣR, D) of a batch, differentiable; in training some regions are left out.
+
+        Args:
+            batch: the images.
+            kept: (ΣR,) bool on the CPU, the regions that stay; None: those of :meth:`draw_regions`.
+        """
+        kept = self.draw_regions(batch) if kept is None else kept
+        if kept is not None:
+            batch = without_regions(batch, kept)
         rows = self.reasoning(self.regions(batch, self.words), batch, self.words)
         return Encoded(normalize(self.dropout(rows), dim=-1), batch.lengths)
+
+    def draw_regions(self, batch: ImageBatch) -> Tensor | None:
+        """(ΣR,) bool on the CPU: the regions that this step of training keeps; None where all stay."""
+        if not (self.training and self.config.region_dropout):
+            return None
+        return kept_regions(batch.lengths, self.config.region_dropout)
 
     def embed_captions(self, batch: CaptionBatch) -> Encoded:
         """Unit words (ΣL, D) of a batch, differentiable."""
@@ -242,14 +254,25 @@ def _check_batch_size(value: Any) -> None:
         raise ValueError(f"batch_size: expected an integer >= 1, got {value!r}")
 
 
-def without_regions(batch: ImageBatch, chance: float) -> ImageBatch:
-    """The batch without each region with that chance, and without the relations of those that go; one always stays."""
+def kept_regions(lengths: Tensor, chance: float) -> Tensor:
+    """(ΣR,) bool: False for each region with that chance, but one of each image always stays.
+
+    Args:
+        lengths: (B,) int64 on the CPU, regions of each image.
+        chance: in [0, 1].
+    """
+    kept = torch.rand(int(lengths.sum())) >= chance
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    empty = torch.bincount(owner[kept], minlength=len(lengths)) == 0
+    kept[(lengths.cumsum(0) - lengths)[empty]] = True
+    return kept
+
+
+def without_regions(batch: ImageBatch, kept: Tensor) -> ImageBatch:
+    """The batch with only the regions that are ``kept`` (ΣR,) bool, and the relations between them."""
     starts = torch.cat([batch.lengths.new_zeros(1), batch.lengths.cumsum(0)])
-    kept = torch.rand(int(starts[-1])) >= chance
     owner = torch.repeat_interleave(torch.arange(len(batch)), batch.lengths)
     lengths = torch.bincount(owner[kept], minlength=len(batch))
-    kept[starts[:-1][lengths == 0]] = True
-    lengths = lengths.clamp(min=1)
     new = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     number = kept.cumsum(0) - 1 - new[:-1].repeat_interleave(batch.lengths)  # of each kept region within its image
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from .config import TrainConfig
 
 if TYPE_CHECKING:
+    from .grounding import grounding_loss
     from .loop import train
     from .losses import InfoNCE, hinge_loss
 
-__all__ = ["InfoNCE", "TrainConfig", "hinge_loss", "train"]
+__all__ = ["InfoNCE", "TrainConfig", "grounding_loss", "hinge_loss", "train"]
 
-_HOME = {"InfoNCE": "losses", "hinge_loss": "losses", "train": "loop"}
+_HOME = {"InfoNCE": "losses", "grounding_loss": "grounding", "hinge_loss": "losses", "train": "loop"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.batches import CaptionBatch, ImageBatch, caption_batch, image_batch
+from ..data.mentions import Mention
 from ..data.split import Split
+from .mentions import MentionBatch, mention_batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +24,7 @@ class Share:
         images: its images; ``captions`` its captions.
         owner: (M,) int64, for each caption of the whole batch the place of its image among the batch's images.
         image_counts: images of each process; ``caption_counts`` captions of each.
+        mentions: its words that speak of relations; None where they are not asked for.
     """
 
     images: ImageBatch
@@ -29,11 +32,17 @@ class Share:
     owner: Tensor
     image_counts: tuple[int, ...]
     caption_counts: tuple[int, ...]
+    mentions: MentionBatch | None = None
 
     def pin_memory(self) -> Share:
         """The same share in page-locked memory, as ``DataLoader`` asks for it."""
         return Share(
-            self.images.pin_memory(), self.captions.pin_memory(), self.owner, self.image_counts, self.caption_counts
+            self.images.pin_memory(),
+            self.captions.pin_memory(),
+            self.owner,
+            self.image_counts,
+            self.caption_counts,
+            None if self.mentions is None else self.mentions.pin_memory(),
         )
 
     def to(self, device: torch.device | str) -> Share:
@@ -44,6 +53,7 @@ class Share:
             self.owner.to(device),
             self.image_counts,
             self.caption_counts,
+            None if self.mentions is None else self.mentions.to(device),
         )
 
 
@@ -58,6 +68,7 @@ class Batches(Dataset[Share]):
         seed: of the order.
         neighbours: so many images that follow each other in the split come into a batch together, one caption of each.
         rank, world: this process among all.
+        mentions: of each caption the words that speak of relations; None where they are not asked for.
     """
 
     def __init__(
@@ -69,12 +80,14 @@ class Batches(Dataset[Share]):
         neighbours: int = 1,
         rank: int = 0,
         world: int = 1,
+        mentions: list[list[Mention]] | None = None,
     ) -> None:
         if not tokens:
             raise ValueError("training: expected a split with captions, got none")
         self.split, self.tokens, self.seed = split, tokens, seed
         self.batch_size = min(batch_size, len(tokens))
         self.neighbours, self.rank, self.world = neighbours, rank, world
+        self.mentions = mentions
         self._latest = (-1, np.empty(0, dtype=np.int64))
 
     def __len__(self) -> int:
@@ -111,6 +124,7 @@ class Batches(Dataset[Share]):
             torch.from_numpy(owner.astype(np.int64)),
             tuple(map(len, image_parts)),
             tuple(map(len, caption_parts)),
+            None if self.mentions is None else mention_batch(self.mentions, caption_parts, self.rank, owner),
         )
 
     def loader(self, epoch: int, first: int, workers: int, pin: bool) -> Iterator[Share]:

@@ -32,6 +32,8 @@ class TrainConfig:
         scale: factor of the scores in InfoNCE, one over the temperature, at most 148; learned.
         smoothing: label smoothing of InfoNCE, in [0, 1).
         margin: of the hinge.
+        grounding: weight of a loss that asks a caption's words of relations to look at both ends of the relation in the
+            image's scene graph (``cmsei_fast.training.grounding_loss``; no part of the paper); 0 is none.
         warmup_epochs: epochs of the hinge over the sum of negatives before the hardest (VSE++).
         average: decay of the running average of the weights that is validated and saved, in [0, 1); 0 is none.
         precision: ``"float32"``; ``"bfloat16"`` and ``"float16"`` train under autocast (float16 on GPUs alone, its loss
@@ -63,6 +65,7 @@ class TrainConfig:
     scale: float = 20.0
     smoothing: float = 0.0
     margin: float = 0.2
+    grounding: float = 0.0
     warmup_epochs: int = 1
     average: float = 0.0
     precision: str = "float32"
@@ -91,7 +94,7 @@ class TrainConfig:
                 raise ValueError(f"{name}: expected a number > 0, got {getattr(self, name)!r}")
         if self.scale > 148:  # InfoNCE holds it below exp(5), where it would no longer learn
             raise ValueError(f"scale: expected a number <= 148, got {self.scale!r}")
-        for name in ("weight_decay", "margin"):
+        for name in ("weight_decay", "margin", "grounding"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected a number >= 0, got {getattr(self, name)!r}")
         for name in ("smoothing", "average"):

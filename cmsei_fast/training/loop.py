@@ -26,6 +26,7 @@ from .config import TrainConfig
 from .distributed import process_group, rank_and_world
 from .identity import identity
 from .log import Log
+from .mentions import find_mentions
 from .objective import Objective
 
 CHECKPOINTS, BEST, LAST, CONFIG = "checkpoints", "best", "last", "run.json"
@@ -99,7 +100,14 @@ class _Run:
         self.progress = progress and self.rank == 0
         tokens = [model.text.tokenize(caption) for caption in training.captions]
         self.batches = Batches(
-            model.aligned(training), tokens, config.batch_size, config.seed, config.neighbours, self.rank, self.world
+            model.aligned(training),
+            tokens,
+            config.batch_size,
+            config.seed,
+            config.neighbours,
+            self.rank,
+            self.world,
+            find_mentions(model, training) if config.grounding else None,
         )
         self.objective = Objective(self.model, config).to(device)
         self.optimizer = _optimizer(self.objective, config)
@@ -240,6 +248,8 @@ class _Run:
             if not resume:
                 raise FileExistsError(f"{self.directory}: expected a directory without a run (or resume), got one")
             before = json.loads(path.read_text(encoding="utf-8"))
+            # A setting that is younger than the run: it had no such part.
+            before["training"] = TrainConfig().to_dict() | before.get("training", {})
             for part in [x for x in record if x in before]:  # an older run has not noted its data
                 for name, value in record[part].items():
                     if (old := before[part].get(name)) != value and not self._may_differ(name, old):

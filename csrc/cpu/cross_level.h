@@ -7,6 +7,20 @@
 namespace cmsei {
 namespace CMSEI_ISA {
 
+// The means of a matrix's columns, registers of them at a time.
+template <class S> inline void column_means(const S* matrix, long rows, long stride, long columns, S* out) {
+    using V = Simd<S>;
+    for (long v = 0; v < columns; v += V::W) {
+        typename V::T even = V::zero(), odd = V::zero();
+        for (long i = 0; i + 1 < rows; i += 2) {
+            even += V::load(matrix + i * stride + v);
+            odd += V::load(matrix + (i + 1) * stride + v);
+        }
+        if (rows % 2) even += V::load(matrix + (rows - 1) * stride + v);
+        V::store(out + v, (even + odd) / static_cast<S>(rows));
+    }
+}
+
 template <class S> struct CrossLevel {
     using V = Simd<S>;
     using M = PairMath<V>;

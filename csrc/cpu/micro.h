@@ -1,6 +1,8 @@
 // The register-tile product every larger product is made of. Included once per instruction set.
 #pragma once
 
+#include <type_traits>
+
 #include "pair_kernels.h"
 #include "simd.h"
 
@@ -49,10 +51,7 @@ CMSEI_INLINE void micro(long k, const S* a, long lda, const S* b, long ldb, S* c
                         Ahead ahead) {
     using V = Simd<S>;
     typename V::T acc[M][NV];
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i)
-#pragma GCC unroll 2
-        for (int j = 0; j < NV; ++j) acc[i][j] = V::zero();
+    clear<S>(acc);
     for (; k >= Ahead::kStride; k -= Ahead::kStride) {
         ahead.step();
 #pragma GCC unroll 16
@@ -96,10 +95,7 @@ template <class S, int M, int NV>
 CMSEI_INLINE void quadratic_panel(long first, const S* g, const S* p, long ldp, typename Simd<S>::T* quad) {
     using V = Simd<S>;
     typename V::T acc[M][NV];
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i)
-#pragma GCC unroll 2
-        for (int j = 0; j < NV; ++j) acc[i][j] = V::zero();
+    clear<S>(acc);
 #pragma GCC unroll 4
     for (long k = 0; k < first; ++k, g += M, p += ldp) multiply_add<S>(g, p, acc);
     // The panel's own rows are a triangle: each is complete when it has met itself.
@@ -114,6 +110,26 @@ CMSEI_INLINE void quadratic_panel(long first, const S* g, const S* p, long ldp, 
         }
 }
 
+// h (M × NV registers) = G · p over the M rows of one panel of g, the first of them row `first` of k; quad += pᵀ h over
+// those rows.
+template <class S, int M, int NV>
+CMSEI_INLINE void gram_panel(long first, long k, const S* g, const S* p, S* h, typename Simd<S>::T* quad) {
+    using V = Simd<S>;
+    typename V::T acc[M][NV];
+    clear<S>(acc);
+    const S* own = p + first * kNR<S>;
+#pragma GCC unroll 4
+    for (; k > 0; --k, g += M, p += kNR<S>) multiply_add<S>(g, p, acc);
+    h += first * kNR<S>;
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; ++j) {
+            quad[j] += acc[i][j] * V::load(own + i * kNR<S> + j * V::W);
+            V::store(h + i * kNR<S> + j * V::W, acc[i][j]);
+        }
+}
+
 template <class S, int M>
 __attribute__((noinline)) void quadratic_rows(int nv, long first, const S* g, const S* p, long ldp,
                                               typename Simd<S>::T* quad) {
@@ -123,21 +139,40 @@ __attribute__((noinline)) void quadratic_rows(int nv, long first, const S* g, co
         quadratic_panel<S, M, kNV>(first, g, p, ldp, quad);
 }
 
-// pᵀ g p for nv registers of columns, with g as the packed lower half of a symmetric matrix (`half` of Gram).
-template <class S>
-inline void quadratic_form(int nv, long m, const S* g, const S* p, long ldp, typename Simd<S>::T* quad) {
+template <class S, int M>
+__attribute__((noinline)) void gram_rows(int nv, long first, long k, const S* g, const S* p, S* h,
+                                         typename Simd<S>::T* quad) {
+    if (nv == 1)
+        gram_panel<S, M, 1>(first, k, g, p, h, quad);
+    else
+        gram_panel<S, M, kNV>(first, k, g, p, h, quad);
+}
+
+// body(rows as a constant, first row) for the panels of a matrix of m rows.
+template <class Body> CMSEI_INLINE void each_panel_of_rows(long m, Body body) {
     for (long i = 0; i < m; i += kMR) {
-        const int rows = m - i < kMR ? static_cast<int>(m - i) : kMR;
-        switch (rows) {
+        switch (m - i < kMR ? static_cast<int>(m - i) : kMR) {
 #define CMSEI_ROWS(M) \
     case M: \
-        if constexpr (M <= kMR) quadratic_rows<S, M>(nv, i, g + i * m, p, ldp, quad); \
+        if constexpr (M <= kMR) body(std::integral_constant<int, M>(), i); \
         break;
             CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
             CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13) CMSEI_ROWS(14)
 #undef CMSEI_ROWS
         }
     }
+}
+
+// pᵀ g p for nv registers of columns, with g as the packed lower half of a symmetric matrix (`half` of Gram).
+template <class S>
+inline void quadratic_form(int nv, long m, const S* g, const S* p, long ldp, typename Simd<S>::T* quad) {
+    each_panel_of_rows(m, [&](auto rows, long i) { quadratic_rows<S, rows.value>(nv, i, g + i * m, p, ldp, quad); });
+}
+
+// The same of a whole matrix (`panels` of Gram), and h = g p. Rows of p and h are kNR apart.
+template <class S>
+inline void gram_form(int nv, long m, const S* g, const S* p, S* h, typename Simd<S>::T* quad) {
+    each_panel_of_rows(m, [&](auto rows, long i) { gram_rows<S, rows.value>(nv, i, m, g + i * m, p, h, quad); });
 }
 
 // Depth of a pass over C: deep enough that C's traffic is small, with a panel of B that nearly fits the first cache.

@@ -43,6 +43,7 @@ template <class S> struct PairSpec {
     // What is read of the Gram matrices of the regions (side 0, direction 0's context) or the words (side 1).
     GramForms gram_forms(int side) const {
         if (active[side] && needs_gram(attend[side], relevance[side], steps[side] > 1)) return GramForms::kContext;
+        if (side == 0 ? object_sentence : word_image) return GramForms::kContext;
         return cross_level() || aware(1 - side) ? GramForms::kRows : GramForms::kLengths;
     }
 };
@@ -76,13 +77,18 @@ template <class S> struct Pair {
     Gram<S> v, w;
 };
 
+// What a strip's working memory is made for: its images and captions, and all of their rows; the longest of each.
+struct StripSize {
+    long images, captions, regions, words;
+    long most_regions, longest;
+};
+
 // Neighbouring images and captions, whose rows and columns of the block follow one another.
 template <class S> struct Strip {
-    const S* block; // (ΣR, words) as of Pair; two registers' lanes can be read past the last
+    const S* block; // (ΣR, words) as of Pair; two registers' lanes and rows as many as a register's can be read past the last
     long ld_block;
     const Gram<S> *v, *w;
-    long images, count;         // images, captions
-    long most_regions, longest; // of one image; words of one caption
+    StripSize size;
 };
 
 template <class S> struct PairGradient {
@@ -113,7 +119,7 @@ template <class S> struct PairKernels {
     S (*pair_forward)(const PairSpec<S>&, const Pair<S>&, S* scratch);
     // The scores of a strip, where the scorer is one that this way suits.
     bool (*strip_suits)(const PairSpec<S>&);
-    long (*strip_scratch)(long regions, long words);
+    long (*strip_scratch)(const PairSpec<S>&, const StripSize&);
     void (*strip_forward)(const PairSpec<S>&, const Strip<S>&, S* scores, long stride, S* scratch);
     void (*pair_backward)(const PairSpec<S>&, const Pair<S>&, const PairGradient<S>&, S* scratch);
     // Products of bfloat16 pairs with float32 sums; null where the processor has no such instruction.

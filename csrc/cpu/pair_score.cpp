@@ -14,12 +14,12 @@ bool pair_score(const Items& images, const Items& captions, long depth, const Sc
     Prepared<S> x(k, spec, images, captions, depth, k.tile_regions);
     if (!x.prepare(run)) return false;
     const bool strips = k.strip_suits(spec);
-    const long most_regions = longest(images), most_words = longest(captions);
+    const StripSize most = x.strip_size();
     std::vector<Buffer<S>> tiles(run.threads), scratch(run.threads);
     for (int t = 0; t < run.threads; ++t) {
         tiles[t].reset(x.tile_size());
-        scratch[t].reset(strips ? k.strip_scratch(most_regions, most_words)
-                                : k.pair_scratch(spec, most_regions, most_words, false));
+        scratch[t].reset(strips ? k.strip_scratch(spec, most)
+                                : k.pair_scratch(spec, most.most_regions, most.longest, false));
     }
     const long columns = static_cast<long>(x.words.size()), tasks = static_cast<long>(x.regions.size()) * columns;
     return parallel_for(tasks, run.threads, run.interrupted, [&](long task, int thread) {
@@ -27,8 +27,8 @@ bool pair_score(const Items& images, const Items& captions, long depth, const Sc
         S* tile = tiles[thread].get();
         const long ld = x.product(g, h, tile);
         if (strips) {
-            const Strip<S> strip{tile, ld, &x.v[g.first], &x.w[h.first], g.last - g.first, h.last - h.first, most_regions,
-                                 most_words};
+            const StripSize size{g.last - g.first, h.last - h.first, g.rows, h.rows, most.most_regions, most.longest};
+            const Strip<S> strip{tile, ld, &x.v[g.first], &x.w[h.first], size};
             k.strip_forward(spec, strip, scores + g.first * stride + h.first, stride, scratch[thread].get());
             return;
         }

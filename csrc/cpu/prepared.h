@@ -132,11 +132,26 @@ template <class S> struct Prepared {
         });
     }
 
+    // Of a tile with as many rows more as a register has lanes.
     long tile_size() const {
         long rows = 0, cols = 0;
         for (const Group& g : regions) rows = std::max(rows, pairs_bf16 ? round_up(g.rows, k.rows_bf16) : g.rows);
         for (const Group& g : words) cols = std::max(cols, round_up(g.rows, k.nr));
-        return rows * cols + k.nr;
+        return (rows + k.lanes) * cols + k.nr;
+    }
+
+    // Of the largest strip.
+    StripSize strip_size() const {
+        StripSize most{0, 0, 0, 0, longest(images), longest(captions)};
+        for (const Group& g : regions) {
+            most.images = std::max(most.images, g.last - g.first);
+            most.regions = std::max(most.regions, g.rows);
+        }
+        for (const Group& g : words) {
+            most.captions = std::max(most.captions, g.last - g.first);
+            most.words = std::max(most.words, g.rows);
+        }
+        return most;
     }
 
     // Rows of a panel of A.

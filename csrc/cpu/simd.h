@@ -187,6 +187,14 @@ template <class S> CMSEI_INLINE typename Simd<S>::T Simd<S>::exp(T x) {
     return (T)((Mask)p + ((Mask)shifted << C::mantissa));
 }
 
+// Sums of a register tile, at 0 in registers: an initialiser would be memory.
+template <class S, int M, int NV> CMSEI_INLINE void clear(typename Simd<S>::T (&sum)[M][NV]) {
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < NV; ++j) sum[i][j] = Simd<S>::zero();
+}
+
 // For each run of 2 * Half lanes: the sums of a's first and last Half lanes, then those of b's.
 template <class S, int Half>
 CMSEI_INLINE typename Simd<S>::T half_sums(typename Simd<S>::T a, typename Simd<S>::T b) {

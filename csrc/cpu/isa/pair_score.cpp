@@ -49,17 +49,6 @@ template <class S> struct PairTerms {
             transpose(by_region, ld_w, R, L, by_word, ld_v);
         }
     }
-    static void column_means(const S* matrix, long rows, long ld, S* out) {
-        for (long v = 0; v < ld; v += W) {
-            T even = V::zero(), odd = V::zero();
-            for (long i = 0; i + 1 < rows; i += 2) {
-                even += V::load(matrix + i * ld + v);
-                odd += V::load(matrix + (i + 1) * ld + v);
-            }
-            if (rows % 2) even += V::load(matrix + (rows - 1) * ld + v);
-            V::store(out + v, (even + odd) / static_cast<S>(rows));
-        }
-    }
     S forward(Arena<S>& arena, bool keep) {
         load_block(arena);
         for (S& t : term) t = 0;
@@ -69,8 +58,8 @@ template <class S> struct PairTerms {
             objects.mu = words.mu = spec.mu;
             objects.lay_out(arena);
             words.lay_out(arena);
-            column_means(by_word, L, ld_v, objects.other);
-            column_means(by_region, R, ld_w, words.other);
+            column_means(by_word, L, ld_v, ld_v, objects.other);
+            column_means(by_region, R, ld_w, ld_w, words.other);
             objects.other_length = *pair.w.mean;
             words.other_length = *pair.v.mean;
             if (spec.object_sentence || (spec.active[1] && spec.aggregate[1] == kGuided)) objects.forward();
@@ -206,7 +195,8 @@ void pair_backward(const PairSpec<S>& spec, const Pair<S>& pair, const PairGradi
 
 template <class S>
 void strip_forward(const PairSpec<S>& spec, const Strip<S>& strip, S* scores, long stride, S* scratch) {
-    StripScores<S>(spec, strip, scratch).forward(scores, stride);
+    Arena<S> arena{scratch};
+    StripScores<S>(spec, strip, arena).forward(scores, stride);
 }
 
 template <class S> PairKernels<S> table() {

@@ -45,10 +45,7 @@ template <int M, int NV>
 __attribute__((noinline)) void micro_pairs(long k, const uint32_t* a, long lda, const uint32_t* b, long ldb, float* c,
                                            long ldc, bool accumulate, Ahead ahead) {
     Simd<float>::T acc[M][NV];
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i)
-#pragma GCC unroll 2
-        for (int j = 0; j < NV; ++j) acc[i][j] = Simd<float>::zero();
+    clear<float>(acc);
     for (; k >= Ahead::kStride; k -= Ahead::kStride) {
         ahead.step();
 #pragma GCC unroll 16

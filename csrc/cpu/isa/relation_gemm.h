@@ -50,10 +50,7 @@ __attribute__((noinline)) void tile(const Product<S>* terms, long count, long ro
                                     bool accumulate) {
     using V = Simd<S>;
     typename V::T sum[M][NV];
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-        for (int n = 0; n < NV; ++n) sum[m][n] = V::zero();
+    clear<S>(sum);
     for (const Product<S>* p = terms; p < terms + count; ++p) {
         const long a_row = Packed ? 1 : p->a_row, a_k = Packed ? p->a_k : 1, b_row = p->b_row;
         const S* a = p->a + row * a_row;

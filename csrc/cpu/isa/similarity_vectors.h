@@ -14,10 +14,7 @@ template <class S, Form form, int M, int NV>
 CMSEI_INLINE void squared_difference(long k, const S* a, const S* p, const S* q, S* z) {
     using V = Simd<S>;
     typename V::T acc[M][NV];
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i)
-#pragma GCC unroll 2
-        for (int j = 0; j < NV; ++j) acc[i][j] = V::zero();
+    clear<S>(acc);
 #pragma GCC unroll 4
     for (; k > 0; --k, a += M, p += kNR<S>) multiply_add<S>(a, p, acc);
     store_rows<S, form, M, NV>(z, [&](int i, int j) {

@@ -1,0 +1,99 @@
+"""Which relations of an image's scene graph the words of a caption speak of, by their names alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from .lexical import singular, tokenize
+from .split import Split
+
+_SUBJECT, _OBJECT = 1, 2
+
+
+class Mention(NamedTuple):
+    """One word of a caption that speaks of relations.
+
+    Args:
+        word: its place in the caption.
+        ends: (E, 2) int64, subject and object region of each relation, counted within the image.
+    """
+
+    word: int
+    ends: np.ndarray
+
+
+class Mentions:
+    """Finds the relations that a caption's words speak of in its image's scene graph.
+
+    A word speaks of a relation if it is a form of the verb that the predicate begins with (``sits`` of ``sitting on``),
+    and the caption names an end of the relation by the last word of its label: the subject before the word, or the
+    object behind it. Of the image's relations that the word may mean, those count of which most is named: both ends,
+    else the object, else the subject. Verbs are first words in ``-ing`` and their other forms; prepositions, ``and``
+    and ``has`` mean too many things to say where a word should look.
+
+    Args:
+        split: with labels and relations.
+
+    Raises:
+        ValueError: for a split without.
+    """
+
+    def __init__(self, split: Split) -> None:
+        if split.labels is None:
+            raise ValueError("labels: expected a split with labels, got one without")
+        if split.relations is None or split.relation_offsets is None:
+            raise ValueError("relations: expected a split with relations, got one without")
+        self._labels, self._offsets = split.labels, split.offsets
+        self._relations, self._relation_offsets = split.relations, split.relation_offsets
+        self._nouns = [_noun(name) for name in split.object_names] + [""]  # of label -1 too
+        self._verbs = verbs(split.predicate_names)
+
+    def __call__(self, words: Sequence[str], image: int) -> list[Mention]:
+        """Those of a caption, given as its words, in the image of that number."""
+        edges = slice(*self._relation_offsets[image : image + 2].tolist())
+        relations = [(s, self._verbs[p], o) for s, p, o in self._relations[edges].tolist() if s != o]
+        words = [word.lower() for word in words]
+        stems = [stem(word) for word in words]
+        if {verb for _, verb, _ in relations}.isdisjoint(stems):
+            return []
+        labels = self._labels[self._offsets[image] : self._offsets[image + 1]].tolist()
+        nouns = [singular(word) for word in words]
+        found = []
+        for place, own in enumerate(stems):
+            before, behind = set(nouns[:place]), set(nouns[place + 1 :])
+            named: dict[int, list[tuple[int, int]]] = {}
+            for subject, verb, target in relations:
+                if verb == own:
+                    told = _SUBJECT * (self._nouns[labels[subject]] in before)
+                    told += _OBJECT * (self._nouns[labels[target]] in behind)
+                    named.setdefault(told, []).append((subject, target))
+            if most := max(named, default=0):
+                found.append(Mention(place, np.array(named[most], dtype=np.int64)))
+        return found
+
+
+@lru_cache(maxsize=2**16)
+def stem(word: str) -> str:
+    """What the forms of a verb have in common, crudely: ``wears`` and ``wearing`` are one, ``sits`` and ``sitting``."""
+    word = singular(word)
+    if word.endswith("ing") and any(letter in "aeiouy" for letter in word[:-3]):  # string is none
+        word = word[:-3]
+        if word[-2:-1] == word[-1:] and word[-1:] not in ("l", "s"):
+            word = word[:-1]
+    return word[:-1] if word.endswith("e") and len(word) > 2 else word
+
+
+def _noun(name: str) -> str:
+    """The last word of an object's name in the singular."""
+    return singular((tokenize(name) or [""])[-1])
+
+
+def verbs(predicate_names: Sequence[str]) -> list[str | None]:
+    """The stem of the verb that each predicate begins with; None for one that begins with another word."""
+    firsts = [(tokenize(name) or [""])[0] for name in predicate_names]
+    known = {stem(first) for first in firsts if first.endswith("ing") and stem(first) != first}
+    return [own if (own := stem(first)) in known else None for first in firsts]

@@ -1,0 +1,285 @@
+// One direction's attention of many queries to one context: the words of neighbouring captions to the regions of an
+// image, or the regions of neighbouring images to the words of a caption. The queries lie side by side, so that a
+// register's lanes are full and the Gram matrix meets wide panels; only the normalisation goes item by item.
+// Included once per instruction set.
+#pragma once
+
+#include "pair_epilogue.h"
+
+namespace cmsei {
+namespace CMSEI_ISA {
+
+template <class S> struct StripAttention {
+    using V = Simd<S>;
+    using M = PairMath<V>;
+    using T = typename V::T;
+    using Int = typename V::Int;
+    static constexpr int W = V::W;
+    // Queries that are worked on together: what is read of them stays in the first cache.
+    static constexpr long kColumns = 12 * W;
+
+    // The queries of some items as registers, none of which holds queries of two items.
+    struct Pieces {
+        static long of(long queries) { return (queries + W - 1) / W; }
+        long at[W] = {};
+        typename V::Mask valid[W] = {}, further = {}; // lanes that are queries; of an item's first piece, how many follow
+        long rounds = 0;                              // most that follow one
+        long count = 0;                               // more than W: one item alone, cut into none
+    };
+
+    const int norm, how, relevance_kind, steps;
+    const S factor_of_scale; // temperature, for powers of two
+    const S (*gates)[2];
+    const long ld;  // most columns
+    S *factor;      // (context, W) by an item's first piece: normalisation times temperature, for powers of two
+    S *owner;       // (ld) the first piece of each query's item, as integers
+    S *q, *refined_q; // (ld) lengths of the queries, and after a refinement
+    S *refined;     // (context, ld) inner products after a refinement
+    S *p, *h;       // (context, kNR) attention before it is divided by its sum; Gram · that
+    long n = 0;     // queries
+    Pieces cut;
+    Gram<S> context{};
+
+    // The attention is divided by its sum at the very end, which the temperature keeps from overflowing.
+    static bool suits(const PairSpec<S>& s, int d) {
+        const bool sized = (is_l1(s.norm[d]) || is_l2(s.norm[d])) && s.temperature[d] <= 12 && s.temperature[d] >= -12;
+        return (s.attend[d] == kHard && s.steps[d] == 1) || (s.attend[d] == kSoft && sized);
+    }
+
+    // An item longer than kColumns is worked on alone.
+    static long columns(long longest) { return round_up(longest > kColumns ? longest : kColumns, kNR<S>) + kNR<S>; }
+    static long size(const PairSpec<S>& s, int d, long most_context, long longest) {
+        const bool refines = s.steps[d] > 1;
+        return most_context * (W + (refines ? 2 : 1) * kNR<S>) +
+               (refines ? 3 + most_context : 2) * columns(longest);
+    }
+
+    StripAttention(const PairSpec<S>& s, int d, long most_context, long longest, Arena<S>& arena)
+        : norm(s.norm[d]), how(s.attend[d]), relevance_kind(s.relevance[d]), steps(s.steps[d]),
+          factor_of_scale(s.temperature[d] * static_cast<S>(kLog2E)), gates(s.gate[d]), ld(columns(longest)) {
+        factor = arena.take(most_context * W);
+        owner = arena.take(ld);
+        q = arena.take(ld);
+        p = arena.take(most_context * kNR<S>);
+        refined_q = refined = h = nullptr;
+        if (steps == 1) return;
+        refined_q = arena.take(ld);
+        refined = arena.take(most_context * ld);
+        h = arena.take(most_context * kNR<S>);
+    }
+
+    // How many of the items from the first on are worked on together.
+    static long together(const Gram<S>* items, long count) {
+        long taken = 0, columns = 0, pieces = 0;
+        do {
+            columns += items[taken].m;
+            pieces += Pieces::of(items[taken++].m);
+        } while (taken < count && pieces + Pieces::of(items[taken].m) <= W && columns + items[taken].m <= kColumns);
+        return taken;
+    }
+
+    // The items that ask.
+    void ask(const Gram<S>* items, long count) {
+        n = 0;
+        cut = Pieces();
+        for (long j = 0; j < count; ++j) {
+            n += items[j].m;
+            cut.count += Pieces::of(items[j].m);
+        }
+        // Stores run over the end of an item into the next one, which then stores over them.
+        for (long j = 0, at = 0; j < count; at += items[j++].m)
+            for (long v = 0; v < items[j].m; v += W) V::store(q + at + v, V::load(items[j].length + v));
+        if (how == kHard) return;
+        if (cut.count > W)
+            for (long v = 0; v <= n; v += W) store_lanes(owner + v, typename V::Mask{});
+        else
+            cut_items(items, count);
+    }
+
+    // The relevances of step k to `r + k * step`, whole registers. `block`: inner products (context, queries).
+    void answer(const Gram<S>& x, const S* block, long stride, S* r, long step) {
+        context = x;
+        if (how == kHard) {
+            each_panel([&](auto registers, long at) { choose<registers.value>(block + at, stride, r + at, at); });
+            return;
+        }
+        const bool clip = is_clipped(norm);
+        for (int k = 0; k < steps; ++k, r += step) {
+            const bool last = k + 1 == steps;
+            const S *own = k == 0 ? block : refined, *length = k == 0 ? q : refined_q, *gate = gates[k];
+            const long ld_own = k == 0 ? stride : ld;
+            normalise(own, ld_own);
+            each_panel([&](auto registers, long at) {
+                constexpr int NV = registers.value;
+                const Panel x{own + at, ld_own, length + at, owner + at, r + at, refined + at, refined_q + at};
+                if (!last)
+                    clip ? attend<NV, kRefine, true>(x, gate) : attend<NV, kRefine, false>(x, gate);
+                else if (relevance_kind == kCosine)
+                    clip ? attend<NV, kLength, true>(x, gate) : attend<NV, kLength, false>(x, gate);
+                else
+                    clip ? attend<NV, kDotAlone, true>(x, gate) : attend<NV, kDotAlone, false>(x, gate);
+            });
+        }
+    }
+
+private:
+    // What follows an attention: nothing, the attended vectors' lengths, or the queries' refinement.
+    enum Then { kDotAlone, kLength, kRefine };
+    template <int value_> struct Is { static constexpr int value = value_; };
+
+    struct Panel {
+        const S* a;
+        long stride;
+        const S *q, *owner;
+        S *r, *next, *next_q;
+    };
+
+    static CMSEI_INLINE void store_lanes(S* to, typename V::Mask x) { __builtin_memcpy(to, &x, sizeof x); }
+
+    template <class Body> CMSEI_INLINE void each_panel(Body body) const {
+        for (long at = 0; at < n; at += kNR<S>) n - at <= W ? body(Is<1>(), at) : body(Is<kNV>(), at);
+    }
+
+    void cut_items(const Gram<S>* items, long count) {
+        long k = 0, at = 0;
+        for (long j = 0; j < count; at += items[j++].m) {
+            const long first = k, m = items[j].m;
+            for (long v = 0; v < m; v += W, ++k) {
+                store_lanes(owner + at + v, typename V::Mask{} + static_cast<Int>(first));
+                cut.at[k] = at + v;
+                cut.valid[k] = V::first(m - v);
+            }
+            cut.further[first] = static_cast<Int>(k - first - 1);
+            cut.rounds = k - first - 1 > cut.rounds ? k - first - 1 : cut.rounds;
+        }
+        store_lanes(owner + n, typename V::Mask{});
+    }
+
+    void normalise(const S* block, long stride) const {
+        const bool clip = is_clipped(norm);
+        if (is_l2(norm))
+            clip ? find_factors<true, true>(block, stride) : find_factors<true, false>(block, stride);
+        else
+            clip ? find_factors<false, true>(block, stride) : find_factors<false, false>(block, stride);
+    }
+    template <bool squares, bool clip> void find_factors(const S* block, long stride) const {
+        if (cut.count > W)
+            alone<squares, clip>(block, stride);
+        else if (cut.count > W / 2)
+            side_by_side<squares, clip, 1>(block, stride);
+        else
+            side_by_side<squares, clip, 2>(block, stride);
+    }
+
+    template <bool squares, bool clip> static CMSEI_INLINE T sized(T x) {
+        if (clip) x = M::leaky(x);
+        return squares ? x * x : V::abs(x);
+    }
+
+    // The sizes of the inner products of each row of the context with all items: the lanes of their pieces are summed
+    // together, of as many rows at once as the pieces leave room for.
+    template <bool squares, bool clip, int rows> void side_by_side(const S* block, long stride) const {
+        constexpr int each = W / rows;
+        typename V::Mask lane;
+        for (int k = 0; k < W; ++k) lane[k] = k;
+        for (long i = 0; i < context.m; i += rows, block += rows * stride) {
+            const long next = i + 1 < context.m ? stride : 0;
+            T sums[W];
+#pragma GCC unroll 16
+            for (int k = 0; k < W; ++k) {
+                const T a = V::load(block + (k < each ? 0 : next) + cut.at[k % each]);
+                sums[k] = sized<squares, clip>((T)((typename V::Mask)a & cut.valid[k % each]));
+            }
+            const T own = lane_sums<S>(sums);
+            for (int m = 0; m < rows && i + m < context.m; ++m) {
+                const T pieces = m == 0 ? own : V::template turned<W / 2>(own);
+                T total = pieces;
+                for (long k = 1; k <= cut.rounds; ++k)
+                    total += V::select(cut.further >= static_cast<Int>(k),
+                                       V::lookup(pieces, (lane + static_cast<Int>(k)) & (W - 1)), V::zero());
+                V::store(factor + (i + m) * W, factor_of_scale * M::size_scale(squares, total));
+            }
+        }
+    }
+
+    // Of an item of more pieces than a register has lanes.
+    template <bool squares, bool clip> void alone(const S* block, long stride) const {
+        for (long i = 0; i < context.m; ++i, block += stride) {
+            T sum = V::zero();
+            for (long v = 0; v < n; v += W) sum += V::select(V::first(n - v), sized<squares, clip>(V::load(block + v)), V::zero());
+            V::store(factor + i * W, factor_of_scale * M::size_scale(squares, V::set(V::sum(sum))));
+        }
+    }
+
+    template <int NV, Then then, bool clip> void attend(const Panel& x, const S* gate) const {
+        const long rows = context.m;
+        const S *f = factor, *a_row = x.a;
+        S* e = p;
+        typename V::Mask from[NV];
+        for (int k = 0; k < NV; ++k) __builtin_memcpy(&from[k], x.owner + k * W, sizeof from[k]);
+        T sum[NV] = {}, dot[NV] = {}, quad[kNV] = {}, alpha[NV], beta[NV];
+        for (long i = 0; i < rows; ++i, f += W, e += kNR<S>, a_row += x.stride)
+#pragma GCC unroll 2
+            for (int k = 0; k < NV; ++k) {
+                const T a = V::load(a_row + k * W);
+                const T weight = V::exp2_within((clip ? M::leaky(a) : a) * V::lookup(V::load(f), from[k]));
+                if (then != kDotAlone) V::store(e + k * W, weight);
+                sum[k] += weight;
+                dot[k] += weight * a;
+            }
+        if (then == kLength) quadratic_form(NV, rows, context.half, p, kNR<S>, quad);
+        if (then == kRefine) gram_form(NV, rows, context.panels, p, h, quad);
+#pragma GCC unroll 2
+        for (int k = 0; k < NV; ++k) {
+            const T inverse = 1 / sum[k], product = dot[k] * inverse;
+            const T length = V::load(x.q + k * W), u = then == kDotAlone ? sum[k] : M::length(quad[k]) * inverse;
+            const T r = then == kDotAlone ? product : M::relevance(relevance_kind, product, length, u);
+            V::store(x.r + k * W, r);
+            if (then != kRefine) continue;
+            const auto y = M::refine(gate[0], gate[1], r, length, u, quad[k] * inverse * inverse, product);
+            V::store(x.next_q + k * W, y.length);
+            alpha[k] = y.alpha;
+            beta[k] = y.beta * inverse;
+        }
+        if (then != kRefine) return;
+        a_row = x.a;
+        const S* product = h;
+        S* next = x.next;
+        for (long i = 0; i < rows; ++i, a_row += x.stride, product += kNR<S>, next += ld)
+#pragma GCC unroll 2
+            for (int k = 0; k < NV; ++k)
+                V::store(next + k * W, alpha[k] * V::load(a_row + k * W) + beta[k] * V::load(product + k * W));
+    }
+
+    // The largest inner product of each query, and the length of the first row of the context that has it; NaN if one is.
+    template <int NV> void choose(const S* block, long stride, S* r, long at) const {
+        const bool cosines = relevance_kind == kCosine;
+        cosines ? choose<NV, true>(block, stride, r, at) : choose<NV, false>(block, stride, r, at);
+    }
+    template <int NV, bool cosines> void choose(const S* block, long stride, S* r, long at) const {
+        T best[NV], sum[NV], u[NV];
+#pragma GCC unroll 2
+        for (int k = 0; k < NV; ++k) {
+            best[k] = sum[k] = V::load(block + k * W);
+            u[k] = V::set(context.length[0]);
+        }
+        for (long i = 1; i < context.m; ++i) {
+            block += stride;
+#pragma GCC unroll 2
+            for (int k = 0; k < NV; ++k) {
+                const T a = V::load(block + k * W);
+                if (cosines) u[k] = V::select(a > best[k], V::set(context.length[i]), u[k]);
+                best[k] = V::max(a, best[k]);
+                sum[k] += a;
+            }
+        }
+#pragma GCC unroll 2
+        for (int k = 0; k < NV; ++k) {
+            const T dot = V::select(sum[k] == sum[k], best[k], sum[k]);
+            V::store(r + k * W, cosines ? M::cosine(dot, V::load(q + at + k * W), u[k]) : dot);
+        }
+    }
+};
+
+}  // namespace CMSEI_ISA
+}  // namespace cmsei
