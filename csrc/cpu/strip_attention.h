@@ -16,15 +16,21 @@ template <class S> struct StripAttention {
     using Int = typename V::Int;
     static constexpr int W = V::W;
     // Queries that are worked on together: what is read of them stays in the first cache.
-    static constexpr long kColumns = 12 * W;
+    static constexpr long kColumns = 18 * W;
 
-    // The queries of some items as registers, none of which holds queries of two items.
+    // The queries of some items as registers, none of which holds queries of two items. A piece is one register, or, of
+    // an item of more than two, kLayers that are added up; that hangs on the item alone, as must every order of sums.
+    static constexpr int kLayers = 3;
     struct Pieces {
-        static long of(long queries) { return (queries + W - 1) / W; }
-        long at[W] = {};
-        typename V::Mask valid[W] = {}, further = {}; // lanes that are queries; of an item's first piece, how many follow
-        long rounds = 0;                              // most that follow one
-        long count = 0;                               // more than W: one item alone, cut into none
+        static long registers(long queries) { return (queries + W - 1) / W; }
+        static long layers(long queries) { return registers(queries) < kLayers ? 1 : kLayers; }
+        static long of(long queries) { return (registers(queries) + layers(queries) - 1) / layers(queries); }
+        long at[kLayers][W] = {};
+        typename V::Mask valid[kLayers][W] = {}; // lanes that are queries
+        typename V::Mask further = {};           // of an item's first piece, how many follow
+        long rounds = 0;                         // most that follow one
+        long count = 0;                          // more than W: one item alone, cut into none
+        long most_layers = 1;
     };
 
     const int norm, how, relevance_kind, steps;
@@ -143,14 +149,16 @@ private:
     void cut_items(const Gram<S>* items, long count) {
         long k = 0, at = 0;
         for (long j = 0; j < count; at += items[j++].m) {
-            const long first = k, m = items[j].m;
-            for (long v = 0; v < m; v += W, ++k) {
-                store_lanes(owner + at + v, typename V::Mask{} + static_cast<Int>(first));
-                cut.at[k] = at + v;
-                cut.valid[k] = V::first(m - v);
+            const long m = items[j].m, pieces = Pieces::of(m), layers = Pieces::layers(m);
+            for (long v = 0, i = 0; v < m; v += W, ++i) {
+                store_lanes(owner + at + v, typename V::Mask{} + static_cast<Int>(k));
+                cut.at[i % layers][k + i / layers] = at + v;
+                cut.valid[i % layers][k + i / layers] = V::first(m - v);
             }
-            cut.further[first] = static_cast<Int>(k - first - 1);
-            cut.rounds = k - first - 1 > cut.rounds ? k - first - 1 : cut.rounds;
+            cut.further[k] = static_cast<Int>(pieces - 1);
+            cut.rounds = pieces - 1 > cut.rounds ? pieces - 1 : cut.rounds;
+            cut.most_layers = layers > cut.most_layers ? layers : cut.most_layers;
+            k += pieces;
         }
         store_lanes(owner + n, typename V::Mask{});
     }
@@ -165,10 +173,11 @@ private:
     template <bool squares, bool clip> void find_factors(const S* block, long stride) const {
         if (cut.count > W)
             alone<squares, clip>(block, stride);
-        else if (cut.count > W / 2)
-            side_by_side<squares, clip, 1>(block, stride);
+        else if (cut.most_layers == 1)
+            cut.count > W / 2 ? side_by_side<squares, clip, 1, 1>(block, stride) : side_by_side<squares, clip, 2, 1>(block, stride);
         else
-            side_by_side<squares, clip, 2>(block, stride);
+            cut.count > W / 2 ? side_by_side<squares, clip, 1, kLayers>(block, stride)
+                              : side_by_side<squares, clip, 2, kLayers>(block, stride);
     }
 
     template <bool squares, bool clip> static CMSEI_INLINE T sized(T x) {
@@ -178,7 +187,7 @@ private:
 
     // The sizes of the inner products of each row of the context with all items: the lanes of their pieces are summed
     // together, of as many rows at once as the pieces leave room for.
-    template <bool squares, bool clip, int rows> void side_by_side(const S* block, long stride) const {
+    template <bool squares, bool clip, int rows, int layers> void side_by_side(const S* block, long stride) const {
         constexpr int each = W / rows;
         typename V::Mask lane;
         for (int k = 0; k < W; ++k) lane[k] = k;
@@ -187,8 +196,13 @@ private:
             T sums[W];
 #pragma GCC unroll 16
             for (int k = 0; k < W; ++k) {
-                const T a = V::load(block + (k < each ? 0 : next) + cut.at[k % each]);
-                sums[k] = sized<squares, clip>((T)((typename V::Mask)a & cut.valid[k % each]));
+                const S* row = block + (k < each ? 0 : next);
+#pragma GCC unroll 3
+                for (int i = 0; i < layers; ++i) {
+                    const T a = V::load(row + cut.at[i][k % each]);
+                    const T size = sized<squares, clip>((T)((typename V::Mask)a & cut.valid[i][k % each]));
+                    sums[k] = i == 0 ? size : sums[k] + size;
+                }
             }
             const T own = lane_sums<S>(sums);
             for (int m = 0; m < rows && i + m < context.m; ++m) {
