@@ -35,8 +35,12 @@ def tile_product(
 ):
     """(TM, TN) inner products of the rows whose places stand at word_rows and region_rows."""
     d = tl.arange(0, BK)
-    w = words + tl.load(word_rows + tl.arange(0, TM))[:, None] * word_stride + d[None, :]
-    v = regions + tl.load(region_rows + tl.arange(0, TN))[:, None] * region_stride + d[None, :]
+    # None of them is negative: products of two numbers without a sign keep no upper half of the stride.
+    row_w, row_v = tl.load(word_rows + tl.arange(0, TM)), tl.load(region_rows + tl.arange(0, TN))
+    place_w = row_w.to(tl.uint32).to(tl.uint64) * tl.cast(tl.cast(word_stride, tl.uint32), tl.uint64)
+    place_v = row_v.to(tl.uint32).to(tl.uint64) * tl.cast(tl.cast(region_stride, tl.uint32), tl.uint64)
+    w = words + place_w[:, None] + d[None, :]
+    v = regions + place_v[:, None] + d[None, :]
     total = tl.zeros((TM, TN), WIDE)
     for start in range(0, width, BK):
         if EVEN:
@@ -130,7 +134,16 @@ def score_tile(
         )
 
 
-_LOOSE = ["n_caption_tiles", "n_image_tiles", "first_caption", "first_image", "word_gram", "region_gram", "out_stride"]
+_LOOSE = [
+    "n_tiles",
+    "n_band",
+    "n_image_tiles",
+    "first_caption",
+    "first_image",
+    "word_gram",
+    "region_gram",
+    "out_stride",
+]
 
 
 @triton.jit(do_not_specialize=_LOOSE)
@@ -146,9 +159,10 @@ def fused_scores(
     caption_order,
     image_order,
     caption_bounds,
-    n_caption_tiles,
     image_bounds,
     n_image_tiles,
+    n_band,
+    n_tiles,
     word_rows,
     region_rows,
     word_starts,
@@ -171,6 +185,7 @@ def fused_scores(
     BK: tl.constexpr,
     EVEN: tl.constexpr,
     BAND: tl.constexpr,
+    HALVES: tl.constexpr,
     C: tl.constexpr,
     BL: tl.constexpr,
     BR: tl.constexpr,
@@ -201,20 +216,22 @@ def fused_scores(
         words, regions: packed rows (·, width) of unit column stride.
         scratch: (programs, TM, TN) in the accumulator's dtype.
         caption_order, image_order: items by place; those of this launch begin at first_caption and first_image.
-        caption_bounds: (n_caption_tiles + 1,) int64, the place where each tile's captions begin; likewise image_bounds.
-        word_rows: (n_caption_tiles, TM) int64, the packed rows of each tile; those past its last word are any, because
-            nothing reads their products. region_rows (n_image_tiles, TN) likewise.
+        caption_bounds: (tiles of captions + 1,) int64, the place where each begins; likewise image_bounds.
+        n_image_tiles, n_band, n_tiles: tiles of images, tiles of a whole band, all tiles.
+        word_rows: (tiles of captions, TM) int64, the packed rows of each; those past its last word are any, because
+            nothing reads their products. region_rows (tiles of images, TN) likewise.
         word_starts, region_starts: (items,) int64, each item's first row (column) within its tile.
         word_gram, region_gram, word_*, region_*, scalars: as ``pair_score.pair_scores`` takes them.
         BAND: tiles of images that are met by one tile of captions before the next: features stay in the cache.
+        HALVES: whether a tile's products are stored in two halves, as tensor memory gives them.
         WORDS, REGIONS: who asks; the options of each with the ending _W and _R.
         PRODUCT: how the features are multiplied, PRECISION: the small products.
     """
     s = scratch + tl.program_id(0).to(tl.int64) * (TM * TN)
     i, j = tl.arange(0, TM), tl.arange(0, TN)
-    for tile in tl.range(tl.program_id(0), n_caption_tiles * n_image_tiles, tl.num_programs(0), disable_licm=True):
-        band = tile // (BAND * n_caption_tiles)
-        inside = tile - band * BAND * n_caption_tiles
+    for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
+        band = tile // n_band
+        inside = tile - band * n_band
         wide = tl.minimum(BAND, n_image_tiles - band * BAND)
         tile_w, tile_v = inside // wide, band * BAND + inside % wide
         total = tile_product(
@@ -232,7 +249,13 @@ def fused_scores(
             scratch.dtype.element_ty,
             PRODUCT,
         )
-        tl.store(s + i[:, None] * TN + j[None, :], total)
+        if HALVES:
+            near, far = tl.split(tl.permute(tl.reshape(total, (TM, 2, TN // 2)), (0, 2, 1)))
+            half = s + i[:, None] * TN + tl.arange(0, TN // 2)[None, :]
+            tl.store(half, near)
+            tl.store(half + TN // 2, far)
+        else:
+            tl.store(s + i[:, None] * TN + j[None, :], total)
         tl.debug_barrier()  # the whole tile is there before any of it is read
         first_w, last_w = tl.load(caption_bounds + tile_w), tl.load(caption_bounds + tile_w + 1)
         first_v, last_v = tl.load(image_bounds + tile_v), tl.load(image_bounds + tile_v + 1)

@@ -48,9 +48,13 @@ _MOST_TILES = 2**30  # of a launch: their numbers are 32 bits
 _INTERPRETED_PROGRAMS = 2  # more than one, and fewer than there are tiles
 
 
-def depth_block(bytes_: int) -> int:
-    """Columns of the features that a stage holds: 128 bytes of a row."""
-    return 128 // bytes_
+def depth_block(bytes_: int, arch: int) -> int:
+    """Columns of the features that a stage holds: 128 bytes of a row.
+
+    On sm_80, whose threads keep the addresses of all that they copy, half as many: for a tile of 128 × 256, beside 128
+    sums, addresses took 24 registers and were read from the stack for each stage.
+    """
+    return max(16, (64 if arch // 10 == 8 else 128) // bytes_)
 
 
 def too_large(tile: Tile, region_offsets: Tensor, word_offsets: Tensor) -> str | None:
@@ -123,9 +127,18 @@ def fused_options(config: list[int]) -> dict[str, Any]:
     return out
 
 
-def turned(tile: Tile, arch: int, precision: str) -> bool:
-    """As ``triton_launch.turned``, of both passes: where fewer values are left over for the stack."""
-    return precision == "tf32x3" or (tile.warps == 4 and arch // 10 != 9)
+def form(tile: Tile, arch: int) -> dict[str, bool]:
+    """Options of the kernel on which spills depend; with these the compiler reports none, in 16 bits and in float32.
+
+    TURNED, as ``triton_launch.turned``, of both passes: for sm_100, and for sm_80 where the tile is the narrow one.
+    HALVES: of sums that come from tensor memory (sm_100), where a thread has 128 of them: 192 registers, not 255 and 22
+    values on the stack.
+    """
+    tensor_memory = arch // 10 == 10
+    return {
+        "TURNED": arch // 10 not in (8, 9) or (arch // 10 == 8 and tile.warps == 4),
+        "HALVES": tensor_memory and tile.regions == 256,
+    }
 
 
 def _programs(tile: Tile, device: torch.device) -> int:
@@ -158,7 +171,7 @@ def pair_score(
     exact = any(pass_precision(x, precision) != product_precision(precision) for x in passes(config))
     options = fused_options(config) | {"PRECISION": product_precision(precision, exact)}
     options["PRODUCT"] = product_precision(precision, exact=True)
-    options["TURNED"] = turned(tile, architecture(regions.device), options["PRECISION"])
+    options |= form(tile, architecture(regions.device))
     for (own, own_tiles), (other, other_tiles) in itertools.product(
         _tilings(region_offsets, images, tile.regions), _tilings(word_offsets, captions, tile.words)
     ):
@@ -181,7 +194,7 @@ def _launch(
 
     (own_v, run_v, tiles_v), (own_w, run_w, tiles_w) = images, captions
     width = own_v.rows.shape[1]
-    depth = depth_block(own_w.rows.element_size())
+    depth = depth_block(own_w.rows.element_size(), architecture(own_w.rows.device))
     count = (len(tiles_w.bounds) - 1) * (len(tiles_v.bounds) - 1)
     fused_scores[(min(programs, count),)](
         own_w.rows,
@@ -195,9 +208,10 @@ def _launch(
         own_w.layout.order,
         own_v.layout.order,
         tiles_w.bounds,
-        len(tiles_w.bounds) - 1,
         tiles_v.bounds,
         len(tiles_v.bounds) - 1,
+        BAND * (len(tiles_w.bounds) - 1),
+        count,
         tiles_w.rows,
         tiles_v.rows,
         tiles_w.starts,
