@@ -142,7 +142,8 @@ class TileCall(ctypes.Structure):
 
 
 class TileOptions(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("blocks", "reversed", "late", "bits"))
+    # On Hopper clusters, not blocks, of captions x images blocks; 0: of as many as a launch takes.
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("blocks", "reversed", "late", "bits", "captions", "images"))
 
 
 class TileModule(Module):
@@ -152,7 +153,14 @@ class TileModule(Module):
     kernel = "hopper"
 
     def __init__(
-        self, kernel: str = "hopper", *, blocks: int = 1 << 30, reverse: bool = False, late: int = 0, bits: int = 0
+        self,
+        kernel: str = "hopper",
+        *,
+        blocks: int = 1 << 30,
+        reverse: bool = False,
+        late: int = 0,
+        bits: int = 0,
+        cluster: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__(library("pair"), fibers=False)
         self.kernel = kernel
@@ -161,11 +169,12 @@ class TileModule(Module):
             self.plan.hopper_host,
             self.plan.tile_team_bytes,
             self.plan.hopper_ahead,
+            self.plan.hopper_meetings,
             self.mma.ampere_host,
         ):
             function.restype = ctypes.c_int64
         self.plan.hopper_descriptor.restype = ctypes.c_uint64
-        self.tile_options = TileOptions(blocks, int(reverse), int(late), bits)
+        self.tile_options = TileOptions(blocks, int(reverse), int(late), bits, *cluster)
         self.launches = 0
 
     def pair_tiles(self, config: tuple[int, ...], hopper: bool, images: list[int], captions: list[int]) -> Any:

@@ -13,10 +13,40 @@ CMSEI_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_
 CMSEI_DEVICE void barrier_init(uint64_t* barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
-// Makes barriers that were initialised known to TMA.
+// Makes barriers that were initialised known to TMA and, after sync_cluster(), to the cluster's other blocks.
 CMSEI_DEVICE void fence_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-CMSEI_DEVICE void barrier_arrive(uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+// All threads of a cluster, even of warps that have diverged: what was written before is seen after.
+CMSEI_DEVICE void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+// This block's place in its cluster; the cluster's in the grid, and how many there are. Read where it is used: not
+// ahead, for all threads, in registers of those that have few.
+CMSEI_DEVICE int cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+CMSEI_DEVICE uint32_t cluster_index() {
+  uint32_t index;
+  asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(index));
+  return index;
+}
+CMSEI_DEVICE uint32_t cluster_count() {
+  uint32_t count;
+  asm volatile("mov.u32 %0, %%nclusterid.x;" : "=r"(count));
+  return count;
+}
+// What lies in the memory of the cluster's block `rank` where p lies in this block's.
+CMSEI_DEVICE uint32_t address_in(const void* p, int rank) {
+  uint32_t address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(p)), "r"(rank));
+  return address;
+}
+// At a barrier of any block of the cluster, given by address_in(). Without the scope .cluster, as waits are: it orders
+// what goes to device memory too, which here nobody hands over; each arrival would wait for the scores to get there and
+// each wait would empty the first cache. Shared memory takes a warp's accesses in their order.
+CMSEI_DEVICE void barrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 CMSEI_DEVICE void barrier_expect(uint64_t* barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
@@ -34,15 +64,19 @@ CMSEI_DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
   } while (done == 0);
 }
 
-// The map's box at (column, row) into shared memory; outside the matrix there are zeros, whose bytes count too.
-CMSEI_DEVICE void load_tile(const CUtensorMap& map, void* to, uint64_t* barrier, int column, int row) {
+// The map's box at (column, row) into the shared memory of the cluster's blocks that `ranks` has bits of, in each where
+// `to` lies in this block's, its bytes counted by the barrier where `barrier` lies. Outside the matrix there are zeros,
+// whose bytes count too.
+CMSEI_DEVICE void load_tile(const CUtensorMap& map, void* to, uint64_t* barrier, int column, int row, uint16_t ranks) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%3, %4}], [%2], %5;"
       :
       : "r"(shared_address(to)), "l"(reinterpret_cast<uint64_t>(&map)), "r"(shared_address(barrier)), "r"(column),
-        "r"(row)
+        "r"(row), "h"(ranks)
       : "memory");
 }
+// What this thread wrote to its block's shared memory comes before what TMA writes there, whichever block loads.
 CMSEI_DEVICE void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // A barrier of the 128 threads that multiply.
 CMSEI_DEVICE void sync_consumers() { asm volatile("bar.sync 1, 128;" ::: "memory"); }

@@ -10,7 +10,7 @@
 namespace cmsei::hopper {
 
 // TMA writes, and wgmma reads, the 16-byte chunk c of row r at chunk c ^ (r % 8); tiles begin where that repeats.
-constexpr int kSwizzleBytes = 8 * tile::kRowBytes;
+constexpr int kSwizzleRows = 8, kSwizzleBytes = kSwizzleRows * tile::kRowBytes;
 
 // Shared-memory matrix descriptor of a K-major tile at a 1024-byte boundary: start address, leading offset (not used by
 // a swizzled K-major tile; 1), stride offset from 8 rows to the next 8, and layout 1, the 128-byte swizzle. A step

@@ -1,11 +1,12 @@
 // The Hopper pair score, products and pairs in one kernel: its text, in terms of the primitives of device.cuh and
 // hopper_device.cuh, which the includer has defined, so that it also runs on a host (tests/).
 //
-// A thread of one warpgroup loads tiles by TMA into a ring of stages. The other warpgroup multiplies them by wgmma and
-// writes the products into shared memory in the stages' place, an image's block after another's; its warps score pairs.
+// Two threads of one warpgroup load tiles by TMA into a ring of stages, the words and the regions: a share of them,
+// into the memory of all blocks of the cluster that multiply it. The other warpgroup multiplies them by wgmma and writes
+// the products into shared memory in the stages' place, an image's block after another's; its warps score pairs.
 #pragma once
 
-#include "hopper_plan.h"
+#include "hopper_cluster.h"
 #include "tile_pairs.cuh"
 
 namespace cmsei::hopper {
@@ -17,8 +18,8 @@ struct Memory {
   uint32_t work_address;      // of it as instructions take it
   Column* columns;            // (kColumns)
   float* scales;              // (kColumns) of the regions
-  uint64_t *full, *empty;     // of each stage: loaded, read
-  uint64_t* free;             // work: the tile's pairs are scored
+  uint64_t *full, *empty;     // of each stage: loaded into this block; read in all that this one loads for
+  uint64_t* free;             // work: the tile's pairs are scored in all that this one loads for
 };
 
 CMSEI_DEVICE Memory lay_out(unsigned char* shared) {
@@ -36,37 +37,43 @@ CMSEI_DEVICE Memory lay_out(unsigned char* shared) {
           barriers + 2 * kStages};
 }
 
-// Every stage of every tile, as soon as its place is free: of a tile's first stages, the pairs of the tile before may
-// be scored still. A bit of `phases` is the phase in which a stage is filled next.
-template <class Map>
-CMSEI_DEVICE void produce(const Arguments& a, const Map& words, const Map& regions, const Memory& memory, int64_t block,
-                          int64_t blocks) {
-  uint32_t phases = 0, tile = 0;
-  int held = 0;  // by the pairs of the tile before
-  const int depth = kRowBytes / bytes_of(a.type);
-  const int64_t meetings = a.image_tile_count * a.caption_tile_count;
+constexpr int kFree = -1;
+
+// This block's part of the words, or of the regions, of every stage of every tile, as soon as its place is free in all
+// blocks that get it: of a tile's first stages, the pairs of the tile before may be scored still. A bit of `phases` is
+// the phase in which a stage is filled next, and one that of `free`. A stage is expected whole: what other blocks load
+// of it may be there before.
+template <bool kWords, class Map>
+CMSEI_DEVICE void produce(const Arguments& a, const Rectangles& rectangles, const Map& map, const Memory& memory) {
+  const int rank = device::cluster_rank();
+  const Part part = kWords ? rectangles.cluster.words[rank] : rectangles.cluster.regions[rank];
+  unsigned char* const to = memory.work + (kWords ? 0 : kWordBytes) + part.first * kRowBytes;
+  uint32_t phases = 0;
+  int held = 0;  // by the pairs of the tile before; kFree: they are scored
 #pragma unroll 1
-  for (int64_t index = block; index < meetings; index += blocks, ++tile) {
-    const Meeting meeting = locate(a.image_tile_count, a.caption_tile_count, index);
-    const int row = static_cast<int>(a.captions.offsets[a.caption_tiles[meeting.caption].first]);
-    const int column = static_cast<int>(a.images.offsets[a.image_tiles[meeting.image].first]);
-    bool free = false;
+  for (Walk walk = walk_from(rectangles, device::cluster_index()); walk.goes_on(rectangles);
+       walk.advance(rectangles, device::cluster_count())) {
+    const Spot corner = walk.corner(rectangles), at = inside(rectangles, beside(rectangles, corner, rank));
+    const int64_t first = kWords ? a.captions.offsets[a.caption_tiles[at.caption].first]
+                                 : a.images.offsets[a.image_tiles[at.image].first];
+    const int row = static_cast<int>(first) + part.first;
 #pragma unroll 1
     for (int k = 0; k < a.depth_blocks; ++k) {
       const int stage = k % kStages;
-      if (!free && stage_place(stage) < held) {
-        device::barrier_wait(memory.free, (tile & 1) ^ 1);
-        free = true;
+      // Before the last stage in any case: the next phase needs it, and so cannot pass while this one is unseen.
+      if (held != kFree && (stage_place(stage) < held || k + 1 == a.depth_blocks)) {
+        device::barrier_wait(memory.free, (phases >> kStages & 1) ^ 1);
+        phases ^= 1u << kStages;
+        held = kFree;
       }
       device::barrier_wait(memory.empty + stage, (phases >> stage & 1) ^ 1);
       phases ^= 1u << stage;
-      device::barrier_expect(memory.full + stage, kStageBytes);
-      unsigned char* const to = memory.work + stage_place(stage);
-      device::load_tile(words, to, memory.full + stage, k * depth, row);
-      device::load_tile(regions, to + kWordBytes, memory.full + stage, k * depth, column);
+      device::barrier_expect(memory.full + stage, kWords ? kWordBytes : kRegionBytes);
+      if (has_stage(part, stage))
+        device::load_tile(map, to + stage_place(stage), memory.full + stage, k * (kRowBytes / bytes_of(a.type)), row,
+                          ranks_of(part));
     }
-    if (!free) device::barrier_wait(memory.free, (tile & 1) ^ 1);  // a phase may not pass unseen
-    held = held_bytes(share_of(a.image_tiles[meeting.image], a.caption_tiles[meeting.caption]));
+    held = held_bytes(rectangles, corner, a.image_tiles, a.caption_tiles);
   }
 }
 
@@ -80,14 +87,20 @@ CMSEI_DEVICE Operands await_stage(const Memory& memory, int stage, uint32_t& pha
   const uint32_t address = memory.work_address + stage_place(stage);
   return {descriptor(address), descriptor(address + kWordBytes)};
 }
-// Says that a warp is done with a stage.
-CMSEI_DEVICE void release_stage(const Memory& memory, int stage, int thread) {
-  if (thread % 32 == 0) device::barrier_arrive(memory.empty + stage);
+// Where a consumer tells one of the blocks that load for its own, a lane a block: the barriers `empty` of that block,
+// behind which `free` is. 0: nowhere.
+CMSEI_DEVICE uint32_t place_of_peer(const Cluster& cluster, const Memory& memory, int rank, int thread) {
+  const int lane = thread % 32;
+  return lane < peers_of(cluster) ? device::address_in(memory.empty, peer(cluster, rank, lane)) : 0;
+}
+// Says that a warp is done with barrier i's stage or, of kStages, with the tile.
+CMSEI_DEVICE void release(uint32_t peer, int i) {
+  if (peer != 0) device::barrier_arrive(peer + i * static_cast<int>(sizeof(uint64_t)));
 }
 
 // A tile's inner products into the accumulators, which begin as zeros.
 template <bool kHalf>
-CMSEI_DEVICE void multiply_tile(const Arguments& a, const Memory& memory, uint32_t& phases, int thread,
+CMSEI_DEVICE void multiply_tile(const Arguments& a, const Memory& memory, uint32_t& phases, uint32_t peer,
                                 device::Accumulators& sums) {
 #pragma unroll 1
   for (int k = 0; k < a.depth_blocks; ++k) {
@@ -99,15 +112,15 @@ CMSEI_DEVICE void multiply_tile(const Arguments& a, const Memory& memory, uint32
     device::wgmma_commit();
     // The product before this one is done, and nobody needs its stage.
     device::wgmma_wait<1>();
-    if (k > 0) release_stage(memory, (k - 1) % kStages, thread);
+    if (k > 0) release(peer, (k - 1) % kStages);
   }
   device::wgmma_finish(sums);
-  release_stage(memory, (a.depth_blocks - 1) % kStages, thread);
+  release(peer, (a.depth_blocks - 1) % kStages);
 }
 
 // The same of e4m3, whose instructions keep sums to fewer bits than float32 has (about 14): those of a stage, 128 deep,
 // are added up in float32.
-CMSEI_DEVICE void multiply_tile_e4m3(const Arguments& a, const Memory& memory, uint32_t& phases, int thread,
+CMSEI_DEVICE void multiply_tile_e4m3(const Arguments& a, const Memory& memory, uint32_t& phases, uint32_t peer,
                                      device::Accumulators& sums) {
 #pragma unroll 1
   for (int k = 0; k < a.depth_blocks; ++k) {
@@ -120,7 +133,7 @@ CMSEI_DEVICE void multiply_tile_e4m3(const Arguments& a, const Memory& memory, u
       device::wgmma_e4m3<false>(part, stage.words + step * kDescriptorStep, stage.regions + step * kDescriptorStep);
     device::wgmma_commit();
     device::wgmma_finish(part);
-    release_stage(memory, k % kStages, thread);
+    release(peer, k % kStages);
 #pragma unroll
     for (int i = 0; i < device::Accumulators::kCount; ++i) sums.x[i] += part.x[i];
   }
@@ -137,13 +150,34 @@ CMSEI_DEVICE float word_scale(const Arguments& a, int64_t word) {
   return a.word_scales && word < a.word_rows ? a.word_scales[word] : 1;
 }
 
-CMSEI_DEVICE void consume(const Arguments& a, const Memory& memory, int64_t block, int64_t blocks, int thread) {
+// The products of a tile in shared memory, and from them its pairs.
+CMSEI_DEVICE void score_tile(const Arguments& a, const Memory& memory, const Tile& images, const Tile& captions,
+                             const device::Accumulators& sums, int thread) {
+  float* const products = reinterpret_cast<float*>(memory.work);
+  const int64_t first_word = a.captions.offsets[captions.first];
+  const float scales[2] = {word_scale(a, first_word + fragment_row(thread, 0)),
+                           word_scale(a, first_word + fragment_row(thread, 2))};
+#pragma unroll
+  for (int i = 0; i < device::Accumulators::kCount; ++i) {
+    const int column = fragment_column(thread, i);
+    const Column to = memory.columns[column];
+    // One after the other: both together may leave float32's range where the inner product does not.
+    const float product = sums.x[i] * scales[i / 2 % 2] * memory.scales[column];
+    if (to.stride != 0) products[to.place + fragment_row(thread, i) * to.stride] = product;
+  }
+  device::sync_consumers();
+  score_pairs(a, memory.work, images, captions, thread);
+}
+
+CMSEI_DEVICE void consume(const Arguments& a, const Rectangles& rectangles, const Memory& memory, int thread) {
+  const int rank = device::cluster_rank();
+  const uint32_t peer = place_of_peer(rectangles.cluster, memory, rank, thread);
   uint32_t phases = 0;
-  const int64_t meetings = a.image_tile_count * a.caption_tile_count;
 #pragma unroll 1
-  for (int64_t index = block; index < meetings; index += blocks) {
-    const Meeting meeting = locate(a.image_tile_count, a.caption_tile_count, index);
-    const Tile images = a.image_tiles[meeting.image], captions = a.caption_tiles[meeting.caption];
+  for (Walk walk = walk_from(rectangles, device::cluster_index()); walk.goes_on(rectangles);
+       walk.advance(rectangles, device::cluster_count())) {
+    const Spot own = beside(rectangles, walk.corner(rectangles), rank), at = inside(rectangles, own);
+    const Tile images = a.image_tiles[at.image], captions = a.caption_tiles[at.caption];
     place_columns(a, images, memory.columns, thread);
     place_scales(a, images, memory.scales, thread);
     // Set, not left to the first product: else these registers would be live while pairs are scored.
@@ -151,52 +185,43 @@ CMSEI_DEVICE void consume(const Arguments& a, const Memory& memory, int64_t bloc
 #pragma unroll
     for (int i = 0; i < device::Accumulators::kCount; ++i) sums.x[i] = 0;
     if (a.type == kE4M3)
-      multiply_tile_e4m3(a, memory, phases, thread, sums);
+      multiply_tile_e4m3(a, memory, phases, peer, sums);
     else if (a.type == kFloat16)
-      multiply_tile<true>(a, memory, phases, thread, sums);
+      multiply_tile<true>(a, memory, phases, peer, sums);
     else
-      multiply_tile<false>(a, memory, phases, thread, sums);
+      multiply_tile<false>(a, memory, phases, peer, sums);
     device::sync_consumers();  // the stages have been read, the columns' places and scales written
-    float* const products = reinterpret_cast<float*>(memory.work);
-    const int64_t first_word = a.captions.offsets[captions.first];
-    const float scales[2] = {word_scale(a, first_word + fragment_row(thread, 0)),
-                             word_scale(a, first_word + fragment_row(thread, 2))};
-#pragma unroll
-    for (int i = 0; i < device::Accumulators::kCount; ++i) {
-      const int column = fragment_column(thread, i);
-      const Column to = memory.columns[column];
-      // One after the other: both together may leave float32's range where the inner product does not.
-      const float product = sums.x[i] * scales[i / 2 % 2] * memory.scales[column];
-      if (to.stride != 0) products[to.place + fragment_row(thread, i) * to.stride] = product;
-    }
-    device::sync_consumers();
-    score_pairs(a, memory.work, images, captions, thread);
+    if (exists(rectangles, own)) score_tile(a, memory, images, captions, sums, thread);
     device::fence_async();  // what was written here comes before what TMA writes next
-    device::barrier_arrive(memory.free);
+    device::sync_warp();
+    release(peer, kStages);
   }
 }
 
 // What a thread of a block of kThreads does.
 template <class Map>
-CMSEI_DEVICE void run_thread(const Arguments& a, const Map& words, const Map& regions, unsigned char* shared,
-                             int64_t block, int64_t blocks, int thread) {
+CMSEI_DEVICE void run_thread(const Arguments& a, const Rectangles& rectangles, const Map& words, const Map& regions,
+                             unsigned char* shared, int thread) {
   const Memory memory = lay_out(shared);
   if (thread == 0) {
+    const int arrivals = kConsumers / 32 * peers_of(rectangles.cluster);
     for (int stage = 0; stage < kStages; ++stage) {
-      device::barrier_init(memory.full + stage, 1);
-      device::barrier_init(memory.empty + stage, kConsumers / 32);
+      device::barrier_init(memory.full + stage, 2);
+      device::barrier_init(memory.empty + stage, arrivals);
     }
-    device::barrier_init(memory.free, kConsumers);
+    device::barrier_init(memory.free, arrivals);
     device::fence_barriers();
   }
-  device::sync_block();
+  device::sync_cluster();
   if (thread < kConsumers) {
     device::take_registers<kConsumerRegisters>();
-    consume(a, memory, block, blocks, thread);
+    consume(a, rectangles, memory, thread);
   } else {
     device::give_registers<kProducerRegisters>();
-    if (thread == kConsumers) produce(a, words, regions, memory, block, blocks);
+    if (thread == kConsumers) produce<true>(a, rectangles, words, memory);
+    if (thread == kConsumers + 32) produce<false>(a, rectangles, regions, memory);
   }
+  device::sync_cluster();  // a block's memory stays until the others neither load into it nor arrive at its barriers
 }
 
 }  // namespace cmsei::hopper

@@ -11,9 +11,13 @@
 //                  32,768
 //   work           64 x 144 x 16 multiply-adds a wgmma: 72 cycles at 2,048 a cycle, in which it reads 6,656 bytes of
 //                  shared memory, 52 cycles at 128 a cycle; of e4m3 x 32 at 4,096 a cycle
-//   second cache   a stage of 26,624 bytes every 288 cycles, 92 bytes a cycle for each multiprocessor at full speed: to
-//                  be measured first, since a cache that gives less is the bound. Twice the columns in a block would
-//                  ask for 78, regions shared by a cluster of two for 60
+//   second cache   a stage of 26,624 bytes every 288 cycles is 92 bytes a cycle for each multiprocessor at full speed,
+//                  were each block to read all of it. In a cluster of 2 x 2 a block reads 32 words + 72 regions,
+//                  13,312 bytes, and gets the rest from the others' loads: 46 bytes a cycle. 2 caption tiles x 4 image
+//                  tiles: 16 + 72 rows, 39; 4 x 2: 32 + 36 rows, 30. What comes into a multiprocessor is 92 all the
+//                  same: if it takes 64, products run at 0.69 of the full speed. To be measured first
+//   barriers       a stage is full when its words and regions are expected and all shares of them there, and empty when
+//                  the four warps of each block that this one loads for have read theirs; so is the memory free
 #pragma once
 
 #include "hopper_maps.h"
@@ -25,6 +29,9 @@ constexpr int kStages = 4;
 constexpr int kConsumers = tile::kScorers;  // threads: one warpgroup
 constexpr int kThreads = 2 * kConsumers;
 constexpr int kProducerRegisters = 24, kConsumerRegisters = 232;  // of a thread
+
+// The blocks of a cluster: caption tiles x image tiles (hopper_cluster.h). Where there are few tiles, fewer.
+constexpr int kClusterCaptions = 2, kClusterImages = 2;
 
 constexpr int kSharedBytes = 113 * 1024;  // of 228 KiB of a multiprocessor, where each block also takes 1 KiB
 constexpr int kBarrierBytes = 128;

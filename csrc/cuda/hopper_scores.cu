@@ -14,11 +14,11 @@ using namespace cmsei::hopper;
 
 // Registers for two blocks on a multiprocessor.
 __global__ void __launch_bounds__(kThreads, 2)
-    hopper_kernel(const __grid_constant__ Arguments a, const __grid_constant__ CUtensorMap words,
-                  const __grid_constant__ CUtensorMap regions) {
+    hopper_kernel(const __grid_constant__ Arguments a, const __grid_constant__ Rectangles rectangles,
+                  const __grid_constant__ CUtensorMap words, const __grid_constant__ CUtensorMap regions) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) unsigned char shared[];
-  run_thread(a, words, regions, shared, blockIdx.x, gridDim.x, static_cast<int>(threadIdx.x));
+  run_thread(a, rectangles, words, regions, shared, static_cast<int>(threadIdx.x));
 #else
   __trap();  // never launched: hopper_scores() refuses other devices
 #endif
@@ -61,16 +61,43 @@ std::string make_map(EncodeTiled encode, const TileRows& rows, const TileCall& c
 
 std::string explain(cudaError_t error, const char* during) { return cuda::explain("pair_score", error, during); }
 
+// How the kernel is launched with clusters of a shape: all but how many, one as yet.
+struct Launch {
+  Cluster cluster;
+  cudaLaunchAttribute attributes[2];
+  cudaLaunchConfig_t config;
+
+  Launch(const Cluster& shape, void* stream) : cluster(shape), attributes{}, config{} {
+    const unsigned blocks = blocks_of(cluster);
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim.x = blocks;
+    attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+    // Blocks of a cluster keep step. Of the two on a multiprocessor one is to multiply while the other scores pairs.
+    attributes[1].id = cudaLaunchAttributeClusterSchedulingPolicyPreference;
+    attributes[1].val.clusterSchedulingPolicyPreference = cudaClusterSchedulingPolicySpread;
+    config.gridDim = dim3(blocks);
+    config.blockDim = dim3(kThreads);
+    config.dynamicSmemBytes = kSharedBytes;
+    config.stream = static_cast<cudaStream_t>(stream);
+    config.attrs = attributes;
+    config.numAttrs = 2;
+  }
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+};
+
 }  // namespace
 
 std::string hopper_scores(const TileCall& call, int device, void* stream) {
   const DeviceGuard guard(device);
   if (guard.error != cudaSuccess) return explain(guard.error, "while choosing the device");
   if (call.image_tile_count == 0 || call.caption_tile_count == 0) return {};
-  int major = 0, minor = 0, processors = 0;
+  if (call.image_tile_count > kMostImageTiles)
+    return "pair_score: the Hopper kernel takes at most " + std::to_string(kMostImageTiles) + " tiles of images, not " +
+           std::to_string(call.image_tile_count);
+  int major = 0, minor = 0;
   for (const auto& [attribute, value] : {std::pair{cudaDevAttrComputeCapabilityMajor, &major},
-                                         std::pair{cudaDevAttrComputeCapabilityMinor, &minor},
-                                         std::pair{cudaDevAttrMultiProcessorCount, &processors}}) {
+                                         std::pair{cudaDevAttrComputeCapabilityMinor, &minor}}) {
     const cudaError_t error = cudaDeviceGetAttribute(value, attribute, device);
     if (error != cudaSuccess) return explain(error, "while asking what the device is");
   }
@@ -78,19 +105,29 @@ std::string hopper_scores(const TileCall& call, int device, void* stream) {
   EncodeTiled encode = nullptr;
   cudaError_t error = find_encode(encode);
   if (error != cudaSuccess) return explain(error, "while looking for cuTensorMapEncodeTiled in the driver");
-  CUtensorMap words, regions;
-  std::string problem = make_map(encode, call.words, call, kRows, words);
-  if (problem.empty()) problem = make_map(encode, call.regions, call, kColumns, regions);
-  if (!problem.empty()) return problem;
   for (const auto& [attribute, value] : {std::pair{cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes},
                                          std::pair{cudaFuncAttributePreferredSharedMemoryCarveout, 100}}) {
     error = cudaFuncSetAttribute(hopper_kernel, attribute, value);
     if (error != cudaSuccess) return explain(error, "while reserving shared memory");
   }
-  const int64_t meetings = call.image_tile_count * call.caption_tile_count, most = 2 * static_cast<int64_t>(processors);
-  hopper_kernel<<<static_cast<unsigned>(meetings < most ? meetings : most), kThreads, kSharedBytes,
-                  static_cast<cudaStream_t>(stream)>>>(arguments(call), words, regions);
-  return explain(cudaGetLastError(), "at the launch of the Hopper kernel");
+  const Cluster cluster = cluster_of(fitting(call.caption_tile_count, kClusterCaptions),
+                                     fitting(call.image_tile_count, kClusterImages));
+  Launch launch(cluster, stream);
+  int resident = 0;
+  error = cudaOccupancyMaxActiveClusters(&resident, hopper_kernel, &launch.config);
+  if (error != cudaSuccess) return explain(error, "while asking how many clusters of blocks run at a time");
+  if (resident == 0)
+    return "pair_score: a cluster of " + std::to_string(blocks_of(cluster)) + " blocks of " +
+           std::to_string(kSharedBytes) + " bytes of shared memory does not fit this device";
+  CUtensorMap words, regions;
+  std::string problem = make_map(encode, call.words, call, kRows / cluster.images, words);
+  if (problem.empty()) problem = make_map(encode, call.regions, call, kColumns / cluster.region_shares, regions);
+  if (!problem.empty()) return problem;
+  const Rectangles rectangles = rectangles_of(cluster, call.image_tile_count, call.caption_tile_count);
+  const int64_t most = count_of(rectangles);
+  launch.config.gridDim.x *= static_cast<unsigned>(most < resident ? most : resident);
+  error = cudaLaunchKernelEx(&launch.config, hopper_kernel, arguments(call), rectangles, words, regions);
+  return explain(error == cudaSuccess ? cudaGetLastError() : error, "at the launch of the Hopper kernel");
 }
 
 }  // namespace cmsei::cuda

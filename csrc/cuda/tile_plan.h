@@ -116,15 +116,16 @@ inline Tiles make_tiles(const PairConfig& config, int room, const int64_t* image
   return tiles;
 }
 
-// Which image tile meets which caption tile, in the order in which the blocks walk.
+// Which image tile meets which caption tile, in the order in which the blocks walk: over `band` caption tiles before
+// they come to the next images.
 struct Meeting {
   int64_t image, caption;
 };
 
-CMSEI_FORMULA Meeting locate(int64_t image_tiles, int64_t caption_tiles, int64_t index) {
-  const int64_t band = index / (kBand * image_tiles), within = index - band * kBand * image_tiles;
-  const int64_t left = caption_tiles - band * kBand, height = left < kBand ? left : kBand;
-  return {within / height, band * kBand + within % height};
+CMSEI_FORMULA Meeting locate(int64_t image_tiles, int64_t caption_tiles, int64_t index, int band = kBand) {
+  const int64_t first = index / (band * image_tiles) * band, within = index - first * image_tiles;
+  const int64_t left = caption_tiles - first, height = left < band ? left : band;
+  return {within / height, first + within % height};
 }
 
 // Where the inner products of a tile's region with word 0 lie, and how far apart those with the next words: an image's

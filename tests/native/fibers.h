@@ -8,8 +8,11 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <functional>
+#include <initializer_list>
 #include <memory>
+#include <random>
 #include <stdexcept>
 #include <vector>
 
@@ -17,7 +20,7 @@
 
 namespace cmsei::device {
 
-enum class At { kRunning, kWarp, kBlock, kPolling, kDone };
+enum class At { kRunning, kWarp, kBlock, kCluster, kPolling, kDone };
 
 struct Fiber {
   ucontext_t context;
@@ -28,12 +31,24 @@ struct Fiber {
 };
 
 struct Block {
+  int rank = 0;  // in its cluster
   std::vector<Fiber> fibers;
   std::vector<double> exchanged[2];
+  std::vector<int> asleep;        // of each warp, for how many rounds
+  std::exception_ptr failure;     // of a thread
   std::function<void(int)> body;
-  std::function<bool()> stuck;  // where no thread can go on: does what is outstanding elsewhere; false if nothing is
   ucontext_t scheduler;
   int current = 0;
+};
+
+// How the blocks of a cluster take turns.
+struct Schedule {
+  bool reversed = false;                                     // threads, and blocks, in descending order
+  unsigned seed = 0;                                         // else: warps and whole blocks fall asleep, as it draws
+  std::function<bool()> stuck = [] { return false; };        // where no thread can go on: does what is outstanding
+                                                             // elsewhere; false if nothing is
+  std::function<void()> passed = [] {};                      // at each barrier of the whole cluster
+  std::function<void()> round = [] {};                       // at any time
 };
 
 static Block* block = nullptr;
@@ -46,6 +61,7 @@ static void wait(At at) {
 
 CMSEI_DEVICE void sync_block() { wait(At::kBlock); }
 CMSEI_DEVICE void sync_warp() { wait(At::kWarp); }
+[[maybe_unused]] static void sync_all_blocks() { wait(At::kCluster); }
 
 [[maybe_unused]] static void poll(std::function<bool()> ready) {
   block->fibers[block->current].ready = std::move(ready);
@@ -63,20 +79,19 @@ CMSEI_DEVICE T shuffle_xor(T x, int mask) {
 }
 
 static void enter() {
-  block->body(block->current);
+  try {
+    block->body(block->current);
+  } catch (...) {
+    block->failure = std::current_exception();
+  }
   block->fibers[block->current].at = At::kDone;
 }
 
-// Runs body(thread) for all threads of a block; throws where CUDA would hang at a barrier.
-// Between two barriers the threads run one after the other, in ascending or, `reversed`, in descending order.
-static void run_block(int threads, bool reversed, std::function<void(int)> body,
-                      std::function<bool()> stuck = [] { return false; }) {
+static void prepare(Block& now, int threads, std::function<void(int)> body) {
   constexpr size_t kStack = 128 * 1024;
-  Block now;
-  block = &now;
   now.body = std::move(body);
-  now.stuck = std::move(stuck);
   for (auto& all : now.exchanged) all.resize(threads);
+  now.asleep.resize(threads / 32);
   now.fibers.resize(threads);
   for (Fiber& fiber : now.fibers) {
     fiber.stack.reset(new char[kStack]);
@@ -86,30 +101,92 @@ static void run_block(int threads, bool reversed, std::function<void(int)> body,
     fiber.context.uc_link = &now.scheduler;
     makecontext(&fiber.context, enter, 0);
   }
+}
+
+static bool all_at(const Block& x, int first, int last, std::initializer_list<At> places) {
+  return std::all_of(x.fibers.begin() + first, x.fibers.begin() + last, [&](const Fiber& f) {
+    return std::find(places.begin(), places.end(), f.at) != places.end();
+  });
+}
+static void release_fibers(Block& x, int first, int last) {
+  for (int i = first; i < last; ++i)
+    if (x.fibers[i].at != At::kDone) x.fibers[i].at = At::kRunning;
+}
+
+// Lets warps, and now and then all of a block, fall asleep for a while. Whether one sleeps that could go on.
+static bool sleep(Block& x, std::minstd_rand& draw) {
+  if (draw() % 32 == 0)
+    for (int& warp : x.asleep) warp = draw() % 4 == 0 ? 0 : 40;
+  bool could = false;
+  for (size_t i = 0; i < x.asleep.size(); ++i) {
+    int& warp = x.asleep[i];
+    warp = warp > 0 ? warp - 1 : draw() % 16 == 0 ? draw() % 12 : 0;
+    const auto first = x.fibers.begin() + 32 * i;
+    could = could || (warp > 0 && std::any_of(first, first + 32, [](auto& f) { return f.at == At::kRunning; }));
+  }
+  return could;
+}
+
+// A round of a block: all of its threads that can go on do, up to the next barrier, one after the other. Whether any
+// did.
+static bool go_on(Block& now, bool reversed) {
+  const int threads = static_cast<int>(now.fibers.size());
+  bool ran = false;
+  block = &now;
+  for (int n = 0; n < threads; ++n) {
+    const int i = reversed ? threads - 1 - n : n;
+    if (now.fibers[i].at != At::kRunning || now.asleep[i / 32] > 0) continue;
+    now.current = i;
+    swapcontext(&now.scheduler, &now.fibers[i].context);
+    if (now.failure) std::rethrow_exception(now.failure);
+    ran = true;
+  }
+  const auto release = [&](int first, int last) {
+    release_fibers(now, first, last);
+    ran = true;
+  };
+  if (all_at(now, 0, threads, {At::kBlock})) release(0, threads);
+  for (int warp = 0; warp < threads; warp += 32)
+    if (all_at(now, warp, warp + 32, {At::kWarp})) release(warp, warp + 32);
+  for (int i = 0; i < threads; ++i)
+    if (now.fibers[i].at == At::kPolling && now.fibers[i].ready()) release(i, i + 1);
+  return ran;
+}
+
+// Runs body(thread) for all threads of all blocks of a cluster; throws where CUDA would hang at a barrier.
+static void run_cluster(int count, int threads, const Schedule& schedule, const std::function<void(int)>& body) {
+  std::vector<Block> blocks(count);
+  std::minstd_rand draw(schedule.seed);
+  for (int rank = 0; rank < count; ++rank) {
+    blocks[rank].rank = rank;
+    prepare(blocks[rank], threads, body);
+  }
   for (;;) {
     bool ran = false;
-    for (int n = 0; n < threads; ++n) {
-      const int i = reversed ? threads - 1 - n : n;
-      if (now.fibers[i].at != At::kRunning) continue;
-      now.current = i;
-      swapcontext(&now.scheduler, &now.fibers[i].context);
+    schedule.round();
+    for (int n = 0; n < count; ++n) {
+      Block& now = blocks[schedule.reversed ? count - 1 - n : n];
+      if (schedule.seed != 0 && sleep(now, draw)) ran = true;
+      if (go_on(now, schedule.reversed)) ran = true;
+    }
+    const auto all = [&](std::initializer_list<At> places) {
+      return std::all_of(blocks.begin(), blocks.end(), [&](Block& x) { return all_at(x, 0, threads, places); });
+    };
+    if (all({At::kDone})) return;
+    if (all({At::kCluster, At::kDone})) {
+      for (Block& x : blocks) release_fibers(x, 0, threads);
+      schedule.passed();
       ran = true;
     }
-    const auto all = [&](int first, int last, At at) {
-      return std::all_of(now.fibers.begin() + first, now.fibers.begin() + last, [at](auto& f) { return f.at == at; });
-    };
-    const auto release = [&](int first, int last) {
-      for (int i = first; i < last; ++i) now.fibers[i].at = At::kRunning;
-      ran = true;
-    };
-    if (all(0, threads, At::kDone)) return;
-    if (all(0, threads, At::kBlock)) release(0, threads);
-    for (int warp = 0; warp < threads; warp += 32)
-      if (all(warp, warp + 32, At::kWarp)) release(warp, warp + 32);
-    for (int i = 0; i < threads; ++i)
-      if (now.fibers[i].at == At::kPolling && now.fibers[i].ready()) release(i, i + 1);
-    if (!ran && !now.stuck()) throw std::runtime_error("threads wait at different barriers");
+    if (!ran && !schedule.stuck()) throw std::runtime_error("threads wait at different barriers");
   }
+}
+
+// The same of one block.
+[[maybe_unused]] static void run_block(int threads, bool reversed, const std::function<void(int)>& body) {
+  Schedule schedule;
+  schedule.reversed = reversed;
+  run_cluster(1, threads, schedule, body);
 }
 
 }  // namespace cmsei::device

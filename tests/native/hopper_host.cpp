@@ -1,4 +1,6 @@
 // Runs the Hopper pair score's kernel on the host (fibers.h, hopper_machine.h), and tells what its plan and maps say.
+#include <cstdio>
+
 #include "hopper_machine.h"
 
 #include "../../csrc/cuda/ampere_plan.h"
@@ -11,8 +13,9 @@ using namespace cmsei;
 using namespace cmsei::hopper;
 
 struct Options {
-  int64_t blocks, reversed, late;  // late: 0 at once, 1 as late as may be, else drawn from this seed
-  int64_t bits;                    // of sums of e4m3 products; 0: float32
+  int64_t clusters, reversed, late;  // late: 0 at once, 1 as late as may be, else drawn from this seed
+  int64_t bits;                      // of sums of e4m3 products; 0: float32
+  int64_t captions, images;          // blocks of a cluster; 0: what a launch takes
 };
 
 device::Map map_of(const cuda::TileRows& rows, const cuda::TileCall& call, int box_rows) {
@@ -22,33 +25,65 @@ device::Map map_of(const cuda::TileRows& rows, const cuda::TileCall& call, int b
   return {pair::address<const unsigned char>(rows.data), map};
 }
 
+// One cluster of the grid.
+void run_cluster_of(const Arguments& a, const Rectangles& rectangles, const device::Map& words,
+                    const device::Map& regions, const Options& options, int64_t index, int64_t clusters) {
+  const int blocks = blocks_of(rectangles.cluster);
+  auto& machine = device::machine;
+  machine = {};
+  machine.late = options.late != 0;
+  machine.any = options.late > 1;
+  machine.eager = 1 + static_cast<unsigned>(options.late) % 3 * 3;
+  machine.bits = static_cast<int>(options.bits);
+  machine.draw.seed(static_cast<unsigned>(options.late + index));
+  machine.index = static_cast<uint32_t>(index);
+  machine.count = static_cast<uint32_t>(clusters);
+  machine.blocks.resize(blocks);
+  std::vector<std::unique_ptr<uint64_t[]>> shared;
+  for (int rank = 0; rank < blocks; ++rank) {
+    // Exact in size, so that a sanitizer sees whoever leaves it, and poisoned.
+    shared.emplace_back(new uint64_t[kSharedBytes / 8]);
+    std::memset(static_cast<void*>(shared.back().get()), 0xff, kSharedBytes);
+    device::Memory& memory = machine.blocks[rank];
+    memory.bytes = reinterpret_cast<unsigned char*>(shared.back().get());
+    memory.running = kThreads;
+    memory.tile_loads[kConsumers] = a.depth_blocks;
+    for (int k = 0; k < a.depth_blocks; ++k)
+      memory.tile_loads[kConsumers + 32] += has_stage(rectangles.cluster.regions[rank], k % kStages);
+  }
+  device::Schedule schedule;
+  schedule.reversed = options.reversed != 0;
+  schedule.seed = machine.any ? static_cast<unsigned>(options.late + index) : 0;
+  schedule.stuck = [] { return device::load_outstanding() || device::feed_one(); };
+  schedule.passed = device::publish_barriers;
+  schedule.round = device::load_some;
+  device::run_cluster(blocks, kThreads, schedule, [&](int thread) {
+    device::Memory& memory = device::own();
+    memory.free = lay_out(memory.bytes).free;
+    run_thread(a, rectangles, words, regions, memory.bytes, thread);
+    memory.gone = --memory.running == 0;
+  });
+  if (!machine.loads.empty()) throw std::runtime_error("loads that nobody waited for");
+}
+
 }  // namespace
 
-// Bytes of shared memory, or -2: threads wait for what does not come, -4: TMA does not take the rows.
+// Bytes of shared memory, or -2: a rule of the machine is broken, -4: TMA does not take the rows.
 extern "C" int64_t hopper_host(const cuda::TileCall* call, const Options* options) try {
-  const device::Map words = map_of(call->words, *call, kRows);
-  const device::Map regions = map_of(call->regions, *call, kColumns);
   const Arguments a = tile::arguments(*call);
-  const int64_t blocks = std::min(a.image_tile_count * a.caption_tile_count, options->blocks);
+  const Cluster cluster = options->captions
+                              ? cluster_of(static_cast<int>(options->captions), static_cast<int>(options->images))
+                              : cluster_of(fitting(a.caption_tile_count, kClusterCaptions),
+                                           fitting(a.image_tile_count, kClusterImages));
+  const device::Map words = map_of(call->words, *call, kRows / cluster.images);
+  const device::Map regions = map_of(call->regions, *call, kColumns / cluster.region_shares);
+  const Rectangles rectangles = rectangles_of(cluster, a.image_tile_count, a.caption_tile_count);
+  const int64_t clusters = std::min(count_of(rectangles), options->clusters);
   try {
-    for (int64_t index = 0; index < blocks; ++index) {
-      // Exact in size, so that a sanitizer sees whoever leaves it, and poisoned.
-      std::unique_ptr<uint64_t[]> shared(new uint64_t[kSharedBytes / 8]);
-      std::memset(static_cast<void*>(shared.get()), 0xff, kSharedBytes);
-      device::machine = {};
-      device::machine.late = options->late != 0;
-      device::machine.any = options->late > 1;
-      device::machine.bits = static_cast<int>(options->bits);
-      device::machine.draw.seed(static_cast<unsigned>(options->late + index));
-      device::machine.tile_loads = 2 * a.depth_blocks;
-      device::machine.shared = reinterpret_cast<unsigned char*>(shared.get());
-      device::run_block(
-          kThreads, options->reversed != 0,
-          [&](int thread) { run_thread(a, words, regions, device::machine.shared, index, blocks, thread); },
-          device::load_outstanding);
-      if (!device::machine.loads.empty()) return -3;
-    }
-  } catch (const std::runtime_error&) {
+    for (int64_t index = 0; index < clusters; ++index)
+      run_cluster_of(a, rectangles, words, regions, *options, index, clusters);
+  } catch (const std::runtime_error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
     return -2;
   }
   return kSharedBytes;
@@ -58,6 +93,8 @@ extern "C" int64_t hopper_host(const cuda::TileCall* call, const Options* option
 
 // Loads so far that were started before the pairs of the tile before were scored.
 extern "C" int64_t hopper_ahead() { return device::loads_ahead; }
+// Meetings so far of a block's consumers: one for a rectangle of its cluster, one for a tile whose pairs it scores.
+extern "C" int64_t hopper_meetings() { return device::meetings; }
 
 // Tiles as (first, last, kind, teams, bytes, teams, bytes): images', then captions'; how many of each.
 extern "C" void tile_host(const int64_t* config, int hopper, const int64_t* image_offsets, int64_t images,
@@ -86,6 +123,49 @@ extern "C" void tile_cover(int64_t image_tiles, int64_t caption_tiles, int64_t b
       ++counts[meeting.image * caption_tiles + meeting.caption];
     }
 }
+
+// The same of clusters of a shape, whose blocks have no tile beyond the last. -1 where a cluster does not walk as
+// locate() says.
+extern "C" int32_t cluster_cover(int captions, int images, int64_t image_tiles, int64_t caption_tiles, int64_t clusters,
+                                 int32_t* counts) {
+  const Rectangles all = rectangles_of(cluster_of(captions, images), image_tiles, caption_tiles);
+  for (int64_t cluster = 0; cluster < clusters; ++cluster) {
+    int64_t index = cluster;
+    for (Walk walk = walk_from(all, static_cast<uint32_t>(cluster)); walk.goes_on(all);
+         walk.advance(all, static_cast<uint32_t>(clusters)), index += clusters) {
+      const Spot corner = walk.corner(all);
+      const Meeting same = locate(all.across, all.down, index, all.band);
+      if (same.image * images != corner.image || same.caption * captions != corner.caption) return -1;
+      for (int rank = 0; rank < blocks_of(all.cluster); ++rank) {
+        const Spot at = beside(all, corner, rank);
+        if (exists(all, at)) ++counts[at.image * caption_tiles + at.caption];
+      }
+    }
+    if (index < count_of(all)) return -1;
+  }
+  return 0;
+}
+
+// Adds one to counts (blocks, stages, rows), words' and then regions', for every row of a stage that a block's memory
+// gets; `boxes`: rows of a load of words, and of regions. To peers (blocks, blocks) one for each block that it tells.
+extern "C" void cluster_loads(int captions, int images, int32_t* boxes, int32_t* counts, int32_t* peers) {
+  const Cluster x = cluster_of(captions, images);
+  boxes[0] = kRows / x.images;
+  boxes[1] = kColumns / x.region_shares;
+  for (int rank = 0; rank < blocks_of(x); ++rank) {
+    for (int to = 0; to < blocks_of(x); ++to)
+      for (int stage = 0; stage < kStages; ++stage) {
+        int32_t* const rows = counts + (to * kStages + stage) * (kRows + kColumns);
+        const Part &words = x.words[rank], &regions = x.regions[rank];
+        for (int row = 0; row < boxes[0]; ++row)
+          rows[words.first + row] += has_stage(words, stage) && ranks_of(words) >> to & 1;
+        for (int row = 0; row < boxes[1]; ++row)
+          rows[kRows + regions.first + row] += has_stage(regions, stage) && ranks_of(regions) >> to & 1;
+      }
+    for (int i = 0; i < peers_of(x); ++i) ++peers[rank * blocks_of(x) + peer(x, rank, i)];
+  }
+}
+extern "C" int32_t cluster_fitting(int64_t tiles, int most) { return fitting(tiles, most); }
 
 // Numbers of the products' part that (kRows, kColumns) elements of a tile of these images are written to; -1: nowhere.
 extern "C" void tile_places(const int64_t* offsets, int first, int last, int32_t* places) {

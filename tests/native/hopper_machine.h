@@ -1,9 +1,10 @@
-// What the instructions of sm_90a do, as the PTX ISA documents them, for kernels that run as fibers: barriers with
-// phases, TMA and wgmma. Stands in for csrc/cuda/hopper_device.cuh. What is asynchronous happens at once, as late as
-// barriers and waits allow, or at any time between, TMA's in any order: a kernel that is right gives the same in all.
+// What the instructions of sm_90a do, as the PTX ISA documents them, for clusters of blocks that run as fibers:
+// barriers with phases, TMA into several blocks' memory, and wgmma. Stands in for csrc/cuda/hopper_device.cuh. What is
+// asynchronous happens at once, as late as barriers and waits allow, or at any time between, TMA's in any order and in
+// each block on its own: a kernel that is right gives the same in all.
 #pragma once
 
-#include "../../csrc/cuda/hopper_maps.h"
+#include "../../csrc/cuda/hopper_cluster.h"
 #include "mma.h"
 
 #include <deque>
@@ -33,61 +34,131 @@ struct Product {
   bool first;  // what the sums were does not matter
 };
 
+// Whom a block's barriers serve: as they are known to nobody, to its own threads, to TMA and, once the cluster's blocks
+// have met, to all of these.
+enum class Known { kNowhere, kHere, kToTma, kEverywhere };
+
+struct Memory {
+  unsigned char* bytes = nullptr;
+  bool gone = false;                              // its block's threads have all ended
+  Known barriers = Known::kNowhere;
+  std::map<int, std::deque<std::vector<Product>>> groups;  // of each thread, committed
+  std::map<int, std::vector<Product>> open;
+  int waiting = 0, generation = 0;                // of the consumers' barrier
+  int passed[128] = {};                           // how often the thread has come to that barrier
+  int unordered[128] = {};  // since when what it wrote may come after what TMA writes; 0: it may not
+  bool settled[128] = {};                         // the thread's sums are ready for wgmma
+  uint64_t* free = nullptr;                       // the barrier of which each phase is a tile's
+  int64_t freed = 0, running = 256;               // phases of `free`, threads that have not ended
+  std::map<int, int64_t> started, tile_loads;     // of each thread: loads so far, those of a tile
+};
+
 struct Machine {
   bool late = false;
   std::minstd_rand draw;                          // of what happens when, unless at once
   bool any = false;                               // at any time, not late
+  unsigned eager = 4;                             // of eight, how often at once
   int bits = 0;                                   // of a sum of e4m3 products, where not 0
-  unsigned char* shared = nullptr;                // of the block
-  uint32_t start = 1040;                          // its address: not at a boundary of anything
-  std::deque<std::function<void()>> loads;        // that TMA has not done yet
-  std::map<int, std::deque<std::vector<Product>>> groups;  // of each thread, committed
-  std::map<int, std::vector<Product>> open;
-  int waiting = 0, generation = 0;                // of the consumers' barrier
-  bool ordered[128] = {};                         // what the thread wrote comes before what TMA writes
-  bool settled[128] = {};                         // the thread's sums are ready for wgmma
-  uint64_t* free = nullptr;                       // the barrier at which all consumers arrive, once a tile
-  int64_t tile_loads = 1, started = 0, freed = 0; // loads of a tile; since the block began: loads, phases of `free`
+  uint32_t start = 1040;                          // the memory's address in a block: not at a boundary of anything
+  uint32_t index = 0, count = 1;                  // of the cluster in the grid, and of clusters
+  std::vector<Memory> blocks;                     // of the cluster
+  std::deque<std::function<void()>> loads;        // that TMA has not done yet, in one block each
+  std::vector<bool*> starving;                    // of threads that wait until nobody else can go on
 };
 static Machine machine;
-static int64_t loads_ahead = 0;  // loads that were started before the pairs of the tile before were scored
+static int64_t loads_ahead = 0;   // loads that were started before the pairs of the tile before were scored
+static int64_t meetings = 0;      // of the consumers of a block at their barrier
+constexpr uint32_t kWindow = 1 << 24;  // addresses of a block's memory in the cluster's
+
+static Memory& own() { return machine.blocks[block->rank]; }
+static int cluster_rank() { return block->rank; }
+static uint32_t cluster_index() { return machine.index; }
+static uint32_t cluster_count() { return machine.count; }
 
 static uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(static_cast<const unsigned char*>(p) - machine.shared) + machine.start;
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(p) - own().bytes) + machine.start;
+}
+static uint32_t address_in(const void* p, int rank) {
+  if (rank < 0 || rank >= static_cast<int>(machine.blocks.size())) throw std::runtime_error("no such block");
+  return shared_address(p) + kWindow * static_cast<uint32_t>(rank + 1);
+}
+
+// At any time: a thread that has done one thing is late with the next, one that loads often as late as can be.
+static void dawdle() {
+  if (!machine.any || machine.draw() % 8 != 0) return;
+  bool fed = machine.draw() % (block->current < 128 ? 64 : 3) != 0;
+  if (!fed) machine.starving.push_back(&fed);
+  poll([&fed] { return fed; });
+}
+static bool feed_one() {
+  if (machine.starving.empty()) return false;
+  const auto next = machine.starving.begin() + machine.draw() % machine.starving.size();
+  **next = true;
+  machine.starving.erase(next);
+  return true;
 }
 
 static Barrier& of(uint64_t* barrier) { return *reinterpret_cast<Barrier*>(barrier); }
 
-static void settle(Barrier& x) {
+static void settle(Memory& memory, Barrier& x) {
   if (x.pending != 0 || x.bytes != 0) return;
   x.phase ^= 1;
   x.pending = x.arrivals;
-  if (machine.free && &x == &of(machine.free)) ++machine.freed;
+  if (memory.free && &x == &of(memory.free)) ++memory.freed;
+}
+static void arrive(Memory& memory, Barrier& x) {
+  if (memory.gone) throw std::runtime_error("an arrival at a barrier of a block that has ended");
+  if (--x.pending < 0) throw std::runtime_error("more arrivals than a barrier counts");
+  settle(memory, x);
 }
 
 static void barrier_init(uint64_t* barrier, uint32_t arrivals) {
   const auto n = static_cast<int16_t>(arrivals);
   of(barrier) = {n, n, 0, 0};
-  if (n == 128) machine.free = barrier;
+  own().barriers = Known::kHere;
 }
-static void fence_barriers() {}
-static void barrier_arrive(uint64_t* barrier) {
-  if (barrier == machine.free && !machine.ordered[block->current])
-    throw std::runtime_error("TMA may overtake what a thread wrote");
-  if (--of(barrier).pending < 0) throw std::runtime_error("more arrivals than a barrier counts");
-  settle(of(barrier));
+static void fence_barriers() { own().barriers = Known::kToTma; }
+// What happens at a barrier of the cluster.
+static void publish_barriers() {
+  for (Memory& memory : machine.blocks)
+    if (memory.barriers == Known::kToTma) memory.barriers = Known::kEverywhere;
+}
+static void sync_cluster() { sync_all_blocks(); }
+static void check_known(const Memory& memory) {
+  if (memory.barriers != Known::kEverywhere) throw std::runtime_error("a barrier that is not known yet");
+}
+
+// By a lane for its warp.
+static void barrier_arrive(uint32_t barrier) {
+  dawdle();
+  const int warp = block->current / 32 * 32;
+  for (int thread = warp; thread < warp + 32; ++thread)
+    if (own().unordered[thread] && own().unordered[thread] <= own().passed[block->current])
+      throw std::runtime_error("TMA may overtake what a thread wrote");
+  const uint32_t rank = barrier / kWindow - 1;
+  Memory& memory = machine.blocks.at(rank);
+  check_known(memory);
+  arrive(memory, of(reinterpret_cast<uint64_t*>(memory.bytes + (barrier % kWindow - machine.start))));
 }
 static void barrier_expect(uint64_t* barrier, uint32_t bytes) {
+  dawdle();
+  check_known(own());
   of(barrier).bytes += static_cast<int32_t>(bytes);
-  barrier_arrive(barrier);
+  arrive(own(), of(barrier));
 }
 static void barrier_wait(uint64_t* barrier, uint32_t parity) {
   const auto ready = [barrier, parity] { return of(barrier).phase != parity; };
+  check_known(own());
   if (!ready()) poll(ready);
+  dawdle();
 }
 
-static void fill_box(const Map& map, unsigned char* to, uint64_t* barrier, int64_t column, int64_t row) {
-  if (shared_address(to) % 1024) throw std::runtime_error("a swizzled tile begins at no multiple of 1024");
+// In the memory of one block, at offsets in it.
+static void fill_box(const Map& map, Memory& memory, int64_t at_box, int64_t at_barrier, int64_t column, int64_t row) {
+  check_known(memory);
+  if (memory.gone) throw std::runtime_error("a load into a block that has ended");
+  unsigned char* const to = memory.bytes + at_box;
+  Barrier& barrier = of(reinterpret_cast<uint64_t*>(memory.bytes + at_barrier));
   const hopper::TensorMap& shape = map.shape;
   const int64_t columns = shape.sizes[0], rows = shape.sizes[1], bytes = shape.bytes, tall = shape.box[1];
   for (int r = 0; r < tall; ++r)
@@ -99,8 +170,8 @@ static void fill_box(const Map& map, unsigned char* to, uint64_t* barrier, int64
       else
         std::memset(out, 0, bytes);
     }
-  of(barrier).bytes -= static_cast<int32_t>(tall * shape.box[0] * bytes);
-  settle(of(barrier));
+  barrier.bytes -= static_cast<int32_t>(tall * shape.box[0] * bytes);
+  settle(memory, barrier);
 }
 
 static bool load_outstanding() {
@@ -112,24 +183,46 @@ static bool load_outstanding() {
   return true;
 }
 
-static void load_tile(const Map& map, void* to, uint64_t* barrier, int column, int row) {
-  if (machine.started++ / machine.tile_loads > machine.freed) ++loads_ahead;
-  const auto load = [=, &map] { fill_box(map, static_cast<unsigned char*>(to), barrier, column, row); };
-  if (!machine.late) return load();
-  machine.loads.push_back(load);
-  while (machine.any && !machine.loads.empty() && machine.draw() % 2) load_outstanding();
+// At any time, one of them.
+static void load_some() {
+  if (machine.any && machine.draw() % 8 < machine.eager) load_outstanding();
 }
 
-static void fence_async() { machine.ordered[block->current] = true; }
+static void load_tile(const Map& map, void* to, uint64_t* barrier, int column, int row, uint16_t ranks) {
+  if (shared_address(to) % 1024) throw std::runtime_error("a swizzled tile begins at no multiple of 1024");
+  if (ranks == 0 || ranks >> machine.blocks.size()) throw std::runtime_error("a load into no block of the cluster");
+  if (own().started[block->current]++ / own().tile_loads.at(block->current) > own().freed) ++loads_ahead;
+  const int64_t at_box = static_cast<unsigned char*>(to) - own().bytes;
+  const int64_t at_barrier = reinterpret_cast<unsigned char*>(barrier) - own().bytes;
+  for (size_t rank = 0; rank < machine.blocks.size(); ++rank) {
+    if (!(ranks >> rank & 1)) continue;
+    machine.loads.push_back([=, &map] { fill_box(map, machine.blocks[rank], at_box, at_barrier, column, row); });
+    if (!machine.late || (machine.any && machine.draw() % 8 < machine.eager)) {
+      const auto load = machine.loads.back();
+      machine.loads.pop_back();
+      load();
+    }
+  }
+  dawdle();
+}
+
+static void fence_async() {
+  dawdle();
+  own().unordered[block->current] = 0;
+}
 static void sync_consumers() {
-  machine.ordered[block->current] = false;
-  const int mine = machine.generation;
-  if (++machine.waiting == 128) {
-    machine.waiting = 0;
-    ++machine.generation;
+  dawdle();
+  Memory& memory = own();
+  const int passed = ++memory.passed[block->current];
+  if (memory.unordered[block->current] == 0) memory.unordered[block->current] = passed;
+  const int mine = memory.generation;
+  if (++memory.waiting == 128) {
+    memory.waiting = 0;
+    ++memory.generation;
+    ++meetings;
     return;
   }
-  poll([mine] { return machine.generation != mine; });
+  poll([mine, &memory] { return memory.generation != mine; });
 }
 
 struct Accumulators {
@@ -143,14 +236,14 @@ static float element(uint64_t descriptor, int row, int k, const Product& p) {
   const uint32_t start = (descriptor & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
   uint32_t at = start + row / 8 * stride + row % 8 * 128 + k * p.bytes;
   at ^= at >> 7 << 4 & 0x70;
-  return p.number(machine.shared + (at - machine.start));
+  return p.number(own().bytes + (at - machine.start));
 }
 
-// The sum of an element's products and of what was there, each cut to machine.bits below the largest one's exponent:
-// what e4m3 instructions of sm_90 are reported to do with 14 (DeepSeek-V3, arXiv 2412.19437).
-static float cut_sum(float sum, int row, int column, const Product& p) {
+// The sum of products and of what was there, each cut to machine.bits below the largest one's exponent: what e4m3
+// instructions of sm_90 are reported to do with 14 (DeepSeek-V3, arXiv 2412.19437).
+static float cut_sum(float sum, const float* left, const float* right) {
   float terms[33] = {sum};
-  for (int k = 0; k < 32; ++k) terms[k + 1] = element(p.words, row, k, p) * element(p.regions, column, k, p);
+  for (int k = 0; k < 32; ++k) terms[k + 1] = left[k] * right[k];
   int top = -200;
   for (const float x : terms)
     if (std::isfinite(x) && x != 0) top = std::max(top, std::ilogb(x));
@@ -161,15 +254,19 @@ static float cut_sum(float sum, int row, int column, const Product& p) {
 }
 
 static void multiply_now(const Product& p, int thread) {
-  const int warp = thread >> 5, lane = thread & 31;
+  const int warp = thread >> 5, lane = thread & 31, depth = 32 / p.bytes;
+  float left[2][32], right[Accumulators::kCount / 2][32];
+  for (int i = 0; i < 2; ++i)
+    for (int k = 0; k < depth; ++k) left[i][k] = element(p.words, 16 * warp + (lane >> 2) + 8 * i, k, p);
+  for (int i = 0; i < Accumulators::kCount / 2; ++i)
+    for (int k = 0; k < depth; ++k) right[i][k] = element(p.regions, 8 * (i >> 1) + 2 * (lane & 3) + (i & 1), k, p);
   for (int i = 0; i < Accumulators::kCount; ++i) {
-    const int row = 16 * warp + (lane >> 2) + 8 * (i >> 1 & 1), column = 8 * (i >> 2) + 2 * (lane & 3) + (i & 1);
+    const float *const row = left[i >> 1 & 1], *const column = right[(i >> 2) * 2 + (i & 1)];
     float sum = p.first ? 0 : p.sums[i];
-    if (p.bytes == 1 && machine.bits) {
-      p.sums[i] = cut_sum(sum, row, column, p);
-      continue;
-    }
-    for (int k = 0; k < 32 / p.bytes; ++k) sum += element(p.words, row, k, p) * element(p.regions, column, k, p);
+    if (p.bytes == 1 && machine.bits)
+      sum = cut_sum(sum, row, column);
+    else
+      for (int k = 0; k < depth; ++k) sum += row[k] * column[k];
     p.sums[i] = sum;
   }
 }
@@ -178,11 +275,11 @@ template <int kCount>
 static void take_registers() {}
 template <int kCount>
 static void give_registers() {}
-static void wgmma_fence() { machine.settled[block->current] = true; }
+static void wgmma_fence() { own().settled[block->current] = true; }
 static void multiply(const Product& product) {
-  if (!machine.settled[block->current]) throw std::runtime_error("no fence between other uses of sums and wgmma");
+  if (!own().settled[block->current]) throw std::runtime_error("no fence between other uses of sums and wgmma");
   if (machine.late)
-    machine.open[block->current].push_back(product);
+    own().open[block->current].push_back(product);
   else
     multiply_now(product, block->current);
 }
@@ -201,23 +298,26 @@ static void wgmma_e4m3(Accumulators& sums, uint64_t words, uint64_t regions) {
   multiply({sums.x, words, regions, [](const unsigned char* p) { return number_e4m3(*p); }, 1, kFirst});
 }
 static void finish_groups(size_t pending) {
-  auto& groups = machine.groups[block->current];
+  auto& groups = own().groups[block->current];
   for (; groups.size() > pending; groups.pop_front())
     for (const Product& product : groups.front()) multiply_now(product, block->current);
 }
 static void wgmma_commit() {
-  auto& open = machine.open[block->current];
-  machine.groups[block->current].push_back(std::move(open));
+  auto& open = own().open[block->current];
+  own().groups[block->current].push_back(std::move(open));
   open.clear();
   if (machine.any && machine.draw() % 2) finish_groups(0);
+  dawdle();
 }
 template <int kPending>
 static void wgmma_wait() {
+  dawdle();
   finish_groups(kPending);
+  sync_warp();  // of a warp's threads at a time, as they began
 }
 static void wgmma_finish(Accumulators&) {
   wgmma_wait<0>();
-  machine.settled[block->current] = false;
+  own().settled[block->current] = false;
 }
 
 }  // namespace cmsei::device

@@ -9,14 +9,15 @@ namespace cmsei::device {
 struct Operands {
   uint32_t left[4], right[2];
 };
-// Of each thread; an instruction and the one after it take turns, so that one barrier keeps them apart.
-static Operands operands[2][256];
-static int turn[256];
+// Of each thread of a cluster; an instruction and the one after it take turns, so that one barrier keeps them apart.
+constexpr int kMostThreads = 256;  // of a block
+static Operands operands[2][8 * kMostThreads];
+static int turn[8 * kMostThreads];
 
 // The operands of all threads, once the thread's warp has given its own.
 template <class Left>
 static const Operands* gathered(const Left (&left)[4], const Left* right) {
-  const int self = block->current;
+  const int self = block->rank * kMostThreads + block->current;
   Operands* const all = operands[turn[self] ^= 1];
   std::memcpy(all[self].left, left, sizeof left);
   std::memcpy(all[self].right, right, sizeof all[self].right);
