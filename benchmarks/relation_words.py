@@ -1,35 +1,46 @@
 """Where words of relations look on real data: at subject and object, by attention and through the graph.
 
-    python -m benchmarks.relation_words FOLDER --model DIR
+    python -m benchmarks.relation_words train FOLDER --word-vectors FILE --runs RUNS [--seeds 0 1 2] [--weights 0 0.1]
+    python -m benchmarks.relation_words table RUNS
 
-``FOLDER`` holds ``test.jsonl.gz`` and ``labels.json`` as for ``benchmarks.ablation``; the model is one of its row
-"CMSEI, both graphs, K = 2". Of every caption of the test split that has one of the words, whose image's scene graph has
-the relation, the first attention step is taken. Shares are told as multiples of an even one (1 is the mean of all
-regions, or of all relations of the image), beside each the mean over the caption's other words: what a region gets of
-every word says nothing about this one. Writes ``benchmarks/relation_words.json`` and the table of ``docs/explain.md``.
+``train`` takes a folder with ``val.jsonl.gz``, ``test.jsonl.gz`` and ``labels.json`` as ``benchmarks.ablation`` does
+and trains its row "CMSEI, both graphs, K = 2" with each weight of grounding; it leaves each run and a JSON file of what
+its model gives. A run that is done or that another process has claimed is passed over, a trained model is not trained
+again. ``table`` puts them together into ``benchmarks/relation_words.json`` and the tables of ``docs/explain.md``.
+
+Of every caption of the test split that has one of the words, whose image's scene graph has the relation, the first
+attention step is taken. Shares are told as multiples of an even one (1 is the mean of all regions, or of all relations
+of the image), beside each the mean over the caption's other words: what a region gets of every word says nothing about
+this one. "Both ends": in how many captions the word gives subjects and objects, each, more than an even share and more
+than the mean of its sentence.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.ablation import ROOT, load, replaced
+from benchmarks.ablation import MODEL, ROOT, ROWS, TRAINING, claimed, load, replaced
 from benchmarks.machine import describe
-from cmsei_fast import CMSEI, explain
+from cmsei_fast import CMSEI, evaluate, explain
+from cmsei_fast.commands.train import make_model
 from cmsei_fast.data import Split
 from cmsei_fast.data.files import replacing
 from cmsei_fast.report import Explanation
 from cmsei_fast.report.relations import relation_shares, strongest_relations
+from cmsei_fast.training import train
+from cmsei_fast.training.loop import CONFIG, LAST
 
 RESULTS, PAGE = ROOT / "benchmarks" / "relation_words.json", ROOT / "docs" / "explain.md"
-MARKS = "<!-- relation words: made by python -m benchmarks.relation_words -->", "<!-- end of relation words -->"
+MARKS = "<!-- relation words: made by python -m benchmarks.relation_words table -->", "<!-- end of relation words -->"
 
 LIT = 5  # relations that a word lights up
 # Word of the captions -> predicates of the scene graphs.
@@ -58,8 +69,12 @@ def measure(found: Explanation, word: int, predicates: Iterable[str]) -> dict[st
     others = [i for i in range(len(found.words)) if found.words[i].lower() != found.words[word].lower()]
     out = {"relevance": found.t2i[0].relevance}  # (L,) each
     for name, looks in (("attention", found.of_words(0)), ("graph", found.of_words(0, through_graph=True))):
+        both = np.ones(len(looks), dtype=bool)
         for kind, regions in (("subject", subjects), ("object", objects)):
-            out[f"{name}, {kind}"] = looks[:, regions].mean(1) * looks.shape[1]
+            share = looks[:, regions].mean(1) * looks.shape[1]
+            out[f"{name}, {kind}"] = share
+            both &= share > max(1.0, share.mean())
+        out[f"{name}, both ends"] = 100.0 * both
     along = found.along_edges(0)  # (L, E)
     out["edges"] = along[:, chosen].mean(1) / along[:, between].mean(1)
     relations = [relation for relation in strongest_relations(found) if relation.kind == "semantic"]
@@ -94,13 +109,34 @@ def run(model: CMSEI, test: Split, words: dict[str, tuple[str, ...]]) -> list[di
 
 
 def render(record: dict[str, Any]) -> str:
-    """The table, a row a word."""
+    """For each weight of grounding a table with a row a word, the mean of its seeds, below their rSum."""
+    tables = []
+    for weight in sorted({run["grounding"] for run in record["runs"]}):
+        runs = [run for run in record["runs"] if run["grounding"] == weight]
+        loss = f"Trained with grounding of weight {weight:g}" if weight else "Trained by retrieval alone"
+        sums = [run["rSum"] for run in runs]
+        spread = f" ± {statistics.stdev(sums):.1f}" if len(sums) > 1 else ""
+        seeds = f"{len(sums)} seed{'s' if len(sums) > 1 else ''}"
+        rows = [_mean(rows) for rows in zip(*(run["rows"] for run in runs), strict=True)]
+        tables.append(f"{loss} ({seeds}, rSum {statistics.mean(sums):.1f}{spread}):\n\n{_table(rows)}")
+    return "\n\n".join(tables)
+
+
+def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One word's row over several models."""
+    word, *numbers = rows[0]
+    return {word: rows[0][word], **{name: statistics.mean(row[name] for row in rows) for name in numbers}}
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
     columns = {
         "relevance": "relevance",
         "attention, subject": "attention: subject",
         "attention, object": "object",
+        "attention, both ends": "both ends, %",
         "graph, subject": "through the graph: subject",
         "graph, object": "object",
+        "graph, both ends": "both ends, %",
         "edges": "its edges",
         "lit": "of five lit, %",
     }
@@ -108,31 +144,72 @@ def render(record: dict[str, Any]) -> str:
         f"| word (captions) | images with the relation | {' | '.join(columns.values())} |",
         f"|---|---:|{'---:|' * len(columns)}",
     ]
-    for row in record["rows"]:
+    for row in rows:
         cells = []
         for name in columns:
-            digits = 0 if name == "lit" else 2
+            digits = 0 if name == "lit" or name.endswith("ends") else 2
             cells.append(f"{row[name]:.{digits}f} ({row[f'{name} (others)']:.{digits}f})")
         first = f"{row['word']} ({row['captions']})"
         lines.append(f"| {first} | {row['images with the relation']:.0f} % | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def looked_at(directory: Path, test: Split) -> dict[str, Any]:
+    """What a run's last model gives, with the weight of its grounding and its rSum on the split."""
+    model = CMSEI.from_pretrained(directory / LAST)
+    settings = json.loads((directory / CONFIG).read_text(encoding="utf-8"))["training"]
+    images, captions = model.encode_images(test), model.encode_captions(test.captions)
+    metrics = evaluate(images, captions, scorer=model.scorer, caption_to_image=test.caption_to_image)
+    numbers = {"seed": settings["seed"], "grounding": settings["grounding"], "rSum": metrics.rsum}
+    return {**numbers, "rows": run(model, test, WORDS)}
+
+
+def train_run(directory: Path, weight: float, seed: int, training: Split, word_vectors: str) -> None:
+    """Trains one model, unless it is there."""
+    if (directory / LAST).exists():
+        return
+    _, scorer, relations = ROWS["full-2"]
+    config = replace(TRAINING, seed=seed, grounding=weight)
+    settings = {**MODEL, "scorer": scorer.to_dict(), "relations": relations}
+    train(make_model(training, settings, config, word_vectors), training, None, directory, config, progress=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
+    trained = commands.add_parser("train")
+    trained.add_argument("folder", type=Path)
+    trained.add_argument("--word-vectors", required=True)
+    trained.add_argument("--runs", type=Path, required=True)
+    trained.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    trained.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.1])
+    table = commands.add_parser("table")
+    table.add_argument("runs", type=Path)
     arguments = parser.parse_args()
+    if arguments.command == "table":
+        machine = {key: describe()[key] for key in ("cpu", "python", "torch")}
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(arguments.runs.glob("*.json"))]
+        with replacing(RESULTS) as temporary:
+            Path(temporary).write_text(json.dumps({**machine, "runs": found}, indent=1) + "\n", encoding="utf-8")
+        tables = render({"runs": found})
+        with replacing(PAGE) as temporary:
+            Path(temporary).write_text(replaced(PAGE.read_text(encoding="utf-8"), tables, MARKS), encoding="utf-8")
+        print(tables)
+        return
     torch.set_num_threads(1)
-    _, test = load(arguments.folder)
-    machine = {key: describe()[key] for key in ("python", "torch")}
-    record = {**machine, "rows": run(CMSEI.from_pretrained(arguments.model), test, WORDS)}
-    with replacing(RESULTS) as temporary:
-        Path(temporary).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    table = render(record)
-    with replacing(PAGE) as temporary:
-        Path(temporary).write_text(replaced(PAGE.read_text(encoding="utf-8"), table, MARKS), encoding="utf-8")
-    print(table)
+    training, test = load(arguments.folder)
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    for seed in arguments.seeds:
+        for weight in arguments.weights:
+            directory = arguments.runs / f"{weight:g}-{seed}"
+            target = arguments.runs / f"{weight:g}-{seed}.json"
+            if not claimed(target):
+                continue
+            train_run(directory, weight, seed, training, arguments.word_vectors)
+            found = looked_at(directory, test)
+            with replacing(target) as temporary:
+                Path(temporary).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            print(f"weight {weight:g}, seed {seed}: rSum {found['rSum']:.1f}", flush=True)
 
 
 if __name__ == "__main__":

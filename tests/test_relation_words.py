@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from training_runs import tiny_model, tiny_split
 
 from cmsei_fast import Attention, PairScorer
+from cmsei_fast.data import split_from_scenes, synthetic_scenes
 from cmsei_fast.report import explain_features
 from cmsei_fast.report.explanation import Edge
 
@@ -29,8 +31,12 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_page_is_what_the_results_give(script: Any) -> None:
     page = (ROOT / "docs" / "explain.md").read_text(encoding="utf-8")
     record = json.loads((ROOT / "benchmarks" / "relation_words.json").read_text(encoding="utf-8"))
-    assert script.replaced(page, script.render(record), script.MARKS) == page, "run python -m benchmarks.relation_words"
-    assert [row["word"] for row in record["rows"]] == list(script.WORDS)
+    assert script.replaced(page, script.render(record), script.MARKS) == page, (
+        "run python -m benchmarks.relation_words table"
+    )
+    assert {run["grounding"] for run in record["runs"]} == {0.0, 0.1}
+    for run in record["runs"]:
+        assert [row["word"] for row in run["rows"]] == list(script.WORDS)
 
 
 def test_shares_are_multiples_of_an_even_one(script: Any) -> None:
@@ -57,9 +63,12 @@ def test_shares_are_multiples_of_an_even_one(script: Any) -> None:
         "attention, subject": 4.0,
         "attention, subject (others)": 0.0,
         "attention, object": 0.0,
+        "attention, both ends": 0.0,
         "graph, subject": 2.0,
         "graph, object": 2.0,
         "graph, object (others)": 0.0,
+        "graph, both ends": 100.0,
+        "graph, both ends (others)": 0.0,
         "edges": (0.5 / 2) / (0.5 / 4),
         "edges (others)": 0.0,
         "relevance": 1.0,
@@ -77,4 +86,27 @@ def test_it_runs(script: Any) -> None:
     (row,) = script.run(tiny_model(split), split, {word: predicates})
     assert row["captions"] >= 1
     assert 0 < row["images with the relation"] <= 100
-    assert f"| {word} ({row['captions']}) |" in script.render({"rows": [row]})
+    runs = [{"grounding": 0.0, "rSum": 1.0, "rows": [row]}]
+    runs += [{"grounding": 0.1, "rSum": rsum, "rows": [row | {"lit": rsum}]} for rsum in (10.0, 14.0)]
+    tables = script.render({"runs": runs})
+    assert tables.startswith("Trained by retrieval alone (1 seed, rSum 1.0):\n")
+    assert "\nTrained with grounding of weight 0.1 (2 seeds, rSum 12.0 ± 2.8):\n" in tables
+    assert tables.count(f"| {word} ({row['captions']}) |") == 2
+    assert tables.endswith(f"12 ({row['lit (others)']:.0f}) |")
+
+
+def test_a_model_is_trained_once_and_looked_at(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "TRAINING", replace(script.TRAINING, epochs=1, batch_size=16))
+    monkeypatch.setattr(script, "MODEL", {**script.MODEL, "width": 16, "heads": 2, "word_width": 12})
+    monkeypatch.setattr(script, "WORDS", {"watching": ("watching",)})
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("dog 1 0 2\ncat 0 1 0\n")
+    made = synthetic_scenes(4).scenes
+    names = {"object_names": sorted({x for s in made for x in s.labels}), "predicate_names": ["watching", "holding"]}
+    split = split_from_scenes(made, **names)
+    for _ in range(2):
+        script.train_run(tmp_path / "run", 0.1, 7, split, str(vectors))
+    found = script.looked_at(tmp_path / "run", split)
+    assert (found["seed"], found["grounding"]) == (7, 0.1)
+    assert 0 < found["rSum"] <= 600
+    assert found["rows"][0]["captions"] >= 1
