@@ -67,6 +67,7 @@ CASES = list(itertools.product(("five each", "shuffled", "uneven", "distractors"
 @pytest.mark.parametrize("block", [1, 7, 1 << 24])
 def test_equals_brute_force(monkeypatch, kind, values, n_image, folds, block):
     monkeypatch.setattr(module, "BLOCK_ELEMENTS", block * 20)
+    monkeypatch.setattr("cmsei_fast.retrieval.rank_count.CACHED", 200)
     rng = np.random.default_rng(n_image + len(kind))
     owner = owners(kind, n_image, rng)
     scores = rng.standard_normal((n_image, len(owner))).astype(np.float32)

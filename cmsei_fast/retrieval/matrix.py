@@ -64,9 +64,9 @@ def fold_ranks(scores: Any, fold: Fold) -> FoldRanks:
     ranks: RankCount | None = None
     all_ = slice(0, n_caption)
     for rows, block in blocks():
-        bad = block.isnan()
-        if bad.any():
-            i, j = bad.nonzero()[0].tolist()
+        # Their sum is one number to look at; it is NaN as well where infinities meet.
+        if block.sum().isnan() and len(bad := block.isnan().nonzero()) > 0:
+            i, j = bad[0].tolist()
             raise ValueError(
                 f"scores: expected no NaN, got one at image {fold.first + rows.start + i}, caption {fold.columns[j]}"
             )
@@ -99,4 +99,5 @@ def _read(scores: Any, rows: slice, columns: Any) -> Tensor:
         block = block.detach().cpu()[:, columns]
         return block if block.dtype == torch.float64 else block.float()
     block = np.asarray(block)[:, columns]
-    return torch.from_numpy(np.array(block, dtype=np.float32 if block.dtype.itemsize <= 4 else np.float64))
+    wide = np.float32 if block.dtype.itemsize <= 4 else np.float64
+    return torch.from_numpy(np.require(block, wide, ["C", "W"]))  # a copy where the caller's memory does not do

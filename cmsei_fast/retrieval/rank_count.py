@@ -9,6 +9,8 @@ from torch import Tensor
 from ..tiling import Grid
 from .metrics import FoldRanks, RecallMetrics, combine, split_folds
 
+CACHED = 1 << 18  # scores that a processor's cache holds while they are compared four times
+
 
 class RankCount:
     """Ranks of both directions from tiles in any order: ``add_own``, ``settle``, ``count``, then ``metrics``.
@@ -105,9 +107,12 @@ class RankCount:
                 at = torch.from_numpy(mine).to(self._device)
                 part, which = part[:, at], columns.start + at
                 own = self.own[which]
-            best = self._best[run, None]
-            self.captions.index_add_(1, which, _above_and_equal(part, own, 0))
-            self.images[:, run] += _above_and_equal(part, best, 1)
+            step = len(part) if self._device.type != "cpu" else max(1, CACHED // len(own))
+            for start in range(0, len(part), step):
+                few = part[start : start + step]
+                images = slice(run.start + start, run.start + start + len(few))
+                self.captions.index_add_(1, which, _above_and_equal(few, own, 0))
+                self.images[:, images] += _above_and_equal(few, self._best[images, None], 1)
 
     def ranks(self) -> tuple[np.ndarray, np.ndarray]:
         """(N,) and (M,) float64: ranks of images and captions once every tile that is needed has been counted."""
