@@ -15,7 +15,7 @@ template <class S> struct StripAttention {
     using T = typename V::T;
     using Int = typename V::Int;
     static constexpr int W = V::W;
-    // Queries that are worked on together: what is read of them stays in the first cache.
+    // Queries that are worked on together: eight images of 36 regions, and what is read of them stays in the caches.
     static constexpr long kColumns = 18 * W;
 
     // The queries of some items as registers, none of which holds queries of two items. A piece is one register, or, of
