@@ -15,7 +15,7 @@ import pytest
 
 from cmsei_fast import PairScorer
 from cmsei_fast.engines import triton as engine
-from cmsei_fast.engines.triton_launch import launch, pass_warps, turned
+from cmsei_fast.engines.triton_launch import gradient_stages, launch, pass_warps, turned
 from cmsei_fast.engines.triton_pair import passes
 from cmsei_fast.engines.triton_pair_vjp import backward_passes
 from cmsei_fast.engines.triton_sides import MAX_ROWS
@@ -120,9 +120,10 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if name == "pair_gradients":
             chosen["SLOTS"] = 64
             chosen.pop("ADD", None)
-        chosen["TURNED"] = turned(name, arch, chosen)
+        chosen["TURNED"] = turned(name, arch, words, chosen)
         warps = pass_warps(name, how, chosen["QUERY"], precision)
-        return build(kernel, arch, warps, {"ds": "*bf16"}, chosen, tmp)
+        stages = gradient_stages(chosen["QUERY"]) if name == "pair_gradients" else 3
+        return build(kernel, arch, warps, {"ds": "*bf16"}, chosen, tmp, stages)
 
     return run
 
@@ -158,6 +159,17 @@ def test_forward_does_not_spill(compiled: Any, arch: int, options: dict[str, Any
     assert found.shared <= SHARED[arch] // 3, "three programs fit a multiprocessor"
 
 
+@pytest.mark.parametrize(
+    ("arch", "options", "words"),
+    [(80, CMSEI[1], 16), (90, CMSEI[0], 32), (100, CMSEI[0], 32)],
+    ids=lambda x: x if isinstance(x, int) else f"query-{x['QUERY']}",
+)
+def test_forward_in_float32_does_not_spill(compiled: Any, arch: int, options: dict[str, Any], words: int) -> None:
+    found = compiled("pair_scores", arch, key(options), words, 64, "tf32x3")
+    assert found.spills == 0
+    assert found.registers > 16, "an empty kernel"
+
+
 @pytest.mark.parametrize("options", [SCAN[0], CMSEI[0], CMSEI[1]], ids=["scan", "cmsei-words-ask", "cmsei-regions-ask"])
 def test_the_large_product_is_a_warpgroups(compiled: Any, options: dict[str, Any]) -> None:
     assert "wgmma.mma_async" in compiled("pair_scores", 90, key(options), 16, 64, "tf32").ptx
@@ -167,8 +179,13 @@ def test_the_large_product_is_a_warpgroups(compiled: Any, options: dict[str, Any
 @pytest.mark.parametrize("arch", SHARED)
 def test_the_largest_items_fit(compiled: Any, arch: int) -> None:
     """As ``triton_sides.MAX_ROWS`` promises, in the precision that takes most."""
-    for name, options in (("pair_scores", CMSEI[0]), ("pair_gradients", GRADIENTS["cmsei-words-ask"])):
+    gradients = {80: 147, 90: 135, 100: 106}[arch]
+    for name, options, most in (
+        ("pair_scores", CMSEI[0], 0),
+        ("pair_gradients", GRADIENTS["cmsei-words-ask"], gradients),
+    ):
         found = compiled(name, arch, key(options), MAX_ROWS, MAX_ROWS, "tf32x3")
+        assert found.spills <= most, name
         assert found.shared <= SHARED[arch], name
         assert found.tensor <= 512, name
         assert found.registers > 16, "an empty kernel"
@@ -204,12 +221,14 @@ def test_backward_does_not_spill(compiled: Any, arch: int, options: dict[str, An
     ("arch", "name", "words", "precision", "most"),
     [
         (80, "scan", 32, "tf32", 0),
-        (90, "cmsei-words-ask", 32, "tf32", 0),
-        (90, "cmsei-regions-ask", 32, "tf32", 0),
-        (90, "cmsei-words-ask", 16, "tf32x3", 0),
+        *((arch, f"cmsei-{who}-ask", 32, "tf32", 0) for arch in SHARED for who in ("words", "regions")),
+        *((arch, "cmsei-words-ask", 16, "tf32x3", 0) for arch in SHARED),
         (90, "cmsei-regions-ask", 16, "tf32x3", 0),
-        (80, "cmsei-words-ask", 32, "tf32", 48),
-        (100, "cmsei-words-ask", 32, "tf32", 64),
+        (80, "cmsei-words-ask", 32, "tf32x3", 25),
+        (100, "cmsei-words-ask", 32, "tf32x3", 0),
+        (100, "cmsei-regions-ask", 32, "tf32x3", 0),
+        (80, "cmsei-words-ask", 64, "tf32", 70),
+        (90, "cmsei-words-ask", 64, "tf32", 40),
     ],
 )
 def test_backward_of_longer_captions_and_of_float32(

@@ -89,25 +89,35 @@ def architecture(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def turned(kernel: str, arch: int, options: dict[str, Any]) -> bool:
+def turned(kernel: str, arch: int, words: int, options: dict[str, Any]) -> bool:
     """Whether the product of words that ask and the image's Gram matrix has the words for its rows.
 
     The instructions of sm_90's warpgroups and of sm_100's tensor memory take 64 rows, the regions, and lay results out
     by rows: every thread keeps what belongs to 4 or 8 words, of the many numbers of a refinement. With fewer rows the
     product is by single warps' ``mma``, and its results lie in squares. Compiled for CMSEI and 32 words: gradients for
     sm_100 take 205 registers and spill nothing, not 255 and 63; a forward pass 167, not 247, so that three programs
-    share a multiprocessor, not two; both two thirds of the instructions. Gradients of one step are small enough for two
-    programs as they are. On sm_90 single products spill in neither form and stay the warpgroups'. Where products are
-    split in three, all passes spill less.
+    share a multiprocessor, not two; both two thirds of the instructions.
+
+    Not turned: on sm_90, single products of fewer than 64 words, which spill in neither form and stay the warpgroups';
+    gradients of one step and 16 words, of which two programs share a multiprocessor of sm_100 as they are. Where
+    products are split in three, all passes spill less turned.
 
     Args:
         kernel: ``"pair_scores"`` or ``"pair_gradients"``.
         arch: as :func:`architecture` says.
+        words: padded words of a caption.
         options: the kernel's compile-time options.
     """
-    if options["PRECISION"] == "tf32x3":
-        return True
-    return options["QUERY"] == 1 and arch // 10 != 9 and (kernel == "pair_scores" or options["STEPS"] > 1)
+    if options["PRECISION"] == "tf32x3" or options["QUERY"] == 2:
+        return options["PRECISION"] == "tf32x3"
+    if arch // 10 == 9:
+        return words >= 64
+    return kernel == "pair_scores" or options["STEPS"] > 1 or words > 16
+
+
+def gradient_stages(query: int) -> int:
+    """Stages of the loads in loops: where regions ask, loading a Gram matrix ahead costs sm_100 the last registers."""
+    return 3 if query == 1 else 1
 
 
 # Pairs of a launch from which the choice is measured: fewer take less time than measuring them.

@@ -110,7 +110,6 @@ def _score_chunk(
     from cmsei_fast.kernels.pair_score import pair_scores
 
     options = options | {"PRECISION": pass_precision(options, precision)}
-    options["TURNED"] = turned("pair_scores", architecture(s.device), options)
     for own, other in itertools.product(image_chunk.runs, caption_chunk.runs):
 
         def run(how: Launch, target: Tensor, own: Run = own, other: Run = other) -> None:
@@ -136,6 +135,7 @@ def _score_chunk(
                 BL=other.block,
                 BR=own.block,
                 PER=per,
+                TURNED=turned("pair_scores", architecture(s.device), other.block, options),
                 **options,
                 num_warps=how.warps,
             )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines.terms import accumulator
-from cmsei_fast.engines.triton_launch import Launch, architecture, launch, pass_warps, turned
+from cmsei_fast.engines.triton_launch import Launch, architecture, gradient_stages, launch, pass_warps, turned
 from cmsei_fast.engines.triton_pair import BACKWARD_CHUNK, pass_precision, passes, product, sides
 from cmsei_fast.engines.triton_sides import (
     Chunk,
@@ -151,8 +151,10 @@ class _Launch(NamedTuple):
             BR=self.images.block,
             PER=self.per,
             SLOTS=_SLOTS,
+            TURNED=turned("pair_gradients", architecture(scalars.device), self.captions.block, options),
             **options,
             num_warps=pass_warps("pair_gradients", self.how, options["QUERY"], options["PRECISION"]),
+            num_stages=gradient_stages(options["QUERY"]),
         )
 
 
@@ -241,8 +243,6 @@ def pair_score_backward(
             parts_w = SideGradient.of_chunk(count, caption_chunk, count_w, d_words)
             numbers = d_words.new_zeros(launches[-1].programs, _SLOTS)
             for each in options:
-                chosen = each | {"PRECISION": pass_precision(each, precision)}
-                chosen["TURNED"] = turned("pair_gradients", architecture(s.device), chosen)
                 for at in launches:
                     at.run(
                         (s, s.stride(0), ds, grad, grad.stride(0)),
@@ -250,7 +250,7 @@ def pair_score_backward(
                         (images, image_chunk, parts_v),
                         scalars,
                         numbers,
-                        chosen,
+                        each | {"PRECISION": pass_precision(each, precision)},
                     )
             d_v.add(image_chunk, parts_v)
             d_w.add(caption_chunk, parts_w)
