@@ -140,9 +140,10 @@ def most_register(code: dict[int, str], start: str) -> int:
     return max(int(register) for at in seen for register in re.findall(r"\bR(\d+)\b", code[at]))
 
 
-# Instructions of the pairs' fragments (csrc/include/team_fragments.h): three products of each number of tiles, each by
-# each where a step follows, and by those not before it in the last step.
-PAIR_PRODUCTS = {"HMMA.1688.F32.TF32": 3 * sum(tiles**2 + tiles * (tiles + 1) // 2 for tiles in (2, 4, 5))}
+# Instructions of the pairs' fragments (csrc/include/team_fragments.h): three products of each number of tiles, for each
+# block of queries that is multiplied at a time: each by each where a step follows, by those not before it in the last.
+_BLOCKS = {2: 3, 4: 1, 5: 1}
+PAIR_PRODUCTS = {"HMMA.1688.F32.TF32": 3 * sum(blocks * (n**2 + n * (n + 1) // 2) for n, blocks in _BLOCKS.items())}
 
 
 def test_the_hopper_kernel_is_made_of_its_instructions() -> None:

@@ -78,6 +78,7 @@ template <class Scalar> struct Simd {
         return a < b ? a : b;
 #endif
     }
+    static CMSEI_INLINE T divide(T a, T b) { return a / b; }
     static CMSEI_INLINE T abs(T a) { return max(a, -a); }
     static CMSEI_INLINE T sqrt(T a) {
         T v;

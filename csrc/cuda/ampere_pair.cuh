@@ -87,11 +87,12 @@ CMSEI_DEVICE void multiply_tile(const Rows& words, const Rows& regions, int64_t 
 
 // What a thread of a block of kThreads does.
 CMSEI_DEVICE void run_thread(const Arguments& a, const Rows& words, const Rows& regions, unsigned char* work,
-                             int64_t block, int64_t blocks, int thread) {
+                             int64_t block, int64_t blocks, int number) {
   Column* const columns = reinterpret_cast<Column*>(work + kWorkBytes);
   const int64_t meetings = a.image_tile_count * a.caption_tile_count;
 #pragma unroll 1
   for (int64_t index = block; index < meetings; index += blocks) {
+    const int thread = device::opaque(number);  // places of its copies are not kept while pairs are scored
     const Meeting meeting = locate(a.image_tile_count, a.caption_tile_count, index);
     const Tile images = a.image_tiles[meeting.image], captions = a.caption_tiles[meeting.caption];
     place_columns(a, images, columns, thread);

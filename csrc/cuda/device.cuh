@@ -16,4 +16,9 @@ CMSEI_DEVICE T shuffle_xor(T x, int mask) {
   return __shfl_xor_sync(0xffffffffu, x, mask);
 }
 
+template <typename T>
+CMSEI_DEVICE T shuffle(T x, int lane) {
+  return __shfl_sync(0xffffffffu, x, lane);
+}
+
 }  // namespace cmsei::device

@@ -10,6 +10,10 @@ CMSEI_DEVICE int opaque(int x) {
   asm volatile("" : "+r"(x));
   return x;
 }
+CMSEI_DEVICE float opaque(float x) {
+  asm volatile("" : "+f"(x));
+  return x;
+}
 
 // sums (16, 8) += left (16, 16) · right (8, 16)ᵀ, by a warp.
 template <bool kHalf>

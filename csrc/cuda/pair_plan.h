@@ -52,6 +52,7 @@ inline PairConfig parse(const int64_t* x) {
   config.object_sentence = static_cast<int>(x[8]);
   config.word_image = static_cast<int>(x[9]);
   config.alignment = static_cast<int>(x[10]);
+  config.derive();
   return config;
 }
 

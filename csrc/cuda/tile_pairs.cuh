@@ -30,20 +30,15 @@ struct Rows {
 // A warp that has its rows in the fragments of mma m16n8k8: team_fragments.h.
 struct MatrixTeam : pair::WarpTeam {
   static constexpr bool kFragments = true;
+  // Opaque, so that what follows from it is not kept in registers over all that a pair asks for.
+  CMSEI_DEVICE int lane() const { return device::opaque(index); }
   CMSEI_DEVICE void multiply(float (&sums)[4], const float (&left)[4], const float (&right)[2]) const {
     device::multiply(sums, left, right);
   }
-  CMSEI_DEVICE float neighbour(float x) const { return device::shuffle_xor(x, 1); }
+  // x of the lane whose number differs in these bits, and of any other lane.
+  CMSEI_DEVICE float exchanged(float x, int bits) const { return device::shuffle_xor(x, bits); }
+  CMSEI_DEVICE float taken(float x, int lane) const { return device::shuffle(x, lane); }
   CMSEI_DEVICE int opaque(int x) const { return device::opaque(x); }
-  // Over the four lanes that have a row.
-  CMSEI_DEVICE float row_sum(float x) const {
-    x += device::shuffle_xor(x, 1);
-    return x + device::shuffle_xor(x, 2);
-  }
-  CMSEI_DEVICE float row_largest(float x) const {
-    x = Plain<float>::max(device::shuffle_xor(x, 1), x);
-    return Plain<float>::max(device::shuffle_xor(x, 2), x);
-  }
 };
 
 // Where each region's inner products go.
@@ -57,24 +52,36 @@ CMSEI_DEVICE void score_pairs(const Arguments& a, unsigned char* work, const Til
                               int thread) {
   const MatrixTeam team{{thread % 32}};
   const Share share = share_of(images, captions);
-  const int across = images.last - images.first, pairs = across * (captions.last - captions.first);
-  const int64_t first_word = a.captions.offsets[captions.first], first_region = a.images.offsets[images.first];
+  const int warp = thread / 32, across = images.last - images.first;
   const float* const products = reinterpret_cast<const float*>(work);
-  float* const own = reinterpret_cast<float*>(work + kProductBytes + thread / 32 * share.bytes);
-  if (thread / 32 >= share.teams) return;
+  float* const own = reinterpret_cast<float*>(work + kProductBytes + warp * share.bytes);
+  if (warp >= share.teams) return;
+  // From pair to pair: captions on, and images aside, none where the teams are as many as the images.
+  const int on = share.teams / across, aside = share.teams - on * across;
+  int image = images.first + warp % across, caption = captions.first + warp / across, known = -1;
+  PairSide<float> regions{};
+  Column corner{};
 #pragma unroll 1
-  for (int p = thread / 32; p < pairs; p += share.teams) {
-    const int image = images.first + p % across, caption = captions.first + p / across;
-    const PairSide<float> regions = pair::side_of(a.images, image), words = pair::side_of(a.captions, caption);
-    // Not from the columns in shared memory: a warp that is done writes the next tile's there.
-    const Column corner = locate_column(a.images.offsets, images.first, images.last,
-                                        static_cast<int>(a.images.offsets[image] - first_region));
-    const float* const block =
-        products + corner.place + static_cast<int>(a.captions.offsets[caption] - first_word) * corner.stride;
-    const TeamPair<float, MatrixTeam> pair{team, a.config, a.scalars, regions, words, block, corner.stride, own};
+  while (caption < captions.last) {
+    if (image != known) {
+      known = image;
+      regions = pair::side_of(a.images, image);
+      // Not from the columns in shared memory: a warp that is done writes the next tile's there.
+      corner = locate_column(a.images.offsets, images.first, images.last,
+                             static_cast<int>(a.images.offsets[image] - a.images.offsets[images.first]));
+    }
+    const int row = static_cast<int>(a.captions.offsets[caption] - a.captions.offsets[captions.first]);
+    const TeamPair<float, MatrixTeam> pair{team, a.config, a.scalars, regions, pair::side_of(a.captions, caption),
+                                           products + corner.place + row * corner.stride, corner.stride, own};
     const float score = pair.forward();
     if (team.lane() == 0) a.scores[image * a.scores_stride + caption] = score;
     team.sync();
+    caption += on;
+    image += aside;
+    if (image >= images.last) {
+      image -= across;
+      ++caption;
+    }
   }
 }
 

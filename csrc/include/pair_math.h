@@ -1,15 +1,9 @@
 // Formulas of the pair score (mathematics of the relevance, its refinement and the cosines) and their
 // vector-Jacobian products. `M` is a math policy: M::T is a float, a double or a register of lanes, with
-// M::set, select, max, sqrt, sigmoid. Used by every engine in csrc/, on the host and on the device.
+// M::set, select, max, divide, sqrt, sigmoid. Used by every engine in csrc/, on the host and on the device.
 #pragma once
 
-#if defined(__CUDACC__)
-#define CMSEI_FORMULA __host__ __device__ __forceinline__
-#else
-#define CMSEI_FORMULA inline __attribute__((always_inline))
-#endif
-
-#include <math.h>
+#include "scalar_math.h"
 
 namespace cmsei {
 
@@ -20,18 +14,14 @@ template <class Scalar> struct Plain {
     static CMSEI_FORMULA T set(S x) { return x; }
     static CMSEI_FORMULA T zero() { return 0; }
     static CMSEI_FORMULA T select(bool yes, T a, T b) { return yes ? a : b; }
-    static CMSEI_FORMULA T max(T a, T b) { return a > b ? a : b; }
-    static CMSEI_FORMULA float sqrt(float x) { return ::sqrtf(x); }
-    static CMSEI_FORMULA double sqrt(double x) { return ::sqrt(x); }
-    static CMSEI_FORMULA float sigmoid(float x) { return 1 / (1 + ::expf(-x)); }
-    static CMSEI_FORMULA double sigmoid(double x) { return 1 / (1 + ::exp(-x)); }
+    static CMSEI_FORMULA T max(T a, T b) { return scalar::max(a, b); }
     static CMSEI_FORMULA T abs(T x) { return x < 0 ? -x : x; }
-    static CMSEI_FORMULA float exp(float x) { return ::expf(x); }
-    static CMSEI_FORMULA double exp(double x) { return ::exp(x); }
-    static CMSEI_FORMULA float exp2(float x) { return ::exp2f(x); }
-    static CMSEI_FORMULA double exp2(double x) { return ::exp2(x); }
-    static CMSEI_FORMULA float log(float x) { return ::logf(x); }
-    static CMSEI_FORMULA double log(double x) { return ::log(x); }
+    static CMSEI_FORMULA T divide(T a, T b) { return scalar::divide(a, b); }
+    static CMSEI_FORMULA T sqrt(T x) { return scalar::sqrt(x); }
+    static CMSEI_FORMULA T exp(T x) { return scalar::exp(x); }
+    static CMSEI_FORMULA T exp2(T x) { return scalar::exp2(x); }
+    static CMSEI_FORMULA T log(T x) { return scalar::log(x); }
+    static CMSEI_FORMULA T sigmoid(T x) { return divide(1, 1 + exp(-x)); }
 };
 
 constexpr double kEps = 1e-8;
@@ -69,12 +59,12 @@ template <class M> struct PairMath {
     using T = typename M::T;
     using S = typename M::S;
 
-    static CMSEI_FORMULA T leaky(T x) { return M::max(x * (S)kLeak, x); }
+    static CMSEI_FORMULA T leaky(T x, S leak = (S)kLeak) { return M::max(x * leak, x); }
     static CMSEI_FORMULA T leaky_vjp(T x, T dy) { return M::select(x > 0, dy, dy * (S)kLeak); }
 
     // Normalisation x · scale with scale = 1 / (√total + ε), total = Σx², or 1 / (total + ε), total = Σ|x|.
     static CMSEI_FORMULA T size_scale(bool squares, T total) {
-        return 1 / ((squares ? M::sqrt(total) : total) + (S)kEps);
+        return M::divide(M::set(1), (squares ? M::sqrt(total) : total) + (S)kEps);
     }
     // What it takes from the gradient of each x, per unit of sized_vjp, from total = Σ d · x · scale.
     static CMSEI_FORMULA T size_pull(bool squares, T total, T scale) {
@@ -102,7 +92,7 @@ template <class M> struct PairMath {
     }
 
     // cosine = dot / max(a b, eps) of vectors of lengths a and b.
-    static CMSEI_FORMULA T cosine(T dot, T a, T b) { return dot / M::max(a * b, M::set((S)kEps)); }
+    static CMSEI_FORMULA T cosine(T dot, T a, T b) { return M::divide(dot, M::max(a * b, M::set((S)kEps))); }
     static CMSEI_FORMULA void cosine_vjp(T cosine, T a, T b, T d, T& d_dot, T& d_a, T& d_b) {
         const T inverse = 1 / M::max(a * b, M::set((S)kEps));
         const T free = M::select(a * b > (S)kEps, -d * cosine * inverse, M::zero());
@@ -123,17 +113,17 @@ template <class M> struct PairMath {
     // A focal attention keeps the weights above Σ p g / Σ g, their mean by confidences g, and divides them by their sum:
     // the softmax of what is kept, with the softmax's gradient. p may be divided by its sum or not.
     static CMSEI_FORMULA T confidence(bool prob, T p) { return prob ? M::sqrt(p) : M::set(1); }
-    static CMSEI_FORMULA T focal_least(T weighted, T total) { return (S)(1 - kFocalSlack) * (weighted / total); }
+    static CMSEI_FORMULA T focal_least(T weighted, T total) { return (S)(1 - kFocalSlack) * M::divide(weighted, total); }
     static CMSEI_FORMULA T focal(T p, T least) { return M::select(p > least, p, M::zero()); }
 
     // A negative-aware attention weighs what is above the threshold; the largest weight is then 1, and without one all
     // are 0. A mismatch counts where the queries' agreement (any positive multiple of it) is negative.
     static CMSEI_FORMULA T above(T a, S threshold, T weight) { return M::select(a > threshold, weight, M::zero()); }
-    static CMSEI_FORMULA T matched_factor(T total) { return 1 / M::max(total, M::set(1)); }
+    static CMSEI_FORMULA T matched_factor(T total) { return M::divide(M::set(1), M::max(total, M::set(1))); }
     static CMSEI_FORMULA T mismatch(T agreed, T best) { return M::select(agreed < 0, best, M::zero()); }
 
     // x / max(x, eps) and 1 / max(x, eps): the length of unit(x) and its factor.
-    static CMSEI_FORMULA T unit_factor(T length) { return 1 / M::max(length, M::set((S)kEps)); }
+    static CMSEI_FORMULA T unit_factor(T length) { return M::divide(M::set(1), M::max(length, M::set((S)kEps))); }
     static CMSEI_FORMULA T unit_factor_vjp(T length, T d) {
         const T f = unit_factor(length);
         return M::select(length > (S)kEps, -d * f * f, M::zero());

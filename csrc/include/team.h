@@ -35,26 +35,39 @@ struct PairConfig {
     int active[2], norm[2], aggregate[2], steps[2], attend[2], relevance[2];
     int object_sentence, word_image, alignment;
 
-    CMSEI_FORMULA bool on(int d) const { return (d ? active[1] : active[0]) != 0; }
-    CMSEI_FORMULA int norm_of(int d) const { return d ? norm[1] : norm[0]; }
-    CMSEI_FORMULA int aggregate_of(int d) const { return d ? aggregate[1] : aggregate[0]; }
-    CMSEI_FORMULA int steps_of(int d) const { return d ? steps[1] : steps[0]; }
-    CMSEI_FORMULA int attend_of(int d) const { return d ? attend[1] : attend[0]; }
-    CMSEI_FORMULA int relevance_of(int d) const { return d ? relevance[1] : relevance[0]; }
-    CMSEI_FORMULA int aware(int d) const { return on(d) && attend_of(d) == kNegativeAware; }
-    CMSEI_FORMULA bool guided(int d) const { return on(d) && aggregate_of(d) == kGuided; }
-    // Whether the regions (1), the words (0) attend to the other side's mean.
-    CMSEI_FORMULA bool level(int d) const { return guided(d) || (d ? object_sentence : word_image); }
-    CMSEI_FORMULA bool cross() const { return level(0) || level(1) || alignment; }
-    CMSEI_FORMULA int first_gate(int d) const { return kFirstGate + (d && active[0] ? 2 * (steps[0] - 1) : 0); }
-    // Thresholds are behind the gates of both directions; a direction that has one has no gates.
-    CMSEI_FORMULA int threshold_at(int d) const {
-        return first_gate(1) + (active[1] ? 2 * (steps[1] - 1) : 0) + (d ? aware(0) : 0);
-    }
-    CMSEI_FORMULA int scalars() const { return threshold_at(1) + aware(1); }
+    // Derived of those, by direction or the side that it asks with: whether the regions (1), the words (0) attend to the
+    // other side's mean; the places of the first gate and of the threshold among the scalars. And whether anything but
+    // the directions is asked for. Thresholds are behind the gates of both directions; a direction that has one has no
+    // gates.
+    int levels[2], gates[2], thresholds[2], crosses;
+
+    CMSEI_FORMULA bool on(int d) const { return active[d] != 0; }
+    CMSEI_FORMULA int norm_of(int d) const { return norm[d]; }
+    CMSEI_FORMULA int aggregate_of(int d) const { return aggregate[d]; }
+    CMSEI_FORMULA int steps_of(int d) const { return steps[d]; }
+    CMSEI_FORMULA int attend_of(int d) const { return attend[d]; }
+    CMSEI_FORMULA int relevance_of(int d) const { return relevance[d]; }
+    CMSEI_FORMULA bool level(int d) const { return levels[d] != 0; }
+    CMSEI_FORMULA bool cross() const { return crosses != 0; }
+    CMSEI_FORMULA int first_gate(int d) const { return gates[d]; }
+    CMSEI_FORMULA int threshold_at(int d) const { return thresholds[d]; }
+    inline void derive();
 };
 
 constexpr int kMaxScalars = kFirstGate + 2 * 2 * 7;
+
+inline void PairConfig::derive() {
+    const auto aware = [this](int d) { return active[d] && attend[d] == kNegativeAware ? 1 : 0; };
+    const int own[2] = {active[0] ? 2 * (steps[0] - 1) : 0, active[1] ? 2 * (steps[1] - 1) : 0};
+    gates[0] = kFirstGate;
+    gates[1] = kFirstGate + own[0];
+    thresholds[0] = gates[1] + own[1];
+    thresholds[1] = thresholds[0] + aware(0);
+    for (int d = 0; d < 2; ++d)
+        levels[d] = (active[d] && aggregate[d] == kGuided) || (d ? object_sentence : word_image);
+    crosses = levels[0] || levels[1] || alignment;
+}
+
 constexpr double kLog2OfE = 1.4426950408889634073599246810019;
 
 // An element (i, j) lies at i * row + j * column.

@@ -11,7 +11,7 @@ template <class S, class Team> struct TeamDirection {
     using Math = Plain<S>;
     using M = PairMath<Math>;
     // Of the loops where a thread has most in its registers.
-    static constexpr int kUnroll = sizeof(S) == 8 ? 2 : 4;
+    static constexpr int kUnroll = sizeof(S) == 8 ? 1 : 4;
 
     // One attention step; what is kept of it for the gradient is all there is.
     struct Step {
@@ -41,7 +41,8 @@ template <class S, class Team> struct TeamDirection {
     static CMSEI_FORMULA int64_t step_size(int64_t area, int64_t n, int64_t m) { return 3 * area + 5 * n + 2 * m; }
     // `fragments`: of a team that has them and keeps nothing.
     static CMSEI_FORMULA int64_t size(int64_t area, int64_t n, int64_t m, int steps, int attend, bool keep, bool fragments) {
-        if (fragments && in_fragments(attend, m)) return 2 * m + 3 * n + (steps > 1 ? area : 0);
+        if (fragments && in_fragments(attend, m))
+            return 2 * kMostInFragments + (n > queries_in_fragments(m) ? 2 * n + (steps > 1 ? area : 0) : 0);
         return (keep ? steps : 1) * step_size(area, n, m) + (keep ? 2 * area + 2 * n : 0);
     }
 
@@ -76,19 +77,6 @@ template <class S, class Team> struct TeamDirection {
         s.q = k == 0 ? length : before + (s.next_q - base);
         return s;
     }
-    // Of a step whose attention is in registers; lengths take turns, inner products stay where they are.
-    CMSEI_TEAM Step fragment_step(int k) const {
-        Step s{};
-        s.shift = memory;
-        s.scale = s.shift + m;
-        s.r = s.scale + m;
-        S* const lengths = s.r + n;
-        s.next_q = lengths + (k & 1) * n;
-        s.next_a = lengths + 2 * n;
-        s.a = k == 0 ? first : s.next_a;
-        s.q = k == 0 ? length : lengths + (~k & 1) * n;
-        return s;
-    }
     // What the gradient has of its own lies behind the steps.
     CMSEI_TEAM void lay_out(Gradient& g) const {
         S* p = memory + steps * static_cast<int>(step_size(area, n, m));
@@ -111,7 +99,7 @@ template <class S, class Team> struct TeamDirection {
                 shift = a[0];
                 for (int q = 1; q < n; ++q) shift = Math::max(a[q * query], shift);
                 for (int q = 0; q < n; ++q) total += Math::exp(a[q * query] - shift);
-                scale = 1 / total;
+                scale = Math::divide(1, total);
             } else if (!is_plain(norm)) {
                 const bool squares = is_l2(norm), clip = is_clipped(norm);
                 S total = 0;
@@ -158,7 +146,7 @@ template <class S, class Team> struct TeamDirection {
                 dot += e * x;
             }
             if (is_focal(how)) continue;
-            const S inverse = 1 / total;
+            const S inverse = Math::divide(1, total);
             for (int c = 0; c < m; ++c) p[c * context] *= inverse;
             s.dot[q] = dot * inverse;
         }
@@ -184,7 +172,7 @@ template <class S, class Team> struct TeamDirection {
                 total += e;
                 dot += e * a[c * context];
             }
-            const S inverse = 1 / total;
+            const S inverse = Math::divide(1, total);
 #pragma unroll 1
             for (int c = 0; c < m; ++c) p[c * context] *= inverse;
             s.dot[q] = dot * inverse;
@@ -284,22 +272,28 @@ template <class S, class Team> struct TeamDirection {
         }
     }
 
-    // One number from relevances of which each lane reads those that it wrote.
-    CMSEI_TEAM S aggregated(const S* r) const {
+    // One number from relevances, which `each` gives one by one: those of the lane to a function of query and relevance.
+    template <class Each> CMSEI_TEAM S aggregate_of(const Each& each) const {
         S total = 0, most = -static_cast<S>(INFINITY);
         if (aggregate == kMax || aggregate == kLse) {
-            CMSEI_EACH(q, n) most = Math::max(r[q], most);
+            each([&](int, S x) { most = Math::max(x, most); });
             most = team.largest(most);
         }
-        CMSEI_EACH(q, n) {
-            const S x = r[q];
-            total += aggregate == kLse ? M::lse_share(lse, x, most) : aggregate == kGuided ? x * guide[q] : x;
-        }
+        if (aggregate == kLse)
+            each([&](int, S x) { total += M::lse_share(lse, x, most); });
+        else if (aggregate == kGuided)
+            each([&](int q, S x) { total += x * guide[q]; });
+        else
+            each([&](int, S x) { total += x; });
         total = team.sum(total);
         if (aggregate == kLse) return M::lse_value(lse, most, total);
         // A sum of what is not a number is none: so is then the largest.
         if (aggregate == kMax) return total == total ? most : total;
-        return aggregate == kMean ? total / static_cast<S>(n) : total;
+        return aggregate == kMean ? Math::divide(total, static_cast<S>(n)) : total;
+    }
+    // Of relevances of which each lane reads those that it wrote.
+    CMSEI_TEAM S aggregated(const S* r) const {
+        return aggregate_of([&](const auto& use) { CMSEI_EACH(q, n) use(q, r[q]); });
     }
 
     // Every lane gets the score. What was written before is read only after a barrier, and one stands at the end.
@@ -328,27 +322,19 @@ template <class S, class Team> struct TeamDirection {
             if (k + 1 < steps) refine(s, k);
             team.sync();
         }
-        return score / static_cast<S>(steps);
+        return Math::divide(score, static_cast<S>(steps));
     }
 
     CMSEI_TEAM S forward_in_fragments() const {
         S score = 0;
-#pragma unroll 1
-        for (int k = 0; k < steps; ++k) {
-            const Step s = fragment_step(k);
-            normalise(s);
-            team.sync();
-            if (m <= 16)
-                attend_in_fragments<2, 1>(*this, s, k);
-            else if (m <= 32)
-                attend_in_fragments<4, 17>(*this, s, k);
-            else
-                attend_in_fragments<kMostInFragments / 8, 33>(*this, s, k);
-            team.sync();
-            score += aggregated(s.r);
-        }
+        if (m <= kNarrowContext)
+            score = TeamFragments<TeamDirection, kNarrowBlocks, kNarrowContext / 8, 1>(*this).forward();
+        else if (m <= 32)
+            score = TeamFragments<TeamDirection, kWideBlocks, 4, kNarrowContext + 1>(*this).forward();
+        else
+            score = TeamFragments<TeamDirection, kWideBlocks, kMostInFragments / 8, 33>(*this).forward();
         team.sync();
-        return score / static_cast<S>(steps);
+        return Math::divide(score, static_cast<S>(steps));
     }
 
     // d_r of one step from the gradient of its aggregate.

@@ -1,27 +1,26 @@
-// A direction's attention, forward, by a warp that multiplies matrices: sixteen queries and their whole context lie in
-// the registers of mma m16n8k8 from the inner products to the relevance, so that neither the attention nor its product
-// with the Gram matrix is ever in memory. The team has, for that, multiply, row_sum, row_largest, neighbour and opaque:
-// MatrixTeam of csrc/cuda/tile_pairs.cuh.
+// A direction's attention, forward, by a warp that multiplies matrices: all queries and their whole context lie in the
+// registers of mma m16n8k8 from the inner products to the score, so that neither the attention, nor its product with the
+// Gram matrix, nor the inner products of a next step are ever in memory. The team has, for that, multiply, exchanged,
+// taken and opaque: MatrixTeam of csrc/cuda/tile_pairs.cuh.
 //
-// Lane l has rows l / 4 and l / 4 + 8 of a block of queries and, in tile j of 8 items, items 8 j + 2 (l % 4) and the
-// next: as the instruction has its sums and, in an order of the depth of our own, its left operand.
+// Lane l has rows l / 4 and l / 4 + 8 of a block of sixteen queries and, in tile j of 8 items, items 8 j + 2 (l % 4) and
+// the next: as the instruction has its sums and, in an order of the depth of our own, its left operand.
 //
-// Precision: x = rounded(x) + rest in tf32, to 2^-22 of x, and P G = rounded(P) rounded(G) + rounded(P) rest(G) +
-// rest(P) rounded(G), to 2^-20 of P |G|. Where |U|² = P G Pᵀ is c times less than Σ P P |G|, its relative error is c
-// times more, as in float32. One product of tf32 would be wrong by 2^-11, and three of bfloat16 (to 2^-16, in two thirds
-// of the time on the tensor cores) are too coarse for vectors of mixed signs, whose sum is short: scores of width 1 were
-// wrong by 1e-4. The last step wants |U|² alone, for which half of the symmetric G is enough.
+// Precision: x = cut(x) + rest in tf32, to 2^-20 of x at most, and P G = cut(P) cut(G) + cut(P) rest(G) + rest(P) cut(G),
+// to 2^-19 of P |G| at most and 2^-22 in the mean. Where |U|² = P G Pᵀ is c times less than Σ P P |G|, its relative error
+// is c times more, as in float32. One product of tf32 would be wrong by 2^-11, and three of bfloat16 (to 2^-16, in two
+// thirds of the time on the tensor cores) are too coarse for vectors of mixed signs, whose sum is short: scores of width
+// 1 were wrong by 1e-4. The last step wants |U|² alone, for which half of the symmetric G is enough.
 //
-// One step of a pair, 12 words asking 36 regions: instructions of a warp as nvcc 13 makes them for sm_90a. A
-// multiprocessor issues 4 a cycle; its inner products, 12 x 36 x 1,024 at 2,048 a cycle, are 216 cycles.
-//                                  a lane a query, contract() of team.h      here
-//   P G                            15,552 multiply-adds of float32           45 mma of 16 x 8 x 8, 75 if a step follows
-//   on the tensor cores            -                                         45 cycles at 1,024 a cycle, or 75
-//   instructions                   P G 2,000, attention 1,280, |U|² 190      P G and |U|² 360, the rest 520
-//   cycles to issue them           870                                       220
-//   loads, a cycle each or more    P G 432, attention 180, |U|² 72           attention 30, P G 30
-//   of them from the Gram matrix   288 x 128 bytes                           30 x 128 bytes
-//   in memory beside the products  3 x 12 x 37 numbers                       none, or 12 x 37 where steps follow
+// A pair of 12 words and 36 regions, with all that its score asks for: instructions of a warp as nvcc 13 makes them for
+// sm_90a, counted by walking them. A multiprocessor issues 4 a cycle; the pair's inner products, 12 x 36 x 1,024 at 2,048
+// a cycle, are 216 cycles.
+//                                              words ask once  regions ask once  both twice and across the levels
+//   attention and inner products in memory     1,700           2,260             9,470
+//   here                                       1,080           1,240             5,690
+//   of them products of the tensor cores       45              27                183
+// Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it
+// from pair to pair.
 #pragma once
 
 #include <string.h>
@@ -30,106 +29,317 @@
 
 namespace cmsei {
 
-// Items of the context that fit the registers.
+// Items of the context that fit the registers, and blocks of sixteen queries that then do.
 constexpr int kMostInFragments = 40;
+constexpr int kNarrowContext = 16, kNarrowBlocks = 3, kWideBlocks = 1;
 
 CMSEI_FORMULA constexpr bool in_fragments(int attend, int64_t context) {
     return (attend == kSoft || is_focal(attend)) && context <= kMostInFragments;
 }
+CMSEI_FORMULA constexpr int64_t queries_in_fragments(int64_t context) {
+    return 16 * (context <= kNarrowContext ? kNarrowBlocks : kWideBlocks);
+}
 
-// The nearest number that tf32 has. That of not a number may be 0: what is left then is not a number.
-CMSEI_FORMULA float rounded(float x) {
+// What tf32 has of a number: the tensor cores do not see the other 13 bits.
+CMSEI_FORMULA float cut(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof x);
-    bits = (bits + 0x1000u) & 0xffffe000u;
+    bits &= 0xffffe000u;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-// Queries [first, first + 16) of a direction whose context has at least kLeast items and at most kTiles tiles. What is
-// outside is read where the last query and item are, so that no load needs a condition; such an item's weight is 0.
-template <class Direction, int kTiles, int kLeast> struct TeamFragments {
+struct alignas(8) TwoNumbers {
+    float x[2];
+};
+
+// A direction whose context has at least kLeast items and at most kTiles tiles, kBlocks blocks of queries at a time:
+// where there are more, inner products of a next step, lengths and relevances are in memory. Queries outside have inner
+// products of 0; items outside are read where the last one is, so that no load needs a condition, and their weight is 0.
+template <class Direction, int kBlocks, int kTiles, int kLeast> struct TeamFragments {
     using S = float;
     using Math = Plain<S>;
     using M = PairMath<Math>;
-    using Step = typename Direction::Step;
+    // Of the four lanes that have a row each finishes another one: two halves of a block, of two blocks.
+    static constexpr int kSlots = (kBlocks + 1) / 2;
 
     const Direction& of;
-    int lane, m, row, column; // m: of the context; row: its first; column: its first in each tile
-    S p[kTiles][4];           // attention; number i is of row + i / 2 · 8, column + i % 2
-    S h[kTiles][4];           // the inner products, then attention · Gram
+    int lane, n, m, column; // queries, context; column: the first of each tile
+    int first;              // query of the blocks at hand
+    bool many;              // whether there are more
+    S a[kBlocks][kTiles][4]; // inner products; number i is of the lane's first row + i / 2 · 8, its column + i % 2
+    S length[kSlots], r[kSlots]; // of the row that the lane finishes: |Q|, relevance
 
-    CMSEI_TEAM TeamFragments(const Direction& direction, int first)
-        : of(direction), lane(of.team.opaque(of.team.lane())), m(of.team.opaque(of.m)), row(first + lane / 4),
-          column(lane % 4 * 2) {}
+    CMSEI_TEAM explicit TeamFragments(const Direction& direction)
+        : of(direction), lane(of.team.lane()), n(of.team.opaque(of.n)), m(of.team.opaque(of.m)),
+          column(lane % 4 * 2), first(0), many(n > 16 * kBlocks) {}
+
+    // Nothing that follows from these is kept in registers from here on: places are computed where they are used.
+    CMSEI_TEAM void renew() {
+        lane = of.team.opaque(lane);
+        column = of.team.opaque(column);
+        n = of.team.opaque(n);
+        m = of.team.opaque(m);
+    }
 
     static CMSEI_FORMULA constexpr bool full(int j) { return 8 * (j + 1) <= kLeast; }
-    CMSEI_TEAM int query(int half) const { return row + half * 8; }
+    CMSEI_TEAM bool used(int block) const { return block == 0 || first + 16 * block < n; }
+    CMSEI_TEAM int query(int block, int half) const { return first + lane / 4 + 16 * block + 8 * half; }
     CMSEI_TEAM int item(int j, int i) const { return 8 * j + column + (i & 1); }
     CMSEI_TEAM bool has(int j, int i) const { return full(j) || item(j, i) < m; }
     CMSEI_TEAM int nearest(int j, int c) const { return full(j) || c < m ? c : m - 1; }
 
-    // Inner products, and the logits of the softmax in units of log 2.
-    template <bool kExp> CMSEI_TEAM void load(const Step& s) {
-        const S f = of.temperature * static_cast<S>(kLog2OfE);
-        const S* line[2];
-#pragma unroll
-        for (int half = 0; half < 2; ++half) line[half] = s.a + (query(half) < of.n ? query(half) : of.n - 1) * of.query;
-#pragma unroll
-        for (int j = 0; j < kTiles; ++j)
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const int c = nearest(j, item(j, i));
-                const S shift = kExp ? s.shift[c] : S(0), scale = f * s.scale[c];
-#pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const S x = line[half][c * of.context];
-                    const S logit = (kExp ? of.shaped(x, shift) : of.clipped(x)) * scale;
-                    h[j][2 * half + i] = x;
-                    p[j][2 * half + i] = has(j, i) ? logit : -static_cast<S>(INFINITY);
-                }
-            }
-    }
+    // Of many queries, by query.
+    CMSEI_TEAM S* relevances() const { return of.memory + 16 * kTiles; }
+    CMSEI_TEAM S* lengths() const { return relevances() + n; }
+    CMSEI_TEAM S* next() const { return lengths() + n; }
 
-    // The softmax over the context, or what a focal attention keeps of it, and Q·U.
-    CMSEI_TEAM void soften(const Step& s, S (&dot)[2]) {
-        if (of.norm == kSoftmax)
-            load<true>(s);
-        else
-            load<false>(s);
-        const bool bounded = is_bounded(of.norm, of.temperature);
+    // The row that the lane finishes in a slot.
+    static CMSEI_FORMULA constexpr bool paired(int slot) { return 2 * slot + 1 < kBlocks; }
+    CMSEI_TEAM int finished(int slot) const {
+        return query(2 * slot + (paired(slot) ? lane >> 1 & 1 : 0), lane & 1);
+    }
+    CMSEI_TEAM bool finishes(int slot) const { return finished(slot) < n && (paired(slot) || (lane & 2) == 0); }
+
+    // Of the two strides one is 1: places are then apart by constants.
+    template <bool kWords> CMSEI_TEAM void load_products(const S* from) {
+        const int down = kWords ? of.query : 1, along = kWords ? 1 : of.context;
+        const S* const corner = from + (query(0, 0) * down + column * along);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            S largest = 0, total = 0, product = 0;
-            if (!bounded) {
-                largest = p[0][2 * half];
+        for (int b = 0; b < kBlocks; ++b) {
+            if (used(b)) {
+                const bool inside[2] = {query(b, 0) < n, query(b, 1) < n};
 #pragma unroll
                 for (int j = 0; j < kTiles; ++j)
-                    largest = Math::max(largest, Math::max(p[j][2 * half], p[j][2 * half + 1]));
-                largest = of.team.row_largest(largest);
+#pragma unroll
+                    for (int i = 0; i < 2; ++i) {
+                        const S* const top = corner + (nearest(j, item(j, i)) - column) * along + 16 * b * down;
+                        a[b][j][i] = inside[0] ? top[0] : S(0);
+                        a[b][j][2 + i] = inside[1] ? top[8 * down] : S(0);
+                    }
+            } else {
+#pragma unroll
+                for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) a[b][j][i] = 0;
+            }
+        }
+    }
+    // The inner products of step k.
+    CMSEI_TEAM void load(int k) {
+        const S* const from = k == 0 ? of.first : next();
+        if (of.context == 1)
+            load_products<true>(from);
+        else
+            load_products<false>(from);
+    }
+    // Those of the next step, where a lane reads them.
+    CMSEI_TEAM void store() const {
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b)
+#pragma unroll
+            for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+                    if (query(b, i / 2) < n && has(j, i))
+                        next()[query(b, i / 2) * of.query + item(j, i) * of.context] = a[b][j][i];
+    }
+    CMSEI_TEAM void load_lengths(int k) {
+        const S* const from = k == 0 ? of.length : lengths();
+#pragma unroll
+        for (int slot = 0; slot < kSlots; ++slot) length[slot] = from[finished(slot) < n ? finished(slot) : n - 1];
+    }
+
+    // visit() of all blocks, kBlocks at a time, with the inner products of step k.
+    template <class Visit> CMSEI_TEAM void over_blocks(int k, const Visit& visit) {
+#pragma unroll 1
+        for (first = 0;; first += 16 * kBlocks) {
+            renew();
+            if (many) load(k);
+            visit();
+            if (first + 16 * kBlocks >= n) return;
+        }
+    }
+
+    // join of x[] over the eight lanes that have a column, in a tree that halves what each has of the kCount columns.
+    template <int kCount, int kMask, class Join> CMSEI_TEAM void meet(S* x, const Join& join) const {
+        constexpr int kHalf = (kCount + 1) / 2;
+        const bool high = (lane & kMask) != 0;
+#pragma unroll
+        for (int i = 0; i < kCount / 2; ++i) {
+            const S given = high ? x[i] : x[i + kHalf], kept = high ? x[i + kHalf] : x[i];
+            x[i] = join(kept, of.team.exchanged(given, kMask));
+        }
+        if (kCount % 2) x[kHalf - 1] = join(x[kHalf - 1], of.team.exchanged(x[kHalf - 1], kMask));
+    }
+    // Which column the lane then has in x[i].
+    template <int kCount, int kMask> CMSEI_TEAM int met(int i) const {
+        constexpr int kHalf = (kCount + 1) / 2;
+        return (lane & kMask) != 0 && i < kCount / 2 ? i + kHalf : i;
+    }
+    // memory[] by item = what is made of join of x[] over all rows.
+    template <class Join, class Make>
+    CMSEI_TEAM void over_rows(S (&x)[2 * kTiles], S* memory, const Join& join, const Make& make) const {
+        constexpr int kAll = 2 * kTiles, kMany = (kAll + 1) / 2, kSome = (kMany + 1) / 2;
+        meet<kAll, 16>(x, join);
+        meet<kMany, 8>(x, join);
+        meet<kSome, 4>(x, join);
+        of.team.sync();
+#pragma unroll
+        for (int i = 0; i < (kSome + 1) / 2; ++i) {
+            const int c = met<kAll, 16>(met<kMany, 8>(met<kSome, 4>(i)));
+            memory[8 * (c / 2) + column + c % 2] = make(x[i]);
+        }
+        of.team.sync();
+    }
+    // x[] of the lane's columns from memory[] by item.
+    CMSEI_TEAM void recall(S (&x)[2 * kTiles], const S* memory) const {
+#pragma unroll
+        for (int j = 0; j < kTiles; ++j) {
+            TwoNumbers two;
+            memcpy(&two, __builtin_assume_aligned(memory + 8 * j + column, 8), sizeof two);
+            x[2 * j] = two.x[0];
+            x[2 * j + 1] = two.x[1];
+        }
+    }
+
+    // use(block, tile, number) of all inner products.
+    template <class Use> CMSEI_TEAM void each(const Use& use) const {
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) {
+            if (!used(b)) continue;
+#pragma unroll
+            for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) use(b, j, i);
+        }
+    }
+
+    // What is left of a negative inner product.
+    CMSEI_TEAM S leaked() const { return is_clipped(of.norm) ? static_cast<S>(kLeak) : S(1); }
+
+    // Into the memory, by item, what the inner products of step k are scaled by, for a softmax in units of log 2; before
+    // that, for a softmax over the queries, the largest. Plain ones are all scaled alike.
+    CMSEI_TEAM S plain_scale() const { return of.temperature * static_cast<S>(kLog2OfE); }
+    CMSEI_TEAM S* scales() const { return of.memory; }
+    CMSEI_TEAM S* shifts() const { return of.memory + 8 * kTiles; }
+    CMSEI_TEAM void normalise(int k) {
+        if (is_plain(of.norm)) return;
+        const S f = plain_scale();
+        const auto add = [](S x, S y) { return x + y; };
+        S sum[2 * kTiles];
+#pragma unroll
+        for (int c = 0; c < 2 * kTiles; ++c) sum[c] = 0;
+        if (of.norm == kSoftmax) {
+            S most[2 * kTiles];
+#pragma unroll
+            for (int c = 0; c < 2 * kTiles; ++c) most[c] = -static_cast<S>(INFINITY);
+            over_blocks(k, [&] {
+                each([&](int b, int j, int i) {
+                    if (query(b, i / 2) < n) most[2 * j + i % 2] = Math::max(a[b][j][i], most[2 * j + i % 2]);
+                });
+            });
+            over_rows(most, shifts(), [](S x, S y) { return Math::max(x, y); }, [](S x) { return x; });
+            recall(most, shifts());
+            over_blocks(k, [&] {
+                each([&](int b, int j, int i) {
+                    if (query(b, i / 2) < n) sum[2 * j + i % 2] += Math::exp(a[b][j][i] - most[2 * j + i % 2]);
+                });
+            });
+            over_rows(sum, scales(), add, [&](S total) { return Math::divide(f, total); });
+            return;
+        }
+        const bool squares = is_l2(of.norm);
+        const S leak = leaked();
+        over_blocks(k, [&] {
+            if (squares)
+                each([&](int b, int j, int i) {
+                    const S x = M::leaky(a[b][j][i], leak);
+                    sum[2 * j + i % 2] += x * x;
+                });
+            else
+                each([&](int b, int j, int i) { sum[2 * j + i % 2] += Math::abs(M::leaky(a[b][j][i], leak)); });
+        });
+        over_rows(sum, scales(), add, [&](S total) { return f * M::size_scale(squares, total); });
+    }
+
+    CMSEI_TEAM S row_sum(S x) const {
+        x += of.team.exchanged(x, 1);
+        return x + of.team.exchanged(x, 2);
+    }
+    CMSEI_TEAM S row_largest(S x) const {
+        x = Math::max(of.team.exchanged(x, 1), x);
+        return Math::max(of.team.exchanged(x, 2), x);
+    }
+    // Of x by block and half the sums over the four lanes of each row, where the row is finished.
+    CMSEI_TEAM void settle(const S (&x)[kBlocks][2], S (&out)[kSlots]) const {
+        const bool own = (lane & 1) != 0, high = (lane & 2) != 0;
+#pragma unroll
+        for (int slot = 0; slot < kSlots; ++slot) {
+            S y[2];
+#pragma unroll
+            for (int e = 0; e < (paired(slot) ? 2 : 1); ++e) {
+                const S* const two = x[2 * slot + e];
+                y[e] = (own ? two[1] : two[0]) + of.team.exchanged(own ? two[0] : two[1], 1);
+            }
+            out[slot] = paired(slot) ? (high ? y[1] : y[0]) + of.team.exchanged(high ? y[0] : y[1], 2)
+                                     : y[0] + of.team.exchanged(y[0], 2);
+        }
+    }
+
+    // Attention to the context, not yet divided by its sum, that sum, and Q·U, which it has not divided either.
+    CMSEI_TEAM void soften(const S (&a)[kTiles][4], S (&p)[kTiles][4], S (&total)[2], S (&product)[2]) const {
+        const bool bounded = is_bounded(of.norm, of.temperature);
+        S scale[2 * kTiles];
+        if (is_plain(of.norm)) {
+#pragma unroll
+            for (int c = 0; c < 2 * kTiles; ++c) scale[c] = plain_scale();
+        } else {
+            recall(scale, scales());
+        }
+        const auto scaled = [&](const auto& shape) {
+#pragma unroll
+            for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+                    p[j][i] = has(j, i) ? shape(j, i) * scale[2 * j + i % 2] : -static_cast<S>(INFINITY);
+        };
+        if (of.norm == kSoftmax) {
+            scaled([&](int j, int i) { return Math::exp(a[j][i] - shifts()[item(j, i)]); });
+        } else {
+            const S leak = leaked();
+            scaled([&](int j, int i) { return M::leaky(a[j][i], leak); });
+        }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            if (!bounded) {
+                S largest = p[0][2 * half];
+#pragma unroll
+                for (int j = 0; j < kTiles; ++j)
+                    largest = Math::max(Math::max(p[j][2 * half], p[j][2 * half + 1]), largest);
+                largest = row_largest(largest);
+#pragma unroll
+                for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+                    for (int i = 2 * half; i < 2 * half + 2; ++i) p[j][i] -= largest;
             }
 #pragma unroll
             for (int j = 0; j < kTiles; ++j)
 #pragma unroll
-                for (int i = 2 * half; i < 2 * half + 2; ++i) p[j][i] = Math::exp2(p[j][i] - largest);
-            if (is_focal(of.how)) focus(half);
+                for (int i = 2 * half; i < 2 * half + 2; ++i) p[j][i] = Math::exp2(p[j][i]);
+            if (is_focal(of.how)) focus(p, half);
+            total[half] = product[half] = 0;
 #pragma unroll
             for (int j = 0; j < kTiles; ++j)
 #pragma unroll
                 for (int i = 2 * half; i < 2 * half + 2; ++i) {
-                    total += p[j][i];
-                    product += p[j][i] * h[j][i];
+                    total[half] += p[j][i];
+                    product[half] += p[j][i] * a[j][i];
                 }
-            const S inverse = 1 / of.team.row_sum(total);
-            dot[half] = of.team.row_sum(product) * inverse;
-#pragma unroll
-            for (int j = 0; j < kTiles; ++j)
-#pragma unroll
-                for (int i = 2 * half; i < 2 * half + 2; ++i) p[j][i] *= inverse;
         }
     }
 
-    CMSEI_TEAM void focus(int half) {
+    CMSEI_TEAM void focus(S (&p)[kTiles][4], int half) const {
         const bool prob = of.how == kFocalProb;
         S weighted = 0, confident = 0;
 #pragma unroll
@@ -140,7 +350,7 @@ template <class Direction, int kTiles, int kLeast> struct TeamFragments {
                 weighted += p[j][i] * g;
                 confident += g;
             }
-        const S least = M::focal_least(of.team.row_sum(weighted), of.team.row_sum(confident));
+        const S least = M::focal_least(row_sum(weighted), row_sum(confident));
 #pragma unroll
         for (int j = 0; j < kTiles; ++j)
 #pragma unroll
@@ -150,89 +360,169 @@ template <class Direction, int kTiles, int kLeast> struct TeamFragments {
     // What a triangle with half of its diagonal has of a symmetric matrix.
     static CMSEI_TEAM S above(int down, int across) { return down < across ? S(1) : down == across ? S(0.5) : S(0); }
 
-    // By row |U|². Where a step follows, h = attention · Gram; else the Gram matrix's triangle, of which |U|² has twice.
-    template <bool kRefines> CMSEI_TEAM void multiply(S (&quad)[2]) {
+    // h = attention · Gram and by row P · h or, where no step follows, half of it by the Gram matrix's triangle.
+    template <bool kRefines>
+    CMSEI_TEAM void multiply(const S (&p)[kBlocks][kTiles][4], S (&h)[kBlocks][kTiles][4], S (&quad)[kBlocks][2]) const {
         const int own = lane / 4;  // of the columns of the Gram matrix
         const S share[2] = {above(column, own), above(column + 1, own)};
 #pragma unroll
-        for (int j = 0; j < kTiles; ++j)
+        for (int b = 0; b < kBlocks; ++b)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) h[j][i] = 0;
+            for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) h[b][j][i] = 0;
 #pragma unroll
         for (int k = 0; k < kTiles; ++k) {
             // Which of a tile's items comes where in the depth is free: the lane's own come first and fifth.
-            const S whole[4] = {rounded(p[k][0]), rounded(p[k][2]), rounded(p[k][1]), rounded(p[k][3])};
-            const S left[4] = {p[k][0] - whole[0], p[k][2] - whole[1], p[k][1] - whole[2], p[k][3] - whole[3]};
-            const S* const first = of.gram + (nearest(k, item(k, 0)) * m + own);
-            const S* const second = of.gram + (nearest(k, item(k, 1)) * m + own);
+            const S* const rows[2] = {of.gram + (nearest(k, item(k, 0)) * m + own),
+                                      of.gram + (nearest(k, item(k, 1)) * m + own)};
+            S gram[kTiles][2], gram_rest[kTiles][2];
 #pragma unroll
             for (int j = kRefines ? 0 : k; j < kTiles; ++j) {
                 const int c = full(j) ? 8 * j : nearest(j, 8 * j + own) - own;
-                const bool diagonal = !kRefines && j == k;
-                const S x = diagonal ? share[0] * first[c] : first[c], y = diagonal ? share[1] * second[c] : second[c];
-                const S gram[2] = {rounded(x), rounded(y)};
-                const S gram_left[2] = {x - gram[0], y - gram[1]};
-                of.team.multiply(h[j], whole, gram);
-                of.team.multiply(h[j], whole, gram_left);
-                of.team.multiply(h[j], left, gram);
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    gram[j][i] = rows[i][c] * (!kRefines && j == k ? share[i] : S(1));
+                    gram_rest[j][i] = gram[j][i] - cut(gram[j][i]);
+                }
+            }
+#pragma unroll
+            for (int b = 0; b < kBlocks; ++b) {
+                if (!used(b)) continue;
+                const S(&x)[4] = p[b][k];
+                const S whole[4] = {x[0], x[2], x[1], x[3]};
+                const S rest[4] = {x[0] - cut(x[0]), x[2] - cut(x[2]), x[1] - cut(x[1]), x[3] - cut(x[3])};
+#pragma unroll
+                for (int j = kRefines ? 0 : k; j < kTiles; ++j) {
+                    of.team.multiply(h[b][j], whole, gram[j]);
+                    of.team.multiply(h[b][j], whole, gram_rest[j]);
+                    of.team.multiply(h[b][j], rest, gram[j]);
+                }
             }
         }
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            S sum = 0;
+        for (int b = 0; b < kBlocks; ++b)
 #pragma unroll
-            for (int j = 0; j < kTiles; ++j)
+            for (int half = 0; half < 2; ++half) {
+                quad[b][half] = 0;
 #pragma unroll
-                for (int i = 2 * half; i < 2 * half + 2; ++i) sum += h[j][i] * p[j][i];
-            quad[half] = (kRefines ? 1 : 2) * of.team.row_sum(sum);
+                for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+                    for (int i = 2 * half; i < 2 * half + 2; ++i) quad[b][half] += h[b][j][i] * p[b][j][i];
+            }
+    }
+
+    // Relevances of step k in the blocks at hand and, where another step follows, its inner products and lengths.
+    CMSEI_TEAM void attend(int k) {
+        const bool more = k + 1 < of.steps, attended = of.multiplies(k);
+        S total[kBlocks][2], product[kBlocks][2], quad[kBlocks][2], p[kBlocks][kTiles][4], h[kBlocks][kTiles][4];
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) {
+            quad[b][0] = quad[b][1] = total[b][0] = total[b][1] = product[b][0] = product[b][1] = 0;
+            if (used(b)) {
+                soften(a[b], p[b], total[b], product[b]);
+            } else {
+#pragma unroll
+                for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) p[b][j][i] = 0;
+            }
+        }
+        if (!more) {
+            if (attended) multiply<false>(p, h, quad);
+            S inverse[kSlots], dot[kSlots], squared[kSlots];
+            relate(k, total, product, quad, inverse, dot, squared);
+            return;
+        }
+        multiply<true>(p, h, quad);
+        S alpha[kSlots], beta[kSlots], dot[kSlots], squared[kSlots];
+        relate(k, total, product, quad, beta, dot, squared);
+        const S* const gate = of.scalars + of.gate + 2 * k;
+#pragma unroll
+        for (int slot = 0; slot < kSlots; ++slot) {
+            const S q = length[slot], u = M::length(squared[slot]);
+            const auto f = M::refine(gate[0], gate[1], r[slot], q, u, squared[slot], dot[slot]);
+            const bool inside = finished(slot) < n;
+            length[slot] = f.length;
+            alpha[slot] = inside ? f.alpha : S(0);
+            beta[slot] = inside ? f.beta * beta[slot] : S(0);
+        }
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) {
+            if (!used(b)) continue;
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int from = (lane & ~3) | half | (b & 1) << 1;
+                const S x = of.team.taken(alpha[b / 2], from), y = of.team.taken(beta[b / 2], from);
+#pragma unroll
+                for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+                    for (int i = 2 * half; i < 2 * half + 2; ++i) a[b][j][i] = x * a[b][j][i] + y * h[b][j][i];
+            }
         }
     }
 
-    // Relevances of step k and, where another follows, its inner products and lengths.
-    CMSEI_TEAM void attend(const Step& s, int k) {
+    // Relevances, what the attention is yet to be multiplied by, Q·U and |U|².
+    CMSEI_TEAM void relate(int k, const S (&total)[kBlocks][2], const S (&product)[kBlocks][2],
+                           const S (&quad)[kBlocks][2], S (&inverse)[kSlots], S (&dot)[kSlots], S (&squared)[kSlots]) {
         const bool more = k + 1 < of.steps, attended = of.multiplies(k);
-        S dot[2], quad[2] = {0, 0};
-        soften(s, dot);
-        if (more)
-            multiply<true>(quad);
-        else if (attended)
-            multiply<false>(quad);
-        // Of the four lanes that have two rows, two compute for each.
-        const int own = lane & 1, q = query(own) < of.n ? query(own) : of.n - 1;
-        const bool writes = query(own) < of.n && lane % 4 < 2;
-        const S product = own ? dot[1] : dot[0], squared = own ? quad[1] : quad[0];
-        const S length = s.q[q], u = M::length(squared);
-        const S r = attended ? M::relevance(of.relevance_kind, product, length, u) : product;
-        if (writes) s.r[q] = r;
-        if (!more) return;
-        const S* const gate = of.scalars + of.gate + 2 * k;
-        const auto f = M::refine(gate[0], gate[1], r, length, u, squared, product);
-        if (writes) s.next_q[q] = f.length;
-        const S alpha = of.team.neighbour(f.alpha), beta = of.team.neighbour(f.beta);
-        const int down = of.team.opaque(of.query), along = of.team.opaque(of.context);
+        settle(total, inverse);
+        settle(product, dot);
+        settle(quad, squared);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            if (query(half) >= of.n) continue;
-            const S a = half == own ? f.alpha : alpha, b = half == own ? f.beta : beta;
-            const S* const before = s.a + query(half) * down;
-            S* const next = s.next_a + query(half) * down;
-#pragma unroll
-            for (int j = 0; j < kTiles; ++j)
-#pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    if (!has(j, i)) continue;
-                    const int c = item(j, i) * along;
-                    next[c] = a * before[c] + b * h[j][2 * half + i];
-                }
+        for (int slot = 0; slot < kSlots; ++slot) {
+            inverse[slot] = Math::divide(1, inverse[slot]);
+            dot[slot] *= inverse[slot];
+            squared[slot] *= (more ? inverse[slot] : 2 * inverse[slot]) * inverse[slot];
+            const S u = M::length(squared[slot]);
+            r[slot] = attended ? M::relevance(of.relevance_kind, dot[slot], length[slot], u) : dot[slot];
         }
+    }
+
+    // Every lane gets the sum of the steps' scores.
+    CMSEI_TEAM S forward() {
+        S score = 0;
+        // All is written here where it is not loaded: the compiler would else keep registers for it over all pairs.
+#pragma unroll
+        for (int slot = 0; slot < kSlots; ++slot) length[slot] = r[slot] = 0;
+        if (many) {
+#pragma unroll
+            for (int b = 0; b < kBlocks; ++b)
+#pragma unroll
+                for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) a[b][j][i] = 0;
+        } else {
+            load(0);
+            load_lengths(0);
+        }
+#pragma unroll 1
+        for (int k = 0; k < of.steps; ++k) {
+            renew();
+            normalise(k);
+            over_blocks(k, [&] {
+                if (many) load_lengths(k);
+                attend(k);
+                if (!many) return;
+                if (k + 1 < of.steps) store();
+#pragma unroll
+                for (int slot = 0; slot < kSlots; ++slot)
+                    if (finishes(slot)) {
+                        relevances()[finished(slot)] = r[slot];
+                        lengths()[finished(slot)] = length[slot];
+                    }
+            });
+            // Of many queries each lane reads those that it wrote.
+            score += of.aggregate_of([&](const auto& use) {
+#pragma unroll 1
+                for (first = 0; first < n; first += 16 * kBlocks)
+#pragma unroll
+                    for (int slot = 0; slot < kSlots; ++slot)
+                        if (finishes(slot)) use(finished(slot), many ? relevances()[finished(slot)] : r[slot]);
+            });
+        }
+        return score;
     }
 };
-
-// Step k of all queries. A lane reads of the step's inner products, and writes of the next one's, the same places.
-template <int kTiles, int kLeast, class Direction>
-CMSEI_TEAM void attend_in_fragments(const Direction& of, const typename Direction::Step& s, int k) {
-#pragma unroll 1
-    for (int first = 0; first < of.n; first += 16) TeamFragments<Direction, kTiles, kLeast>(of, first).attend(s, k);
-}
 
 }  // namespace cmsei

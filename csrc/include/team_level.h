@@ -42,7 +42,7 @@ template <class S, class Team> struct TeamLevel {
         }
         most = team.largest(most);
         CMSEI_EACH(i, n) total += Math::exp(mu * (cosine()[i] - most));
-        total = 1 / team.sum(total);
+        total = Math::divide(1, team.sum(total));
         CMSEI_EACH(i, n) p()[i] = Math::exp(mu * (cosine()[i] - most)) * total;
         team.sync();
         score = quad = attended = 0;

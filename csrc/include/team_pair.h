@@ -35,6 +35,8 @@ template <class S, class Team> struct TeamPair {
     int ld;         // of a row; odd, so that lanes that own rows meet no bank conflict
     S* memory;      // size(...) numbers
 
+    // Where what lies behind begins: two numbers are read at a time.
+    static CMSEI_FORMULA int64_t even(int64_t numbers) { return (numbers + 1) / 2 * 2; }
     // For any pair of at most these sizes; ld: the row stride of its block.
     static CMSEI_FORMULA int64_t size(const PairConfig& config, int64_t r, int64_t l, int64_t ld, bool keep,
                                       bool fragments = Team::kFragments) {
@@ -45,7 +47,7 @@ template <class S, class Team> struct TeamPair {
                                                 config.attend_of(d), keep, fragments);
             most = own > most ? own : most;
         }
-        const int64_t levels = config.cross() ? (Level::size(1) + (keep ? 3 : 0)) * (r + l) : 0;
+        const int64_t levels = config.cross() ? even((Level::size(1) + (keep ? 3 : 0)) * (r + l)) : 0;
         return most + levels;
     }
 
@@ -64,7 +66,7 @@ template <class S, class Team> struct TeamPair {
         CMSEI_EACH(i, own.n) {
             S sum = 0;
             for (int k = 0; k < other.n; ++k) sum += block[i * along + k * across];
-            x.other()[i] = sum / static_cast<S>(other.n);
+            x.other()[i] = Plain<S>::divide(sum, static_cast<S>(other.n));
         }
         x.forward(scored(d));
         return x;
@@ -103,13 +105,13 @@ template <class S, class Team> struct TeamPair {
         S sum = 0;
         CMSEI_EACH(j, words.n)
             for (int r = 0; r < regions.n; ++r) sum += block[j * ld + r];
-        return team.sum(sum) / (static_cast<S>(words.n) * static_cast<S>(regions.n));
+        return Plain<S>::divide(team.sum(sum), static_cast<S>(words.n) * static_cast<S>(regions.n));
     }
 
     // Every lane gets the score. The block is read behind a barrier.
     CMSEI_TEAM S forward() const {
         S score = 0;
-        S* own = memory + (config.cross() ? Level::size(words.n + regions.n) : 0);
+        S* own = memory + (config.cross() ? even(Level::size(words.n + regions.n)) : 0);
 #pragma unroll 1
         for (int d = 0; d < 2; ++d) {
             const S* guide = nullptr;

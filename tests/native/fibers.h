@@ -70,12 +70,16 @@ CMSEI_DEVICE void sync_warp() { wait(At::kWarp); }
 
 // An exchange and the one after it take turns, so that one barrier keeps them apart.
 template <typename T>
-CMSEI_DEVICE T shuffle_xor(T x, int mask) {
+CMSEI_DEVICE T shuffle(T x, int lane) {
   const int self = block->current;
   std::vector<double>& all = block->exchanged[block->fibers[self].turn ^= 1];
   all[self] = x;
   sync_warp();
-  return static_cast<T>(all[self ^ mask]);
+  return static_cast<T>(all[self - self % 32 + lane]);
+}
+template <typename T>
+CMSEI_DEVICE T shuffle_xor(T x, int mask) {
+  return shuffle(x, block->current % 32 ^ mask);
 }
 
 static void enter() {

@@ -25,7 +25,10 @@ static const Operands* gathered(const Left (&left)[4], const Left* right) {
   return all + (self - self % 32);
 }
 
-static int opaque(int x) { return x; }
+template <class T>
+static T opaque(T x) {
+  return x;
+}
 
 template <bool kHalf>
 static void multiply(float (&sums)[4], const uint32_t (&left)[4], const uint32_t* right) {
