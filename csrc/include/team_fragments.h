@@ -12,12 +12,13 @@
 // thirds of the time on the tensor cores) are too coarse for vectors of mixed signs, whose sum is short: scores of width
 // 1 were wrong by 1e-4. The last step wants |U|² alone, for which half of the symmetric G is enough.
 //
-// A pair of 12 words and 36 regions, with all that its score asks for: instructions of a warp as nvcc 13 makes them for
-// sm_90a, counted by walking them. A multiprocessor issues 4 a cycle; the pair's inner products, 12 x 36 x 1,024 at 2,048
-// a cycle, are 216 cycles.
+// The only pair of a tile, 12 words and 36 regions, with all that its score asks for: instructions of a warp as nvcc 13
+// makes them for sm_90a, counted by walking them. A multiprocessor issues 4 a cycle; the pair's inner products, 12 x 36 x
+// 1,024 at 2,048 a cycle, are 216 cycles.
 //                                              words ask once  regions ask once  both twice and across the levels
-//   attention and inner products in memory     1,700           2,260             9,470
-//   here                                       1,080           1,240             5,690
+//   attention and inner products in memory     1,710           2,260             9,470
+//   here                                       1,210           1,380             5,820
+//   of them for the tile                       130             130               130
 //   of them products of the tensor cores       45              27                183
 // Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it
 // from pair to pair.
