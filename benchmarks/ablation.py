@@ -166,14 +166,20 @@ def claimed(target: Path) -> bool:
     return True
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    trained = commands.add_parser("train")
+def training_command(commands: Any) -> argparse.ArgumentParser:
+    """The command ``train`` among those of a parser, with what training on the real data asks for."""
+    trained: argparse.ArgumentParser = commands.add_parser("train")
     trained.add_argument("folder", type=Path)
     trained.add_argument("--word-vectors", required=True)
     trained.add_argument("--runs", type=Path, required=True)
     trained.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    return trained
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    trained = training_command(commands)
     trained.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     trained.add_argument("--threads", type=int)
     table = commands.add_parser("table")

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.ablation import MODEL, ROOT, ROWS, TRAINING, claimed, load, replaced
+from benchmarks.ablation import MODEL, ROOT, ROWS, TRAINING, claimed, load, replaced, training_command
 from benchmarks.machine import describe
 from cmsei_fast import CMSEI, evaluate, explain
 from cmsei_fast.commands.train import make_model
@@ -177,11 +177,7 @@ def train_run(directory: Path, weight: float, seed: int, training: Split, word_v
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    trained = commands.add_parser("train")
-    trained.add_argument("folder", type=Path)
-    trained.add_argument("--word-vectors", required=True)
-    trained.add_argument("--runs", type=Path, required=True)
-    trained.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    trained = training_command(commands)
     trained.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.1])
     table = commands.add_parser("table")
     table.add_argument("runs", type=Path)
