@@ -76,7 +76,7 @@ def unit(x: Tensor) -> Tensor:
 
 def guided(query: Tensor, context: Tensor, temperature: float, guide: Tensor, gate: tuple[float, float]) -> Tensor:
     """(B,) mean over two attention steps of the relevances weighted by guide (B, n)."""
-    total = torch.zeros(len(query), dtype=query.dtype)
+    total = query.new_zeros(len(query))
     for step in range(2):
         attended = attend(query, context, temperature)
         relevance = cosine(query, attended)  # (B, n)
@@ -134,7 +134,7 @@ def sgraf(images: Tensor, captions: Tensor, lengths: Sequence[int], model: Encod
 def hardest_hinge(scores: Tensor, margin: float = 0.2) -> Tensor:
     """Hinge losses over the hardest negative of each image and of each caption of a batch (N, N) (VSE++)."""
     match = scores.diag()
-    negatives = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool), -torch.inf)
+    negatives = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool, device=scores.device), -torch.inf)
     return sum((margin + negatives.amax(d) - match).clamp(min=0).sum() for d in (0, 1))
 
 
@@ -142,4 +142,4 @@ def hinge(scores: Tensor, margin: float = 0.2) -> Tensor:
     """Sum of both directions' hinge losses over all negatives of a batch (N, N) whose diagonal are the matches."""
     match = scores.diag()
     cost = (margin + scores - match[:, None]).clamp(min=0) + (margin + scores - match[None, :]).clamp(min=0)
-    return cost.masked_fill(torch.eye(len(scores), dtype=torch.bool), 0).sum()
+    return cost.masked_fill(torch.eye(len(scores), dtype=torch.bool, device=scores.device), 0).sum()

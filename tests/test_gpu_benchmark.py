@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_triton_interpreter import reason
 
 pytest_plugins = ["pytester"]
@@ -71,6 +72,17 @@ def test_the_suite_is_dealt_out_whole_and_green_only_if_all_of_it_is(gpu: Any, m
         found = gpu.suite()
         assert found["green"] is False
         assert bad[0] in found["tail"]
+
+
+def test_the_literal_forms_stay_where_the_features_are(gpu: Any) -> None:
+    from benchmarks import field
+
+    images, captions = torch.empty(3, 4, 8, device="meta"), torch.empty(3, 5, 8, device="meta")
+    for form in (field.scan_t2i, field.scan_i2t, field.cmsei):
+        scores = form(images, captions, [5, 2, 1])
+        assert scores.device.type == "meta"
+        for loss in (field.hinge, field.hardest_hinge):
+            assert loss(scores).device.type == "meta"
 
 
 def test_shards_hold_every_test_once(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
