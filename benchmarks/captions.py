@@ -38,9 +38,9 @@ def caption_lengths(count: int, seed: int = 0) -> np.ndarray:
 
 def unit_rows(rows: int, width: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
     """(rows, width), each of length 1; made part by part, so that the peak of memory is the result."""
-    x = torch.empty(rows, width, dtype=dtype)
+    x = torch.empty(rows, width, dtype=dtype, device=generator.device)
     for part in x.split(4096):
-        drawn = torch.empty(part.shape).normal_(generator=generator)
+        drawn = torch.empty(part.shape, device=x.device).normal_(generator=generator)
         part.copy_(drawn / drawn.norm(dim=1, keepdim=True))
     return x
 
@@ -93,9 +93,16 @@ class Features:
         return Features(self.images[:images], self.words[: int(lengths.sum())], lengths)
 
 
-def features(images: int, captions: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Features:
-    """Seeded features with MS-COCO's caption lengths and 36 regions an image."""
-    generator = torch.Generator().manual_seed(seed)
+def features(
+    images: int,
+    captions: int,
+    width: int,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Features:
+    """Seeded features with MS-COCO's caption lengths and 36 regions an image, drawn where they are to lie."""
+    generator = torch.Generator(device).manual_seed(seed)
     lengths = caption_lengths(captions, seed)
     v = unit_rows(images * REGIONS, width, generator, dtype).view(images, REGIONS, width)
     return Features(v, unit_rows(int(lengths.sum()), width, generator, dtype), lengths)

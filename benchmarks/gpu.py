@@ -1,9 +1,14 @@
-"""Everything there is to show on a GPU, in one run: ``python -m benchmarks.gpu`` on a fresh machine, under ten minutes.
+"""Everything there is to show on a GPU: ``python -m benchmarks.gpu``, on a fresh machine that reaches no network.
 
-It builds the compiled modules where they are missing, runs the tests that concern a GPU in several processes at a time,
-and only if they are green measures (``gpu_measures.py``) and writes ``benchmarks/results/gpu/<gpu>.json``, of which
-``python -m benchmarks.table`` makes README's table and the list of verified engines. ``--cpu --out FILE`` finds the
-tests and runs every measure at a tiny size in Triton's interpreter instead.
+In this order, and no longer than ``--seconds``: the compiled modules are built; every kernel runs once on a small
+problem (``gpu_cases.py``); the tests that concern a GPU (``gpu_suite.py``); the small problems under compute-sanitizer;
+the measures (``gpu_measures.py``), what matters most first; the sanitizer's other tools. Each step is a process of its
+own with a limit of time, so that one that fails or hangs costs the others nothing, and is written down when it ends, in
+``benchmarks/results/gpu/<gpu>.json`` or ``--out``. Run again with the same file, it goes on with what did not succeed.
+The exit status is 0 if all of it has, 1 if something failed, 3 if time ran out before the end.
+
+Of the file ``python -m benchmarks.table`` makes README's table and the list of verified engines. ``--cpu --out FILE``
+finds the tests and runs every measure at a tiny size in Triton's interpreter instead.
 """
 
 from __future__ import annotations
@@ -11,168 +16,198 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import subprocess
 import sys
+import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
+from benchmarks import gpu_checks, gpu_process, gpu_suite, machine
+from benchmarks.gpu_results import Results, source
 
 RESULTS = machine.ROOT / "benchmarks" / "results" / "gpu"
-SUITE_SECONDS = 300
-RUN_SECONDS = 540  # after which no measure is begun: the machine may be lent for ten minutes
+SECONDS = 540  # the machine may be had for ten minutes at a time
+PARTS = ("build", "checks", "suite", "sanitizer", "measures", "tools")
+# Most seconds of a part, so that what comes after it has some too.
+MOST = {"build": 240, "checks": 100, "suite": 270, "sanitizer": 170}
+# Engines and measures of one process, what matters most first; and of one measure, most seconds.
+MEASURES = (
+    ("cuda", ("scoring", "attention")),
+    ("triton", ("scoring", "attention")),
+    ("cuda", ("training", "numerics", "scale")),
+    ("triton", ("training", "numerics", "scale", "designs")),
+    ("cuda", ("replays",)),
+    ("triton", ("replays",)),
+    ("cuda", ("compiled_attention", "compiled")),
+    ("triton", ("compiled_attention", "compiled")),
+)
+MEASURE_SECONDS = 150
+
+_BUILT = "import cmsei_fast._native, cmsei_fast._cuda, cmsei_fast.kernels"
+# Without pip, or where it may not write: the modules beside the sources, and the kernels where they are imported from.
+_BESIDE = """
+import os, pathlib, shutil, setup
+for name, outcome in setup.build_modules("0").items():
+    if outcome.path is not None:
+        shutil.copy(outcome.path, "cmsei_fast")
+    print(name, outcome.reason or "built")
+kernels = pathlib.Path("cmsei_fast/kernels")
+kernels.exists() or kernels.symlink_to("../kernels")
+"""
 
 
-def build() -> str:
-    """Builds the compiled modules beside the sources if the native one is missing; says what became of it."""
-    from cmsei_fast import engines
-
-    if engines.unavailable("native") is None:
-        return "built before"
-    done = subprocess.run(
-        [sys.executable, "setup.py", "build_ext", "--inplace"], cwd=machine.ROOT, capture_output=True, text=True
-    )
-    return "built" if done.returncode == 0 else f"failed: {done.stderr[-500:]}"
-
-
-def suite_runs(processes: int) -> list[tuple[dict[str, str], list[str]]]:
-    """The processes of the suite: environment and pytest's arguments.
-
-    Every test marked ``gpu`` (eager, triton and cuda on the device), dealt out; then, in two more, the scores with
-    triton's other design.
-    """
-    dealt = [({"CMSEI_TEST_SHARD": f"{i}/{processes}"}, ["tests", "-m", "gpu"]) for i in range(processes)]
-    values = "float64_against or float32_against or low_precision or precision_rounds or nan"
-    again = ["tests/test_pair_score.py", "-m", "gpu", "-k", f"triton and ({values})"]
-    fused = {"CMSEI_TRITON_DESIGN": "fused"}
-    return [*dealt, *((fused | {"CMSEI_TEST_SHARD": f"{i}/2"}, again) for i in range(2))]
-
-
-def suite(collect: bool = False) -> dict[str, Any]:
-    """Runs the tests; {"passed", "failed", "collected", "seconds", "green", "tail"}; with collect, only finds them."""
-    processes = 1 if collect else max(1, min(14, (os.cpu_count() or 1) - 2))  # compiling is most of the work
-    end = time.perf_counter() + SUITE_SECONDS
-
-    def run(what: tuple[dict[str, str], list[str]]) -> tuple[str, bool]:
-        environment, arguments = what
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--maxfail", "20", *arguments]
-        try:
-            done = subprocess.run(
-                [*command, "--collect-only"] if collect else command,
-                cwd=machine.ROOT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-                capture_output=True,
-                text=True,
-                timeout=max(1.0, end - time.perf_counter()),
-            )
-        except subprocess.TimeoutExpired as error:
-            return f"{(error.stdout or b'').decode()}\nout of time", False
-        return done.stdout, done.returncode == 0
-
-    start = time.perf_counter()
-    runs = suite_runs(processes)
-    with ThreadPoolExecutor(len(runs)) as pool:
-        found = list(pool.map(run, runs))
-    counts = {
-        name: sum(int(x) for text, _ in found for x in re.findall(pattern, text))
-        for name, pattern in (
-            ("passed", r"(\d+) passed"),
-            ("failed", r"(\d+) (?:failed|error)"),
-            ("collected", r"(?m)^(\d+)(?:/\d+)? tests collected"),
-        )
-    }
-    tails = "\n".join(text[-2000:] for text, good in found if not good)
-    green = not collect and all(good for _, good in found)
-    return {**counts, "seconds": time.perf_counter() - start, "green": green, "left_out": collect, "tail": tails}
+def build(limit: float) -> str:
+    """Builds what changed and installs the source tree, without a network; says what became of it."""
+    end = time.perf_counter() + limit
+    pip = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", "-e", "."]
+    tried = []
+    for arguments in (pip, ["-c", _BESIDE]):
+        done = gpu_process.run([sys.executable, *arguments], end - time.perf_counter())
+        there = gpu_process.run([sys.executable, "-c", _BUILT], 60)
+        if there.code == 0:
+            return f"built in {limit - end + time.perf_counter():.0f} s"
+        tried.append(f"{done.why}\n{done.text[-1500:]}\n{there.text[-500:]}")
+    return "failed: " + "\n".join(tried)
 
 
 def describe() -> dict[str, Any]:
-    """The machine, and of its GPU the name, the architecture and the versions around it."""
+    """The machine, the source, and of its GPU the name, the architecture and the versions around it."""
     import torch
 
-    about = machine.describe()
+    about = machine.describe() | {"source": source()}
     about["triton"] = __import__("triton").__version__
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         about["gpu"], about["architecture"] = properties.name, f"sm_{properties.major}{properties.minor}"
         about["gpu_bytes"], about["cuda"] = properties.total_memory, torch.version.cuda
     else:
-        about["gpu"], about["architecture"] = None, None
+        about["gpu"], about["architecture"], about["cuda"] = None, None, torch.version.cuda
     return about
 
 
-def runs(engine: str, device: str) -> bool:
-    """Whether an engine can run on a device; why not is printed."""
-    from cmsei_fast import engines
+def cases(about: dict[str, Any]) -> list[str]:
+    """The small problems for this GPU."""
+    from benchmarks import gpu_cases
 
-    try:
-        engines.get(engine, device)
-    except engines.EngineUnavailable as error:
-        print(error, flush=True)
-        return False
-    return True
+    capability = (int(about["architecture"][3:-1]), int(about["architecture"][-1]))
+    return [case for case in gpu_cases.CASES if gpu_cases.needed(case, capability)]
 
 
-def measure(cpu: bool, deadline: float) -> dict[str, dict[str, Any]]:
-    """The rows of every engine and measure; one that fails, or comes too late, says so and leaves the others alone."""
-    import torch
+def measure(results: Results, engine: str, names: list[str], deadline: float) -> None:
+    """Runs an engine's measures that did not run before; after one that fails or hangs, the rest in a new process."""
+    left = [name for name in names if f"{engine} {name}" not in results.found["measured"]]
+    with tempfile.TemporaryDirectory() as folder:
+        others, out = Path(folder, "others.json"), Path(folder, "out.jsonl")
+        while left and (seconds := deadline - time.perf_counter()) > 10:
+            others.write_text(json.dumps(results.found["others"]), encoding="utf-8")
+            out.write_text("", encoding="utf-8")
+            command = [sys.executable, "-m", "benchmarks.gpu_measures", engine, str(others), str(out), *left]
+            ended = gpu_process.run(command, min(seconds, MEASURE_SECONDS * len(left)))
+            lines = [json.loads(x) for x in out.read_text(encoding="utf-8").splitlines() if x.endswith("}")]
+            begun = [x["begun"] for x in lines if "begun" in x]
+            for found in (x for x in lines if "measure" in x):
+                name = found["measure"]
+                left.remove(name)
+                if "failed" in found:
+                    results.fail_row(engine, name, found["failed"])
+                else:
+                    results.add_rows(engine, name, found["rows"], found["others"])
+                print(f"{engine}, {name}: {found.get('failed', 'measured')}, {found['seconds']:.1f} s", flush=True)
+            if left and ended.code != 1:  # it ended within a measure, or before the first
+                stuck = begun[-1] if begun and begun[-1] in left else left[0]
+                left.remove(stuck)
+                results.fail_row(engine, stuck, f"{ended.why}: {ended.text[-400:]}")
+                print(f"{engine}, {stuck}: {ended.why}", flush=True)
 
-    from benchmarks import gpu_measures, gpu_timing
 
-    device = torch.device("cpu" if cpu else "cuda")
-    sizes, dtype = (gpu_timing.SMALL, torch.float32) if cpu else (gpu_timing.FULL, torch.bfloat16)
-    at = gpu_timing.Run(device, sizes, dtype)
-    engines = [name for name in ("triton", "cuda") if runs(name, device.type)]
-    rows: dict[str, dict[str, Any]] = {}
-    for name, run in gpu_measures.MEASURES.items():
-        for at.engine in engines:
-            start = time.perf_counter()
-            try:
-                if start > deadline:
-                    raise TimeoutError("the run's ten minutes were over")
-                rows |= {f"{at.engine}_{key}": row for key, row in run(at).items()}
-            except Exception as error:  # what was measured before must not be lost
-                rows[f"{at.engine}_{name}"] = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
-            print(f"{at.engine}, {name}: {time.perf_counter() - start:.1f} s", flush=True)
-    return rows
+def unfinished(results: Results, parts: list[str], wanted: list[str]) -> tuple[list[str], list[str]]:
+    """What failed, and what has not run, in words."""
+    found = results.found
+    failed = [f"{part}: {name}" for part in ("checks", "sanitizer") for name, x in found[part].items() if not x["ok"]]
+    failed += [f"suite: {name}" for name, x in found["suite"]["units"].items() if not x["ok"]]
+    failed += [f"{key}: {row['failed'][:200]}" for key, row in found["rows"].items() if "failed" in row]
+    missing = []
+    for part, tools in (("checks", ("",)), ("sanitizer", ("memcheck",)), ("tools", gpu_checks.TOOLS[1:])):
+        names = [gpu_checks.name(case, tool) for tool in tools for case in wanted]
+        done = found["checks" if part == "checks" else "sanitizer"]
+        missing += [f"{part}: {x}" for x in names if part in parts and x not in done]
+    if "suite" in parts:
+        missing += [f"suite: {unit.name}" for unit in gpu_suite.units() if unit.name not in found["suite"]["units"]]
+    if "measures" in parts:
+        all_of_them = [(engine, name) for engine, names in MEASURES for name in names]
+        done = {*found["measured"], *(key.replace("_", " ", 1) for key in found["rows"])}
+        missing += [f"{engine}: {name}" for engine, name in all_of_them if f"{engine} {name}" not in done]
+    return failed, missing
+
+
+def on_a_gpu(results: Results, parts: list[str], end: float) -> int:
+    """Carries the parts out; the exit status."""
+    wanted = cases(results.found)
+
+    def until(part: str) -> float:
+        return min(end, time.perf_counter() + MOST.get(part, SECONDS))
+
+    if "checks" in parts:
+        gpu_checks.run(results, wanted, until("checks"))
+    if "suite" in parts:
+        gpu_suite.run(results, until("suite"))
+    if "sanitizer" in parts and gpu_checks.sanitizer():
+        gpu_checks.run(results, wanted, until("sanitizer"), "memcheck")
+    if "measures" in parts:
+        for engine, names in MEASURES:
+            measure(results, engine, list(names), end)
+    if "tools" in parts and gpu_checks.sanitizer():
+        for tool in gpu_checks.TOOLS[1:]:
+            gpu_checks.run(results, wanted, end, tool)
+    for key, row in results.found["rows"].items():
+        print(key, json.dumps(row))
+    suite = results.found["suite"]
+    print(f"suite: {suite.get('passed', 0)} passed, {suite.get('failed', 0)} failed; green: {suite.get('engines')}")
+    failed, missing = unfinished(results, parts, wanted)
+    if not gpu_checks.sanitizer():
+        missing = [x for x in missing if not x.startswith(("sanitizer", "tools"))]
+        print("compute-sanitizer is not here")
+    for title, names in (("failed", failed), ("not run yet", missing)):
+        print(f"{title}: {len(names)}", *names[:40], sep="\n  ")
+    return 1 if failed else 3 if missing else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs it all; 0 if the suite was green (or left out) and every measure ran."""
+    """Runs it all, or goes on with it."""
+    start = time.perf_counter()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=str(__doc__).split("\n")[0])
     parser.add_argument("--cpu", action="store_true", help="tiny sizes in Triton's interpreter; needs --out")
-    parser.add_argument("--out", type=Path, help="file to write instead of benchmarks/results/gpu/<gpu>.json")
-    parser.add_argument("--no-suite", action="store_true", help="leave the tests out; nothing is called verified then")
+    parser.add_argument(
+        "--out", type=Path, help="file to write or go on with; default benchmarks/results/gpu/<gpu>.json"
+    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="when to stop (default %(default)s)")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which of %(default)s")
+    parser.add_argument("--commit", help="the commit of a source tree that has no history with it")
     options = parser.parse_args(arguments)
+    parts = [x.strip() for x in options.parts.split(",")]
+    if wrong := [x for x in parts if x not in PARTS]:
+        parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(wrong)}")
     if options.cpu and options.out is None:
         parser.error("--cpu: expected --out, because figures of the interpreter are no results")
+    built = "left out"
+    if "build" in parts and not options.cpu:
+        built = build(min(MOST["build"], options.seconds))
+        print(f"build: {built}", flush=True)
     if options.cpu:
         os.environ["TRITON_INTERPRET"] = "1"
-    deadline = time.perf_counter() + RUN_SECONDS
-    print(f"build: {'left out' if options.cpu else build()}", flush=True)
-    found = describe()
-    if not options.cpu and found["gpu"] is None:
+    about = describe() | {"build": built}
+    about |= {"commit": options.commit} if options.commit else {}
+    if not options.cpu and about["gpu"] is None:
         parser.error("torch sees no CUDA GPU; --cpu tries the script out")
-    skip = options.cpu or options.no_suite
-    found["suite"] = {"green": False, "left_out": True} if options.no_suite else suite(collect=options.cpu)
-    print(f"suite: {found['suite'].get('seconds', 0):.1f} s", flush=True)
-    if not skip and not found["suite"]["green"]:
-        print(found["suite"]["tail"])
-        print("the suite is red: nothing was measured")
-        return 1
-    found["rows"] = measure(options.cpu, deadline)
-    target = options.out or RESULTS / f"{machine.slug(found['gpu'])}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part")
-    part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    part.replace(target)
-    for key, row in found["rows"].items():
-        print(key, json.dumps(row))
-    print(f"written: {target}")
-    return int(any("failed" in row for row in found["rows"].values()))
+    results = Results(options.out or RESULTS / f"{machine.slug(about['gpu'])}.json", about)
+    print(f"{results.path}: {'continued' if results.continued else 'begun'}", flush=True)
+    if not options.cpu:
+        return on_a_gpu(results, parts, start + options.seconds)
+    results.update(suite=gpu_suite.collect(600))
+    measure(
+        results, "triton", [name for engine, names in MEASURES if engine == "triton" for name in names], start + 1800
+    )
+    return int(any("failed" in row for row in results.found["rows"].values()))
 
 
 if __name__ == "__main__":

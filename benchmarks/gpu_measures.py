@@ -2,19 +2,26 @@
 
 Every function takes a ``Run`` and returns the rows of its engine {key: {…}}; seconds are medians: of events on a GPU,
 of the clock in Triton's interpreter, where they say nothing but that every line runs.
+
+``python -m benchmarks.gpu_measures cuda OTHERS OUT scoring attention`` runs some measures of an engine; each is written
+to OUT, a JSON object a line, as soon as it is done.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks import field
+from benchmarks import field, gpu_timing
 from benchmarks.captions import Features, features
 from benchmarks.gpu_timing import Run, ratio
 from benchmarks.paired import agree
@@ -26,9 +33,9 @@ Rows = dict[str, dict[str, Any]]
 SCORERS = {"scan": (PairScorer.scan_t2i(), field.scan_t2i), "cmsei": (PairScorer.cmsei(), field.cmsei)}
 
 
-def to(given: Features, device: torch.device, dtype: torch.dtype) -> Features:
-    """The same features elsewhere."""
-    return Features(given.images.to(device, dtype), given.words.to(device, dtype), given.lengths)
+def drawn(at: Run, images: int, captions: int, dtype: torch.dtype | None = None) -> Features:
+    """Features on the run's device, in its dtype unless another is given."""
+    return features(images, captions, at.sizes.width, dtype=dtype or at.dtype, device=at.device)
 
 
 def bare_product(given: Features) -> None:
@@ -39,8 +46,8 @@ def bare_product(given: Features) -> None:
 
 
 def scoring(at: Run) -> Rows:
-    """(a): all pairs, over the bare product; over the literal form and compiled eager on a part of them."""
-    given = to(features(*at.sizes.score, at.sizes.width), at.device, at.dtype)
+    """All pairs, over the bare product; over the literal form and eager on a part of them."""
+    given = drawn(at, *at.sizes.score)
     part = given.first(*at.sizes.part)
     padded, lengths = part.padded(), part.lengths.tolist()
     product = at.other("product", lambda: at.seconds(lambda: bare_product(given)))
@@ -75,13 +82,25 @@ def scoring(at: Run) -> Rows:
             "float8_of_product": product / at.seconds(lambda narrow=narrow: narrow(given)),
             "over_literal": ratio(at.other(f"{name} literal", lambda f=literal: at.attempt(f)), small),
             "over_eager": ratio(at.other(f"{name} eager", lambda f=plain: at.attempt(f)), small),
-            "over_compiled": ratio(at.other(f"{name} compiled", lambda f=plain: compiled_eager(f, at)), small),
         }
-        if at.engine == "triton":
-            by_design = rows[f"{name}_scoring"]["seconds_by_design"] = {}
-            for value in triton_design.DESIGNS:
-                with design(value):
-                    by_design[value] = at.attempt(lambda ours=ours: ours(given))
+    return rows
+
+
+def designs(at: Run) -> Rows:
+    """Scoring by each of triton's designs."""
+    if at.engine != "triton":
+        return {}
+    given = drawn(at, *at.sizes.score)
+    rows: Rows = {}
+    for name, (scorer, _) in SCORERS.items():
+
+        def ours(scorer: PairScorer = scorer) -> Tensor:
+            return score_matrix(given.images, given.words, given.lengths, scorer=scorer, engine=at.engine)
+
+        by_design = rows.setdefault(f"{name}_scoring", {}).setdefault("seconds_by_design", {})
+        for value in triton_design.DESIGNS:
+            with design(value):
+                by_design[value] = at.attempt(ours)
     return rows
 
 
@@ -110,22 +129,39 @@ def compiled_eager(run: Callable[[], Any], at: Run) -> float | str:
         eager.score_tile = before
 
 
+def compiled(at: Run) -> Rows:
+    """What ``torch.compile`` makes of eager: of scores and of a training step. Compiling takes most of the time."""
+    part, batch = drawn(at, *at.sizes.part), drawn(at, at.sizes.batch, at.sizes.batch)
+    rows: Rows = {}
+    for name, (scorer, _) in SCORERS.items():
+
+        def score(engine: str, scorer: PairScorer = scorer) -> Tensor:
+            return score_matrix(part.images, part.words, part.lengths, scorer=scorer, engine=engine)
+
+        def step(engine: str, scorer: PairScorer = scorer) -> tuple[Tensor, ...]:
+            return trained(batch, scorer, engine)
+
+        for row, run in (("scoring", score), ("training", step)):
+            theirs = at.other(f"{name} compiled {row}", lambda run=run: compiled_eager(lambda: run("eager"), at))
+            ours = at.other(f"{at.engine} {name} {row} again", lambda run=run: at.seconds(lambda: run(at.engine)))
+            rows[f"{name}_{row}"] = {"over_compiled": ratio(theirs, ours)}
+    return rows
+
+
 def training(at: Run) -> Rows:
-    """(b): forward, hinge loss and backward of a batch."""
-    batch = to(features(at.sizes.batch, at.sizes.batch, at.sizes.width), at.device, at.dtype)
+    """Forward, hinge loss and backward of a batch."""
+    batch = drawn(at, at.sizes.batch, at.sizes.batch)
     lengths = batch.lengths.tolist()
     rows: Rows = {}
     for name, (scorer, form) in SCORERS.items():
 
         def step(engine: str, scorer: PairScorer = scorer) -> tuple[Tensor, ...]:
-            leaves = [x.detach().requires_grad_() for x in (batch.regions, batch.words)]
-            scores = pair_score(*leaves, batch.region_offsets, batch.word_offsets, scorer=scorer, engine=engine)
-            return torch.autograd.grad(hinge(scores), leaves)
+            return trained(batch, scorer, engine)
 
         def literal(form: Callable[..., Tensor] = form) -> tuple[Tensor, ...]:
             images, words = batch.images.detach().requires_grad_(), batch.words.detach().requires_grad_()
             captions = torch.nn.utils.rnn.pad_sequence(words.split(lengths), batch_first=True)
-            return torch.autograd.grad(hinge(form(images, captions, lengths).float()), (images, words))
+            return torch.autograd.grad(field.hinge(form(images, captions, lengths).float()), (images, words))
 
         def plain(step: Callable[..., Any] = step) -> Any:
             return step("eager")
@@ -145,27 +181,25 @@ def training(at: Run) -> Rows:
             "seconds": taken,
             "over_literal": ratio(slow, taken),
             "over_eager": ratio(at.other(f"{name} eager step", lambda f=plain: at.attempt(f)), taken),
-            "over_compiled": ratio(at.other(f"{name} compiled step", lambda f=plain: compiled_eager(f, at)), taken),
             "bytes": at.peak(ours),
             "literal_bytes": slow if isinstance(slow, str) else at.other(f"{name} literal bytes", literal_bytes),
         }
     return rows
 
 
-def hinge(scores: Tensor, margin: float = 0.2) -> Tensor:
-    """Sum of both directions' hinge losses over all negatives."""
-    match = scores.diag()
-    cost = (margin + scores - match[:, None]).clamp(min=0) + (margin + scores - match[None, :]).clamp(min=0)
-    return cost.masked_fill(torch.eye(len(scores), dtype=torch.bool, device=scores.device), 0).sum()
+def trained(batch: Features, scorer: PairScorer, engine: str) -> tuple[Tensor, ...]:
+    """Gradients of regions and words of a step."""
+    leaves = [x.detach().requires_grad_() for x in (batch.regions, batch.words)]
+    scores = pair_score(*leaves, batch.region_offsets, batch.word_offsets, scorer=scorer, engine=engine)
+    return torch.autograd.grad(field.hinge(scores), leaves)
 
 
 def attention(at: Run) -> Rows:
-    """(c): relation attention over eager, compiled eager and, without the value table it cannot take, FlexAttention."""
+    """Relation attention over eager, forward and with its gradients."""
     rows: Rows = {}
     for kind in ("spatial", "semantic"):
         given = graphs(kind, at.sizes.graphs, at.sizes.heads, at.sizes.head_width)
-        inputs = tuple(x.to(at.device, at.dtype if x.is_floating_point() else None) for x in given.arguments)
-        q, k, v, labels, bias, value = inputs
+        inputs = q, k, v, labels, bias, value = graph_inputs(at, kind)
         upstream = given.upstream.to(at.device, at.dtype)
         leaves = [x.detach().requires_grad_() for x in (q, k, v, bias, value)]
 
@@ -185,14 +219,48 @@ def attention(at: Run) -> Rows:
             ours = at.seconds(lambda run=run: run(at.engine))
             plain = at.other(f"{kind} {name} eager", lambda run=run: at.seconds(lambda: run("eager")))
             rows[f"{kind}_{name}"] = {"seconds": ours, "over_eager": plain / ours}
-        if at.device.type == "cuda":
-            ours = rows[f"{kind}_forward"]["seconds"]
-            compiled = torch.compile(relations.relation_attention)
-            theirs = at.other(f"{kind} compiled", lambda c=compiled, i=inputs: at.attempt(lambda: c(*i)))
-            rows[f"{kind}_forward"]["over_compiled"] = ratio(theirs, ours)
-            bare = at.seconds(lambda i=inputs: relation_attention(*i[:5], engine=at.engine))
-            theirs = at.other(f"{kind} flex", lambda i=inputs: flex(i[:5], at))
-            rows[f"{kind}_forward"]["over_flex"] = ratio(theirs, bare)
+    return rows
+
+
+def replays(at: Run) -> Rows:
+    """Relation attention and a part's scores replayed as CUDA graphs: launching takes most of so short a time."""
+    part = drawn(at, *at.sizes.part)
+    packed = part.regions, part.words, part.region_offsets, part.word_offsets
+    runs: dict[str, Callable[[str], Any]] = {}
+    for kind in ("spatial", "semantic"):
+        inputs = graph_inputs(at, kind)
+        runs[f"{kind}_forward"] = lambda engine, inputs=inputs: relation_attention(*inputs, engine=engine)
+    for name, (scorer, _) in SCORERS.items():
+        runs[f"{name}_scoring"] = lambda engine, scorer=scorer: pair_score(*packed, scorer=scorer, engine=engine)
+    rows: Rows = {}
+    for key, run in runs.items():
+        ours = at.replayed(lambda run=run: run(at.engine))
+        rows[key] = {"replayed_seconds": ours}
+        if not isinstance(ours, str):
+            theirs = at.other(f"{key} replayed", lambda run=run: at.replayed(lambda: run("eager")))
+            rows[key]["replayed_over_eager"] = ratio(theirs, ours)
+    return rows
+
+
+def graph_inputs(at: Run, kind: str) -> tuple[Tensor, ...]:
+    """The operator's arguments on the run's device."""
+    given = graphs(kind, at.sizes.graphs, at.sizes.heads, at.sizes.head_width)
+    return tuple(x.to(at.device, at.dtype if x.is_floating_point() else None) for x in given.arguments)
+
+
+def compiled_attention(at: Run) -> Rows:
+    """Relation attention over compiled eager and, without the value table it cannot take, FlexAttention."""
+    if at.device.type != "cuda":
+        return {}
+    rows: Rows = {}
+    for kind in ("spatial", "semantic"):
+        inputs = graph_inputs(at, kind)
+        run = torch.compile(relations.relation_attention)
+        theirs = at.other(f"{kind} compiled", lambda run=run, i=inputs: at.attempt(lambda: run(*i)))
+        ours = at.seconds(lambda i=inputs: relation_attention(*i, engine=at.engine))
+        bare = at.seconds(lambda i=inputs: relation_attention(*i[:5], engine=at.engine))
+        flexed = at.other(f"{kind} flex", lambda i=inputs: flex(i[:5], at))
+        rows[f"{kind}_forward"] = {"over_compiled": ratio(theirs, ours), "over_flex": ratio(flexed, bare)}
     return rows
 
 
@@ -204,17 +272,18 @@ def flex(inputs: tuple[Tensor, ...], at: Run) -> float | str:
         label = labels[b, i, j]
         return torch.where(label == 0, -float("inf"), logit + bias[label, h])
 
-    def run() -> Any:
+    def measured() -> float:
         from torch.nn.attention.flex_attention import flex_attention
 
-        return torch.compile(flex_attention)(q.contiguous(), k.contiguous(), v.contiguous(), score_mod=score)
+        run, given = torch.compile(flex_attention), (q.contiguous(), k.contiguous(), v.contiguous())
+        return at.seconds(lambda: run(*given, score_mod=score))
 
-    return at.attempt(run)
+    return at.tried(measured)
 
 
 def scale(at: Run) -> Rows:
-    """(d): many pairs into one matrix, time and memory beyond features and matrix."""
-    given = to(features(*at.sizes.scale, at.sizes.width), at.device, at.dtype)
+    """Many pairs into one matrix, time and memory beyond features and matrix."""
+    given = drawn(at, *at.sizes.scale)
     out = torch.empty(at.sizes.scale, device=at.device)
     scorer = PairScorer.scan_t2i()
 
@@ -228,7 +297,7 @@ def scale(at: Run) -> Rows:
 def numerics(at: Run) -> Rows:
     """Errors against float64 beside PyTorch's in the same dtype, repeated runs, another stream, a captured graph."""
     rows: Rows = {}
-    given = to(features(*at.sizes.part, at.sizes.width), at.device, torch.float32)
+    given = drawn(at, *at.sizes.part, torch.float32)
     for name, (scorer, form) in SCORERS.items():
         arguments = (given.regions, given.words, given.region_offsets, given.word_offsets)
 
@@ -267,8 +336,40 @@ def numerics(at: Run) -> Rows:
 
 MEASURES = {
     "scoring": scoring,
-    "training": training,
     "attention": attention,
+    "training": training,
     "numerics": numerics,
     "scale": scale,
+    "designs": designs,
+    "replays": replays,
+    "compiled_attention": compiled_attention,
+    "compiled": compiled,
 }
+
+
+def main(arguments: list[str]) -> int:
+    """Runs an engine's measures; arguments are the engine, the files of the others' times and for what is found."""
+    engine, others, out, *names = arguments
+    cpu = not torch.cuda.is_available()
+    sizes, dtype = (gpu_timing.SMALL, torch.float32) if cpu else (gpu_timing.FULL, torch.bfloat16)
+    known = json.loads(Path(others).read_text(encoding="utf-8"))
+    at = Run(torch.device("cpu" if cpu else "cuda"), sizes, dtype, engine, known)
+    with Path(out).open("a", encoding="utf-8") as lines:
+        for name in names:
+            lines.write(json.dumps({"begun": name}) + "\n")
+            lines.flush()
+            start = time.perf_counter()
+            try:
+                found = {"rows": MEASURES[name](at), "others": at.others}
+            except Exception as error:  # said in a line: what was measured before must not be lost
+                found = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
+            found |= {"measure": name, "seconds": time.perf_counter() - start}
+            lines.write(json.dumps(found) + "\n")
+            lines.flush()
+            if "failed" in found:  # a GPU's error stays with its process: the others need a new one
+                return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

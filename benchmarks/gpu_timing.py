@@ -58,10 +58,32 @@ class Run:
                 found.append(time.perf_counter() - start)
         return statistics.median(found)
 
+    def replayed(self, run: Callable[[], Any]) -> float | str:
+        """Median time of a call's replay as a CUDA graph, without what launching costs; why not, where it cannot be."""
+        if self.device.type != "cuda":
+            return "not measured: needs a GPU"
+
+        def captured() -> float:
+            stream = torch.cuda.Stream(self.device)
+            stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(stream):
+                run()
+            torch.cuda.current_stream(self.device).wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                kept = run()  # noqa: F841 (its memory is the graph's)
+            return self.seconds(graph.replay, 3 * self.sizes.rounds)
+
+        return self.tried(captured)
+
     def attempt(self, run: Callable[[], Any], rounds: int | None = None) -> float | str:
         """Seconds of what need not work here (a compiler, too little memory), or why it did not."""
+        return self.tried(lambda: self.seconds(run, rounds))
+
+    def tried(self, measure: Callable[[], float]) -> float | str:
+        """What ``measure`` gives, or why it gives nothing."""
         try:
-            return self.seconds(run, rounds)
+            return measure()
         except Exception as error:  # a compiler's own errors have no common type
             return f"{type(error).__name__}: {str(error)[:120]}"
 

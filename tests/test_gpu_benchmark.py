@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -45,33 +46,146 @@ def test_every_measure_runs(tmp_path: Path) -> None:
     assert rows["triton_scan_scoring"]["float8_of_product"] > 0
     assert rows["triton_scan_numerics"]["same_bits"] is True
     assert rows["triton_scan_numerics"]["error"] < 1e-5
+    assert not [row for row in rows.values() if "failed" in row]
 
 
-def test_the_suite_is_dealt_out_whole_and_green_only_if_all_of_it_is(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    outcomes: list[Any] = [("12 passed, 1 skipped", 0), ("3 passed", 0), ("40 passed", 0), ("1 passed", 0)]
-    seen: list[tuple[str, str]] = []
+COLLECTING_AS_ON_A_GPU = """
+import torch
 
-    def run(command: list[str], env: dict[str, str], **_: Any) -> subprocess.CompletedProcess:
-        assert "gpu" in command
-        seen.append((env.get("CMSEI_TEST_SHARD", ""), env.get("CMSEI_TRITON_DESIGN", "")))
-        text, code = outcomes[len(seen) - 1]
-        if code is None:
-            raise subprocess.TimeoutExpired(command, 1.0, output=text.encode())
-        return subprocess.CompletedProcess(command, code, stdout=text)
+torch.cuda.is_available = lambda: True
+from cmsei_fast import engines
+from cmsei_fast.engines import cuda, triton
 
-    monkeypatch.setattr(gpu.subprocess, "run", run)
-    monkeypatch.setattr(gpu.os, "cpu_count", lambda: 4)
-    monkeypatch.delenv("CMSEI_TEST_SHARD", raising=False)
-    monkeypatch.delenv("CMSEI_TRITON_DESIGN", raising=False)
-    found = gpu.suite()
-    assert (found["passed"], found["failed"], found["green"]) == (56, 0, True)
-    assert sorted(seen) == [("0/2", ""), ("0/2", "fused"), ("1/2", ""), ("1/2", "fused")]
-    for bad in (("2 failed, 3 passed", 1), ("3 passed", None), ("", 5)):
-        seen.clear()
-        outcomes[1] = bad
-        found = gpu.suite()
-        assert found["green"] is False
-        assert bad[0] in found["tail"]
+cuda.unavailable = triton.unavailable = lambda *_: None
+"""
+
+
+def test_every_test_of_a_gpu_is_one_units(gpu: Any, tmp_path: Path) -> None:
+    from benchmarks import gpu_suite
+
+    (tmp_path / "as_on_a_gpu.py").write_text(COLLECTING_AS_ON_A_GPU, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "as_on_a_gpu", "-q", "-p", "no:cacheprovider", "--collect-only"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [*command, "tests", "-m", "gpu"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    found = [x.removeprefix("tests/") for x in done.stdout.splitlines() if "::" in x]
+    assert len(found) > 3000, done.stdout[-2000:]
+    once = [unit for unit in gpu_suite.units() if unit.part == 0 and not unit.design]
+    ids = [f"{engine}-cuda" for engine in gpu_suite.ENGINES]
+    for test in found:
+        own = [x for x in ids if x in test]
+        keyword = own[0] if own else f"not {' and not '.join(ids)}"
+        file = test.partition("::")[0]
+        assert len([unit for unit in once if (unit.file, unit.keyword) == (file, keyword)]) == 1, test
+    names = [unit.name for unit in gpu_suite.units()]
+    assert len(names) == len(set(names))
+
+
+def test_green_is_what_an_engine_and_what_it_is_compared_with_are(gpu: Any) -> None:
+    from benchmarks import gpu_suite
+
+    units = gpu_suite.units()
+    passed = {unit.name: {"ok": True, "passed": 2, "failed": 0, "seconds": 1.0} for unit in units}
+    good = gpu_suite.summary(passed, units)
+    assert (good["green"], good["passed"], good["engines"]) == (True, 2 * len(units), {"cuda": True, "triton": True})
+    for unit in units:
+        for outcome in (None, {"ok": False, "passed": 1, "failed": 1, "seconds": 1.0}):
+            found = {name: x for name, x in passed.items() if name != unit.name}
+            found |= {} if outcome is None else {unit.name: outcome}
+            bad = gpu_suite.summary(found, units)
+            assert bad["green"] is False
+            assert (unit.name in bad["red"], unit.name in bad["not_run"]) == (outcome is not None, outcome is None)
+            for engine in ("cuda", "triton"):
+                assert bad["engines"][engine] == (unit.engine not in ("", "eager", engine))
+
+
+def test_what_hangs_is_ended_with_its_children_and_what_it_printed_is_kept(gpu: Any) -> None:
+    from benchmarks import gpu_process
+
+    child = "import time; time.sleep(60)"
+    code = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid); {child}"
+    ended = gpu_process.run([sys.executable, "-c", code], 3)
+    assert ended.code is None
+    assert ended.seconds < 15
+    state = Path("/proc") / ended.text.strip() / "stat"
+    assert ended.text.strip().isdigit()
+    if Path("/proc").is_dir() and state.is_file():
+        assert state.read_text().rpartition(") ")[2][0] in "ZX"
+    assert gpu_process.run([sys.executable, "-c", "print('x'); raise SystemExit(4)"], 60)[:2] == (4, "x\n")
+
+
+ABOUT = {"gpu": "G 1", "architecture": "sm_90", "source": "s", "torch": "2", "triton": "3", "cuda": "13"}
+
+
+class Scripted:
+    """Stands for the processes of a run on a GPU: which of them fail (1) or hang (None), and all that were started."""
+
+    def __init__(self, **outcomes: int | None) -> None:
+        self.outcomes, self.seen = outcomes, []
+
+    def __call__(self, command: list[str], limit: float, environment: Any = None) -> Any:
+        from benchmarks.gpu_process import Ended
+
+        line = " ".join(command)
+        self.seen.append(line)
+        bad = [code for what, code in self.outcomes.items() if what in line]
+        if "benchmarks.gpu_measures" in command:
+            engine, _, out, *names = command[command.index("benchmarks.gpu_measures") + 1 :]
+            return self.measured(engine, Path(out), names)
+        if "pytest" in command:
+            return Ended(bad[0] if bad else 0, "7 passed in 1s" if not bad else "1 failed, 6 passed in 1s", 1.0)
+        return Ended(bad[0] if bad else 0, "largest difference over what is allowed: 0.5", 1.0)
+
+    def measured(self, engine: str, out: Path, names: list[str]) -> Any:
+        from benchmarks.gpu_process import Ended
+
+        lines = []
+        for name in names:
+            lines.append({"begun": name})
+            code = self.outcomes.get(f"{engine}_{name}", 0)
+            row = {"failed": "no"} if code else {"rows": {f"{name}_row": {"seconds": 1.0}}, "others": {name: 2.0}}
+            if code is not None:
+                lines.append(row | {"measure": name, "seconds": 1.0})
+            out.write_text("".join(f"{json.dumps(x)}\n" for x in lines), encoding="utf-8")
+            if code != 0:
+                return Ended(code, "", 1.0)
+        return Ended(0, "", 1.0)
+
+
+def test_a_run_goes_on_with_what_did_not_succeed(gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gpu, "describe", lambda: dict(ABOUT))
+    monkeypatch.setattr(gpu.gpu_checks, "sanitizer", lambda: "/bin/compute-sanitizer")
+    out = tmp_path / "g.json"
+
+    def run(*more: str, **outcomes: int | None) -> tuple[int, dict[str, Any], list[str]]:
+        scripted = Scripted(**outcomes)
+        monkeypatch.setattr(gpu.gpu_process, "run", scripted)
+        code = gpu.main(["--out", str(out), *more])
+        return code, json.loads(out.read_text(encoding="utf-8")), scripted.seen
+
+    bad = {"test_attention_options.py": None, "gradients bfloat16": 1, "cuda_scoring": None, "triton_numerics": 1}
+    code, found, seen = run(**bad)
+    assert code == 1
+    assert "pip" in seen[0]
+    assert found["suite"]["green"] is False
+    assert found["checks"]["cuda gradients bfloat16"]["ok"] is False
+    assert found["sanitizer"]["racecheck cuda hopper float8"]["ok"] is True
+    assert "out of time" in found["rows"]["cuda_scoring"]["failed"]
+    assert found["rows"]["triton_numerics"] == {"failed": "no"}
+    assert {"cuda_attention_row", "triton_scale_row", "cuda_compiled_row"} <= found["rows"].keys()
+    assert "cuda gradients bfloat16" in out.with_suffix(".log").read_text(encoding="utf-8")
+    code, found, seen = run()
+    assert code == 0
+    assert found["suite"]["green"] is True
+    assert found["rows"]["cuda_scoring_row"] == {"seconds": 1.0}
+    assert not any("failed" in row for row in found["rows"].values())
+    assert len([x for x in seen if "pytest" in x]) == 6  # two parts of each engine
+    assert all("gradients bfloat16" in x for x in seen if "gpu_cases" in x)
+    monkeypatch.setitem(ABOUT, "source", "t")
+    code, found, seen = run("--seconds", "0", "--commit", "abc")
+    assert (code, found["rows"], found["commit"]) == (3, {}, "abc")  # nothing of another source
+    assert run("--parts", "suite")[1]["suite"]["green"] is True
 
 
 def test_the_literal_forms_stay_where_the_features_are(gpu: Any) -> None:
@@ -108,6 +222,17 @@ def test_shards_hold_every_test_once(pytester: pytest.Pytester, monkeypatch: pyt
         done = pytester.runpytest_subprocess("--collect-only", "-q", "-m", "gpu", "-k", "marked")
         seen += [x for x in done.outlines if "::" in x]
     assert len(seen) == len(set(seen)) == 10
+
+
+@pytest.mark.parametrize("case", ["cuda hopper bfloat16", "cuda gradients float32", "cuda attention bfloat16"])
+def test_the_small_problems_agree(gpu: Any, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """Smaller still, and by eager in the place of the engine."""
+    from benchmarks import gpu_cases
+
+    monkeypatch.setattr(gpu_cases, "REGIONS", (5, 36, 1))
+    monkeypatch.setattr(gpu_cases, "WORDS", (1, 3, 17))
+    run = gpu_cases.CASES[case]
+    assert 0 <= functools.partial(run.func, "eager", *run.args[1:], **run.keywords)("cpu") <= 1
 
 
 def test_without_a_gpu_or_a_file_it_says_so(tmp_path: Path) -> None:

@@ -127,6 +127,9 @@ def test_an_engine_is_verified_by_a_green_suite_and_faster_rows(table: Any, tmp_
         "| triton scan scoring | seconds: 0.25; over eager: 2.50×; over compiled eager: RuntimeError: no compiler |"
         in text
     )
+    found["suite"] = {"green": False, "engines": {"triton": True, "cuda": False}}
+    (tmp_path / "gpu" / "g1.json").write_text(json.dumps({**found, "rows": rows}), encoding="utf-8")
+    assert table.verified(tmp_path) == {"sm_90": {"pair_score": ["triton"]}}
     found["suite"] = {"green": False}
     (tmp_path / "gpu" / "g1.json").write_text(json.dumps({**found, "rows": rows}), encoding="utf-8")
     assert table.verified(tmp_path) == {}

@@ -1,0 +1,157 @@
+"""Every kernel of the fused engines once, on small awkward problems, against ``eager``: for sanitizers too.
+
+``python -m benchmarks.gpu_cases "cuda hopper bfloat16"`` runs one case; without a name it lists them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from cmsei_fast import PairScorer, pair_score, relation_attention
+from cmsei_fast.engines import cuda_tiles, triton_design
+
+# Largest differences, relative to the largest number; scores of rounded features can be other instructions'.
+LIMITS = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-3, "float16": 1e-3, "float8": 5e-3}
+GRADIENT_LIMITS = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 2e-2}
+SCORERS = (PairScorer.scan_t2i(), PairScorer.scan_i2t(), PairScorer.cmsei())
+# One row, a few, the field's 36, and more than one kernel's tile holds; captions likewise.
+REGIONS, WORDS, WIDTH = (36, 36, 1, 20, 144, 150, 36), (*range(1, 34), 64, 66), 200
+
+
+def off(found: Tensor, expected: Tensor) -> float:
+    """The largest difference over the largest number, infinite where something is not finite."""
+    found, expected = found.detach(), expected.detach()
+    difference = (found.double() - expected.double()).abs().nan_to_num(nan=float("inf"))
+    return float(difference.max() / expected.double().abs().max().clamp(min=1))
+
+
+def problem(device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Regions and words of about unit length, and their offsets on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    out = []
+    for lengths in (REGIONS, WORDS):
+        x = torch.randn(sum(lengths), WIDTH, generator=generator) + 0.3
+        out.append((x / x.norm(dim=1, keepdim=True)).to(device, dtype))
+    return out[0], out[1], *(torch.tensor([0, *x]).cumsum(0) for x in (REGIONS, WORDS))
+
+
+def _dtype(precision: str) -> torch.dtype:
+    return torch.float32 if precision == "float8" else getattr(torch, precision)
+
+
+@contextlib.contextmanager
+def kernel(name: str) -> Iterator[None]:
+    """Inside the block, cuda's scores are this kernel's; "" leaves the choice alone."""
+    before = cuda_tiles.choose
+    if name:
+        cuda_tiles.choose = lambda *_: cuda_tiles.Choice(name, "asked for")
+    try:
+        yield
+    finally:
+        cuda_tiles.choose = before
+
+
+def scores(engine: str, precision: str, device: str, chosen: str = "") -> float:
+    """Scores of all scorers; ``chosen`` is cuda's kernel or triton's design."""
+    inputs = problem(device, _dtype(precision))
+    worst = 0.0
+    for scorer in SCORERS:
+        expected = pair_score(*inputs, scorer=scorer, engine="eager", precision=precision)
+        if engine == "triton" and chosen:
+            os.environ[triton_design.VARIABLE] = chosen
+        with kernel(chosen if engine == "cuda" else ""):
+            once, again = (pair_score(*inputs, scorer=scorer, engine=engine, precision=precision) for _ in range(2))
+        assert torch.equal(once, again), "another result at the second run"
+        worst = max(worst, off(once, expected) / LIMITS[precision])
+    return worst
+
+
+def gradients(engine: str, precision: str, device: str) -> float:
+    """Gradients of regions, words and scalars of all scorers."""
+    v, w, *both = problem(device, _dtype(precision))
+    worst = 0.0
+    for scorer in SCORERS:
+        found = []
+        for name in (engine, engine, "eager"):
+            wide = torch.float64 if precision == "float64" else torch.float32
+            leaves = [v.clone().requires_grad_(), w.clone().requires_grad_()]
+            scalars = torch.tensor(scorer.scalars(), dtype=wide).requires_grad_()
+            out = pair_score(*leaves, *both, scorer=scorer, scalars=scalars, engine=name)
+            found.append(torch.autograd.grad(out.square().sum(), (*leaves, scalars)))
+        assert all(torch.equal(x, y) for x, y in zip(*found[:2], strict=True)), "another result at the second run"
+        for x, y in zip(found[0], found[2], strict=True):
+            worst = max(worst, off(x, y) / GRADIENT_LIMITS[precision])
+    return worst
+
+
+def attention(engine: str, precision: str, device: str) -> float:
+    """Relation attention and its gradients, with every table and with none."""
+    generator = torch.Generator().manual_seed(0)
+    b, h, r, d, labels = 3, 4, 37, 72, 13
+    dtype = _dtype(precision)
+    q, k, v, upstream = (torch.randn(b, r, h, d, generator=generator).to(device, dtype) for _ in range(4))
+    q, k, v, upstream = (x.transpose(1, 2) for x in (q, k, v, upstream))
+    index = torch.randint(0, labels, (b, r, r), generator=generator).to(device)
+    bias = torch.randn(labels, h, generator=generator).to(device, dtype)
+    value = torch.randn(labels, h, d, generator=generator).to(device, dtype)
+    sure = (torch.rand(b, r, r, generator=generator) * 0.9 + 0.1).to(device, dtype)
+    worst = 0.0
+    for tables in ((bias, value, sure), (None, None, None)):
+        found = []
+        for name in (engine, engine, "eager"):
+            leaves = [x.detach().clone().requires_grad_() for x in (q, k, v, *tables) if x is not None]
+            rest = leaves[3:] or (None, None, None)
+            out = relation_attention(*leaves[:3], index, *rest, engine=name)
+            found.append((out, *torch.autograd.grad(out, leaves, upstream)))
+        assert all(torch.equal(x, y) for x, y in zip(*found[:2], strict=True)), "another result at the second run"
+        for place, (x, y) in enumerate(zip(found[0], found[2], strict=True)):
+            worst = max(worst, off(x, y) / (2e-2 if precision == "bfloat16" else 1e-4 if place == 0 else 1e-3))
+    return worst
+
+
+# Each gives the largest difference as a part of what it may be.
+CASES: dict[str, Callable[[str], float]] = {
+    f"cuda {chosen} {precision}": partial(scores, "cuda", precision, chosen=chosen)
+    for chosen, precisions in (
+        ("hopper", ("bfloat16", "float16", "float8")),
+        ("mma", ("bfloat16", "float16")),
+        ("library", ("bfloat16", "float32", "float64")),
+    )
+    for precision in precisions
+}
+CASES |= {f"cuda gradients {x}": partial(gradients, "cuda", x) for x in ("float32", "bfloat16", "float64")}
+CASES |= {f"cuda attention {x}": partial(attention, "cuda", x) for x in ("float32", "bfloat16")}
+CASES |= {
+    f"triton {design} {x}": partial(scores, "triton", x, chosen=design)
+    for design in triton_design.DESIGNS
+    for x in ("bfloat16", "float32")
+}
+CASES |= {f"triton gradients {x}": partial(gradients, "triton", x) for x in ("float32", "bfloat16")}
+CASES |= {f"triton attention {x}": partial(attention, "triton", x) for x in ("float32", "bfloat16")}
+
+
+def needed(case: str, capability: tuple[int, int]) -> bool:
+    """Whether a GPU of this compute capability has the kernel: that of TMA and wgmma is 9.0's."""
+    return "hopper" not in case or capability == (9, 0)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a case and prints how far off it is; 0 if that is little."""
+    if not arguments:
+        print("\n".join(CASES))
+        return 0
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    worst = CASES[arguments[0]](device)
+    print(f"largest difference over what is allowed: {worst:.2g}")
+    return int(not worst <= 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,59 @@
+"""The small cases of ``gpu_cases.py`` on the GPU, each in a process of its own, plainly and under compute-sanitizer."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from benchmarks import gpu_process
+from benchmarks.gpu_results import Results
+from benchmarks.gpu_suite import processes
+
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+# Of an allocation of its own each tensor's end shows; torch's cache would hide it.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+CASE_SECONDS = {"": 90.0, "memcheck": 150.0}
+
+
+def sanitizer() -> str | None:
+    """compute-sanitizer of the path or of the usual place."""
+    return shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+
+
+def command(case: str, tool: str = "") -> list[str]:
+    """The command line of a case, under a tool of compute-sanitizer or plain."""
+    plain = [sys.executable, "-m", "benchmarks.gpu_cases", case]
+    if not tool:
+        return plain
+    return [str(sanitizer()), "--tool", tool, "--error-exitcode", "9", "--report-api-errors", "no", *plain]
+
+
+def run(results: Results, cases: list[str], deadline: float, tool: str = "") -> None:
+    """Runs the cases that have not passed before, several at a time; none is begun after the deadline."""
+    part = "sanitizer" if tool else "checks"
+
+    def each(case: str) -> None:
+        left = deadline - time.perf_counter()
+        if left < 5:
+            return
+        ended = gpu_process.run(command(case, tool), min(left, CASE_SECONDS.get(tool, 240.0)), _ENVIRONMENT)
+        outcome = {"ok": ended.code == 0, "seconds": ended.seconds}
+        if found := re.search(r"what is allowed: (\S+)", ended.text):
+            outcome["of_limit"] = float(found[1])
+        if found := re.search(r"(?:ERROR|RACECHECK) SUMMARY: (.+)", ended.text):
+            outcome["summary"] = found[1]
+        if not outcome["ok"]:
+            outcome |= {"why": ended.why, "tail": gpu_process.shortened(ended.text, 1500)}
+        results.put(part, name(case, tool), outcome, ended.text)
+
+    todo = [case for case in cases if not results.passed(part, name(case, tool))]
+    with ThreadPoolExecutor(processes()) as pool:
+        list(pool.map(each, todo))
+
+
+def name(case: str, tool: str) -> str:
+    """What an outcome is kept under."""
+    return f"{tool} {case}" if tool else case

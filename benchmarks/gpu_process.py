@@ -1,0 +1,65 @@
+"""Child processes with a limit of time: one that hangs is ended with all that it started; what it printed is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks import machine
+
+# A group of its own, so that its children end with it; no session of its own, which would outlive a lost terminal.
+_GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
+
+
+class Ended(NamedTuple):
+    """How a process ended: its exit status (None if it ran out of time), all that it printed, its seconds."""
+
+    code: int | None
+    text: str
+    seconds: float
+
+    @property
+    def why(self) -> str:
+        """In a few words."""
+        return f"out of time after {self.seconds:.0f} s" if self.code is None else f"exit status {self.code}"
+
+
+def run(command: Sequence[str], limit: float, environment: Mapping[str, str] | None = None) -> Ended:
+    """Runs a command in the source tree for at most ``limit`` seconds; output goes to a file: nobody can block it."""
+    start = time.perf_counter()
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
+    with tempfile.TemporaryFile() as out:
+        child = subprocess.Popen(
+            command,
+            cwd=machine.ROOT,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            **_GROUP,
+        )
+        try:
+            code: int | None = child.wait(max(0.1, limit))
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits for a driver may never end
+                child.wait(10)
+        out.seek(0)
+        text = out.read().decode(errors="replace")
+    return Ended(code, text, time.perf_counter() - start)
+
+
+def shortened(text: str, most: int = 3000) -> str:
+    """The beginning and the end of a long text."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}\n[…]\n{text[-half:]}"

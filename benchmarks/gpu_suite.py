@@ -1,0 +1,127 @@
+"""The tests that concern a GPU, dealt out over processes: what is red, or was not run, can be run again by itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import gpu_process, machine
+from benchmarks.gpu_results import Results
+
+ENGINES = ("cuda", "triton", "eager")
+# Files of many tests are dealt out in so many parts.
+PARTS = {"test_pair_score.py": 4, "test_pair_score_gradients.py": 4, "test_attention_options.py": 2}
+_VALUES = "float64_against or float32_against or low_precision or precision_rounds or nan"
+
+
+class Unit(NamedTuple):
+    """Tests that one process runs.
+
+    Args:
+        engine: the engine that a failure speaks against; "" for tests of no engine.
+        file: in ``tests``.
+        keyword: what pytest's ``-k`` selects.
+        part, parts: which of the file's parts.
+        design: of triton's pair score, "" for the usual one.
+    """
+
+    engine: str
+    file: str
+    keyword: str
+    part: int = 0
+    parts: int = 1
+    design: str = ""
+
+    @property
+    def name(self) -> str:
+        """Unique, and the same in every run."""
+        what = " ".join(x for x in (self.engine or "no engine", self.design, self.file) if x)
+        return what if self.parts == 1 else f"{what} {self.part + 1}/{self.parts}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of its process."""
+        out = {"OMP_NUM_THREADS": "1", "CMSEI_TEST_SHARD": f"{self.part}/{self.parts}"}
+        return out | ({"CMSEI_TRITON_DESIGN": self.design} if self.design else {})
+
+    def command(self, *more: str) -> list[str]:
+        """pytest's command line."""
+        options = ["-q", "-p", "no:cacheprovider", "--tb=short", "--maxfail", "20", *more]
+        select = ["-m", "gpu", *(["-k", self.keyword] if self.keyword else [])]
+        return [sys.executable, "-m", "pytest", *options, f"tests/{self.file}", *select]
+
+
+def units() -> list[Unit]:
+    """All of them, by what matters first: each engine's tests, then those of no engine, then triton's other design."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted((machine.ROOT / "tests").glob("test_*.py"))}
+    own = [name for name, text in texts.items() if re.search(r"\bbackend\b", text)]
+    marked = [name for name, text in texts.items() if re.search(r"(?m)^ *@pytest\.mark\.gpu\b", text)]
+    ids = [f"{engine}-cuda" for engine in ENGINES]  # of the backends' parameters
+    out = [Unit("cuda", name, f"not {' and not '.join(ids)}") for name in marked if "cuda" in name]
+    for engine, each in zip(ENGINES, ids, strict=True):
+        for name in own:
+            parts = PARTS.get(name, 1)
+            out += [Unit(engine, name, each, i, parts) for i in range(parts)]
+    out += [Unit("", name, f"not {' and not '.join(ids)}") for name in marked if "cuda" not in name]
+    other = Unit("triton", "test_pair_score.py", f"triton-cuda and ({_VALUES})", parts=2, design="fused")
+    return [*out, *(other._replace(part=i) for i in range(2))]
+
+
+def processes() -> int:
+    """So many at a time: compiling is most of the work."""
+    return max(1, min(14, (os.cpu_count() or 1) - 2))
+
+
+def _count(text: str, what: str) -> int:
+    return sum(int(x) for x in re.findall(rf"(\d+) {what}", text.rsplit("\n=", 1)[-1][-300:]))
+
+
+def run(results: Results, deadline: float) -> None:
+    """Runs the units that have not passed before, several at a time; none is begun after the deadline."""
+
+    def each(unit: Unit) -> None:
+        left = deadline - time.perf_counter()
+        if left < 5:
+            return
+        ended = gpu_process.run(unit.command(), left, unit.environment)
+        outcome = {name: _count(ended.text, what) for name, what in (("passed", "passed"), ("failed", "failed|error"))}
+        ok = ended.code in (0, 5)  # 5: this unit has no test
+        tail = {} if ok else {"why": ended.why, "tail": gpu_process.shortened(ended.text)}
+        results.put("suite", unit.name, {**outcome, "ok": ok, "seconds": ended.seconds, **tail}, ended.text)
+
+    todo = [unit for unit in units() if not results.passed("suite", unit.name)]
+    with ThreadPoolExecutor(processes()) as pool:
+        list(pool.map(each, todo))
+    results.update(suite={**results.found["suite"], **summary(results.found["suite"]["units"], units())})
+
+
+def summary(found: dict[str, dict[str, Any]], wanted: Iterable[Unit]) -> dict[str, Any]:
+    """Of the units' outcomes: tests passed and failed, whether all is green, and which engines are."""
+    wanted = list(wanted)
+    bad = [unit for unit in wanted if not found.get(unit.name, {}).get("ok")]
+    shared = any(unit.engine in ("", "eager") for unit in bad)  # what all are compared with
+    return {
+        "passed": sum(x["passed"] for x in found.values()),
+        "failed": sum(x["failed"] for x in found.values()),
+        "seconds": sum(x["seconds"] for x in found.values()),
+        "not_run": [unit.name for unit in wanted if unit.name not in found],
+        "red": [unit.name for unit in bad if unit.name in found],
+        "green": not bad,
+        "engines": {engine: not shared and not any(unit.engine == engine for unit in bad) for engine in ENGINES[:2]},
+    }
+
+
+def collect(limit: float) -> dict[str, Any]:
+    """Without a GPU: finds the tests that Triton's interpreter would run, of each file with a unit; runs none."""
+    first, *others = dict.fromkeys(f"tests/{unit.file}" for unit in units())
+    command = Unit("", Path(first).name, "").command("--collect-only", *others)
+    ended = gpu_process.run(command, limit)
+    found = sum(int(x) for x in re.findall(r"(?m)^(\d+)(?:/\d+)? tests collected", ended.text))
+    bad = "" if ended.code == 0 else gpu_process.shortened(ended.text)
+    return {"units": {}, "collected": found, "green": False, "left_out": True, "tail": bad}
