@@ -143,7 +143,7 @@ def test_region_dropout_keeps_a_region_and_its_relations(chance):
         (
             "labels",
             ("relations", "relation_offsets", "relation_scores"),
-            "triplets: expected images with triplets (the model is built on them), got",
+            "relations: expected images with relations (the model is built on them), got",
         ),
     ],
     ids=["features", "labels", "boxes", "relations"],

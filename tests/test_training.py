@@ -108,6 +108,38 @@ def test_refusals(tmp_path, monkeypatch):
         training_runs.run(tmp_path / "half", precision="float16")
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"captions": (), "caption_to_image": np.zeros(0, np.int64)}, "expected a split with captions, got none"),
+        ({"features": None}, "features: expected images with features .*, got a split without"),
+        (
+            {"relations": None, "relation_offsets": None, "predicate_names": ()},
+            "relations: expected images with relations .*, got a split without",
+        ),
+    ],
+)
+def test_a_validation_split_that_does_not_serve_is_told_before_the_first_step(tmp_path, changes, told):
+    split = training_runs.tiny_split()
+    other = replace(split, **changes)
+    with pytest.raises(ValueError, match=f"^validation: {told}$"):
+        train(training_runs.tiny_model(split), split, other, tmp_path / "run", TrainConfig(epochs=1), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path):
+    """Both would write the same log and remove each other's checkpoints."""
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline()
+        with pytest.raises(OSError, match=f"^{tmp_path}: expected no other process that trains there, got one$"):
+            training_runs.run(tmp_path, epochs=1)
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    training_runs.run(tmp_path, epochs=1, validated=False)
+    assert len(losses(tmp_path)) == 4
+
+
 def test_rates():
     step = TrainConfig(schedule="step", decay=0.1, decay_epochs=2, warmup_steps=4)
     assert [step.rate(i, 10) for i in (0, 3, 19, 20, 40)] == pytest.approx([0.25, 1, 1, 0.1, 0.01])

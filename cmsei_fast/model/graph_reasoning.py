@@ -129,7 +129,7 @@ class GraphReasoning(Module):
                 out[kind] = spatial_labels(boxes.view(*mask.shape, 4), given("sizes", batch.sizes), mask), None
             else:
                 labels, confidence = semantic_labels(
-                    given("triplets", batch.triplets),
+                    given("relations", batch.triplets),
                     given("owners", batch.owners),
                     batch.scores,
                     mask,

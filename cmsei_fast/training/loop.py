@@ -21,6 +21,7 @@ from ..model import CMSEI
 from ..progress import Steps
 from ..retrieval import RecallMetrics, evaluate
 from . import checkpoint as disk
+from .alone import alone_in
 from .batches import Batches
 from .config import TrainConfig
 from .distributed import process_group, rank_and_world
@@ -67,17 +68,18 @@ def train(
 
     Raises:
         FileExistsError: the directory holds a run and ``resume`` is False.
+        OSError: another process is training in the directory.
         TypeError: no split or no TrainConfig in its place.
-        ValueError: a configuration or training data that differ from the run's that is resumed; float16 on the CPU; a
-            loss that is not finite.
+        ValueError: a configuration or training data that differ from the run's that is resumed; a validation split
+            without captions or what the model is built on; float16 on the CPU; a loss that is not finite.
     """
     for name, value, kind in (("training", training, Split), ("config", config, TrainConfig)):
         if not isinstance(value, kind):
             raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
     if validation is not None and not isinstance(validation, Split):
         raise TypeError(f"validation: expected a Split or None, got {type(validation).__name__}")
-    with process_group(device) as place:
-        return _Run(model, training, validation, Path(directory), config, place, resume, progress).run()
+    with process_group(device) as place, contextlib.ExitStack() as held:
+        return _Run(model, training, validation, Path(directory), config, place, resume, progress, held).run()
 
 
 class _Run:
@@ -91,6 +93,7 @@ class _Run:
         device: torch.device,
         resume: bool,
         progress: bool,
+        held: contextlib.ExitStack,
     ) -> None:
         if config.precision == "float16" and device.type != "cuda":
             raise ValueError("precision: expected float32 or bfloat16 on the CPU, got float16")
@@ -98,6 +101,8 @@ class _Run:
         self.model, self.validation = model.to(device), validation
         self.directory, self.config, self.device = directory, config, device
         self.progress = progress and self.rank == 0
+        if validation is not None:
+            _check_validation(self.model, validation)
         tokens = [model.text.tokenize(caption) for caption in training.captions]
         self.batches = Batches(
             model.aligned(training),
@@ -117,6 +122,7 @@ class _Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.step, self.best = 0, -1.0
         self.metrics: RecallMetrics | None = None
+        held.enter_context(alone_in(directory))
         found = disk.latest_checkpoint(directory / CHECKPOINTS)
         self._check_directory(found, resume, identity(training))
         torch.manual_seed(config.seed + 1000003 * self.rank)  # dropout differs between processes
@@ -274,6 +280,16 @@ class _Run:
         if not self.progress:
             return contextlib.nullcontext()
         return Steps(steps, "step", f"epoch {epoch + 1}/{self.config.epochs}", done)
+
+
+def _check_validation(model: CMSEI, split: Split) -> None:
+    """What no epoch can be validated on is told before the first of them."""
+    if not split.captions:
+        raise ValueError("validation: expected a split with captions, got none")
+    try:
+        model.encode_images(split, [0])
+    except ValueError as error:
+        raise ValueError(f"validation: {error}") from error
 
 
 def _optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:

@@ -1,0 +1,41 @@
+"""One process at a time trains in a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .distributed import rank_and_world
+
+fcntl: Any = None
+with contextlib.suppress(ImportError):  # not on Windows
+    import fcntl
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """In the block, no other run trains in the directory, which is made; process 0 stands for those of its group.
+
+    The lock is on the file ``.lock``, which stays, and ends with the process, however that ends. It is one of POSIX's
+    record locks: a worker that outlives a killed run does not inherit it. A file system without locks has none.
+
+    Raises:
+        OSError: another process holds it, or the directory cannot be made or written.
+    """
+    if rank_and_world()[0] > 0:
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / LOCK, "w", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise OSError(f"{directory}: expected no other process that trains there, got one") from None
+        yield
