@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
+import numbers
 from dataclasses import dataclass, fields, replace
 
 NORMS = ("softmax", "l2norm", "clipped_l2norm", "l1norm", "clipped_l1norm", "clipped", "none")
@@ -32,9 +32,10 @@ def thresholds(config: list[int]) -> list[int]:
 def _finite(owner: str, name: str, value: object, *, minimum: float = -math.inf, open_: bool = False) -> float:
     expected = "a finite number" if minimum == -math.inf else f"a finite number {'>' if open_ else '>='} {minimum:g}"
     number = math.nan
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
-        number = float(value)
-    if not number >= minimum or (open_ and number == minimum):
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):  # numpy's scalars too
+        with contextlib.suppress(OverflowError):
+            number = float(value)
+    if not math.isfinite(number) or number < minimum or (open_ and number == minimum):
         raise ValueError(f"{owner}.{name}: expected {expected}, got {value!r}")
     return number
 
@@ -84,8 +85,10 @@ class Attention:
             raise ValueError(f"Attention.norm: expected one of {', '.join(NORMS)}, got {self.norm!r}")
         if self.aggregate not in AGGREGATES:
             raise ValueError(f"Attention.aggregate: expected one of {', '.join(AGGREGATES)}, got {self.aggregate!r}")
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= MAX_STEPS:
+        integral = isinstance(self.steps, numbers.Integral) and not isinstance(self.steps, bool)
+        if not integral or not 1 <= self.steps <= MAX_STEPS:
             raise ValueError(f"Attention.steps: expected an integer from 1 to {MAX_STEPS}, got {self.steps!r}")
+        set_("steps", int(self.steps))
         gates: tuple | None = None
         with contextlib.suppress(TypeError, ValueError):
             gates = tuple((a, b) for a, b in self.gates) or (DEFAULT_GATE,) * (self.steps - 1)

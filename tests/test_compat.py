@@ -165,6 +165,8 @@ def test_naaf_scores() -> None:
     assert (all_pairs(v, w, lambda v, w: (w @ v.T).amax(1).min()) < 0.35).any(), "a mismatched word is wanted"
     torch.testing.assert_close(naaf.xattn_score_test(v, w, LENGTHS, opt), expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(naaf.shard_xattn(v.numpy(), w.numpy(), LENGTHS, opt, 40), expected, rtol=1e-4, atol=1e-4)
+    left = Namespace(lambda_softmax=np.float32(20), thres_safe=torch.tensor(0.35, dtype=torch.float64))  # by training
+    torch.testing.assert_close(naaf.xattn_score_test(v, w, LENGTHS, left), expected, rtol=1e-6, atol=1e-6)
 
 
 def sorted_ranks(sims: np.ndarray, captions: int, direction: str) -> tuple[np.ndarray, np.ndarray]:
@@ -294,6 +296,10 @@ def test_missing_options_and_wrong_arguments() -> None:
         scan.xattn_score_t2i(v, w, [1, 9, 2, 2], options())
     with pytest.raises(TypeError, match="cap_lens"):
         scan.xattn_score_t2i(v, w, None, options())
+    with pytest.raises(ValueError, match=r"^captions: expected items of one shape .*, got a list of items of unlike"):
+        scan.shard_xattn_t2i(v.numpy(), [x[:n] for x, n in zip(w.numpy(), LENGTHS, strict=True)], LENGTHS, options())
+    with pytest.raises(ValueError, match=r"^device: expected one that is here .*, got 'cuda:99'$"):
+        scan.shard_xattn_t2i(v.numpy(), w.numpy(), LENGTHS, options(), device="cuda:99")
 
 
 def test_signatures_are_the_field_s() -> None:

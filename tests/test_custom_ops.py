@@ -9,6 +9,7 @@ import torch
 from conftest import BACKENDS
 from problems import Problem
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from cmsei_fast import Encoded
 from cmsei_fast.nn import PairScore, RelationAttention
@@ -235,6 +236,21 @@ def test_a_second_derivative_is_refused() -> None:
     (d,) = torch.autograd.grad(relation_attention(*y).sum(), y[0], create_graph=True)
     with pytest.raises(RuntimeError, match=r"^relation_attention: expected first derivatives alone, got"):
         d.pow(2).sum().backward()
+
+
+def test_forward_mode_is_refused() -> None:
+    """A custom operator drops tangents: the derivative came out as 0."""
+    v, w, *offsets = scored()
+    x = attended()
+    attend = lambda q: relation_attention(q, *x[1:])  # noqa: E731
+    for f, at in ((lambda v: pair_score(v, w.detach(), *offsets, scorer=SCORER), v), (attend, x[0])):
+        at = at.detach()
+        with pytest.raises(RuntimeError, match=r"^\w+: expected derivatives backward alone, got forward mode"):
+            torch.func.jvp(f, (at,), (torch.ones_like(at),))
+        with forward_ad.dual_level(), pytest.raises(RuntimeError, match="got forward mode"):
+            f(forward_ad.make_dual(at, torch.ones_like(at)))
+        with forward_ad.dual_level():  # of something else
+            assert torch.equal(f(at), f(at))
 
 
 def test_shapes_without_data() -> None:

@@ -195,6 +195,11 @@ def test_what_cannot_be_encoded():
     for wrong in ([-1], [7]):
         with pytest.raises(ValueError, match=rf"^indices: expected images from 0 to 6, got {wrong[0]} to {wrong[0]}$"):
             model.encode_images(SPLIT, wrong)
+    with pytest.raises(TypeError, match=r"^indices: expected integers, got bool$"):
+        model.encode_images(SPLIT, np.arange(7) == 3)
+    with pytest.raises(ValueError, match=r"^indices: expected \(n,\) integers, got shape \(\)$"):
+        model.encode_images(SPLIT, 3)
+    assert len(model.encode_images(SPLIT, [])) == 0
     with pytest.raises(TypeError, match=r"^captions\[1\]: expected a sentence, got NoneType$"):
         model.encode_captions(["a dog", None])
     with pytest.raises(TypeError, match=r"^split: expected a Split \(open_split reads one\), got str$"):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 
 from cmsei_fast.scorer import AGGREGATES, NORMS, Attention, PairScorer
@@ -86,6 +87,14 @@ def test_scalars_of_another_structure() -> None:
         PairScorer.cmsei().with_scalars([1.0] * 10)
     with pytest.raises(ValueError, match=r"^Attention.temperature: expected a finite number > 0, got -9.0$"):
         PairScorer.scan_t2i().with_scalars([1, 0, 0, 0, 0, 5, -9.0, 6, 9, 6])
+
+
+def test_numbers_of_numpy_are_plain_ones() -> None:
+    gates = ((np.float32(1), np.int64(0)),)
+    made = Attention(np.float64(0.5), np.float32(4), steps=np.int64(2), gates=gates, lse_temperature=np.float16(2))
+    plain = Attention(0.5, 4.0, steps=2, gates=((1.0, 0.0),), lse_temperature=2.0)
+    assert made == plain
+    assert json.dumps(PairScorer(made).to_dict()) == json.dumps(PairScorer(plain).to_dict())
 
 
 def test_frozen() -> None:

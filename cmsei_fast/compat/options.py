@@ -22,6 +22,16 @@ def option(opt: Any, name: str) -> Any:
     return getattr(opt, name)
 
 
+def number(opt: Any, name: str) -> Any:
+    """The option of that name as a plain number, where training has left a tensor or an array of one.
+
+    Raises:
+        AttributeError: if the namespace lacks it.
+    """
+    value = option(opt, name)
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
 def choice(opt: Any, name: str, known: dict[str, str]) -> str:
     """The counterpart of an option that names one of a few.
 
@@ -38,20 +48,20 @@ def choice(opt: Any, name: str, known: dict[str, str]) -> str:
 def scan(opt: Any) -> Attention:
     """One direction from SCAN's ``raw_feature_norm``, ``agg_func``, ``lambda_softmax`` and ``lambda_lse``."""
     norm, aggregate = choice(opt, "raw_feature_norm", _NORMS), choice(opt, "agg_func", _AGGREGATES)
-    given = {"lse_temperature": option(opt, "lambda_lse")} if aggregate == "lse" else {}
-    return Attention(temperature=option(opt, "lambda_softmax"), norm=norm, aggregate=aggregate, **given)
+    given = {"lse_temperature": number(opt, "lambda_lse")} if aggregate == "lse" else {}
+    return Attention(temperature=number(opt, "lambda_softmax"), norm=norm, aggregate=aggregate, **given)
 
 
 def bfan(opt: Any) -> PairScorer:
     """BFAN's score from ``focal_type`` and ``lambda_softmax``."""
     scorer = PairScorer.bfan(choice(opt, "focal_type", {"equal": "equal", "prob": "prob"}))
     assert scorer.t2i is not None
-    direction = replace(scorer.t2i, temperature=option(opt, "lambda_softmax"))
+    direction = replace(scorer.t2i, temperature=number(opt, "lambda_softmax"))
     return PairScorer(direction, direction)
 
 
 def naaf(opt: Any) -> PairScorer:
     """NAAF's score at test time from ``thres_safe`` and ``lambda_softmax``."""
-    scorer = PairScorer.naaf(option(opt, "thres_safe"))
+    scorer = PairScorer.naaf(number(opt, "thres_safe"))
     assert scorer.t2i is not None
-    return PairScorer(replace(scorer.t2i, temperature=option(opt, "lambda_softmax")))
+    return PairScorer(replace(scorer.t2i, temperature=number(opt, "lambda_softmax")))

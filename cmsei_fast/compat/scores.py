@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..devices import own_device
 from ..encoded import Encoded
 from ..ops.pair_score import pair_score
 from ..scorer import PairScorer
@@ -47,17 +48,31 @@ def xattn_score(images: Any, captions: Any, cap_lens: Any, scorer: PairScorer) -
 def shard_xattn(
     images: Any, captions: Any, caplens: Any, scorer: PairScorer, *, precision: str, device: str | None
 ) -> np.ndarray:
-    """(n_image, n_caption) float64 scores of arrays, as the loops over shards return them."""
-    images, captions = (x if isinstance(x, Tensor) else np.asarray(x) for x in (images, captions))
+    """(n_image, n_caption) float64 scores of arrays, as the loops over shards return them.
+
+    Raises:
+        TypeError, ValueError: as :func:`cmsei_fast.score_matrix` does, for a list of items of unlike shapes, and for a
+            device that is not here.
+    """
+    images, captions = _array("images", images), _array("captions", captions)
     out = np.empty((len(images), len(captions)))
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and not isinstance(images, Tensor) and not isinstance(captions, Tensor):
+    place = own_device(device)
+    if place.type == "cpu" and not isinstance(images, Tensor) and not isinstance(captions, Tensor):
         score_matrix(images, captions, caplens, scorer=scorer, precision=precision, out=out)
         return out
     dtype = checks.PRECISIONS[checks.check_precision(precision, torch.float32)]
     if precision == "float8":  # rounded once, from the features as they are
         dtype = torch.float32
-    images, captions = (torch.as_tensor(x).to(device, dtype) for x in (images, captions))
+    images, captions = (torch.as_tensor(x).to(place, dtype) for x in (images, captions))
     out[:] = score_matrix(images, captions, caplens, scorer=scorer, precision=precision).double().cpu().numpy()
     return out
+
+
+def _array(name: str, x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x
+    try:
+        return np.asarray(x)
+    except ValueError:
+        expected = "items of one shape (cmsei_fast.score_matrix takes any, one behind another with image_lengths)"
+        raise ValueError(f"{name}: expected {expected}, got a {type(x).__name__} of items of unlike shapes") from None

@@ -137,15 +137,20 @@ class CMSEI(Module):
             Rows (ΣR, D) float32 on the model's device.
 
         Raises:
-            TypeError: for what is no split; ValueError: for indices or a batch size that cannot be, and a split that
-                lacks what the model is built on.
+            TypeError: for what is no split, and indices that are no integers; ValueError: for indices or a batch size
+                that cannot be, and a split that lacks what the model is built on.
             ProcessLost: where another process of the group failed or is lost.
         """
         _check_batch_size(batch_size)
         if not isinstance(split, Split):
             raise TypeError(f"split: expected a Split (open_split reads one), got {type(split).__name__}")
         split = self.aligned(split)
-        chosen = np.arange(len(split)) if indices is None else np.asarray(indices, dtype=np.int64)
+        chosen = np.arange(len(split)) if indices is None else np.asarray(indices)
+        if chosen.ndim != 1:
+            raise ValueError(f"indices: expected (n,) integers, got shape {chosen.shape}")
+        if chosen.size and chosen.dtype.kind not in "iu":  # a mask would be read as images 0 and 1
+            raise TypeError(f"indices: expected integers, got {chosen.dtype}")
+        chosen = chosen.astype(np.int64)
         if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(split)):
             raise ValueError(
                 f"indices: expected images from 0 to {len(split) - 1}, got {chosen.min()} to {chosen.max()}"

@@ -24,7 +24,7 @@ from cmsei_fast.scorer import (
     thresholds,
 )
 
-from .derivatives import first_only
+from .derivatives import first_only, refuse_tangents
 
 _FLOATS = tuple(PRECISIONS.values())
 
@@ -57,8 +57,8 @@ def pair_score(
             regions; float64 features stay float64.
 
     Returns:
-        (N, M) float32, float64 for precision ``"float64"``. Its gradient has none of its own: second derivatives are an
-        error.
+        (N, M) float32, float64 for precision ``"float64"``. Second derivatives and those of forward mode
+        are an error.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
@@ -74,6 +74,7 @@ def pair_score(
         dtype = torch.float64 if precision == "float64" else torch.float32
         scalars = torch.tensor(scorer.scalars(), dtype=dtype, device="cpu")
     _check_tensors(scalars=scalars)
+    refuse_tangents("pair_score", regions, words, scalars)
     return _pair_score(regions, words, region_offsets, word_offsets, scalars, scorer.config(), engine, precision)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cmsei_fast import engines
 
-from .derivatives import first_only
+from .derivatives import first_only, refuse_tangents
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -43,7 +43,8 @@ def relation_attention(
 
     Returns:
         (B, H, R, d) in q's dtype; sums are float32, float64 for float64. Under autocast q, k and v are cast to its
-        dtype first, as ``scaled_dot_product_attention`` does. Second derivatives are an error.
+        dtype first, as ``scaled_dot_product_attention`` does. Second derivatives and
+        those of forward mode are an error.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
@@ -60,6 +61,7 @@ def relation_attention(
     if narrow and device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         q, k, v = (x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in (q, k, v))
+    refuse_tangents("relation_attention", q, k, v, bias, value, confidence)
     return _relation_attention(q, k, v, labels, bias, value, confidence, engine)
 
 
