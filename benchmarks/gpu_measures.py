@@ -28,6 +28,7 @@ from benchmarks.paired import agree
 from benchmarks.relations import graphs
 from cmsei_fast import PairScorer, pair_score, relation_attention, score_matrix
 from cmsei_fast.engines import eager, gram, relations, triton_design
+from cmsei_fast.engines.eight_bits import FORMATS
 
 Rows = dict[str, dict[str, Any]]
 SCORERS = {"scan": (PairScorer.scan_t2i(), field.scan_t2i), "cmsei": (PairScorer.cmsei(), field.cmsei)}
@@ -68,18 +69,19 @@ def scoring(at: Run) -> Rows:
         def ours(which: Features, score: Callable[..., Tensor] = score) -> Tensor:
             return score(which, at.engine)
 
-        def narrow(which: Features, score: Callable[..., Tensor] = score) -> Tensor:
-            return score(which, at.engine, "float8")
-
         agree(name, ours(part), plain(), 5e-3)
-        agree(f"{name} in float8", narrow(part), score(part, "eager", "float8"), 5e-3)
+        for precision in FORMATS:
+            agree(f"{name} in {precision}", score(part, at.engine, precision), score(part, "eager", precision), 5e-3)
         taken, small = at.seconds(lambda ours=ours: ours(given)), at.seconds(lambda ours=ours: ours(part))
         rows[f"{name}_scoring"] = {
             "pairs": given.pairs,
             "seconds": taken,
             "product_seconds": product,
             "of_product": product / taken,
-            "float8_of_product": product / at.seconds(lambda narrow=narrow: narrow(given)),
+            **{
+                f"{precision}_of_product": product / at.seconds(lambda s=score, p=precision: s(given, at.engine, p))
+                for precision in FORMATS
+            },
             "over_literal": ratio(at.other(f"{name} literal", lambda f=literal: at.attempt(f)), small),
             "over_eager": ratio(at.other(f"{name} eager", lambda f=plain: at.attempt(f)), small),
         }

@@ -49,6 +49,7 @@ GPU_COLUMNS = {
     "seconds": ("seconds", "{:.3g}"),
     "of_product": ("of the bare product's speed", "{:.2f}"),
     "float8_of_product": ("of the bare product's speed, in float8", "{:.2f}"),
+    "int8_of_product": ("of the bare product's speed, in int8", "{:.2f}"),
     "over_literal": ("over the literal form", "{:.1f}×"),
     "over_eager": ("over eager", "{:.2f}×"),
     "over_compiled": ("over compiled eager", "{:.2f}×"),

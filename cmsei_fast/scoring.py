@@ -46,9 +46,9 @@ def score_matrix(
         image_lengths: (N,) regions of each image, likewise.
         scorer: what the score is; None is ``PairScorer.cmsei()``.
         engine: "auto" or the name of an engine.
-        precision: "float32", "bfloat16", "float16", "float64" or "float8" (e4m3, with a scale of each row:
-            docs/scores.md): features are rounded to it, sums are kept in float32 (in float64 for "float64"). None: the
-            features' own dtype, the wider one if the two sides differ.
+        precision: "float32", "bfloat16", "float16", "float64", "float8" (e4m3) or "int8", both with a scale of
+            each row (docs/scores.md): features are rounded to it, sums are kept in float32 (in float64 for "float64").
+            None: the features' own dtype, the wider one if the two sides differ.
         out: array, memmap, tensor or h5py dataset (N, M) of a floating dtype, to write into. Or the name of a file that
             ends in ``.npy``, which is there when all scores are, never before; one that is there is replaced then.
         resume: leave out what an earlier run into the same file has finished (docs/large-runs.md).

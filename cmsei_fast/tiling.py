@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import engines
-from .engines.float8 import taken_as
+from .engines.eight_bits import taken_as
 from .engines.terms import accumulator
 from .packing import Block, Items, runs
 from .scorer import PairScorer

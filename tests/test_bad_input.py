@@ -300,12 +300,12 @@ CASES = {
     "engine_none": Case(TypeError, "engine: expected a string, got NoneType", {"engine": None}),
     "precision": Case(
         ValueError,
-        "precision: expected None or one of float32, bfloat16, float16, float64, float8, got 'int8'",
-        {"precision": "int8"},
+        "precision: expected None or one of float32, bfloat16, float16, float64, float8, int8, got 'int4'",
+        {"precision": "int4"},
     ),
     "precision_dtype": Case(
         ValueError,
-        "precision: expected None or one of float32, bfloat16, float16, float64, float8, got torch.float16",
+        "precision: expected None or one of float32, bfloat16, float16, float64, float8, int8, got torch.float16",
         {"precision": torch.float16},
     ),
     # out

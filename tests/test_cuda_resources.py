@@ -148,13 +148,14 @@ PAIR_PRODUCTS = {"HMMA.1688.F32.TF32": 3 * sum(blocks * (n**2 + n * (n + 1) // 2
 
 def test_the_hopper_kernel_is_made_of_its_instructions() -> None:
     cluster = r"UTMALDG\S+|UCGABAR_\w+|SYNCS\.ARRIVE\.TRANS64\.RED\S+|MEMBAR\.ALL\.(?!CTA)\w+|CCTL\S+"
-    counts = instructions("90a", "hopper_kernel", rf"([HQ]G?MMA\S+|{cluster}|USETMAXREG\.\S+|STL|LDL)")
+    counts = instructions("90a", "hopper_kernel", rf"([HQI]G?MMA\S+|{cluster}|USETMAXREG\.\S+|STL|LDL)")
     # Four steps of a stage each of every type, a share of words and one of regions, registers handed over.
     wanted = {"HGMMA.64x144x16.F32": 4, "HGMMA.64x144x16.F32.BF16": 4, "QGMMA.64x144x32.F32.E4M3.E4M3": 4}
+    wanted |= {"IGMMA.64x144x32.S8.S8": 4}
     wanted |= {"UTMALDG.2D.MULTICAST": 2}
-    # Stages released to the cluster's blocks (two of each type of 16 bits, one of e4m3) and the tile. The cluster meets
-    # twice, and nothing else waits for the memory of the device or empties the first cache.
-    wanted |= {"SYNCS.ARRIVE.TRANS64.RED.A1T0": 6}
+    # Stages released to the cluster's blocks (two of each type whose sums stay, one of e4m3) and the tile. The cluster
+    # meets twice, and nothing else waits for the memory of the device or empties the first cache.
+    wanted |= {"SYNCS.ARRIVE.TRANS64.RED.A1T0": 8}
     wanted |= dict.fromkeys(("UCGABAR_ARV", "UCGABAR_WAIT", "MEMBAR.ALL.GPU", "CCTL.IVALL"), 2)
     registers = {"USETMAXREG.DEALLOC.CTAPOOL": 1, "USETMAXREG.TRY_ALLOC.CTAPOOL": 1}
     assert counts == wanted | registers | PAIR_PRODUCTS

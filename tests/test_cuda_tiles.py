@@ -21,6 +21,7 @@ from cuda_on_host import COMPILER, TileCall, TileModule, TileOptions, TileRows, 
 from problems import E4M3_ROUNDING, error, magnitude
 
 from cmsei_fast.engines import cuda, cuda_pair, cuda_tiles
+from cmsei_fast.engines.eight_bits import FORMATS
 from cmsei_fast.engines.terms import rounded_rows
 from cmsei_fast.ops import pair_score
 from cmsei_fast.scorer import Attention, PairScorer
@@ -63,9 +64,9 @@ def compared(
     precision: str = "bfloat16",
 ) -> torch.Tensor:
     """The kernel's scores, which must be the definition's on the same rounded features."""
-    dtype = torch.float32 if precision == "float8" else getattr(torch, precision)
+    dtype = torch.float32 if precision in FORMATS else getattr(torch, precision)
     (v, v_offsets), (w, w_offsets) = items(regions, width, dtype, 1), items(words, width, dtype, 2)
-    if precision == "float8":  # lengths of several powers of two
+    if precision in FORMATS:  # lengths of several powers of two
         v, w = (x * torch.logspace(-3, 3, len(x), 2)[:, None] for x in (v, w))
     inputs = v, w, v_offsets, w_offsets
     rounded = (rounded_rows(x, precision).double() for x in (v, w))
@@ -88,7 +89,7 @@ SCORERS = {
 
 
 @pytest.mark.parametrize("name", SCORERS)
-@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float8"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float8", "int8"])
 def test_the_kernel_matches_the_definition(make: Make, name: str, precision: str) -> None:
     module = make()
     compared(module, SCORERS[name], (36,) * 6, (13, 7, 30, 1, 20, 12), 72, precision)
@@ -98,13 +99,18 @@ def test_the_kernel_matches_the_definition(make: Make, name: str, precision: str
 
 @pytest.mark.parametrize(
     ("width", "precision"),
-    [*((x, "bfloat16") for x in (1, 8, 64, 65, 256, 600)), *((x, "float8") for x in (1, 16, 127, 129, 700))],
+    [
+        *((x, "bfloat16") for x in (1, 8, 64, 65, 256, 600)),
+        *((x, "float8") for x in (1, 16, 127, 129, 700)),
+        *((x, "int8") for x in (3, 16, 127, 129, 700)),
+    ],
 )
 def test_any_width(make: Make, width: int, precision: str) -> None:
     compared(make(late=1), PairScorer.scan_t2i(), (36, 36, 36, 36, 36), (9, 40, 11, 5), width, precision)
 
 
-def test_float8_is_e4m3_on_hopper_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("precision", "number"), [("float8", 2), ("int8", 3)])
+def test_numbers_of_8_bits_are_hoppers_alone(monkeypatch: pytest.MonkeyPatch, precision: str, number: int) -> None:
     """The numbers that the kernel takes, and what the other one takes in their place."""
     seen = []
     for name in ("hopper_scores", "ampere_scores"):
@@ -117,16 +123,17 @@ def test_float8_is_e4m3_on_hopper_alone(monkeypatch: pytest.MonkeyPatch) -> None
             ),
         )
     for kernel in ("hopper", "mma"):
-        compared(TileModule(kernel), PairScorer.scan_t2i(), (36, 5), (9, 4), 40, "float8")
-    assert seen == [(2, True), (0, False)]
+        compared(TileModule(kernel), PairScorer.scan_t2i(), (36, 5), (9, 4), 40, precision)
+    assert seen == [(number, True), (0, False)]
 
 
-def test_scales_of_which_only_the_product_leaves_the_range() -> None:
+@pytest.mark.parametrize("precision", FORMATS)
+def test_scales_of_which_only_the_product_leaves_the_range(precision: str) -> None:
     (v, v_offsets), (w, w_offsets) = (items((n,), 16, torch.float32, n) for n in (4, 3))
     v, w = v * 2.0**75, w * 2.0**75  # scales of at least 2⁶⁴
     v[:, ::2], w[:, 1::2] = 0, 0  # inner products of 0
     with engine_on_host(TileModule()):
-        scores = pair_score(v, w, v_offsets, w_offsets, scorer=PairScorer.maxsim(), engine="cuda", precision="float8")
+        scores = pair_score(v, w, v_offsets, w_offsets, scorer=PairScorer.maxsim(), engine="cuda", precision=precision)
     assert torch.equal(scores, torch.zeros(1, 1))
 
 
@@ -143,11 +150,32 @@ def test_sums_of_the_bits_that_e4m3_instructions_keep(name: str) -> None:
     assert 0 < error(found[1], found[0]) <= E4M3_ROUNDING * magnitude(found[0])
 
 
-def test_float8_of_what_is_too_large_for_a_tile() -> None:
+@pytest.mark.parametrize("precision", FORMATS)
+def test_8_bits_of_what_is_too_large_for_a_tile(precision: str) -> None:
     module = TileModule()
-    compared(module, PairScorer.cmsei(), (36, 145, 36), (70, 13, 65, 8), 24, "float8")
+    compared(module, PairScorer.cmsei(), (36, 145, 36), (70, 13, 65, 8), 24, precision)
     assert module.launches == 1
     assert module.teams
+
+
+def test_sums_of_whole_numbers_are_exact() -> None:
+    """Though float32 would round them: 1,200 times 127 times 127 is more than 2²⁴, and so is what is taken off it."""
+    v, w = (torch.full((n, 2401), 127.0) for n in (2, 3))
+    v[:, 1200:2400] = -127
+    v[:, 2400], w[:, 2400] = 1, 3
+    with engine_on_host(TileModule()):
+        offsets = (torch.tensor([0, n]) for n in (2, 3))
+        found = pair_score(v, w, *offsets, scorer=PairScorer.maxsim("mean"), engine="cuda", precision="int8")
+    assert found.item() == 3
+
+
+def test_whole_numbers_whose_sums_may_not_fit_are_multiplied_as_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cuda_tiles.MOST_WHOLE * 127**2 < 2**31 <= (cuda_tiles.MOST_WHOLE + 1) * 127**2
+    monkeypatch.setattr(cuda_tiles, "MOST_WHOLE", 24)
+    for width, launches in ((24, 1), (25, 0)):
+        module = TileModule()
+        compared(module, PairScorer.scan_t2i(), (36, 5), (9, 4), width, "int8")
+        assert module.launches == launches
 
 
 def test_the_model_of_the_machine_reads_e4m3_as_torch_does(library: ctypes.CDLL) -> None:
@@ -219,7 +247,7 @@ def test_what_is_too_large_for_a_tile_is_left_to_the_other_kernel(make: Make) ->
     assert module.launches == 0
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float8"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float8", "int8"])
 def test_nan_is_not_hidden_nor_spread(make: Make, precision: str) -> None:
     (v, v_offsets), (w, w_offsets) = items((36,) * 5, 16, torch.bfloat16, 1), items((5, 6, 7), 16, torch.bfloat16, 2)
     v[40, 3] = w[7, 1] = torch.nan
@@ -405,7 +433,14 @@ def alone(precision: str, width: int) -> torch.Tensor:
 @pytest.mark.parametrize("cluster", [(2, 2), (1, 2), (4, 2), (2, 4), (8, 1)])
 @pytest.mark.parametrize(
     ("late", "precision", "width"),
-    [(0, "bfloat16", 300), (3, "bfloat16", 300), (5, "bfloat16", 380), (4, "float8", 140), (7, "bfloat16", 64)],
+    [
+        (0, "bfloat16", 300),
+        (3, "bfloat16", 300),
+        (5, "bfloat16", 380),
+        (4, "float8", 140),
+        (6, "int8", 140),
+        (7, "bfloat16", 64),
+    ],
 )
 def test_clusters_score_each_tile_once_and_the_same(
     cluster: tuple[int, int], late: int, precision: str, width: int
@@ -419,11 +454,11 @@ def test_clusters_score_each_tile_once_and_the_same(
     assert torch.equal(found, alone(precision, width))
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float8"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float8", "int8"])
 @pytest.mark.parametrize("stages", [1, 2, 5])
 def test_a_cluster_is_right_whoever_is_late(precision: str, stages: int) -> None:
     """Tiles of few pairs, of which two stages are loaded while the pairs of the tile before are scored."""
-    shape = PairScorer.scan_t2i(), (36,) * 13, (7, 8, 50), stages * (128 if precision == "float8" else 64), precision
+    shape = PairScorer.scan_t2i(), (36,) * 13, (7, 8, 50), stages * (128 if precision in FORMATS else 64), precision
     wanted = compared(TileModule(cluster=(1, 1)), *shape)
     for late in range(10, 16):
         module = TileModule(cluster=(1, 2), late=late, reverse=late % 2 == 1, blocks=1)
@@ -524,7 +559,7 @@ def test_the_descriptor_has_its_fields_where_the_instruction_set_documents_them(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(cuda.unavailable() is not None, reason="no CUDA GPU, or no CUDA module")
-@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float8"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float8", "int8"])
 def test_gpu_agrees_with_the_library(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     best = cuda._tiles(precision, torch.device("cuda"))
     if best.kernel == "library":
@@ -538,7 +573,7 @@ def test_gpu_agrees_with_the_library(monkeypatch: pytest.MonkeyPatch, precision:
     draw = random.Random(1)
     for images, width in (([36] * 50, 1024), ([draw.choice((1, 20, 36, 50, 144, 150)) for _ in range(40)], 100)):
         captions = [draw.randint(1, 66) for _ in range(300)]
-        dtype = torch.float32 if precision == "float8" else getattr(torch, precision)
+        dtype = torch.float32 if precision in FORMATS else getattr(torch, precision)
         (v, v_offsets), (w, w_offsets) = items(tuple(images), width, dtype, 1), items(tuple(captions), width, dtype, 2)
         inputs = v.cuda(), w.cuda(), v_offsets, w_offsets
         for scorer in SCORERS.values():
@@ -578,7 +613,8 @@ def test_kernels_under_sanitizers(tmp_path: Path) -> None:
     libraries = {f"CMSEI_HOST_{x.upper()}": str(compiled(f"{x}_host.cpp", tmp_path, *flags)) for x in KERNELS}
     code = (
         "from test_cuda_tiles import *\n"
-        "for kernel, precision in (('hopper', 'bfloat16'), ('hopper', 'float8'), ('mma', 'bfloat16')):\n"
+        "for run in 'hopper bfloat16', 'hopper float8', 'hopper int8', 'mma bfloat16':\n"
+        "    kernel, precision = run.split()\n"
         "    module = TileModule(kernel, late=1, blocks=2, reverse=True)\n"
         "    compared(module, SCORERS['cmsei'], (36,) * 4 + (20,), (13, 40, 12), 72, precision)\n"
         "print('done')"

@@ -44,6 +44,7 @@ def test_every_measure_runs(tmp_path: Path) -> None:
     wanted = {"scan_scoring", "cmsei_training", "spatial_forward", "semantic_both", "scale", "cmsei_numerics"}
     assert {f"triton_{key}" for key in wanted} <= rows.keys()
     assert rows["triton_scan_scoring"]["float8_of_product"] > 0
+    assert rows["triton_scan_scoring"]["int8_of_product"] > 0
     assert rows["triton_scan_numerics"]["same_bits"] is True
     assert rows["triton_scan_numerics"]["error"] < 1e-5
     assert not [row for row in rows.values() if "failed" in row]

@@ -58,7 +58,7 @@ def test_low_precision_against_pytorch(problem: Problem, dtype: torch.dtype, bac
     assert off <= 2 * error(literal(problem, dtype).scores, expected) + FLOOR[dtype] * magnitude(expected)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "float64", "float8"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "float64", "float8", "int8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_precision_rounds_features_and_sums_wide(dtype: torch.dtype, precision: str, backend: Backend) -> None:
     v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (5, 7), (3, 1, 4), 20).tensors()
@@ -70,7 +70,7 @@ def test_precision_rounds_features_and_sums_wide(dtype: torch.dtype, precision: 
         *device, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine=backend.engine, precision=precision
     )
     assert actual.dtype == (torch.float64 if precision == "float64" else torch.float32)
-    rounds = backend.engine == "triton" and precision in ("bfloat16", "float16", "float8")
+    rounds = backend.engine == "triton" and precision in ("bfloat16", "float16", "float8", "int8")
     limit = TF32_ROUNDING * magnitude(expected) if rounds else 1e-5
     if precision == "float8" and str(backend) == "cuda-cuda":
         limit = E4M3_ROUNDING * magnitude(expected)
@@ -298,7 +298,7 @@ BAD = {
     "precision": (
         _call(precision="tf32"),
         ValueError,
-        "precision: expected None or one of float32, bfloat16, float16, float64, float8, got 'tf32'",
+        "precision: expected None or one of float32, bfloat16, float16, float64, float8, int8, got 'tf32'",
     ),
 }
 

@@ -177,7 +177,7 @@ def test_empty_sets(empty, layout, library):
     assert str(got.dtype).removeprefix("torch.") == "float32"
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "float64", "float8"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "float64", "float8", "int8"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_precisions(dtype, precision):
     images, captions, n, m = problem()

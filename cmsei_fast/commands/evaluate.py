@@ -51,7 +51,7 @@ def add_parser(commands: Any) -> None:
 def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of :func:`cmsei_fast.score_matrix`."""
     parser.add_argument("--engine", default="auto", help="auto (default) or the name of an engine")
-    parser.add_argument("--precision", help="float32 (default), bfloat16, float16, float64 or float8")
+    parser.add_argument("--precision", help="float32 (default), bfloat16, float16, float64, float8 or int8")
     parser.add_argument("--progress", action="store_true", help="show a bar, or a line now and then in a log")
 
 

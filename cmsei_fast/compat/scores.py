@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import checks
 from ..devices import own_device
 from ..encoded import Encoded
+from ..engines.eight_bits import FORMATS
 from ..ops.pair_score import pair_score
 from ..scorer import PairScorer
 from ..scoring import score_matrix
@@ -61,7 +62,7 @@ def shard_xattn(
         score_matrix(images, captions, caplens, scorer=scorer, precision=precision, out=out)
         return out
     dtype = checks.PRECISIONS[checks.check_precision(precision, torch.float32)]
-    if precision == "float8":  # rounded once, from the features as they are
+    if precision in FORMATS:  # rounded once, from the features as they are
         dtype = torch.float32
     images, captions = (torch.as_tensor(x).to(place, dtype) for x in (images, captions))
     out[:] = score_matrix(images, captions, caplens, scorer=scorer, precision=precision).double().cpu().numpy()

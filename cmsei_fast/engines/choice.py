@@ -16,7 +16,8 @@ VERIFIED = Path(__file__).with_name("verified.json")
 
 # Largest difference to eager, relative to the largest number there, that the tiny problem may show in float32.
 TOLERANCE = 1e-4
-# The same in bfloat16 and float16, which round the features alone: an engine may multiply these numbers another way.
+# The same in bfloat16, float16 and int8, which round the features alone: an engine may multiply these numbers another
+# way.
 ROUNDED_TOLERANCE = 1e-3
 # The same in float8: instructions of e4m3 keep about 14 bits of a sum 128 deep.
 FLOAT8_TOLERANCE = 5e-3
@@ -63,7 +64,7 @@ def _difference(actual: Tensor, expected: Tensor) -> float:
 
 def _pair_score(module: ModuleType, device: torch.device, precision: str = "float32") -> tuple[Tensor, ...]:
     """Scores of four images and captions, and in float32 their gradients."""
-    from cmsei_fast.engines.float8 import taken
+    from cmsei_fast.engines.eight_bits import taken
     from cmsei_fast.scorer import PairScorer
 
     generator = torch.Generator().manual_seed(0)
@@ -97,6 +98,7 @@ _PROBLEMS = {
         (functools.partial(_pair_score, precision="bfloat16"), ROUNDED_TOLERANCE),
         (functools.partial(_pair_score, precision="float16"), ROUNDED_TOLERANCE),
         (functools.partial(_pair_score, precision="float8"), FLOAT8_TOLERANCE),
+        (functools.partial(_pair_score, precision="int8"), ROUNDED_TOLERANCE),
     ),
     "relation_attention": ((_relation_attention, TOLERANCE),),
 }

@@ -2,7 +2,7 @@
 
 ``pair_score``: a library's product of a chunk at a time and one kernel over it, forward and backward, for every option
 of the scorer; scores of 16-bit features are one kernel's that multiplies and scores, another on capability 9.0, which
-also takes ``"float8"`` (elsewhere bfloat16 computes with the same numbers).
+also takes ``"float8"`` and ``"int8"`` (elsewhere bfloat16 computes with the same numbers).
 ``relation_attention`` is one kernel forward and one backward, which computes the weights again. Sums are float32
 (float64 for float64) and their order never changes.
 """
@@ -17,11 +17,11 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from cmsei_fast.engines import cuda_pair, cuda_relation, cuda_tiles, eager, float8
+from cmsei_fast.engines import cuda_pair, cuda_relation, cuda_tiles, eager, eight_bits
 from cmsei_fast.engines.cuda_relation import MAX_HEAD_DIM, TYPES
 from cmsei_fast.engines.scalars import scalars_on
 
-FLOAT8 = True  # pair_score and its gradient take this precision themselves
+EIGHT_BITS = True  # pair_score and its gradient take these precisions themselves
 _KERNELS = {"hopper": "TMA and wgmma", "mma": "mma.sync", "library": "a library's product and a kernel over it"}
 _REBUILD = "with the CUDA toolkit (nvcc) installed, run `CMSEI_CUDA=1 pip install -e .`"
 
@@ -51,11 +51,11 @@ def limits() -> str:
     """What the kernels leave to ``eager``."""
     found = _tiles("bfloat16", torch.device("cuda"))
     main = f"16-bit scores by {_KERNELS[found.kernel]}{f' ({found.reason})' if found.reason else ''}"
-    narrow = "in e4m3" if found.kernel == "hopper" else "as bfloat16"
+    narrow = "as such" if found.kernel == "hopper" else "as bfloat16"
     return (
-        f"{main}; float8 multiplied {narrow}; eager takes problems with a pair of more than {cuda_pair.MAX_NUMBERS} "
-        f"inner products or with options of the scorer that the kernels do not know, and gradients of graphs whose "
-        f"edges do not fit a block's shared memory; heads of at most {MAX_HEAD_DIM}"
+        f"{main}; float8 and int8 multiplied {narrow}; eager takes problems with a pair of more than "
+        f"{cuda_pair.MAX_NUMBERS} inner products or with options of the scorer that the kernels do not know, and "
+        f"gradients of graphs whose edges do not fit a block's shared memory; heads of at most {MAX_HEAD_DIM}"
     )
 
 
@@ -75,8 +75,11 @@ def pair_score(
     """
     refused = cuda_pair.refusal(region_offsets, word_offsets, config) is not None
     kernel = _tiles(precision, regions.device).kernel
-    if precision == "float8" and (refused or kernel != "hopper"):
-        regions, words, precision = float8.held(regions), float8.held(words), "bfloat16"
+    if precision == "int8" and regions.shape[1] > cuda_tiles.MOST_WHOLE:
+        kernel = "library"
+    if precision in eight_bits.FORMATS and (refused or kernel != "hopper"):
+        regions, words = (eight_bits.held(x, precision) for x in (regions, words))
+        precision = "bfloat16"
     inputs = regions, words, region_offsets, word_offsets
     if refused:
         return eager.pair_score(*inputs, scalars, config, precision)
@@ -102,8 +105,9 @@ def pair_score_backward(
         RuntimeError: naming the operator, if CUDA refuses a launch.
     """
     dtypes = regions.dtype, words.dtype
-    if precision == "float8":
-        regions, words, precision = float8.held(regions), float8.held(words), "bfloat16"
+    if precision in eight_bits.FORMATS:
+        regions, words = (eight_bits.held(x, precision) for x in (regions, words))
+        precision = "bfloat16"
     inputs = regions, words, region_offsets, word_offsets
     if cuda_pair.refusal(region_offsets, word_offsets, config) is not None:
         return eager.pair_score_backward(grad, *inputs, scalars, config, precision)

@@ -1,6 +1,7 @@
 """Scores of 16-bit features by one kernel that multiplies and scores: by TMA and wgmma on Hopper, else by mma.sync.
 
-The Hopper kernel also multiplies the e4m3 numbers of precision ``"float8"`` and then by the scales of their rows.
+The Hopper kernel also multiplies the numbers of precisions ``"float8"`` and ``"int8"`` and then by the scales of their
+rows.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmsei_fast.engines import cuda_pair, float8
+from cmsei_fast.engines import cuda_pair, eight_bits
 from cmsei_fast.engines.cuda_sides import Side, layout, make_side
 from cmsei_fast.engines.device_cache import device_cache
 from cmsei_fast.engines.terms import PRECISIONS
 
 _ALIGNED = 16  # bytes that the kernels want rows to be a multiple of
-_TYPES = {"bfloat16": 0, "float16": 1, "float8": 2}  # csrc/cuda/tile_plan.h
+# Depth to which 32 bits hold a sum of products of "int8".
+MOST_WHOLE = (2**31 - 1) // 127**2
+_TYPES = {"bfloat16": 0, "float16": 1, "float8": 2, "int8": 3}  # csrc/cuda/tile_plan.h
 
 
 class _Rest(NamedTuple):
@@ -50,7 +53,7 @@ def choose(module: ModuleType, precision: str, capability: tuple[int, int], shar
     """The kernel for a precision on a GPU of this compute capability and shared memory of a multiprocessor, in bytes.
 
     ``"library"`` is that of :mod:`cmsei_fast.engines.cuda_pair`: a library's product of a chunk, then a kernel over it.
-    For ``"float8"`` another than ``"hopper"`` is that of the rounded features in bfloat16.
+    For one of 8 bits another than ``"hopper"`` is that of the rounded features in bfloat16.
     """
     if precision not in _TYPES:
         return Choice("library", f"features are {precision}, not of 16 bits")
@@ -119,11 +122,11 @@ class _Operand(NamedTuple):
 
 def _operand(rows: Tensor, precision: str) -> tuple[_Operand, Tensor]:
     """The rows rounded: as the kernel multiplies them, and as numbers of 16 bits."""
-    if precision != "float8":
+    if precision not in eight_bits.FORMATS:
         rows = _loadable(rows.to(PRECISIONS[precision]))
         return _Operand(rows, None), rows
-    found = float8.quantise(rows)
-    return _Operand(_loadable(found.numbers.view(torch.uint8)), found.scales), float8.dequantised(found)
+    found = eight_bits.quantise(rows, precision)
+    return _Operand(_loadable(found.numbers.view(torch.uint8)), found.scales), eight_bits.dequantised(found)
 
 
 def _items(module: ModuleType, side: Side) -> Any:
@@ -150,12 +153,12 @@ def pair_score(
 ) -> Tensor:
     """Scores (N, M) as :func:`cmsei_fast.engines.cuda_pair.pair_score`, by the kernel ``"hopper"`` or ``"mma"``.
 
-    Precision ``"float8"`` is the kernel ``"hopper"``'s.
+    A precision of 8 bits is the kernel ``"hopper"``'s.
 
     Pairs whose image or caption is too large for a tile are left to that function.
     """
     (region_operand, regions), (word_operand, words) = (_operand(x, precision) for x in (regions, words))
-    kind, precision = _TYPES[precision], "bfloat16" if precision == "float8" else precision
+    kind, precision = _TYPES[precision], "bfloat16" if precision in eight_bits.FORMATS else precision
     inputs = regions, words, region_offsets, word_offsets
     options = tuple(config[: cuda_pair.OPTIONS])
     images, captions = (x.numpy().tobytes() for x in (region_offsets, word_offsets))

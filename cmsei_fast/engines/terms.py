@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast import scorer as s
-from cmsei_fast.engines import float8
+from cmsei_fast.engines import eight_bits
 
 EPS = 1e-8
 LEAK = 0.1
@@ -16,13 +16,14 @@ LEAK = 0.1
 # code divides 0 by 0 where the context is one item.
 FOCAL_SLACK = 1e-5
 INTRA_TEMPERATURE = 5.0  # of a negative-aware direction's attention among its queries, as in NAAF's code
-# What features rounded to each are held in. bfloat16 holds all that "float8" rounds to (float8.py).
+# What features rounded to each are held in. bfloat16 holds all that those of 8 bits round to (eight_bits.py).
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "float64": torch.float64,
     "float8": torch.bfloat16,
+    "int8": torch.bfloat16,
 }
 
 
@@ -99,7 +100,7 @@ def accumulator(precision: str) -> torch.dtype:
 
 def rounded_rows(x: Tensor, precision: str) -> Tensor:
     """Features (rows, D) rounded to the precision, in the dtype that holds them; a view where they are already."""
-    return float8.rounded(x) if precision == "float8" else x.to(PRECISIONS[precision])
+    return eight_bits.rounded(x, precision) if precision in eight_bits.FORMATS else x.to(PRECISIONS[precision])
 
 
 def rounded(x: Tensor, precision: str) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cmsei_fast import engines
 from cmsei_fast.checks import scorer_at_hand
-from cmsei_fast.engines.float8 import taken
+from cmsei_fast.engines.eight_bits import taken
 from cmsei_fast.engines.terms import PRECISIONS, accumulator
 from cmsei_fast.scorer import (
     AGGREGATES,
@@ -51,10 +51,10 @@ def pair_score(
         scalars: (n,) weights, temperatures, gates and thresholds in the order of ``scorer.scalars()``, on the CPU or
             with regions.
         engine: ``"auto"`` or an engine's name.
-        precision: ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"float64"`` or ``"float8"`` (e4m3, with a scale of
-            each row: docs/scores.md): what features are rounded to; sums are float32 (float64 for ``"float64"``).
-            Gradients are those at the rounded features. None: the dtype of autocast where it is on, else that of
-            regions; float64 features stay float64.
+        precision: ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"float64"``, ``"float8"`` (e4m3) or ``"int8"``,
+            both with a scale of each row (docs/scores.md): what features are rounded to; sums are float32 (float64 for
+            ``"float64"``). Gradients are those at the rounded features. None: the dtype of autocast where it is on,
+            else that of regions; float64 features stay float64.
 
     Returns:
         (N, M) float32, float64 for precision ``"float64"``. Second derivatives and those of forward mode

@@ -24,7 +24,8 @@ std::string explain(cudaError_t error, const char* during) { return cuda::explai
 std::string ampere_scores(const TileCall& call, int device, void* stream) {
   const DeviceGuard guard(device);
   if (guard.error != cudaSuccess) return explain(guard.error, "while choosing the device");
-  if (call.type == tile::kE4M3) return "pair_score: the kernel by mma.sync does not multiply e4m3";
+  if (tile::bytes_of(static_cast<int>(call.type)) == 1)
+    return "pair_score: the kernel by mma.sync does not multiply numbers of 8 bits";
   if (call.image_tile_count == 0 || call.caption_tile_count == 0) return {};
   int processors = 0;
   cudaError_t error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);

@@ -91,10 +91,13 @@ CMSEI_DEVICE void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 
-struct Accumulators {
+template <class Number>
+struct Sums {
   static constexpr int kCount = 72;
-  float x[kCount];
+  Number x[kCount];
 };
+using Accumulators = Sums<float>;
+using WholeAccumulators = Sums<int32_t>;
 
 CMSEI_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 CMSEI_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -109,9 +112,15 @@ CMSEI_DEVICE void wgmma_finish(Accumulators& sums) {
 #pragma unroll
   for (int i = 0; i < Accumulators::kCount; ++i) asm volatile("" : "+f"(sums.x[i])::"memory");
 }
+CMSEI_DEVICE void wgmma_finish(WholeAccumulators& sums) {
+  wgmma_wait<0>();
+#pragma unroll
+  for (int i = 0; i < WholeAccumulators::kCount; ++i) asm volatile("" : "+r"(sums.x[i])::"memory");
+}
 
-// "+f" or "=f" of each sum.
+// "+f", "+r" or "=f" of each sum.
 #define CMSEI_ADDED(x) "+f"(x)
+#define CMSEI_ADDED_WHOLE(x) "+r"(x)
 #define CMSEI_WRITTEN(x) "=f"(x)
 #define CMSEI_SUMS(set)                                                                                               \
   set(sums.x[0]), set(sums.x[1]), set(sums.x[2]), set(sums.x[3]), set(sums.x[4]), set(sums.x[5]),                     \
@@ -126,7 +135,7 @@ CMSEI_DEVICE void wgmma_finish(Accumulators& sums) {
   set(sums.x[54]), set(sums.x[55]), set(sums.x[56]), set(sums.x[57]), set(sums.x[58]), set(sums.x[59]),               \
   set(sums.x[60]), set(sums.x[61]), set(sums.x[62]), set(sums.x[63]), set(sums.x[64]), set(sums.x[65]),               \
   set(sums.x[66]), set(sums.x[67]), set(sums.x[68]), set(sums.x[69]), set(sums.x[70]), set(sums.x[71])
-#define CMSEI_WGMMA(instruction, transposed, add, set)                                                                \
+#define CMSEI_WGMMA(instruction, options, add, set)                                                                   \
   asm volatile(                                                                                                       \
       "{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned.m64n144" instruction " {"           \
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, "                                                          \
@@ -134,7 +143,7 @@ CMSEI_DEVICE void wgmma_finish(Accumulators& sums) {
         "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "                                                \
         "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                                \
         "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, "                                                \
-        "%60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71}, %72, %73, p, 1, 1" transposed ";\n}\n"          \
+        "%60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71}, %72, %73, p" options ";\n}\n"                   \
       : CMSEI_SUMS(set)                                                                                               \
       : "l"(words), "l"(regions))
 
@@ -142,21 +151,27 @@ CMSEI_DEVICE void wgmma_finish(Accumulators& sums) {
 template <bool kHalf>
 CMSEI_DEVICE void wgmma(Accumulators& sums, uint64_t words, uint64_t regions) {
   if (kHalf)
-    CMSEI_WGMMA("k16.f32.f16.f16", ", 0, 0", "1", CMSEI_ADDED);
+    CMSEI_WGMMA("k16.f32.f16.f16", ", 1, 1, 0, 0", "1", CMSEI_ADDED);
   else
-    CMSEI_WGMMA("k16.f32.bf16.bf16", ", 0, 0", "1", CMSEI_ADDED);
+    CMSEI_WGMMA("k16.f32.bf16.bf16", ", 1, 1, 0, 0", "1", CMSEI_ADDED);
 }
 
 // sums (64, 144) = or += words (64, 32) · regions (144, 32)ᵀ of e4m3, by a warpgroup.
 template <bool kFirst>
 CMSEI_DEVICE void wgmma_e4m3(Accumulators& sums, uint64_t words, uint64_t regions) {
   if (kFirst)
-    CMSEI_WGMMA("k32.f32.e4m3.e4m3", "", "0", CMSEI_WRITTEN);
+    CMSEI_WGMMA("k32.f32.e4m3.e4m3", ", 1, 1", "0", CMSEI_WRITTEN);
   else
-    CMSEI_WGMMA("k32.f32.e4m3.e4m3", "", "1", CMSEI_ADDED);
+    CMSEI_WGMMA("k32.f32.e4m3.e4m3", ", 1, 1", "1", CMSEI_ADDED);
+}
+
+// sums (64, 144) += words (64, 32) · regions (144, 32)ᵀ of signed whole numbers, exactly, by a warpgroup.
+CMSEI_DEVICE void wgmma_int8(WholeAccumulators& sums, uint64_t words, uint64_t regions) {
+  CMSEI_WGMMA("k32.s32.s8.s8", "", "1", CMSEI_ADDED_WHOLE);
 }
 
 #undef CMSEI_ADDED
+#undef CMSEI_ADDED_WHOLE
 #undef CMSEI_WRITTEN
 #undef CMSEI_SUMS
 #undef CMSEI_WGMMA

@@ -98,17 +98,26 @@ CMSEI_DEVICE void release(uint32_t peer, int i) {
   if (peer != 0) device::barrier_arrive(peer + i * static_cast<int>(sizeof(uint64_t)));
 }
 
+// One instruction of each type whose sums stay where they are from stage to stage.
+template <Type kType>
+CMSEI_DEVICE void multiply_step(device::Accumulators& sums, uint64_t words, uint64_t regions) {
+  device::wgmma<kType == kFloat16>(sums, words, regions);
+}
+template <Type>
+CMSEI_DEVICE void multiply_step(device::WholeAccumulators& sums, uint64_t words, uint64_t regions) {
+  device::wgmma_int8(sums, words, regions);
+}
+
 // A tile's inner products into the accumulators, which begin as zeros.
-template <bool kHalf>
-CMSEI_DEVICE void multiply_tile(const Arguments& a, const Memory& memory, uint32_t& phases, uint32_t peer,
-                                device::Accumulators& sums) {
+template <Type kType, class Sums>
+CMSEI_DEVICE void multiply_tile(const Arguments& a, const Memory& memory, uint32_t& phases, uint32_t peer, Sums& sums) {
 #pragma unroll 1
   for (int k = 0; k < a.depth_blocks; ++k) {
     const Operands stage = await_stage(memory, k % kStages, phases);
     device::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kSteps; ++step)
-      device::wgmma<kHalf>(sums, stage.words + step * kDescriptorStep, stage.regions + step * kDescriptorStep);
+      multiply_step<kType>(sums, stage.words + step * kDescriptorStep, stage.regions + step * kDescriptorStep);
     device::wgmma_commit();
     // The product before this one is done, and nobody needs its stage.
     device::wgmma_wait<1>();
@@ -137,6 +146,17 @@ CMSEI_DEVICE void multiply_tile_e4m3(const Arguments& a, const Memory& memory, u
 #pragma unroll
     for (int i = 0; i < device::Accumulators::kCount; ++i) sums.x[i] += part.x[i];
   }
+}
+
+// The same of whole numbers, whose sums are exact in 32 bits to a depth of 133,144, then once rounded.
+CMSEI_DEVICE void multiply_tile_int8(const Arguments& a, const Memory& memory, uint32_t& phases, uint32_t peer,
+                                     device::Accumulators& sums) {
+  device::WholeAccumulators whole;
+#pragma unroll
+  for (int i = 0; i < device::WholeAccumulators::kCount; ++i) whole.x[i] = 0;
+  multiply_tile<kInt8>(a, memory, phases, peer, whole);
+#pragma unroll
+  for (int i = 0; i < device::WholeAccumulators::kCount; ++i) sums.x[i] = static_cast<float>(whole.x[i]);
 }
 
 // Scales of a tile's regions; 1 where numbers have none.
@@ -186,10 +206,12 @@ CMSEI_DEVICE void consume(const Arguments& a, const Rectangles& rectangles, cons
     for (int i = 0; i < device::Accumulators::kCount; ++i) sums.x[i] = 0;
     if (a.type == kE4M3)
       multiply_tile_e4m3(a, memory, phases, peer, sums);
+    else if (a.type == kInt8)
+      multiply_tile_int8(a, memory, phases, peer, sums);
     else if (a.type == kFloat16)
-      multiply_tile<true>(a, memory, phases, peer, sums);
+      multiply_tile<kFloat16>(a, memory, phases, peer, sums);
     else
-      multiply_tile<false>(a, memory, phases, peer, sums);
+      multiply_tile<kBFloat16>(a, memory, phases, peer, sums);
     device::sync_consumers();  // the stages have been read, the columns' places and scales written
     if (exists(rectangles, own)) score_tile(a, memory, images, captions, sums, thread);
     device::fence_async();  // what was written here comes before what TMA writes next

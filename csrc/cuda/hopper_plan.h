@@ -10,7 +10,7 @@
 //   registers      128 threads x 232 of the consumers, 72 or 144 of them accumulators, + 128 x 24 of the producers:
 //                  32,768
 //   work           64 x 144 x 16 multiply-adds a wgmma: 72 cycles at 2,048 a cycle, in which it reads 6,656 bytes of
-//                  shared memory, 52 cycles at 128 a cycle; of e4m3 x 32 at 4,096 a cycle
+//                  shared memory, 52 cycles at 128 a cycle; of 8 bits x 32 at 4,096 a cycle
 //   second cache   a stage of 26,624 bytes every 288 cycles is 92 bytes a cycle for each multiprocessor at full speed,
 //                  were each block to read all of it. In a cluster of 2 x 2 a block reads 32 words + 72 regions,
 //                  13,312 bytes, and gets the rest from the others' loads: 46 bytes a cycle. 2 caption tiles x 4 image

@@ -47,7 +47,7 @@ std::string make_map(EncodeTiled encode, const TileRows& rows, const TileCall& c
   const int type = static_cast<int>(call.type);
   const TensorMap plan = tensor_map(static_cast<uint64_t>(rows.data), rows.stride, rows.rows, call.width, type, box_rows);
   const cuuint64_t sizes[2] = {plan.sizes[0], plan.sizes[1]}, strides[1] = {plan.strides[0]};
-  const auto numbers = type == kE4M3     ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+  const auto numbers = plan.bytes == 1  ? CU_TENSOR_MAP_DATA_TYPE_UINT8
                        : type == kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
                                           : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   const CUresult result =

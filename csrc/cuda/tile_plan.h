@@ -19,9 +19,9 @@ constexpr int kBand = 32;       // caption tiles over which the blocks walk befo
 constexpr int kScorers = 128;   // threads that score pairs: each warp is a team
 constexpr int kMostTeams = kScorers / 32;
 
-// Numbers of features; those of e4m3 are multiplied by a scale of their row.
-enum Type : int { kBFloat16 = 0, kFloat16 = 1, kE4M3 = 2 };
-CMSEI_FORMULA constexpr int bytes_of(int type) { return type == kE4M3 ? 1 : 2; }
+// Numbers of features; those of 8 bits are multiplied by a scale of their row.
+enum Type : int { kBFloat16 = 0, kFloat16 = 1, kE4M3 = 2, kInt8 = 3 };
+CMSEI_FORMULA constexpr int bytes_of(int type) { return type == kE4M3 || type == kInt8 ? 1 : 2; }
 
 // Operands in shared memory: a stage is 128 bytes of each row, 64 numbers of 16 bits or 128 of 8, whose 16-byte chunk c
 // lies at c ^ (row % 8).

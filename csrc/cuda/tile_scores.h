@@ -14,13 +14,13 @@ namespace cmsei::cuda {
 // Packed rows (rows, width); address and stride multiples of 16 bytes.
 struct TileRows {
   int64_t data, stride, rows;  // stride in bytes
-  int64_t scales;              // float32 (rows) that e4m3 is multiplied by; of other numbers 0
+  int64_t scales;              // float32 (rows) that numbers of 8 bits are multiplied by; of others 0
 };
 
 using PairOptions = decltype(PairCall::config);
 
 struct TileCall {
-  int64_t type;                    // tile_plan.h: of the rows; e4m3 is the Hopper kernel's alone
+  int64_t type;                    // tile_plan.h: of the rows; those of 8 bits are the Hopper kernel's alone
   int64_t width;
   PairOptions config;              // PairScorer.config()
   int64_t scalars;                 // float32, PairScorer.scalars()

@@ -28,6 +28,7 @@ static_assert(sizeof(Barrier) == 8);
 
 struct Product {
   float* sums;
+  int32_t* whole;  // the sums of whole numbers, in the others' place
   uint64_t words, regions;
   float (*number)(const unsigned char*);
   int bytes;   // of a number
@@ -225,10 +226,13 @@ static void sync_consumers() {
   poll([mine, &memory] { return memory.generation != mine; });
 }
 
-struct Accumulators {
+template <class Number>
+struct Sums {
   static constexpr int kCount = 72;
-  float x[kCount];
+  Number x[kCount];
 };
+using Accumulators = Sums<float>;
+using WholeAccumulators = Sums<int32_t>;
 
 // Element (row, k) of the K-major operand that a descriptor of layout 1 describes: addresses, then the swizzle on them.
 static float element(uint64_t descriptor, int row, int k, const Product& p) {
@@ -262,6 +266,10 @@ static void multiply_now(const Product& p, int thread) {
     for (int k = 0; k < depth; ++k) right[i][k] = element(p.regions, 8 * (i >> 1) + 2 * (lane & 3) + (i & 1), k, p);
   for (int i = 0; i < Accumulators::kCount; ++i) {
     const float *const row = left[i >> 1 & 1], *const column = right[(i >> 2) * 2 + (i & 1)];
+    if (p.whole) {
+      for (int k = 0; k < depth; ++k) p.whole[i] += static_cast<int32_t>(row[k]) * static_cast<int32_t>(column[k]);
+      continue;
+    }
     float sum = p.first ? 0 : p.sums[i];
     if (p.bytes == 1 && machine.bits)
       sum = cut_sum(sum, row, column);
@@ -291,11 +299,15 @@ static float number_at(const unsigned char* p) {
 }
 template <bool kHalf>
 static void wgmma(Accumulators& sums, uint64_t words, uint64_t regions) {
-  multiply({sums.x, words, regions, number_at<kHalf>, 2, false});
+  multiply({sums.x, nullptr, words, regions, number_at<kHalf>, 2, false});
 }
 template <bool kFirst>
 static void wgmma_e4m3(Accumulators& sums, uint64_t words, uint64_t regions) {
-  multiply({sums.x, words, regions, [](const unsigned char* p) { return number_e4m3(*p); }, 1, kFirst});
+  multiply({sums.x, nullptr, words, regions, [](const unsigned char* p) { return number_e4m3(*p); }, 1, kFirst});
+}
+static void wgmma_int8(WholeAccumulators& sums, uint64_t words, uint64_t regions) {
+  const auto number = [](const unsigned char* p) { return static_cast<float>(static_cast<int8_t>(*p)); };
+  multiply({nullptr, sums.x, words, regions, number, 1, false});
 }
 static void finish_groups(size_t pending) {
   auto& groups = own().groups[block->current];
@@ -315,7 +327,8 @@ static void wgmma_wait() {
   finish_groups(kPending);
   sync_warp();  // of a warp's threads at a time, as they began
 }
-static void wgmma_finish(Accumulators&) {
+template <class Number>
+static void wgmma_finish(Sums<Number>&) {
   wgmma_wait<0>();
   own().settled[block->current] = false;
 }

@@ -1,0 +1,93 @@
+"""Precisions ``"float8"`` and ``"int8"``: features rounded to numbers of 8 bits times a power of two of their row.
+
+``"float8"`` takes e4m3 numbers (Micikevicius et al. 2022, "FP8 formats for deep learning"): four significant bits, none
+above 448. ``"int8"`` takes whole numbers from -127 to 127. A row's scale is the least power of two at which its largest
+number does not pass the format's, so that dividing by it is exact, and bfloat16, whose eight bits hold the products,
+computes with the very numbers that instructions of 8 bits multiply.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Format(NamedTuple):
+    """Numbers of 8 bits: their dtype, the largest, and the exponent of the smallest above 0, a power of two."""
+
+    dtype: torch.dtype
+    largest: float
+    smallest: int
+
+
+FORMATS = {"float8": Format(torch.float8_e4m3fn, 448.0, -9), "int8": Format(torch.int8, 127.0, 0)}
+_LEAST_NORMAL, _MOST = -126, 127  # exponents of float32
+
+
+class Quantised(NamedTuple):
+    """Rows as ``numbers * scales[:, None]``.
+
+    Args:
+        numbers: (rows, D) in the format's dtype, contiguous.
+        scales: (rows,) float32, powers of two.
+    """
+
+    numbers: Tensor
+    scales: Tensor
+
+
+def quantise(rows: Tensor, precision: str) -> Quantised:
+    """The format's nearest numbers, ties to even, to rows (rows, D) over their scales.
+
+    The scale of a row with a NaN or an infinity is NaN. That of the smallest rows is held where no number times it is
+    below float32's normal ones.
+    """
+    kind = FORMATS[precision]
+    fraction, power = math.frexp(kind.largest)
+    rows = rows.float()
+    largest = rows.abs().amax(1)
+    mantissa, exponent = torch.frexp(largest)  # mantissa · 2^exponent, 0.5 <= mantissa < 1
+    exponent = exponent.to(torch.int32) - power + (mantissa > fraction).to(torch.int32)
+    exponent = exponent.clamp(_LEAST_NORMAL - kind.smallest, _MOST + 1 - power)
+    scales, inverse = (_power_of_two(x) for x in (exponent, -exponent))
+    numbers = rows * inverse[:, None]
+    if not kind.dtype.is_floating_point:
+        numbers = numbers.round()
+    return Quantised(numbers.to(kind.dtype), scales.masked_fill(~largest.isfinite(), torch.nan))
+
+
+def dequantised(x: Quantised) -> Tensor:
+    """(rows, D) bfloat16: exactly the numbers that ``x`` stands for."""
+    return x.numbers.to(torch.bfloat16) * x.scales.to(torch.bfloat16)[:, None]
+
+
+def rounded(rows: Tensor, precision: str) -> Tensor:
+    """Rows (rows, D) rounded as :func:`quantise` does, in bfloat16. Rounding them again changes nothing."""
+    return dequantised(quantise(rows, precision))
+
+
+def held(rows: Tensor, precision: str) -> Tensor:
+    """The same in a dtype that is no narrower than that of the rows: gradients come back in it."""
+    return rounded(rows, precision).to(torch.promote_types(rows.dtype, torch.bfloat16))
+
+
+def taken_as(module: ModuleType, precision: str) -> str:
+    """The precision to ask an engine for: bfloat16 in place of one of 8 bits unless it says ``EIGHT_BITS = True``."""
+    return "bfloat16" if precision in FORMATS and not getattr(module, "EIGHT_BITS", False) else precision
+
+
+def taken(module: ModuleType, regions: Tensor, words: Tensor, precision: str) -> tuple[Tensor, Tensor, str]:
+    """Features (rows, D) and precision as an engine takes them: rounded here where it takes none of 8 bits itself."""
+    own = taken_as(module, precision)
+    if own == precision:
+        return regions, words, precision
+    return held(regions, precision), held(words, precision), own
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """2^exponent in float32, exactly; exponents (int32) of normal numbers."""
+    return (exponent + 127).bitwise_left_shift(23).view(torch.float32)
