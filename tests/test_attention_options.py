@@ -181,7 +181,7 @@ def test_an_engine_that_lacks_an_attention_is_refused_and_auto_takes_another(
             monkeypatch.setattr(engines, "fastest", lambda *_: name)
             assert engines.choose("cuda", "pair_score", config) == (name if known else "eager")
     module = engines.get("eager")
-    monkeypatch.setattr(engines, "unavailable", lambda _: None)
+    monkeypatch.setattr(engines, "unavailable", lambda *_: None)
     monkeypatch.setattr(engines, "_module", lambda _: module)
     monkeypatch.setitem(engines.KNOWN_ATTENTION, name, (("softmax", "cosine"),))
     message = f"^engine '{name}' cannot run here: it has no attend='hard' with relevance='dot' .t2i.. Ask for engine="

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cmsei_fast import engines
-from cmsei_fast.engines import choice, eager
+from cmsei_fast.engines import choice, cuda, eager, triton
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(choice, "_verified", lambda: {"sm_90": {"pair_score": ["candidate"]}})
     monkeypatch.setattr(engines, "names", lambda: ("eager", "candidate"))
-    monkeypatch.setattr(engines, "unavailable", lambda name: None)
+    monkeypatch.setattr(engines, "unavailable", lambda *_: None)
     on_the_cpu = {
         name: [(lambda m, d, run=run: run(m, torch.device("cpu")), limit) for run, limit in problems]
         for name, problems in choice._PROBLEMS.items()
@@ -56,7 +56,8 @@ def test_every_engine_here_agrees() -> None:
     for name in engines.names():
         for operator in engines.OPERATORS:
             if name != "reference" and engines.unavailable(name) is None:
-                assert choice.agrees(name, "cpu", operator)
+                device = "cuda" if engines._devices(name) == ("cuda",) else "cpu"
+                assert choice.agrees(name, device, operator)
 
 
 @pytest.mark.usefixtures("gpu")
@@ -122,3 +123,18 @@ def test_nothing_is_checked_while_a_graph_is_captured(monkeypatch: pytest.Monkey
     assert choice.fastest(torch.device("cuda"), "pair_score") == "candidate"
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert choice.fastest(torch.device("cuda"), "pair_score") == "candidate"
+
+
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_of_several_gpus_the_one_with_the_tensors_is_asked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.SimpleNamespace(architectures="90a", device_count=lambda: (2, ""))
+    monkeypatch.setattr(cuda, "_module", lambda: module)
+    monkeypatch.setattr(triton, "interpreted", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    capabilities = {None: (9, 0), 0: (9, 0), 1: (7, 5)}
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device=None: capabilities[device and torch.device(device).index]
+    )
+    assert engines.unavailable(name) is engines.unavailable(name, "cuda:0") is engines.unavailable(name, "cpu") is None
+    with pytest.raises(engines.EngineUnavailable, match=f"^engine '{name}' cannot run here: .*(8.0 or newer|is 75)"):
+        engines.get(name, "cuda:1")

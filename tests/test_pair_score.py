@@ -325,7 +325,8 @@ def test_an_engine_that_is_missing_is_never_silent(monkeypatch: pytest.MonkeyPat
         pair_score(**_call(engine="eager"))
 
 
-def test_auto_is_native_where_it_is_built_and_eager_elsewhere() -> None:
+def test_auto_is_native_where_it_is_built_and_eager_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     expected = "native" if engines.unavailable("native") is None else "eager"
     assert engines.choose("cpu", "pair_score") == engines.choose("cpu", "relation_attention") == expected
     assert engines.choose("cuda", "pair_score") == "eager"

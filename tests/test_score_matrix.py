@@ -16,7 +16,11 @@ from cmsei_fast import PairScorer, engines, score_matrix, tiling
 from cmsei_fast.engines.terms import rounded_rows
 from cmsei_fast.ops.pair_score import pair_score
 
-RUNNABLE = [name for name in engines.names() if engines.unavailable(name) is None and name != "cuda"]
+RUNNABLE = [
+    name
+    for name in engines.names()
+    if engines.unavailable(name) is None and "cpu" in (engines._devices(name) or ("cpu",)) and name != "cuda"
+]
 ATOL = 2e-6
 
 

@@ -35,8 +35,12 @@ def names() -> tuple[str, ...]:
     return tuple(_DEVICES)
 
 
-def unavailable(name: str) -> str | None:
+def unavailable(name: str, device: torch.device | str | None = None) -> str | None:
     """Why the engine cannot run here; None where it can. Never raises for a known name.
+
+    Args:
+        name: one of :func:`names`.
+        device: of several GPUs the one that is asked about; None, or another kind of device, means the current one.
 
     Raises:
         ValueError: for a name that is not in :func:`names`.
@@ -46,6 +50,8 @@ def unavailable(name: str) -> str | None:
         module = _module(name)
     except ImportError as error:
         return f"cmsei_fast.engines.{name} cannot be imported ({error})"
+    if device is not None and _DEVICES[name] == ("cuda",) and (there := torch.device(device)).type == "cuda":
+        return module.unavailable(there)
     return module.unavailable()
 
 
@@ -77,7 +83,7 @@ def get(
         ValueError: for a name that is not in :func:`names`.
         EngineUnavailable: if it cannot run here, not on that device, or has no such operator or attention.
     """
-    reason = unavailable(name)
+    reason = unavailable(name, device)
     if reason is not None:
         raise EngineUnavailable(f"engine {name!r} cannot run here: {reason}. {_advice(name)}")
     devices = _devices(name)

@@ -117,7 +117,11 @@ def fastest(device: torch.device, operator: str) -> str:
     capturing = torch.cuda.is_current_stream_capturing()
     for name in verified(architecture(device), operator):
         key = name, str(device), operator
-        if name not in engines.names() or engines.unavailable(name) is not None or (capturing and key not in _checked):
+        if (
+            name not in engines.names()
+            or engines.unavailable(name, device) is not None
+            or (capturing and key not in _checked)
+        ):
             continue
         _checked.add(key)
         if agrees(*key):

@@ -26,8 +26,8 @@ _KERNELS = {"hopper": "TMA and wgmma", "mma": "mma.sync", "library": "a library'
 _REBUILD = "with the CUDA toolkit (nvcc) installed, run `CMSEI_CUDA=1 pip install -e .`"
 
 
-def unavailable() -> str | None:
-    """Why the engine cannot run here, and what to do; None where it can. Never raises."""
+def unavailable(device: torch.device | None = None) -> str | None:
+    """Why the engine cannot run there (None: the current GPU), and what to do; None where it can. Never raises."""
     try:
         module = _module()
     except ImportError as error:
@@ -38,7 +38,7 @@ def unavailable() -> str | None:
         if torch.version.cuda is None:
             return "this build of torch has no CUDA; install one that has"
         return f"torch sees no CUDA GPU (CUDA's runtime sees {count}{f': {problem}' if problem else ''})"
-    major, minor = torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability(device)
     if not _has_code(module.architectures.split(";"), major, minor):
         return (
             f"cmsei_fast._cuda was built for {module.architectures}, the GPU is {major}{minor}; "

@@ -47,8 +47,8 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes")
 
 
-def unavailable() -> str | None:
-    """Why the engine cannot run here, and what to do; None where it can. Never raises."""
+def unavailable(device: torch.device | None = None) -> str | None:
+    """Why the engine cannot run there (None: the current GPU), and what to do; None where it can. Never raises."""
     try:
         import triton
     except Exception as error:  # whatever a broken installation raises
@@ -61,7 +61,7 @@ def unavailable() -> str | None:
         return None
     if not torch.cuda.is_available():
         return "torch sees no CUDA GPU; TRITON_INTERPRET=1 runs the kernels in Triton's interpreter, slowly, for tests"
-    if torch.cuda.get_device_capability() < (8, 0):
+    if torch.cuda.get_device_capability(device) < (8, 0):
         return "it needs a GPU of compute capability 8.0 or newer"
     return None
 
