@@ -14,6 +14,10 @@ CMSEI_DEVICE float opaque(float x) {
   asm volatile("" : "+f"(x));
   return x;
 }
+CMSEI_DEVICE const float* opaque(const float* x) {
+  asm volatile("" : "+l"(x));
+  return x;
+}
 
 // sums (16, 8) += left (16, 16) · right (8, 16)ᵀ, by a warp.
 template <bool kHalf>

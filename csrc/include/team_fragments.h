@@ -17,7 +17,7 @@
 // 1,024 at 2,048 a cycle, are 216 cycles.
 //                                              words ask once  regions ask once  both twice and across the levels
 //   attention and inner products in memory     1,710           2,260             9,470
-//   here                                       1,210           1,380             5,820
+//   here                                       1,190           1,360             4,700
 //   of them for the tile                       130             130               130
 //   of them products of the tensor cores       45              27                183
 // Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it

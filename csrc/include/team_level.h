@@ -6,6 +6,14 @@
 
 namespace cmsei {
 
+// What is known of the rows of one image or caption.
+template <class S> struct PairSide {
+    int n;
+    const S* gram;   // (n, n)
+    const S* length; // (n)
+    S mean;          // length of the mean row
+};
+
 template <class S, class Team> struct TeamLevel {
     using Math = Plain<S>;
     using M = PairMath<Math>;

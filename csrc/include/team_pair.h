@@ -2,17 +2,9 @@
 #pragma once
 
 #include "team_direction.h"
-#include "team_level.h"
+#include "team_level_fragments.h"
 
 namespace cmsei {
-
-// What is known of the rows of one image or caption.
-template <class S> struct PairSide {
-    int n;
-    const S* gram;   // (n, n)
-    const S* length; // (n)
-    S mean;          // length of the mean row
-};
 
 // Where the gradient of one pair goes.
 template <class S> struct PairTarget {
@@ -47,8 +39,12 @@ template <class S, class Team> struct TeamPair {
                                                 config.attend_of(d), keep, fragments);
             most = own > most ? own : most;
         }
-        const int64_t levels = config.cross() ? even((Level::size(1) + (keep ? 3 : 0)) * (r + l)) : 0;
-        return most + levels;
+        return most + levels_size(config, r, l, keep, fragments);
+    }
+    static CMSEI_FORMULA int64_t levels_size(const PairConfig& config, int64_t r, int64_t l, bool keep, bool fragments) {
+        if (!config.cross()) return 0;
+        if (fragments && !keep && levels_in_fragments(r, l)) return TeamLevelFragments<Team>::kSize;
+        return even((Level::size(1) + (keep ? 3 : 0)) * (r + l));
     }
 
     // Which asks in direction d.
@@ -108,22 +104,52 @@ template <class S, class Team> struct TeamPair {
         return Plain<S>::divide(team.sum(sum), static_cast<S>(words.n) * static_cast<S>(regions.n));
     }
 
-    // Every lane gets the score. The block is read behind a barrier.
-    CMSEI_TEAM S forward() const {
-        S score = 0;
-        S* own = memory + (config.cross() ? even(Level::size(words.n + regions.n)) : 0);
+    // What the score has besides the directions and, by side, where in the memory its attention lies and what that is to
+    // be multiplied by.
+    struct Crossed {
+        S score;
+        int guide[2];
+        S share[2];
+        int numbers; // of memory that it has
+    };
+    CMSEI_TEAM Crossed crossed() const {
+        Crossed x{0, {0, 0}, {1, 1}, 0};
+        if (!config.cross()) return x;
+        if constexpr (Team::kFragments) {
+            if (levels_in_fragments(regions.n, words.n)) {
+                const TeamLevelFragments<Team> both{team, config, scalars, regions, words, block, ld, memory};
+                x.score = both.forward(x.share);
+                x.guide[0] = both.place(0);
+                x.guide[1] = both.place(1);
+                x.numbers = both.kSize;
+                return x;
+            }
+        }
 #pragma unroll 1
         for (int d = 0; d < 2; ++d) {
-            const S* guide = nullptr;
-            if (config.level(d)) {
-                const Level x = level(d);
-                if (scored(d)) score += level_weight(d) * x.score;
-                guide = x.p();
-            }
-            if (config.on(d)) score += scalars[d ? kWeightI2T : kWeightT2I] * direction(d, guide, own).forward(false);
+            if (!config.level(d)) continue;
+            const Level own = level(d);
+            if (scored(d)) x.score += level_weight(d) * own.score;
+            (d ? x.guide[1] : x.guide[0]) = static_cast<int>(own.p() - memory);
         }
+        x.numbers = static_cast<int>(even(Level::size(words.n + regions.n)));
         if (config.alignment)
-            score += scalars[kWeightAlignment] * alignment_sum() * M::unit_factor(regions.mean) * M::unit_factor(words.mean);
+            x.score += scalars[kWeightAlignment] * alignment_sum() * M::unit_factor(regions.mean) * M::unit_factor(words.mean);
+        return x;
+    }
+
+    // Every lane gets the score. The block is read behind a barrier.
+    CMSEI_TEAM S forward() const {
+        const Crossed with = crossed();
+        S score = with.score;
+        S* const own = memory + with.numbers;
+#pragma unroll 1
+        for (int d = 0; d < 2; ++d) {
+            if (!config.on(d)) continue;
+            S weight = scalars[d ? kWeightI2T : kWeightT2I];
+            if (config.aggregate_of(d) == kGuided) weight *= d ? with.share[1] : with.share[0];
+            score += weight * direction(d, memory + (d ? with.guide[1] : with.guide[0]), own).forward(false);
+        }
         return score;
     }
 
