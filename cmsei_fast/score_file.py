@@ -151,7 +151,12 @@ class ScoreFile:
         else:
             self.record.unlink(missing_ok=True)
             os.ftruncate(self._file, 0)
-        self._reserve()
+        try:
+            self._reserve()
+        except OSError:
+            if not begun:
+                self.part.unlink()
+            raise
         marks = [f"{i} {j} {before[i, j]:08x}\n" for i, j in np.argwhere(self.done).tolist()]
         with replacing(self.record) as temporary:
             Path(temporary).write_text(json.dumps(description) + "\n" + "".join(marks), encoding="utf-8")

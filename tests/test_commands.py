@@ -261,6 +261,14 @@ def test_folds(files, run, tmp_path, options, folds):
             ["train", "{f}/train.h5", "{r}", *SMALL, "--resume", "--seed", "5"],
             "seed: expected 0 (as the run began), got 5",
         ),
+        (
+            ["train", "{f}", "{t}/run"],
+            "{f}: expected .h5 (cmsei-fast convert makes one) or .jsonl, .jsonl.gz, got a dir",
+        ),
+        (
+            ["train", "{f}/ims.npy", "{t}/run"],
+            "ims.npy: expected .h5 (cmsei-fast convert makes one) or .jsonl, .jsonl.gz, got",
+        ),
         (["evaluate", "{f}/val.h5"], "--model: expected a saved model for {f}/val.h5"),
         (["evaluate", "{f}/val.h5", "--model", "{f}"], "config.json"),
         (

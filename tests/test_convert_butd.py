@@ -157,7 +157,6 @@ def test_bad_files(tmp_path, capsys, content, message, before):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--captions", "d.json"], "--split: expected the split of d.json that is wanted, got none"),
         (["--ids", "i.txt"], "--ids: expected a text file as --captions with it, got None"),
         (
             ["--captions", "d.json", "--split", "a", "--ids", "i"],

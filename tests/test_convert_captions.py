@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cmsei_fast.data.convert import caption_lines, caption_table, karpathy_captions
+from cmsei_fast.data.convert import caption_lines, caption_table, coco_captions, karpathy_captions
 from cmsei_fast.data.convert.captions import choose, key_of
 
 
@@ -109,6 +109,44 @@ def test_bad_karpathy_images(tmp_path, bad):
 def test_bad_karpathy_files(tmp_path, text):
     with pytest.raises(ValueError, match=r"dataset_coco\.json: "):
         karpathy_captions(write(tmp_path / "dataset_coco.json", text), ["test"])
+
+
+def annotations(tmp_path, **parts):
+    images = [{"id": 9, "file_name": "COCO_val2014_000000000009.jpg"}, {"id": 4, "file_name": "4.jpg"}]
+    images.append({"id": 7, "file_name": "7.jpg"})
+    notes = [(4, "b\n"), (9, "a  dog"), (4, "c")]
+    record = {"images": images, "annotations": [{"image_id": i, "id": 0, "caption": text} for i, text in notes]}
+    return write(tmp_path / "captions_val2014.json", json.dumps(record | parts))
+
+
+def test_coco(tmp_path):
+    got = coco_captions(annotations(tmp_path))
+    assert got.images == ("COCO_val2014_000000000009.jpg", "4.jpg")
+    assert got.captions == ("a dog", "b", "c")
+    assert got.caption_to_image.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"images": None}, r"images: expected a list, got None"),
+        ({"images": [{"id": 9}]}, r"images\[0\]: expected file_name and an id of its own, got {'id': 9}"),
+        ({"images": [{"id": 9, "file_name": "a"}] * 2}, r"images\[1\]: expected file_name and an id of its own, got"),
+        ({"annotations": [3]}, r"annotations\[0\]: expected the image_id of one of images and a caption, got 3"),
+        ({"annotations": [{"image_id": 5, "caption": "a"}]}, r"annotations\[0\]: expected the image_id of one of"),
+        ({"annotations": [{"image_id": 4, "bbox": []}]}, r"annotations\[0\]: expected .* and a caption, got"),
+    ],
+)
+def test_bad_coco(tmp_path, parts, message):
+    with pytest.raises(ValueError, match=rf"captions_val2014\.json: {message}"):
+        coco_captions(annotations(tmp_path, **parts))
+
+
+def test_one_kind_of_json_in_place_of_the_other(tmp_path):
+    with pytest.raises(ValueError, match=r"expected images with their split, got MS-COCO's annotations \(without --sp"):
+        karpathy_captions(annotations(tmp_path), ["val"])
+    with pytest.raises(ValueError, match=r"a dataset_\*\.json goes with --split\), got images, dataset$"):
+        coco_captions(dataset(tmp_path, image("1.jpg", "test", "a")))
 
 
 def test_choice_of_images(tmp_path):

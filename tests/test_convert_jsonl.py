@@ -66,6 +66,11 @@ BAD = {
     "truncated": ([json.dumps(RECORD)[:50]], None, "s.jsonl, line 1: expected one JSON object, got"),
     "no scene": (["\n"], None, "s.jsonl"),
     "size": ([RECORD | {"size": [64]}], None, "s.jsonl, line 1: size: expected two numbers of pixels > 0, got [64]"),
+    "outside": (
+        [RECORD | {"size": [64, 12]}],
+        None,
+        "s.jsonl: image 1.jpg: boxes: box 0: expected x1 <= x2, y1 <= y2 within an image of 64 × 12 pixels, got",
+    ),
     "height": (
         [RECORD | {"width": 3, "height": 0}],
         None,

@@ -97,8 +97,9 @@ BAD = {
     "no boxes": (changed(bbox=None), "7.npz: missing bbox"),
     "no width": (changed(image_w=None), "7.npz: missing image_w"),
     "count": (changed(num_bbox=99), "7.npz: bbox: expected shape (99, 4) (num_bbox), got (100, 4)"),
+    "no regions": (changed(num_bbox=0), "7.npz: num_bbox: expected at least one region, got 0"),
     "counts": (changed(num_bbox=[1, 2]), "7.npz: num_bbox: expected one number, got int64 of shape (2,)"),
-    "rows": (changed(x=np.zeros((99, D), np.float32)), "7.npz: x: expected shape (100, 6), got (99, 6)"),
+    "rows": (changed(x=np.zeros((99, D), np.float32)), "7.npz: x: expected shape (100, Dx), got (99, 6)"),
     "width": (changed(x=np.zeros((100, 5), np.float32)), "x: expected shape ("),
     "integers": (
         changed(x=np.zeros((100, 6), int)),

@@ -324,6 +324,11 @@ def test_a_full_disk_is_an_error_and_no_loss(out, scored, monkeypatch):
         patched.setattr(shutil, "disk_usage", lambda path: usage)
         with pytest.raises(OSError, match=r"^out: expected 0\.00 GiB of room for .*scores\.npy\.part, got 0\.00 GiB$"):
             run(out, resume=False)
+        assert names(out.parent) == ["scores.npy.part"]
+        (out.parent / "scores.npy.part").unlink()
+        with pytest.raises(OSError, match=r"^out: expected 0\.00 GiB of room"):
+            run(out)
+        assert names(out.parent) == []
     run(out)
 
 

@@ -82,7 +82,8 @@ def add_parser(commands: Any) -> None:
         command.add_argument(
             "--captions",
             metavar="FILE",
-            help="dataset_*.json (with --split), captions a line (with --ids), or name, tab and caption a line",
+            help="dataset_*.json (with --split), MS-COCO's captions_*.json, captions a line (with --ids), or name, "
+            "tab and caption a line",
         )
         command.add_argument("--ids", metavar="FILE", help="image names, one a caption or one an image, for --captions")
         command.add_argument("--split", help="of the dataset_*.json; several with commas, as train,restval")
@@ -179,7 +180,7 @@ def _jsonl(arguments: argparse.Namespace) -> Split:
 
 
 def _captions(arguments: argparse.Namespace) -> Captions | None:
-    from ..data.convert import caption_lines, caption_table, karpathy_captions
+    from ..data.convert import caption_lines, caption_table, coco_captions, karpathy_captions
 
     path, ids, split = arguments.captions, arguments.ids, arguments.split
     dataset = path is not None and path.endswith(".json")
@@ -190,9 +191,7 @@ def _captions(arguments: argparse.Namespace) -> Captions | None:
     if path is None:
         return None
     if dataset:
-        if split is None:
-            raise ValueError(f"--split: expected the split of {path} that is wanted, got none")
-        return karpathy_captions(path, split.split(","))
+        return coco_captions(path) if split is None else karpathy_captions(path, split.split(","))
     return caption_table(path) if ids is None else caption_lines(path, ids)
 
 

@@ -171,7 +171,8 @@ def _by_words(arguments: argparse.Namespace, scorer: PairScorer) -> tuple[TileSt
 
     if is_split_file(arguments.path):
         raise ValueError(
-            f"--model: expected a saved model for {arguments.path} (only scene graphs go without), got none"
+            f"--model: expected a saved model for {arguments.path} (JSON lines of scene graphs alone go without), "
+            "got none"
         )
     encoding = lexical_encoding(read_scenes(arguments.path))
     features = (encoding.regions, encoding.words, encoding.word_lengths, encoding.region_lengths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ..scorer import PairScorer
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from ..data import Split
 
 SPLIT_ENDINGS = (".h5", ".hdf5")
+_OTHERS = (".npy", ".npz", ".tsv", ".txt", ".json")  # what splits are converted from
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SCORERS = {
     "scan_t2i": PairScorer.scan_t2i,
@@ -27,6 +29,9 @@ def load_split(path: str) -> Split:
     """
     from ..data import open_split, read_scenes, split_from_scenes
 
+    if os.path.isdir(path) or path.endswith(_OTHERS):
+        got = "a directory" if os.path.isdir(path) else os.path.splitext(path)[1]
+        raise ValueError(f"{path}: expected .h5 (cmsei-fast convert makes one) or .jsonl, .jsonl.gz, got {got}")
     return open_split(path) if is_split_file(path) else split_from_scenes(read_scenes(path))
 
 

@@ -2,7 +2,7 @@
 
 from .attach import attach
 from .butd import butd_split
-from .captions import Captions, caption_lines, caption_table, karpathy_captions
+from .captions import Captions, caption_lines, caption_table, coco_captions, karpathy_captions
 from .jsonl import jsonl_split
 from .npz import npz_split
 from .scan import scan_split
@@ -14,6 +14,7 @@ __all__ = [
     "butd_split",
     "caption_lines",
     "caption_table",
+    "coco_captions",
     "jsonl_split",
     "karpathy_captions",
     "npz_split",

@@ -87,9 +87,10 @@ def karpathy_captions(path: str | os.PathLike[str], splits: Sequence[str]) -> Ca
         OSError: the file cannot be opened.
         ValueError: naming the file and the image: malformed, a key is missing, or no image is of these splits.
     """
-    images = read_json(path).get("images")
-    if not isinstance(images, list):
-        raise ValueError(f"{path}: images: expected a list, got {images!r:.60}")
+    record = read_json(path)
+    if "annotations" in record:
+        raise ValueError(f"{path}: expected images with their split, got MS-COCO's annotations (without --split)")
+    images = _list_in(path, record, "images")
     pairs, found = [], set()
     for i, image in enumerate(images):
         name, split, sentences = _karpathy_image(f"{path}: images[{i}]", image)
@@ -100,6 +101,44 @@ def karpathy_captions(path: str | os.PathLike[str], splits: Sequence[str]) -> Ca
     if absent:
         raise ValueError(f"{path}: expected images of split {absent[0]!r}, got splits {', '.join(sorted(found))}")
     return _collect(str(path), pairs)
+
+
+def coco_captions(path: str | os.PathLike[str]) -> Captions:
+    """The captions of MS-COCO's own ``captions_val2014.json`` and the like, in the order of its images.
+
+    Images without a caption are left out.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: naming the file and the image or annotation: malformed, a key is missing, an image twice, or an
+            annotation of none.
+    """
+    record = read_json(path)
+    if "annotations" not in record:
+        raise ValueError(
+            f"{path}: expected MS-COCO's annotations (a dataset_*.json goes with --split), got {', '.join(record):.60}"
+        )
+    sentences: dict[int, list[str]] = {}
+    names: dict[int, str] = {}
+    for i, image in enumerate(_list_in(path, record, "images")):
+        name, number = (image.get(key) for key in ("file_name", "id")) if isinstance(image, dict) else (None, None)
+        if not isinstance(name, str) or type(number) is not int or number in names:
+            raise ValueError(f"{path}: images[{i}]: expected file_name and an id of its own, got {image!r:.80}")
+        names[number], sentences[number] = name, []
+    for i, note in enumerate(_list_in(path, record, "annotations")):
+        number, caption = (note.get(key) for key in ("image_id", "caption")) if isinstance(note, dict) else (None, None)
+        if type(number) is not int or number not in names or not isinstance(caption, str):
+            expected = "the image_id of one of images and a caption"
+            raise ValueError(f"{path}: annotations[{i}]: expected {expected}, got {note!r:.80}")
+        sentences[number].append(" ".join(caption.split()))
+    return _collect(str(path), [(names[number], caption) for number in names for caption in sentences[number]])
+
+
+def _list_in(path: str | os.PathLike[str], record: dict[str, Any], key: str) -> list[Any]:
+    values = record.get(key)
+    if not isinstance(values, list):
+        raise ValueError(f"{path}: {key}: expected a list, got {values!r:.60}")
+    return values
 
 
 def _karpathy_image(where: str, image: Any) -> tuple[str, str, list[str]]:

@@ -7,6 +7,7 @@ import os
 from ..from_scenes import split_from_scenes
 from ..scenes import read_scenes
 from ..split import Split
+from .boxes import check_inside
 from .text import read_json, string_list
 
 
@@ -19,9 +20,12 @@ def jsonl_split(path: str | os.PathLike[str], names: str | os.PathLike[str] | No
 
     Raises:
         OSError: a file cannot be opened.
-        ValueError: naming the file; a label or predicate is not among the names.
+        ValueError: naming the file; a label or predicate is not among the names, or a box outside of its image's size.
     """
     scenes = read_scenes(path)
+    for scene in scenes:
+        if scene.size is not None:
+            check_inside(f"{path}: image {scene.image}: boxes", scene.boxes, *scene.size)
     if names is None:
         return split_from_scenes(scenes)
     record = read_json(names)

@@ -50,9 +50,9 @@ def npz_split(
     boxes, sizes, width = [], [], 0
     for path in tqdm(paths, unit=" images", desc="boxes", disable=not progress):
         of_image, size, features = _guard(path, _read_boxes)
-        width = width or features[1]
-        if features != (len(of_image), width):
-            raise ValueError(f"{path}: x: expected shape {(len(of_image), width)}, got {features}")
+        if features != (len(of_image), width or features[1]):
+            raise ValueError(f"{path}: x: expected shape ({len(of_image)}, {width or 'Dx'}), got {features}")
+        width = features[1]
         boxes.append(of_image)
         sizes.append(size)
     offsets = offsets_of([len(of_image) for of_image in boxes])
@@ -83,7 +83,9 @@ def _read_boxes(path: Path) -> tuple[np.ndarray, tuple[float, float], tuple[int,
     with _open(path) as file:
         boxes = np.asarray(_entry(file, "bbox"), dtype=np.float32)
         count, width, height = (_number(file, name) for name in ("num_bbox", "image_w", "image_h"))
-        if boxes.ndim != 2 or boxes.shape != (count, 4) or count < 1:
+        if count < 1:
+            raise ValueError(f"num_bbox: expected at least one region, got {count:g}")
+        if boxes.ndim != 2 or boxes.shape != (count, 4):
             raise ValueError(f"bbox: expected shape ({count:g}, 4) (num_bbox), got {boxes.shape}")
         check_inside("bbox", boxes, width, height)
         if "x" not in file.files:
