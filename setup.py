@@ -37,12 +37,21 @@ VARIANTS: dict[str, tuple[tuple[str, ...], int]] = {
     "avx512bf16": ((*_AVX512, "-mavx512bf16"), 64),
     "avx512amx": ((*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"), 64),
 }
+# The same of the files of csrc/cpu/vnni, whose products are added to those of an instruction set as wide.
+PRODUCTS: dict[str, tuple[tuple[str, ...], int]] = {
+    "avxvnni": ((*_AVX2, "-mavxvnni"), 32),
+    "avx512vnni": ((*_AVX512, "-mavx512vnni"), 64),
+}
 PROBE = """
 typedef float V __attribute__((vector_size(64)));
 void f(V* a, V* b) { *a = *a * *b + *a; }
 #if defined(__AMX_BF16__)
 #include <immintrin.h>
 void g() { _tile_dpbf16ps(0, 1, 2); }
+#endif
+#if defined(__AVXVNNI__) || defined(__AVX512VNNI__)
+#include <immintrin.h>
+int h() { return __builtin_cpu_supports("avxvnni") + __builtin_cpu_supports("avx512vnni"); }
 #endif
 """
 
@@ -136,15 +145,17 @@ def x86() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
-def supported_variants(compiler: list[str], directory: Path) -> tuple[list[str], dict[str, str]]:
+def supported_variants(
+    compiler: list[str], directory: Path, variants: Mapping[str, tuple[tuple[str, ...], int]]
+) -> tuple[list[str], dict[str, str]]:
     """The instruction sets to build, and of those left out, why."""
     if not x86():
-        return ["baseline"], {}
+        return [name for name, (flags, _) in variants.items() if not flags], {}
     # A product of vectors, or of tiles, makes the assembler, not only the compiler, take the instructions.
     probe = directory / "probe.cpp"
     probe.write_text(PROBE)
     built, left_out = [], {}
-    for name, (flags, _) in VARIANTS.items():
+    for name, (flags, _) in variants.items():
         if not flags or output_of(*compiler, *flags, "-O1", "-c", str(probe), "-o", os.devnull) is not None:
             built.append(name)
         else:
@@ -225,8 +236,11 @@ def python_includes(pybind11: str) -> list[str]:
     return [flag for path in (pybind11, *paths) for flag in ("-isystem", path)]
 
 
-def plan_native(plan: Plan, compiler: list[str], includes: list[str], variants: list[str], version: str) -> str:
+def plan_native(
+    plan: Plan, compiler: list[str], includes: list[str], variants: list[str], products: list[str], version: str
+) -> str:
     """Steps of the CPU module; returns its path."""
+    known = VARIANTS | PRODUCTS
     toolchain = [f"{plan.directory}/cxx.txt"]
     portable = [
         "-O3",
@@ -242,7 +256,7 @@ def plan_native(plan: Plan, compiler: list[str], includes: list[str], variants: 
     portable += ["-Icsrc/include"]
     if x86():
         portable.append("-DCMSEI_HAVE_X86_VARIANTS=1")
-        portable += [f"-DCMSEI_NO_{name.upper()}" for name in VARIANTS if name not in variants]
+        portable += [f"-DCMSEI_NO_{name.upper()}" for name in known if name not in [*variants, *products]]
     extra = shlex.split(os.environ.get("CXXFLAGS", ""))
     link = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
     after = shlex.split(os.environ.get("LDFLAGS", ""))
@@ -251,9 +265,10 @@ def plan_native(plan: Plan, compiler: list[str], includes: list[str], variants: 
     for source in ["csrc/bindings.cpp", *sources("csrc/cpu/*.cpp")]:
         flags = [*portable, *includes, *extra, f'-DCMSEI_VERSION="{version}"']
         objects.append(plan.step("cxx", f"{plan.directory}/native/{Path(source).stem}.o", [source], toolchain, flags))
-    for source in sources("csrc/cpu/isa/*.cpp"):
-        for name in variants:
-            machine, width = VARIANTS[name]
+    compiled = [("csrc/cpu/isa/*.cpp", variants), ("csrc/cpu/vnni/*.cpp", products)]
+    for source, names in [(source, names) for folder, names in compiled for source in sources(folder)]:
+        for name in names:
+            machine, width = known[name]
             # On cache lines: the inner loops' speed (5 % of a product) does not hang on what else the object holds.
             flags = [*portable, *extra, "-ffp-contract=fast", "-falign-functions=64", *machine]
             flags += [f"-DCMSEI_ISA={name}", f"-DCMSEI_VECTOR_BYTES={width}"]
@@ -345,13 +360,13 @@ def ninja_run(plan: Plan) -> list[str]:
     return [*ninja_command(), "-f", f"{plan.directory}/build.ninja"]
 
 
-def native_module(directory: str, variants: list[str]) -> str:
-    """Builds the CPU module alone, with these instruction sets, in a folder of its own; its path from the root."""
+def native_module(directory: str, variants: list[str], products: list[str]) -> str:
+    """Builds the CPU module alone, with these of both lists, in a folder of its own; its path from the root."""
     compiler = find_compiler(os.environ)
     if compiler is None:
         raise BuildError("no C++ compiler was found")
     plan, includes = start_plan(directory, compiler, None)
-    target = plan_native(plan, compiler, includes, variants, version="0")
+    target = plan_native(plan, compiler, includes, variants, products, version="0")
     subprocess.run([*ninja_run(plan), target], cwd=ROOT, check=True)
     return target
 
@@ -370,9 +385,10 @@ def compile_all(outcomes: dict[str, Outcome], compiler: list[str], nvcc: str | N
         except BuildError as error:
             outcomes["cuda"].reason = str(error)
     if outcomes["native"].reason is None:
-        variants, left_out = supported_variants(compiler, ROOT / directory)
-        targets["native"] = plan_native(plan, compiler, includes, variants, version)
-        outcomes["native"].details = {"variants": variants, "left_out": left_out}
+        variants, left_out = supported_variants(compiler, ROOT / directory, VARIANTS)
+        products, also = supported_variants(compiler, ROOT / directory, PRODUCTS)
+        targets["native"] = plan_native(plan, compiler, includes, variants, products, version)
+        outcomes["native"].details = {"variants": variants, "products": products, "left_out": left_out | also}
     run = ninja_run(plan)
     everything = subprocess.run([*run, "-k", "0", *targets.values()], cwd=ROOT)
     for name, target in targets.items():

@@ -97,15 +97,25 @@ def test_architectures_asked_for_come_before_those_present(build, monkeypatch):
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="one instruction set only")
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
-def test_a_variant_that_the_compiler_does_not_take_is_left_out(build, tmp_path):
+@pytest.mark.parametrize(
+    ("listed", "name", "flag"), [("VARIANTS", "avx512amx", "-mamx-tile"), ("PRODUCTS", "avxvnni", "-mavxvnni")]
+)
+def test_what_the_compiler_does_not_take_is_left_out(build, tmp_path, listed, name, flag):
     compiler = tmp_path / "c++"
-    compiler.write_text('#!/bin/sh\ncase "$*" in *-mamx*) exit 1;; esac\n')
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *{flag}*) exit 1;; esac\n')
     compiler.chmod(0o755)
-    built, left_out = build.supported_variants([str(compiler)], tmp_path)
-    assert built == [name for name in build.VARIANTS if name != "avx512amx"]
-    assert set(left_out) == {"avx512amx"}
-    assert "does not take" in left_out["avx512amx"]
-    assert "-mamx-tile" in left_out["avx512amx"]
+    wanted = getattr(build, listed)
+    built, left_out = build.supported_variants([str(compiler)], tmp_path, wanted)
+    assert built == [other for other in wanted if other != name]
+    assert set(left_out) == {name}
+    assert "does not take" in left_out[name]
+    assert flag in left_out[name]
+
+
+def test_other_processors_get_the_portable_variant_alone(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(build.platform, "machine", lambda: "aarch64")
+    assert build.supported_variants(["c++"], tmp_path, build.VARIANTS) == (["baseline"], {})
+    assert build.supported_variants(["c++"], tmp_path, build.PRODUCTS) == ([], {})
 
 
 def failing(build, monkeypatch, **environment):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cmsei_fast import PairScorer, evaluate, score_matrix
 from cmsei_fast.compat import scores as compat
-from cmsei_fast.engines import eight_bits
+from cmsei_fast.engines import eight_bits, native
 from cmsei_fast.ops import pair_score
 
 # All that there are but -128, and the largest.
@@ -211,3 +211,42 @@ def test_whole_numbers_move_scores_less_than_e4m3_where_rows_have_no_few_large_n
         )
         whole, floats = (float((x - exact).square().mean().sqrt()) for x in found)
         assert (whole < floats / 2) if fewer == "int8" else (whole > floats)
+
+
+INT8_ISAS = [
+    isa for isa in (native.isas() if native.unavailable() is None else ()) if native._module().multiplies_int8(isa)
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 15, 66, 130, 1025, 2500])
+@pytest.mark.parametrize("isa", INT8_ISAS or [pytest.param("", marks=pytest.mark.skip(reason="needs VNNI"))])
+def test_native_rounds_as_it_packs_whatever_the_rows_are_held_in(isa: str, width: int, dtype: torch.dtype) -> None:
+    """To the numbers of the definition: zeros, ties, rows of any size, one apart from the next in memory."""
+    v, w, v_offsets, w_offsets = Problem(PairScorer.maxsim(), (36, 1, 14, 29), (3, 17, 40, 1), width).tensors()
+    scale = max(torch.finfo(dtype).tiny, 2.0**-50) * 2.0 ** torch.arange(-3.0, 20)
+    v, w = (torch.cat([x, x], 1).to(dtype)[:, :width] for x in (v, w))
+    v[: len(scale)] *= scale[:, None].to(dtype)
+    v[30] = torch.arange(width) % 4 - 1.5
+    v[31] = 0
+    w[0] = 2**14 + torch.arange(width) % 5
+    with native.use_isa(isa):
+        for scorer in (PairScorer.maxsim(), PairScorer.scan_t2i("mean"), PairScorer.cmsei()):
+            given = {"scorer": scorer, "engine": "native"}
+            found = pair_score(v, w, v_offsets, w_offsets, precision="int8", **given)
+            rounded = (eight_bits.rounded(x, "int8").double() for x in (v, w))
+            expected = pair_score(*rounded, v_offsets, w_offsets, precision="float64", **given)
+            assert found.dtype == torch.float32
+            assert expected.isfinite().all()
+            assert error(found.double(), expected) <= 1e-5 * magnitude(expected)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("isa", INT8_ISAS or [pytest.param("", marks=pytest.mark.skip(reason="needs VNNI"))])
+def test_native_keeps_what_is_no_number_to_its_own_pairs(isa: str, bad: float) -> None:
+    v, w, v_offsets, w_offsets = Problem(PairScorer.maxsim(), (5, 36, 7), (3, 13, 4), 70).tensors()
+    v[5 + 17, 69] = bad
+    with native.use_isa(isa):
+        scores = pair_score(v, w, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine="native", precision="int8")
+    assert scores[1].isnan().all()
+    assert scores[::2].isfinite().all()

@@ -53,7 +53,8 @@ def emulated() -> object:
         wide = dict.fromkeys(WIDE, (own, 64)) | {"avx512amx": ((*own, "-DCMSEI_EMULATE_TILES"), 64)}
         patch.setattr(build, "VARIANTS", {"baseline": ((), 16), "avx2": ((), 32), **wide})
         directory = f"build/emulated-{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
-        module = build.native_module(directory, ["baseline", *WIDE])
+        patch.setattr(build, "PRODUCTS", {"avx512vnni": (own, 64)})
+        module = build.native_module(directory, ["baseline", *WIDE], ["avx512vnni"])
     loaded = _load("emulated._native", ROOT / module)
     del sys.modules["cmsei_fast_setup"]
     return loaded
@@ -92,6 +93,19 @@ def test_bfloat16_pairs(width: int, wide: str) -> None:
     actual = pair_score(v, w, *given, scorer=problem.scorer, engine="native")
     expected = pair_score(v.double(), w.double(), *given, scorer=problem.scorer, engine="reference")
     assert error(actual.double(), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("width", [1, 4, 31, 1100])
+def test_whole_numbers_of_8_bits(width: int, wide: str) -> None:
+    """Odd widths leave part of four numbers, deep ones are cut into passes; tile registers take bfloat16 instead."""
+    assert native._module().multiplies_int8(wide) == (wide != "avx512amx")
+    problem = Problem(PairScorer.cmsei(), (36, 5, 14, 29), (3, 17, 40, 1), width)
+    v, w, v_offsets, w_offsets = problem.tensors()
+    found, expected = (
+        pair_score(x, y, v_offsets, w_offsets, scorer=problem.scorer, engine=engine, precision="int8").double()
+        for x, y, engine in ((v.float(), w.float(), "native"), (v, w, "reference"))
+    )
+    assert error(found, expected) <= 1e-5 * magnitude(expected)
 
 
 @pytest.mark.parametrize(("nodes", "width"), [(1, 1), (5, 3), (36, 16), (37, 33)])

@@ -76,12 +76,12 @@ def held(rows: Tensor, precision: str) -> Tensor:
 
 
 def taken_as(module: ModuleType, precision: str) -> str:
-    """The precision to ask an engine for: bfloat16 in place of one of 8 bits unless it says ``EIGHT_BITS = True``."""
-    return "bfloat16" if precision in FORMATS and not getattr(module, "EIGHT_BITS", False) else precision
+    """The precision to ask an engine for: bfloat16 in place of one of 8 bits that is not in its ``EIGHT_BITS``."""
+    return "bfloat16" if precision in FORMATS and precision not in getattr(module, "EIGHT_BITS", ()) else precision
 
 
 def taken(module: ModuleType, regions: Tensor, words: Tensor, precision: str) -> tuple[Tensor, Tensor, str]:
-    """Features (rows, D) and precision as an engine takes them: rounded here where it takes none of 8 bits itself."""
+    """Features (rows, D) and precision as an engine takes them: rounded here to one of 8 bits that it does not take."""
     own = taken_as(module, precision)
     if own == precision:
         return regions, words, precision

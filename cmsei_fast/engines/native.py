@@ -1,7 +1,7 @@
 """The CPU engine: C++ kernels in ``csrc/``, one variant an instruction set, threads of their own.
 
-Numerics: products, attention and sums in float32 (float64 for ``"float64"``) whatever the features' type; results do
-not depend on the number of threads.
+Numerics: products, attention and sums in float32 (float64 for ``"float64"``) whatever the features' type, products of
+``"int8"`` in whole numbers where the processor multiplies these; results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import eight_bits
 from .native_relation import relation_attention, relation_attention_backward, rows_of
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "use_isa",
 ]
 
+EIGHT_BITS = ("int8",)  # of this precision pair_score and its gradient round the features themselves
 _STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _forced: list[str] = []
 
@@ -76,6 +78,17 @@ def _items(rows: Tensor, offsets: Tensor) -> tuple[int, int, int, int, int]:
     return rows.data_ptr(), _STORAGE[rows.dtype], rows.stride(0), offsets.data_ptr(), offsets.numel() - 1
 
 
+def _rows(regions: Tensor, words: Tensor, precision: str) -> tuple[Tensor, Tensor, bool]:
+    """Both sides' rows as the kernels read them, and whether they round them to ``"int8"``."""
+    if precision == "int8":
+        if _module().multiplies_int8(current_isa()):
+            return rows_of(regions, regions.dtype), rows_of(words, words.dtype), True
+        regions, words = (eight_bits.rounded(x, precision) for x in (regions, words))
+        precision = "bfloat16"
+    dtype = getattr(torch, precision)
+    return rows_of(regions, dtype), rows_of(words, dtype), False
+
+
 def _offsets(offsets: Tensor) -> Tensor:
     return offsets.to(device="cpu", dtype=torch.int64).contiguous()
 
@@ -95,8 +108,7 @@ def pair_score(
     ``out``: a CPU tensor (N, M) of the sums' dtype with unit column stride to write to.
     """
     wide = precision == "float64"
-    dtype = getattr(torch, precision)
-    v, w = rows_of(regions, dtype), rows_of(words, dtype)
+    v, w, int8 = _rows(regions, words, precision)
     i, j = _offsets(region_offsets), _offsets(word_offsets)
     if out is None:
         out = torch.empty(i.numel() - 1, j.numel() - 1, dtype=torch.float64 if wide else torch.float32, device="cpu")
@@ -114,6 +126,7 @@ def pair_score(
         out.stride(0),
         torch.get_num_threads(),
         current_isa(),
+        int8,
     )
     return out
 
@@ -133,8 +146,7 @@ def pair_score_listed(
     The other arguments are those of :func:`pair_score`, and each score has the bits that it has there.
     """
     wide = precision == "float64"
-    dtype = getattr(torch, precision)
-    v, w = rows_of(regions, dtype), rows_of(words, dtype)
+    v, w, int8 = _rows(regions, words, precision)
     i, j = _offsets(region_offsets), _offsets(word_offsets)
     captions = wanted.nonzero()[:, 1].contiguous()
     first = torch.nn.functional.pad(wanted.sum(1).cumsum(0), (1, 0)).contiguous()
@@ -154,6 +166,7 @@ def pair_score_listed(
         out.data_ptr(),
         torch.get_num_threads(),
         current_isa(),
+        int8,
     )
     return out
 
@@ -170,8 +183,9 @@ def pair_score_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the regions, the words and the scalars, in their dtypes; the scores' inner products recomputed."""
     wide = torch.float64 if precision == "float64" else torch.float32
-    dtype = getattr(torch, precision)
-    v, w = rows_of(regions, dtype), rows_of(words, dtype)
+    own = (regions, words) if precision != "int8" else (eight_bits.rounded(x, precision) for x in (regions, words))
+    dtype = torch.bfloat16 if precision == "int8" else getattr(torch, precision)
+    v, w = (rows_of(x, dtype) for x in own)
     i, j = _offsets(region_offsets), _offsets(word_offsets)
     if grad.numel() == 0:
         return torch.zeros_like(regions), torch.zeros_like(words), torch.zeros_like(scalars)

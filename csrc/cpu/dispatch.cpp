@@ -20,6 +20,12 @@ namespace avx512bf16 { CpuKernels kernels(); }
 #if !defined(CMSEI_NO_AVX512AMX)
 namespace avx512amx { CpuKernels kernels(); }
 #endif
+#if !defined(CMSEI_NO_AVXVNNI)
+namespace avxvnni { void add_int8_kernels(PairKernels<float>& table); }
+#endif
+#if !defined(CMSEI_NO_AVX512VNNI)
+namespace avx512vnni { void add_int8_kernels(PairKernels<float>& table); }
+#endif
 #endif
 
 namespace {
@@ -29,38 +35,49 @@ struct Available {
     const CpuKernels* list[6] = {};
     int count = 0;
 
-    void add(const CpuKernels& k) {
+    CpuKernels& add(const CpuKernels& k) {
         kernels[count] = k;
         list[count] = &kernels[count];
-        ++count;
+        return kernels[count++];
     }
 
     Available() {
         add(baseline::kernels());
 #if defined(CMSEI_HAVE_X86_VARIANTS)
         __builtin_cpu_init();
+        CpuKernels *narrow = nullptr, *whole[2] = {};  // those that products of int8 are added to
 #if !defined(CMSEI_NO_AVX2)
         if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-            add(avx2::kernels());
+            narrow = &add(avx2::kernels());
 #endif
 #if defined(CMSEI_EMULATE_512)
         // A test build: the 512-bit variants compiled for narrower registers, to run anywhere.
-        const bool wide = true, pairs = true, tiles = true;
+        const bool wide = true, pairs = true, tiles = true, vnni = true;
 #else
         const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
         const bool pairs = wide && __builtin_cpu_supports("avx512bf16");
         const bool tiles = pairs && tile_registers();
+        const bool vnni = __builtin_cpu_supports("avx512vnni");
 #endif
-        (void)wide, (void)pairs, (void)tiles;
+        (void)wide, (void)pairs, (void)tiles, (void)vnni;
 #if !defined(CMSEI_NO_AVX512)
-        if (wide) add(avx512::kernels());
+        if (wide) whole[0] = &add(avx512::kernels());
 #endif
 #if !defined(CMSEI_NO_AVX512BF16)
-        if (pairs) add(avx512bf16::kernels());
+        if (pairs) whole[1] = &add(avx512bf16::kernels());
 #endif
 #if !defined(CMSEI_NO_AVX512AMX)
         if (tiles) add(avx512amx::kernels());
+#endif
+        // Tile registers multiply the same numbers in bfloat16 faster than these do.
+        (void)narrow, (void)whole;
+#if !defined(CMSEI_NO_AVXVNNI)
+        if (narrow && __builtin_cpu_supports("avxvnni")) avxvnni::add_int8_kernels(narrow->pair_f32);
+#endif
+#if !defined(CMSEI_NO_AVX512VNNI)
+        for (CpuKernels* k : whole)
+            if (k && vnni) avx512vnni::add_int8_kernels(k->pair_f32);
 #endif
 #endif
     }

@@ -182,8 +182,13 @@ template <class S> inline long depth_block(long k) {
     return blocks <= 1 ? k : ((k + blocks - 1) / blocks + 7) / 8 * 8;
 }
 
-// Calls tile(rows, registers of columns, depth, a, lda, b, ldb, c, ldc, accumulate, ahead) for the tiles of a product of
-// elements E with sums S.
+// A tile's first row, column and element of the depth.
+struct Place {
+    long row, column, k;
+};
+
+// Calls tile(place, rows, registers of columns, depth, a, lda, b, ldb, c, ldc, accumulate, ahead) for the tiles of a
+// product of elements E with sums S.
 template <class S, class E, class Tile> CMSEI_INLINE void in_tiles(const Gemm<E>& g, S* c, Tile tile) {
     const long step = g.k > 0 ? depth_block<S>(g.k) : 1, parts = (g.rows + kMR - 1) / kMR;
     for (long k0 = 0; k0 < g.k || k0 == 0; k0 += step) {
@@ -198,7 +203,7 @@ template <class S, class E, class Tile> CMSEI_INLINE void in_tiles(const Gemm<E>
             for (long i = 0, p = 0; i < g.rows; i += kMR, ++p) {
                 const int m = g.rows - i < kMR ? static_cast<int>(g.rows - i) : kMR;
                 const long lda = g.lda ? g.lda : m;
-                tile(m, nv, depth, g.a + p * g.a_panel + k0 * lda, lda, b, g.ldb, c + i * g.ldc + j, g.ldc, accumulate,
+                tile(Place{i, j, k0}, m, nv, depth, g.a + p * g.a_panel + k0 * lda, lda, b, g.ldb, c + i * g.ldc + j, g.ldc, accumulate,
                      Ahead::part(next, bytes, p, parts));
             }
         }
@@ -206,7 +211,7 @@ template <class S, class E, class Tile> CMSEI_INLINE void in_tiles(const Gemm<E>
 }
 
 template <class S> inline void gemm(const Gemm<S>& g) {
-    in_tiles<S>(g, g.c, [](auto... x) { micro_any<S>(x...); });
+    in_tiles<S>(g, g.c, [](Place, auto... x) { micro_any<S>(x...); });
 }
 
 }  // namespace CMSEI_ISA

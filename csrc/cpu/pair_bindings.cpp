@@ -25,8 +25,8 @@ void finish(bool done) {
 
 template <class S>
 void forward(const ItemsTuple& images, const ItemsTuple& captions, long depth, std::vector<int64_t> config,
-             std::vector<double> scalars, std::uintptr_t scores, long stride, int threads, const std::string& isa) {
-    const Run run{kernels_by_name(isa), threads, signal_pending};
+             std::vector<double> scalars, std::uintptr_t scores, long stride, int threads, const std::string& isa, bool int8) {
+    const Run run{kernels_by_name(isa), threads, signal_pending, int8};
     bool done;
     {
         py::gil_scoped_release release;
@@ -39,8 +39,8 @@ void forward(const ItemsTuple& images, const ItemsTuple& captions, long depth, s
 template <class S>
 void listed(const ItemsTuple& images, const ItemsTuple& captions, long depth, std::vector<int64_t> config,
             std::vector<double> scalars, std::uintptr_t first, std::uintptr_t captions_of, std::uintptr_t scores,
-            int threads, const std::string& isa) {
-    const Run run{kernels_by_name(isa), threads, signal_pending};
+            int threads, const std::string& isa, bool int8) {
+    const Run run{kernels_by_name(isa), threads, signal_pending, int8};
     bool done;
     {
         py::gil_scoped_release release;
@@ -68,6 +68,7 @@ void backward(const ItemsTuple& images, const ItemsTuple& captions, long depth, 
 }  // namespace
 
 void bind_pair_score(py::module_& m) {
+    m.def("multiplies_int8", [](const std::string& isa) { return kernels_by_name(isa)->pair_f32.int8 != nullptr; });
     m.def("pair_score_f32", forward<float>);
     m.def("pair_score_f64", forward<double>);
     m.def("pair_score_listed_f32", listed<float>);

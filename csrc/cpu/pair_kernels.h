@@ -100,6 +100,19 @@ template <class S> struct PairGradient {
     double* d_scalars; // added to
 };
 
+// Products of numbers narrower than float32 with sums in it, where the processor has such instructions: depth-neighbours
+// share 32-bit elements, elements(depth) of them a packed row, whatever else it says of itself among them.
+struct NarrowKernels {
+    int mr, rows; // of a panel of A; what A and C have their rows rounded up to
+    long (*elements)(long depth);
+    // As those of PairKernels.
+    void (*pack_a)(Rows src, long rows, long depth, uint32_t* dst);
+    void (*pack_b)(Rows src, long cols, long depth, uint32_t* dst);
+    void (*gemm)(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long depth);
+    void (*gram)(Rows src, long depth, const Gram<float>& out, float* scratch);
+    long (*gram_scratch)(long m, long depth);
+};
+
 template <class S> struct PairKernels {
     int mr, nr, lanes; // of a panel of A, of B, and of a register: what a product rounds its columns up to
     long tile_regions; // rows of A whose packed panels and product with a tile's columns suit the second-level cache
@@ -122,14 +135,9 @@ template <class S> struct PairKernels {
     long (*strip_scratch)(const PairSpec<S>&, const StripSize&);
     void (*strip_forward)(const PairSpec<S>&, const Strip<S>&, S* scores, long stride, S* scratch);
     void (*pair_backward)(const PairSpec<S>&, const Pair<S>&, const PairGradient<S>&, S* scratch);
-    // Products of bfloat16 pairs with float32 sums; null where the processor has no such instruction.
-    // Two depth-neighbours are one 32-bit element, pairs_bf16(depth) of them a packed row, zero past the depth. A comes
-    // in panels of mr_bf16 rows; A and C have their rows rounded up to rows_bf16, packed B its columns to nr.
-    int mr_bf16, rows_bf16;
-    long (*pairs_bf16)(long depth);
-    void (*pack_a_bf16)(Rows src, long rows, long depth, uint32_t* dst);
-    void (*pack_b_bf16)(Rows src, long cols, long depth, uint32_t* dst);
-    void (*gemm_bf16)(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long pairs);
+    // Of rows in bfloat16; of rows of any kind, each rounded to whole numbers of 8 bits times a power of two. Null where
+    // there are none.
+    const NarrowKernels *bf16, *int8;
 };
 
 }  // namespace cmsei

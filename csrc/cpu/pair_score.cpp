@@ -11,7 +11,7 @@ bool pair_score(const Items& images, const Items& captions, long depth, const Sc
                 const Run& run) {
     const auto& k = kernels_of<S>(*run.kernels);
     const PairSpec<S> spec = spec_of<S>(scorer);
-    Prepared<S> x(k, spec, images, captions, depth, k.tile_regions);
+    Prepared<S> x(k, spec, images, captions, depth, k.tile_regions, run.int8);
     if (!x.prepare(run)) return false;
     const bool strips = k.strip_suits(spec);
     const StripSize most = x.strip_size();
@@ -42,7 +42,7 @@ template <class S>
 bool pair_score_listed(const Items& images, const Items& captions, long depth, const Scorer& scorer,
                        const int64_t* first, const int64_t* listed, S* scores, const Run& run) {
     const std::size_t element = storage_size(captions.rows.storage);
-    const Run alone{run.kernels, 1, {}};
+    const Run alone{run.kernels, 1, {}, run.int8};
     return parallel_for(images.count, run.threads, run.interrupted, [&](long i, int) {
         const long count = first[i + 1] - first[i];
         if (count == 0) return;

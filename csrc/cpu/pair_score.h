@@ -26,6 +26,7 @@ struct Run {
     const CpuKernels* kernels;
     int threads;
     Interrupted interrupted;
+    bool int8 = false;  // whether the features are rounded to whole numbers of 8 bits times a power of two of their row
 };
 
 // scores[i * stride + j]. False if interrupted.

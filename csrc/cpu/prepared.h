@@ -70,31 +70,43 @@ template <class S> struct Prepared {
     const Items &images, &captions;
     long depth;
     GramForms forms[2]; // of the regions' Gram matrices, of the words'
-    bool pairs_bf16;
+    const NarrowKernels* narrow; // the product's, if they are not k
     std::vector<Group> regions, words;
     Buffer<S> a, b, gram_memory;
-    Buffer<uint32_t> a_bf16, b_bf16;
+    Buffer<uint32_t> narrow_a, narrow_b;
     std::vector<Gram<S>> v, w;
 
     Prepared(const PairKernels<S>& kernels, const PairSpec<S>& spec, const Items& i, const Items& c, long d,
-             long most_regions)
+             long most_regions, bool int8 = false)
         : k(kernels), images(i), captions(c), depth(d), forms{spec.gram_forms(0), spec.gram_forms(1)},
-          pairs_bf16(kernels.gemm_bf16 && i.rows.storage == Storage::kBFloat16 &&
-                     c.rows.storage == Storage::kBFloat16),
-          regions(cut(i, most_regions, pairs_bf16 ? kernels.rows_bf16 : 1)),
+          narrow(narrow_of(int8)),
+          regions(cut(i, most_regions, narrow ? narrow->rows : 1)),
           words(cut(c, kTileWords, kernels.nr, kernels.lanes)) {}
 
-    long pairs() const { return k.pairs_bf16(depth); }
+    const NarrowKernels* narrow_of(bool int8) const {
+        if (int8 && !k.int8) throw std::invalid_argument("int8: these kernels have no such product");
+        const bool bf16 = images.rows.storage == Storage::kBFloat16 && captions.rows.storage == Storage::kBFloat16;
+        return int8 ? k.int8 : bf16 ? k.bf16 : nullptr;
+    }
+    long elements() const { return narrow->elements(depth); }
 
     long gram_size(const Items& items, long i) const {
         return round_up(k.gram_size(items.size(i), forms[&items == &captions]), 16);
     }
 
+    long gram_scratch(long m) const { return narrow ? narrow->gram_scratch(m, depth) : k.gram_scratch(m, depth); }
+    void gram(Rows rows, const Gram<S>& out, S* own) const {
+        if constexpr (sizeof(S) == 4) {
+            if (narrow) return narrow->gram(rows, depth, out, own);
+        }
+        k.gram(rows, depth, out, own);
+    }
+
     bool prepare(const Run& run) {
         const long columns = padded_rows(words, k.nr);
-        if (pairs_bf16) {
-            a_bf16.reset(padded_rows(regions, k.rows_bf16) * pairs());
-            b_bf16.reset(columns * pairs());
+        if (narrow) {
+            narrow_a.reset(padded_rows(regions, narrow->rows) * elements());
+            narrow_b.reset(columns * elements());
         } else {
             a.reset(images.total() * depth);
             b.reset(columns * depth);
@@ -110,32 +122,32 @@ template <class S> struct Prepared {
                 next += gram_size(*items, i);
             }
         std::vector<Buffer<S>> scratch(run.threads);
-        for (auto& s : scratch) s.reset(k.gram_scratch(most, depth));
+        for (auto& s : scratch) s.reset(gram_scratch(most));
         const long groups = static_cast<long>(regions.size()), tasks = groups + static_cast<long>(words.size());
         return parallel_for(tasks, run.threads, run.interrupted, [&](long task, int thread) {
             const bool left = task < groups;
             const Items& items = left ? images : captions;
             const Group& g = left ? regions[task] : words[task - groups];
             const Rows rows = at(items.rows, g.row);
-            if (pairs_bf16) {
+            if (narrow) {
                 if (left)
-                    k.pack_a_bf16(rows, g.rows, depth, a_bf16.get() + g.padded * pairs());
+                    narrow->pack_a(rows, g.rows, depth, narrow_a.get() + g.padded * elements());
                 else
-                    k.pack_b_bf16(rows, g.rows, depth, b_bf16.get() + g.padded * pairs());
+                    narrow->pack_b(rows, g.rows, depth, narrow_b.get() + g.padded * elements());
             } else if (left) {
                 k.pack_a(rows, g.rows, depth, a.get() + g.row * depth);
             } else {
                 k.pack_b(rows, g.rows, depth, b.get() + g.padded * depth);
             }
             for (long i = g.first; i < g.last; ++i)
-                k.gram(at(items.rows, items.offsets[i]), depth, left ? v[i] : w[i], scratch[thread].get());
+                gram(at(items.rows, items.offsets[i]), left ? v[i] : w[i], scratch[thread].get());
         });
     }
 
     // Of a tile with as many rows more as a register has lanes.
     long tile_size() const {
         long rows = 0, cols = 0;
-        for (const Group& g : regions) rows = std::max(rows, pairs_bf16 ? round_up(g.rows, k.rows_bf16) : g.rows);
+        for (const Group& g : regions) rows = std::max(rows, narrow ? round_up(g.rows, narrow->rows) : g.rows);
         for (const Group& g : words) cols = std::max(cols, round_up(g.rows, k.nr));
         return (rows + k.lanes) * cols + k.nr;
     }
@@ -155,15 +167,15 @@ template <class S> struct Prepared {
     }
 
     // Rows of a panel of A.
-    long panel() const { return pairs_bf16 ? k.mr_bf16 : k.mr; }
+    long panel() const { return narrow ? narrow->mr : k.mr; }
 
     // Inner products of rows and columns of two groups, from the beginnings of panels; row stride returned.
     long product(const Group& g, long row, long rows, const Group& h, long column, long columns, S* tile) const {
         const long ld = round_up(columns, k.nr);
         if constexpr (sizeof(S) == 4) {
-            if (pairs_bf16) {
-                k.gemm_bf16(a_bf16.get() + (g.padded + row) * pairs(), b_bf16.get() + (h.padded + column) * pairs(), tile,
-                            ld, rows, columns, pairs());
+            if (narrow) {
+                narrow->gemm(narrow_a.get() + (g.padded + row) * elements(),
+                             narrow_b.get() + (h.padded + column) * elements(), tile, ld, rows, columns, depth);
                 return ld;
             }
         }

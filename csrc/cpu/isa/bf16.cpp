@@ -52,18 +52,19 @@ void pack_b_bf16(Rows src, long cols, long depth, uint32_t* dst) {
 }
 
 void multiply_pairs(const Gemm<uint32_t>& g, float* c) {
-    in_tiles<float>(g, c, [](auto... x) { micro_pairs_any(x...); });
-}
-
-void gemm_bf16(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long pairs) {
-    multiply_pairs({a, kMR * pairs, 0, b, kNR<float> * pairs, kNR<float>, nullptr, ldc, rows, cols, pairs}, c);
+    in_tiles<float>(g, c, [](Place, auto... x) { micro_pairs_any(x...); });
 }
 
 long pairs_bf16(long depth) { return (depth + 1) / 2; }
 
-// As gram of pack.h; its scratch is more than pairs take.
+void gemm_bf16(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long depth) {
+    const long pairs = pairs_bf16(depth);
+    multiply_pairs({a, kMR * pairs, 0, b, kNR<float> * pairs, kNR<float>, nullptr, ldc, rows, cols, pairs}, c);
+}
+
+// As gram of pack.h, whose scratch is more than pairs take.
 void gram_pairs(Rows src, long depth, const Gram<float>& out, float* scratch) {
-    if (src.storage != Storage::kBFloat16 || !out.rows) return gram<float>(src, depth, out, scratch);
+    if (!out.rows) return lengths(src, depth, out);
     const long m = out.m, ld = round_up(m, V::W), ldc = round_up(m, kNR<float>), pairs = pairs_bf16(depth);
     auto* packed = reinterpret_cast<uint32_t*>(scratch);
     float* c = scratch + ld * pairs;
@@ -80,13 +81,9 @@ void gram_pairs(Rows src, long depth, const Gram<float>& out, float* scratch) {
 }  // namespace
 
 void add_bf16_kernels(PairKernels<float>& table) {
-    table.mr_bf16 = kMR;
-    table.rows_bf16 = 1;
-    table.pairs_bf16 = pairs_bf16;
-    table.pack_a_bf16 = pack_a_bf16;
-    table.pack_b_bf16 = pack_b_bf16;
-    table.gemm_bf16 = gemm_bf16;
-    table.gram = gram_pairs;
+    static constexpr NarrowKernels kernels{kMR,         1,         pairs_bf16, pack_a_bf16,
+                                           pack_b_bf16, gemm_bf16, gram_pairs, gram_scratch<float>};
+    table.bf16 = &kernels;
 }
 #else
 void add_bf16_kernels(PairKernels<float>&) {}

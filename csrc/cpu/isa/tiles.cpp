@@ -98,9 +98,9 @@ __attribute__((noinline)) void tile_block(long steps, const char* a, long a_next
 // Tiles of depth in a pass over C: a panel of B stays in the first cache while A streams past it.
 constexpr long kSteps = 16;
 
-void gemm_bf16(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long pairs) {
+void gemm_bf16(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long depth) {
     configure_tiles();
-    const long all = pairs / kTileRows, passes = (all + kSteps - 1) / kSteps, a_next = all * kTileSize;
+    const long pairs = pairs_bf16(depth), all = pairs / kTileRows, passes = (all + kSteps - 1) / kSteps, a_next = all * kTileSize;
     for (long pass = 0, s0 = 0; pass < passes; ++pass) {
         const long s1 = all * (pass + 1) / passes, steps = s1 - s0;
         for (long j = 0; j < cols; j += kColumns) {
@@ -120,33 +120,28 @@ void gemm_bf16(const uint32_t* a, const uint32_t* b, float* c, long ldc, long ro
     release_tiles();
 }
 
-long gram_scratch_any(long m, long depth) {
-    const long pairs = pairs_bf16(depth), rows = round_up(m, kTileRows), ldc = round_up(m, kColumns);
-    const long own = rows * pairs + ldc * pairs + rows * ldc, other = gram_scratch<float>(m, depth);
-    return own > other ? own : other;
+long gram_scratch_tiles(long m, long depth) {
+    const long rows = round_up(m, kTileRows), ldc = round_up(m, kColumns);
+    return (rows + ldc) * pairs_bf16(depth) + rows * ldc;
 }
 
-void gram_any(Rows src, long depth, const Gram<float>& out, float* scratch) {
-    if (src.storage != Storage::kBFloat16 || !out.rows) return gram<float>(src, depth, out, scratch);
+void gram_tiles(Rows src, long depth, const Gram<float>& out, float* scratch) {
+    if (!out.rows) return lengths(src, depth, out);
     const long m = out.m, pairs = pairs_bf16(depth), rows = round_up(m, kTileRows), ldc = round_up(m, kColumns);
     auto *a = reinterpret_cast<uint32_t*>(scratch), *b = a + rows * pairs;
     float* c = scratch + (rows + ldc) * pairs;
     pack_a_bf16(src, m, depth, a);
     pack_b_bf16(src, m, depth, b);
-    gemm_bf16(a, b, c, ldc, m, m, pairs);
+    gemm_bf16(a, b, c, ldc, m, m, depth);
     gram_of_product(c, ldc, out);
 }
 
 }  // namespace
 
 void add_tile_kernels(PairKernels<float>& table) {
-    table.mr_bf16 = table.rows_bf16 = kTileRows;
-    table.pairs_bf16 = pairs_bf16;
-    table.pack_a_bf16 = pack_a_bf16;
-    table.pack_b_bf16 = pack_b_bf16;
-    table.gemm_bf16 = gemm_bf16;
-    table.gram = gram_any;
-    table.gram_scratch = gram_scratch_any;
+    static constexpr NarrowKernels kernels{kTileRows,   kTileRows, pairs_bf16, pack_a_bf16,
+                                           pack_b_bf16, gemm_bf16, gram_tiles, gram_scratch_tiles};
+    table.bf16 = &kernels;
 }
 #else
 void add_tile_kernels(PairKernels<float>&) {}
