@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 
@@ -300,6 +301,15 @@ def test_bad_input_gives_one_line(files, run, tmp_path, capsys, arguments, messa
     assert message.format(**names) in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_results_have_a_place_before_they_are_computed(files, run, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(os, "access", lambda name, mode: not (mode == os.W_OK and name == str(tmp_path)))
+    arguments = ["evaluate", str(files / "val.h5"), "--model", str(run / "best"), "--json", str(tmp_path / "a.json")]
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err.endswith(
+        f"error: --json: expected a file in a directory that can be written, got {tmp_path}/a.json\n"
+    )
 
 
 def test_a_missing_extra_is_one_line(files, tmp_path, capsys, monkeypatch):

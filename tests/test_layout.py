@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -333,6 +335,47 @@ def test_a_killed_write_leaves_nothing_that_looks_complete(path, small_chunks, b
         assert_same(open_split(path), old)
     else:
         assert not path.exists()
+
+
+FILLS_UP = """
+import resource, sys
+import numpy as np
+from cmsei_fast.data import Split, write_split
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))  # as of a disk that fills up while it is written
+features = np.ones((4000, 256), np.float32)
+captions = tuple(map(str, range(4000)))
+split = Split(captions, np.arange(4001), captions, np.arange(4000), features)
+try:
+    write_split(sys.argv[1], split)
+except OSError as error:
+    print(error.filename, error.errno)
+"""
+
+
+@pytest.mark.parametrize("limit", [30, 3000, 2_000_000])
+def test_a_disk_that_fills_up_is_one_error(path, limit):
+    """HDF5 crashes, at the end of the process, where it cannot close a file."""
+    path.write_text("old")
+    command = [sys.executable, "-c", FILLS_UP, str(path), str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"{path} {errno.EFBIG}\n")
+    assert files_in(path.parent) == ["split.h5"]
+    assert path.read_text() == "old"
+
+
+def test_a_full_disk_is_told_before_anything_is_written(path, monkeypatch):
+    split = random_split(3)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
+    with pytest.raises(OSError, match=rf"^{path}: expected 0\.00 GiB of room for the split, got 0\.00 GiB$"):
+        write_split(path, split)
+    assert files_in(path.parent) == []
+
+
+def test_a_directory_that_cannot_be_written(path, monkeypatch):
+    """Told before the work; a test by root can write anywhere."""
+    monkeypatch.setattr(os, "access", lambda name, mode: not (mode == os.W_OK and name == str(path.parent)))
+    with pytest.raises(PermissionError, match=rf"^{path}: expected a file in a directory that can be written$"):
+        write_split(path, random_split(3))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -191,12 +191,14 @@ def check_file(flag: str, path: str) -> None:
     """A file can be written there.
 
     Raises:
-        ValueError: naming the flag, if the directory does not exist or the path is one.
+        ValueError: naming the flag, if the directory does not exist or cannot be written, or the path is one.
     """
     if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise ValueError(f"{flag}: expected a file in an existing directory, got {path}")
     if os.path.isdir(path):
         raise ValueError(f"{flag}: expected a file, got the directory {path}")
+    if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
+        raise ValueError(f"{flag}: expected a file in a directory that can be written, got {path}")
 
 
 def write_json(path: str, result: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
-    """``path`` can be the name of a file: its directory is there, and it is none itself.
+    """``path`` can be the name of a file: its directory is there and can be written, and it is none itself.
 
     Raises:
         OSError: otherwise.
@@ -61,3 +61,5 @@ def check_target(path: str | os.PathLike[str]) -> None:
         raise IsADirectoryError(f"{os.fspath(path)}: expected the name of a file, got a directory")
     if not os.path.isdir(os.path.dirname(target)):
         raise FileNotFoundError(f"{os.fspath(path)}: expected a file in an existing directory")
+    if not os.access(os.path.dirname(target), os.W_OK):
+        raise PermissionError(f"{os.fspath(path)}: expected a file in a directory that can be written")

@@ -6,14 +6,19 @@ through a memory map.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import math
 import os
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import h5py
 import numpy as np
 from tqdm import tqdm
 
-from .files import replacing
+from .files import check_target, replacing
 from .rows import MappedRows
 from .split import Split
 
@@ -52,16 +57,66 @@ def write_split(path: str | os.PathLike[str], split: Split, *, progress: bool = 
         OSError: the file cannot be written.
         ValueError: a string holds a NUL or a lone surrogate; a feature is not finite.
     """
-    with (
-        replacing(path) as temporary,
-        h5py.File(
-            temporary,
-            "w",
-            libver=("v110", "v110"),  # checksums of everything but the numbers
-            alignment_threshold=_ALIGNMENT,
-            alignment_interval=_ALIGNMENT,
-        ) as file,
-    ):
+    check_target(path)
+    _check_room(path, split)
+    with replacing(path) as temporary, _Written(temporary, "w+b") as raw:
+        _write(raw, split, progress)
+        raw.check()
+
+
+def _check_room(path: str | os.PathLike[str], split: Split) -> None:
+    """Hours of converting do not end at a full disk that could be seen."""
+    arrays = [array for name in _ARRAYS if (array := getattr(split, name)) is not None]
+    needed = sum(array.nbytes for array in arrays)
+    if split.features is not None:
+        needed += math.prod(split.features.shape) * split.features.dtype.itemsize
+    free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
+    if needed > free:
+        got = f"{free / 2**30:.2f} GiB"
+        raise OSError(f"{os.fspath(path)}: expected {needed / 2**30:.2f} GiB of room for the split, got {got}")
+
+
+class _Written(io.FileIO):
+    """A file that HDF5 writes and never sees fail: HDF5 crashes at the end of a process that could not close one."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Writes all of it; after an error, nothing."""
+        left = memoryview(data).cast("B")
+        count = len(left)
+        with self._remembered():
+            while left and self.error is None:
+                left = left[super().write(left) :]
+        return count
+
+    def truncate(self, size: int | None = None) -> int:
+        """Gives the file its size, if the disk takes it."""
+        with self._remembered():
+            return super().truncate(size)
+        return 0 if size is None else size
+
+    @contextlib.contextmanager
+    def _remembered(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = self.error or error
+
+    def check(self) -> None:
+        """Raises the error that there was."""
+        if self.error is not None:
+            raise self.error
+
+
+def _write(raw: _Written, split: Split, progress: bool) -> None:
+    with h5py.File(
+        raw,
+        "w",
+        libver=("v110", "v110"),  # checksums of everything but the numbers
+        alignment_threshold=_ALIGNMENT,
+        alignment_interval=_ALIGNMENT,
+    ) as file:
         for name in _STRINGS:
             if getattr(split, name) or name in _REQUIRED:
                 _write_strings(file, name, getattr(split, name))
@@ -71,7 +126,7 @@ def write_split(path: str | os.PathLike[str], split: Split, *, progress: bool = 
                 maxshape = (None, *array.shape[1:])
                 file.create_dataset(name, data=array, chunks=chunks, maxshape=maxshape, fletcher32=True)
         if split.features is not None:
-            _write_features(file, split, progress)
+            _write_features(file, raw, split, progress)
         file.attrs["version"] = VERSION
         file.attrs["format"] = FORMAT  # the last word: an interrupted file does not have it
 
@@ -94,7 +149,7 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def _write_features(file: h5py.File, split: Split, progress: bool) -> None:
+def _write_features(file: h5py.File, raw: _Written, split: Split, progress: bool) -> None:
     features = split.features
     count, width = features.shape
     rows = max(1, _CHUNK_BYTES // (width * features.dtype.itemsize))
@@ -115,6 +170,7 @@ def _write_features(file: h5py.File, split: Split, progress: bool) -> None:
                     f"got {block[row - start][~np.isfinite(block[row - start])][0]}"
                 )
             dataset[start : start + rows] = block
+            raw.check()
             bar.update(len(block))
 
 
