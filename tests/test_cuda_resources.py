@@ -141,9 +141,12 @@ def most_register(code: dict[int, str], start: str) -> int:
 
 
 # Instructions of the pairs' fragments (csrc/include/team_fragments.h): three products of each number of tiles, for each
-# block of queries that is multiplied at a time: each by each where a step follows, by those not before it in the last.
+# block of queries that is multiplied at a time: each by each where a step follows, by those not before it in the last;
+# of either direction, and of the usual as well as of any.
 _BLOCKS = {2: 3, 4: 1, 5: 1}
-PAIR_PRODUCTS = {"HMMA.1688.F32.TF32": 3 * sum(blocks * (n**2 + n * (n + 1) // 2) for n, blocks in _BLOCKS.items())}
+PAIR_PRODUCTS = {
+    "HMMA.1688.F32.TF32": 2 * 2 * 3 * sum(blocks * (n**2 + n * (n + 1) // 2) for n, blocks in _BLOCKS.items())
+}
 
 
 def test_the_hopper_kernel_is_made_of_its_instructions() -> None:

@@ -119,6 +119,7 @@ CMSEI_DEVICE void run_thread(const Arguments& a, const Rows& words, const Rows& 
           const Column to = columns[fragment_column(thread, n, i)];
           if (to.stride != 0) products[to.place + fragment_row(thread, m, i) * to.stride] = sums.x[m][n][i];
         }
+    place_zeros(a, images, products, thread);
     device::sync_block();
     score_pairs(a, work, images, captions, thread);
     device::sync_block();  // what the next tile's stages take the place of

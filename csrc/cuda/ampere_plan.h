@@ -1,8 +1,8 @@
 // What a block of the pair score by mma.sync has. Two share a multiprocessor of 164 KiB, so that the pairs of one are
 // scored while the products of the other run:
 //   main loop      3 stages of 26,624 bytes                                              79,872 bytes
-//   then instead   inner products 64 x 148 fp32                                          37,888 bytes
-//                  the teams' memory, 4 warps                                    at most 43,904 bytes
+//   then instead   inner products 64 x 160 fp32 and 40 zeros                             41,120 bytes
+//                  the teams' memory, 4 warps                                    at most 40,672 bytes
 //   always         places of the columns                                                  1,152 bytes
 //   registers      128 threads x at most 255, 72 of them accumulators
 //   work           a warp has 32 words x 72 regions: a step of 16 reads 3,328 bytes of shared memory for 18 mma of

@@ -185,6 +185,7 @@ CMSEI_DEVICE void score_tile(const Arguments& a, const Memory& memory, const Til
     const float product = sums.x[i] * scales[i / 2 % 2] * memory.scales[column];
     if (to.stride != 0) products[to.place + fragment_row(thread, i) * to.stride] = product;
   }
+  place_zeros(a, images, products, thread);
   device::sync_consumers();
   score_pairs(a, memory.work, images, captions, thread);
 }

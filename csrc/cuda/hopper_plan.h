@@ -2,10 +2,10 @@
 // products of the other run:
 //   stage          128 bytes of 64 words + of 144 regions             8,192 + 18,432 = 26,624 bytes
 //   main loop      4 stages                                                             106,496 bytes
-//   then instead   inner products 64 x 148 fp32                                          37,888 bytes
-//                  the teams' memory, 4 warps                                    at most 75,520 bytes
+//   then instead   inner products 64 x 160 fp32 and 40 zeros                             41,120 bytes
+//                  the teams' memory, 4 warps                                    at most 71,712 bytes
 //   meanwhile      the next tile's first stages, which lie behind what the pairs take: two of them where a team has at
-//                  most 5,376 bytes (SCAN, and CMSEI to 29 words), one up to 12,032 (CMSEI to 40 words)
+//                  most 4,560 bytes (SCAN, and CMSEI to 16 words), one up to 11,216 (CMSEI to 40 words)
 //   always         barriers, places and scales of the columns, alignment                  2,880 bytes
 //   registers      128 threads x 232 of the consumers, 72 or 144 of them accumulators, + 128 x 24 of the producers:
 //                  32,768
@@ -16,12 +16,12 @@
 //                  13,312 bytes, and gets the rest from the others' loads: 46 bytes a cycle. 2 caption tiles x 4 image
 //                  tiles: 16 + 72 rows, 39; 4 x 2: 32 + 36 rows, 30. What comes into a multiprocessor is 92 all the
 //                  same: if it takes 64, products run at 0.69 of the full speed. To be measured first
-//   pairs          of 36 regions and 13 words, 16 a tile and so four a warp: 1,060 instructions a pair of SCAN's, 4,580
-//                  of CMSEI's. A scheduler issues one a cycle at best: 4,240 and 18,300 cycles a tile beside the 4,608
-//                  in which 1,024 numbers are multiplied. So CMSEI takes in 23 bytes a cycle at most and clusters of
-//                  2 x 2 read 12 of them from the cache; SCAN, at the 64 that go in, 32, of 2 x 4 27 and of 4 x 2 21.
-//                  Hence 2 x 2: eight blocks gain little where pairs are the bound, keep step among more, and leave
-//                  more multiprocessors without a whole cluster
+//   pairs          of 36 regions and 13 words, 16 a tile and so four a warp, of one image: 1,030 instructions the first
+//                  of SCAN's and 690 each further one, 3,500 and 3,120 of CMSEI's. A scheduler issues one a cycle at
+//                  best: 3,100 and 12,900 cycles a tile beside the 4,608 in which 1,024 numbers are multiplied. So CMSEI
+//                  takes in 33 bytes a cycle at most and clusters of 2 x 2 read 17 of them from the cache; SCAN, at the
+//                  64 that go in, 32, of 2 x 4 27 and of 4 x 2 21. Hence 2 x 2: eight blocks gain little where pairs
+//                  are the bound, keep step among more, and leave more multiprocessors without a whole cluster
 //   barriers       a stage is full when its words and regions are expected and all shares of them there, and empty when
 //                  the four warps of each block that this one loads for have read theirs; so is the memory free
 #pragma once

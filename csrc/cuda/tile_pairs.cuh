@@ -30,6 +30,9 @@ struct Rows {
 // A warp that has its rows in the fragments of mma m16n8k8: team_fragments.h.
 struct MatrixTeam : pair::WarpTeam {
   static constexpr bool kFragments = true;
+  const float* nothing;  // kMostInFragments zeros
+  KnownGram& known;
+  CMSEI_DEVICE const float* zeros() const { return nothing; }
   // Opaque, so that what follows from it is not kept in registers over all that a pair asks for.
   CMSEI_DEVICE int lane() const { return device::opaque(index); }
   CMSEI_DEVICE void multiply(float (&sums)[4], const float (&left)[4], const float (&right)[2]) const {
@@ -47,34 +50,55 @@ struct MatrixTeam : pair::WarpTeam {
 // Where each region's inner products go.
 CMSEI_DEVICE void place_columns(const Arguments& a, const Tile& images, Column* columns, int thread) {
   for (int column = thread; column < kColumns; column += kScorers)
-    columns[column] = locate_column(a.images.offsets, images.first, images.last, column);
+    columns[column] = locate_column(pads(a.config), a.images.offsets, images.first, images.last, column);
+}
+
+// The zeros beside a tile's inner products.
+CMSEI_DEVICE void place_zeros(const Arguments& a, const Tile& images, float* products, int thread) {
+  if (!pads(a.config)) return;
+  float* plane = products;
+#pragma unroll 1
+  for (int image = images.first; image < images.last; ++image) {
+    const int regions = static_cast<int>(a.images.offsets[image + 1] - a.images.offsets[image]);
+    const int stride = plane_stride(true, regions);
+#pragma unroll 1
+    for (int row = thread / 8; row < kRows; row += kScorers / 8) {
+      const int column = regions + thread % 8;
+      if (column < padded(regions)) plane[row * stride + column] = 0;
+    }
+    plane += kRows * stride;
+  }
+  if (thread < kMostInFragments) products[kZeros + thread] = 0;
 }
 
 // The pairs of a tile whose inner products begin `work`; behind them are the teams' bytes.
 CMSEI_DEVICE void score_pairs(const Arguments& a, unsigned char* work, const Tile& images, const Tile& captions,
                               int thread) {
-  const MatrixTeam team{{thread % 32}};
   const Share share = share_of(images, captions);
   const int warp = thread / 32, across = images.last - images.first;
   const float* const products = reinterpret_cast<const float*>(work);
-  float* const own = reinterpret_cast<float*>(work + kProductBytes + warp * share.bytes);
   if (warp >= share.teams) return;
+  KnownGram known{};
+  known.lower = reinterpret_cast<float*>(work + kProductBytes + warp * share.bytes);
+  float* const own = known.lower + known_numbers(a.config);
+  const MatrixTeam team{{thread % 32}, products + kZeros, known};
   // From pair to pair: captions on, and images aside, none where the teams are as many as the images.
   const int on = share.teams / across, aside = share.teams - on * across;
-  int image = images.first + warp % across, caption = captions.first + warp / across, known = -1;
+  int image = images.first + warp % across, caption = captions.first + warp / across, before = -1;
   PairSide<float> regions{};
   Column corner{};
 #pragma unroll 1
   while (caption < captions.last) {
-    if (image != known) {
-      known = image;
+    if (image != before) {
+      before = image;
       regions = pair::side_of(a.images, image);
       // Not from the columns in shared memory: a warp that is done writes the next tile's there.
-      corner = locate_column(a.images.offsets, images.first, images.last,
+      corner = locate_column(pads(a.config), a.images.offsets, images.first, images.last,
                              static_cast<int>(a.images.offsets[image] - a.images.offsets[images.first]));
     }
     const int row = static_cast<int>(a.captions.offsets[caption] - a.captions.offsets[captions.first]);
-    const TeamPair<float, MatrixTeam> pair{team, a.config, a.scalars, regions, pair::side_of(a.captions, caption),
+    const PairSide<float> words = pair::side_of(a.captions, caption);
+    const TeamPair<float, MatrixTeam> pair{team, a.config, a.scalars, regions, words,
                                            products + corner.place + row * corner.stride, corner.stride, own};
     const float score = pair.forward();
     if (team.lane() == 0) a.scores[image * a.scores_stride + caption] = score;

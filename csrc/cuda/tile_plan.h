@@ -14,7 +14,7 @@ namespace cmsei::tile {
 
 constexpr int kRows = 64;       // words of a tile
 constexpr int kColumns = 144;   // regions of a tile
-constexpr int kPlanes = 148;    // numbers a word has in shared memory: an image's regions, made odd
+constexpr int kPlanes = 160;    // numbers a word has in shared memory: plane_stride() of each image
 constexpr int kBand = 32;       // caption tiles over which the blocks walk before they come to the next images
 constexpr int kScorers = 128;   // threads that score pairs: each warp is a team
 constexpr int kMostTeams = kScorers / 32;
@@ -31,15 +31,37 @@ constexpr int kSteps = kRowBytes / kStepBytes;
 constexpr int kWordBytes = kRows * kRowBytes, kRegionBytes = kColumns * kRowBytes;
 constexpr int kStageBytes = kWordBytes + kRegionBytes;
 
-constexpr int kProductBytes = kRows * kPlanes * 4;
+// The inner products' bytes; behind them are zeros in the place of words that are none.
+constexpr int kZeros = kRows * kPlanes;
+constexpr int kProductBytes = (kZeros + kMostInFragments) * 4;
 constexpr int kColumnBytes = kColumns * 8;
 static_assert(kProductBytes % 16 == 0, "what follows is aligned");
 
-CMSEI_FORMULA constexpr int plane_stride(int64_t regions) { return static_cast<int>(regions | 1); }
+// An image's block of inner products is row after row of words. For fragments there are zeros behind a row's last region
+// up to the next multiple of eight, so that they need no condition, and rows are an odd number of eights apart: half a
+// warp, which reads eight numbers of each of four rows, then meets every bank once. Where lanes have rows of their own
+// rows are an odd number apart.
+CMSEI_FORMULA bool pads(const PairConfig& config) {
+  return (config.on(0) && fits_fragments(config.attend_of(0))) || (config.on(1) && fits_fragments(config.attend_of(1)));
+}
+CMSEI_FORMULA constexpr int padded(int64_t regions) { return static_cast<int>((regions + 7) / 8 * 8); }
+CMSEI_FORMULA constexpr int plane_stride(bool pads, int64_t regions) {
+  if (!pads) return static_cast<int>(regions | 1);
+  return regions > kMostInFragments ? padded(regions) + 1 : padded(regions) | 8;
+}
 
+// Numbers of a team's KnownGram, before those of a pair.
+CMSEI_FORMULA int known_numbers(const PairConfig& config) {
+  bool refines = false;
+  for (int d = 0; d < 2; ++d)
+    refines = refines || (config.on(d) && fits_fragments(config.attend_of(d)) && config.steps_of(d) > 1);
+  return refines ? KnownGram::lower_numbers() : 0;
+}
 // Bytes a team wants for a pair of these sizes whose inner products are in shared memory already.
 inline int64_t team_bytes(const PairConfig& config, int64_t regions, int64_t words) {
-  const int64_t numbers = TeamPair<float, Alone>::size(config, regions, words, plane_stride(regions), false, true);
+  const int ld = plane_stride(pads(config), regions);
+  const int64_t numbers = known_numbers(config) +
+                          TeamPair<float, Alone>::size(config, regions, words, ld, false, true);
   return (numbers * 4 + 15) / 16 * 16;
 }
 // How many teams share `room` bytes.
@@ -81,15 +103,16 @@ inline Tiles make_tiles(const PairConfig& config, int room, const int64_t* image
     if (n > kColumns) continue;
     const int kind = n > kMostInFragments;
     longest[kind] = n > longest[kind] ? n : longest[kind];
+    const int stride = plane_stride(pads(config), n);
     const bool joins = !tiles.images.empty() && tiles.images.back().last == i && tiles.images.back().kind == kind &&
-                       rows + n <= kColumns && planes + plane_stride(n) <= kPlanes;
+                       rows + n <= kColumns && planes + stride <= kPlanes;
     if (!joins) {
       tiles.images.push_back({static_cast<int32_t>(i), static_cast<int32_t>(i), kind, {}});
       rows = planes = 0;
     }
     tiles.images.back().last = static_cast<int32_t>(i + 1);
     rows += n;
-    planes += plane_stride(n);
+    planes += stride;
   }
   for (int64_t i = 0, rows = 0; i < captions; ++i) {
     const int64_t n = caption_offsets[i + 1] - caption_offsets[i];
@@ -129,17 +152,17 @@ CMSEI_FORMULA Meeting locate(int64_t image_tiles, int64_t caption_tiles, int64_t
 }
 
 // Where the inner products of a tile's region with word 0 lie, and how far apart those with the next words: an image's
-// block is row after row, of odd stride. No region: stride 0.
+// block is row after row. No region: stride 0.
 struct Column {
   int32_t place, stride;
 };
 
-CMSEI_FORMULA Column locate_column(const int64_t* offsets, int first, int last, int column) {
+CMSEI_FORMULA Column locate_column(bool pads, const int64_t* offsets, int first, int last, int column) {
   const int64_t start = offsets[first];
   int plane = 0;
   for (int item = first; item < last; ++item) {
     const int begin = static_cast<int>(offsets[item] - start), end = static_cast<int>(offsets[item + 1] - start);
-    const int stride = plane_stride(end - begin);
+    const int stride = plane_stride(pads, end - begin);
     if (column < end) return {plane + column - begin, stride};
     plane += kRows * stride;
   }

@@ -25,6 +25,7 @@ template <class S, class Team> struct TeamDirection {
 
     const Team& team;
     int n, m;           // queries, context
+    bool words;         // whether words ask, whose context's stride is 1; else regions, and that of the queries is
     int query, context; // strides of the (n, m) matrices
     int area;           // numbers that one of them takes
     int norm, aggregate, steps, how, relevance_kind; // `how` it attends
@@ -328,13 +329,18 @@ template <class S, class Team> struct TeamDirection {
     CMSEI_TEAM S forward_in_fragments() const {
         S score = 0;
         if (m <= kNarrowContext)
-            score = TeamFragments<TeamDirection, kNarrowBlocks, kNarrowContext / 8, 1>(*this).forward();
+            score = scored_in_fragments<kNarrowRows, kNarrowContext / 8, 1>();
         else if (m <= 32)
-            score = TeamFragments<TeamDirection, kWideBlocks, 4, kNarrowContext + 1>(*this).forward();
+            score = scored_in_fragments<kWideRows, 4, kNarrowContext + 1>();
         else
-            score = TeamFragments<TeamDirection, kWideBlocks, kMostInFragments / 8, 33>(*this).forward();
+            score = scored_in_fragments<kWideRows, kMostInFragments / 8, 33>();
         team.sync();
         return Math::divide(score, static_cast<S>(steps));
+    }
+    template <int kRows, int kTiles, int kLeast> CMSEI_TEAM S scored_in_fragments() const {
+        using Usual = TeamFragments<TeamDirection, kRows, kTiles, kLeast, true>;
+        if (Usual::usual(*this)) return Usual(*this).forward();
+        return TeamFragments<TeamDirection, kRows, kTiles, kLeast, false>(*this).forward();
     }
 
     // d_r of one step from the gradient of its aggregate.

@@ -3,7 +3,7 @@
 // Gram matrix, nor the inner products of a next step are ever in memory. The team has, for that, multiply, exchanged,
 // taken and opaque: MatrixTeam of csrc/cuda/tile_pairs.cuh.
 //
-// Lane l has rows l / 4 and l / 4 + 8 of a block of sixteen queries and, in tile j of 8 items, items 8 j + 2 (l % 4) and
+// Lane l has rows l / 4 and l / 4 + 8 of a block of sixteen queries and, in tile j of 8 items, two columns, 2 (l % 4) and
 // the next: as the instruction has its sums and, in an order of the depth of our own, its left operand.
 //
 // Precision: x = cut(x) + rest in tf32, to 2^-20 of x at most, and P G = cut(P) cut(G) + cut(P) rest(G) + rest(P) cut(G),
@@ -12,13 +12,13 @@
 // thirds of the time on the tensor cores) are too coarse for vectors of mixed signs, whose sum is short: scores of width
 // 1 were wrong by 1e-4. The last step wants |U|² alone, for which half of the symmetric G is enough.
 //
-// The only pair of a tile, 12 words and 36 regions, with all that its score asks for: instructions of a warp as nvcc 13
-// makes them for sm_90a, counted by walking them. A multiprocessor issues 4 a cycle; the pair's inner products, 12 x 36 x
-// 1,024 at 2,048 a cycle, are 216 cycles.
+// A pair of 12 words and 36 regions, with all that its score asks for: instructions of a warp as nvcc 13 makes them for
+// sm_90a, counted by walking them. A multiprocessor issues 4 a cycle; the pair's inner products, 12 x 36 x 1,024 at 2,048
+// a cycle, are 216 cycles.
 //                                              words ask once  regions ask once  both twice and across the levels
 //   attention and inner products in memory     1,710           2,260             9,470
-//   here                                       1,190           1,360             4,700
-//   of them for the tile                       130             130               130
+//   here, the only pair of a tile              1,030           950               3,500
+//   each further caption of the same image     690             760               3,120
 //   of them products of the tensor cores       45              27                183
 // Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it
 // from pair to pair.
@@ -30,15 +30,16 @@
 
 namespace cmsei {
 
-// Items of the context that fit the registers, and blocks of sixteen queries that then do.
+// Items of the context that fit the registers, and of the queries then at a time eights of rows.
 constexpr int kMostInFragments = 40;
-constexpr int kNarrowContext = 16, kNarrowBlocks = 3, kWideBlocks = 1;
+constexpr int kNarrowContext = 16, kNarrowRows = 5, kWideRows = 2;
 
+CMSEI_FORMULA constexpr bool fits_fragments(int attend) { return attend == kSoft || is_focal(attend); }
 CMSEI_FORMULA constexpr bool in_fragments(int attend, int64_t context) {
-    return (attend == kSoft || is_focal(attend)) && context <= kMostInFragments;
+    return fits_fragments(attend) && context <= kMostInFragments;
 }
 CMSEI_FORMULA constexpr int64_t queries_in_fragments(int64_t context) {
-    return 16 * (context <= kNarrowContext ? kNarrowBlocks : kWideBlocks);
+    return 8 * (context <= kNarrowContext ? kNarrowRows : kWideRows);
 }
 
 // What tf32 has of a number: the tensor cores do not see the other 13 bits.
@@ -50,30 +51,59 @@ CMSEI_FORMULA float cut(float x) {
     return x;
 }
 
-struct alignas(8) TwoNumbers {
-    float x[2];
+template <int kCount> struct alignas(4 * kCount) Numbers {
+    float x[kCount];
+};
+template <int kCount> CMSEI_FORMULA Numbers<kCount> read(const float* from) {
+    Numbers<kCount> numbers;
+    memcpy(&numbers, __builtin_assume_aligned(from, sizeof numbers), sizeof numbers);
+    return numbers;
+}
+
+// The Gram matrix of a context of more than kNarrowContext items as the right operand, tile by tile: what a team keeps
+// from pair to pair while the context is the same. The tiles not below the diagonal are in registers; where a step
+// refines, those below are in memory, two of a lane side by side.
+struct KnownGram {
+    static constexpr int kTiles = kMostInFragments / 8;
+    const float* of; // the matrix; null: of none
+    bool whole;
+    float upper[kTiles][kTiles][2];
+    float* lower;
+
+    static CMSEI_FORMULA constexpr int number(int k, int j) { return k * (k - 1) / 2 + j; }
+    static CMSEI_FORMULA constexpr int lower_numbers() { return number(kTiles, 0) * 64; }
+    CMSEI_TEAM float* below(int k, int j, int lane) const {
+        return lower + (number(k, j) / 2 * 32 + lane) * 4 + number(k, j) % 2 * 2;
+    }
 };
 
-// A direction whose context has at least kLeast items and at most kTiles tiles, kBlocks blocks of queries at a time:
-// where there are more, inner products of a next step, lengths and relevances are in memory. Queries outside have inner
-// products of 0; items outside are read where the last one is, so that no load needs a condition, and their weight is 0.
-template <class Direction, int kBlocks, int kTiles, int kLeast> struct TeamFragments {
+// A direction whose context has at least kLeast items and at most kTiles tiles, 8 kRows queries at a time: where there
+// are more, inner products of a next step, lengths and relevances are in memory. Rows outside have inner products of 0,
+// for the team's memory has zeros where they are read (tile_plan.h); items outside have a weight of 0.
+//
+// kUsual: compiled for the usual alone (see usual()), so that nothing else is asked for.
+template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struct TeamFragments {
     using S = float;
     using Math = Plain<S>;
     using M = PairMath<Math>;
-    // Of the four lanes that have a row each finishes another one: two halves of a block, of two blocks.
-    static constexpr int kSlots = (kBlocks + 1) / 2;
+    static constexpr int kBlocks = (kRows + 1) / 2; // of the left operand; the last one may be half of one
+    // Of the four lanes that have a row each finishes another one of four eights.
+    static constexpr int kSlots = (kRows + 3) / 4;
+    // A wide context's Gram matrix is kept. A lane's two items of a tile are neighbours, else four apart: what lanes read
+    // of eight queries that are neighbours then lies in different banks.
+    static constexpr bool kWide = kLeast > kNarrowContext;
 
     const Direction& of;
     int lane, n, m, column; // queries, context; column: the first of each tile
-    int first;              // query of the blocks at hand
-    bool many;              // whether there are more
-    S a[kBlocks][kTiles][4]; // inner products; number i is of the lane's first row + i / 2 · 8, its column + i % 2
+    int first;              // query of the rows at hand
+    S a[kRows][kTiles][2];  // inner products; the rows are eight apart
+    S p[kRows][kTiles][2];  // what is left of them where they are negative, then the attention
     S length[kSlots], r[kSlots]; // of the row that the lane finishes: |Q|, relevance
+    S narrow[kTiles][kTiles][2]; // the Gram matrix, unless it is kept
 
     CMSEI_TEAM explicit TeamFragments(const Direction& direction)
         : of(direction), lane(of.team.lane()), n(of.team.opaque(of.n)), m(of.team.opaque(of.m)),
-          column(lane % 4 * 2), first(0), many(n > 16 * kBlocks) {}
+          column(lane % 4 * 2), first(0) {}
 
     // Nothing that follows from these is kept in registers from here on: places are computed where they are used.
     CMSEI_TEAM void renew() {
@@ -83,10 +113,29 @@ template <class Direction, int kBlocks, int kTiles, int kLeast> struct TeamFragm
         m = of.team.opaque(m);
     }
 
+    // What most scorers ask for, of pairs as most are.
+    static CMSEI_TEAM bool usual(const Direction& d) {
+        return is_l2(d.norm) && d.how == kSoft && d.relevance_kind == kCosine && is_bounded(d.norm, d.temperature) &&
+               d.n <= 8 * kRows;
+    }
+    // Whether there are more queries than are at hand.
+    CMSEI_TEAM bool many() const { return !kUsual && n > 8 * kRows; }
+    CMSEI_TEAM bool plain() const { return !kUsual && is_plain(of.norm); }
+    CMSEI_TEAM bool exponential() const { return !kUsual && of.norm == kSoftmax; }
+    CMSEI_TEAM bool squares() const { return kUsual || is_l2(of.norm); }
+    CMSEI_TEAM bool bounded() const { return kUsual || is_bounded(of.norm, of.temperature); }
+    CMSEI_TEAM bool focal() const { return !kUsual && is_focal(of.how); }
+    CMSEI_TEAM int relevance_kind() const { return kUsual ? kCosine : of.relevance_kind; }
+    CMSEI_TEAM bool multiplies(int k) const { return kUsual || of.multiplies(k); }
+
     static CMSEI_FORMULA constexpr bool full(int j) { return 8 * (j + 1) <= kLeast; }
-    CMSEI_TEAM bool used(int block) const { return block == 0 || first + 16 * block < n; }
-    CMSEI_TEAM int query(int block, int half) const { return first + lane / 4 + 16 * block + 8 * half; }
-    CMSEI_TEAM int item(int j, int i) const { return 8 * j + column + (i & 1); }
+    CMSEI_TEAM bool begins(int j) const { return 8 * j < kLeast || 8 * j < m; }
+    CMSEI_TEAM int query(int row) const { return first + lane / 4 + 8 * row; }
+    // Whether any of these eight queries is one.
+    CMSEI_TEAM bool used(int row) const { return row == 0 || first + 8 * row < n; }
+    // The item of the lane's number i, and of column c, of a tile of the matrices.
+    CMSEI_TEAM int item(int j, int i) const { return 8 * j + (kWide ? column + i : column / 2 + 4 * i); }
+    CMSEI_TEAM int item_of(int j, int c) const { return 8 * j + (kWide ? c : c / 2 + c % 2 * 4); }
     CMSEI_TEAM bool has(int j, int i) const { return full(j) || item(j, i) < m; }
     CMSEI_TEAM int nearest(int j, int c) const { return full(j) || c < m ? c : m - 1; }
 
@@ -95,55 +144,69 @@ template <class Direction, int kBlocks, int kTiles, int kLeast> struct TeamFragm
     CMSEI_TEAM S* lengths() const { return relevances() + n; }
     CMSEI_TEAM S* next() const { return lengths() + n; }
 
-    // The row that the lane finishes in a slot.
-    static CMSEI_FORMULA constexpr bool paired(int slot) { return 2 * slot + 1 < kBlocks; }
-    CMSEI_TEAM int finished(int slot) const {
-        return query(2 * slot + (paired(slot) ? lane >> 1 & 1 : 0), lane & 1);
+    // How many eights of rows a slot has, and which row the lane finishes.
+    static CMSEI_FORMULA constexpr int rows_of(int slot) { return kRows - 4 * slot < 4 ? kRows - 4 * slot : 4; }
+    CMSEI_TEAM int finished(int slot) const { return query(4 * slot + (lane & (rows_of(slot) - 1))); }
+    CMSEI_TEAM bool finishes(int slot) const {
+        return finished(slot) < n && (lane & 3) < rows_of(slot);
     }
-    CMSEI_TEAM bool finishes(int slot) const { return finished(slot) < n && (paired(slot) || (lane & 2) == 0); }
 
     // Of the two strides one is 1: places are then apart by constants.
-    template <bool kWords> CMSEI_TEAM void load_products(const S* from) {
-        const int down = kWords ? of.query : 1, along = kWords ? 1 : of.context;
-        const S* const corner = from + (query(0, 0) * down + column * along);
+    CMSEI_TEAM void load_words(const S* from) {
 #pragma unroll
-        for (int b = 0; b < kBlocks; ++b) {
-            if (used(b)) {
-                const bool inside[2] = {query(b, 0) < n, query(b, 1) < n};
+        for (int row = 0; row < kRows; ++row) {
+            const S* const place = (query(row) < n ? from + query(row) * of.query : of.team.zeros()) + item(0, 0);
 #pragma unroll
-                for (int j = 0; j < kTiles; ++j)
-#pragma unroll
-                    for (int i = 0; i < 2; ++i) {
-                        const S* const top = corner + (nearest(j, item(j, i)) - column) * along + 16 * b * down;
-                        a[b][j][i] = inside[0] ? top[0] : S(0);
-                        a[b][j][2 + i] = inside[1] ? top[8 * down] : S(0);
-                    }
-            } else {
-#pragma unroll
-                for (int j = 0; j < kTiles; ++j)
-#pragma unroll
-                    for (int i = 0; i < 4; ++i) a[b][j][i] = 0;
+            for (int j = 0; j < kTiles; ++j) {
+                a[row][j][0] = a[row][j][1] = 0;
+                if (!begins(j)) continue;
+                if (kWide) {
+                    const Numbers<2> two = read<2>(place + 8 * j);
+                    a[row][j][0] = two.x[0];
+                    a[row][j][1] = two.x[1];
+                } else {
+                    a[row][j][0] = place[8 * j];
+                    a[row][j][1] = place[8 * j + 4];
+                }
             }
         }
+    }
+    CMSEI_TEAM void load_regions(const S* from) {
+        const bool all = used(kRows - 1);
+#pragma unroll
+        for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                const int c = item(j, i);
+                const S* const place = (c < m ? from + (c * of.context + first) : of.team.zeros()) + lane / 4;
+                if (all) {
+#pragma unroll
+                    for (int row = 0; row < kRows; ++row) a[row][j][i] = place[8 * row];
+                } else {
+#pragma unroll
+                    for (int row = 0; row < kRows; ++row) a[row][j][i] = used(row) ? place[8 * row] : S(0);
+                }
+            }
     }
     // The inner products of step k.
     CMSEI_TEAM void load(int k) {
         const S* const from = k == 0 ? of.first : next();
-        if (of.context == 1)
-            load_products<true>(from);
+        if (of.words)
+            load_words(from);
         else
-            load_products<false>(from);
+            load_regions(from);
     }
-    // Those of the next step, where a lane reads them.
+    // Those of the next step, where a lane reads them, and what lies beside them that it reads too.
     CMSEI_TEAM void store() const {
+        const bool words = of.words;
 #pragma unroll
-        for (int b = 0; b < kBlocks; ++b)
+        for (int row = 0; row < kRows; ++row)
 #pragma unroll
             for (int j = 0; j < kTiles; ++j)
 #pragma unroll
-                for (int i = 0; i < 4; ++i)
-                    if (query(b, i / 2) < n && has(j, i))
-                        next()[query(b, i / 2) * of.query + item(j, i) * of.context] = a[b][j][i];
+                for (int i = 0; i < 2; ++i)
+                    if (words ? query(row) < n && begins(j) : used(row) && has(j, i))
+                        next()[query(row) * of.query + item(j, i) * of.context] = a[row][j][i];
     }
     CMSEI_TEAM void load_lengths(int k) {
         const S* const from = k == 0 ? of.length : lengths();
@@ -151,14 +214,17 @@ template <class Direction, int kBlocks, int kTiles, int kLeast> struct TeamFragm
         for (int slot = 0; slot < kSlots; ++slot) length[slot] = from[finished(slot) < n ? finished(slot) : n - 1];
     }
 
-    // visit() of all blocks, kBlocks at a time, with the inner products of step k.
-    template <class Visit> CMSEI_TEAM void over_blocks(int k, const Visit& visit) {
+    // visit() of all rows, kRows eights at a time, with the inner products of step k.
+    template <class Visit> CMSEI_TEAM void over_rows(int k, const Visit& visit) {
 #pragma unroll 1
-        for (first = 0;; first += 16 * kBlocks) {
+        for (first = 0;; first += 8 * kRows) {
             renew();
-            if (many) load(k);
+            if (many()) {
+                load(k);
+                leak();
+            }
             visit();
-            if (first + 16 * kBlocks >= n) return;
+            if (!many() || first + 8 * kRows >= n) return;
         }
     }
 
@@ -178,9 +244,9 @@ template <class Direction, int kBlocks, int kTiles, int kLeast> struct TeamFragm
         constexpr int kHalf = (kCount + 1) / 2;
         return (lane & kMask) != 0 && i < kCount / 2 ? i + kHalf : i;
     }
-    // memory[] by item = what is made of join of x[] over all rows.
+    // memory[] by column = what is made of join of x[] over all rows.
     template <class Join, class Make>
-    CMSEI_TEAM void over_rows(S (&x)[2 * kTiles], S* memory, const Join& join, const Make& make) const {
+    CMSEI_TEAM void by_column(S (&x)[2 * kTiles], S* memory, const Join& join, const Make& make) const {
         constexpr int kAll = 2 * kTiles, kMany = (kAll + 1) / 2, kSome = (kMany + 1) / 2;
         meet<kAll, 16>(x, join);
         meet<kMany, 8>(x, join);
@@ -193,75 +259,70 @@ template <class Direction, int kBlocks, int kTiles, int kLeast> struct TeamFragm
         }
         of.team.sync();
     }
-    // x[] of the lane's columns from memory[] by item.
+    // x[] of the lane's columns from memory[] by column.
     CMSEI_TEAM void recall(S (&x)[2 * kTiles], const S* memory) const {
 #pragma unroll
         for (int j = 0; j < kTiles; ++j) {
-            TwoNumbers two;
-            memcpy(&two, __builtin_assume_aligned(memory + 8 * j + column, 8), sizeof two);
+            const Numbers<2> two = read<2>(memory + 8 * j + column);
             x[2 * j] = two.x[0];
             x[2 * j + 1] = two.x[1];
         }
     }
 
-    // use(block, tile, number) of all inner products.
+    // use(row, tile, number) of all inner products.
     template <class Use> CMSEI_TEAM void each(const Use& use) const {
 #pragma unroll
-        for (int b = 0; b < kBlocks; ++b) {
-            if (!used(b)) continue;
+        for (int row = 0; row < kRows; ++row)
 #pragma unroll
             for (int j = 0; j < kTiles; ++j)
 #pragma unroll
-                for (int i = 0; i < 4; ++i) use(b, j, i);
-        }
+                for (int i = 0; i < 2; ++i) use(row, j, i);
     }
 
-    // What is left of a negative inner product.
-    CMSEI_TEAM S leaked() const { return is_clipped(of.norm) ? static_cast<S>(kLeak) : S(1); }
+    // The inner products at hand as most norms take them.
+    CMSEI_TEAM void leak() {
+        const S share = is_clipped(of.norm) ? static_cast<S>(kLeak) : S(1);
+        each([&](int row, int j, int i) { p[row][j][i] = M::leaky(a[row][j][i], share); });
+    }
 
-    // Into the memory, by item, what the inner products of step k are scaled by, for a softmax in units of log 2; before
-    // that, for a softmax over the queries, the largest. Plain ones are all scaled alike.
+    // Into the memory, by column, what the inner products of step k are scaled by, for a softmax in units of log 2;
+    // before that, for a softmax over the queries, the largest. Plain ones are all scaled alike.
     CMSEI_TEAM S plain_scale() const { return of.temperature * static_cast<S>(kLog2OfE); }
     CMSEI_TEAM S* scales() const { return of.memory; }
     CMSEI_TEAM S* shifts() const { return of.memory + 8 * kTiles; }
     CMSEI_TEAM void normalise(int k) {
-        if (is_plain(of.norm)) return;
+        if (plain()) return;
         const S f = plain_scale();
         const auto add = [](S x, S y) { return x + y; };
         S sum[2 * kTiles];
 #pragma unroll
         for (int c = 0; c < 2 * kTiles; ++c) sum[c] = 0;
-        if (of.norm == kSoftmax) {
+        if (exponential()) {
             S most[2 * kTiles];
 #pragma unroll
             for (int c = 0; c < 2 * kTiles; ++c) most[c] = -static_cast<S>(INFINITY);
-            over_blocks(k, [&] {
-                each([&](int b, int j, int i) {
-                    if (query(b, i / 2) < n) most[2 * j + i % 2] = Math::max(a[b][j][i], most[2 * j + i % 2]);
+            over_rows(k, [&] {
+                each([&](int row, int j, int i) {
+                    if (query(row) < n) most[2 * j + i] = Math::max(a[row][j][i], most[2 * j + i]);
                 });
             });
-            over_rows(most, shifts(), [](S x, S y) { return Math::max(x, y); }, [](S x) { return x; });
+            by_column(most, shifts(), [](S x, S y) { return Math::max(x, y); }, [](S x) { return x; });
             recall(most, shifts());
-            over_blocks(k, [&] {
-                each([&](int b, int j, int i) {
-                    if (query(b, i / 2) < n) sum[2 * j + i % 2] += Math::exp(a[b][j][i] - most[2 * j + i % 2]);
+            over_rows(k, [&] {
+                each([&](int row, int j, int i) {
+                    if (query(row) < n) sum[2 * j + i] += Math::exp(a[row][j][i] - most[2 * j + i]);
                 });
             });
-            over_rows(sum, scales(), add, [&](S total) { return Math::divide(f, total); });
+            by_column(sum, scales(), add, [&](S total) { return Math::divide(f, total); });
             return;
         }
-        const bool squares = is_l2(of.norm);
-        const S leak = leaked();
-        over_blocks(k, [&] {
-            if (squares)
-                each([&](int b, int j, int i) {
-                    const S x = M::leaky(a[b][j][i], leak);
-                    sum[2 * j + i % 2] += x * x;
-                });
+        over_rows(k, [&] {
+            if (squares())
+                each([&](int row, int j, int i) { sum[2 * j + i] += p[row][j][i] * p[row][j][i]; });
             else
-                each([&](int b, int j, int i) { sum[2 * j + i % 2] += Math::abs(M::leaky(a[b][j][i], leak)); });
+                each([&](int row, int j, int i) { sum[2 * j + i] += Math::abs(p[row][j][i]); });
         });
-        over_rows(sum, scales(), add, [&](S total) { return f * M::size_scale(squares, total); });
+        by_column(sum, scales(), add, [&](S total) { return f * M::size_scale(squares(), total); });
     }
 
     CMSEI_TEAM S row_sum(S x) const {
@@ -272,170 +333,210 @@ template <class Direction, int kBlocks, int kTiles, int kLeast> struct TeamFragm
         x = Math::max(of.team.exchanged(x, 1), x);
         return Math::max(of.team.exchanged(x, 2), x);
     }
-    // Of x by block and half the sums over the four lanes of each row, where the row is finished.
-    CMSEI_TEAM void settle(const S (&x)[kBlocks][2], S (&out)[kSlots]) const {
+    // Of x by eight the sums over the four lanes of each row, where the row is finished.
+    CMSEI_TEAM void settle(const S (&x)[kRows], S (&out)[kSlots]) const {
         const bool own = (lane & 1) != 0, high = (lane & 2) != 0;
 #pragma unroll
         for (int slot = 0; slot < kSlots; ++slot) {
-            S y[2];
-#pragma unroll
-            for (int e = 0; e < (paired(slot) ? 2 : 1); ++e) {
-                const S* const two = x[2 * slot + e];
-                y[e] = (own ? two[1] : two[0]) + of.team.exchanged(own ? two[0] : two[1], 1);
+            static_assert(kRows % 4 != 3, "one, two or four eights");
+            const S* const y = x + 4 * slot;
+            const auto pair = [&](int e) { return (own ? y[e + 1] : y[e]) + of.team.exchanged(own ? y[e] : y[e + 1], 1); };
+            if (rows_of(slot) == 1) {
+                out[slot] = row_sum(y[0]);
+            } else if (rows_of(slot) == 2) {
+                const S z = pair(0);
+                out[slot] = z + of.team.exchanged(z, 2);
+            } else {
+                const S z = pair(0), w = pair(2);
+                out[slot] = (high ? w : z) + of.team.exchanged(high ? z : w, 2);
             }
-            out[slot] = paired(slot) ? (high ? y[1] : y[0]) + of.team.exchanged(high ? y[0] : y[1], 2)
-                                     : y[0] + of.team.exchanged(y[0], 2);
         }
     }
 
     // Attention to the context, not yet divided by its sum, that sum, and Q·U, which it has not divided either.
-    CMSEI_TEAM void soften(const S (&a)[kTiles][4], S (&p)[kTiles][4], S (&total)[2], S (&product)[2]) const {
-        const bool bounded = is_bounded(of.norm, of.temperature);
+    CMSEI_TEAM void soften(S (&total)[kRows], S (&product)[kRows]) {
         S scale[2 * kTiles];
-        if (is_plain(of.norm)) {
+        if (plain()) {
 #pragma unroll
             for (int c = 0; c < 2 * kTiles; ++c) scale[c] = plain_scale();
         } else {
             recall(scale, scales());
         }
-        const auto scaled = [&](const auto& shape) {
-#pragma unroll
-            for (int j = 0; j < kTiles; ++j)
-#pragma unroll
-                for (int i = 0; i < 4; ++i)
-                    p[j][i] = has(j, i) ? shape(j, i) * scale[2 * j + i % 2] : -static_cast<S>(INFINITY);
-        };
-        if (of.norm == kSoftmax) {
-            scaled([&](int j, int i) { return Math::exp(a[j][i] - shifts()[item(j, i)]); });
-        } else {
-            const S leak = leaked();
-            scaled([&](int j, int i) { return M::leaky(a[j][i], leak); });
+        if (exponential()) {
+            S shift[2 * kTiles];
+            recall(shift, shifts());
+            each([&](int row, int j, int i) { p[row][j][i] = Math::exp(a[row][j][i] - shift[2 * j + i]); });
         }
+        each([&](int row, int j, int i) {
+            p[row][j][i] = has(j, i) ? p[row][j][i] * scale[2 * j + i] : -static_cast<S>(INFINITY);
+        });
+        if (!bounded()) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            if (!bounded) {
-                S largest = p[0][2 * half];
+            for (int row = 0; row < kRows; ++row) {
+                S largest = p[row][0][0];
 #pragma unroll
-                for (int j = 0; j < kTiles; ++j)
-                    largest = Math::max(Math::max(p[j][2 * half], p[j][2 * half + 1]), largest);
+                for (int j = 0; j < kTiles; ++j) largest = Math::max(Math::max(p[row][j][0], p[row][j][1]), largest);
                 largest = row_largest(largest);
 #pragma unroll
                 for (int j = 0; j < kTiles; ++j)
 #pragma unroll
-                    for (int i = 2 * half; i < 2 * half + 2; ++i) p[j][i] -= largest;
+                    for (int i = 0; i < 2; ++i) p[row][j][i] -= largest;
             }
+        }
+        each([&](int row, int j, int i) { p[row][j][i] = Math::exp2(p[row][j][i]); });
+        if (focal()) focus();
+#pragma unroll
+        for (int row = 0; row < kRows; ++row) {
+            total[row] = product[row] = 0;
 #pragma unroll
             for (int j = 0; j < kTiles; ++j)
 #pragma unroll
-                for (int i = 2 * half; i < 2 * half + 2; ++i) p[j][i] = Math::exp2(p[j][i]);
-            if (is_focal(of.how)) focus(p, half);
-            total[half] = product[half] = 0;
-#pragma unroll
-            for (int j = 0; j < kTiles; ++j)
-#pragma unroll
-                for (int i = 2 * half; i < 2 * half + 2; ++i) {
-                    total[half] += p[j][i];
-                    product[half] += p[j][i] * a[j][i];
+                for (int i = 0; i < 2; ++i) {
+                    total[row] += p[row][j][i];
+                    product[row] += p[row][j][i] * a[row][j][i];
                 }
         }
     }
 
-    CMSEI_TEAM void focus(S (&p)[kTiles][4], int half) const {
+    CMSEI_TEAM void focus() {
         const bool prob = of.how == kFocalProb;
-        S weighted = 0, confident = 0;
 #pragma unroll
-        for (int j = 0; j < kTiles; ++j)
+        for (int row = 0; row < kRows; ++row) {
+            S weighted = 0, confident = 0;
 #pragma unroll
-            for (int i = 2 * half; i < 2 * half + 2; ++i) {
-                const S g = has(j, i) ? M::confidence(prob, p[j][i]) : S(0);
-                weighted += p[j][i] * g;
-                confident += g;
-            }
-        const S least = M::focal_least(row_sum(weighted), row_sum(confident));
+            for (int j = 0; j < kTiles; ++j)
 #pragma unroll
-        for (int j = 0; j < kTiles; ++j)
+                for (int i = 0; i < 2; ++i) {
+                    const S g = has(j, i) ? M::confidence(prob, p[row][j][i]) : S(0);
+                    weighted += p[row][j][i] * g;
+                    confident += g;
+                }
+            const S least = M::focal_least(row_sum(weighted), row_sum(confident));
 #pragma unroll
-            for (int i = 2 * half; i < 2 * half + 2; ++i) p[j][i] = M::focal(p[j][i], least);
+            for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+                for (int i = 0; i < 2; ++i) p[row][j][i] = M::focal(p[row][j][i], least);
+        }
     }
 
-    // What a triangle with half of its diagonal has of a symmetric matrix.
-    static CMSEI_TEAM S above(int down, int across) { return down < across ? S(1) : down == across ? S(0.5) : S(0); }
+    // Of a wide context not the tiles below the diagonal.
+    CMSEI_TEAM S& gram(int k, int j, int i) {
+        if constexpr (kWide)
+            return of.team.known.upper[k][j][i];
+        else
+            return narrow[k][j][i];
+    }
+    CMSEI_TEAM void load_gram() {
+        const bool whole = of.steps > 1;
+        if constexpr (kWide) {
+            if (of.team.known.of == of.gram && (of.team.known.whole || !whole)) return;
+            of.team.known.of = of.gram;
+            of.team.known.whole = whole;
+        }
+        // Which of a tile's items comes where in the depth is free: the lane's own come first and fifth.
+#pragma unroll
+        for (int k = 0; k < kTiles; ++k)
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                const S* const row = of.gram + nearest(k, item(k, i)) * m;
+#pragma unroll
+                for (int j = k; j < kTiles; ++j) gram(k, j, i) = row[nearest(j, item_of(j, lane / 4))];
+            }
+        if (!whole) return;
+#pragma unroll
+        for (int k = 1; k < kTiles; ++k)
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                const S* const row = of.gram + nearest(k, item(k, i)) * m;
+#pragma unroll
+                for (int j = 0; j < k; ++j) {
+                    const S x = row[nearest(j, item_of(j, lane / 4))];
+                    if constexpr (kWide)
+                        of.team.known.below(k, j, lane)[i] = x;
+                    else
+                        narrow[k][j][i] = x;
+                }
+            }
+    }
+    // Nothing that follows from it is kept in registers either.
+    CMSEI_TEAM void renew_gram() {
+#pragma unroll
+        for (int k = 0; k < kTiles; ++k)
+#pragma unroll
+            for (int j = kWide ? k : 0; j < kTiles; ++j)
+#pragma unroll
+                for (int i = 0; i < 2; ++i) gram(k, j, i) = of.team.opaque(gram(k, j, i));
+    }
 
-    // h = attention · Gram and by row P · h or, where no step follows, half of it by the Gram matrix's triangle.
-    template <bool kRefines>
-    CMSEI_TEAM void multiply(const S (&p)[kBlocks][kTiles][4], S (&h)[kBlocks][kTiles][4], S (&quad)[kBlocks][2]) const {
-        const int own = lane / 4;  // of the columns of the Gram matrix
-        const S share[2] = {above(column, own), above(column + 1, own)};
+    CMSEI_TEAM S below(int k, int j, int i) const {
+        const int half = KnownGram::number(k, j) % 2 * 2;
+        return read<4>(of.team.known.below(k, j, lane) - half).x[half + i];
+    }
+
+    // h = attention · Gram and by row P · h or, where no step follows, half of it by the upper triangle of tiles of the
+    // Gram matrix and half of those in between.
+    template <bool kRefines> CMSEI_TEAM void multiply(S (&h)[kBlocks][kTiles][4], S (&quad)[kRows]) {
 #pragma unroll
         for (int b = 0; b < kBlocks; ++b)
 #pragma unroll
             for (int j = 0; j < kTiles; ++j)
 #pragma unroll
                 for (int i = 0; i < 4; ++i) h[b][j][i] = 0;
+        renew_gram();
 #pragma unroll
         for (int k = 0; k < kTiles; ++k) {
-            // Which of a tile's items comes where in the depth is free: the lane's own come first and fifth.
-            const S* const rows[2] = {of.gram + (nearest(k, item(k, 0)) * m + own),
-                                      of.gram + (nearest(k, item(k, 1)) * m + own)};
-            S gram[kTiles][2], gram_rest[kTiles][2];
+            S right[kTiles][2], right_rest[kTiles][2];
 #pragma unroll
-            for (int j = kRefines ? 0 : k; j < kTiles; ++j) {
-                const int c = full(j) ? 8 * j : nearest(j, 8 * j + own) - own;
+            for (int j = kRefines ? 0 : k; j < kTiles; ++j)
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
-                    gram[j][i] = rows[i][c] * (!kRefines && j == k ? share[i] : S(1));
-                    gram_rest[j][i] = gram[j][i] - cut(gram[j][i]);
+                    if (kWide && j < k)
+                        right[j][i] = below(k, j, i);
+                    else
+                        right[j][i] = gram(k, j, i) * (!kRefines && j == k ? S(0.5) : S(1));
+                    right_rest[j][i] = right[j][i] - cut(right[j][i]);
                 }
-            }
 #pragma unroll
             for (int b = 0; b < kBlocks; ++b) {
-                if (!used(b)) continue;
-                const S(&x)[4] = p[b][k];
-                const S whole[4] = {x[0], x[2], x[1], x[3]};
-                const S rest[4] = {x[0] - cut(x[0]), x[2] - cut(x[2]), x[1] - cut(x[1]), x[3] - cut(x[3])};
+                S left[4], left_rest[4];
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    const int row = 2 * b + i % 2;
+                    left[i] = row < kRows ? p[row][k][i / 2] : S(0);
+                    left_rest[i] = row < kRows ? left[i] - cut(left[i]) : S(0);
+                }
 #pragma unroll
                 for (int j = kRefines ? 0 : k; j < kTiles; ++j) {
-                    of.team.multiply(h[b][j], whole, gram[j]);
-                    of.team.multiply(h[b][j], whole, gram_rest[j]);
-                    of.team.multiply(h[b][j], rest, gram[j]);
+                    of.team.multiply(h[b][j], left, right[j]);
+                    of.team.multiply(h[b][j], left, right_rest[j]);
+                    of.team.multiply(h[b][j], left_rest, right[j]);
                 }
             }
         }
 #pragma unroll
-        for (int b = 0; b < kBlocks; ++b)
+        for (int row = 0; row < kRows; ++row) {
+            quad[row] = 0;
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                quad[b][half] = 0;
+            for (int j = 0; j < kTiles; ++j)
 #pragma unroll
-                for (int j = 0; j < kTiles; ++j)
-#pragma unroll
-                    for (int i = 2 * half; i < 2 * half + 2; ++i) quad[b][half] += h[b][j][i] * p[b][j][i];
-            }
+                for (int i = 0; i < 2; ++i) quad[row] += h[row / 2][j][row % 2 * 2 + i] * p[row][j][i];
+        }
     }
 
-    // Relevances of step k in the blocks at hand and, where another step follows, its inner products and lengths.
+    // Relevances of step k in the rows at hand and, where another step follows, its inner products and lengths.
     CMSEI_TEAM void attend(int k) {
-        const bool more = k + 1 < of.steps, attended = of.multiplies(k);
-        S total[kBlocks][2], product[kBlocks][2], quad[kBlocks][2], p[kBlocks][kTiles][4], h[kBlocks][kTiles][4];
-#pragma unroll
-        for (int b = 0; b < kBlocks; ++b) {
-            quad[b][0] = quad[b][1] = total[b][0] = total[b][1] = product[b][0] = product[b][1] = 0;
-            if (used(b)) {
-                soften(a[b], p[b], total[b], product[b]);
-            } else {
-#pragma unroll
-                for (int j = 0; j < kTiles; ++j)
-#pragma unroll
-                    for (int i = 0; i < 4; ++i) p[b][j][i] = 0;
-            }
-        }
+        const bool more = k + 1 < of.steps, attended = multiplies(k);
+        S total[kRows], product[kRows], quad[kRows], h[kBlocks][kTiles][4];
+        soften(total, product);
         if (!more) {
-            if (attended) multiply<false>(p, h, quad);
+#pragma unroll
+            for (int row = 0; row < kRows; ++row) quad[row] = 0;
+            if (attended) multiply<false>(h, quad);
             S inverse[kSlots], dot[kSlots], squared[kSlots];
             relate(k, total, product, quad, inverse, dot, squared);
             return;
         }
-        multiply<true>(p, h, quad);
+        multiply<true>(h, quad);
         S alpha[kSlots], beta[kSlots], dot[kSlots], squared[kSlots];
         relate(k, total, product, quad, beta, dot, squared);
         const S* const gate = of.scalars + of.gate + 2 * k;
@@ -449,24 +550,21 @@ template <class Direction, int kBlocks, int kTiles, int kLeast> struct TeamFragm
             beta[slot] = inside ? f.beta * beta[slot] : S(0);
         }
 #pragma unroll
-        for (int b = 0; b < kBlocks; ++b) {
-            if (!used(b)) continue;
+        for (int row = 0; row < kRows; ++row) {
+            const int from = (lane & ~3) | (row & 3);
+            const S x = of.team.taken(alpha[row / 4], from), y = of.team.taken(beta[row / 4], from);
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int from = (lane & ~3) | half | (b & 1) << 1;
-                const S x = of.team.taken(alpha[b / 2], from), y = of.team.taken(beta[b / 2], from);
+            for (int j = 0; j < kTiles; ++j)
 #pragma unroll
-                for (int j = 0; j < kTiles; ++j)
-#pragma unroll
-                    for (int i = 2 * half; i < 2 * half + 2; ++i) a[b][j][i] = x * a[b][j][i] + y * h[b][j][i];
-            }
+                for (int i = 0; i < 2; ++i)
+                    a[row][j][i] = x * a[row][j][i] + y * h[row / 2][j][row % 2 * 2 + i];
         }
     }
 
     // Relevances, what the attention is yet to be multiplied by, Q·U and |U|².
-    CMSEI_TEAM void relate(int k, const S (&total)[kBlocks][2], const S (&product)[kBlocks][2],
-                           const S (&quad)[kBlocks][2], S (&inverse)[kSlots], S (&dot)[kSlots], S (&squared)[kSlots]) {
-        const bool more = k + 1 < of.steps, attended = of.multiplies(k);
+    CMSEI_TEAM void relate(int k, const S (&total)[kRows], const S (&product)[kRows], const S (&quad)[kRows],
+                           S (&inverse)[kSlots], S (&dot)[kSlots], S (&squared)[kSlots]) {
+        const bool more = k + 1 < of.steps, attended = multiplies(k);
         settle(total, inverse);
         settle(product, dot);
         settle(quad, squared);
@@ -476,35 +574,28 @@ template <class Direction, int kBlocks, int kTiles, int kLeast> struct TeamFragm
             dot[slot] *= inverse[slot];
             squared[slot] *= (more ? inverse[slot] : 2 * inverse[slot]) * inverse[slot];
             const S u = M::length(squared[slot]);
-            r[slot] = attended ? M::relevance(of.relevance_kind, dot[slot], length[slot], u) : dot[slot];
+            r[slot] = attended ? M::relevance(relevance_kind(), dot[slot], length[slot], u) : dot[slot];
         }
     }
 
     // Every lane gets the sum of the steps' scores.
     CMSEI_TEAM S forward() {
         S score = 0;
-        // All is written here where it is not loaded: the compiler would else keep registers for it over all pairs.
+        if (multiplies(0)) load_gram();
+        // Of many queries too, which are loaded again: what is not written here would be kept in registers over all pairs.
+        load(0);
+        load_lengths(0);
 #pragma unroll
-        for (int slot = 0; slot < kSlots; ++slot) length[slot] = r[slot] = 0;
-        if (many) {
-#pragma unroll
-            for (int b = 0; b < kBlocks; ++b)
-#pragma unroll
-                for (int j = 0; j < kTiles; ++j)
-#pragma unroll
-                    for (int i = 0; i < 4; ++i) a[b][j][i] = 0;
-        } else {
-            load(0);
-            load_lengths(0);
-        }
+        for (int slot = 0; slot < kSlots; ++slot) r[slot] = 0;
 #pragma unroll 1
         for (int k = 0; k < of.steps; ++k) {
             renew();
+            leak();
             normalise(k);
-            over_blocks(k, [&] {
-                if (many) load_lengths(k);
+            over_rows(k, [&] {
+                if (many()) load_lengths(k);
                 attend(k);
-                if (!many) return;
+                if (!many()) return;
                 if (k + 1 < of.steps) store();
 #pragma unroll
                 for (int slot = 0; slot < kSlots; ++slot)
@@ -514,12 +605,19 @@ template <class Direction, int kBlocks, int kTiles, int kLeast> struct TeamFragm
                     }
             });
             // Of many queries each lane reads those that it wrote.
+            first = 0;
             score += of.aggregate_of([&](const auto& use) {
-#pragma unroll 1
-                for (first = 0; first < n; first += 16 * kBlocks)
+                if (!many()) {
 #pragma unroll
                     for (int slot = 0; slot < kSlots; ++slot)
-                        if (finishes(slot)) use(finished(slot), many ? relevances()[finished(slot)] : r[slot]);
+                        if (finishes(slot)) use(finished(slot), r[slot]);
+                    return;
+                }
+#pragma unroll 1
+                for (first = 0; first < n; first += 8 * kRows)
+#pragma unroll
+                    for (int slot = 0; slot < kSlots; ++slot)
+                        if (finishes(slot)) use(finished(slot), relevances()[finished(slot)]);
             });
         }
         return score;

@@ -99,8 +99,7 @@ template <class Team> struct TeamLevelFragments {
         S column[kTall], total = 0;
 #pragma unroll
         for (int i = 0; i < kTall; ++i) {
-            TwoNumbers weight;
-            memcpy(&weight, __builtin_assume_aligned(p + (8 * i + down), 8), sizeof weight);
+            const Numbers<2> weight = read<2>(p + (8 * i + down));
             const S *upper = top, *lower = top + n;
             if (i == kTall - 1) {
                 const int r = 8 * i + down, c = 8 * i + across;

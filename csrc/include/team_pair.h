@@ -75,6 +75,7 @@ template <class S, class Team> struct TeamPair {
         return {team,
                 asks.n,
                 context.n,
+                d == 0,
                 d ? 1 : ld,
                 d ? ld : 1,
                 words.n * ld,
@@ -138,17 +139,25 @@ template <class S, class Team> struct TeamPair {
         return x;
     }
 
+    // What direction d has of the score.
+    CMSEI_TEAM S asked(int d, const Crossed& with) const {
+        if (!config.on(d)) return 0;
+        S weight = scalars[d ? kWeightI2T : kWeightT2I];
+        if (config.aggregate_of(d) == kGuided) weight *= d ? with.share[1] : with.share[0];
+        return weight * direction(d, memory + (d ? with.guide[1] : with.guide[0]), memory + with.numbers).forward(false);
+    }
+
     // Every lane gets the score. The block is read behind a barrier.
     CMSEI_TEAM S forward() const {
         const Crossed with = crossed();
         S score = with.score;
-        S* const own = memory + with.numbers;
+        if constexpr (Team::kFragments) {
+            // Each compiled for itself: most of what a direction is made of is then known.
+            score += asked(0, with);
+            score += asked(1, with);
+        } else {
 #pragma unroll 1
-        for (int d = 0; d < 2; ++d) {
-            if (!config.on(d)) continue;
-            S weight = scalars[d ? kWeightI2T : kWeightT2I];
-            if (config.aggregate_of(d) == kGuided) weight *= d ? with.share[1] : with.share[0];
-            score += weight * direction(d, memory + (d ? with.guide[1] : with.guide[0]), own).forward(false);
+            for (int d = 0; d < 2; ++d) score += asked(d, with);
         }
         return score;
     }

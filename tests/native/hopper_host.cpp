@@ -168,10 +168,10 @@ extern "C" void cluster_loads(int captions, int images, int32_t* boxes, int32_t*
 extern "C" int32_t cluster_fitting(int64_t tiles, int most) { return fitting(tiles, most); }
 
 // Numbers of the products' part that (kRows, kColumns) elements of a tile of these images are written to; -1: nowhere.
-extern "C" void tile_places(const int64_t* offsets, int first, int last, int32_t* places) {
+extern "C" void tile_places(int pads, const int64_t* offsets, int first, int last, int32_t* places) {
   for (int row = 0; row < kRows; ++row)
     for (int column = 0; column < kColumns; ++column) {
-      const Column to = locate_column(offsets, first, last, column);
+      const Column to = locate_column(pads != 0, offsets, first, last, column);
       places[row * kColumns + column] = to.stride == 0 ? -1 : to.place + row * to.stride;
     }
 }
