@@ -18,7 +18,7 @@ from cmsei_fast import PairScorer, pair_score, relation_attention
 from cmsei_fast.engines import cuda_tiles, triton_design
 
 # Largest differences, relative to the largest number; scores of rounded features can be other instructions'.
-LIMITS = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-3, "float16": 1e-3, "float8": 5e-3}
+LIMITS = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-3, "float16": 1e-3, "float8": 5e-3, "int8": 1e-3}
 GRADIENT_LIMITS = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 2e-2}
 SCORERS = (PairScorer.scan_t2i(), PairScorer.scan_i2t(), PairScorer.cmsei())
 # One row, a few, the field's 36, and more than one kernel's tile holds; captions likewise.
@@ -43,7 +43,7 @@ def problem(device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Te
 
 
 def _dtype(precision: str) -> torch.dtype:
-    return torch.float32 if precision == "float8" else getattr(torch, precision)
+    return torch.float32 if precision in ("float8", "int8") else getattr(torch, precision)
 
 
 @contextlib.contextmanager
@@ -120,7 +120,7 @@ def attention(engine: str, precision: str, device: str) -> float:
 CASES: dict[str, Callable[[str], float]] = {
     f"cuda {chosen} {precision}": partial(scores, "cuda", precision, chosen=chosen)
     for chosen, precisions in (
-        ("hopper", ("bfloat16", "float16", "float8")),
+        ("hopper", ("bfloat16", "float16", "float8", "int8")),
         ("mma", ("bfloat16", "float16")),
         ("library", ("bfloat16", "float32", "float64")),
     )
