@@ -24,6 +24,7 @@ HEADLINES = (
     "cmsei_field_fp32",
     "scan_mm_fp32",
     "scan_mm_bf16",
+    "scan_mm_int8",
     "scan_compiled",
     "cmsei_over_scan",
     "training_time",

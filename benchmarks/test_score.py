@@ -23,9 +23,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCES = {"fp32": 1e-5, "bf16": 5e-3}
 
 
-def native_scores(captions: Tensor, given: Features, scorer: PairScorer) -> Tensor:
+def native_scores(captions: Tensor, given: Features, scorer: PairScorer, precision: str | None = None) -> Tensor:
     """(N, M) by the public entry, checks included; captions padded or packed."""
-    return score_matrix(given.images, captions, given.lengths, scorer=scorer, engine="native")
+    return score_matrix(given.images, captions, given.lengths, scorer=scorer, engine="native", precision=precision)
 
 
 def check(name: str, scorer: PairScorer, form: Any, dtype: str) -> None:
@@ -96,6 +96,38 @@ def test_scan_t2i_over_a_bare_product(benchmark: Any, report: Report, dtype: str
         report.add("scan_peak_fp32", [rate / best for rate in again], peak_gflops=best)
     report.add(f"scan_mm_{dtype}", paired.speedups, paired, **details)
     report.judge(f"scan_mm_{dtype}")
+
+
+@pytest.mark.parametrize("name", ["scan", "cmsei"])
+def test_int8_over_bf16(benchmark: Any, report: Report, name: str) -> None:
+    """Whole numbers of 8 bits of the same features in bfloat16, rounded as they are packed."""
+    scorer = {"scan": SCAN, "cmsei": PairScorer.cmsei()}[name]
+    small = features(5, 7, 64)
+    expected = score_matrix(
+        small.images, small.words, small.lengths, scorer=scorer, engine="reference", precision="int8"
+    )
+    agree(f"{name}_int8", native_scores(small.words, small, scorer, "int8"), expected, TOLERANCES["fp32"])
+    given = features(SIZES.images, SIZES.captions, SIZES.width).to(torch.bfloat16)
+    paired = alternate(
+        benchmark,
+        lambda: native_scores(given.words, given, scorer, "int8"),
+        lambda: native_scores(given.words, given, scorer),
+    )
+    report.add(f"{name}_int8", paired.speedups, paired, pairs=given.pairs)
+    report.judge(f"{name}_int8")
+
+
+def test_int8_over_a_bare_product(benchmark: Any, report: Report) -> None:
+    given = features(SIZES.images, SIZES.captions, SIZES.width).to(torch.bfloat16)
+    regions, words = given.regions, given.words
+    product = torch.empty(len(words), len(regions), dtype=torch.bfloat16)
+    paired = alternate(
+        benchmark,
+        lambda: native_scores(words, given, SCAN, "int8"),
+        lambda: torch.mm(words, regions.T, out=product),
+    )
+    report.add("scan_mm_int8", paired.speedups, paired, pairs=given.pairs)
+    report.judge("scan_mm_int8")
 
 
 def test_cmsei_over_scan(benchmark: Any, report: Report) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import dtype_of
 from .engines.terms import PRECISIONS, rounded_rows
 
 
@@ -31,7 +32,7 @@ class Items:
         name: the argument, for errors (``"images"``); ``item`` one of it (``"image"``).
         data: numpy array or memmap, torch tensor or h5py dataset, already checked.
         offsets: (n + 1,) int64, rows before each item; None for padded items of full length.
-        precision: that the rows are rounded to as they are read.
+        precision: that the rows are rounded to as they are read; None leaves them as they are.
         start, stop: the items that this view covers.
     """
 
@@ -39,14 +40,14 @@ class Items:
     item: str
     data: Any
     offsets: np.ndarray | None
-    precision: str
+    precision: str | None
     start: int
     stop: int
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the rows that are read."""
-        return PRECISIONS[self.precision]
+        return dtype_of(self.name, self.data) if self.precision is None else PRECISIONS[self.precision]
 
     @property
     def count(self) -> int:
@@ -84,7 +85,7 @@ class Items:
         return len(self.data.shape) == 2
 
     def read(self, first: int, last: int, check: bool) -> Block:
-        """The rows of a run of items, rounded, in ``dtype``; a view where that is possible.
+        """The rows of a run of items in ``dtype``, rounded; a view where that is possible.
 
         Args:
             check: look for NaN and infinities in the rows (padding is never looked at).
@@ -106,7 +107,7 @@ class Items:
                 rows = _without_padding(self.data[low:high], np.diff(bounds))
         if check:
             self._check_finite(rows, offsets, low, "expected finite features, got NaN or an infinity")
-        out = rounded_rows(rows, self.precision)
+        out = rows if self.precision is None else rounded_rows(rows, self.precision)
         if check and out.dtype != rows.dtype and torch.finfo(out.dtype).max < torch.finfo(rows.dtype).max:
             limit = f"expected features within the range of {self.precision}, got larger ones"
             self._check_finite(out, offsets, low, limit)
@@ -121,7 +122,7 @@ class Items:
         raise ValueError(f"{self.name}: {problem} in {self.item} {index}")
 
 
-def make_items(name: str, item: str, data: Any, lengths: np.ndarray | None, precision: str) -> Items:
+def make_items(name: str, item: str, data: Any, lengths: np.ndarray | None, precision: str | None) -> Items:
     """A view of all items of checked features; lengths are None or (n,) int64."""
     data = data.detach() if isinstance(data, Tensor) else data
     count = int(data.shape[0]) if lengths is None else len(lengths)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import checks, engines
 from .distributed import Team
+from .engines.eight_bits import rounds
 from .packing import make_items
 from .progress import Progress
 from .score_file import check_path, write_scores
@@ -119,10 +120,12 @@ def prepare(
         raise TypeError(f"engine: expected a string, got {type(engine).__name__}")
     if engine == "auto":
         engine = engines.choose(device, "pair_score", scorer.config())
-    engines.get(engine, device, "pair_score", scorer.config())
+    own = rounds(engines.get(engine, device, "pair_score", scorer.config()), precision)
+    # What an engine rounds itself is not rounded before, but for float64, whose range may be more than its kernels'.
+    read = [None if own and dtype != torch.float64 else precision for dtype in dtypes]
     problem = Problem(
-        make_items("images", "image", images, lengths[0], precision),
-        make_items("captions", "caption", captions, lengths[1], precision),
+        make_items("images", "image", images, lengths[0], read[0]),
+        make_items("captions", "caption", captions, lengths[1], read[1]),
         scorer,
         engine,
         precision,

@@ -21,7 +21,6 @@ from cmsei_fast.engines import cuda_pair, cuda_relation, cuda_tiles, eager, eigh
 from cmsei_fast.engines.cuda_relation import MAX_HEAD_DIM, TYPES
 from cmsei_fast.engines.scalars import scalars_on
 
-EIGHT_BITS = ("float8", "int8")  # of these precisions pair_score and its gradient round the features themselves
 _KERNELS = {"hopper": "TMA and wgmma", "mma": "mma.sync", "library": "a library's product and a kernel over it"}
 _REBUILD = "with the CUDA toolkit (nvcc) installed, run `CMSEI_CUDA=1 pip install -e .`"
 
@@ -45,6 +44,11 @@ def unavailable(device: torch.device | None = None) -> str | None:
             f"run `CMSEI_CUDA_ARCHS={major}{minor} CMSEI_CUDA=1 pip install -e .`"
         )
     return None
+
+
+def rounds(precision: str) -> bool:
+    """Whether the pair score and its gradient round the features to this precision of 8 bits themselves."""
+    return precision in eight_bits.FORMATS
 
 
 def limits() -> str:

@@ -76,8 +76,14 @@ def held(rows: Tensor, precision: str) -> Tensor:
 
 
 def taken_as(module: ModuleType, precision: str) -> str:
-    """The precision to ask an engine for: bfloat16 in place of one of 8 bits that is not in its ``EIGHT_BITS``."""
-    return "bfloat16" if precision in FORMATS and precision not in getattr(module, "EIGHT_BITS", ()) else precision
+    """The precision to ask an engine for: bfloat16 in place of one of 8 bits that it does not round to itself."""
+    return "bfloat16" if precision in FORMATS and not rounds(module, precision) else precision
+
+
+def rounds(module: ModuleType, precision: str) -> bool:
+    """Whether an engine rounds features to a precision of 8 bits itself: if its ``rounds`` says so."""
+    own = getattr(module, "rounds", None)
+    return own is not None and bool(own(precision))
 
 
 def taken(module: ModuleType, regions: Tensor, words: Tensor, precision: str) -> tuple[Tensor, Tensor, str]:

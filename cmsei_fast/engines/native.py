@@ -25,11 +25,11 @@ __all__ = [
     "pair_score_listed",
     "relation_attention",
     "relation_attention_backward",
+    "rounds",
     "unavailable",
     "use_isa",
 ]
 
-EIGHT_BITS = ("int8",)  # of this precision pair_score and its gradient round the features themselves
 _STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _forced: list[str] = []
 
@@ -50,6 +50,11 @@ def unavailable() -> str | None:
     if wanted and wanted not in module.isas():
         return f"CMSEI_ISA={wanted}: this processor and build have {', '.join(module.isas())}"
     return None
+
+
+def rounds(precision: str) -> bool:
+    """Whether the pair score and its gradient round the features to this precision of 8 bits themselves."""
+    return precision == "int8" and bool(_module().multiplies_int8(current_isa()))
 
 
 def isas() -> list[str]:
@@ -81,10 +86,7 @@ def _items(rows: Tensor, offsets: Tensor) -> tuple[int, int, int, int, int]:
 def _rows(regions: Tensor, words: Tensor, precision: str) -> tuple[Tensor, Tensor, bool]:
     """Both sides' rows as the kernels read them, and whether they round them to ``"int8"``."""
     if precision == "int8":
-        if _module().multiplies_int8(current_isa()):
-            return rows_of(regions, regions.dtype), rows_of(words, words.dtype), True
-        regions, words = (eight_bits.rounded(x, precision) for x in (regions, words))
-        precision = "bfloat16"
+        return rows_of(regions, regions.dtype), rows_of(words, words.dtype), True
     dtype = getattr(torch, precision)
     return rows_of(regions, dtype), rows_of(words, dtype), False
 
