@@ -134,7 +134,7 @@ BAD = {
     ),
     "nan": (
         line("12", 10, features=base64.b64encode(np.full((10, D), np.nan, np.float32)).decode()),
-        "features[0] (image 12): expected finite numbers",
+        "line 1: features[0] (image 12): expected finite numbers",
     ),
 }
 

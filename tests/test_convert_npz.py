@@ -107,7 +107,7 @@ BAD = {
     ),
     "pickled boxes": (changed(bbox=np.array([{}])), "7.npz: Object arrays cannot be loaded when allow_pickle=False"),
     "outside": (changed(image_w=100), "7.npz: bbox: box "),
-    "nan": (changed(x=np.full((100, D), np.nan, np.float32)), "features[0] (image 7): expected finite numbers"),
+    "nan": (changed(x=np.full((100, D), np.nan, np.float32)), "7.npz: features[0] (image 7): expected finite numbers"),
 }
 
 

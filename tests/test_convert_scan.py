@@ -157,7 +157,7 @@ BAD = {
     "strings": (save("test_ims.npy", np.array([["a"]])), "test_ims.npy: expected numbers, got <U1"),
     "not a number": (
         save("test_ims.npy", np.full((N, R, D), np.nan, np.float32)),
-        "features[0] (image 100): expected finite numbers of float32, got nan",
+        "test_ims.npy: features[0] (image 100): expected finite numbers of float32, got nan",
     ),
     "unlike copies": (unlike_copies, "test_ims.npy: expected 5 copies of each image, got image 13 unlike image 10"),
     "captions missing": (

@@ -32,6 +32,10 @@ class _Line:
     boxes: np.ndarray
     width: int
 
+    @property
+    def place(self) -> str:
+        return f"{self.path}, line {self.number}"
+
 
 def butd_split(
     paths: Iterable[str | os.PathLike[str]],
@@ -61,9 +65,7 @@ def butd_split(
         raise ValueError(f"{source}: expected at least one image, got an empty file")
     for line in lines:
         if line.width != lines[0].width:
-            raise ValueError(
-                f"{line.path}, line {line.number}: features: expected {lines[0].width} numbers a box, got {line.width}"
-            )
+            raise ValueError(f"{line.place}: features: expected {lines[0].width} numbers a box, got {line.width}")
     chosen = choose([line.name for line in lines], source, captions)
     kept = [lines[i] for i in chosen.order]
     offsets = offsets_of([len(line.boxes) for line in kept])
@@ -72,7 +74,7 @@ def butd_split(
         offsets=offsets,
         captions=chosen.captions,
         caption_to_image=chosen.caption_to_image,
-        features=ImageRows(offsets, kept[0].width, lambda i: _features(kept[i]), dtype),
+        features=ImageRows(offsets, kept[0].width, lambda i: _features(kept[i]), lambda i: kept[i].place, dtype),
         boxes=np.concatenate([line.boxes for line in kept]),
         sizes=np.array([line.size for line in kept], dtype=np.float32),
     )
@@ -136,4 +138,4 @@ def _features(line: _Line) -> np.ndarray:
         rows = np.frombuffer(_decode("features", field), dtype="<f4")
         return rows.reshape(len(line.boxes), line.width)
     except ValueError as error:
-        raise ValueError(f"{line.path}, line {line.number}: {error}") from None
+        raise ValueError(f"{line.place}: {error}") from None

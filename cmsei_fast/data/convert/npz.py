@@ -61,7 +61,7 @@ def npz_split(
         offsets=offsets,
         captions=chosen.captions,
         caption_to_image=chosen.caption_to_image,
-        features=ImageRows(offsets, width, lambda i: _guard(paths[i], _read_features), dtype),
+        features=ImageRows(offsets, width, lambda i: _guard(paths[i], _read_features), lambda i: str(paths[i]), dtype),
         boxes=np.concatenate(boxes),
         sizes=np.array(sizes, dtype=np.float32),
     )

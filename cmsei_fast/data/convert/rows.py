@@ -15,16 +15,25 @@ class ImageRows:
         offsets: (N + 1,) int64, rows before each image.
         width: of a row.
         read: gives the (R, width) rows of an image.
+        place: names the file in which an image's rows lie, for errors.
         dtype: that of the rows given out, whatever the source has.
     """
 
     ndim = 2
 
-    def __init__(self, offsets: np.ndarray, width: int, read: Callable[[int], np.ndarray], dtype: Any = np.float32):
+    def __init__(
+        self,
+        offsets: np.ndarray,
+        width: int,
+        read: Callable[[int], np.ndarray],
+        place: Callable[[int], str],
+        dtype: Any = np.float32,
+    ):
         self.shape = (int(offsets[-1]), width)
         self.dtype = np.dtype(dtype)
         self._offsets = offsets
         self._read = read
+        self.place = place
         self._last: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:

@@ -72,7 +72,7 @@ def scan_split(
         offsets=offsets,
         captions=tuple(captions),
         caption_to_image=np.repeat(np.arange(count), per_image),
-        features=ImageRows(offsets, width, lambda i: images[i * step], dtype),
+        features=ImageRows(offsets, width, lambda i: images[i * step], lambda _: str(path), dtype),
         boxes=boxes,
         sizes=sizes,
     )
