@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -27,11 +26,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import describe
+from benchmarks import runs
 from cmsei_fast import Attention, PairScorer, evaluate
 from cmsei_fast.commands.train import make_model
 from cmsei_fast.data import Split, read_scenes, split_from_scenes
-from cmsei_fast.data.files import replacing
 from cmsei_fast.training import TrainConfig, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,15 +113,13 @@ def run(row: str, seed: int, training: Split, test: Split, word_vectors: str) ->
     }
 
 
-def collect(runs: Path) -> dict[str, Any]:
+def collect(folder: Path) -> dict[str, Any]:
     """All runs of a folder with the settings they had, ready for JSON."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(runs.glob("*.json"))]
     return {
         "date": datetime.date.today().isoformat(),
-        **{key: describe()[key] for key in ("cpu", "python", "torch")},
         "training": TRAINING.to_dict(),
         "model": MODEL,
-        "runs": found,
+        "runs": runs.read(folder),
     }
 
 
@@ -149,23 +145,6 @@ def render(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def replaced(page: str, table: str, marks: tuple[str, str] = MARKS) -> str:
-    """The page with the table between its two marks."""
-    begin, end = marks
-    head, _, rest = page.partition(begin)
-    _, _, tail = rest.partition(end)
-    return f"{head}{begin}\n\n{table}\n\n{end}{tail}"
-
-
-def claimed(target: Path) -> bool:
-    """Whether this process is the first to want the run of that file, and has it now."""
-    try:
-        os.close(os.open(target.with_suffix(".claimed"), os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return False
-    return True
-
-
 def training_command(commands: Any) -> argparse.ArgumentParser:
     """The command ``train`` among those of a parser, with what training on the real data asks for."""
     trained: argparse.ArgumentParser = commands.add_parser("train")
@@ -187,12 +166,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "table":
         record = collect(arguments.runs)
-        with replacing(RESULTS) as temporary:
-            Path(temporary).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        with replacing(PAGE) as temporary:
-            page = replaced(PAGE.read_text(encoding="utf-8"), render(record))
-            Path(temporary).write_text(page, encoding="utf-8")
-        print(render(record))
+        runs.publish(record, RESULTS, render(record), PAGE, MARKS)
         return
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -201,11 +175,10 @@ def main() -> None:
     for seed in arguments.seeds:
         for row in arguments.rows:
             target = arguments.runs / f"{row}-{seed}.json"
-            if not claimed(target):
+            if not runs.claimed(target):
                 continue
             result = run(row, seed, training, test, arguments.word_vectors)
-            with replacing(target) as temporary:
-                Path(temporary).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            runs.leave(target, result)
             rsum, seconds = result["metrics"]["rSum"], result["seconds_per_epoch"]
             print(f"{row} {seed}: rSum {rsum:.1f}, {seconds:.1f} s an epoch", flush=True)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import statistics
 import tempfile
 from dataclasses import replace
@@ -22,12 +21,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.ablation import PAGE, ROOT, claimed, replaced
-from benchmarks.machine import describe
+from benchmarks import runs
+from benchmarks.ablation import PAGE, ROOT
 from cmsei_fast import PairScorer
 from cmsei_fast.commands import demo
 from cmsei_fast.data import synthetic_scenes
-from cmsei_fast.data.files import replacing
 
 RESULTS = ROOT / "benchmarks" / "clutter.json"
 MARKS = "<!-- clutter: made by python -m benchmarks.clutter table -->", "<!-- end of clutter -->"
@@ -70,15 +68,13 @@ def run(row: str, regions: int, seed: int, groups: int = GROUPS, epochs: int = E
     }
 
 
-def collect(runs: Path) -> dict[str, Any]:
+def collect(folder: Path) -> dict[str, Any]:
     """All runs of a folder with the settings they had, ready for JSON."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(runs.glob("*.json"))]
     return {
         "date": datetime.date.today().isoformat(),
-        **{key: describe()[key] for key in ("cpu", "python", "torch")},
         "groups": GROUPS,
         "epochs": EPOCHS,
-        "runs": found,
+        "runs": runs.read(folder),
     }
 
 
@@ -114,12 +110,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "table":
         record = collect(arguments.runs)
-        with replacing(RESULTS) as temporary:
-            Path(temporary).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        with replacing(PAGE) as temporary:
-            page = replaced(PAGE.read_text(encoding="utf-8"), render(record), MARKS)
-            Path(temporary).write_text(page, encoding="utf-8")
-        print(render(record))
+        runs.publish(record, RESULTS, render(record), PAGE, MARKS)
         return
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -128,11 +119,10 @@ def main() -> None:
         for regions in arguments.regions:
             for row in arguments.rows:
                 target = arguments.runs / f"{row}-{regions}-{seed}.json"
-                if not claimed(target):
+                if not runs.claimed(target):
                     continue
                 result = run(row, regions, seed)
-                with replacing(target) as temporary:
-                    Path(temporary).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                runs.leave(target, result)
                 print(f"{row} {regions} {seed}: {result['group']:.1f} %, {result['seconds']:.0f} s", flush=True)
 
 

@@ -28,12 +28,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.ablation import MODEL, ROOT, ROWS, TRAINING, claimed, load, replaced, training_command
-from benchmarks.machine import describe
+from benchmarks import runs
+from benchmarks.ablation import MODEL, ROOT, ROWS, TRAINING, load, training_command
 from cmsei_fast import CMSEI, evaluate, explain
 from cmsei_fast.commands.train import make_model
 from cmsei_fast.data import Split
-from cmsei_fast.data.files import replacing
 from cmsei_fast.report import Explanation
 from cmsei_fast.report.relations import relation_shares, strongest_relations
 from cmsei_fast.training import train
@@ -112,12 +111,12 @@ def render(record: dict[str, Any]) -> str:
     """For each weight of grounding a table with a row a word, the mean of its seeds, below their rSum."""
     tables = []
     for weight in sorted({run["grounding"] for run in record["runs"]}):
-        runs = [run for run in record["runs"] if run["grounding"] == weight]
+        own = [run for run in record["runs"] if run["grounding"] == weight]
         loss = f"Trained with grounding of weight {weight:g}" if weight else "Trained by retrieval alone"
-        sums = [run["rSum"] for run in runs]
+        sums = [run["rSum"] for run in own]
         spread = f" ± {statistics.stdev(sums):.1f}" if len(sums) > 1 else ""
         seeds = f"{len(sums)} seed{'s' if len(sums) > 1 else ''}"
-        rows = [_mean(rows) for rows in zip(*(run["rows"] for run in runs), strict=True)]
+        rows = [_mean(rows) for rows in zip(*(run["rows"] for run in own), strict=True)]
         tables.append(f"{loss} ({seeds}, rSum {statistics.mean(sums):.1f}{spread}):\n\n{_table(rows)}")
     return "\n\n".join(tables)
 
@@ -183,14 +182,8 @@ def main() -> None:
     table.add_argument("runs", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "table":
-        machine = {key: describe()[key] for key in ("cpu", "python", "torch")}
-        found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(arguments.runs.glob("*.json"))]
-        with replacing(RESULTS) as temporary:
-            Path(temporary).write_text(json.dumps({**machine, "runs": found}, indent=1) + "\n", encoding="utf-8")
-        tables = render({"runs": found})
-        with replacing(PAGE) as temporary:
-            Path(temporary).write_text(replaced(PAGE.read_text(encoding="utf-8"), tables, MARKS), encoding="utf-8")
-        print(tables)
+        record = {"runs": runs.read(arguments.runs)}
+        runs.publish(record, RESULTS, render(record), PAGE, MARKS)
         return
     torch.set_num_threads(1)
     training, test = load(arguments.folder)
@@ -199,12 +192,11 @@ def main() -> None:
         for weight in arguments.weights:
             directory = arguments.runs / f"{weight:g}-{seed}"
             target = arguments.runs / f"{weight:g}-{seed}.json"
-            if not claimed(target):
+            if not runs.claimed(target):
                 continue
             train_run(directory, weight, seed, training, arguments.word_vectors)
             found = looked_at(directory, test)
-            with replacing(target) as temporary:
-                Path(temporary).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            runs.leave(target, found)
             print(f"weight {weight:g}, seed {seed}: rSum {found['rSum']:.1f}", flush=True)
 
 

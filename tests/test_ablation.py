@@ -27,7 +27,9 @@ def ablation(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_page_is_what_the_results_give(ablation: Any) -> None:
     page = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")
     record = json.loads((ROOT / "benchmarks" / "ablation.json").read_text(encoding="utf-8"))
-    assert ablation.replaced(page, ablation.render(record)) == page, "run python -m benchmarks.ablation table"
+    assert ablation.runs.replaced(page, ablation.render(record), ablation.MARKS) == page, (
+        "run python -m benchmarks.ablation table"
+    )
     assert {run["row"] for run in record["runs"]} == set(ablation.ROWS)
 
 
@@ -38,6 +40,32 @@ def test_table_is_the_mean_of_the_seeds(ablation: Any) -> None:
 
     table = ablation.render({"runs": [run(0, 10.0), run(1, 14.0)]})
     assert table.splitlines()[2:] == ["| SCAN t2i | 2 | 1.5 | 2.0 | 3.0 | 1.5 | 2.0 | 3.0 | 12.0 ± 2.8 |"]
+
+
+def test_each_run_tells_its_own_machine_and_is_taken_once(
+    ablation: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = ablation.runs
+    for cpu in ("first", "second"):
+        target = tmp_path / f"{cpu}.json"
+        assert runs.claimed(target)
+        assert not runs.claimed(target)
+        monkeypatch.setattr(runs, "describe", lambda cpu=cpu: {"cpu": cpu, "python": "3", "torch": "2", "isa": "no"})
+        runs.leave(target, {"row": "scan"})
+    record = ablation.collect(tmp_path)
+    assert record["runs"] == [{"row": "scan", "cpu": x, "python": "3", "torch": "2"} for x in ("first", "second")]
+    assert "cpu" not in record
+
+
+def test_results_and_page_are_written_together(
+    ablation: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, results = tmp_path / "page.md", tmp_path / "results.json"
+    page.write_text("before\n<b>\n\nold\n\n<e>\nafter\n")
+    ablation.runs.publish({"runs": []}, results, "| new |", page, ("<b>", "<e>"))
+    assert page.read_text() == "before\n<b>\n\n| new |\n\n<e>\nafter\n"
+    assert json.loads(results.read_text()) == {"runs": []}
+    assert capsys.readouterr().out == "| new |\n"
 
 
 @pytest.mark.parametrize("row", ["scan", "implicit"])
