@@ -111,6 +111,12 @@ def unlike_copies(directory):
     np.save(directory / "test_ims.npy", images)
 
 
+def copies_with_nan(directory):
+    images = np.repeat(features(), 5, axis=0)
+    images[10:15, 0, 0] = np.nan
+    np.save(directory / "test_ims.npy", images)
+
+
 def short(name, kept):
     def damage(directory):
         path = directory / name
@@ -160,6 +166,7 @@ BAD = {
         "test_ims.npy: features[0] (image 100): expected finite numbers of float32, got nan",
     ),
     "unlike copies": (unlike_copies, "test_ims.npy: expected 5 copies of each image, got image 13 unlike image 10"),
+    "copies with a NaN": (copies_with_nan, "(image 102): expected finite numbers of float32, got nan"),
     "captions missing": (
         text("test_caps.txt", b"a\n" * 19),
         "test_caps.txt: expected 4 captions or 5 × 4 (test_ims.npy has 4 images), got 19",

@@ -53,7 +53,7 @@ def scan_split(
     captions = read_lines(base / f"{split}_caps.txt")
     entries, regions, width = images.shape
     if len(captions) == entries and captions_per_image > 1:
-        step = captions_per_image if entries > 1 and np.array_equal(images[0], images[1]) else 1
+        step = captions_per_image if entries > 1 and _alike(images[0], images[1]) else 1
         per_image = step
         if step > 1:
             _check_copies(path, images, step, progress)
@@ -83,8 +83,13 @@ def _check_copies(path: Path, images: np.ndarray, step: int, progress: bool) -> 
         raise ValueError(f"{path}: expected copies in groups of {step}, got {len(images)} images")
     for first in tqdm(range(0, len(images), step), unit=" images", desc="comparing copies", disable=not progress):
         for i in range(first + 1, first + step):
-            if not np.array_equal(images[first], images[i]):
+            if not _alike(images[first], images[i]):
                 raise ValueError(f"{path}: expected {step} copies of each image, got image {i} unlike image {first}")
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two entries are copies, those with a NaN too: what is wrong with these is told of their features."""
+    return np.array_equal(a, b) or np.array_equal(a, b, equal_nan=True)
 
 
 def _ids(path: Path, count: int, per_image: int) -> tuple[str, ...]:
