@@ -51,7 +51,10 @@ def available_backends() -> list[Backend]:
     if torch.cuda.is_available():
         found.append(Backend("eager", "cuda"))
         found += [Backend(name, "cuda") for name in ("triton", "cuda") if engines.unavailable(name) is None]
-    if engines.unavailable("native") is None:
+    missing = engines.unavailable("native")
+    if missing is not None and "built from other sources" in missing:
+        raise pytest.UsageError(missing)  # else native would go untested without a word
+    if missing is None:
         from cmsei_fast.engines import native
 
         found += [Backend("native", isa=name) for name in native.isas()]

@@ -8,6 +8,8 @@ import platform
 import subprocess
 import sys
 import threading
+import types
+import warnings
 from pathlib import Path
 
 import pytest
@@ -239,3 +241,18 @@ def test_a_forked_process_scores_as_its_parent(variant: Backend) -> None:
     )
     first, second = done.stdout.split()
     assert first == second, done.stderr
+
+
+def test_a_module_built_of_other_sources_is_told_and_not_called(monkeypatch):
+    """As after an update of a checkout that was not built again: it takes other arguments."""
+    other = types.ModuleType("cmsei_fast._native")
+    vars(other).update(vars(native._module()))
+    other.pair_score_f64 = other.similarity_f64
+    monkeypatch.setattr(native, "_module", lambda: other)
+    with pytest.warns(UserWarning, match=r"built from other sources than this package \(pair_score_f64 takes 9 argum"):
+        assert "`pip install -e .` builds it again" in engines.unavailable("native")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once is enough
+        assert engines.choose("cpu", "pair_score") == "eager"
+    with pytest.raises(engines.EngineUnavailable, match="built from other sources"):
+        engines.get("native")

@@ -7,7 +7,10 @@ Numerics: products, attention and sums in float32 (float64 for ``"float64"``) wh
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +35,16 @@ __all__ = [
 
 _STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _forced: list[str] = []
+# How many arguments the compiled functions take.
+_ARGUMENTS = {
+    "multiplies_int8": 1,
+    **{f"pair_score_{kind}": 10 for kind in ("f32", "f64")},
+    **{f"pair_score_listed_{kind}": 11 for kind in ("f32", "f64")},
+    **{f"pair_score_backward_{kind}": 12 for kind in ("f32", "f64")},
+    **{f"relation_attention_{kind}": 7 for kind in ("f32", "f64")},
+    **{f"relation_attention_backward_{kind}": 9 for kind in ("f32", "f64")},
+    **{f"similarity_{kind}": 9 for kind in ("f32", "f64")},
+}
 
 
 def _module() -> Any:
@@ -46,6 +59,8 @@ def unavailable() -> str | None:
         module = _module()
     except ImportError as error:
         return f"the compiled module cmsei_fast._native cannot be imported ({error}); reinstall with a C++17 compiler"
+    if (reason := _built_of_other_sources(module)) is not None:
+        return reason
     wanted = os.environ.get("CMSEI_ISA")
     if wanted and wanted not in module.isas():
         return f"CMSEI_ISA={wanted}: this processor and build have {', '.join(module.isas())}"
@@ -55,6 +70,21 @@ def unavailable() -> str | None:
 def rounds(precision: str) -> bool:
     """Whether the pair score and its gradient round the features to this precision of 8 bits themselves."""
     return precision == "int8" and bool(_module().multiplies_int8(current_isa()))
+
+
+@functools.cache
+def _built_of_other_sources(module: Any) -> str | None:
+    """Why a compiled module is not the one that is called here, as when a checkout is updated and not built again."""
+    for name, count in _ARGUMENTS.items():
+        found = len(re.findall(r"\barg\d+:", getattr(getattr(module, name, None), "__doc__", None) or ""))
+        if found != count:
+            reason = (
+                f"the compiled module cmsei_fast._native was built from other sources than this package ({name} takes "
+                f"{found} arguments, not {count}): `pip install -e .` builds it again"
+            )
+            warnings.warn(f"{reason}; until then torch computes in its place, slower", stacklevel=2)
+            return reason
+    return None
 
 
 def isas() -> list[str]:
