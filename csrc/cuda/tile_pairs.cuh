@@ -32,6 +32,8 @@ struct MatrixTeam : pair::WarpTeam {
   static constexpr bool kFragments = true;
   const float* nothing;  // kMostInFragments zeros
   KnownGram& known;
+  bool words_usual, regions_usual;
+  CMSEI_DEVICE bool usual(bool words) const { return words ? words_usual : regions_usual; }
   CMSEI_DEVICE const float* zeros() const { return nothing; }
   // Opaque, so that what follows from it is not kept in registers over all that a pair asks for.
   CMSEI_DEVICE int lane() const { return device::opaque(index); }
@@ -81,27 +83,32 @@ CMSEI_DEVICE void score_pairs(const Arguments& a, unsigned char* work, const Til
   KnownGram known{};
   known.lower = reinterpret_cast<float*>(work + kProductBytes + warp * share.bytes);
   float* const own = known.lower + known_numbers(a.config);
-  const MatrixTeam team{{thread % 32}, products + kZeros, known};
+  const MatrixTeam team{{thread % 32}, products + kZeros, known,
+                        is_usual(a.config, 0, a.scalars[kT2ITemperature]),
+                        is_usual(a.config, 1, a.scalars[kI2TTemperature])};
+  const int first_row = static_cast<int>(a.captions.offsets[captions.first]);
   // From pair to pair: captions on, and images aside, none where the teams are as many as the images.
   const int on = share.teams / across, aside = share.teams - on * across;
   int image = images.first + warp % across, caption = captions.first + warp / across, before = -1;
   PairSide<float> regions{};
   Column corner{};
+  float* scores = a.scores;
 #pragma unroll 1
   while (caption < captions.last) {
     if (image != before) {
       before = image;
       regions = pair::side_of(a.images, image);
+      scores = a.scores + image * a.scores_stride;
       // Not from the columns in shared memory: a warp that is done writes the next tile's there.
       corner = locate_column(pads(a.config), a.images.offsets, images.first, images.last,
                              static_cast<int>(a.images.offsets[image] - a.images.offsets[images.first]));
     }
-    const int row = static_cast<int>(a.captions.offsets[caption] - a.captions.offsets[captions.first]);
+    const int row = static_cast<int>(a.captions.offsets[caption]) - first_row;
     const PairSide<float> words = pair::side_of(a.captions, caption);
     const TeamPair<float, MatrixTeam> pair{team, a.config, a.scalars, regions, words,
                                            products + corner.place + row * corner.stride, corner.stride, own};
     const float score = pair.forward();
-    if (team.lane() == 0) a.scores[image * a.scores_stride + caption] = score;
+    if (team.lane() == 0) scores[caption] = score;
     team.sync();
     caption += on;
     image += aside;

@@ -54,6 +54,12 @@ struct PairConfig {
     inline void derive();
 };
 
+// What most scorers ask for in a direction of this temperature.
+template <class S> CMSEI_FORMULA bool is_usual(const PairConfig& config, int d, S temperature) {
+    return is_l2(config.norm_of(d)) && config.attend_of(d) == kSoft && config.relevance_of(d) == kCosine &&
+           is_bounded(config.norm_of(d), temperature);
+}
+
 constexpr int kMaxScalars = kFirstGate + 2 * 2 * 7;
 
 inline void PairConfig::derive() {

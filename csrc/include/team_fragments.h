@@ -17,8 +17,8 @@
 // a cycle, are 216 cycles.
 //                                              words ask once  regions ask once  both twice and across the levels
 //   attention and inner products in memory     1,710           2,260             9,470
-//   here, the only pair of a tile              1,030           950               3,500
-//   each further caption of the same image     690             760               3,120
+//   here, the only pair of a tile              1,040           960               3,460
+//   each further caption of the same image     640             720               3,010
 //   of them products of the tensor cores       45              27                183
 // Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it
 // from pair to pair.
@@ -69,6 +69,7 @@ struct KnownGram {
     bool whole;
     float upper[kTiles][kTiles][2];
     float* lower;
+    int places[2]; // of the columns that a lane finishes: see TeamFragments::by_column()
 
     static CMSEI_FORMULA constexpr int number(int k, int j) { return k * (k - 1) / 2 + j; }
     static CMSEI_FORMULA constexpr int lower_numbers() { return number(kTiles, 0) * 64; }
@@ -103,7 +104,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
 
     CMSEI_TEAM explicit TeamFragments(const Direction& direction)
         : of(direction), lane(of.team.lane()), n(of.team.opaque(of.n)), m(of.team.opaque(of.m)),
-          column(lane % 4 * 2), first(0) {}
+          column((lane & 3) * 2), first(0) {}
 
     // Nothing that follows from these is kept in registers from here on: places are computed where they are used.
     CMSEI_TEAM void renew() {
@@ -115,8 +116,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
 
     // What most scorers ask for, of pairs as most are.
     static CMSEI_TEAM bool usual(const Direction& d) {
-        return is_l2(d.norm) && d.how == kSoft && d.relevance_kind == kCosine && is_bounded(d.norm, d.temperature) &&
-               d.n <= 8 * kRows;
+        return d.team.usual(d.words) && d.n <= 8 * kRows;
     }
     // Whether there are more queries than are at hand.
     CMSEI_TEAM bool many() const { return !kUsual && n > 8 * kRows; }
@@ -130,7 +130,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
 
     static CMSEI_FORMULA constexpr bool full(int j) { return 8 * (j + 1) <= kLeast; }
     CMSEI_TEAM bool begins(int j) const { return 8 * j < kLeast || 8 * j < m; }
-    CMSEI_TEAM int query(int row) const { return first + lane / 4 + 8 * row; }
+    CMSEI_TEAM int query(int row) const { return first + (lane >> 2) + 8 * row; }
     // Whether any of these eight queries is one.
     CMSEI_TEAM bool used(int row) const { return row == 0 || first + 8 * row < n; }
     // The item of the lane's number i, and of column c, of a tile of the matrices.
@@ -178,7 +178,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
                 const int c = item(j, i);
-                const S* const place = (c < m ? from + (c * of.context + first) : of.team.zeros()) + lane / 4;
+                const S* const place = (c < m ? from + (c * of.context + first) : of.team.zeros()) + (lane >> 2);
                 if (all) {
 #pragma unroll
                     for (int row = 0; row < kRows; ++row) a[row][j][i] = place[8 * row];
@@ -244,19 +244,22 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         constexpr int kHalf = (kCount + 1) / 2;
         return (lane & kMask) != 0 && i < kCount / 2 ? i + kHalf : i;
     }
+    // Columns of a lane before the exchanges and after each; where in a memory by column those are that it finishes.
+    static constexpr int kAll = 2 * kTiles, kMany = (kAll + 1) / 2, kSome = (kMany + 1) / 2, kFinished = (kSome + 1) / 2;
+    CMSEI_TEAM int finished_column(int i) const {
+        const int c = met<kAll, 16>(met<kMany, 8>(met<kSome, 4>(i)));
+        return 8 * (c / 2) + column + c % 2;
+    }
     // memory[] by column = what is made of join of x[] over all rows.
     template <class Join, class Make>
     CMSEI_TEAM void by_column(S (&x)[2 * kTiles], S* memory, const Join& join, const Make& make) const {
-        constexpr int kAll = 2 * kTiles, kMany = (kAll + 1) / 2, kSome = (kMany + 1) / 2;
         meet<kAll, 16>(x, join);
         meet<kMany, 8>(x, join);
         meet<kSome, 4>(x, join);
         of.team.sync();
 #pragma unroll
-        for (int i = 0; i < (kSome + 1) / 2; ++i) {
-            const int c = met<kAll, 16>(met<kMany, 8>(met<kSome, 4>(i)));
-            memory[8 * (c / 2) + column + c % 2] = make(x[i]);
-        }
+        for (int i = 0; i < kFinished; ++i)
+            memory[kUsual && kWide ? of.team.known.places[i] : finished_column(i)] = make(x[i]);
         of.team.sync();
     }
     // x[] of the lane's columns from memory[] by column.
@@ -432,6 +435,8 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
             if (of.team.known.of == of.gram && (of.team.known.whole || !whole)) return;
             of.team.known.of = of.gram;
             of.team.known.whole = whole;
+#pragma unroll
+            for (int i = 0; i < 2; ++i) of.team.known.places[i] = finished_column(i < kFinished ? i : 0);
         }
         // Which of a tile's items comes where in the depth is free: the lane's own come first and fifth.
 #pragma unroll
@@ -440,7 +445,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
             for (int i = 0; i < 2; ++i) {
                 const S* const row = of.gram + nearest(k, item(k, i)) * m;
 #pragma unroll
-                for (int j = k; j < kTiles; ++j) gram(k, j, i) = row[nearest(j, item_of(j, lane / 4))];
+                for (int j = k; j < kTiles; ++j) gram(k, j, i) = row[nearest(j, item_of(j, (lane >> 2)))];
             }
         if (!whole) return;
 #pragma unroll
@@ -450,7 +455,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
                 const S* const row = of.gram + nearest(k, item(k, i)) * m;
 #pragma unroll
                 for (int j = 0; j < k; ++j) {
-                    const S x = row[nearest(j, item_of(j, lane / 4))];
+                    const S x = row[nearest(j, item_of(j, (lane >> 2)))];
                     if constexpr (kWide)
                         of.team.known.below(k, j, lane)[i] = x;
                     else
