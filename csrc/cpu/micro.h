@@ -30,6 +30,19 @@ struct Ahead {
     }
 };
 
+// body(m as a constant) for the m rows of a tile, from 1 to kMR.
+template <class Body> CMSEI_INLINE void with_rows(int m, Body body) {
+    switch (m) {
+#define CMSEI_ROWS(M) \
+    case M: \
+        if constexpr (M <= kMR) body(std::integral_constant<int, M>()); \
+        break;
+        CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
+        CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13) CMSEI_ROWS(14)
+#undef CMSEI_ROWS
+    }
+}
+
 // acc (M × NV registers) += a (M) · b (NV registers).
 template <class S, int M, int NV>
 CMSEI_INLINE void multiply_add(const S* a, const S* b, typename Simd<S>::T (&acc)[M][NV]) {
@@ -79,15 +92,7 @@ __attribute__((noinline)) void micro_row(int nv, long k, const S* a, long lda, c
 template <class S>
 CMSEI_INLINE void micro_any(int m, int nv, long k, const S* a, long lda, const S* b, long ldb, S* c, long ldc,
                             bool acc, Ahead ahead) {
-    switch (m) {
-#define CMSEI_ROWS(M) \
-    case M: \
-        if constexpr (M <= kMR) micro_row<S, M>(nv, k, a, lda, b, ldb, c, ldc, acc, ahead); \
-        break;
-        CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
-        CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13) CMSEI_ROWS(14)
-#undef CMSEI_ROWS
-    }
+    with_rows(m, [&](auto rows) { micro_row<S, rows.value>(nv, k, a, lda, b, ldb, c, ldc, acc, ahead); });
 }
 
 // quad (NV registers) += Σ_i p_i Σ_{k <= i} g(i, k) p_k over the M rows i of one panel of g, the first of them row `first`.
@@ -150,17 +155,8 @@ __attribute__((noinline)) void gram_rows(int nv, long first, long k, const S* g,
 
 // body(rows as a constant, first row) for the panels of a matrix of m rows.
 template <class Body> CMSEI_INLINE void each_panel_of_rows(long m, Body body) {
-    for (long i = 0; i < m; i += kMR) {
-        switch (m - i < kMR ? static_cast<int>(m - i) : kMR) {
-#define CMSEI_ROWS(M) \
-    case M: \
-        if constexpr (M <= kMR) body(std::integral_constant<int, M>(), i); \
-        break;
-            CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
-            CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13) CMSEI_ROWS(14)
-#undef CMSEI_ROWS
-        }
-    }
+    for (long i = 0; i < m; i += kMR)
+        with_rows(m - i < kMR ? static_cast<int>(m - i) : kMR, [&](auto rows) { body(rows, i); });
 }
 
 // pᵀ g p for nv registers of columns, with g as the packed lower half of a symmetric matrix (`half` of Gram).

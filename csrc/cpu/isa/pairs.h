@@ -72,15 +72,7 @@ CMSEI_INLINE void micro_pairs_row(int nv, long k, const uint32_t* a, long lda, c
 
 inline void micro_pairs_any(int m, int nv, long k, const uint32_t* a, long lda, const uint32_t* b, long ldb, float* c,
                             long ldc, bool acc, Ahead ahead) {
-    switch (m) {
-#define CMSEI_ROWS(M) \
-    case M: \
-        if constexpr (M <= kMR) micro_pairs_row<M>(nv, k, a, lda, b, ldb, c, ldc, acc, ahead); \
-        break;
-        CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
-        CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13) CMSEI_ROWS(14)
-#undef CMSEI_ROWS
-    }
+    with_rows(m, [&](auto rows) { micro_pairs_row<rows.value>(nv, k, a, lda, b, ldb, c, ldc, acc, ahead); });
 }
 #endif
 

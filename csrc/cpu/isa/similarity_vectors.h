@@ -177,15 +177,7 @@ private:
             const int m = k - i < kMR ? static_cast<int>(k - i) : kMR;
             const S *a = columns + (k0 + i) * R, *q = words + (k0 + i) * kNR<S>;
             S* z = square + (form == Form::kPairs ? i / 2 : i) * kNR<S>;
-            switch (m) {
-#define CMSEI_ROWS(N) \
-    case N: \
-        if constexpr (N <= kMR) squared_difference_rows<S, form, N>(nv, R, a, panel, q, z); \
-        break;
-                CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
-                CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13) CMSEI_ROWS(14)
-#undef CMSEI_ROWS
-            }
+            with_rows(m, [&](auto rows) { squared_difference_rows<S, form, rows.value>(nv, R, a, panel, q, z); });
         }
     }
 };

@@ -97,18 +97,6 @@ template <int M, class... Rest> CMSEI_INLINE void micro_quads_row(int nv, Rest..
         micro_quads<M, kNV>(rest...);
 }
 
-template <class... Rest> CMSEI_INLINE void micro_quads_any(int m, Rest... rest) {
-    switch (m) {
-#define CMSEI_ROWS(M) \
-    case M: \
-        if constexpr (M <= kMR) micro_quads_row<M>(rest...); \
-        break;
-        CMSEI_ROWS(1) CMSEI_ROWS(2) CMSEI_ROWS(3) CMSEI_ROWS(4) CMSEI_ROWS(5) CMSEI_ROWS(6) CMSEI_ROWS(7)
-        CMSEI_ROWS(8) CMSEI_ROWS(9) CMSEI_ROWS(10) CMSEI_ROWS(11) CMSEI_ROWS(12) CMSEI_ROWS(13) CMSEI_ROWS(14)
-#undef CMSEI_ROWS
-    }
-}
-
 void gemm_int8(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long depth) {
     const long quads = quads_of(depth), pass = pass_of(depth), size = elements_int8(depth);
     const Gemm<uint32_t> g{a, kMR * size, 0, b, kNR<float> * size, kNR<float>, nullptr, ldc, rows, cols, quads};
@@ -116,9 +104,9 @@ void gemm_int8(const uint32_t* a, const uint32_t* b, float* c, long ldc, long ro
         const uint32_t* const row = a + at.row * size + quads * m;
         const uint32_t* const column = b + at.column * size + quads * kNR<float>;
         const uint32_t* const back = column + (1 + at.k / pass) * kNR<float>;
-        micro_quads_any(m, rest...,
-                        Finish{reinterpret_cast<const float*>(row), reinterpret_cast<const float*>(column),
-                               reinterpret_cast<const int32_t*>(back)});
+        const Finish finish{reinterpret_cast<const float*>(row), reinterpret_cast<const float*>(column),
+                            reinterpret_cast<const int32_t*>(back)};
+        with_rows(m, [&](auto tile) { micro_quads_row<tile.value>(rest..., finish); });
     });
 }
 
