@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import itertools
 import os
 import shutil
 import subprocess
@@ -144,6 +145,11 @@ class TileCall(ctypes.Structure):
 class TileOptions(ctypes.Structure):
     # On Hopper clusters, not blocks, of captions x images blocks; 0: of as many as a launch takes.
     _fields_ = tuple((name, ctypes.c_int64) for name in ("blocks", "reversed", "late", "bits", "captions", "images"))
+
+
+def bounds(lengths: list[int]) -> list[int]:
+    """Offsets of items of these lengths, one behind another."""
+    return [0, *itertools.accumulate(lengths)]
 
 
 class TileModule(Module):
