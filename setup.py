@@ -417,9 +417,11 @@ class NinjaBuild(build_ext):
             outcome = outcomes[extension.name.rpartition("_")[2]]
             target = Path(self.get_ext_fullpath(extension.name))
             if outcome.path is None:
-                # One of an earlier build would be loaded in place of the one that failed.
-                for stale in (target, package / target.name):
-                    stale.unlink(missing_ok=True)
+                # One of an earlier build would be loaded though the report says that there is none.
+                for stale in {target.resolve(), (package / target.name).resolve()}:
+                    if stale.exists():
+                        stale.unlink()
+                        print(f"warning: removed {stale}, of an earlier build", file=sys.stderr)
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             # Replaced, not overwritten: a process that has the old module mapped keeps it.

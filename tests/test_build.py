@@ -13,6 +13,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from setuptools import Distribution
 
 import cmsei_fast
 
@@ -180,6 +181,31 @@ def test_a_failed_cuda_build_is_said_and_leaves_the_cpu_module(build, small_tree
     monkeypatch.setenv("CMSEI_CUDA", "1")
     with pytest.raises(build.BuildError, match=r"CMSEI_CUDA=1, but cmsei_fast\._cuda was not built"):
         build.build_modules("0")
+
+
+@pytest.mark.parametrize("reason", ["left out", "failed"])
+def test_a_module_of_an_earlier_build_is_removed_and_that_is_said(build, small_tree, monkeypatch, capfd, reason):
+    """It would be loaded though the report says that there is none."""
+    monkeypatch.chdir(small_tree)
+    monkeypatch.setenv("CMSEI_CUDA", "0")
+    monkeypatch.setenv(*{"left out": ("CMSEI_NATIVE", "0"), "failed": ("CXX", "no-such-compiler-at-all")}[reason])
+
+    def run():
+        modules = [build.Extension("cmsei_fast._native", sources=[], optional=True)]
+        command = build.NinjaBuild(Distribution({"name": "cmsei_fast", "version": "0", "ext_modules": modules}))
+        command.inplace = True
+        command.ensure_finalized()
+        command.run()
+        return capfd.readouterr().err
+
+    stale = small_tree / "cmsei_fast" / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    stale.parent.mkdir()
+    stale.write_bytes(b"")
+    said = f"warning: removed {stale}, of an earlier build\n"
+    assert said in run()
+    assert not stale.exists()
+    assert not json.loads((stale.parent / "build_report.json").read_text())["native"]["built"]
+    assert said not in run()
 
 
 @needs_compiler
