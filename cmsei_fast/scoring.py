@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import checks, engines
+from .compiling import outside_graphs
 from .distributed import Team
 from .engines.eight_bits import rounds
 from .packing import make_items
@@ -19,6 +20,7 @@ from .scorer import PairScorer
 from .tiling import Problem, ScoreTiles, TileStream, in_file
 
 
+@outside_graphs
 def score_matrix(
     images: Any,
     captions: Any,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from problems import Problem
 from torch import Tensor
 from torch.autograd import forward_ad
 
+import cmsei_fast
 from cmsei_fast import Encoded
 from cmsei_fast.nn import PairScore, RelationAttention
 from cmsei_fast.ops import pair_score, relation_attention
@@ -125,6 +127,28 @@ def test_compiled_modules() -> None:
         return score(regions, words, torch.arange(0, 13, 4), word_offsets)
 
     agrees_compiled(call, [torch.randn(3, 4, 8, requires_grad=True)], "aot_eager")
+
+
+@pytest.mark.parametrize("name", ["score_matrix", "retrieve", "evaluate"])
+def test_scoring_within_a_compiled_function_is_silent(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It reads values: the graph breaks there, once, and nothing within it is traced."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    v, w = torch.randn(2, 3, 4), torch.randn(10, 3, 4)
+
+    def call(v: Tensor, w: Tensor) -> Tensor:
+        found = getattr(cmsei_fast, name)(v * 2, w)
+        if name == "score_matrix":
+            return found + 1
+        return found.scores.sin() if name == "retrieve" else v + found.rsum
+
+    compiled = torch.compile(call, backend="aot_eager")
+    with warnings.catch_warnings(), caplog.at_level("WARNING"):
+        warnings.simplefilter("error")
+        found = compiled(v, w)
+    assert torch.equal(found, call(v, w))
+    assert not caplog.records
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # before it and after it
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checks import is_whole
+from ..compiling import outside_graphs
 from ..distributed import Team
 from ..scorer import PairScorer
 from ..scoring import prepare
@@ -36,6 +37,7 @@ class Retrieved:
     scores: Any
 
 
+@outside_graphs
 def retrieve(
     images: Any,
     captions: Any,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..compiling import outside_graphs
 from ..distributed import Team
 from ..scorer import PairScorer
 from ..scoring import prepare
@@ -22,6 +23,7 @@ from .screen import Screen, ScreenedTile, check_screen
 KEPT_BYTES = 1 << 27
 
 
+@outside_graphs
 def evaluate(
     images: Any,
     captions: Any,
