@@ -37,10 +37,11 @@ VARIANTS: dict[str, tuple[tuple[str, ...], int]] = {
     "avx512bf16": ((*_AVX512, "-mavx512bf16"), 64),
     "avx512amx": ((*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"), 64),
 }
-# The same of the files of csrc/cpu/vnni, whose products are added to those of an instruction set as wide.
+# The same of csrc/cpu/int8, whose products are added to those of an instruction set as wide.
 PRODUCTS: dict[str, tuple[tuple[str, ...], int]] = {
     "avxvnni": ((*_AVX2, "-mavxvnni"), 32),
     "avx512vnni": ((*_AVX512, "-mavx512vnni"), 64),
+    "amxint8": ((*_AVX512, "-mamx-tile", "-mamx-int8"), 64),
 }
 PROBE = """
 typedef float V __attribute__((vector_size(64)));
@@ -48,6 +49,9 @@ void f(V* a, V* b) { *a = *a * *b + *a; }
 #if defined(__AMX_BF16__)
 #include <immintrin.h>
 void g() { _tile_dpbf16ps(0, 1, 2); }
+#elif defined(__AMX_INT8__)
+#include <immintrin.h>
+void g() { _tile_dpbssd(0, 1, 2); }
 #endif
 #if defined(__AVXVNNI__) || defined(__AVX512VNNI__)
 #include <immintrin.h>
@@ -265,7 +269,7 @@ def plan_native(
     for source in ["csrc/bindings.cpp", *sources("csrc/cpu/*.cpp")]:
         flags = [*portable, *includes, *extra, f'-DCMSEI_VERSION="{version}"']
         objects.append(plan.step("cxx", f"{plan.directory}/native/{Path(source).stem}.o", [source], toolchain, flags))
-    compiled = [("csrc/cpu/isa/*.cpp", variants), ("csrc/cpu/vnni/*.cpp", products)]
+    compiled = [("csrc/cpu/isa/*.cpp", variants), ("csrc/cpu/int8/*.cpp", products)]
     for source, names in [(source, names) for folder, names in compiled for source in sources(folder)]:
         for name in names:
             machine, width = known[name]

@@ -99,7 +99,12 @@ def test_architectures_asked_for_come_before_those_present(build, monkeypatch):
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="one instruction set only")
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
 @pytest.mark.parametrize(
-    ("listed", "name", "flag"), [("VARIANTS", "avx512amx", "-mamx-tile"), ("PRODUCTS", "avxvnni", "-mavxvnni")]
+    ("listed", "name", "flag"),
+    [
+        ("VARIANTS", "avx512amx", "-mamx-tile"),
+        ("PRODUCTS", "avxvnni", "-mavxvnni"),
+        ("PRODUCTS", "amxint8", "-mamx-int8"),
+    ],
 )
 def test_what_the_compiler_does_not_take_is_left_out(build, tmp_path, listed, name, flag):
     compiler = tmp_path / "c++"

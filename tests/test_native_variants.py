@@ -31,6 +31,13 @@ FLAGS = {
     "avx512bf16": {"avx512_bf16"},
     "avx512amx": {"amx_bf16", "amx_tile"},
 }
+# The product of whole numbers that each of them is given, and what it needs.
+WHOLE = {
+    "avx2": ("avxvnni", "avx_vnni"),
+    "avx512": ("avx512vnni", "avx512_vnni"),
+    "avx512bf16": ("avx512vnni", "avx512_vnni"),
+    "avx512amx": ("amxint8", "amx_int8"),
+}
 NATIVE = [backend for backend in BACKENDS if backend.engine == "native"]
 
 # Makes the kernel refuse this process's request for tile registers, then says what there is and scores with it.
@@ -80,6 +87,25 @@ def test_what_the_processor_and_the_build_have_is_there() -> None:
         if needed <= processor_flags():
             expected.append(name)
     assert native.isas() == expected
+
+
+@pytest.mark.skipif(not processor_flags(), reason="no list of the processor's flags")
+def test_whole_numbers_are_multiplied_where_the_processor_and_the_build_can() -> None:
+    products = json.loads((Path(cmsei_fast.__file__).parent / "build_report.json").read_text())["native"]["products"]
+    for name in native.isas():
+        product, flag = WHOLE.get(name, ("", ""))
+        assert native._module().multiplies_int8(name) == (product in products and flag in processor_flags())
+
+
+@pytest.mark.parametrize(
+    ("listed", "name", "code"),
+    [("variants", "avx512amx", "c4e24a5cc4"), ("products", "amxint8", "c4e24b5ec4")],
+    ids=["tdpbf16ps", "tdpbssd"],
+)
+def test_products_of_tile_registers_are_compiled_in_whatever_the_processor(listed: str, name: str, code: str) -> None:
+    """The instruction on registers 0, 4 and 6, as it stands in the module."""
+    report = json.loads((Path(cmsei_fast.__file__).parent / "build_report.json").read_text())
+    assert (bytes.fromhex(code) in Path(native._module().__file__).read_bytes()) == (name in report["native"][listed])
 
 
 @pytest.mark.skipif(Backend("native", isa="avx512amx") not in NATIVE, reason="no tile registers")

@@ -15,12 +15,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import Problem, computed, error, every_direction, magnitude, name, truth, whole_scores
+from problems import (
+    Problem,
+    attention_options,
+    computed,
+    error,
+    every_direction,
+    magnitude,
+    name,
+    truth,
+    whole_scores,
+)
 from torch.nn.functional import normalize
 
-from cmsei_fast import engines
+from cmsei_fast import engines, score_matrix
 from cmsei_fast.compat.similarity import EncoderSimilarity
 from cmsei_fast.engines import native
+from cmsei_fast.engines.cuda_tiles import MOST_WHOLE
 from cmsei_fast.ops import pair_score, relation_attention
 from cmsei_fast.scorer import PairScorer
 
@@ -53,17 +64,22 @@ def emulated() -> object:
         wide = dict.fromkeys(WIDE, (own, 64)) | {"avx512amx": ((*own, "-DCMSEI_EMULATE_TILES"), 64)}
         patch.setattr(build, "VARIANTS", {"baseline": ((), 16), "avx2": ((), 32), **wide})
         directory = f"build/emulated-{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
-        patch.setattr(build, "PRODUCTS", {"avx512vnni": (own, 64)})
-        module = build.native_module(directory, ["baseline", *WIDE], ["avx512vnni"])
+        products = {"avx512vnni": (own, 64), "amxint8": ((*own, "-DCMSEI_EMULATE_TILES"), 64)}
+        patch.setattr(build, "PRODUCTS", products)
+        module = build.native_module(directory, ["baseline", *WIDE], list(products))
     loaded = _load("emulated._native", ROOT / module)
     del sys.modules["cmsei_fast_setup"]
     return loaded
 
 
-@pytest.fixture(params=WIDE)
-def wide(request: pytest.FixtureRequest, emulated: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture
+def in_use(emulated: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_module", lambda: emulated)
     monkeypatch.setitem(sys.modules, "cmsei_fast._native", emulated)
+
+
+@pytest.fixture(params=WIDE)
+def wide(request: pytest.FixtureRequest, in_use: None) -> Iterator[str]:
     with native.use_isa(request.param):
         yield request.param
 
@@ -97,13 +113,74 @@ def test_bfloat16_pairs(width: int, wide: str) -> None:
 
 @pytest.mark.parametrize("width", [1, 4, 31, 1100])
 def test_whole_numbers_of_8_bits(width: int, wide: str) -> None:
-    """Odd widths leave part of four numbers, deep ones are cut into passes; tile registers take bfloat16 instead."""
-    assert native._module().multiplies_int8(wide) == (wide != "avx512amx")
+    """Odd widths leave part of four numbers, deep ones are cut into passes."""
+    assert native._module().multiplies_int8(wide)
     problem = Problem(PairScorer.cmsei(), (36, 5, 14, 29), (3, 17, 40, 1), width)
     v, w, v_offsets, w_offsets = problem.tensors()
     found, expected = (
         pair_score(x, y, v_offsets, w_offsets, scorer=problem.scorer, engine=engine, precision="int8").double()
         for x, y, engine in ((v.float(), w.float(), "native"), (v, w, "reference"))
+    )
+    assert error(found, expected) <= 1e-5 * magnitude(expected)
+
+
+def whole_numbers(problem: Problem, isa: str) -> torch.Tensor:
+    """Scores in int8; what lies beyond a row must not count."""
+    v, w, *offsets = problem.tensors()
+    v, w = (torch.cat([x, torch.full_like(x[:, :3], 1e9)], 1).float()[:, : problem.width] for x in (v, w))
+    with native.use_isa(isa):
+        return pair_score(v, w, *offsets, scorer=problem.scorer, engine="native", precision="int8")
+
+
+def same_bits(problem: Problem) -> bool:
+    """Whether tile registers and instructions on vectors give the same scores in int8, none of them a NaN."""
+    return torch.equal(whole_numbers(problem, "avx512amx"), whole_numbers(problem, "avx512bf16"))
+
+
+@pytest.mark.parametrize("width", [1, 31, 63, 64, 65, 129, 1024, 1025, 1100, 2600])
+@pytest.mark.usefixtures("in_use")
+def test_tile_registers_give_the_bits_of_vectors_in_int8(width: int) -> None:
+    """Part of a row of 64 bytes, whole rows, several passes; images and captions that end anywhere in a tile."""
+    for scorer in (PairScorer.cmsei(), PairScorer.scan_i2t(), PairScorer.maxsim(), PairScorer.naaf(0.15)):
+        assert same_bits(Problem(scorer, (36, 5, 14, 29, 33, 1), (3, 17, 40, 1, 16), width))
+    for n, m in ((1, 1), (16, 16), (17, 32), (32, 33), (48, 31)):
+        assert same_bits(Problem(PairScorer.cmsei(), (n,), (m,), width))
+
+
+@pytest.mark.usefixtures("in_use")
+def test_tile_registers_give_the_bits_of_vectors_for_every_option() -> None:
+    for problem in [*every_direction()[::3], *whole_scores(), *attention_options()]:
+        assert same_bits(problem), problem
+
+
+@pytest.mark.usefixtures("in_use")
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_of_the_largest_whole_numbers_do_not_overflow(sign: int) -> None:
+    """One more than 32 bits hold at a time, every product 127 · 127."""
+    depth = MOST_WHOLE + 1
+    v, w = torch.full((1, depth), 127.0), torch.full((1, depth), sign * 127.0)
+    one = torch.tensor([0, 1])
+    for isa in WIDE:
+        with native.use_isa(isa):
+            found = pair_score(v, w, one, one, scorer=PairScorer.maxsim(), engine="native", precision="int8")
+        assert abs(found.item() / (sign * 127.0**2 * depth) - 1) <= 1e-6
+
+
+def test_whole_numbers_of_listed_pairs_and_of_a_matrix(wide: str) -> None:
+    """The listed pairs have the bits of all of them."""
+    problem = Problem(PairScorer.cmsei(), (20,) * 9, (7,) * 11, 70)
+    v, w, v_offsets, w_offsets = problem.tensors()
+    v, w = v.float(), w.float()
+    scorer = problem.scorer
+    scores = pair_score(v, w, v_offsets, w_offsets, scorer=scorer, engine="native", precision="int8")
+    wanted = torch.rand(scores.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    scalars = torch.tensor(scorer.scalars(), dtype=torch.float64)
+    listed = native.pair_score_listed(v, w, v_offsets, w_offsets, scalars, scorer.config(), "int8", wanted)
+    assert torch.equal(listed, scores[wanted])
+    sides = v.view(9, 20, 70), w.view(11, 7, 70)
+    found, expected = (
+        score_matrix(*sides, scorer=scorer, engine=engine, precision="int8").double()
+        for engine in ("native", "reference")
     )
     assert error(found, expected) <= 1e-5 * magnitude(expected)
 

@@ -4,28 +4,39 @@
 
 #include <cstdint>
 
-#if defined(__AMX_BF16__)
+#if defined(__AMX_TILE__)
 #include <immintrin.h>
 
 #define CMSEI_TILE_ZERO(t) _tile_zero(t)
 #define CMSEI_TILE_LOAD(t, p, stride) _tile_loadd(t, p, stride)
 #define CMSEI_TILE_STREAM(t, p, stride) _tile_stream_loadd(t, p, stride)
 #define CMSEI_TILE_STORE(t, p, stride) _tile_stored(t, p, stride)
-#define CMSEI_TILE_DOT(c, a, b) _tile_dpbf16ps(c, a, b)
+#define CMSEI_TILE_PAIRS(c, a, b) _tile_dpbf16ps(c, a, b)
+#define CMSEI_TILE_QUADS(c, a, b) _tile_dpbssd(c, a, b)
 #else
 #define CMSEI_TILE_ZERO(t) spelled::zero(t)
 #define CMSEI_TILE_LOAD(t, p, stride) spelled::load(t, p, stride)
 #define CMSEI_TILE_STREAM(t, p, stride) spelled::load(t, p, stride)
 #define CMSEI_TILE_STORE(t, p, stride) spelled::store(t, p, stride)
-#define CMSEI_TILE_DOT(c, a, b) spelled::dot(c, a, b)
+#define CMSEI_TILE_PAIRS(c, a, b) spelled::dot_pairs(c, a, b)
+#define CMSEI_TILE_QUADS(c, a, b) spelled::dot_quads(c, a, b)
 #endif
+// `numbers` a constant that hangs on a template's parameters, so that only its own instruction is compiled.
+#define CMSEI_TILE_DOT(numbers, c, a, b) \
+    if constexpr (numbers == TileNumbers::kPairs) \
+        CMSEI_TILE_PAIRS(c, a, b); \
+    else \
+        CMSEI_TILE_QUADS(c, a, b)
 
 namespace cmsei {
 namespace CMSEI_ISA {
 
 constexpr long kTileRows = 16, kTileBytes = 64, kTileSize = kTileRows * kTileBytes;
 
-#if defined(__AMX_BF16__)
+// What four bytes of a row hold: two bfloat16, summed in float32, or four int8, summed in int32.
+enum class TileNumbers { kPairs, kQuads };
+
+#if defined(__AMX_TILE__)
 // The registers' shapes belong to a thread, and a thread that leaves them configured pays at every switch of context:
 // they are set before a product, and released after it.
 inline void configure_tiles() {
@@ -66,7 +77,7 @@ inline void store(int t, void* p, long stride) {
     for (long r = 0; r < kTileRows; ++r) __builtin_memcpy(static_cast<char*>(p) + r * stride, tile(t)[r], kTileBytes);
 }
 // c[m][n] += Σ_k the two halves of a[m][k] times those of b[k][n].
-inline void dot(int c, int a, int b) {
+inline void dot_pairs(int c, int a, int b) {
     for (long m = 0; m < kTileRows; ++m)
         for (long n = 0; n < kTileBytes / 4; ++n) {
             float sum = number(tile(c)[m][n]);
@@ -76,6 +87,17 @@ inline void dot(int c, int a, int b) {
             }
             __builtin_memcpy(&tile(c)[m][n], &sum, sizeof sum);
         }
+}
+
+// The same of the four bytes, modulo 2³².
+inline void dot_quads(int c, int a, int b) {
+    for (long m = 0; m < kTileRows; ++m)
+        for (long n = 0; n < kTileBytes / 4; ++n)
+            for (long k = 0; k < kTileRows; ++k)
+                for (int shift = 0; shift < 32; shift += 8) {
+                    const int x = static_cast<int8_t>(tile(a)[m][k] >> shift), y = static_cast<int8_t>(tile(b)[k][n] >> shift);
+                    tile(c)[m][n] += static_cast<uint32_t>(x * y);
+                }
 }
 
 }  // namespace spelled

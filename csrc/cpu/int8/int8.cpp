@@ -1,0 +1,17 @@
+// Products of rows rounded to whole numbers of 8 bits, where the processor has them (AVX-VNNI, AVX512-VNNI, AMX-INT8).
+//
+// Compiled for the instructions alone, whatever else a processor that has them lacks; dispatch.cpp adds these kernels to
+// those of an instruction set with registers as wide.
+#if defined(__AMX_INT8__) || defined(CMSEI_EMULATE_TILES)
+#include "tiles.h"
+#else
+#include "quads.h"
+#endif
+
+namespace cmsei {
+namespace CMSEI_ISA {
+
+void add_int8_kernels(PairKernels<float>& table) { table.int8 = &kInt8Kernels; }
+
+}  // namespace CMSEI_ISA
+}  // namespace cmsei
