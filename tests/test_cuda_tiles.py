@@ -208,6 +208,24 @@ def test_any_length_of_a_context(make: Make, norm: str) -> None:
     compared(make(), PairScorer(attention, attention), regions, words, 16)
 
 
+@pytest.mark.parametrize("temperature", [4.0, 30.0])
+@pytest.mark.parametrize("short", [0.0, 1e-10, 1e-8, 1e-5])
+def test_vectors_so_short_that_epsilon_counts(make: Make, short: float, temperature: float) -> None:
+    """Where attended vectors must be divided by the sum of their weights, and beside pairs where they need not be."""
+    attention = Attention(temperature=temperature, aggregate="sum", steps=2, gates=((1.0, 0.5),))
+    scorer = PairScorer(attention, attention)
+    v, v_offsets = items((36, 36, 20), 16, torch.bfloat16, 1)
+    w, w_offsets = items((12, 9, 5), 16, torch.bfloat16, 2)
+    v[30:72] *= short  # the last six regions of one image, all of another
+    w[10:21] *= short
+    v, w = (x.bfloat16().float() for x in (v, w))
+    offsets = v_offsets, w_offsets
+    wanted = pair_score(v.double(), w.double(), *offsets, scorer=scorer, engine="reference", precision="float64")
+    with engine_on_host(make()):
+        found = pair_score(v, w, *offsets, scorer=scorer, engine="cuda", precision="bfloat16")
+    assert error(found, wanted) <= 2e-5 * magnitude(wanted)
+
+
 CROSS = {
     "object_sentence": PairScorer(None, None, object_sentence=1.0, guide_temperature=0.5),
     "word_image": PairScorer(None, None, word_image=0.5, guide_temperature=60.0),

@@ -20,5 +20,7 @@ template <typename T>
 CMSEI_DEVICE T shuffle(T x, int lane) {
   return __shfl_sync(0xffffffffu, x, lane);
 }
+// Whether it is so in all lanes of the warp.
+CMSEI_DEVICE bool all(bool yes) { return __all_sync(0xffffffffu, yes); }
 
 }  // namespace cmsei::device

@@ -273,6 +273,8 @@ template <class S, class Team> struct TeamDirection {
         }
     }
 
+    CMSEI_TEAM bool linear() const { return aggregate != kMax && aggregate != kLse; }
+
     // One number from relevances, which `each` gives one by one: those of the lane to a function of query and relevance.
     template <class Each> CMSEI_TEAM S aggregate_of(const Each& each) const {
         S total = 0, most = -static_cast<S>(INFINITY);

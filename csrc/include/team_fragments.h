@@ -1,7 +1,7 @@
 // A direction's attention, forward, by a warp that multiplies matrices: all queries and their whole context lie in the
 // registers of mma m16n8k8 from the inner products to the score, so that neither the attention, nor its product with the
 // Gram matrix, nor the inner products of a next step are ever in memory. The team has, for that, multiply, exchanged,
-// taken and opaque: MatrixTeam of csrc/cuda/tile_pairs.cuh.
+// taken, all and opaque: MatrixTeam of csrc/cuda/tile_pairs.cuh.
 //
 // Lane l has rows l / 4 and l / 4 + 8 of a block of sixteen queries and, in tile j of 8 items, two columns, 2 (l % 4) and
 // the next: as the instruction has its sums and, in an order of the depth of our own, its left operand.
@@ -17,8 +17,8 @@
 // a cycle, are 216 cycles.
 //                                              words ask once  regions ask once  both twice and across the levels
 //   attention and inner products in memory     1,710           2,260             9,470
-//   here, the only pair of a tile              1,040           960               3,460
-//   each further caption of the same image     640             720               3,010
+//   here, the only pair of a tile              1,030           920               3,270
+//   each further caption of the same image     620             680               2,820
 //   of them products of the tensor cores       45              27                183
 // Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it
 // from pair to pair.
@@ -356,8 +356,8 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         }
     }
 
-    // Attention to the context, not yet divided by its sum, that sum, and Q·U, which it has not divided either.
-    CMSEI_TEAM void soften(S (&total)[kRows], S (&product)[kRows]) {
+    // Attention to the context, not yet divided by its sum, and Q·U, which it has not divided either.
+    CMSEI_TEAM void soften(S (&product)[kRows]) {
         S scale[2 * kTiles];
         if (plain()) {
 #pragma unroll
@@ -370,9 +370,11 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
             recall(shift, shifts());
             each([&](int row, int j, int i) { p[row][j][i] = Math::exp(a[row][j][i] - shift[2 * j + i]); });
         }
-        each([&](int row, int j, int i) {
-            p[row][j][i] = has(j, i) ? p[row][j][i] * scale[2 * j + i] : -static_cast<S>(INFINITY);
-        });
+        // Items outside have finite inner products.
+        S outside[2 * kTiles];
+#pragma unroll
+        for (int c = 0; c < 2 * kTiles; ++c) outside[c] = has(c / 2, c % 2) ? S(0) : -static_cast<S>(INFINITY);
+        each([&](int row, int j, int i) { p[row][j][i] = p[row][j][i] * scale[2 * j + i] + outside[2 * j + i]; });
         if (!bounded()) {
 #pragma unroll
             for (int row = 0; row < kRows; ++row) {
@@ -390,14 +392,11 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         if (focal()) focus();
 #pragma unroll
         for (int row = 0; row < kRows; ++row) {
-            total[row] = product[row] = 0;
+            product[row] = 0;
 #pragma unroll
             for (int j = 0; j < kTiles; ++j)
 #pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    total[row] += p[row][j][i];
-                    product[row] += p[row][j][i] * a[row][j][i];
-                }
+                for (int i = 0; i < 2; ++i) product[row] += p[row][j][i] * a[row][j][i];
         }
     }
 
@@ -531,24 +530,23 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
     // Relevances of step k in the rows at hand and, where another step follows, its inner products and lengths.
     CMSEI_TEAM void attend(int k) {
         const bool more = k + 1 < of.steps, attended = multiplies(k);
-        S total[kRows], product[kRows], quad[kRows], h[kBlocks][kTiles][4];
-        soften(total, product);
+        S product[kRows], quad[kRows], h[kBlocks][kTiles][4];
+        soften(product);
         if (!more) {
 #pragma unroll
             for (int row = 0; row < kRows; ++row) quad[row] = 0;
             if (attended) multiply<false>(h, quad);
-            S inverse[kSlots], dot[kSlots], squared[kSlots];
-            relate(k, total, product, quad, inverse, dot, squared);
+            S share[kSlots], dot[kSlots], squared[kSlots], u[kSlots];
+            relate(k, product, quad, share, dot, squared, u);
             return;
         }
         multiply<true>(h, quad);
-        S alpha[kSlots], beta[kSlots], dot[kSlots], squared[kSlots];
-        relate(k, total, product, quad, beta, dot, squared);
+        S alpha[kSlots], beta[kSlots], dot[kSlots], squared[kSlots], u[kSlots];
+        relate(k, product, quad, beta, dot, squared, u);
         const S* const gate = of.scalars + of.gate + 2 * k;
 #pragma unroll
         for (int slot = 0; slot < kSlots; ++slot) {
-            const S q = length[slot], u = M::length(squared[slot]);
-            const auto f = M::refine(gate[0], gate[1], r[slot], q, u, squared[slot], dot[slot]);
+            const auto f = M::refine(gate[0], gate[1], r[slot], length[slot], u[slot], squared[slot], dot[slot]);
             const bool inside = finished(slot) < n;
             length[slot] = f.length;
             alpha[slot] = inside ? f.alpha : S(0);
@@ -566,32 +564,62 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         }
     }
 
-    // Relevances, what the attention is yet to be multiplied by, Q·U and |U|².
-    CMSEI_TEAM void relate(int k, const S (&total)[kRows], const S (&product)[kRows], const S (&quad)[kRows],
-                           S (&inverse)[kSlots], S (&dot)[kSlots], S (&squared)[kSlots]) {
+    // Relevances, what the attention is yet to be multiplied by, and with that Q·U, |U|² and |U|.
+    CMSEI_TEAM void relate(int k, const S (&product)[kRows], const S (&quad)[kRows], S (&share)[kSlots], S (&dot)[kSlots],
+                           S (&squared)[kSlots], S (&u)[kSlots]) {
         const bool more = k + 1 < of.steps, attended = multiplies(k);
-        settle(total, inverse);
         settle(product, dot);
         settle(quad, squared);
 #pragma unroll
         for (int slot = 0; slot < kSlots; ++slot) {
-            inverse[slot] = Math::divide(1, inverse[slot]);
-            dot[slot] *= inverse[slot];
-            squared[slot] *= (more ? inverse[slot] : 2 * inverse[slot]) * inverse[slot];
-            const S u = M::length(squared[slot]);
-            r[slot] = attended ? M::relevance(relevance_kind(), dot[slot], length[slot], u) : dot[slot];
+            if (!more) squared[slot] *= 2;
+            u[slot] = M::length(squared[slot]);
+            share[slot] = 1;
+        }
+        if (!kUsual || !direction_suffices(u)) divide(share, dot, squared, u);
+#pragma unroll
+        for (int slot = 0; slot < kSlots; ++slot)
+            r[slot] = attended ? M::relevance(relevance_kind(), dot[slot], length[slot], u[slot]) : dot[slot];
+    }
+    // Whether U's size does not matter in any row: cosine and refinement take its direction alone unless ε keeps them
+    // from dividing by less, which it does not where U, divided by the most that the weights' sum can be, is long enough.
+    CMSEI_TEAM bool direction_suffices(const S (&u)[kSlots]) const {
+        constexpr S kMost = static_cast<S>(1.01 * kEps * 8 * kTiles);
+        const S least = kMost * Math::exp2(Math::abs(plain_scale()));
+        bool yes = true;
+#pragma unroll
+        for (int slot = 0; slot < kSlots; ++slot) yes = yes && u[slot] >= least && length[slot] * u[slot] >= least;
+        return of.team.all(yes);
+    }
+    CMSEI_TEAM void divide(S (&share)[kSlots], S (&dot)[kSlots], S (&squared)[kSlots], S (&u)[kSlots]) const {
+        S total[kRows];
+#pragma unroll
+        for (int row = 0; row < kRows; ++row) {
+            total[row] = 0;
+#pragma unroll
+            for (int j = 0; j < kTiles; ++j) total[row] += p[row][j][0] + p[row][j][1];
+        }
+        settle(total, share);
+#pragma unroll
+        for (int slot = 0; slot < kSlots; ++slot) {
+            share[slot] = Math::divide(1, share[slot]);
+            dot[slot] *= share[slot];
+            squared[slot] *= share[slot] * share[slot];
+            u[slot] *= share[slot];
         }
     }
 
     // Every lane gets the sum of the steps' scores.
     CMSEI_TEAM S forward() {
-        S score = 0;
+        // One aggregate of the steps' sum is the sum of theirs.
+        const bool once = !many() && of.linear();
+        S score = 0, sum[kSlots];
         if (multiplies(0)) load_gram();
         // Of many queries too, which are loaded again: what is not written here would be kept in registers over all pairs.
         load(0);
         load_lengths(0);
 #pragma unroll
-        for (int slot = 0; slot < kSlots; ++slot) r[slot] = 0;
+        for (int slot = 0; slot < kSlots; ++slot) r[slot] = sum[slot] = 0;
 #pragma unroll 1
         for (int k = 0; k < of.steps; ++k) {
             renew();
@@ -611,11 +639,14 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
             });
             // Of many queries each lane reads those that it wrote.
             first = 0;
+#pragma unroll
+            for (int slot = 0; slot < kSlots; ++slot) sum[slot] = once ? sum[slot] + r[slot] : r[slot];
+            if (once && k + 1 < of.steps) continue;
             score += of.aggregate_of([&](const auto& use) {
                 if (!many()) {
 #pragma unroll
                     for (int slot = 0; slot < kSlots; ++slot)
-                        if (finishes(slot)) use(finished(slot), r[slot]);
+                        if (finishes(slot)) use(finished(slot), sum[slot]);
                     return;
                 }
 #pragma unroll 1

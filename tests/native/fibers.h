@@ -81,6 +81,11 @@ template <typename T>
 CMSEI_DEVICE T shuffle_xor(T x, int mask) {
   return shuffle(x, block->current % 32 ^ mask);
 }
+CMSEI_DEVICE bool all(bool yes) {
+  int no = yes ? 0 : 1;
+  for (int mask = 1; mask < 32; mask *= 2) no |= shuffle_xor(no, mask);
+  return no == 0;
+}
 
 static void enter() {
   try {
