@@ -127,7 +127,7 @@ BAD = {
         whole + line("7", 100, features=base64.b64encode(bytes(2000)).decode()),
         "a.tsv, line 2: features: expec",
     ),
-    "twice": (whole + whole, "a.tsv: expected each image once, got '12' twice"),
+    "twice": (whole + whole, "a.tsv: expected each image once, got '12' twice ("),
     "not base64": (
         line("12", 10, features="*" * 320),
         "a.tsv, line 1: features: expected base64, got",

@@ -88,6 +88,10 @@ def test_karpathy(tmp_path):
     assert got.caption_to_image.tolist() == [0, 0, 1]
     with pytest.raises(ValueError, match="expected images of split 'val', got splits restval, test, train"):
         karpathy_captions(path, ["val"])
+    twice = dataset(tmp_path, *images, image("1.jpg", "test", "f"), image("1.jpg", "train", "g"))
+    assert karpathy_captions(twice, ["test"]).images == ("2.jpg", "1.jpg")
+    with pytest.raises(ValueError, match=r"images\[4\]: expected each filename once, got '1.jpg' as in images\[0\]"):
+        karpathy_captions(twice, ["train"])
 
 
 @pytest.mark.parametrize(
@@ -132,6 +136,10 @@ def test_coco(tmp_path):
         ({"images": None}, r"images: expected a list, got None"),
         ({"images": [{"id": 9}]}, r"images\[0\]: expected file_name and an id of its own, got {'id': 9}"),
         ({"images": [{"id": 9, "file_name": "a"}] * 2}, r"images\[1\]: expected file_name and an id of its own, got"),
+        (
+            {"images": [{"id": i, "file_name": "a"} for i in (1, 2)]},
+            r"images\[1\]: expected each file_name once, got 'a' as in images\[0\]",
+        ),
         ({"annotations": [3]}, r"annotations\[0\]: expected the image_id of one of images and a caption, got 3"),
         ({"annotations": [{"image_id": 5, "caption": "a"}]}, r"annotations\[0\]: expected the image_id of one of"),
         ({"annotations": [{"image_id": 4, "bbox": []}]}, r"annotations\[0\]: expected .* and a caption, got"),
@@ -159,8 +167,8 @@ def test_choice_of_images(tmp_path):
         ValueError, match=r"s\.tsv: expected the 2 images of .*t\.txt, 1 are missing, '7.jpg' the first"
     ):
         choose(["12"], "s.tsv", captions)
-    with pytest.raises(ValueError, match=r"s\.tsv: expected each image once, got '012' twice"):
-        choose(["12", "012"], "s.tsv", None)
+    with pytest.raises(ValueError, match=r"s\.tsv: expected each image once, got '12' and '012' \(line 1 and line 2\)"):
+        choose(["12", "012"], "s.tsv", None, ["line 1", "line 2"])
     twice = caption_table(write(tmp_path / "t.txt", "12.jpg\ta\n012.jpg\tb\n"))
     with pytest.raises(ValueError, match=r"expected one name an image, got '12\.jpg' under another name too"):
         choose(["12"], "s.tsv", twice)

@@ -78,6 +78,11 @@ BAD = {
     ),
     "label": ([RECORD | {"labels": ["dog", "cow"]}], NAMES, "s.jsonl: image 1.jpg: expected names of "),
     "predicate": ([RECORD | {"relations": [[0, "under", 1]]}], NAMES, "got 'under'"),
+    "twice": (
+        [RECORD, RECORD | {"image": "2.jpg"}, RECORD],
+        None,
+        "s.jsonl, line 3: image: expected each image once, got '1.jpg' as in line 1",
+    ),
     "names": ([RECORD], {"objects": ["a"]}, "labels.json: predicates: expected a list of strings, got None"),
     "names twice": (
         [RECORD],

@@ -178,6 +178,14 @@ BAD = {
         text("test_ids.txt", b"1\n2\n" * 10),
         "test_ids.txt, line 2: expected each name 5 times in a row, got '2' after '1'",
     ),
+    "image twice": (
+        text("test_ids.txt", b"1\n2\n3\n2\n"),
+        "test_ids.txt, line 4: expected each image once, got '2' as in line 2",
+    ),
+    "image twice, a line a caption": (
+        text("test_ids.txt", b"".join(b"%d\n" % i * 5 for i in (1, 2, 3, 1))),
+        "test_ids.txt, line 16: expected each image once, got '1' as in line 1",
+    ),
     "no sizes": (lambda d: (d / "test_ims_size.npy").unlink(), "test_ims_size.npy"),
     "pickled sizes": (
         save("test_ims_size.npy", pickled),

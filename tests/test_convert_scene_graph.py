@@ -219,6 +219,7 @@ BAD = {
     "no image": ({}, "custom_prediction.json: expected at least one image, got none"),
     "index": ({"2": graphs()["0"]}, "image '2': expected the number of one of 2 images (idx_to_files)"),
     "key": ({"a": graphs()["0"]}, "image 'a': expected the number of one of 2 images (idx_to_files)"),
+    "twice": (whole[:-1] + ", " + whole[1:], "image '0': expected each image once, got it twice"),
     "missing": (graph(rel_pairs=None), "image '0': missing key rel_pairs"),
     "no boxes": (graph(bbox=[]), "image '0': bbox: expected at least one box, got none"),
     "box of three": (graph(bbox=[[1, 2, 3]] * 3), "image '0': bbox: expected shape (3, 4), got (3, 3)"),

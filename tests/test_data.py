@@ -87,6 +87,7 @@ BAD = {
         "relations[0]: expected [subject, predicate, object] with indices from 0 to 2, got [True, 'on', 1]",
     ),
     "no captions": (GOOD | {"captions": []}, "captions: expected a list of at least one string, got an empty list"),
+    "image of line 1": (GOOD, "image: expected each image once, got '1.jpg' as in line 1"),
     "caption list": (GOOD | {"captions": [["a"]]}, "captions[0]: expected a string, got a list"),
 }
 
@@ -146,7 +147,11 @@ def test_word_vectors_depend_on_word_and_seed_alone():
 
 @pytest.fixture
 def two_scenes(tmp_path):
-    other = GOOD | {"labels": ["dog", "traffic light", "dog"], "captions": ["...", "The dogs at a light"]}
+    other = GOOD | {
+        "image": "2.jpg",
+        "labels": ["dog", "traffic light", "dog"],
+        "captions": ["...", "The dogs at a light"],
+    }
     return read_scenes(write(tmp_path / "s.jsonl", GOOD, other))
 
 

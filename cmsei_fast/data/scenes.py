@@ -73,16 +73,20 @@ def read_scenes(path: str | os.PathLike[str]) -> SceneSet:
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: naming the file, the line, the key, what was expected and what came; also for a damaged gzip stream,
-            text that is not UTF-8 and a file without a scene.
+        ValueError: naming the file, the line, the key, what was expected and what came; also for an image that an
+            earlier line has, a damaged gzip stream, text that is not UTF-8 and a file without a scene.
     """
     scenes: list[Scene] = []
+    seen: dict[str, int] = {}  # image -> its line
     number = 0
     try:
         for line in _lines(path):
             number += 1
             if line.strip():
-                scenes.append(_scene(line))
+                scene = _scene(line)
+                if (first := seen.setdefault(scene.image, number)) != number:
+                    raise ValueError(f"image: expected each image once, got {scene.image!r:.60} as in line {first}")
+                scenes.append(scene)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: damaged gzip stream after line {number}: {error}") from error
     except ValueError as error:

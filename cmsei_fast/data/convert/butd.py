@@ -66,7 +66,7 @@ def butd_split(
     for line in lines:
         if line.width != lines[0].width:
             raise ValueError(f"{line.place}: features: expected {lines[0].width} numbers a box, got {line.width}")
-    chosen = choose([line.name for line in lines], source, captions)
+    chosen = choose([line.name for line in lines], source, captions, [line.place for line in lines])
     kept = [lines[i] for i in chosen.order]
     offsets = offsets_of([len(line.boxes) for line in kept])
     return Split(

@@ -85,17 +85,23 @@ def karpathy_captions(path: str | os.PathLike[str], splits: Sequence[str]) -> Ca
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: naming the file and the image: malformed, a key is missing, or no image is of these splits.
+        ValueError: naming the file and the image: malformed, a key is missing, a filename is there twice in these
+            splits, or no image is of them.
     """
     record = read_json(path)
     if "annotations" in record:
         raise ValueError(f"{path}: expected images with their split, got MS-COCO's annotations (without --split)")
     images = _list_in(path, record, "images")
     pairs, found = [], set()
+    place: dict[str, int] = {}
     for i, image in enumerate(images):
         name, split, sentences = _karpathy_image(f"{path}: images[{i}]", image)
         found.add(split)
         if split in splits:
+            if (first := place.setdefault(name, i)) != i:
+                raise ValueError(
+                    f"{path}: images[{i}]: expected each filename once, got {name!r} as in images[{first}]"
+                )
             pairs += [(name, sentence) for sentence in sentences]
     absent = [split for split in splits if split not in found]
     if absent:
@@ -120,10 +126,13 @@ def coco_captions(path: str | os.PathLike[str]) -> Captions:
         )
     sentences: dict[int, list[str]] = {}
     names: dict[int, str] = {}
+    place: dict[str, int] = {}
     for i, image in enumerate(_list_in(path, record, "images")):
         name, number = (image.get(key) for key in ("file_name", "id")) if isinstance(image, dict) else (None, None)
         if not isinstance(name, str) or type(number) is not int or number in names:
             raise ValueError(f"{path}: images[{i}]: expected file_name and an id of its own, got {image!r:.80}")
+        if (first := place.setdefault(name, i)) != i:
+            raise ValueError(f"{path}: images[{i}]: expected each file_name once, got {name!r} as in images[{first}]")
         names[number], sentences[number] = name, []
     for i, note in enumerate(_list_in(path, record, "annotations")):
         number, caption = (note.get(key) for key in ("image_id", "caption")) if isinstance(note, dict) else (None, None)
@@ -177,7 +186,12 @@ class Chosen:
     caption_to_image: np.ndarray
 
 
-def choose(names: Sequence[str], source: str | os.PathLike[str], captions: Captions | None) -> Chosen:
+def choose(
+    names: Sequence[str],
+    source: str | os.PathLike[str],
+    captions: Captions | None,
+    places: Sequence[str] | None = None,
+) -> Chosen:
     """The images that have captions, in the order of the captions' file; all, without captions, if there is none.
 
     Names agree by :func:`key_of`.
@@ -186,14 +200,17 @@ def choose(names: Sequence[str], source: str | os.PathLike[str], captions: Capti
         names: of the images in the source.
         source: the source, for messages.
         captions: what was read, or None.
+        places: where each image of the source lies, for messages.
 
     Raises:
         ValueError: an image is twice in the source or the captions, or has captions and is not in the source.
     """
     place: dict[str, int] = {}
     for i, name in enumerate(names):
-        if place.setdefault(key_of(name), i) != i:
-            raise ValueError(f"{source}: expected each image once, got {name!r} twice")
+        if (first := place.setdefault(key_of(name), i)) != i:
+            got = f"{name!r} twice" if names[first] == name else f"{names[first]!r} and {name!r}"
+            at = "" if places is None else f" ({places[first]} and {places[i]})"
+            raise ValueError(f"{source}: expected each image once, got {got}{at}")
     if captions is None:
         return Chosen(tuple(range(len(names))), tuple(names), (), np.zeros(0, dtype=np.int64))
     keys = [key_of(name) for name in captions.images]

@@ -97,7 +97,7 @@ def _ids(path: Path, count: int, per_image: int) -> tuple[str, ...]:
         return tuple(map(str, range(count)))
     lines = read_lines(path)
     if len(lines) == count:
-        return tuple(lines)
+        return _once(path, lines, 1)
     if len(lines) != count * per_image:
         raise ValueError(f"{path}: expected {count} lines or {per_image} × {count}, got {len(lines)}")
     for i, line in enumerate(lines):
@@ -106,7 +106,18 @@ def _ids(path: Path, count: int, per_image: int) -> tuple[str, ...]:
                 f"{path}, line {i + 1}: expected each name {per_image} times in a row, got {line!r} after "
                 f"{lines[i - i % per_image]!r}"
             )
-    return tuple(lines[::per_image])
+    return _once(path, lines[::per_image], per_image)
+
+
+def _once(path: Path, names: list[str], step: int) -> tuple[str, ...]:
+    """The names, none of them twice: each stands on ``step`` lines."""
+    place: dict[str, int] = {}
+    for i, name in enumerate(names):
+        if (first := place.setdefault(name, i)) != i:
+            raise ValueError(
+                f"{path}, line {i * step + 1}: expected each image once, got {name!r} as in line {first * step + 1}"
+            )
+    return tuple(names)
 
 
 def _boxes(

@@ -57,6 +57,8 @@ def scene_graph_split(
             where = f"{os.fspath(prediction)}: image {key!r}: "
             if not key.isdecimal() or int(key) >= len(files):
                 raise ValueError(f"{where}expected the number of one of {len(files)} images (idx_to_files)")
+            if int(key) in graphs:
+                raise ValueError(f"{where}expected each image once, got it twice")
             graphs[int(key)] = _graph(where, graph, counts, max_boxes, max_relations, min_score)
     if not graphs:
         raise ValueError(f"{os.fspath(prediction)}: expected at least one image, got none")
