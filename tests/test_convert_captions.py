@@ -50,6 +50,11 @@ def test_lines_with_a_name_each_image(tmp_path):
     ("caps", "ids", "message"),
     [
         ("1\n2\n3\n", "a\nb\n", "i.txt: expected one line for each of 3 captions or a divisor, got 2"),
+        (
+            "1\n\n2\n\n",
+            "a\nb\n",
+            "i.txt: expected one line for each of 3 captions (line 2 is blank) or a divisor, got 2",
+        ),
         ("1\n", "a\nb\n", "i.txt: expected one line for each of 1 captions or a divisor, got 2"),
         ("1\n2\n3\n4\n", "a\na\n", "i.txt: expected one line an image, each once, got 'a' twice"),
         ("", "a\n", "c.txt: expected at least one line, got an empty file"),
@@ -63,7 +68,7 @@ def test_bad_lines(tmp_path, caps, ids, message):
 
 
 def test_token_table(tmp_path):
-    got = caption_table(write(tmp_path / "r.token", "10.jpg#0\tA dog .\n10.jpg#1\tTwo\tdogs\n9.jpg#0\tNone\n"))
+    got = caption_table(write(tmp_path / "r.token", "10.jpg#0\tA dog .\n10.jpg#1\tTwo\tdogs\n9.jpg#0\tNone\n\n"))
     assert got.images == ("10.jpg", "9.jpg")
     assert got.captions == ("A dog .", "Two\tdogs", "None")
     assert got.caption_to_image.tolist() == [0, 0, 1]

@@ -99,6 +99,24 @@ def test_one_caption_an_image(source):
     assert split.caption_to_image.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n", b"\r\n \r\n\t\n\n"])
+def test_blank_lines_at_the_end_are_no_captions(source, end):
+    write(source)
+    for name in ("test_caps.txt", "test_ids.txt"):
+        path = source / name
+        path.write_bytes(path.read_bytes().removesuffix(b"\n") + end)
+    split = scan_split(source, "test")
+    assert split.captions == tuple(f"Caption {i} ." for i in range(N * 5))
+    assert split.ids == tuple(f"10{i}" for i in range(N))
+
+
+def test_a_blank_line_between_is_a_caption_without_a_word(source):
+    path = write(source) / "test_caps.txt"
+    path.write_text(path.read_text().replace("Caption 3 .", ""))
+    captions = scan_split(source, "test").captions
+    assert captions[2:5] == ("Caption 2 .", "", "Caption 4 .")
+
+
 def test_one_image(source):
     np.save(source / "test_ims.npy", features()[:1])
     (source / "test_caps.txt").write_text("a\n")
@@ -171,12 +189,21 @@ BAD = {
         text("test_caps.txt", b"a\n" * 19),
         "test_caps.txt: expected 4 captions or 5 × 4 (test_ims.npy has 4 images), got 19",
     ),
+    "a caption in two": (
+        text("test_caps.txt", b"a\n" * 3 + b"\n" + b"a\n" * 17 + b"\n"),
+        "test_caps.txt: expected 4 captions or 5 × 4 (test_ims.npy has 4 images), got 21 (line 4 is blank)",
+    ),
+    "blank text": (text("test_caps.txt", b"\n\n"), "test_caps.txt: expected at least one line, got an empty file"),
     "no text": (text("test_caps.txt", b""), "test_caps.txt: expected at least one line, got an empty file"),
     "latin-1": (text("test_caps.txt", b"a\n\xe9\n" * 10), "test_caps.txt, line 2: expected UTF-8 text, got byte 0xe9"),
     "ids missing": (text("test_ids.txt", b"1\n2\n3\n"), "test_ids.txt: expected 4 lines or 5 × 4, got 3"),
     "ids mixed": (
         text("test_ids.txt", b"1\n2\n" * 10),
         "test_ids.txt, line 2: expected each name 5 times in a row, got '2' after '1'",
+    ),
+    "blank id": (
+        text("test_ids.txt", b"1\n\n2\n3\n4\n"),
+        "test_ids.txt: expected 4 lines or 5 × 4, got 5 (line 2 is blank)",
     ),
     "image twice": (
         text("test_ids.txt", b"1\n2\n3\n2\n"),

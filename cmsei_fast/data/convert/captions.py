@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .text import read_json, read_lines
+from .text import blank_line, read_json, read_lines
 
 _NUMBERED = re.compile(r"(?:COCO_\w+_)?0*(\d+)")
 
@@ -53,9 +53,8 @@ def caption_lines(path: str | os.PathLike[str], ids: str | os.PathLike[str]) -> 
     captions, names = read_lines(path), read_lines(ids)
     per_name, rest = divmod(len(captions), len(names))
     if rest or not per_name:
-        raise ValueError(
-            f"{ids}: expected one line for each of {len(captions)} captions or a divisor, got {len(names)}"
-        )
+        expected = f"one line for each of {len(captions)} captions{blank_line(captions)} or a divisor"
+        raise ValueError(f"{ids}: expected {expected}, got {len(names)}{blank_line(names)}")
     if per_name > 1:
         if len(set(names)) < len(names):
             twice = Counter(names).most_common(1)[0][0]

@@ -13,7 +13,7 @@ from ..split import Split, offsets_of
 from .boxes import check_inside
 from .npy import map_npy
 from .rows import ImageRows
-from .text import read_lines
+from .text import blank_line, read_lines
 
 _BOXES = (("_ims_bbx.npy", "_ims_size.npy"), ("_boxes.npy", "_img_sizes.npy"))  # GSMN's names, CAMERA's names
 
@@ -63,7 +63,7 @@ def scan_split(
     if len(captions) != count * per_image:
         raise ValueError(
             f"{base / f'{split}_caps.txt'}: expected {entries} captions or {captions_per_image} × {entries} "
-            f"({path.name} has {entries} images), got {len(captions)}"
+            f"({path.name} has {entries} images), got {len(captions)}{blank_line(captions)}"
         )
     boxes, sizes = _boxes(base, split, entries, step, regions)
     offsets = offsets_of([regions] * count)
@@ -99,7 +99,8 @@ def _ids(path: Path, count: int, per_image: int) -> tuple[str, ...]:
     if len(lines) == count:
         return _once(path, lines, 1)
     if len(lines) != count * per_image:
-        raise ValueError(f"{path}: expected {count} lines or {per_image} × {count}, got {len(lines)}")
+        got = f"{len(lines)}{blank_line(lines)}"
+        raise ValueError(f"{path}: expected {count} lines or {per_image} × {count}, got {got}")
     for i, line in enumerate(lines):
         if line != lines[i - i % per_image]:
             raise ValueError(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    """The lines of a UTF-8 file, without surrounding white space; an empty line counts.
+    """The lines of a UTF-8 file, without surrounding white space; a blank line counts, but at the end.
 
     Raises:
         OSError: the file cannot be opened.
@@ -17,7 +18,7 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
     with open(path, "rb") as file:
         content = file.read()
     lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if not lines[-1].strip():
+    while lines and not lines[-1].strip():
         lines.pop()
     if not lines:
         raise ValueError(f"{path}: expected at least one line, got an empty file")
@@ -29,6 +30,11 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
         byte = f"byte 0x{error.object[error.start]:02x} at column {error.start + 1}"
         raise ValueError(f"{path}, line {len(decoded) + 1}: expected UTF-8 text, got {byte}") from None
     return decoded
+
+
+def blank_line(lines: Sequence[str]) -> str:
+    """For a message about the number of lines: where a blank one is, which may be why."""
+    return f" (line {lines.index('') + 1} is blank)" if "" in lines else ""
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
