@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 from training_runs import tiny_model, tiny_split
@@ -67,6 +72,41 @@ def test_no_such_transformer(tmp_path):
     pytest.importorskip("transformers")
     with pytest.raises(OSError, match="absent"):
         tiny_model(SPLIT, transformer=str(tmp_path / "absent"))
+
+
+OFFLINE = """
+import sys
+from training_runs import tiny_model, tiny_split
+model = tiny_model(tiny_split(1), transformer="some/bert")
+print(len(model.encode_captions(["a red dog"]).rows))
+try:
+    tiny_model(tiny_split(1), transformer="other/bert")
+except OSError as error:
+    print(error)
+"""
+
+
+def test_without_the_hub_its_cache_is_used_or_one_error_told_at_once(bert, tmp_path):
+    """The library alone repeats its requests, and waits longer each time."""
+    cached = tmp_path / "hub" / "models--some--bert"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(bert, cached / "snapshots" / ("0" * 40))
+    nowhere = "http://127.0.0.1:1"
+    environment = os.environ | {
+        "HF_HOME": str(tmp_path),
+        "HF_ENDPOINT": nowhere,
+        "PYTHONPATH": os.path.dirname(__file__),
+    }
+    for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_CACHE"):
+        environment.pop(name, None)
+    command = [sys.executable, "-c", OFFLINE]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert "Retrying" not in run.stderr
+    rows, error = run.stdout.splitlines()
+    assert rows == "3"
+    expected = "a directory, or the name of a model of the Hugging Face hub that is in its cache"
+    assert error.startswith(f"transformer: expected {expected}, got 'other/bert', and {nowhere} cannot be reached (")
 
 
 def test_a_transformer_spells_the_tokens_that_it_gives_rows_for(bert):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +17,8 @@ from ..data.vocabulary import SPECIAL, UNKNOWN, Vocabulary
 from ..encoded import Encoded, length_mask
 from .config import ModelConfig
 from .words import WordEmbedding
+
+_HUB_SECONDS = 10  # for the Hugging Face hub to answer
 
 
 class GRUEncoder(Module):
@@ -74,7 +79,7 @@ class TransformerEncoder(Module):
 
     Raises:
         ImportError: if ``transformers`` is not installed.
-        OSError: if there is no such model.
+        OSError: if there is no such model, or it is not in the hub's cache and the hub cannot be reached.
     """
 
     def __init__(self, config: ModelConfig, structure: Any = None) -> None:
@@ -82,10 +87,11 @@ class TransformerEncoder(Module):
         transformers = _transformers()
         assert config.transformer is not None
         source = config.transformer if structure is None else structure
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        if structure is None:
-            self.model = transformers.AutoModel.from_pretrained(source)
-        else:
+        with _cached_where_unreachable(source) as local:
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
+            if structure is None:
+                self.model = transformers.AutoModel.from_pretrained(source, local_files_only=local)
+        if structure is not None:
             self.model = transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(source))
         self.model.float()  # whatever dtype its weights are kept in
         self.limit = min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", 512))
@@ -123,6 +129,34 @@ class TransformerEncoder(Module):
         kept = word | wordless[owners]
         lengths = torch.bincount(owners[kept], minlength=len(batch)).cpu()
         return Encoded(self.dropout(self.project(states[kept])), lengths)
+
+
+@contextmanager
+def _cached_where_unreachable(source: Any) -> Iterator[bool]:
+    """Whether to read a model here alone; told by one request, since the library repeats its own for a minute."""
+    if os.path.isdir(source):
+        yield True
+        return
+    problem = _unreachable()
+    try:
+        yield problem is not None
+    except OSError as error:
+        if problem is None:
+            raise
+        expected = "a directory, or the name of a model of the Hugging Face hub that is in its cache"
+        raise OSError(f"transformer: expected {expected}, got {source!r}, and {problem}") from error
+
+
+def _unreachable() -> str | None:
+    """Why the Hugging Face hub cannot be asked; None where it can."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+    except Exception as error:  # of whichever HTTP client the library has
+        return f"{constants.ENDPOINT} cannot be reached ({error})"
+    return None
 
 
 def _transformers() -> Any:
