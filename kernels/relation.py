@@ -25,16 +25,24 @@ def edge_logits(
     places,
     head,
     heads,
+    n_labels,
     scale,
     HAS_BIAS: tl.constexpr,
+    HAS_VALUE: tl.constexpr,
     HAS_CONFIDENCE: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Logits (BQ, BK) of q (BQ, BD) with k (BK, BD), −inf where there is no edge; places: theirs in confidence."""
+    """Logits (BQ, BK) of q (BQ, BD) with k (BK, BD), −inf where there is no edge; places: theirs in confidence.
+
+    NaN where a label is outside the tables: nothing reads what the replays of a CUDA graph bring, nor do these.
+    """
     logits = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=WIDE) * scale
     if HAS_BIAS:
-        logits += tl.load(bias + labels * heads + head, mask=edge, other=0.0)
+        known = edge & (labels.to(tl.uint32, bitcast=True) < n_labels.to(tl.uint32))
+        logits += tl.load(bias + labels * heads + head, mask=known, other=float("nan"))
+    elif HAS_VALUE:
+        logits = tl.where(labels.to(tl.uint32, bitcast=True) < n_labels.to(tl.uint32), logits, float("nan"))
     if HAS_CONFIDENCE:
         logits += tl.log(tl.load(confidence + places, mask=edge, other=1.0))
     return tl.where(edge, logits, float("-inf"))
@@ -135,8 +143,10 @@ def relations_forward(
             places,
             head,
             heads,
+            n_labels,
             scale,
             HAS_BIAS,
+            HAS_VALUE,
             HAS_CONFIDENCE,
             WIDE,
             NATIVE,
@@ -237,8 +247,10 @@ def relations_backward(
             places,
             head,
             heads,
+            n_labels,
             scale,
             HAS_BIAS,
+            HAS_VALUE,
             HAS_CONFIDENCE,
             WIDE,
             NATIVE,

@@ -18,6 +18,7 @@ from cmsei_fast.engines import triton as engine
 from cmsei_fast.engines.triton_launch import gradient_stages, launch, pass_warps, turned
 from cmsei_fast.engines.triton_pair import passes
 from cmsei_fast.engines.triton_pair_vjp import backward_passes
+from cmsei_fast.engines.triton_relation import forward_tile
 from cmsei_fast.engines.triton_sides import MAX_ROWS
 
 triton = pytest.importorskip("triton")
@@ -146,6 +147,30 @@ def test_relation_attention(arch: int, tmp_path: Path) -> None:
         assert found.registers > 16, "an empty kernel"
         assert found.shared <= SHARED[arch]
     assert "mma" in forward.ptx
+
+
+@pytest.mark.parametrize(("arch", "most"), [(80, 99), (90, 99), (100, 227)])
+@pytest.mark.parametrize(("dtype", "nodes", "width"), [("fp32", 64, 128), ("fp32", 64, 256), ("fp64", 64, 256)])
+def test_relation_attention_of_wide_heads_fits(
+    arch: int, most: int, dtype: str, nodes: int, width: int, tmp_path: Path
+) -> None:
+    """Forward, what has no other kernel, fits GPUs of 99 KB, whose instructions are sm_80's, too."""
+    import triton.language as tl
+    from cmsei_fast.kernels import relation
+
+    if dtype == "fp64" and arch == 100:
+        pytest.skip("takes 20 s to compile")
+    bytes_ = 8 if dtype == "fp64" else 4
+    queries, keys = forward_tile(nodes, width, bytes_)
+    options = {f"HAS_{x}": True for x in ("BIAS", "VALUE", "CONFIDENCE")} | {"BQ": queries, "BK": keys, "BD": width}
+    how = "ieee" if dtype == "fp64" else "tf32x3"
+    options |= {"WIDE": tl.float64 if dtype == "fp64" else tl.float32, "NATIVE": how, "PRECISION": how}
+    types = dict.fromkeys(("q", "k", "v", "out", "bias", "value", "confidence"), f"*{dtype}")
+    types |= {"labels": "*i32", "scale": dtype}
+    options |= {"qd": 1, "kd": 1, "vd": 1}
+    found = build(relation.relations_forward, arch, 4, types, options, tmp_path)
+    assert found.registers > 16, "an empty kernel"
+    assert found.shared <= most * 1024
 
 
 def key(options: dict[str, Any]) -> tuple:

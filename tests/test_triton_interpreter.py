@@ -95,3 +95,31 @@ for chunk, form in ((1, True), (300, False)):
         assert error(actual.gradients()[key], value) <= 1e-10 * magnitude(value)
 print("ok")
 """
+
+
+def test_labels_outside_the_tables() -> None:
+    """What the replays of a CUDA graph may bring unchecked: the row of its query becomes NaN, nothing else is read."""
+    assert "ok" in interpreted("-c", LABELS)
+
+
+LABELS = """
+import torch
+
+from cmsei_fast.engines import eager, triton_relation
+
+generator = torch.Generator().manual_seed(0)
+q, k, v = (torch.randn(1, 2, 5, 3, generator=generator) for _ in range(3))
+bias, value = torch.randn(4, 2, generator=generator), torch.randn(4, 2, 3, generator=generator)
+labels = torch.randint(0, 4, (1, 5, 5), generator=generator)
+wrong = labels.clone()
+wrong[0, 1, 2], wrong[0, 3, 0] = 4, -(2**31)
+for tables in ((bias, value), (bias, None), (None, value)):
+    expected = eager.relation_attention(q, k, v, labels, *tables, None)
+    found = triton_relation.relation_attention(q, k, v, wrong, *tables)
+    assert found[:, :, [1, 3]].isnan().all()
+    torch.testing.assert_close(found[:, :, [0, 2, 4]], expected[:, :, [0, 2, 4]])
+    gradients = triton_relation.relation_attention_backward(torch.ones_like(q), q, k, v, wrong, *tables)
+    assert gradients[0][:, :, [1, 3]].isnan().all()
+    assert gradients[0][:, :, [0, 2, 4]].isfinite().all()
+print("ok")
+"""

@@ -12,9 +12,9 @@ import torch
 from problems import Problem
 
 from cmsei_fast import PairScorer
-from cmsei_fast.engines import eager, triton_design, triton_pair_vjp
+from cmsei_fast.engines import eager, triton_design, triton_pair_vjp, triton_relation
 from cmsei_fast.engines import triton as engine
-from cmsei_fast.engines.triton_launch import on_device
+from cmsei_fast.engines.triton_launch import on_device, warn_once
 
 errors = pytest.importorskip("triton.runtime.errors")
 
@@ -26,7 +26,7 @@ def test_a_kernel_that_does_not_fit_the_gpu(monkeypatch: pytest.MonkeyPatch, reg
 
     monkeypatch.setattr(triton_design, "pair_score", too_much)
     monkeypatch.setattr(triton_pair_vjp, "pair_score_backward", too_much)
-    engine._warn_once.cache_clear()
+    warn_once.cache_clear()
     problem = Problem(PairScorer.cmsei(), regions, (3, 2), 8)
     v, w, *both = problem.tensors()
     rest = (v, w, *both, torch.tensor(problem.scorer.scalars()), problem.scorer.config(), "float64")
@@ -39,6 +39,47 @@ def test_a_kernel_that_does_not_fit_the_gpu(monkeypatch: pytest.MonkeyPatch, reg
         found = engine.pair_score_backward(grad, *rest)
     for one, other in zip(found, eager.pair_score_backward(grad, *rest), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
+class TooLarge:
+    """A kernel that no GPU holds."""
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def launch(*_: Any, **__: Any) -> None:
+            raise errors.OutOfResources(256 * 1024, 99 * 1024, "shared memory")
+
+        return launch
+
+
+def test_relation_attention_that_does_not_fit_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cmsei_fast.kernels import relation
+
+    for name in ("relations_forward", "relations_backward"):
+        monkeypatch.setattr(relation, name, TooLarge())
+    warn_once.cache_clear()
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, grad = (torch.randn(1, 2, 5, 3, generator=generator) for _ in range(4))
+    labels = torch.randint(0, 3, (1, 5, 5), generator=generator)
+    bias = torch.randn(3, 2, generator=generator)
+    with pytest.warns(UserWarning, match="^engine 'triton': a kernel does not fit this GPU .*shared memory"):
+        found = engine.relation_attention(q, k, v, labels, bias)
+    assert torch.equal(found, eager.relation_attention(q, k, v, labels, bias, None, None))
+    gradients = engine.relation_attention_backward(grad, q, k, v, labels, bias)
+    for one, other in zip(
+        gradients, eager.relation_attention_backward(grad, q, k, v, labels, bias, None, None), strict=True
+    ):
+        assert (one is None) == (other is None)
+        assert one is None or other is None or torch.equal(one, other)
+
+
+def test_programs_of_wide_heads_are_smaller() -> None:
+    """As measured of what the compiler makes of them: test_triton_compiled.py."""
+    usual = [triton_relation.forward_tile(nodes, 128, 2) for nodes in (36, 100)]
+    assert usual == [(16, 64), (64, 64)]
+    assert triton_relation.forward_tile(36, 128, 4) == (16, 64)
+    assert triton_relation.forward_tile(100, 128, 4) == (64, 32)
+    assert triton_relation.forward_tile(100, 256, 4) == triton_relation.forward_tile(20, 256, 4) == (16, 32)
+    assert triton_relation.forward_tile(100, 256, 8) == (16, 16)
 
 
 class OnSecondGPU(torch.Tensor):

@@ -12,11 +12,7 @@ So does what needs more of the GPU at hand than it has, with a warning.
 
 from __future__ import annotations
 
-import functools
 import os
-import warnings
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +20,7 @@ from torch import Tensor
 from cmsei_fast.engines import eager, triton_design
 from cmsei_fast.engines.scalars import scalars_on
 from cmsei_fast.engines.terms import accumulator
-from cmsei_fast.engines.triton_launch import on_device
+from cmsei_fast.engines.triton_launch import fitting, on_device
 from cmsei_fast.engines.triton_relation import MAX_NODES, MAX_WIDTH, relation_attention, relation_attention_backward
 from cmsei_fast.engines.triton_sides import MAX_ROWS
 
@@ -103,7 +99,7 @@ def pair_score(
     large = [x.diff() > MAX_ROWS for x in (region_offsets, word_offsets)]
     if not any(bool(x.any()) for x in large):
         inputs = regions, words, region_offsets, word_offsets
-        found = _fitting(lambda: triton_design.pair_score(*inputs, numbers, config, precision))
+        found = fitting(lambda: triton_design.pair_score(*inputs, numbers, config, precision))
         return eager.pair_score(*inputs, scalars, config, precision) if found is None else found
     out = regions.new_empty(len(large[0]), len(large[1]), dtype=accumulator(precision))
     for run, images, sentences in _rectangles(*large):
@@ -113,22 +109,6 @@ def pair_score(
         i, j = (x.nonzero()[:, 0].to(out.device) for x in (images, sentences))
         out[i[:, None], j] = tile
     return out
-
-
-def _fitting(run: Callable[[], Any]) -> Any:
-    """What run returns, or None, with one warning, where a kernel needs more of this GPU than there is."""
-    from triton.runtime.errors import OutOfResources
-
-    try:
-        return run()
-    except OutOfResources as error:
-        _warn_once(f"engine 'triton': a kernel does not fit this GPU ({error}); 'eager' computes this")
-        return None
-
-
-@functools.lru_cache(maxsize=8)
-def _warn_once(message: str) -> None:
-    warnings.warn(message, stacklevel=4)
 
 
 def _rectangles(images: Tensor, captions: Tensor) -> list[tuple[bool, Tensor, Tensor]]:
@@ -143,7 +123,7 @@ def _backward(
     """Gradients by the kernels, or by eager where they do not fit this GPU; inputs are grad, features and offsets."""
     from cmsei_fast.engines import triton_pair_vjp
 
-    found = _fitting(lambda: triton_pair_vjp.pair_score_backward(*inputs, numbers, config, precision))
+    found = fitting(lambda: triton_pair_vjp.pair_score_backward(*inputs, numbers, config, precision))
     return eager.pair_score_backward(*inputs, numbers.double(), config, precision) if found is None else found
 
 

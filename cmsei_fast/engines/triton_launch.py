@@ -18,6 +18,7 @@ A forward tile has 32 columns at least: two captions of 16 words. More than 8 wa
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -43,6 +44,23 @@ def on_device(run: Callable[P, R]) -> Callable[P, R]:
             return run(*args, **kwargs)
 
     return wrapped
+
+
+def fitting(run: Callable[[], R]) -> R | None:
+    """What run returns, or None, with one warning, where a kernel needs more of this GPU than there is."""
+    from triton.runtime.errors import OutOfResources
+
+    try:
+        return run()
+    except OutOfResources as error:
+        warn_once(f"engine 'triton': a kernel does not fit this GPU ({error}); 'eager' computes this")
+        return None
+
+
+@functools.lru_cache(maxsize=8)
+def warn_once(message: str) -> None:
+    """A warning, unless it was given before."""
+    warnings.warn(message, stacklevel=4)
 
 
 class Launch(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines import eager
-from cmsei_fast.engines.triton_launch import on_device
+from cmsei_fast.engines.triton_launch import fitting, on_device
 from cmsei_fast.engines.triton_sides import kernel_dtype
 
 MAX_WIDTH = 256
@@ -30,6 +30,20 @@ def _precisions(dtype: torch.dtype) -> dict[str, str]:
     if dtype == torch.float32:
         return {"NATIVE": "tf32x3", "PRECISION": "tf32x3"}
     return {"NATIVE": "tf32", "PRECISION": "tf32" if dtype == torch.bfloat16 else "tf32x3"}
+
+
+def forward_tile(nodes: int, width: int, bytes_: int) -> tuple[int, int]:
+    """Queries and keys of a forward program, whose rows then fit the 99 KB of shared memory that any GPU has.
+
+    Args:
+        width: padded columns of a row.
+        bytes_: of a number as it is multiplied: two for bfloat16, four where products are split in three, eight.
+    """
+    queries, keys = 16 if nodes <= 48 else 64, min(64, _block(nodes))
+    row = width * bytes_
+    if row > 512:
+        return 16, min(keys, 32768 // row)
+    return queries, min(keys, 32) if queries == 64 and row == 512 else keys
 
 
 def _prepared(
@@ -66,23 +80,27 @@ def relation_attention(
         return eager.relation_attention(q, k, v, labels, bias, value, confidence)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     given, options, sizes = _prepared(q, labels, bias, value, confidence)
-    queries = 16 if r <= 48 else 64
-    keys = min(64, _block(r))
-    relations_forward[b * h, -(-r // queries)](
-        *(x.detach() for x in (q, k, v)),
-        *given,
-        out,
-        *q.stride(),
-        *k.stride(),
-        *v.stride(),
-        *sizes,
-        BQ=queries,
-        BK=keys,
-        BD=_block(d),
-        **options,
-        num_warps=4,
-    )
-    return out
+    queries, keys = forward_tile(r, _block(d), 2 if q.dtype == torch.bfloat16 else _wide(q).itemsize)
+
+    def run() -> Tensor:
+        relations_forward[b * h, -(-r // queries)](
+            *(x.detach() for x in (q, k, v)),
+            *given,
+            out,
+            *q.stride(),
+            *k.stride(),
+            *v.stride(),
+            *sizes,
+            BQ=queries,
+            BK=keys,
+            BD=_block(d),
+            **options,
+            num_warps=4,
+        )
+        return out
+
+    found = fitting(run)
+    return eager.relation_attention(q, k, v, labels, bias, value, confidence) if found is None else found
 
 
 @on_device
@@ -108,38 +126,44 @@ def relation_attention_backward(
         return eager.relation_attention_backward(grad, q, k, v, labels, bias, value, confidence)
     wide = _wide(q)
     given, options, sizes = _prepared(q, labels, bias, value, confidence)
-    grad = grad.to(wide).where((labels != 0).any(-1)[:, None, :, None], 0).contiguous()
+    upstream = grad.to(wide).where((labels != 0).any(-1)[:, None, :, None], 0).contiguous()
     dq, dk, dv = (torch.empty(q.shape, dtype=wide, device=q.device) for _ in range(3))
     n = sizes[3]
     p_bins, d_bins = (dq.new_empty((b, h, r, n) if x is not None else 0) for x in (value, bias))
     d_logits = dq.new_empty((b, h, r, r) if confidence is not None else 0)
-    relations_backward[(b * h,)](
-        grad,
-        *(x.detach() for x in (q, k, v)),
-        *given,
-        dq,
-        dk,
-        dv,
-        p_bins,
-        d_bins,
-        d_logits,
-        *q.stride(),
-        *k.stride(),
-        *v.stride(),
-        *sizes,
-        BQ=16,
-        BK=_block(r),
-        BD=_block(d),
-        **options,
-        num_warps=4 if _block(r) * _block(d) <= 4096 else 8,
-    )
+
+    def run() -> bool:
+        relations_backward[(b * h,)](
+            upstream,
+            *(x.detach() for x in (q, k, v)),
+            *given,
+            dq,
+            dk,
+            dv,
+            p_bins,
+            d_bins,
+            d_logits,
+            *q.stride(),
+            *k.stride(),
+            *v.stride(),
+            *sizes,
+            BQ=16,
+            BK=_block(r),
+            BD=_block(d),
+            **options,
+            num_warps=4 if _block(r) * _block(d) <= 4096 else 8,
+        )
+        return True
+
+    if not fitting(run):
+        return eager.relation_attention_backward(grad, q, k, v, labels, bias, value, confidence)
     d_bias = d_value = d_confidence = None
     if bias is not None:
         d_bias = d_bins.sum((0, 2)).T.contiguous()  # (n_labels, H)
         d_bias[0] = 0
     if value is not None:
         bins = p_bins.permute(1, 3, 0, 2).flatten(2)  # (H, n_labels, B R)
-        d_value = (bins @ grad.transpose(0, 1).flatten(1, 2)).transpose(0, 1).contiguous()  # (n_labels, H, d)
+        d_value = (bins @ upstream.transpose(0, 1).flatten(1, 2)).transpose(0, 1).contiguous()  # (n_labels, H, d)
         d_value[0] = 0
     if confidence is not None:
         d_confidence = (d_logits.sum(1) / confidence.to(wide)).where(labels != 0, 0)
