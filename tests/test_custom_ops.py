@@ -277,6 +277,59 @@ def test_forward_mode_is_refused() -> None:
             assert torch.equal(f(at), f(at))
 
 
+def test_transforms_of_torch_func(engine: str) -> None:
+    """``grad``, ``vjp``, ``jacrev`` and ``vmap`` give what a loop of backward passes gives."""
+    v, w, *offsets = (x.detach() for x in scored())
+    scalars = torch.tensor(SCORER.scalars())
+
+    def scores(v: Tensor, w: Tensor, scalars: Tensor) -> Tensor:
+        return pair_score(v, w, *offsets, scorer=SCORER, scalars=scalars, engine=engine)
+
+    q, k, *others = (x.detach() for x in attended())
+
+    def attention(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+        return relation_attention(q, k, *others[:2], bias, *others[3:], engine=engine)
+
+    for f, at in ((scores, (v, w, scalars)), (attention, (q, k, others[2]))):
+        leaf = at[0].clone().requires_grad_()
+        out = f(leaf, *at[1:])
+        (expected,) = torch.autograd.grad(out.square().sum(), leaf)
+        found = torch.func.grad(lambda *at, f=f: f(*at).square().sum())(*at)
+        torch.testing.assert_close(found, expected)
+        out, pull = torch.func.vjp(f, *at)
+        torch.testing.assert_close(pull(2 * out)[0], expected)
+        leaves = at[0].clone().requires_grad_(), at[2].clone().requires_grad_()
+        rows = f(leaves[0], at[1], leaves[1]).flatten()[:3]
+        wanted = [torch.autograd.grad(x, leaves, retain_graph=True) for x in rows]
+        for i, jacobian in enumerate(torch.func.jacrev(lambda *at, f=f: f(*at).flatten()[:3], argnums=(0, 2))(*at)):
+            torch.testing.assert_close(jacobian, torch.stack([each[i] for each in wanted]))
+        items = torch.stack([at[0], at[0].flip(0), -at[0]], 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            got = torch.func.vmap(f, (1, None, None), 1)(items, *at[1:])
+            slopes = torch.func.vmap(torch.func.grad(lambda *at, f=f: f(*at).square().sum()), (1, None, None))(
+                items, *at[1:]
+            )
+        torch.testing.assert_close(got, torch.stack([f(x, *at[1:]) for x in items.unbind(1)], 1))
+        for x, slope in zip(items.unbind(1), slopes, strict=True):
+            leaf = x.clone().requires_grad_()
+            torch.testing.assert_close(slope, *torch.autograd.grad(f(leaf, *at[1:]).square().sum(), leaf))
+
+
+def test_transforms_refuse_second_derivatives() -> None:
+    v, w, *offsets = (x.detach() for x in scored())
+    x = [x.detach() for x in attended()]
+    calls = (
+        ("pair_score", v, lambda v: pair_score(v, w, *offsets, scorer=SCORER).sum()),
+        ("relation_attention", x[0], lambda q: relation_attention(q, *x[1:]).sum()),
+    )
+    for name, at, f in calls:
+        with pytest.raises(RuntimeError, match=rf"^{name}: expected first derivatives alone, got a backward pass"):
+            torch.func.grad(lambda at, f=f: torch.func.grad(f)(at).square().sum())(at)
+        with pytest.raises(RuntimeError, match=rf"^{name}: expected derivatives backward alone, got forward mode"):
+            torch.func.hessian(f)(at)
+
+
 def test_shapes_without_data() -> None:
     v, w, v_offsets, w_offsets = scored()
     meta = pair_score(v.to("meta"), w.to("meta"), v_offsets, w_offsets, scorer=SCORER)

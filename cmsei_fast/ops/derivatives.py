@@ -1,4 +1,4 @@
-"""What the operators' gradients have in common."""
+"""What the operators' derivatives have in common."""
 
 from __future__ import annotations
 
@@ -9,9 +9,56 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+_FORWARD_MODE = "{name}: expected derivatives backward alone, got forward mode (torch.func.jvp)"
+
+
+def differentiable(
+    name: str,
+    operator: torch.library.CustomOpDef,
+    backward: Callable[..., Any],
+    setup_context: Callable[[Any, tuple, Any], None] = lambda ctx, inputs, output: None,
+) -> Callable[..., Any]:
+    """Gives a custom operator its gradient; what comes back calls it, within the transforms of ``torch.func`` too.
+
+    These do not take the function that torch makes of ``register_autograd``: another of the same parts is in its place
+    there. ``vmap`` calls the operator for one item after the other.
+
+    Args:
+        name: of what is differentiated, for messages.
+        operator: of tensors and options; all of its gradient is in tensors that are arguments of their own.
+        backward: from ``ctx`` and the outputs' gradients to the inputs'; of operators, it calls such ones alone.
+        setup_context: from ``ctx``, inputs and output.
+    """
+    operator.register_autograd(backward, setup_context=setup_context)
+
+    @operator.register_vmap
+    def one_by_one(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Any, Any]:
+        sources = [(x, dim if isinstance(x, Tensor) else None) for x, dim in zip(inputs, in_dims, strict=True)]
+        outputs = [
+            operator(*(x if dim is None else x.select(dim, i) for x, dim in sources)) for i in range(info.batch_size)
+        ]
+        if isinstance(outputs[0], Tensor):
+            return torch.stack(outputs), 0
+        stacked = tuple(torch.stack(each) for each in zip(*outputs, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    def refuse(ctx: Any, *tangents: Any) -> NoReturn:
+        raise RuntimeError(_FORWARD_MODE.format(name=name))
+
+    members = {"forward": lambda *inputs: operator(*inputs), "setup_context": setup_context, "backward": backward}
+    methods = {key: staticmethod(f) for key, f in (members | {"jvp": refuse}).items()}
+    transformed = type(name, (torch.autograd.Function,), {"generate_vmap_rule": True, **methods})
+
+    def call(*inputs: Any) -> Any:
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return transformed.apply(*inputs)  # type: ignore[attr-defined]
+        return operator(*inputs)
+
+    return call
+
 
 def first_only(name: str) -> Callable[..., NoReturn]:
-    """The derivative of an operator's gradient, for ``register_autograd``: an error that says that there is none."""
+    """The derivative of an operator's gradient: an error that says that there is none."""
 
     def second(ctx: Any, *grads: Any) -> NoReturn:
         raise RuntimeError(
@@ -30,4 +77,4 @@ def refuse_tangents(name: str, *tensors: Tensor | None) -> None:
     if torch.compiler.is_compiling():
         return
     if any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors):
-        raise RuntimeError(f"{name}: expected derivatives backward alone, got forward mode (torch.func.jvp)")
+        raise RuntimeError(_FORWARD_MODE.format(name=name))

@@ -24,7 +24,7 @@ from cmsei_fast.scorer import (
     thresholds,
 )
 
-from .derivatives import first_only, refuse_tangents
+from .derivatives import differentiable, first_only, refuse_tangents
 
 _FLOATS = tuple(PRECISIONS.values())
 
@@ -75,7 +75,8 @@ def pair_score(
         scalars = torch.tensor(scorer.scalars(), dtype=dtype, device="cpu")
     _check_tensors(scalars=scalars)
     refuse_tangents("pair_score", regions, words, scalars)
-    return _pair_score(regions, words, region_offsets, word_offsets, scalars, scorer.config(), engine, precision)
+    options = (scorer.config(), engine, precision)
+    return _differentiable(regions, words, region_offsets, word_offsets, scalars, *options)
 
 
 def _own_precision(regions: Tensor) -> str:
@@ -267,12 +268,12 @@ def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _pair_score_backward(grad, *ctx.saved_tensors, *ctx.options)
+    grads = _gradient(grad, *ctx.saved_tensors, *ctx.options)
     d_regions, d_words, d_scalars = (
         g if needed else None for g, needed in zip(grads, (ctx.needs_input_grad[i] for i in (0, 1, 4)), strict=True)
     )
     return d_regions, d_words, None, None, d_scalars, None, None, None
 
 
-_pair_score.register_autograd(_backward, setup_context=_setup_context)
-_pair_score_backward.register_autograd(first_only("pair_score"))
+_differentiable = differentiable("pair_score", _pair_score, _backward, _setup_context)
+_gradient = differentiable("pair_score", _pair_score_backward, first_only("pair_score"))

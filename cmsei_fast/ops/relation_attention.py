@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cmsei_fast import engines
 
-from .derivatives import first_only, refuse_tangents
+from .derivatives import differentiable, first_only, refuse_tangents
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -62,7 +62,7 @@ def relation_attention(
         dtype = torch.get_autocast_dtype(device)
         q, k, v = (x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in (q, k, v))
     refuse_tangents("relation_attention", q, k, v, bias, value, confidence)
-    return _relation_attention(q, k, v, labels, bias, value, confidence, engine)
+    return _differentiable(q, k, v, labels, bias, value, confidence, engine)
 
 
 def _check(
@@ -232,11 +232,11 @@ def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _relation_attention_backward(grad, *ctx.saved_tensors, ctx.engine)
+    grads = _gradient(grad, *ctx.saved_tensors, ctx.engine)
     needed = [ctx.needs_input_grad[i] for i in (0, 1, 2, 4, 5, 6)]
     dq, dk, dv, d_bias, d_value, d_confidence = (g if n else None for g, n in zip(grads, needed, strict=True))
     return dq, dk, dv, None, d_bias, d_value, d_confidence, None
 
 
-_relation_attention.register_autograd(_backward, setup_context=_setup_context)
-_relation_attention_backward.register_autograd(first_only("relation_attention"))
+_differentiable = differentiable("relation_attention", _relation_attention, _backward, _setup_context)
+_gradient = differentiable("relation_attention", _relation_attention_backward, first_only("relation_attention"))
