@@ -1,8 +1,9 @@
 """Scoring at the sizes of MS-COCO and beyond beside the bare product, as ``python -m benchmarks.large <images>
-<captions> <slabs of all> <threads>``; prints JSON.
+<captions> <slabs of all> <threads> <precision>``; prints JSON.
 
 The images come in slabs. Each slab is multiplied with all captions' words by ``torch.mm``, block by block into the same
-buffer, then scored; what disturbs one of the two disturbs the other. Fewer slabs than all is a shortened run.
+buffer, then scored; what disturbs one of the two disturbs the other. Fewer slabs than all is a shortened run. Features
+and the product are bfloat16 in each precision.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ WORDS = 4096  # of a block of the bare product
 
 def main() -> None:
     """Alternates both on one slab after another."""
-    images, captions, slabs, threads = map(int, sys.argv[1:])
+    images, captions, slabs, threads = map(int, sys.argv[1:-1])
+    how = {"scorer": PairScorer.scan_t2i(), "engine": "native", "precision": sys.argv[-1]}
     torch.set_num_threads(threads)
     slab = min(images, SIZES.slab)
-    scorer = PairScorer.scan_t2i()
     given = features(min(images, slabs * slab), captions, SIZES.width, dtype=torch.bfloat16)
     scores = torch.zeros(slab, captions)
     product = torch.zeros(slab * given.images.shape[1], WORDS, dtype=torch.bfloat16)
     warm = given.first(2, 2)
-    score_matrix(warm.images, warm.words, warm.lengths, scorer=scorer, engine="native")
+    score_matrix(warm.images, warm.words, warm.lengths, **how)
     before = peak_bytes()
 
     def bare(regions: torch.Tensor) -> None:
@@ -42,13 +43,7 @@ def main() -> None:
     for part in given.images.split(slab):
         other.append(timed(lambda part=part: bare(part.flatten(0, 1))))
         out = scores[: len(part)]
-        ours.append(
-            timed(
-                lambda part=part, out=out: score_matrix(
-                    part, given.words, given.lengths, scorer=scorer, engine="native", out=out
-                )
-            )
-        )
+        ours.append(timed(lambda part=part, out=out: score_matrix(part, given.words, given.lengths, out=out, **how)))
     print(
         json.dumps(
             {

@@ -45,7 +45,7 @@ class Row:
 WIDE = ("avx512", "avx512bf16", "avx512amx")
 WIDE_BF16 = ("avx512bf16", "avx512amx")
 
-_LARGE = "SCAN t2i, bf16, {}: time over the bare torch.mm"
+_LARGE = "SCAN t2i, {}, {}: time over the bare torch.mm"
 
 ROWS = {
     "scan_field_fp32": Row("SCAN t2i, fp32: native over the field's code", target=25.0, needs=WIDE),
@@ -81,10 +81,12 @@ ROWS = {
     "scale_time": Row("Time per pair, slowest size over fastest size", better="lower", target=1.1),
     "scale_memory": Row("Peak extra memory, most pairs over fewest", better="lower", target=1.1),
     "distributed": Row("SCAN t2i, fp32: two processes with a thread each over one", target=1.7),
-    "large_1k": Row(_LARGE.format("1,000 × 5,000"), better="lower", target=1.7, needs=WIDE_BF16),
-    "large_5k": Row(_LARGE.format("5,000 × 25,000"), better="lower", target=1.7, needs=WIDE_BF16),
-    "large_10k": Row(_LARGE.format("10,000 × 50,000, shortened"), better="lower", target=1.7, needs=WIDE_BF16),
+    "large_1k": Row(_LARGE.format("bf16", "1,000 × 5,000"), better="lower", target=1.7, needs=WIDE_BF16),
+    "large_5k": Row(_LARGE.format("bf16", "5,000 × 25,000"), better="lower", target=1.7, needs=WIDE_BF16),
+    "large_5k_int8": Row(_LARGE.format("int8", "5,000 × 25,000") + " in bf16", better="lower"),
+    "large_10k": Row(_LARGE.format("bf16", "10,000 × 50,000, shortened"), better="lower", target=1.7, needs=WIDE_BF16),
     "large_5k_seconds": Row("SCAN t2i, bf16, 5,000 × 25,000: all of it", better="lower", unit=SECONDS),
+    "large_5k_int8_seconds": Row("SCAN t2i, int8, 5,000 × 25,000: all of it", better="lower", unit=SECONDS),
     "large_10k_seconds": Row("SCAN t2i, bf16, 10,000 × 50,000: all of it, extrapolated", better="lower", unit=SECONDS),
     "large_5k_field": Row("SCAN t2i, bf16, 5,000 × 25,000: the field's code, extrapolated", better="lower", unit=HOURS),
     "large_memory": Row("SCAN t2i, bf16, 5,000 × 25,000: peak extra memory", better="lower", unit=MEBIBYTES),

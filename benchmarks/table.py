@@ -40,6 +40,7 @@ HEADLINES = (
     "distributed",
     "large_5k",
     "large_5k_seconds",
+    "large_5k_int8_seconds",
     "accuracy",
 )
 GPU_BEGIN, GPU_END = "<!-- gpu: made by python -m benchmarks.table -->", "<!-- end of gpu -->"

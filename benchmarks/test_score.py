@@ -98,15 +98,20 @@ def test_scan_t2i_over_a_bare_product(benchmark: Any, report: Report, dtype: str
     report.judge(f"scan_mm_{dtype}")
 
 
-@pytest.mark.parametrize("name", ["scan", "cmsei"])
-def test_int8_over_bf16(benchmark: Any, report: Report, name: str) -> None:
-    """Whole numbers of 8 bits of the same features in bfloat16, rounded as they are packed."""
-    scorer = {"scan": SCAN, "cmsei": PairScorer.cmsei()}[name]
+def check_int8(name: str, scorer: PairScorer) -> None:
+    """Scores of whole numbers of 8 bits agree with the definition's."""
     small = features(5, 7, 64)
     expected = score_matrix(
         small.images, small.words, small.lengths, scorer=scorer, engine="reference", precision="int8"
     )
-    agree(f"{name}_int8", native_scores(small.words, small, scorer, "int8"), expected, TOLERANCES["fp32"])
+    agree(name, native_scores(small.words, small, scorer, "int8"), expected, TOLERANCES["fp32"])
+
+
+@pytest.mark.parametrize("name", ["scan", "cmsei"])
+def test_int8_over_bf16(benchmark: Any, report: Report, name: str) -> None:
+    """Whole numbers of 8 bits of the same features in bfloat16, rounded as they are packed."""
+    scorer = {"scan": SCAN, "cmsei": PairScorer.cmsei()}[name]
+    check_int8(f"{name}_int8", scorer)
     given = features(SIZES.images, SIZES.captions, SIZES.width).to(torch.bfloat16)
     paired = alternate(
         benchmark,
