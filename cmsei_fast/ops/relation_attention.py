@@ -10,6 +10,7 @@ from torch import Tensor
 from cmsei_fast import engines
 
 from .derivatives import differentiable, first_only, refuse_tangents
+from .edge_values import check_edges
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -122,23 +123,6 @@ def _check_float(name: str, x: Tensor) -> None:
         raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
 
 
-def _check_values(labels: Tensor, bias: Tensor | None, value: Tensor | None, confidence: Tensor | None) -> None:
-    """Labels and confidences, read where they are real: tracing never comes here, nor may a CUDA graph's capture."""
-    if labels.numel() == 0 or (labels.is_cuda and torch.cuda.is_current_stream_capturing()):
-        return
-    low, high = (int(x) for x in labels.aminmax())
-    table = bias if bias is not None else value
-    if low < 0:
-        raise ValueError(f"labels: expected integers >= 0, got {low}")
-    if table is not None and high >= table.shape[0]:
-        raise ValueError(f"labels: expected integers below {table.shape[0]} (n_labels), got {high}")
-    if confidence is None:
-        return
-    wrong = (labels != 0) & ~((confidence > 0) & (confidence <= 1))
-    if bool(wrong.any()):
-        raise ValueError(f"confidence: expected values in (0, 1] on every edge, got {confidence[wrong][0].item():g}")
-
-
 @torch.library.custom_op(
     "cmsei_fast::relation_attention",
     mutates_args=(),
@@ -156,7 +140,8 @@ def _relation_attention(
     engine: str,
 ) -> Tensor:
     _check(q, k, v, labels, bias, value, confidence, engine)
-    _check_values(labels, bias, value, confidence)
+    table = bias if bias is not None else value
+    check_edges(labels, None if table is None else len(table), confidence)
     module = engines.resolve(engine, q.device, "relation_attention")
     if q.numel() == 0:
         return q.new_empty(q.shape)
