@@ -73,13 +73,18 @@ def wish(name: str, environ: Mapping[str, str]) -> str:
 
 
 def parse_archs(text: str) -> list[str]:
-    """GPU architectures as nvcc numbers, lowest first: "8.0;90a" -> ["80", "90a"]."""
+    """GPU architectures as nvcc numbers, lowest first: "8.0;90a" -> ["80", "90a"].
+
+    Of 90 and 90a only the latter: both run on the same GPUs, which might take the one without the Hopper kernel.
+    """
     archs: set[str] = set()
     for item in re.split(r"[;,\s]+", text.strip()):
         match = re.fullmatch(r"(?:sm_)?(\d{1,2})\.?(\d)([af]?)", item)
         if match is None:
             raise BuildError(f"CMSEI_CUDA_ARCHS: expected numbers such as 80;90a, got {text!r}")
         archs.add("".join(match.groups()))
+    if "90a" in archs:
+        archs.discard("90")
     return sorted(archs, key=lambda arch: (base_arch(arch), arch))
 
 

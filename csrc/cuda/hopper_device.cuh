@@ -44,7 +44,9 @@ CMSEI_DEVICE uint32_t address_in(const void* p, int rank) {
 }
 // At a barrier of any block of the cluster, given by address_in(). Without the scope .cluster, as waits are: it orders
 // what goes to device memory too, which here nobody hands over; each arrival would wait for the scores to get there and
-// each wait would empty the first cache. Shared memory takes a warp's accesses in their order.
+// each wait would empty the first cache. Behind fence_async() the instructions are those of the narrower pair
+// fence.release.sync_restrict::shared::cta.cluster and mbarrier.arrive.relaxed.cluster, which older compilers lack;
+// behind products alone there is nothing to order, as they have read when they are waited for.
 CMSEI_DEVICE void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }

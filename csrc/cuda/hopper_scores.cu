@@ -102,8 +102,16 @@ std::string hopper_scores(const TileCall& call, int device, void* stream) {
     if (error != cudaSuccess) return explain(error, "while asking what the device is");
   }
   if (major != 9 || minor != 0) return "pair_score: the Hopper kernel runs on compute capability 9.0 alone";
+  // What the producers give back is what the consumers take: of code that begins with fewer registers, as that without
+  // 90a does, which a driver told to compile all code anew loads, these would wait for ever.
+  cudaFuncAttributes loaded{};
+  cudaError_t error = cudaFuncGetAttributes(&loaded, hopper_kernel);
+  if (error != cudaSuccess) return explain(error, "while asking for the Hopper kernel's registers");
+  if (2 * loaded.numRegs != kProducerRegisters + kConsumerRegisters)
+    return "pair_score: the Hopper kernel was loaded with " + std::to_string(loaded.numRegs) +
+           " registers a thread, not as compiled for the architecture 90a";
   EncodeTiled encode = nullptr;
-  cudaError_t error = find_encode(encode);
+  error = find_encode(encode);
   if (error != cudaSuccess) return explain(error, "while looking for cuTensorMapEncodeTiled in the driver");
   for (const auto& [attribute, value] : {std::pair{cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes},
                                          std::pair{cudaFuncAttributePreferredSharedMemoryCarveout, 100}}) {
