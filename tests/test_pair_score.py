@@ -382,3 +382,25 @@ def test_extreme_temperatures_give_scores(engine: str, temperature: float) -> No
         scores = pair_score(v.float(), w.float(), v_offsets, w_offsets, scorer=PairScorer(*both), engine=engine)
         assert torch.isfinite(scores).all()
         assert scores.abs().max() <= 2 + 1e-5
+
+
+@pytest.mark.parametrize("norm", ["none", "clipped", "softmax"])
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_inner_products_without_bounds(direction: str, norm: str, backend: Backend) -> None:
+    """The largest logit stands at 0 however large it was, and lanes that hold no query are beyond nothing."""
+    attention = Attention(temperature=9.0, norm=norm, aggregate="guided", steps=2)
+    scorer = PairScorer(**{direction: attention})
+    generator = torch.Generator().manual_seed(0)
+    v_offsets, w_offsets = offsets((2, 5)), offsets((3, 1))
+    for scale in (1e2, 1e6) if norm == "softmax" else (1e6, 1e10):
+        v = (scale * torch.randn(7, 20, generator=generator)).to(backend.device)
+        w = torch.randn(4, 20, generator=generator).to(backend.device)
+        w[1:3] = -w[:1]  # some contexts are far from every query
+        scalars = torch.tensor(scorer.scalars())
+        for x in (v, -v):
+            pair = x, w, v_offsets, w_offsets
+            expected = pair_score(*(t.double() for t in pair[:2]), *pair[2:], scorer=scorer, engine="reference")
+            leaves = [t.clone().requires_grad_() for t in pair[:2]] + [scalars.requires_grad_()]
+            actual = pair_score(*leaves[:2], *pair[2:], scorer=scorer, scalars=leaves[2], engine=backend.engine)
+            assert error(actual.detach().double(), expected) <= 1e-5 * magnitude(expected)
+            assert all(g.isfinite().all() for g in torch.autograd.grad(actual.sum(), leaves))

@@ -72,7 +72,7 @@ template <class S> struct Direction {
 
     // The inner products before they are scaled, kind 0: softmax over queries, 1: as they are, 2: leaky.
     template <int kind> static CMSEI_INLINE T shaped(T a, S shift) {
-        if constexpr (kind == 0) return V::exp(a - shift);
+        if constexpr (kind == 0) return V::exp(V::min(a - shift, V::zero())); // beyond 0 in lanes that are no query
         if constexpr (kind == 1) return a;
         return M::leaky(a);
     }
@@ -154,7 +154,8 @@ template <class S> struct Direction {
             for (long c = 0; c < m; ++c) {
                 const T a = V::load(s.a + c * ld + v);
                 const T logit = shaped<kind>(a, s.shift[c]) * s.factor[c];
-                const T e = bounded ? V::exp2_within(logit) : V::exp2(logit - shift);
+                // The largest must be at 0 exactly: of a logit of 1e10 what its rounding left out is a power of 2^512.
+                const T e = bounded ? V::exp2_within(logit) : V::exp2(V::rounded(logit) - shift);
                 V::store(s.p + c * ld + v, e);
                 total += e;
                 dot += e * a;

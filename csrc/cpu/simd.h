@@ -47,6 +47,15 @@ template <class Scalar> struct Simd {
     static CMSEI_INLINE T set(S x) { return x - T{}; }
     static CMSEI_INLINE T zero() { return T{}; }
     static CMSEI_INLINE T select(Mask m, T a, T b) { return m ? a : b; }
+    // A product as it is rounded: no multiply-add takes it in with all its digits.
+    static CMSEI_INLINE T rounded(T x) {
+#if defined(__x86_64__)
+        asm("" : "+v"(x));
+#elif defined(__aarch64__)
+        asm("" : "+w"(x));
+#endif
+        return x;
+    }
     // a > b ? a : b, so b if one is NaN: one instruction, which compilers do not make of it.
     static CMSEI_INLINE T max(T a, T b) {
 #if CMSEI_VECTOR_BYTES == 64 && defined(__AVX512F__)
@@ -163,8 +172,7 @@ template <> CMSEI_INLINE Simd<float>::T Simd<float>::exp2_within(T x) {
     for (int i = 1; i < 7; ++i) p = p * r + poly[i];
     return (T)_mm512_scalef_ps((__m512)p, (__m512)x);
 }
-// The largest of some differences to their maximum is 0 up to a rounding of the maximum, and of numbers like 1e10 that
-// is much: neither may all powers vanish nor one overflow. NaN stays.
+// What is below 2^-126 is that, what is beyond 2^120 that; NaN stays.
 template <> CMSEI_INLINE Simd<float>::T Simd<float>::exp2(T x) {
     return exp2_within(min(set(120.0f), max(set(-126.0f), x)));
 }

@@ -116,7 +116,7 @@ private:
 #pragma GCC unroll 2
             for (int k = 0; k < NV; ++k) {
                 const T a = product(i, k), y = logit(i, k, a);
-                const T e = bounded ? V::exp2_within(y) : V::exp2(y - shift[k]);
+                const T e = bounded ? V::exp2_within(y) : V::exp2(V::rounded(y) - shift[k]);
                 V::store(p + i * kNR<S> + k * W, e);
                 sum[k] += e;
                 dot[k] += e * a;
