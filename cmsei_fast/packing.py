@@ -97,12 +97,12 @@ class Items:
         if self.offsets is None:
             width = int(self.data.shape[1])
             offsets = np.arange(last - first + 1, dtype=np.int64) * width
-            rows = _tensor(self.data[low:high].reshape(-1, self.data.shape[2]))
+            rows = as_tensor(self.data[low:high].reshape(-1, self.data.shape[2]))
         else:
             bounds = self.offsets[low : high + 1]
             offsets = bounds - bounds[0]
             if self.packed:
-                rows = _tensor(self.data[int(bounds[0]) : int(bounds[-1])])
+                rows = as_tensor(self.data[int(bounds[0]) : int(bounds[-1])])
             else:
                 rows = _without_padding(self.data[low:high], np.diff(bounds))
         if check:
@@ -148,14 +148,14 @@ def _itemsize(data: Any) -> int:
     return data.element_size() if isinstance(data, Tensor) else data.dtype.itemsize
 
 
-def _tensor(block: Any) -> Tensor:
-    """A block of rows as a tensor. Memory that torch cannot share (read-only, byte-swapped, reversed) is copied."""
+def as_tensor(block: Any) -> Tensor:
+    """An array as a tensor. Memory that torch cannot share (read-only, byte-swapped, reversed) is copied."""
     if isinstance(block, Tensor):
         return block
     array = np.asarray(block)
-    if not (array.flags.c_contiguous and array.flags.writeable and array.dtype.isnative):
-        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
-    return torch.from_numpy(array)
+    # One row of a reversed array is contiguous to numpy, and its stride negative.
+    good = array.flags.c_contiguous and array.flags.writeable and array.dtype.isnative and min(array.strides) >= 0
+    return torch.from_numpy(array if good else np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
 def _without_padding(block: Any, lengths: np.ndarray) -> Tensor:
@@ -163,4 +163,4 @@ def _without_padding(block: Any, lengths: np.ndarray) -> Tensor:
     keep = np.arange(block.shape[1]) < lengths[:, None]  # (n, width)
     if isinstance(block, Tensor):
         return block[torch.from_numpy(keep).to(block.device)]
-    return _tensor(np.asarray(block)[keep])
+    return as_tensor(np.asarray(block)[keep])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmsei_fast import PairScorer, engines, score_matrix, tiling
+from cmsei_fast import PairScorer, engines, recall_metrics, score_matrix, tiling
 from cmsei_fast.engines.terms import rounded_rows
 from cmsei_fast.ops.pair_score import pair_score
 
@@ -373,3 +373,16 @@ def test_out_of_any_strides(view: str) -> None:
     }[view]
     assert score_matrix(images, captions, out=out) is out
     np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_arrays_backwards(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of one row is contiguous to numpy whatever its stride."""
+    monkeypatch.setattr(tiling, "IMAGE_BLOCK_BYTES", 1)
+    images, captions = (np.random.default_rng(i).standard_normal((3 * rows, 4)) for i in range(2))
+    expected = score_matrix(images, captions, [rows] * 3, [rows] * 3)
+    backwards = [np.ascontiguousarray(x[::-1])[::-1] for x in (images, captions)]
+    np.testing.assert_array_equal(score_matrix(*backwards, [rows] * 3, [rows] * 3), expected)
+    backwards = np.ascontiguousarray(expected[::-1])[::-1]
+    monkeypatch.setattr("cmsei_fast.retrieval.matrix.BLOCK_ELEMENTS", 1)
+    assert recall_metrics(backwards, 1) == recall_metrics(expected, 1)

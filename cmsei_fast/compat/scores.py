@@ -13,6 +13,7 @@ from ..devices import own_device
 from ..encoded import Encoded
 from ..engines.eight_bits import FORMATS
 from ..ops.pair_score import pair_score
+from ..packing import as_tensor
 from ..scorer import PairScorer
 from ..scoring import score_matrix
 
@@ -64,7 +65,7 @@ def shard_xattn(
     dtype = checks.PRECISIONS[checks.check_precision(precision, torch.float32)]
     if precision in FORMATS:  # rounded once, from the features as they are
         dtype = torch.float32
-    images, captions = (torch.as_tensor(x).to(place, dtype) for x in (images, captions))
+    images, captions = (as_tensor(x).to(place, dtype) for x in (images, captions))
     out[:] = score_matrix(images, captions, caplens, scorer=scorer, precision=precision).double().cpu().numpy()
     return out
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .. import checks
+from ..packing import as_tensor
 from .scan import i2t, t2i
 from .similarity import EncoderSimilarity, check_precision
 
@@ -65,9 +66,9 @@ def shard_attn_scores(
     assert lengths is not None
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    images = torch.as_tensor(np.asarray(img_embs) if not isinstance(img_embs, torch.Tensor) else img_embs)
+    images = as_tensor(img_embs)
     # The field keeps float32 words in padded float64 arrays: only the words are copied.
-    words = [torch.as_tensor(c[:n]).to(device, torch.float32) for c, n in zip(cap_embs, lengths.tolist(), strict=True)]
+    words = [as_tensor(c[:n]).to(device, torch.float32) for c, n in zip(cap_embs, lengths.tolist(), strict=True)]
     packed = torch.cat(words) if words else torch.empty(0, cap_embs.shape[2], device=device)
     found = encoder.to(device).similarities(images.to(device, torch.float32), packed, torch.from_numpy(lengths))
     return found.double().cpu().numpy()

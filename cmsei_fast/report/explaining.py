@@ -17,6 +17,7 @@ from ..engines.terms import Direction, read_terms
 from ..graphs import SPATIAL_NAMES, n_semantic_labels
 from ..model.cmsei import CMSEI
 from ..model.graph_reasoning import ReasoningLayer
+from ..packing import as_tensor
 from ..scorer import PairScorer
 from .explanation import AttentionStep, Edge, Explanation, Term
 from .mixing import mixing
@@ -105,12 +106,11 @@ def explain_features(
     """
     rows = []
     for name, value in (("image_features", image_features), ("caption_features", caption_features)):
-        kind = checks.kind_of(name, value)
+        checks.kind_of(name, value)
         checks.dtype_of(name, value)
         if len(value.shape) != 2 or 0 in value.shape:
             raise ValueError(f"{name}: expected shape (rows, D) with one row at least, got {tuple(value.shape)}")
-        x = value if kind == "torch" else torch.from_numpy(np.ascontiguousarray(value))
-        x = x.detach().to("cpu", torch.float64)
+        x = as_tensor(value).detach().to("cpu", torch.float64)
         if not x.isfinite().all():
             raise ValueError(f"{name}: expected finite features, got NaN or an infinity")
         rows.append(x)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..packing import as_tensor
 from .metrics import Fold, FoldRanks, RecallMetrics, check_map, combine, split_folds
 from .rank_count import RankCount
 
@@ -100,4 +101,4 @@ def _read(scores: Any, rows: slice, columns: Any) -> Tensor:
         return block if block.dtype == torch.float64 else block.float()
     block = np.asarray(block)[:, columns]
     wide = np.float32 if block.dtype.itemsize <= 4 else np.float64
-    return torch.from_numpy(np.require(block, wide, ["C", "W"]))  # a copy where the caller's memory does not do
+    return as_tensor(block.astype(wide, copy=False))
