@@ -204,6 +204,24 @@ def test_the_descriptor_has_its_fields_where_the_instruction_set_documents_them(
         assert number >> 62 == 1  # 128-byte swizzle
 
 
+BROKEN = (
+    "a barrier at no multiple of 8",
+    "a barrier that counts no arrivals",
+    "registers that nobody gives back",
+    "a warp's threads at several of its instructions",
+    "a lane that no warp has",
+    "descriptors that differ between warps",
+    "bits of a descriptor that mean nothing",
+    "sums without a fence",
+    "more bytes than a barrier counts",
+)
+
+
+@pytest.mark.parametrize("rule", range(len(BROKEN) + 1), ids=("none", *BROKEN))
+def test_the_model_of_the_machine_refuses_what_the_machine_does_not_do(library: ctypes.CDLL, rule: int) -> None:
+    assert library.hopper_refuses(rule) == (rule > 0)
+
+
 def test_fragments_of_mma_lie_as_the_instruction_set_documents() -> None:
     """Each number of a tile is one thread's, at its row and column of m16n8k16 in its warp's part."""
     library = TileModule().mma

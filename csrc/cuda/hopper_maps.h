@@ -45,7 +45,8 @@ inline bool encodable(const TensorMap& map) {
   bool good = map.address % 16 == 0 && map.strides[0] % 16 == 0 && map.strides[0] < uint64_t(1) << 40;
   good = good && map.strides[0] >= map.sizes[0] * map.bytes;
   for (int i = 0; i < 2; ++i)
-    good = good && map.sizes[i] >= 1 && map.sizes[i] <= uint64_t(1) << 32 && map.box[i] >= 1 && map.box[i] <= 256;
+    good = good && map.sizes[i] >= 1 && map.sizes[i] <= uint64_t(1) << 32 && map.box[i] >= 1 && map.box[i] <= 256 &&
+           map.steps[i] >= 1 && map.steps[i] <= 8;
   const uint64_t across = static_cast<uint64_t>(map.box[0]) * map.bytes;
   return good && across % 16 == 0 && across <= tile::kRowBytes;
 }

@@ -30,9 +30,13 @@ static void copy_now(const Copy& copy) {
     std::memset(copy.to, 0, 16);
 }
 
+static void check_aligned(const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % 16 != 0) throw std::runtime_error("16 bytes that lie on no boundary of 16");
+}
+
 static void copy_async(void* to, const void* from, bool inside) {
-  const auto odd = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 != 0; };
-  if (odd(to) || odd(from)) throw std::runtime_error("16 bytes that lie on no boundary of 16");
+  check_aligned(to);
+  check_aligned(from);
   if (copier.late)
     copier.open[block->current].push_back({to, from, inside});
   else
@@ -54,8 +58,9 @@ static void wait_copies() {
 template <int kCount>
 static void load_matrices(uint32_t (&x)[kCount], const void* row) {
   const int self = block->current, lane = self % 32;
+  check_aligned(row);
   copier.rows[self] = row;
-  sync_warp();
+  sync_warp(kLoadMatrices);
   for (int i = 0; i < kCount; ++i)
     std::memcpy(&x[i], static_cast<const char*>(copier.rows[self - lane + 8 * i + lane / 4]) + lane % 4 * 4, 4);
   sync_warp();

@@ -26,6 +26,7 @@ struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   At at = At::kRunning;
+  int what = 0;                 // the instruction at which it waits for its warp
   int turn = 0;
   std::function<bool()> ready;  // of one that polls
 };
@@ -53,14 +54,17 @@ struct Schedule {
 
 static Block* block = nullptr;
 
-static void wait(At at) {
+static void wait(At at, int what = 0) {
   Fiber& fiber = block->fibers[block->current];
   fiber.at = at;
+  fiber.what = what;
   swapcontext(&fiber.context, &block->scheduler);
 }
 
 CMSEI_DEVICE void sync_block() { wait(At::kBlock); }
-CMSEI_DEVICE void sync_warp() { wait(At::kWarp); }
+// Instructions of a whole warp.
+enum Together { kSync, kExchange, kMultiply, kMultiplyTf32, kLoadMatrices, kWaitForProducts };
+CMSEI_DEVICE void sync_warp(Together what = kSync) { wait(At::kWarp, what); }
 [[maybe_unused]] static void sync_all_blocks() { wait(At::kCluster); }
 
 [[maybe_unused]] static void poll(std::function<bool()> ready) {
@@ -72,9 +76,10 @@ CMSEI_DEVICE void sync_warp() { wait(At::kWarp); }
 template <typename T>
 CMSEI_DEVICE T shuffle(T x, int lane) {
   const int self = block->current;
+  if (lane < 0 || lane >= 32) throw std::runtime_error("a lane that no warp has");
   std::vector<double>& all = block->exchanged[block->fibers[self].turn ^= 1];
   all[self] = x;
-  sync_warp();
+  sync_warp(kExchange);
   return static_cast<T>(all[self - self % 32 + lane]);
 }
 template <typename T>
@@ -155,8 +160,12 @@ static bool go_on(Block& now, bool reversed) {
     ran = true;
   };
   if (all_at(now, 0, threads, {At::kBlock})) release(0, threads);
-  for (int warp = 0; warp < threads; warp += 32)
-    if (all_at(now, warp, warp + 32, {At::kWarp})) release(warp, warp + 32);
+  for (int warp = 0; warp < threads; warp += 32) {
+    if (!all_at(now, warp, warp + 32, {At::kWarp})) continue;
+    for (int i = warp; i < warp + 32; ++i)
+      if (now.fibers[i].what != now.fibers[warp].what) throw std::runtime_error("a warp's threads at several instructions");
+    release(warp, warp + 32);
+  }
   for (int i = 0; i < threads; ++i)
     if (now.fibers[i].at == At::kPolling && now.fibers[i].ready()) release(i, i + 1);
   return ran;

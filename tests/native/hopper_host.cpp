@@ -66,7 +66,51 @@ void run_cluster_of(const Arguments& a, const Rectangles& rectangles, const devi
   if (!machine.loads.empty()) throw std::runtime_error("loads that nobody waited for");
 }
 
+// A thread of a small kernel that breaks the rule of this number; of 0, none.
+void run_breaking(int rule, unsigned char* shared, int thread) {
+  const Memory memory = lay_out(shared);
+  const bool consumes = thread < kConsumers;
+  const int warp = thread / 32, lane = thread % 32;
+  if (thread == 0) {
+    device::barrier_init(rule == 1 ? reinterpret_cast<uint64_t*>(shared + 4) : memory.free, rule == 2 ? 0 : 4);
+    device::fence_barriers();
+  }
+  device::sync_cluster();
+  if (!consumes) {
+    if (rule != 3) device::give_registers<kProducerRegisters>();
+    return;
+  }
+  device::take_registers<kConsumerRegisters>();
+  if (rule == 4 && lane < 16) device::sync_warp();
+  if (rule == 4 && lane >= 16) device::shuffle(1.0f, 0);
+  device::shuffle(1.0f, rule == 5 ? 32 : lane ^ 1);
+  device::Accumulators sums{};
+  const uint64_t step = rule == 6 ? warp * kDescriptorStep : 0, odd = rule == 7 ? 1 << 14 : 0;
+  if (rule != 8) device::wgmma_fence();
+  device::wgmma<false>(sums, descriptor(memory.work_address) + step + odd, descriptor(memory.work_address + kWordBytes));
+  device::wgmma_commit();
+  device::wgmma_finish(sums);
+  if (rule == 9 && thread == 0) device::barrier_expect(memory.free, 1 << 20);
+  if (lane == 0) device::barrier_arrive(device::address_in(memory.free, 0));
+  device::barrier_wait(memory.free, 0);
+}
+
 }  // namespace
+
+// Whether the model of the machine refuses a kernel that breaks this rule.
+extern "C" int32_t hopper_refuses(int rule) try {
+  std::unique_ptr<uint64_t[]> shared(new uint64_t[kSharedBytes / 8]());
+  device::machine = {};
+  device::machine.blocks.resize(1);
+  device::machine.blocks[0].bytes = reinterpret_cast<unsigned char*>(shared.get());
+  device::Schedule schedule;
+  schedule.passed = device::publish_barriers;
+  device::run_cluster(1, kThreads, schedule, [&](int thread) { run_breaking(rule, device::own().bytes, thread); });
+  return 0;
+} catch (const std::runtime_error& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
+}
 
 // Bytes of shared memory, or -2: a rule of the machine is broken, -4: TMA does not take the rows.
 extern "C" int64_t hopper_host(const cuda::TileCall* call, const Options* options) try {

@@ -45,6 +45,9 @@ struct Memory {
   Known barriers = Known::kNowhere;
   std::map<int, std::deque<std::vector<Product>>> groups;  // of each thread, committed
   std::map<int, std::vector<Product>> open;
+  std::vector<std::pair<uint64_t, uint64_t>> operands;  // of each of the warpgroup's products
+  std::map<int, size_t> issued;                   // of each thread, how many
+  int64_t registers = 0;                          // given back
   int waiting = 0, generation = 0;                // of the consumers' barrier
   int passed[128] = {};                           // how often the thread has come to that barrier
   int unordered[128] = {};  // since when what it wrote may come after what TMA writes; 0: it may not
@@ -101,6 +104,14 @@ static bool feed_one() {
 
 static Barrier& of(uint64_t* barrier) { return *reinterpret_cast<Barrier*>(barrier); }
 
+// A barrier counts to 2^20 - 1, arrivals from 1 on.
+static void check_count(int64_t count, int64_t least) {
+  if (count < least || count >= 1 << 20) throw std::runtime_error("more, or fewer, than a barrier counts");
+}
+static void check_place(uint32_t address) {
+  if (address % 8 != 0) throw std::runtime_error("a barrier lies at no multiple of 8");
+}
+
 static void settle(Memory& memory, Barrier& x) {
   if (x.pending != 0 || x.bytes != 0) return;
   x.phase ^= 1;
@@ -114,6 +125,8 @@ static void arrive(Memory& memory, Barrier& x) {
 }
 
 static void barrier_init(uint64_t* barrier, uint32_t arrivals) {
+  check_place(shared_address(barrier));
+  check_count(arrivals, 1);
   const auto n = static_cast<int16_t>(arrivals);
   of(barrier) = {n, n, 0, 0};
   own().barriers = Known::kHere;
@@ -144,6 +157,7 @@ static void barrier_arrive(uint32_t barrier) {
 static void barrier_expect(uint64_t* barrier, uint32_t bytes) {
   dawdle();
   check_known(own());
+  check_count(of(barrier).bytes + static_cast<int64_t>(bytes), 1 - (1 << 20));
   of(barrier).bytes += static_cast<int32_t>(bytes);
   arrive(own(), of(barrier));
 }
@@ -171,6 +185,7 @@ static void fill_box(const Map& map, Memory& memory, int64_t at_box, int64_t at_
       else
         std::memset(out, 0, bytes);
     }
+  check_count(barrier.bytes - tall * shape.box[0] * bytes, 1 - (1 << 20));
   barrier.bytes -= static_cast<int32_t>(tall * shape.box[0] * bytes);
   settle(memory, barrier);
 }
@@ -237,6 +252,7 @@ using WholeAccumulators = Sums<int32_t>;
 // Element (row, k) of the K-major operand that a descriptor of layout 1 describes: addresses, then the swizzle on them.
 static float element(uint64_t descriptor, int row, int k, const Product& p) {
   if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) throw std::runtime_error("not the 128-byte swizzle");
+  if (descriptor & 0x3ff1c000c000c000u) throw std::runtime_error("bits of a descriptor that mean nothing");
   const uint32_t start = (descriptor & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
   uint32_t at = start + row / 8 * stride + row % 8 * 128 + k * p.bytes;
   at ^= at >> 7 << 4 & 0x70;
@@ -279,13 +295,30 @@ static void multiply_now(const Product& p, int thread) {
   }
 }
 
+// The registers of a thread at the beginning: of two blocks on a multiprocessor, in eights. What a warpgroup takes more
+// must have been given back, and is waited for.
+constexpr int kRegisters = 65536 / (2 * hopper::kThreads) / 8 * 8;
 template <int kCount>
-static void take_registers() {}
+static void take_registers() {
+  static_assert(kCount % 8 == 0 && kRegisters <= kCount && kCount <= 256);
+  constexpr int more = kCount - kRegisters;
+  Memory& memory = own();
+  while (memory.registers < more) poll([&memory] { return memory.registers >= more; });
+  memory.registers -= more;
+}
 template <int kCount>
-static void give_registers() {}
+static void give_registers() {
+  static_assert(kCount % 8 == 0 && 24 <= kCount && kCount <= kRegisters);
+  own().registers += kRegisters - kCount;
+}
 static void wgmma_fence() { own().settled[block->current] = true; }
 static void multiply(const Product& product) {
-  if (!own().settled[block->current]) throw std::runtime_error("no fence between other uses of sums and wgmma");
+  Memory& memory = own();
+  if (!memory.settled[block->current]) throw std::runtime_error("no fence between other uses of sums and wgmma");
+  const std::pair operands(product.words, product.regions);
+  const size_t place = memory.issued[block->current]++;
+  if (place == memory.operands.size()) memory.operands.push_back(operands);
+  if (memory.operands.at(place) != operands) throw std::runtime_error("descriptors differ within the warpgroup");
   if (machine.late)
     own().open[block->current].push_back(product);
   else
@@ -325,7 +358,7 @@ template <int kPending>
 static void wgmma_wait() {
   dawdle();
   finish_groups(kPending);
-  sync_warp();  // of a warp's threads at a time, as they began
+  sync_warp(kWaitForProducts);  // of a warp's threads at a time, as they began
 }
 template <class Number>
 static void wgmma_finish(Sums<Number>&) {

@@ -16,12 +16,12 @@ static int turn[8 * kMostThreads];
 
 // The operands of all threads, once the thread's warp has given its own.
 template <class Left>
-static const Operands* gathered(const Left (&left)[4], const Left* right) {
+static const Operands* gathered(const Left (&left)[4], const Left* right, Together what) {
   const int self = block->rank * kMostThreads + block->current;
   Operands* const all = operands[turn[self] ^= 1];
   std::memcpy(all[self].left, left, sizeof left);
   std::memcpy(all[self].right, right, sizeof all[self].right);
-  sync_warp();
+  sync_warp(what);
   return all + (self - self % 32);
 }
 
@@ -33,7 +33,7 @@ static T opaque(T x) {
 template <bool kHalf>
 static void multiply(float (&sums)[4], const uint32_t (&left)[4], const uint32_t* right) {
   const int lane = block->current % 32;
-  const Operands* const of = gathered(left, right);
+  const Operands* const of = gathered(left, right, kMultiply);
   const auto half = [](uint32_t x, int k) { return number(static_cast<uint16_t>(x >> (k % 2 * 16)), kHalf); };
   for (int i = 0; i < 4; ++i) {
     const int row = (lane >> 2) + 8 * (i >> 1), column = 2 * (lane & 3) + (i & 1);
@@ -55,7 +55,7 @@ static float tf32(uint32_t bits) {
 
 static void multiply(float (&sums)[4], const float (&left)[4], const float (&right)[2]) {
   const int lane = block->current % 32;
-  const Operands* const of = gathered(left, right);
+  const Operands* const of = gathered(left, right, kMultiplyTf32);
   for (int i = 0; i < 4; ++i) {
     const int row = (lane >> 2) + 8 * (i >> 1), column = 2 * (lane & 3) + (i & 1);
     for (int k = 0; k < 8; ++k)
