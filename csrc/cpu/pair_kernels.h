@@ -14,6 +14,7 @@ struct Rows {
     const void* data;
     Storage storage;
     long stride;
+    const float* scales = nullptr; // of rows that a NarrowKernels::round has made
 };
 
 constexpr int kMaxSteps = 8;
@@ -111,6 +112,9 @@ struct NarrowKernels {
     void (*gemm)(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long depth);
     void (*gram)(Rows src, long depth, const Gram<float>& out, float* scratch);
     long (*gram_scratch)(long m, long depth);
+    // Where all of these take rows of another form: the float32 a row takes in it, and the rows in it.
+    long (*rounded_size)(long depth) = nullptr;
+    Rows (*round)(Rows src, long rows, long depth, float* memory) = nullptr;
 };
 
 template <class S> struct PairKernels {

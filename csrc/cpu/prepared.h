@@ -54,7 +54,7 @@ inline std::size_t storage_size(Storage s) { return s == Storage::kFloat64 ? 8 :
 
 inline Rows at(const Rows& rows, long i) {
     return {static_cast<const char*>(rows.data) + i * rows.stride * static_cast<long>(storage_size(rows.storage)),
-            rows.storage, rows.stride};
+            rows.storage, rows.stride, rows.scales ? rows.scales + i : nullptr};
 }
 
 inline long round_up(long x, long to) { return (x + to - 1) / to * to; }
@@ -121,14 +121,18 @@ template <class S> struct Prepared {
                 (items == &images ? v : w).push_back(k.gram_view(next, items->size(i), forms[items == &captions]));
                 next += gram_size(*items, i);
             }
+        const bool rounds = narrow && narrow->round;
         std::vector<Buffer<S>> scratch(run.threads);
+        std::vector<Buffer<float>> rounded(run.threads);
         for (auto& s : scratch) s.reset(gram_scratch(most));
+        for (auto& r : rounded) r.reset(rounds ? most_rows() * narrow->rounded_size(depth) : 0);
         const long groups = static_cast<long>(regions.size()), tasks = groups + static_cast<long>(words.size());
         return parallel_for(tasks, run.threads, run.interrupted, [&](long task, int thread) {
             const bool left = task < groups;
             const Items& items = left ? images : captions;
             const Group& g = left ? regions[task] : words[task - groups];
-            const Rows rows = at(items.rows, g.row);
+            Rows rows = at(items.rows, g.row);
+            if (rounds) rows = narrow->round(rows, g.rows, depth, rounded[thread].get());
             if (narrow) {
                 if (left)
                     narrow->pack_a(rows, g.rows, depth, narrow_a.get() + g.padded * elements());
@@ -140,8 +144,16 @@ template <class S> struct Prepared {
                 k.pack_b(rows, g.rows, depth, b.get() + g.padded * depth);
             }
             for (long i = g.first; i < g.last; ++i)
-                gram(at(items.rows, items.offsets[i]), left ? v[i] : w[i], scratch[thread].get());
+                gram(at(rows, items.offsets[i] - g.row), left ? v[i] : w[i], scratch[thread].get());
         });
+    }
+
+    // Of the largest group of either side.
+    long most_rows() const {
+        long most = 0;
+        for (const auto* groups : {&regions, &words})
+            for (const Group& g : *groups) most = std::max(most, g.rows);
+        return most;
     }
 
     // Of a tile with as many rows more as a register has lanes.

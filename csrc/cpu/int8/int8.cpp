@@ -11,7 +11,15 @@
 namespace cmsei {
 namespace CMSEI_ISA {
 
-void add_int8_kernels(PairKernels<float>& table) { table.int8 = &kInt8Kernels; }
+void add_int8_kernels(PairKernels<float>& table) {
+    static constexpr NarrowKernels kernels = [] {
+        NarrowKernels own = kInt8Kernels;
+        own.rounded_size = rounded_size;
+        own.round = round_rows;
+        return own;
+    }();
+    table.int8 = &kernels;
+}
 
 }  // namespace CMSEI_ISA
 }  // namespace cmsei

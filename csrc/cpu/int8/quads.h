@@ -91,35 +91,41 @@ void gemm_int8(const uint32_t* a, const uint32_t* b, float* c, long ldc, long ro
     });
 }
 
-void store_quads(const int8_t* numbers, long rows, long quads, uint32_t* dst, long ld) {
-    interleave(reinterpret_cast<const float*>(numbers), quads, rows, quads, reinterpret_cast<float*>(dst), ld);
+void store_quads(const Rows& src, long first, long rows, long quads, uint32_t* dst, long ld) {
+    interleave(row_of(src, first), src.stride, rows, quads, reinterpret_cast<float*>(dst), ld);
 }
 
+// The rows of all of these are rounded.
 void pack_a_int8(Rows src, long rows, long depth, uint32_t* dst) {
     const long quads = quads_of(depth), size = elements_int8(depth);
-    each_panel(src, rows, depth, 4 * quads, kMR, [&](long i, long n, const int8_t* numbers, const float* scales) {
+    for (long i = 0; i < rows; i += kMR) {
+        const long n = rows - i < kMR ? rows - i : kMR;
         uint32_t* const panel = dst + i * size;
-        store_quads(numbers, n, quads, panel, n);
+        store_quads(src, i, n, quads, panel, n);
         for (long k = 0; k < n * quads; ++k) panel[k] ^= kRaised;
-        __builtin_memcpy(panel + quads * n, scales, sizeof(float) * n);
-    });
+        __builtin_memcpy(panel + quads * n, src.scales + i, sizeof(float) * n);
+    }
 }
 
 void pack_b_int8(Rows src, long cols, long depth, uint32_t* dst) {
     constexpr long N = kNR<float>;
     const long quads = quads_of(depth), size = elements_int8(depth), pass = pass_of(depth);
-    each_panel(src, cols, depth, 4 * quads, N, [&](long j, long n, const int8_t* numbers, const float* scales) {
+    for (long j = 0; j < cols; j += N) {
+        const long n = cols - j < N ? cols - j : N;
         uint32_t* const panel = dst + j * size;
         if (n < N) __builtin_memset(panel, 0, sizeof(uint32_t) * N * size);
-        store_quads(numbers, n, quads, panel, N);
-        __builtin_memcpy(panel + quads * N, scales, sizeof(float) * n);
-        for (long i = 0; i < n; ++i)
+        store_quads(src, j, n, quads, panel, N);
+        __builtin_memcpy(panel + quads * N, src.scales + j, sizeof(float) * n);
+        for (long i = 0; i < n; ++i) {
+            const auto* const numbers = reinterpret_cast<const int8_t*>(row_of(src, j + i));
             for (long k = 0, p = 1; k < depth; k += pass, ++p) {
+                const long end = std::min(k + pass, depth);
                 int32_t sum = 0;
-                for (long m = k; m < k + pass && m < depth; ++m) sum += numbers[i * 4 * quads + m];
+                for (long m = k; m < end; ++m) sum += numbers[m];
                 panel[(quads + p) * N + i] = static_cast<uint32_t>(128 * sum);
             }
-    });
+        }
+    }
 }
 
 void gram_int8(Rows src, long depth, const Gram<float>& out, float* scratch) {

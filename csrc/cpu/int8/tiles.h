@@ -8,18 +8,19 @@
 namespace cmsei {
 namespace CMSEI_ISA {
 
-// A panel of A or B: its tiles, then its rows' scales.
+// A panel of A or B: its tiles, then its rows' scales. The rows are rounded.
 struct Quads {
     static long elements(long depth) { return tiles_of(depth) * kElements + 1; }
 
     template <class Pack> static void pack(Rows src, long rows, long depth, long most, uint32_t* dst, Pack pack_tiles) {
-        const long width = round_up(depth, kTileBytes), size = elements(depth);
-        each_panel(src, rows, depth, width, most, [&](long i, long n, const int8_t* numbers, const float* scales) {
+        const long width = 4 * src.stride, size = elements(depth);
+        for (long i = 0; i < rows; i += most) {
+            const long n = rows - i < most ? rows - i : most;
             uint32_t* const panel = dst + i * size;
-            pack_tiles(reinterpret_cast<const char*>(numbers), width, n, width, panel);
-            float* const behind = reinterpret_cast<float*>(panel + most * (size - 1));
-            for (long r = 0; r < most; ++r) behind[r] = r < n ? scales[r] : 0;
-        });
+            pack_tiles(reinterpret_cast<const char*>(row_of(src, i)), width, n, width, panel);
+            float* const scales = reinterpret_cast<float*>(panel + most * (size - 1));
+            for (long r = 0; r < most; ++r) scales[r] = r < n ? src.scales[i + r] : 0;
+        }
     }
     static void pack_a(Rows src, long rows, long depth, uint32_t* dst) { pack(src, rows, depth, kTileRows, dst, pack_a_tiles); }
     static void pack_b(Rows src, long cols, long depth, uint32_t* dst) { pack(src, cols, depth, kColumns, dst, pack_b_tiles); }

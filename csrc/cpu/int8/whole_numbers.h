@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "../pack.h"
 
@@ -75,31 +74,41 @@ template <class X> float quantise(const X* row, long depth, int8_t* out) {
     return std::ldexp(1.0f, exponent);
 }
 
-// visit(first row, rows, their numbers (rows, width) with zeros past the depth, their scales) of panels of `most`, the
-// width a multiple of four.
-template <class Visit> void each_panel(Rows src, long rows, long depth, long width, long most, Visit visit) {
-    std::vector<float> memory(most * width / 4); // numbers move four at a time, as the float that has their bits
-    auto* numbers = reinterpret_cast<int8_t*>(memory.data());
-    float scales[kNR<float>];
+// Rounded rows lie one behind the other, each with zeros up to a multiple of 64 numbers, and their scales behind all of
+// them. Numbers move four at a time, as the float that has their bits.
+inline long row_size(long depth) { return round_up(depth, kPassUnit) / 4; }
+inline long rounded_size(long depth) { return row_size(depth) + 1; }
+
+inline Rows round_rows(Rows src, long rows, long depth, float* memory) {
+    const long size = row_size(depth);
+    float* const scales = memory + rows * size;
     with_storage(src, [&](auto* p) {
-        for (long i = 0; i < rows; i += most) {
-            const long n = rows - i < most ? rows - i : most;
-            for (long r = 0; r < n; ++r) scales[r] = quantise(p + (i + r) * src.stride, depth, numbers + r * width);
-            visit(i, n, numbers, scales);
+        for (long r = 0; r < rows; ++r, p += src.stride) {
+            auto* const numbers = reinterpret_cast<int8_t*>(memory + r * size);
+            scales[r] = quantise(p, depth, numbers);
+            __builtin_memset(numbers + depth, 0, 4 * size - depth);
         }
     });
+    return {memory, Storage::kFloat32, size, scales};
+}
+
+inline const float* row_of(const Rows& rounded, long row) {
+    return static_cast<const float*>(rounded.data) + row * rounded.stride;
 }
 
 inline void lengths_int8(Rows src, long depth, const Gram<float>& out) {
-    const long width = round_up(depth, 4);
-    for (long i = out.m; i < out.ld; ++i) out.length[i] = 0;
-    each_panel(src, out.m, depth, width, kMR, [&](long first, long n, const int8_t* numbers, const float* scales) {
-        for (long r = 0; r < n; ++r) {
-            int64_t squared = 0;
-            for (long k = 0; k < depth; ++k) squared += numbers[r * width + k] * numbers[r * width + k];
-            out.length[first + r] = PairMath<Plain<float>>::length(static_cast<float>(squared) * scales[r] * scales[r]);
+    for (long i = 0; i < out.ld; ++i) out.length[i] = 0;
+    for (long i = 0; i < out.m; ++i) {
+        const auto* const numbers = reinterpret_cast<const int8_t*>(row_of(src, i));
+        int64_t squared = 0;
+        for (long k = 0; k < depth; k += kMostOfPass) {
+            const long end = std::min(k + kMostOfPass, depth);
+            int32_t sum = 0; // as exact, and quicker
+            for (long n = k; n < end; ++n) sum += numbers[n] * numbers[n];
+            squared += sum;
         }
-    });
+        out.length[i] = PairMath<Plain<float>>::length(static_cast<float>(squared) * src.scales[i] * src.scales[i]);
+    }
 }
 
 }  // namespace CMSEI_ISA
