@@ -14,8 +14,17 @@ CMSEI_DEVICE float opaque(float x) {
   asm volatile("" : "+f"(x));
   return x;
 }
+// Of the device's memory.
 CMSEI_DEVICE const float* opaque(const float* x) {
   asm volatile("" : "+l"(x));
+  __builtin_assume(__isGlobal(x));
+  return x;
+}
+
+// What is in a register as it is.
+CMSEI_DEVICE float any() {
+  float x;
+  asm volatile("" : "=f"(x));
   return x;
 }
 

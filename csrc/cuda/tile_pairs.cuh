@@ -43,6 +43,8 @@ struct MatrixTeam : pair::WarpTeam {
   // x of the lane whose number differs in these bits, and of any other lane.
   CMSEI_DEVICE float exchanged(float x, int bits) const { return device::shuffle_xor(x, bits); }
   CMSEI_DEVICE float taken(float x, int lane) const { return device::shuffle(x, lane); }
+  // Some number, of which nothing comes.
+  CMSEI_DEVICE float any() const { return device::any(); }
   CMSEI_DEVICE bool all(bool yes) const { return device::all(yes); }
   template <class T>
   CMSEI_DEVICE T opaque(T x) const {

@@ -1,7 +1,7 @@
 // A direction's attention, forward, by a warp that multiplies matrices: all queries and their whole context lie in the
 // registers of mma m16n8k8 from the inner products to the score, so that neither the attention, nor its product with the
 // Gram matrix, nor the inner products of a next step are ever in memory. The team has, for that, multiply, exchanged,
-// taken, all and opaque: MatrixTeam of csrc/cuda/tile_pairs.cuh.
+// taken, all, any and opaque: MatrixTeam of csrc/cuda/tile_pairs.cuh.
 //
 // Lane l has rows l / 4 and l / 4 + 8 of a block of sixteen queries and, in tile j of 8 items, two columns, 2 (l % 4) and
 // the next: as the instruction has its sums and, in an order of the depth of our own, its left operand.
@@ -17,8 +17,8 @@
 // a cycle, are 216 cycles.
 //                                              words ask once  regions ask once  both twice and across the levels
 //   attention and inner products in memory     1,710           2,260             9,470
-//   here, the only pair of a tile              1,030           920               3,270
-//   each further caption of the same image     620             680               2,820
+//   here, the only pair of a tile              970             870               3,100
+//   each further caption of the same image     620             630               2,700
 //   of them products of the tensor cores       45              27                183
 // Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it
 // from pair to pair.
@@ -75,6 +75,23 @@ struct KnownGram {
     static CMSEI_FORMULA constexpr int lower_numbers() { return number(kTiles, 0) * 64; }
     CMSEI_TEAM float* below(int k, int j, int lane) const {
         return lower + (number(k, j) / 2 * 32 + lane) * 4 + number(k, j) % 2 * 2;
+    }
+    // A lane's part of half of w G wᵀ, w (8 kTiles) and 0 behind the context. G is symmetric.
+    CMSEI_TEAM float square_of(const float* w, int lane) const {
+        float sum[kTiles], total = 0;
+#pragma unroll
+        for (int k = 0; k < kTiles; ++k) {
+            const Numbers<2> two = read<2>(w + (8 * k + (lane & 3) * 2));
+            const float on = two.x[0] * upper[k][k][0] + two.x[1] * upper[k][k][1];
+            sum[k] = k == 0 ? 0.5f * on : sum[k] + 0.5f * on;
+            total += w[8 * k + (lane >> 2)] * sum[k];
+#pragma unroll
+            for (int j = k + 1; j < kTiles; ++j) {
+                sum[j] = k == 0 ? two.x[0] * upper[k][j][0] : sum[j] + two.x[0] * upper[k][j][0];
+                sum[j] += two.x[1] * upper[k][j][1];
+            }
+        }
+        return total;
     }
 };
 
@@ -172,21 +189,20 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         }
     }
     CMSEI_TEAM void load_regions(const S* from) {
-        const bool all = used(kRows - 1);
+        const int none = static_cast<int>(of.team.zeros() - from);
+        int places[kTiles][2];
 #pragma unroll
         for (int j = 0; j < kTiles; ++j)
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
                 const int c = item(j, i);
-                const S* const place = (c < m ? from + (c * of.context + first) : of.team.zeros()) + (lane >> 2);
-                if (all) {
-#pragma unroll
-                    for (int row = 0; row < kRows; ++row) a[row][j][i] = place[8 * row];
-                } else {
-#pragma unroll
-                    for (int row = 0; row < kRows; ++row) a[row][j][i] = used(row) ? place[8 * row] : S(0);
-                }
+                places[j][i] = (c < m ? c * of.context + first : none) + (lane >> 2);
             }
+        // One question for all of them.
+        if (used(kRows - 1))
+            each([&](int row, int j, int i) { a[row][j][i] = from[places[j][i] + 8 * row]; });
+        else
+            each([&](int row, int j, int i) { a[row][j][i] = used(row) ? from[places[j][i] + 8 * row] : S(0); });
     }
     // The inner products of step k.
     CMSEI_TEAM void load(int k) {
@@ -437,24 +453,29 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
 #pragma unroll
             for (int i = 0; i < 2; ++i) of.team.known.places[i] = finished_column(i < kFinished ? i : 0);
         }
-        // Which of a tile's items comes where in the depth is free: the lane's own come first and fifth.
+        // Which of a tile's items comes where in the depth is free: the lane's own come first and fifth. One base, so that
+        // places are numbers of 32 bits.
+        const S* const from = of.team.opaque(of.gram);
+        int right[kTiles];
+#pragma unroll
+        for (int j = 0; j < kTiles; ++j) right[j] = nearest(j, item_of(j, lane >> 2));
 #pragma unroll
         for (int k = 0; k < kTiles; ++k)
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-                const S* const row = of.gram + nearest(k, item(k, i)) * m;
+                const int row = nearest(k, item(k, i)) * m;
 #pragma unroll
-                for (int j = k; j < kTiles; ++j) gram(k, j, i) = row[nearest(j, item_of(j, (lane >> 2)))];
+                for (int j = k; j < kTiles; ++j) gram(k, j, i) = from[row + right[j]];
             }
         if (!whole) return;
 #pragma unroll
         for (int k = 1; k < kTiles; ++k)
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-                const S* const row = of.gram + nearest(k, item(k, i)) * m;
+                const int row = nearest(k, item(k, i)) * m;
 #pragma unroll
                 for (int j = 0; j < k; ++j) {
-                    const S x = row[nearest(j, item_of(j, (lane >> 2)))];
+                    const S x = from[row + right[j]];
                     if constexpr (kWide)
                         of.team.known.below(k, j, lane)[i] = x;
                     else
@@ -506,8 +527,8 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
                     const int row = 2 * b + i % 2;
-                    left[i] = row < kRows ? p[row][k][i / 2] : S(0);
-                    left_rest[i] = row < kRows ? left[i] - cut(left[i]) : S(0);
+                    left[i] = row < kRows ? p[row][k][i / 2] : of.team.any();
+                    left_rest[i] = row < kRows ? left[i] - cut(left[i]) : of.team.any();
                 }
 #pragma unroll
                 for (int j = kRefines ? 0 : k; j < kTiles; ++j) {
@@ -609,7 +630,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         }
     }
 
-    // Every lane gets the sum of the steps' scores.
+    // The lanes' sum is that of the steps' scores.
     CMSEI_TEAM S forward() {
         // One aggregate of the steps' sum is the sum of theirs.
         const bool once = !many() && of.linear();
@@ -642,7 +663,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
 #pragma unroll
             for (int slot = 0; slot < kSlots; ++slot) sum[slot] = once ? sum[slot] + r[slot] : r[slot];
             if (once && k + 1 < of.steps) continue;
-            score += of.aggregate_of([&](const auto& use) {
+            score += of.part_of([&](const auto& use) {
                 if (!many()) {
 #pragma unroll
                     for (int slot = 0; slot < kSlots; ++slot)

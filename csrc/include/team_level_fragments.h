@@ -135,7 +135,8 @@ template <class Team> struct TeamLevelFragments {
     }
 
     // Every lane gets the terms' weighted sum, and by side what its weights are yet to be multiplied by.
-    CMSEI_TEAM S forward(S (&share)[2]) const {
+    // `known`: the team's KnownGram is of the regions.
+    CMSEI_TEAM S forward(S (&share)[2], bool known) const {
         const int lane = team.lane();
         constexpr int kSlots = 2;
         S sum[2][kSlots], logit[2][kSlots];  // by the side that asks
@@ -188,8 +189,8 @@ template <class Team> struct TeamLevelFragments {
         }
         team.sync();
         if (config.object_sentence)
-            square[1] = regions.n > 32 ? square_of<5>(lane, weights(1), regions.gram, regions.n)
-                                       : square_of(lane, weights(1), regions.gram, regions.n);
+            square[1] = known ? team.known.square_of(weights(1), lane)
+                              : square_of(lane, weights(1), regions.gram, regions.n);
         if (config.word_image)
             square[0] = words.n > 8 && words.n <= 16 ? square_of<2>(lane, weights(0), words.gram, words.n)
                                                      : square_of(lane, weights(0), words.gram, words.n);

@@ -113,13 +113,20 @@ template <class S, class Team> struct TeamPair {
         S share[2];
         int numbers; // of memory that it has
     };
+    // Has the Gram matrix of 33 regions or more in registers, where words will want it there; says whether it is.
+    CMSEI_TEAM bool know_regions() const {
+        if (!config.on(0) || !in_fragments(config.attend_of(0), regions.n) || regions.n <= 32) return false;
+        TeamFragments<Direction, kWideRows, kMostInFragments / 8, 33, true>(direction(0, nullptr, memory)).load_gram();
+        return true;
+    }
     CMSEI_TEAM Crossed crossed() const {
         Crossed x{0, {0, 0}, {1, 1}, 0};
         if (!config.cross()) return x;
         if constexpr (Team::kFragments) {
             if (levels_in_fragments(regions.n, words.n)) {
                 const TeamLevelFragments<Team> both{team, config, scalars, regions, words, block, ld, memory};
-                x.score = both.forward(x.share);
+                const bool known = config.object_sentence && know_regions();
+                x.score = both.forward(x.share, known);
                 x.guide[0] = both.place(0);
                 x.guide[1] = both.place(1);
                 x.numbers = both.kSize;
@@ -139,7 +146,7 @@ template <class S, class Team> struct TeamPair {
         return x;
     }
 
-    // What direction d has of the score.
+    // What direction d has of the score; the lanes' sum is that where a team has fragments.
     CMSEI_TEAM S asked(int d, const Crossed& with) const {
         if (!config.on(d)) return 0;
         S weight = scalars[d ? kWeightI2T : kWeightT2I];
@@ -150,16 +157,17 @@ template <class S, class Team> struct TeamPair {
     // Every lane gets the score. The block is read behind a barrier.
     CMSEI_TEAM S forward() const {
         const Crossed with = crossed();
-        S score = with.score;
         if constexpr (Team::kFragments) {
             // Each compiled for itself: most of what a direction is made of is then known.
-            score += asked(0, with);
-            score += asked(1, with);
+            S part = asked(0, with);
+            part += asked(1, with);
+            return with.score + team.sum(part);
         } else {
+            S score = with.score;
 #pragma unroll 1
             for (int d = 0; d < 2; ++d) score += asked(d, with);
+            return score;
         }
-        return score;
     }
 
     CMSEI_TEAM void add(double* totals, int i, S x) const {

@@ -30,6 +30,8 @@ static T opaque(T x) {
   return x;
 }
 
+[[maybe_unused]] static float any() { return NAN; }
+
 template <bool kHalf>
 static void multiply(float (&sums)[4], const uint32_t (&left)[4], const uint32_t* right) {
   const int lane = block->current % 32;
