@@ -268,8 +268,8 @@ def plan_native(
         portable += [f"-DCMSEI_NO_{name.upper()}" for name in known if name not in [*variants, *products]]
     extra = shlex.split(os.environ.get("CXXFLAGS", ""))
     link = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
-    after = shlex.split(os.environ.get("LDFLAGS", ""))
-    plan.rule("link", f"{plan.quoted(*compiler, *link)} $in -o $out {plan.quoted('-pthread', *after)}", "link")
+    after = ["-pthread", *(["-ldl"] if sys.platform == "linux" else []), *shlex.split(os.environ.get("LDFLAGS", ""))]
+    plan.rule("link", f"{plan.quoted(*compiler, *link)} $in -o $out {plan.quoted(*after)}", "link")
     objects = []
     for source in ["csrc/bindings.cpp", *sources("csrc/cpu/*.cpp")]:
         flags = [*portable, *includes, *extra, f'-DCMSEI_VERSION="{version}"']

@@ -52,6 +52,7 @@ import os, re, sys, torch
 from cmsei_fast import pair_score, PairScorer
 def resident():
     return int(re.findall(r"^VmRSS:\\s+(\\d+) kB", open("/proc/self/status").read(), re.MULTILINE)[0]) * 1024
+torch.set_num_threads(2)
 rows, word = torch.ones(50_000, 1024), torch.ones(1, 1024)
 def score(count):
     ends = torch.tensor([0, 1])

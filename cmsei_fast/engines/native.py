@@ -1,4 +1,4 @@
-"""The CPU engine: C++ kernels in ``csrc/``, one variant an instruction set, threads of their own.
+"""The CPU engine: C++ kernels in ``csrc/``, one variant an instruction set, on torch's threads.
 
 Numerics: products, attention and sums in float32 (float64 for ``"float64"``) whatever the features' type, products of
 ``"int8"`` in whole numbers where the processor multiplies these; results do not depend on the number of threads.

@@ -1,7 +1,8 @@
-// Work sharing: threads live for one call (safe across fork, no second OpenMP runtime), tasks are taken from a
-// counter, and results never depend on which thread ran a task.
+// Work sharing: torch's threads, or threads that live for one call (no second OpenMP library, safe across fork); tasks
+// are taken from a counter, and results never depend on which thread ran a task.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <exception>
@@ -11,24 +12,46 @@
 #include <thread>
 #include <vector>
 
+#include "torch_threads.h"
+
 namespace cmsei {
+
+// Runs work() on as many threads, the calling one among them, or on fewer where there is no room for another.
+template <class Work> void run_on_own_threads(int threads, Work& work) {
+    std::vector<std::thread> pool;
+    pool.reserve(threads - 1);
+    for (int t = 1; t < threads; ++t) {
+        try {
+            pool.emplace_back([&work] { work(); });
+        } catch (const std::system_error&) {
+            break;
+        }
+    }
+    work();
+    for (auto& thread : pool) thread.join();
+}
 
 // Called from the calling thread between tasks, at most every 100 ms; returning true abandons the rest.
 using Interrupted = std::function<bool()>;
 
-// Runs body(task, thread) for task = 0..tasks-1. False if interrupted. Rethrows the first exception of a task.
+// Runs body(task, thread) for task = 0..tasks-1, thread < threads. False if interrupted. Rethrows the first exception of
+// a task.
 inline bool parallel_for(long tasks, int threads, const Interrupted& interrupted,
                          const std::function<void(long, int)>& body) {
     std::atomic<long> next{0};
+    std::atomic<int> arrived{0};
     std::atomic<bool> stop{false};
     std::exception_ptr error;
     std::mutex guard;
-    auto work = [&](int thread, bool polls) {
+    const auto caller = std::this_thread::get_id();
+    auto work = [&] {
+        const int thread = arrived.fetch_add(1);
+        const bool polls = interrupted && std::this_thread::get_id() == caller;
         auto last = std::chrono::steady_clock::now();
         try {
             for (long task; !stop && (task = next.fetch_add(1)) < tasks;) {
                 body(task, thread);
-                if (!polls || !interrupted) continue;
+                if (!polls) continue;
                 const auto now = std::chrono::steady_clock::now();
                 if (now - last < std::chrono::milliseconds(100)) continue;
                 last = now;
@@ -40,18 +63,11 @@ inline bool parallel_for(long tasks, int threads, const Interrupted& interrupted
             stop = true;
         }
     };
-    if (threads > tasks) threads = static_cast<int>(tasks);
-    std::vector<std::thread> pool;
-    pool.reserve(threads > 1 ? threads - 1 : 0);
-    for (int t = 1; t < threads; ++t) {
-        try {
-            pool.emplace_back(work, t, false);
-        } catch (const std::system_error&) {
-            break;  // no room for another thread: those that run take its tasks
-        }
-    }
-    work(0, true);
-    for (auto& thread : pool) thread.join();
+    const auto run = [](void* own) { (*static_cast<decltype(work)*>(own))(); };
+    if (tasks < 2 || threads < 2)
+        work();
+    else if (!run_on_torch_threads(threads, run, &work))
+        run_on_own_threads(static_cast<int>(std::min<long>(threads, tasks)), work);
     if (error) std::rethrow_exception(error);
     return !stop;
 }

@@ -1,0 +1,68 @@
+"""The native engine computes on torch's own threads where it has them, and on its own in a forked process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from cmsei_fast import engines
+
+pytestmark = pytest.mark.skipif(
+    engines.unavailable("native") is not None or platform.system() != "Linux",
+    reason="needs the native module; reads /proc",
+)
+
+START = """
+import os, time, torch
+from cmsei_fast import pair_score, PairScorer
+torch.set_num_threads(2)
+def threads():
+    at = "/proc/self/task"
+    return {name: open(f"{at}/{name}/stat").read().rsplit(")", 1)[1].split()[11] for name in os.listdir(at)}
+alone = threads()
+rows = torch.randn(64 * 36, 512, generator=torch.Generator().manual_seed(0))
+offsets = torch.arange(65) * 36
+def score():
+    return pair_score(rows, rows, offsets, offsets, scorer=PairScorer.scan_t2i(), engine="native").double().sum().item()
+"""
+
+# Prints the ticks (1/100 s) that threads which torch began have computed for scores.
+TICKS = """
+score()
+torch.ones(2000, 2000).exp_()
+before, began = threads(), time.monotonic()
+while time.monotonic() - began < 1:
+    score()
+print(sum(int(now) - int(before[name]) for name, now in threads().items() if name in before.keys() - alone.keys()))
+"""
+
+# Prints what the parent and then a child of it score.
+FORK = """
+scored = score()
+child = os.fork()
+scored = f"{scored} {score()}"
+if child: os.waitpid(child, 0)
+print(scored, flush=True)
+if child == 0: os._exit(0)
+"""
+
+
+def printed(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", START + program], capture_output=True, text=True, timeout=60, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_threads_are_torchs() -> None:
+    assert int(printed(TICKS)) >= 10
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    child, parent = (line.split() for line in printed(FORK).splitlines())
+    assert len({*child, *parent}) == 1
