@@ -103,6 +103,15 @@ def test_against_reference(
     compare(actual, truth(case, dtype), LIMIT[dtype])
 
 
+@pytest.mark.parametrize("shape", [(2, 2, 1, 17, 5), (2, 2, 1, 64, 13), (2, 1, 2, 33, 16), (1, 2, 5, 65, 17)], ids=str)
+def test_more_labels_than_nodes(shape: tuple[int, ...], backend: Backend) -> None:
+    inputs, _ = graph(shape)
+    b, _, r, _, n = shape
+    labels = torch.randint(1, n, (b, r, r), generator=torch.Generator().manual_seed(1))
+    actual = run(cast(inputs, torch.float32), labels, backend.engine, backend.device)
+    compare(actual, run(cast(cast(inputs, torch.float32), torch.float64), labels, "reference"), LIMIT[torch.float32])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_low_precision_against_pytorch(dtype: torch.dtype, backend: Backend) -> None:
     """Against dense attention in the dtype by PyTorch: at most twice its error, plus the rounding of the output."""

@@ -25,6 +25,9 @@ CMSEI_INLINE long round_up(long n, long to) { return (n + to - 1) / to * to; }
 CMSEI_INLINE float natural_log(float x) { return __builtin_logf(x); }
 CMSEI_INLINE double natural_log(double x) { return __builtin_log(x); }
 
+// Up to these many labels (0 is none) there are bins of all of them, however few the queries' own.
+constexpr long kFewLabels = 16;
+
 // The matrices of an image are kept as blocks of query lanes: element (block, key, lane), query = block * lanes + lane.
 // Lanes beyond the last query have no edge.
 template <class S> struct Plan {
@@ -59,7 +62,7 @@ template <class S> struct Plan {
         const long block = query / lanes;
         return (block * rows + key) * lanes + query - block * lanes;
     }
-    long bins() const { return lanes * (at_most(2 * rows, labels > 0 ? labels - 1 : 0) + 1); }
+    long bins() const { return lanes * (at_most(2 * rows > kFewLabels ? 2 * rows : kFewLabels, labels - 1) + 1); }
     long slots_before(long block) const { return row_slot[block * lanes]; }
     long slots(long block) const { return row_slot[at_most(rows, (block + 1) * lanes)] - row_slot[block * lanes]; }
 };
@@ -188,7 +191,7 @@ template <class S> void lay_out(Plan<S>& p, const RelationInputs<S>& in, long im
     const S* confidence = in.confidence ? in.confidence + image * R * R : nullptr;
     const long labels = p.labels - 1;
     p.by_row = false;
-    if (binned && (labels > 16 || !in.value_finite)) {
+    if (binned && (labels > kFewLabels || !in.value_finite)) {
         find_slots(p, label);
         // A slot costs about three times its share of a full product over all labels.
         p.by_row = labels > 2 * R || 3 * static_cast<long>(p.row_slot[R]) < labels * R || !in.value_finite;
