@@ -196,6 +196,10 @@ EDITS = {
     "missing": (replace("offsets"), "missing data set offsets"),
     "all missing": (lambda f: [f.__delitem__(n) for n in ("ids", "captions")], "missing data sets ids, captions"),
     "group": (lambda f: (f.__delitem__("ids"), f.create_group("ids")), "ids: expected a data set, got group"),
+    "empty": (
+        lambda f: (f.__delitem__("boxes"), f.create_dataset("boxes", data=h5py.Empty("f4"))),
+        "boxes: expected a data set, got an empty one",
+    ),
     "numbers as captions": (replace("captions", data=[1, 2]), "captions: expected strings, got int64"),
     "offsets dtype": (replace("offsets", data=[0, 1]), "offsets: expected shape (6,), got (2,)"),
     "boxes dtype": (replace("boxes", data=[[0.0] * 4]), "boxes: expected float32, got float64"),
@@ -260,6 +264,31 @@ print(refused)
     run = subprocess.run([sys.executable, "-c", code, str(path), ""], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) > 10
+
+
+def test_strings_that_were_zeroed(path):
+    """In another process: HDF5 reads an object of size 0 in a collection of strings for ever."""
+    write_split(path, random_split(30))
+    content = path.read_bytes()
+    heaps = [at for at in range(0, len(content), 8) if content.startswith(b"GCOL\x01\0\0\0", at)]
+    assert heaps
+    code = """
+import sys
+from cmsei_fast.data import open_split
+for path in sys.argv[1:]:
+    try:
+        open_split(path)
+    except ValueError as error:
+        print(error)
+"""
+    paths = [path.with_name(f"{at}.h5") for at in heaps]
+    for at, damaged in zip(heaps, paths, strict=True):
+        damaged.write_bytes(content[: at + 16] + bytes(64) + content[at + 80 :])
+    run = subprocess.run([sys.executable, "-c", code, *map(str, paths)], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == [
+        f"{x}: truncated or damaged HDF5 file: nothing is where its strings were" for x in paths
+    ]
 
 
 def test_numbers_with_a_wrong_checksum(path):

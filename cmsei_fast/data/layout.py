@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import mmap
 import os
 import shutil
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,6 +41,7 @@ _ARRAYS = {
 }
 _REQUIRED = ("ids", "offsets", "captions", "caption_to_image")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_HEAP = b"GCOL\x01\0\0\0"  # begins a collection of the global heap
 _CHUNK_BYTES = 1 << 20
 _ALIGNMENT = 64  # bytes: chunks of features begin at a multiple, so that their numbers can be used where they lie
 
@@ -193,6 +196,7 @@ def open_split(path: str | os.PathLike[str]) -> Split:
         raise ValueError(f"{name}: expected an HDF5 file by write_split, got a file that begins with {start!r}")
     try:
         with h5py.File(path, "r", locking=False) as file:
+            _check_heaps(file, name)
             parts = _read(file, name)
     except _Refused as refused:
         raise ValueError(str(refused)) from None
@@ -206,6 +210,30 @@ def open_split(path: str | os.PathLike[str]) -> Split:
 
 class _Refused(Exception):
     """A file that is in order as HDF5 and no split's file that this version reads."""
+
+
+def _check_heaps(file: h5py.File, name: str) -> None:
+    """Looks through the collections that hold the strings, outside the features: they have no checksum, and HDF5 reads
+    one with an object of size 0 for ever.
+    """
+    features: list[tuple[int, int]] = []
+    if isinstance(dataset := file.get("features"), h5py.Dataset) and dataset.chunks is not None:
+        dataset.id.chunk_iter(lambda chunk: features.append((chunk.byte_offset, chunk.byte_offset + chunk.size)))
+    with open(name, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        begin = 0
+        for start, end in [*sorted(features), (len(data), len(data))]:
+            at = data.find(_HEAP, begin, start)
+            while at >= 0:
+                (size,) = struct.unpack_from("<Q", data, at + len(_HEAP)) if at + 16 <= len(data) else (0,)
+                place, stop = at + 16, min(at + size, len(data))
+                while place + 16 <= stop:
+                    index, taken = struct.unpack_from("<H6xQ", data, place)
+                    taken = taken if index == 0 else 16 + -(-taken // 8) * 8
+                    if taken == 0:
+                        raise _Refused(f"{name}: truncated or damaged HDF5 file: nothing is where its strings were")
+                    place += taken
+                at = data.find(_HEAP, at + len(_HEAP), start)
+            begin = max(begin, end)
 
 
 def _read(file: h5py.File, name: str) -> dict[str, Any]:
@@ -241,7 +269,8 @@ def _read(file: h5py.File, name: str) -> dict[str, Any]:
 def _dataset(file: h5py.File, part: str, name: str) -> h5py.Dataset:
     dataset = file[part]
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise _Refused(f"{name}: {part}: expected a data set, got {type(dataset).__name__.lower()}")
+        got = "an empty one" if isinstance(dataset, h5py.Dataset) else type(dataset).__name__.lower()
+        raise _Refused(f"{name}: {part}: expected a data set, got {got}")
     return dataset
 
 
