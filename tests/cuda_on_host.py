@@ -144,7 +144,9 @@ class TileCall(ctypes.Structure):
 
 class TileOptions(ctypes.Structure):
     # On Hopper clusters, not blocks, of captions x images blocks; 0: of as many as a launch takes.
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("blocks", "reversed", "late", "bits", "captions", "images"))
+    _fields_ = tuple(
+        (name, ctypes.c_int64) for name in ("blocks", "reversed", "late", "bits", "captions", "images", "sum_bits")
+    )
 
 
 def bounds(lengths: list[int]) -> list[int]:
@@ -167,6 +169,7 @@ class TileModule(Module):
         late: int = 0,
         bits: int = 0,
         cluster: tuple[int, int] = (0, 0),
+        sum_bits: int = 0,
     ) -> None:
         super().__init__(library("pair"), fibers=False)
         self.kernel = kernel
@@ -180,7 +183,7 @@ class TileModule(Module):
         ):
             function.restype = ctypes.c_int64
         self.plan.hopper_descriptor.restype = ctypes.c_uint64
-        self.tile_options = TileOptions(blocks, int(reverse), int(late), bits, *cluster)
+        self.tile_options = TileOptions(blocks, int(reverse), int(late), bits, *cluster, sum_bits)
         self.launches = 0
 
     def pair_tiles(self, config: tuple[int, ...], hopper: bool, images: list[int], captions: list[int]) -> Any:

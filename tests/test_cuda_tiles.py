@@ -148,6 +148,14 @@ def test_sums_of_the_bits_that_e4m3_instructions_keep(name: str) -> None:
     assert 0 < error(found[1], found[0]) <= E4M3_ROUNDING * magnitude(found[0])
 
 
+@pytest.mark.parametrize("name", ["cmsei", "bfan_prob", "steps"])
+def test_sums_as_tensor_cores_make_them(make: Make, name: str) -> None:
+    """They align what they add and cut off what is below; no more than float32's bits is the least that they keep."""
+    shape = (36,) * 4, (13, 7, 30, 12)
+    exact, cut = (compared(make(sum_bits=bits), SCORERS[name], *shape, 600) for bits in (0, 24))
+    assert 0 < error(cut, exact) <= 1e-5 * magnitude(exact)  # as the test on a GPU allows
+
+
 @pytest.mark.parametrize("precision", FORMATS)
 def test_8_bits_of_what_is_too_large_for_a_tile(precision: str) -> None:
     module = TileModule()

@@ -10,7 +10,7 @@ using namespace cmsei;
 using namespace cmsei::ampere;
 
 struct Options {
-  int64_t blocks, reversed, late, bits;
+  int64_t blocks, reversed, late, bits, captions, images, sum_bits;
 };
 
 }  // namespace
@@ -30,6 +30,7 @@ extern "C" int64_t ampere_host(const cuda::TileCall* call, const Options* option
       std::memset(static_cast<void*>(shared.get()), 0xff, kSharedBytes);
       device::copier = {};
       device::copier.late = options->late != 0;
+      device::sum_bits = static_cast<int>(options->sum_bits);
       device::run_block(kThreads, options->reversed != 0, [&](int thread) {
         run_thread(a, words, regions, shared[0].bytes, index, blocks, thread);
       });

@@ -16,6 +16,7 @@ struct Options {
   int64_t clusters, reversed, late;  // late: 0 at once, 1 as late as may be, else drawn from this seed
   int64_t bits;                      // of sums of e4m3 products; 0: float32
   int64_t captions, images;          // blocks of a cluster; 0: what a launch takes
+  int64_t sum_bits;                  // of sums of other products
 };
 
 device::Map map_of(const cuda::TileRows& rows, const cuda::TileCall& call, int box_rows) {
@@ -35,6 +36,7 @@ void run_cluster_of(const Arguments& a, const Rectangles& rectangles, const devi
   machine.any = options.late > 1;
   machine.eager = 1 + static_cast<unsigned>(options.late) % 3 * 3;
   machine.bits = static_cast<int>(options.bits);
+  device::sum_bits = static_cast<int>(options.sum_bits);
   machine.draw.seed(static_cast<unsigned>(options.late + index));
   machine.index = static_cast<uint32_t>(index);
   machine.count = static_cast<uint32_t>(clusters);

@@ -289,6 +289,8 @@ static void multiply_now(const Product& p, int thread) {
     float sum = p.first ? 0 : p.sums[i];
     if (p.bytes == 1 && machine.bits)
       sum = cut_sum(sum, row, column);
+    else if (sum_bits)
+      sum = aligned_sum(sum, row, column, depth, sum_bits);
     else
       for (int k = 0; k < depth; ++k) sum += row[k] * column[k];
     p.sums[i] = sum;
