@@ -95,6 +95,23 @@ def test_the_kernel_matches_the_definition(make: Make, name: str, precision: str
     assert not module.teams
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_long_vectors(make: Make, precision: str) -> None:
+    """Those of docs/scores.md at the highest temperature whose weights are divided by their sum at the end, if at all.
+
+    A device's division is none by more than 2^126.
+    """
+    (v, v_offsets), (w, w_offsets) = (items(n, 32, torch.float32, len(n)) for n in ((36, 20, 5), (13, 1, 7, 1)))
+    v, w = (rounded_rows(1e4 * torch.nn.functional.normalize(x, dim=1), precision) for x in (v, w))
+    v[:36] = v[:1]  # all weights are the largest
+    for scorer in (PairScorer(*2 * (Attention(temperature=30.0),)), PairScorer.cmsei()):
+        given = v_offsets, w_offsets
+        wanted = pair_score(v.double(), w.double(), *given, scorer=scorer, engine="reference", precision="float64")
+        with engine_on_host(make()):
+            found = pair_score(v, w, *given, scorer=scorer, engine="cuda", precision=precision)
+        assert error(found, wanted) <= 2e-5 * magnitude(wanted)
+
+
 @pytest.mark.parametrize(
     ("width", "precision"),
     [

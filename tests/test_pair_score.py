@@ -347,6 +347,18 @@ def test_an_overflow_is_never_a_score(backend: Backend) -> None:
     assert not torch.isfinite(out).all()
 
 
+@pytest.mark.parametrize(
+    "scorer", [PairScorer(Attention(temperature=30.0), Attention(temperature=30.0)), PairScorer.cmsei()]
+)
+def test_long_vectors(scorer: PairScorer, backend: Backend) -> None:
+    """As long as docs/scores.md says, with a caption of one word, which gives all regions the largest weight."""
+    v, w, *others = Problem(scorer, (36, 5), (1, 13), 20).tensors()
+    v, w = (1e4 * torch.nn.functional.normalize(x, dim=1).float() for x in (v, w))
+    expected = pair_score(v.double(), w.double(), *others, scorer=scorer, engine="reference")
+    actual = pair_score(v.to(backend.device), w.to(backend.device), *others, scorer=scorer, engine=backend.engine)
+    assert error(actual.double().cpu(), expected) <= 1e-5
+
+
 def test_a_negative_temperature_in_the_scalars(backend: Backend) -> None:
     """Legal for the operator, whose scalars are learned numbers: large and negative must not overflow."""
     problem = Problem(PairScorer.scan_t2i("mean"), (7, 5), (1, 4), 20)

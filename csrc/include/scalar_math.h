@@ -35,6 +35,9 @@ CMSEI_FORMULA float log(float x) {
     asm("lg2.approx.ftz.f32 %0, %0;" : "+f"(x));
     return x * 0.693147180559945309417f;
 }
+// 0 for a divisor above 2^126, whose reciprocal is below the normal numbers. But for a sigmoid's, which is as good as 0
+// there, the largest divisor is a cosine's: the lengths of a query and of what it attends to, the latter times the
+// weights' sum where these are not yet divided by it. Within the range of docs/scores.md that is below 2^76.
 CMSEI_FORMULA float divide(float a, float b) {
     asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(b));
     return a * b;
