@@ -87,7 +87,7 @@ BAD = {
     "names twice": (
         [RECORD],
         NAMES | {"objects": ["dog", "fence", "dog"]},
-        "object_names: expected each name once, got 'dog'",
+        "labels.json: objects: expected each name once, got 'dog' twice",
     ),
     "NUL": ([RECORD | {"captions": ["a\0b"]}], None, "captions[0]: expected text without NUL"),
 }

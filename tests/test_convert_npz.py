@@ -86,13 +86,18 @@ def flipped(path):
     path.write_bytes(content)
 
 
+def without_some(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + content[64:])  # places within the archive are before its begin
+
+
 BAD = {
     "empty": (cut(0), "7.npz: "),
     "truncated": (cut(0.5), "7.npz: truncated or damaged .npz file: "),
     "end missing": (cut(0.99), "7.npz: truncated or damaged .npz file: "),
     "damaged": (flipped, "7.npz: truncated or damaged .npz file: "),
     "an npy": (lambda path: path.open("wb").write(npy()), "7.npz: expected a .npz file, got an array of shape (3,)"),
-    "text": (lambda path: path.write_text("hello"), "7.npz: "),
+    "text": (lambda path: path.write_text("hello"), "7.npz: expected a .npz file, got one that begins with b'hello'"),
     "no x": (changed(x=None), "7.npz: missing x"),
     "no boxes": (changed(bbox=None), "7.npz: missing bbox"),
     "no width": (changed(image_w=None), "7.npz: missing image_w"),
@@ -106,6 +111,11 @@ BAD = {
         "7.npz: x: expected floating numbers of shape (100, Dx), got int64",
     ),
     "pickled boxes": (changed(bbox=np.array([{}])), "7.npz: Object arrays cannot be loaded when allow_pickle=False"),
+    "begin missing": (
+        lambda path: path.write_bytes(path.read_bytes()[:4] + path.read_bytes()[64:]),
+        "7.npz: truncated or damaged .npz file: ",
+    ),
+    "endless": (changed(image_w=1e300), "7.npz: image_w: expected a finite number, got 1e+300"),
     "outside": (changed(image_w=100), "7.npz: bbox: box "),
     "nan": (changed(x=np.full((100, D), np.nan, np.float32)), "7.npz: features[0] (image 7): expected finite numbers"),
 }

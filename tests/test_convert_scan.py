@@ -170,6 +170,10 @@ BAD = {
         lambda d: text("test_ims.npy", (d / "test_ims.npy").read_bytes().replace(b"'shape'", b"'sh(pe'"))(d),
         "test_ims.npy: truncated or damaged .npy file: ",
     ),
+    "head without end": (
+        lambda d: text("test_ims.npy", (d / "test_ims.npy").read_bytes().replace(b"}", b" "))(d),
+        "test_ims.npy: truncated or damaged .npy file: ",
+    ),
     "objects": (
         save("test_ims.npy", pickled),
         "test_ims.npy: expected an array of numbers, got pickled Python objects",

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import tokenize
 
 import numpy as np
+
+# What numpy raises for a head that is none, besides ValueError.
+DAMAGED = (EOFError, SyntaxError, TypeError, OverflowError, tokenize.TokenError)
 
 
 def map_npy(path: str | os.PathLike[str], rank: int) -> np.ndarray:
@@ -21,7 +25,7 @@ def map_npy(path: str | os.PathLike[str], rank: int) -> np.ndarray:
         if "Python objects" in str(error):
             raise ValueError(f"{path}: expected an array of numbers, got pickled Python objects (not read)") from None
         raise ValueError(f"{path}: truncated or damaged .npy file: {error}") from error
-    except (EOFError, SyntaxError, TypeError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path}: truncated or damaged .npy file: {error}") from error
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{path}: expected numbers, got {array.dtype}")

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ..split import Split, offsets_of
 from .boxes import check_inside
 from .captions import Captions, choose
+from .npy import DAMAGED
 from .rows import ImageRows
 
 _T = TypeVar("_T")
@@ -70,8 +71,12 @@ def npz_split(
 def _guard(path: Path, read: Callable[[Path], _T]) -> _T:
     try:
         return read(path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, *DAMAGED) as error:
         raise ValueError(f"{path}: truncated or damaged .npz file: {error}") from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise ValueError(f"{path}: truncated or damaged .npz file: {error}") from error  # a place before its begin
     except KeyError as error:
         raise ValueError(f"{path}: missing {error.args[0]}") from None
     except ValueError as error:
@@ -105,6 +110,10 @@ def _read_features(path: Path) -> np.ndarray:
 
 
 def _open(path: Path) -> Any:
+    with path.open("rb") as raw:
+        start = raw.read(6)
+    if start and not start.startswith((b"PK", b"\x93NUMPY")):
+        raise ValueError(f"expected a .npz file, got one that begins with {start!r}")
     file = np.load(path, allow_pickle=False)
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise ValueError(f"expected a .npz file, got an array of shape {file.shape}")
@@ -121,4 +130,7 @@ def _number(file: Any, name: str) -> float:
     value = _entry(file, name)
     if value.size != 1 or value.dtype.kind not in "iuf":
         raise ValueError(f"{name}: expected one number, got {value.dtype} of shape {value.shape}")
-    return float(value.reshape(()))
+    number = float(value.reshape(()))
+    if not abs(number) <= float(np.finfo(np.float32).max):
+        raise ValueError(f"{name}: expected a finite number, got {number:g}")
+    return number
