@@ -20,6 +20,14 @@ CMSEI_FORMULA double exp2(double x) { return ::exp2(x); }
 CMSEI_FORMULA double log(double x) { return ::log(x); }
 CMSEI_FORMULA double divide(double a, double b) { return a / b; }
 
+// a · b as it is rounded: no multiply-add takes it in with all its digits.
+#if defined(__CUDA_ARCH__)
+CMSEI_FORMULA double rounded_product(double a, double b) { return ::__dmul_rn(a, b); }
+CMSEI_FORMULA float rounded_product(float a, float b) { return ::__fmul_rn(a, b); }
+#else
+template <class S> CMSEI_FORMULA S rounded_product(S a, S b) { return a * b; }
+#endif
+
 #if defined(__CUDA_ARCH__)
 // max of NaN and x is x.
 CMSEI_FORMULA float max(float a, float b) { return ::fmaxf(a, b); }

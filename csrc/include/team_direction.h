@@ -133,15 +133,18 @@ template <class S, class Team> struct TeamDirection {
         CMSEI_EACH(q, n) {
             const S* a = s.a + q * query;
             S* p = s.p + q * query;
+            // The largest must be at 0 exactly: of a logit of 1e10 what its rounding left out is a power of 2^512.
+            const auto logit = [&](int c) {
+                return scalar::rounded_product(shaped(a[c * context], s.shift[c]), f * s.scale[c]);
+            };
             S most = 0;
             if (!bounded) {
-                most = shaped(a[0], s.shift[0]) * (f * s.scale[0]);
-                for (int c = 1; c < m; ++c) most = Math::max(shaped(a[c * context], s.shift[c]) * (f * s.scale[c]), most);
+                most = logit(0);
+                for (int c = 1; c < m; ++c) most = Math::max(logit(c), most);
             }
             S total = 0, dot = 0;
             for (int c = 0; c < m; ++c) {
-                const S x = a[c * context];
-                const S e = Math::exp2(shaped(x, s.shift[c]) * (f * s.scale[c]) - most);
+                const S x = a[c * context], e = Math::exp2(logit(c) - most);
                 p[c * context] = e;
                 total += e;
                 dot += e * x;
