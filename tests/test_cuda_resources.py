@@ -140,13 +140,11 @@ def most_register(code: dict[int, str], start: str) -> int:
     return max(int(register) for at in seen for register in re.findall(r"\bR(\d+)\b", code[at]))
 
 
-# Instructions of the pairs' fragments (csrc/include/team_fragments.h): three products of each number of tiles, for each
-# block of queries that is multiplied at a time: each by each where a step follows, by those not before it in the last;
-# of either direction, and of the usual as well as of any.
-_BLOCKS = {2: 3, 4: 1, 5: 1}
-PAIR_PRODUCTS = {
-    "HMMA.1688.F32.TF32": 2 * 2 * 3 * sum(blocks * (n**2 + n * (n + 1) // 2) for n, blocks in _BLOCKS.items())
-}
+# Instructions of the pairs' fragments (csrc/include/team_fragments.h): of each number of tiles, each by each where a
+# step follows, by those not before it in the last; three products for two eights of queries, two for one alone. Forms
+# (eights of queries, tiles) of either direction, of the usual and of any, and those of the usual of 17 to 24 words.
+_FORMS = [*((rows, tiles) for rows, tiles in [(5, 2), (2, 4), (2, 5)] for _ in range(4)), (3, 4), (3, 5), (5, 3)]
+PAIR_PRODUCTS = {"HMMA.1688.F32.TF32": sum((3 * (r // 2) + 2 * (r % 2)) * (n**2 + n * (n + 1) // 2) for r, n in _FORMS)}
 
 
 def test_the_hopper_kernel_is_made_of_its_instructions() -> None:

@@ -251,6 +251,15 @@ def test_vectors_so_short_that_epsilon_counts(make: Make, short: float, temperat
     assert error(found, wanted) <= 2e-5 * magnitude(wanted)
 
 
+def test_the_usual_of_any_length(make: Make) -> None:
+    """The forms that are compiled for what most scorers ask for, two and three eights of words, to their ends."""
+    refined = Attention(steps=2, gates=((1.0, 0.5),))
+    regions, words = (1, 16, 17, 24, 25, 32, 33, 36, 40, 41), (8, 16, 17, 20, 23, 24, 25)
+    compared(make(), PairScorer(refined, refined), regions, words, 16)
+    compared(make(), PairScorer(refined, None), regions, words, 16)
+    compared(make(), PairScorer(Attention(), Attention(aggregate="max")), regions, words, 16)
+
+
 CROSS = {
     "object_sentence": PairScorer(None, None, object_sentence=1.0, guide_temperature=0.5),
     "word_image": PairScorer(None, None, word_image=0.5, guide_temperature=60.0),
@@ -262,7 +271,7 @@ CROSS = {
 @pytest.mark.parametrize("name", CROSS)
 def test_terms_across_the_levels_of_any_lengths(make: Make, name: str) -> None:
     """Sizes around those of the warp's registers, and images that do not fit them."""
-    compared(make(), CROSS[name], (1, 8, 9, 32, 33, 36, 40, 41), (1, 8, 9, 12, 16, 17, 32, 33, 64), 16)
+    compared(make(), CROSS[name], (1, 8, 9, 32, 33, 36, 40, 41), (1, 8, 9, 12, 16, 17, 24, 25, 32, 33, 64), 16)
 
 
 def test_order_does_not_matter(make: Make) -> None:

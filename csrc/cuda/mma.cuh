@@ -21,13 +21,6 @@ CMSEI_DEVICE const float* opaque(const float* x) {
   return x;
 }
 
-// What is in a register as it is.
-CMSEI_DEVICE float any() {
-  float x;
-  asm volatile("" : "=f"(x));
-  return x;
-}
-
 // sums (16, 8) += left (16, 16) · right (8, 16)ᵀ, by a warp.
 template <bool kHalf>
 CMSEI_DEVICE void multiply(float (&sums)[4], const uint32_t (&left)[4], const uint32_t* right) {

@@ -32,8 +32,8 @@ struct MatrixTeam : pair::WarpTeam {
   static constexpr bool kFragments = true;
   const float* nothing;  // kMostInFragments zeros
   KnownGram& known;
-  bool words_usual, regions_usual;
-  CMSEI_DEVICE bool usual(bool words) const { return words ? words_usual : regions_usual; }
+  int usuals;  // a bit of each direction
+  CMSEI_DEVICE bool usual(bool words) const { return (device::opaque(usuals) & (words ? 1 : 2)) != 0; }
   CMSEI_DEVICE const float* zeros() const { return nothing; }
   // Opaque, so that what follows from it is not kept in registers over all that a pair asks for.
   CMSEI_DEVICE int lane() const { return device::opaque(index); }
@@ -43,8 +43,6 @@ struct MatrixTeam : pair::WarpTeam {
   // x of the lane whose number differs in these bits, and of any other lane.
   CMSEI_DEVICE float exchanged(float x, int bits) const { return device::shuffle_xor(x, bits); }
   CMSEI_DEVICE float taken(float x, int lane) const { return device::shuffle(x, lane); }
-  // Some number, of which nothing comes.
-  CMSEI_DEVICE float any() const { return device::any(); }
   CMSEI_DEVICE bool all(bool yes) const { return device::all(yes); }
   template <class T>
   CMSEI_DEVICE T opaque(T x) const {
@@ -87,21 +85,21 @@ CMSEI_DEVICE void score_pairs(const Arguments& a, unsigned char* work, const Til
   known.lower = reinterpret_cast<float*>(work + kProductBytes + warp * share.bytes);
   float* const own = known.lower + known_numbers(a.config);
   const MatrixTeam team{{thread % 32}, products + kZeros, known,
-                        is_usual(a.config, 0, a.scalars[kT2ITemperature]),
-                        is_usual(a.config, 1, a.scalars[kI2TTemperature])};
+                        (is_usual(a.config, 0, a.scalars[kT2ITemperature]) ? 1 : 0) |
+                            (is_usual(a.config, 1, a.scalars[kI2TTemperature]) ? 2 : 0)};
   const int first_row = static_cast<int>(a.captions.offsets[captions.first]);
   // From pair to pair: captions on, and images aside, none where the teams are as many as the images.
-  const int on = share.teams / across, aside = share.teams - on * across;
+  // Both in one register, for these are scarce.
+  const int on = share.teams / across, step = on << 8 | (share.teams - on * across);
   int image = images.first + warp % across, caption = captions.first + warp / across, before = -1;
   PairSide<float> regions{};
   Column corner{};
-  float* scores = a.scores;
 #pragma unroll 1
   while (caption < captions.last) {
     if (image != before) {
       before = image;
+      known.extent = KnownGram::kNone;
       regions = pair::side_of(a.images, image);
-      scores = a.scores + image * a.scores_stride;
       // Not from the columns in shared memory: a warp that is done writes the next tile's there.
       corner = locate_column(pads(a.config), a.images.offsets, images.first, images.last,
                              static_cast<int>(a.images.offsets[image] - a.images.offsets[images.first]));
@@ -111,10 +109,11 @@ CMSEI_DEVICE void score_pairs(const Arguments& a, unsigned char* work, const Til
     const TeamPair<float, MatrixTeam> pair{team, a.config, a.scalars, regions, words,
                                            products + corner.place + row * corner.stride, corner.stride, own};
     const float score = pair.forward();
-    if (team.lane() == 0) scores[caption] = score;
+    if (team.lane() == 0) a.scores[image * a.scores_stride + caption] = score;
     team.sync();
-    caption += on;
-    image += aside;
+    const int far = device::opaque(step);
+    caption += far >> 8;
+    image += far & 0xff;
     if (image >= images.last) {
       image -= across;
       ++caption;

@@ -343,15 +343,28 @@ template <class S, class Team> struct TeamDirection {
         if (m <= kNarrowContext)
             score = scored_in_fragments<kNarrowRows, kNarrowContext / 8, 1>();
         else if (m <= 32)
-            score = scored_in_fragments<kWideRows, 4, kNarrowContext + 1>();
+            score = scored_beside_wide<4, kNarrowContext + 1>();
         else
-            score = scored_in_fragments<kWideRows, kMostInFragments / 8, 33>();
+            score = scored_beside_wide<kMostInFragments / 8, 33>();
         team.sync();
         return Math::divide(score, static_cast<S>(steps));
     }
+    template <int kRows, int kTiles, int kLeast>
+    using Usual = TeamFragments<TeamDirection, kRows, kTiles, kLeast, true>;
+    template <int kTiles, int kLeast> CMSEI_TEAM S scored_beside_wide() const {
+        // Usual captions of up to kSomeWords words.
+        if (words) {
+            using Some = Usual<kSomeWords / 8, kTiles, kLeast>;
+            if (n > 8 * kWideRows && Some::usual(*this)) return Some(*this).forward();
+        } else if constexpr (kLeast <= kSomeWords) {
+            using Some = Usual<kNarrowRows, kSomeWords / 8, kLeast>;
+            if (m <= kSomeWords && Some::usual(*this)) return Some(*this).forward();
+        }
+        return scored_in_fragments<kWideRows, kTiles, kLeast>();
+    }
     template <int kRows, int kTiles, int kLeast> CMSEI_TEAM S scored_in_fragments() const {
-        using Usual = TeamFragments<TeamDirection, kRows, kTiles, kLeast, true>;
-        if (Usual::usual(*this)) return Usual(*this).forward();
+        using Most = Usual<kRows, kTiles, kLeast>;
+        if (Most::usual(*this)) return Most(*this).forward();
         return TeamFragments<TeamDirection, kRows, kTiles, kLeast, false>(*this).forward();
     }
 

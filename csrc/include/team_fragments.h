@@ -17,9 +17,14 @@
 // a cycle, are 216 cycles.
 //                                              words ask once  regions ask once  both twice and across the levels
 //   attention and inner products in memory     1,710           2,260             9,470
-//   here, the only pair of a tile              970             870               3,100
-//   each further caption of the same image     620             630               2,700
-//   of them products of the tensor cores       45              27                183
+//   here, the only pair of a tile              970             870               3,090
+//   each further caption of the same image     630             640               2,710
+//   of them products of the tensor cores       45              24                176
+// The same of 20 words; in the last line without a form of their own for 17 to 24:
+//   the only pair of a tile                    1,120           1,060             3,980
+//   each further caption of the same image     780             830               3,590
+//   of them products of the tensor cores       75              48                320
+//   each further caption, two eights at a time 1,680           2,280             9,150
 // Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it
 // from pair to pair.
 #pragma once
@@ -33,6 +38,8 @@ namespace cmsei {
 // Items of the context that fit the registers, and of the queries then at a time eights of rows.
 constexpr int kMostInFragments = 40;
 constexpr int kNarrowContext = 16, kNarrowRows = 5, kWideRows = 2;
+// Words of a caption for which there is a form between these, three eights of them, of the usual alone (see usual()).
+constexpr int kSomeWords = 24;
 
 CMSEI_FORMULA constexpr bool fits_fragments(int attend) { return attend == kSoft || is_focal(attend); }
 CMSEI_FORMULA constexpr bool in_fragments(int attend, int64_t context) {
@@ -60,13 +67,13 @@ template <int kCount> CMSEI_FORMULA Numbers<kCount> read(const float* from) {
     return numbers;
 }
 
-// The Gram matrix of a context of more than kNarrowContext items as the right operand, tile by tile: what a team keeps
-// from pair to pair while the context is the same. The tiles not below the diagonal are in registers; where a step
-// refines, those below are in memory, two of a lane side by side.
+// The Gram matrix of a wide context as the right operand, tile by tile: what a team keeps from pair to pair while the
+// context is the same. The tiles not below the diagonal are in registers; where a step refines, those below are in memory,
+// two of a lane side by side.
 struct KnownGram {
     static constexpr int kTiles = kMostInFragments / 8;
-    const float* of; // the matrix; null: of none
-    bool whole;
+    enum Extent : int { kNone, kUpper, kWhole };
+    int extent; // what is known of the regions' matrix; whoever comes to other regions sets it to kNone
     float upper[kTiles][kTiles][2];
     float* lower;
     int places[2]; // of the columns that a lane finishes: see TeamFragments::by_column()
@@ -109,7 +116,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
     static constexpr int kSlots = (kRows + 3) / 4;
     // A wide context's Gram matrix is kept. A lane's two items of a tile are neighbours, else four apart: what lanes read
     // of eight queries that are neighbours then lies in different banks.
-    static constexpr bool kWide = kLeast > kNarrowContext;
+    static constexpr bool kWide = kRows < kNarrowRows;
 
     const Direction& of;
     int lane, n, m, column; // queries, context; column: the first of each tile
@@ -163,7 +170,10 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
 
     // How many eights of rows a slot has, and which row the lane finishes.
     static CMSEI_FORMULA constexpr int rows_of(int slot) { return kRows - 4 * slot < 4 ? kRows - 4 * slot : 4; }
-    CMSEI_TEAM int finished(int slot) const { return query(4 * slot + (lane & (rows_of(slot) - 1))); }
+    CMSEI_TEAM int finished(int slot) const {
+        const int own = lane & 3;
+        return query(4 * slot + (rows_of(slot) == 3 ? (own < 3 ? own : 2) : own & (rows_of(slot) - 1)));
+    }
     CMSEI_TEAM bool finishes(int slot) const {
         return finished(slot) < n && (lane & 3) < rows_of(slot);
     }
@@ -357,7 +367,6 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         const bool own = (lane & 1) != 0, high = (lane & 2) != 0;
 #pragma unroll
         for (int slot = 0; slot < kSlots; ++slot) {
-            static_assert(kRows % 4 != 3, "one, two or four eights");
             const S* const y = x + 4 * slot;
             const auto pair = [&](int e) { return (own ? y[e + 1] : y[e]) + of.team.exchanged(own ? y[e] : y[e + 1], 1); };
             if (rows_of(slot) == 1) {
@@ -366,14 +375,15 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
                 const S z = pair(0);
                 out[slot] = z + of.team.exchanged(z, 2);
             } else {
-                const S z = pair(0), w = pair(2);
+                const S z = pair(0), w = rows_of(slot) == 3 ? y[2] + of.team.exchanged(y[2], 1) : pair(2);
                 out[slot] = (high ? w : z) + of.team.exchanged(high ? z : w, 2);
             }
         }
     }
 
-    // Attention to the context, not yet divided by its sum, and Q·U, which it has not divided either.
-    CMSEI_TEAM void soften(S (&product)[kRows]) {
+    // Attention to the context, not yet divided by its sum, and of the rows that the lane finishes Q·U, which it has not
+    // divided either.
+    CMSEI_TEAM void soften(S (&dot)[kSlots]) {
         S scale[2 * kTiles];
         if (plain()) {
 #pragma unroll
@@ -406,6 +416,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         }
         each([&](int row, int j, int i) { p[row][j][i] = Math::exp2(p[row][j][i]); });
         if (focal()) focus();
+        S product[kRows];
 #pragma unroll
         for (int row = 0; row < kRows; ++row) {
             product[row] = 0;
@@ -414,6 +425,8 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
 #pragma unroll
                 for (int i = 0; i < 2; ++i) product[row] += p[row][j][i] * a[row][j][i];
         }
+        // Before the products with the Gram matrix, beside which registers are scarce.
+        settle(product, dot);
     }
 
     CMSEI_TEAM void focus() {
@@ -447,9 +460,9 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
     CMSEI_TEAM void load_gram() {
         const bool whole = of.steps > 1;
         if constexpr (kWide) {
-            if (of.team.known.of == of.gram && (of.team.known.whole || !whole)) return;
-            of.team.known.of = of.gram;
-            of.team.known.whole = whole;
+            const int wanted = whole ? KnownGram::kWhole : KnownGram::kUpper;
+            if (of.words && of.team.known.extent >= wanted) return;
+            of.team.known.extent = of.words ? wanted : KnownGram::kNone;
 #pragma unroll
             for (int i = 0; i < 2; ++i) of.team.known.places[i] = finished_column(i < kFinished ? i : 0);
         }
@@ -523,20 +536,28 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
                 }
 #pragma unroll
             for (int b = 0; b < kBlocks; ++b) {
+                // Of half a block the rests take the place of the other half, and their products too.
+                const bool half = 2 * b + 1 == kRows;
                 S left[4], left_rest[4];
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
-                    const int row = 2 * b + i % 2;
-                    left[i] = row < kRows ? p[row][k][i / 2] : of.team.any();
-                    left_rest[i] = row < kRows ? left[i] - cut(left[i]) : of.team.any();
+                    const S x = p[half ? 2 * b : 2 * b + i % 2][k][i / 2];
+                    left_rest[i] = x - cut(x);
+                    left[i] = half && i % 2 ? left_rest[i] : x;
                 }
 #pragma unroll
                 for (int j = kRefines ? 0 : k; j < kTiles; ++j) {
                     of.team.multiply(h[b][j], left, right[j]);
                     of.team.multiply(h[b][j], left, right_rest[j]);
-                    of.team.multiply(h[b][j], left_rest, right[j]);
+                    if (!half) of.team.multiply(h[b][j], left_rest, right[j]);
                 }
             }
+        }
+        if (kRows % 2 == 1) {
+#pragma unroll
+            for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+                for (int i = 0; i < 2; ++i) h[kBlocks - 1][j][i] += h[kBlocks - 1][j][i + 2];
         }
 #pragma unroll
         for (int row = 0; row < kRows; ++row) {
@@ -551,19 +572,19 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
     // Relevances of step k in the rows at hand and, where another step follows, its inner products and lengths.
     CMSEI_TEAM void attend(int k) {
         const bool more = k + 1 < of.steps, attended = multiplies(k);
-        S product[kRows], quad[kRows], h[kBlocks][kTiles][4];
-        soften(product);
+        S dot[kSlots], squared[kSlots], u[kSlots], quad[kRows], h[kBlocks][kTiles][4];
+        soften(dot);
         if (!more) {
 #pragma unroll
             for (int row = 0; row < kRows; ++row) quad[row] = 0;
             if (attended) multiply<false>(h, quad);
-            S share[kSlots], dot[kSlots], squared[kSlots], u[kSlots];
-            relate(k, product, quad, share, dot, squared, u);
+            S share[kSlots];
+            relate(k, quad, share, dot, squared, u);
             return;
         }
         multiply<true>(h, quad);
-        S alpha[kSlots], beta[kSlots], dot[kSlots], squared[kSlots], u[kSlots];
-        relate(k, product, quad, beta, dot, squared, u);
+        S alpha[kSlots], beta[kSlots];
+        relate(k, quad, beta, dot, squared, u);
         const S* const gate = of.scalars + of.gate + 2 * k;
 #pragma unroll
         for (int slot = 0; slot < kSlots; ++slot) {
@@ -585,11 +606,11 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         }
     }
 
-    // Relevances, what the attention is yet to be multiplied by, and with that Q·U, |U|² and |U|.
-    CMSEI_TEAM void relate(int k, const S (&product)[kRows], const S (&quad)[kRows], S (&share)[kSlots], S (&dot)[kSlots],
-                           S (&squared)[kSlots], S (&u)[kSlots]) {
+    // Relevances, what the attention is yet to be multiplied by, and with that Q·U, which soften() has left without, |U|²
+    // and |U|.
+    CMSEI_TEAM void relate(int k, const S (&quad)[kRows], S (&share)[kSlots], S (&dot)[kSlots], S (&squared)[kSlots],
+                           S (&u)[kSlots]) {
         const bool more = k + 1 < of.steps, attended = multiplies(k);
-        settle(product, dot);
         settle(quad, squared);
 #pragma unroll
         for (int slot = 0; slot < kSlots; ++slot) {
@@ -635,6 +656,12 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         // One aggregate of the steps' sum is the sum of theirs.
         const bool once = !many() && of.linear();
         S score = 0, sum[kSlots];
+        if constexpr (!kWide) {
+#pragma unroll
+            for (int k = 0; k < kTiles; ++k)
+#pragma unroll
+                for (int j = 0; j < kTiles; ++j) narrow[k][j][0] = narrow[k][j][1] = 0;
+        }
         if (multiplies(0)) load_gram();
         // Of many queries too, which are loaded again: what is not written here would be kept in registers over all pairs.
         load(0);

@@ -192,8 +192,9 @@ template <class Team> struct TeamLevelFragments {
             square[1] = known ? team.known.square_of(weights(1), lane)
                               : square_of(lane, weights(1), regions.gram, regions.n);
         if (config.word_image)
-            square[0] = words.n > 8 && words.n <= 16 ? square_of<2>(lane, weights(0), words.gram, words.n)
-                                                     : square_of(lane, weights(0), words.gram, words.n);
+            square[0] = words.n > 8 && words.n <= 16    ? square_of<2>(lane, weights(0), words.gram, words.n)
+                        : words.n > 16 && words.n <= 24 ? square_of<3>(lane, weights(0), words.gram, words.n)
+                                                        : square_of(lane, weights(0), words.gram, words.n);
         // Lanes from 16 on finish the words.
         S x[3][2] = {{total[1], total[0]}, {product[1], product[0]}, {square[1], square[0]}};
 #pragma unroll

@@ -146,12 +146,19 @@ template <class S, class Team> struct TeamPair {
         return x;
     }
 
+    // From what follows of it in one direction nothing is kept in registers for the other.
+    CMSEI_TEAM int renewed(int x) const {
+        if constexpr (Team::kFragments)
+            return team.opaque(x);
+        else
+            return x;
+    }
     // What direction d has of the score; the lanes' sum is that where a team has fragments.
     CMSEI_TEAM S asked(int d, const Crossed& with) const {
         if (!config.on(d)) return 0;
         S weight = scalars[d ? kWeightI2T : kWeightT2I];
         if (config.aggregate_of(d) == kGuided) weight *= d ? with.share[1] : with.share[0];
-        return weight * direction(d, memory + (d ? with.guide[1] : with.guide[0]), memory + with.numbers).forward(false);
+        return weight * direction(d, memory + (d ? with.guide[1] : with.guide[0]), memory + renewed(with.numbers)).forward(false);
     }
 
     // Every lane gets the score. The block is read behind a barrier.

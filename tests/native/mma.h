@@ -30,8 +30,6 @@ static T opaque(T x) {
   return x;
 }
 
-[[maybe_unused]] static float any() { return NAN; }
-
 // The sum of products and of what was there, each cut to `bits` below the largest one's exponent, and so is the sum to
 // float32: tensor cores align what they add and do not round it to the nearest.
 static int sum_bits = 0;  // of products of 16 bits and of tf32, where not 0; 24: none beyond float32's own
