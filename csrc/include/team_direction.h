@@ -279,28 +279,28 @@ template <class S, class Team> struct TeamDirection {
     CMSEI_TEAM bool linear() const { return aggregate != kMax && aggregate != kLse; }
 
     // One number from relevances, which `each` gives one by one: those of the lane to a function of query and relevance.
-    template <class Each> CMSEI_TEAM S aggregate_of(const Each& each) const {
-        if (linear()) return team.sum(linear_part(each));
+    // `part`: what the lane has of it, of a linear one.
+    template <bool part = false, class Each> CMSEI_TEAM S aggregate_of(const Each& each) const {
         S total = 0, most = -static_cast<S>(INFINITY);
-        each([&](int, S x) { most = Math::max(x, most); });
-        most = team.largest(most);
-        each([&](int, S x) { total += aggregate == kLse ? M::lse_share(lse, x, most) : x; });
-        total = team.sum(total);
-        if (aggregate == kLse) return M::lse_value(lse, most, total);
-        // A sum of what is not a number is none: so is then the largest.
-        return total == total ? most : total;
-    }
-    // What the lane has of a linear one, and of any: the lanes' sum is the number.
-    template <class Each> CMSEI_TEAM S linear_part(const Each& each) const {
-        S total = 0;
-        if (aggregate == kGuided)
+        if (aggregate == kMax || aggregate == kLse) {
+            each([&](int, S x) { most = Math::max(x, most); });
+            most = team.largest(most);
+        }
+        if (aggregate == kLse)
+            each([&](int, S x) { total += M::lse_share(lse, x, most); });
+        else if (aggregate == kGuided)
             each([&](int q, S x) { total += x * guide[q]; });
         else
             each([&](int, S x) { total += x; });
+        if constexpr (!part) total = team.sum(total);
+        if (aggregate == kLse) return M::lse_value(lse, most, total);
+        // A sum of what is not a number is none: so is then the largest.
+        if (aggregate == kMax) return total == total ? most : total;
         return aggregate == kMean ? Math::divide(total, static_cast<S>(n)) : total;
     }
+    // What the lane has of any: the lanes' sum is the number.
     template <class Each> CMSEI_TEAM S part_of(const Each& each) const {
-        return linear() ? linear_part(each) : part_of_all(aggregate_of(each));
+        return linear() ? aggregate_of<true>(each) : part_of_all(aggregate_of(each));
     }
     CMSEI_TEAM S part_of_all(S x) const { return team.lane() == 0 ? x : S(0); }
     // Of relevances of which each lane reads those that it wrote.
@@ -308,7 +308,8 @@ template <class S, class Team> struct TeamDirection {
         return aggregate_of([&](const auto& use) { CMSEI_EACH(q, n) use(q, r[q]); });
     }
 
-    // Every lane gets the score; of a team that has fragments a part of it. What was written before is read only after a barrier, and one stands at the end.
+    // Every lane gets the score; of a team that has fragments a part of it. What was written before is read only after a
+    // barrier, and one stands at the end.
     CMSEI_TEAM S forward(bool keep) const {
         if constexpr (Team::kFragments) {
             if (!keep && in_fragments(how, m)) return forward_in_fragments();

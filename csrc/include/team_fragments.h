@@ -22,7 +22,7 @@
 //   of them products of the tensor cores       45              24                176
 // The same of 20 words; in the last line without a form of their own for 17 to 24:
 //   the only pair of a tile                    1,120           1,060             3,980
-//   each further caption of the same image     780             830               3,590
+//   each further caption of the same image     780             830               3,610
 //   of them products of the tensor cores       75              48                320
 //   each further caption, two eights at a time 1,680           2,280             9,150
 // Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it
