@@ -56,6 +56,11 @@ def scale_plot(results: Results) -> bytes | None:
     return charts.svg_bytes(figure)
 
 
+def times(x: float) -> str:
+    """A ratio in two digits, those before the point all."""
+    return f"{x:.0f}" if x >= 9.95 else f"{x:#.2g}"
+
+
 def speed_plot(results: Results) -> bytes | None:
     """How many times faster than the field's code, and than the bare product; the quartiles as whiskers."""
     found = _having(results, *OVER_FIELD, *OVER_PRODUCT)
@@ -70,7 +75,7 @@ def speed_plot(results: Results) -> bytes | None:
             for k, key in enumerate(keys):
                 row, x = result["rows"][key], k + (i - (len(found) - 1) / 2) * wide
                 axes.vlines(x, row["q1"], row["q3"], color="#1b1b1b", linewidth=1.2)
-                text, above = f"{row['median']:.2g}", {"xytext": (0, 2), "textcoords": "offset points"}
+                text, above = times(row["median"]), {"xytext": (0, 2), "textcoords": "offset points"}
                 white = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
                 axes.annotate(text, (x, row["q3"]), ha="center", fontsize=8, bbox=white, **above)
         axes.axhline(1, color="#1b1b1b", linewidth=1, linestyle="--")

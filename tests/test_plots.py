@@ -69,6 +69,12 @@ def test_results_without_the_numbers_leave_a_plot_out(plots: Any, tmp_path: Any)
         assert plots.speed_plot(results[:1]) is not None
 
 
+def test_ratios_have_two_digits_and_no_exponent(plots: Any) -> None:
+    assert [plots.times(x) for x in (0.426, 0.9, 2.01, 9.94, 9.96, 38.04, 103.2, 1234.5)] == [
+        *("0.43", "0.90", "2.0", "9.9", "10", "38", "103", "1234"),
+    ]
+
+
 def test_accuracy_of_each_precision(plots: Any) -> None:
     result = copy.deepcopy(plots.processors()[0])
     points = {
