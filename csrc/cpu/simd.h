@@ -49,7 +49,9 @@ template <class Scalar> struct Simd {
     static CMSEI_INLINE T select(Mask m, T a, T b) { return m ? a : b; }
     // A product as it is rounded: no multiply-add takes it in with all its digits.
     static CMSEI_INLINE T rounded(T x) {
-#if defined(__x86_64__)
+#if defined(CMSEI_EMULATE_512)
+        asm("" : "+m"(x)); // wider than a register
+#elif defined(__x86_64__)
         asm("" : "+v"(x));
 #elif defined(__aarch64__)
         asm("" : "+w"(x));
