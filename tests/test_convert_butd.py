@@ -127,6 +127,10 @@ BAD = {
         whole + line("7", 100, features=base64.b64encode(bytes(2000)).decode()),
         "a.tsv, line 2: features: expec",
     ),
+    "NUL": (
+        whole + line("7", 10, image_id="7\0"),
+        r"a.tsv, line 2: image_id: expected text without NUL and lone surrogates, got '7\x00'",
+    ),
     "twice": (whole + whole, "a.tsv: expected each image once, got '12' twice ("),
     "not base64": (
         line("12", 10, features="*" * 320),

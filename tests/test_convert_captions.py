@@ -59,6 +59,8 @@ def test_lines_with_a_name_each_image(tmp_path):
         ("1\n2\n3\n4\n", "a\na\n", "i.txt: expected one line an image, each once, got 'a' twice"),
         ("", "a\n", "c.txt: expected at least one line, got an empty file"),
         (b"ok\n\xe9t\xe9\n", "a\n", "c.txt, line 2: expected UTF-8 text, got byte 0xe9 at column 1"),
+        ("ok\na\0b\n", "a\n", r"c.txt, line 2: expected text without NUL and lone surrogates, got 'a\x00b'"),
+        ("1\n2\n", "a\n\0\n", r"i.txt, line 2: expected text without NUL and lone surrogates, got '\x00'"),
     ],
 )
 def test_bad_lines(tmp_path, caps, ids, message):
@@ -74,6 +76,8 @@ def test_token_table(tmp_path):
     assert got.caption_to_image.tolist() == [0, 0, 1]
     with pytest.raises(ValueError, match=r"t\.txt, line 2: expected an image's name, a tab and a caption, got 'b c'"):
         caption_table(write(tmp_path / "t.txt", "a\tb\nb c\n"))
+    with pytest.raises(ValueError, match=r"t\.txt, line 2: expected text without NUL and lone surrogates, got"):
+        caption_table(write(tmp_path / "t.txt", "a\tb\nb\tc\0\n"))
 
 
 def dataset(tmp_path, *images):
@@ -114,6 +118,16 @@ def test_bad_karpathy_images(tmp_path, bad):
         karpathy_captions(dataset(tmp_path, image("1.jpg", "test", "a"), bad), ["test"])
 
 
+@pytest.mark.parametrize(
+    ("bad", "place"),
+    [(image("2.jpg", "test", "a", "b\0"), r"sentences\[1\]"), (image("\0", "test", "a"), "filename")],
+)
+def test_karpathy_text_that_no_split_can_hold(tmp_path, bad, place):
+    path = dataset(tmp_path, image("1.jpg", "test", "a"), bad)
+    with pytest.raises(ValueError, match=rf"dataset_coco\.json: images\[1\]: {place}: expected text without NUL"):
+        karpathy_captions(path, ["test"])
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": {}}', "[" * 100000, b"\xff"])
 def test_bad_karpathy_files(tmp_path, text):
     with pytest.raises(ValueError, match=r"dataset_coco\.json: "):
@@ -148,6 +162,8 @@ def test_coco(tmp_path):
         ({"annotations": [3]}, r"annotations\[0\]: expected the image_id of one of images and a caption, got 3"),
         ({"annotations": [{"image_id": 5, "caption": "a"}]}, r"annotations\[0\]: expected the image_id of one of"),
         ({"annotations": [{"image_id": 4, "bbox": []}]}, r"annotations\[0\]: expected .* and a caption, got"),
+        ({"annotations": [{"image_id": 4, "caption": "\0"}]}, r"annotations\[0\]: caption: expected text without NUL"),
+        ({"images": [{"id": 4, "file_name": "\0"}]}, r"images\[0\]: file_name: expected text without NUL"),
     ],
 )
 def test_bad_coco(tmp_path, parts, message):

@@ -89,7 +89,32 @@ BAD = {
         NAMES | {"objects": ["dog", "fence", "dog"]},
         "labels.json: objects: expected each name once, got 'dog' twice",
     ),
-    "NUL": ([RECORD | {"captions": ["a\0b"]}], None, "captions[0]: expected text without NUL"),
+    "NUL": (
+        [RECORD, RECORD | {"image": "2.jpg", "captions": ["a", "a\0b"]}],
+        None,
+        r"s.jsonl, line 2: captions[1]: expected text without NUL and lone surrogates, got 'a\x00b'",
+    ),
+    "NUL in an image's name": ([RECORD | {"image": "1\0"}], None, "s.jsonl, line 1: image: expected text without NUL"),
+    "NUL in a label": (
+        [RECORD | {"labels": ["dog", "\0"]}],
+        None,
+        "s.jsonl, line 1: labels[1]: expected text without NUL",
+    ),
+    "NUL in a predicate": (
+        [RECORD | {"relations": [[0, "a", 1], [0, "\0", 1]]}],
+        None,
+        "s.jsonl, line 1: relations[1]: expected text without NUL",
+    ),
+    "lone surrogate": (
+        [RECORD | {"captions": ["\ud800"]}],
+        None,
+        r"s.jsonl, line 1: captions[0]: expected text without NUL and lone surrogates, got '\ud800'",
+    ),
+    "NUL in a name": (
+        [RECORD],
+        NAMES | {"objects": ["dog", "fence", "\0"]},
+        "labels.json: objects[2]: expected text without NUL",
+    ),
 }
 
 

@@ -200,6 +200,10 @@ BAD = {
     "blank text": (text("test_caps.txt", b"\n\n"), "test_caps.txt: expected at least one line, got an empty file"),
     "no text": (text("test_caps.txt", b""), "test_caps.txt: expected at least one line, got an empty file"),
     "latin-1": (text("test_caps.txt", b"a\n\xe9\n" * 10), "test_caps.txt, line 2: expected UTF-8 text, got byte 0xe9"),
+    "NUL": (
+        text("test_caps.txt", b"a\nb\0c\n" * 10),
+        r"test_caps.txt, line 2: expected text without NUL and lone surrogates, got 'b\x00c'",
+    ),
     "ids missing": (text("test_ids.txt", b"1\n2\n3\n"), "test_ids.txt: expected 4 lines or 5 × 4, got 3"),
     "ids mixed": (
         text("test_ids.txt", b"1\n2\n" * 10),

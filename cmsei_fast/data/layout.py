@@ -23,6 +23,7 @@ from tqdm import tqdm
 from .files import check_target, replacing
 from .rows import MappedRows
 from .split import Split
+from .strings import check_string
 
 FORMAT = "cmsei_fast"
 VERSION = 1
@@ -136,20 +137,11 @@ def _write(raw: _Written, split: Split, progress: bool) -> None:
 
 def _write_strings(file: h5py.File, name: str, values: tuple[str, ...]) -> None:
     for i, value in enumerate(values):
-        if "\0" in value or not _encodes(value):
-            raise ValueError(f"{name}[{i}]: expected text without NUL and lone surrogates, got {value!r:.60}")
+        check_string(f"{name}[{i}]", value)
     count = len(values)
     file.create_dataset(
         name, data=list(values), shape=(count,), dtype=h5py.string_dtype(), chunks=(max(1, count),), maxshape=(None,)
     )
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _write_features(file: h5py.File, raw: _Written, split: Split, progress: bool) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .strings import check_string
+
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -74,7 +76,7 @@ def read_scenes(path: str | os.PathLike[str]) -> SceneSet:
     Raises:
         OSError: the file cannot be opened.
         ValueError: naming the file, the line, the key, what was expected and what came; also for an image that an
-            earlier line has, a damaged gzip stream, text that is not UTF-8 and a file without a scene.
+            earlier line has, a damaged gzip stream, text that is not UTF-8 or holds a NUL and a file without a scene.
     """
     scenes: list[Scene] = []
     seen: dict[str, int] = {}  # image -> its line
@@ -124,6 +126,7 @@ def _scene(line: bytes) -> Scene:
         raise ValueError(f"missing {'key' if len(missing) == 1 else 'keys'} {', '.join(missing)}")
     if not isinstance(record["image"], str):
         raise ValueError(f"image: expected a string, got {_kind(record['image'])}")
+    check_string("image", record["image"])
     labels = _strings("labels", record["labels"])
     boxes = _boxes(record["boxes"])
     if len(boxes) != len(labels):
@@ -157,6 +160,7 @@ def _strings(name: str, values: Any) -> tuple[str, ...]:
     for i, value in enumerate(values):
         if not isinstance(value, str):
             raise ValueError(f"{name}[{i}]: expected a string, got {_kind(value)}")
+        check_string(f"{name}[{i}]", value)
     return tuple(values)
 
 
@@ -183,4 +187,5 @@ def _relations(values: Any, count: int) -> tuple[tuple[int, str, int], ...]:
                 f"relations[{i}]: expected [subject, predicate, object] with indices from 0 to {count - 1}, "
                 f"got {triplet!r:.60}"
             )
+        check_string(f"relations[{i}]", triplet[1])
     return tuple((triplet[0], triplet[1], triplet[2]) for triplet in values)

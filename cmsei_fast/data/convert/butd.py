@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..split import Split, offsets_of
+from ..strings import check_string
 from .boxes import check_inside
 from .captions import Captions, choose
 from .rows import ImageRows
@@ -110,7 +111,9 @@ def _line(path: str, number: int, begin: int, raw: bytes) -> _Line:
     size, rest = divmod(len(fields[5]) // 4 * 3 - fields[5][-2:].count(b"="), 4 * count)
     if len(fields[5]) % 4 or rest or not size:
         raise ValueError(f"features: expected base64 of {count} × Dx float32 numbers, got {len(fields[5])} characters")
-    return _Line(path, number, begin, fields[0].decode("utf-8"), (width, height), boxes, size)
+    name = fields[0].decode("utf-8")
+    check_string("image_id", name)
+    return _Line(path, number, begin, name, (width, height), boxes, size)
 
 
 def _integer(name: str, field: bytes) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..strings import check_string
 from .text import blank_line, read_json, read_lines
 
 _NUMBERED = re.compile(r"(?:COCO_\w+_)?0*(\d+)")
@@ -48,7 +49,7 @@ def caption_lines(path: str | os.PathLike[str], ids: str | os.PathLike[str]) -> 
 
     Raises:
         OSError: a file cannot be opened.
-        ValueError: naming the file: not UTF-8, empty, or another number of lines.
+        ValueError: naming the file: not UTF-8, a NUL, empty, or another number of lines.
     """
     captions, names = read_lines(path), read_lines(ids)
     per_name, rest = divmod(len(captions), len(names))
@@ -68,7 +69,7 @@ def caption_table(path: str | os.PathLike[str]) -> Captions:
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: naming the file and the line: not UTF-8, or no tab.
+        ValueError: naming the file and the line: not UTF-8, a NUL, or no tab.
     """
     pairs = []
     for number, line in enumerate(read_lines(path), 1):
@@ -85,7 +86,7 @@ def karpathy_captions(path: str | os.PathLike[str], splits: Sequence[str]) -> Ca
     Raises:
         OSError: the file cannot be opened.
         ValueError: naming the file and the image: malformed, a key is missing, a filename is there twice in these
-            splits, or no image is of them.
+            splits, a NUL is in a name or a sentence, or no image is of them.
     """
     record = read_json(path)
     if "annotations" in record:
@@ -101,7 +102,10 @@ def karpathy_captions(path: str | os.PathLike[str], splits: Sequence[str]) -> Ca
                 raise ValueError(
                     f"{path}: images[{i}]: expected each filename once, got {name!r} as in images[{first}]"
                 )
-            pairs += [(name, sentence) for sentence in sentences]
+            check_string(f"{path}: images[{i}]: filename", name)
+            for j, sentence in enumerate(sentences):
+                check_string(f"{path}: images[{i}]: sentences[{j}]", sentence)
+                pairs.append((name, sentence))
     absent = [split for split in splits if split not in found]
     if absent:
         raise ValueError(f"{path}: expected images of split {absent[0]!r}, got splits {', '.join(sorted(found))}")
@@ -115,8 +119,8 @@ def coco_captions(path: str | os.PathLike[str]) -> Captions:
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: naming the file and the image or annotation: malformed, a key is missing, an image twice, or an
-            annotation of none.
+        ValueError: naming the file and the image or annotation: malformed, a key is missing, an image twice, an
+            annotation of none, or a NUL in a name or a caption.
     """
     record = read_json(path)
     if "annotations" not in record:
@@ -132,12 +136,14 @@ def coco_captions(path: str | os.PathLike[str]) -> Captions:
             raise ValueError(f"{path}: images[{i}]: expected file_name and an id of its own, got {image!r:.80}")
         if (first := place.setdefault(name, i)) != i:
             raise ValueError(f"{path}: images[{i}]: expected each file_name once, got {name!r} as in images[{first}]")
+        check_string(f"{path}: images[{i}]: file_name", name)
         names[number], sentences[number] = name, []
     for i, note in enumerate(_list_in(path, record, "annotations")):
         number, caption = (note.get(key) for key in ("image_id", "caption")) if isinstance(note, dict) else (None, None)
         if type(number) is not int or number not in names or not isinstance(caption, str):
             expected = "the image_id of one of images and a caption"
             raise ValueError(f"{path}: annotations[{i}]: expected {expected}, got {note!r:.80}")
+        check_string(f"{path}: annotations[{i}]: caption", caption)
         sentences[number].append(" ".join(caption.split()))
     return _collect(str(path), [(names[number], caption) for number in names for caption in sentences[number]])
 

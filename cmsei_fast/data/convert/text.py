@@ -7,13 +7,15 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from ..strings import check_string
+
 
 def read_lines(path: str | os.PathLike[str]) -> list[str]:
     """The lines of a UTF-8 file, without surrounding white space; a blank line counts, but at the end.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: naming the file and the line: it is not UTF-8, or the file is empty.
+        ValueError: naming the file and the line: it is not UTF-8 or holds a NUL, or the file is empty.
     """
     with open(path, "rb") as file:
         content = file.read()
@@ -29,6 +31,8 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
     except UnicodeDecodeError as error:
         byte = f"byte 0x{error.object[error.start]:02x} at column {error.start + 1}"
         raise ValueError(f"{path}, line {len(decoded) + 1}: expected UTF-8 text, got {byte}") from None
+    for number, text in enumerate(decoded, 1):
+        check_string(f"{path}, line {number}", text)
     return decoded
 
 
@@ -61,9 +65,11 @@ def string_list(path: str | os.PathLike[str], record: dict[str, Any], key: str) 
     """The strings under a key of a file's object.
 
     Raises:
-        ValueError: naming the file and the key: missing, or no list of strings.
+        ValueError: naming the file and the key: missing, or no list of strings, or what a split's file cannot hold.
     """
     values = record.get(key)
     if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
         raise ValueError(f"{path}: {key}: expected a list of strings, got {values!r:.60}")
+    for i, value in enumerate(values):
+        check_string(f"{path}: {key}[{i}]", value)
     return tuple(values)
