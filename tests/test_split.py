@@ -56,6 +56,16 @@ BAD = {
     "boxes inside out": (changed("boxes", (1, 0), 900), ValueError, "boxes[1]: expected finite pixels with x1 <= x2"),
     "sizes": (changed("sizes", (4, 1), 0), ValueError, "sizes[4]: expected finite pixels > 0, got ["),
     "label": (changed("labels", 2, 4), ValueError, "labels[2]: expected an index from -1 to 3, got 4"),
+    "labels without names": (
+        lambda p: {"object_names": (), "labels": np.where(np.arange(len(p["labels"])) < 2, -1, 3).astype(np.int32)},
+        ValueError,
+        "object_names: expected the names that labels index, got none, and labels[2] is 3",
+    ),
+    "relations without names": (
+        setting(predicate_names=()),
+        ValueError,
+        "predicate_names: expected the names of the predicates of relations, got none",
+    ),
     "label scores": (
         changed("label_scores", 2, np.inf),
         ValueError,

@@ -70,6 +70,9 @@ class Split:
             _check_rows("sizes", self.sizes, (np.isfinite(self.sizes) & (self.sizes > 0)).all(1), "finite pixels > 0")
         if self.labels is not None:
             _check_array("labels", self.labels, "int32", (n_region,))
+            if not self.object_names and len(known := np.nonzero(self.labels != -1)[0]):
+                got = f"none, and labels[{known[0]}] is {self.labels[known[0]]}"
+                raise ValueError(f"object_names: expected the names that labels index, got {got}")
             _check_range("labels", self.labels, -1, len(self.object_names) - 1)
         if self.label_scores is not None:
             _check_array("label_scores", self.label_scores, "float32", (n_region,))
@@ -95,6 +98,8 @@ class Split:
             "subject and object regions of the relation's image",
         )
         predicates, count = relations[:, 1], len(self.predicate_names)
+        if len(relations) and not count:
+            raise ValueError("predicate_names: expected the names of the predicates of relations, got none")
         expected = f"a predicate from 0 to {count - 1} (predicate_names) in the middle"
         _check_rows("relations", relations, (predicates >= 0) & (predicates < count), expected)
         if self.relation_scores is not None:
