@@ -79,7 +79,7 @@ def processes() -> int:
 
 
 def _count(text: str, what: str) -> int:
-    return sum(int(x) for x in re.findall(rf"(\d+) {what}", text.rsplit("\n=", 1)[-1][-300:]))
+    return sum(int(x) for x in re.findall(rf"(\d+) (?:{what})", text.rsplit("\n=", 1)[-1][-300:]))
 
 
 def run(results: Results, deadline: float) -> None:

@@ -145,7 +145,8 @@ class Scripted:
             engine, _, out, *names = command[command.index("benchmarks.gpu_measures") + 1 :]
             return self.measured(engine, Path(out), names)
         if "pytest" in command:
-            return Ended(bad[0] if bad else 0, "7 passed in 1s" if not bad else "1 failed, 6 passed in 1s", 1.0)
+            printed = "ERROR x - a CUDA error\n1 failed, 6 passed, 2 errors in 1s" if bad else "7 passed in 1s"
+            return Ended(bad[0] if bad else 0, printed, 1.0)
         return Ended(bad[0] if bad else 0, "largest difference over what is allowed: 0.5", 1.0)
 
     def measured(self, engine: str, out: Path, names: list[str]) -> Any:
@@ -180,6 +181,7 @@ def test_a_run_goes_on_with_what_did_not_succeed(gpu: Any, monkeypatch: pytest.M
     assert code == 1
     assert "pip" in seen[0]
     assert found["suite"]["green"] is False
+    assert found["suite"]["failed"] == 3 * 6  # both parts of each engine: a test that failed, two that could not begin
     assert found["checks"]["cuda gradients bfloat16"]["ok"] is False
     assert found["sanitizer"]["racecheck cuda hopper float8"]["ok"] is True
     assert "out of time" in found["rows"]["cuda_scoring"]["failed"]
