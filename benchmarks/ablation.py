@@ -27,12 +27,12 @@ from typing import Any
 import torch
 
 from benchmarks import runs
+from benchmarks.pages import ROOT
 from cmsei_fast import Attention, PairScorer, evaluate
 from cmsei_fast.commands.train import make_model
 from cmsei_fast.data import Split, read_scenes, split_from_scenes
 from cmsei_fast.training import TrainConfig, train
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "ablation.json", ROOT / "docs" / "ablation.md"
 MARKS = "<!-- ablation: made by python -m benchmarks.ablation table -->", "<!-- end of ablation -->"
 

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from benchmarks import runs
-from benchmarks.ablation import PAGE, ROOT
+from benchmarks.ablation import PAGE
+from benchmarks.pages import ROOT
 from cmsei_fast import PairScorer
 from cmsei_fast.commands import demo
 from cmsei_fast.data import synthetic_scenes

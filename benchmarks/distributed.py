@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.captions import features
-from benchmarks.memory import ROOT
+from benchmarks.pages import ROOT
 from benchmarks.paired import timed
 from benchmarks.settings import SIZES
 from cmsei_fast import PairScorer, evaluate

@@ -24,8 +24,9 @@ from typing import Any
 
 from benchmarks import gpu_checks, gpu_process, gpu_suite, machine
 from benchmarks.gpu_results import Results, source
+from benchmarks.pages import ROOT
 
-RESULTS = machine.ROOT / "benchmarks" / "results" / "gpu"
+RESULTS = ROOT / "benchmarks" / "results" / "gpu"
 SECONDS = 540  # the machine may be had for ten minutes at a time
 PARTS = ("build", "checks", "suite", "sanitizer", "measures", "tools")
 # Most seconds of a part, so that what comes after it has some too.

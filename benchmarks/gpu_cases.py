@@ -58,15 +58,27 @@ def kernel(name: str) -> Iterator[None]:
         cuda_tiles.choose = before
 
 
+@contextlib.contextmanager
+def design(value: str) -> Iterator[None]:
+    """Inside the block, triton's pair score takes this design; "" leaves the choice alone."""
+    before = os.environ.get(triton_design.VARIABLE)
+    if value:
+        os.environ[triton_design.VARIABLE] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(triton_design.VARIABLE, None)
+        if before is not None:
+            os.environ[triton_design.VARIABLE] = before
+
+
 def scores(engine: str, precision: str, device: str, chosen: str = "") -> float:
     """Scores of all scorers; ``chosen`` is cuda's kernel or triton's design."""
     inputs = problem(device, _dtype(precision))
     worst = 0.0
     for scorer in SCORERS:
         expected = pair_score(*inputs, scorer=scorer, engine="eager", precision=precision)
-        if engine == "triton" and chosen:
-            os.environ[triton_design.VARIABLE] = chosen
-        with kernel(chosen if engine == "cuda" else ""):
+        with kernel(chosen if engine == "cuda" else ""), design(chosen if engine == "triton" else ""):
             once, again = (pair_score(*inputs, scorer=scorer, engine=engine, precision=precision) for _ in range(2))
         assert torch.equal(once, again), "another result at the second run"
         worst = max(worst, off(once, expected) / LIMITS[precision])

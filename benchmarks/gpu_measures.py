@@ -1,4 +1,4 @@
-"""What is measured on a GPU (``gpu.py``): scoring, a training step, relation attention, scale, and numerics.
+"""What is measured on a GPU (``gpu.py``): the pair score's measures, and each measure by its name.
 
 Every function takes a ``Run`` and returns the rows of its engine {key: {…}}; seconds are medians: of events on a GPU,
 of the clock in Triton's interpreter, where they say nothing but that every line runs.
@@ -9,29 +9,28 @@ to OUT, a JSON object a line, as soon as it is done.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks import field, gpu_timing
+from benchmarks import gpu_timing
 from benchmarks.captions import Features, features
-from benchmarks.gpu_timing import Run, ratio
+from benchmarks.gpu_attention import attention, compiled_attention, graph_inputs
+from benchmarks.gpu_cases import design
+from benchmarks.gpu_timing import Rows, Run, ratio
 from benchmarks.paired import agree
-from benchmarks.relations import graphs
+from benchmarks.training import FORMS, field_step, step
 from cmsei_fast import PairScorer, pair_score, relation_attention, score_matrix
-from cmsei_fast.engines import eager, gram, relations, triton_design
+from cmsei_fast.engines import eager, gram, triton_design
 from cmsei_fast.engines.eight_bits import FORMATS
 
-Rows = dict[str, dict[str, Any]]
-SCORERS = {"scan": (PairScorer.scan_t2i(), field.scan_t2i), "cmsei": (PairScorer.cmsei(), field.cmsei)}
+SCORERS = {name: FORMS[name][:2] for name in ("scan", "cmsei")}
 
 
 def drawn(at: Run, images: int, captions: int, dtype: torch.dtype | None = None) -> Features:
@@ -106,19 +105,6 @@ def designs(at: Run) -> Rows:
     return rows
 
 
-@contextlib.contextmanager
-def design(value: str) -> Iterator[None]:
-    """Inside the block, triton's pair score takes this design."""
-    before = os.environ.get(triton_design.VARIABLE)
-    os.environ[triton_design.VARIABLE] = value
-    try:
-        yield
-    finally:
-        del os.environ[triton_design.VARIABLE]
-        if before is not None:
-            os.environ[triton_design.VARIABLE] = before
-
-
 def compiled_eager(run: Callable[[], Any], at: Run) -> float | str:
     """Seconds with the tile function of eager compiled."""
     if at.device.type != "cuda":
@@ -140,10 +126,10 @@ def compiled(at: Run) -> Rows:
         def score(engine: str, scorer: PairScorer = scorer) -> Tensor:
             return score_matrix(part.images, part.words, part.lengths, scorer=scorer, engine=engine)
 
-        def step(engine: str, scorer: PairScorer = scorer) -> tuple[Tensor, ...]:
-            return trained(batch, scorer, engine)
+        def trained(engine: str, name: str = name) -> tuple[Tensor, ...]:
+            return step(batch, name, engine)
 
-        for row, run in (("scoring", score), ("training", step)):
+        for row, run in (("scoring", score), ("training", trained)):
             theirs = at.other(f"{name} compiled {row}", lambda run=run: compiled_eager(lambda: run("eager"), at))
             ours = at.other(f"{at.engine} {name} {row} again", lambda run=run: at.seconds(lambda: run(at.engine)))
             rows[f"{name}_{row}"] = {"over_compiled": ratio(theirs, ours)}
@@ -153,23 +139,17 @@ def compiled(at: Run) -> Rows:
 def training(at: Run) -> Rows:
     """Forward, hinge loss and backward of a batch."""
     batch = drawn(at, at.sizes.batch, at.sizes.batch)
-    lengths = batch.lengths.tolist()
     rows: Rows = {}
-    for name, (scorer, form) in SCORERS.items():
+    for name in SCORERS:
 
-        def step(engine: str, scorer: PairScorer = scorer) -> tuple[Tensor, ...]:
-            return trained(batch, scorer, engine)
+        def literal(name: str = name) -> tuple[Tensor, ...]:
+            return field_step(batch, name)
 
-        def literal(form: Callable[..., Tensor] = form) -> tuple[Tensor, ...]:
-            images, words = batch.images.detach().requires_grad_(), batch.words.detach().requires_grad_()
-            captions = torch.nn.utils.rnn.pad_sequence(words.split(lengths), batch_first=True)
-            return torch.autograd.grad(field.hinge(form(images, captions, lengths).float()), (images, words))
+        def plain(name: str = name) -> tuple[Tensor, ...]:
+            return step(batch, name, "eager")
 
-        def plain(step: Callable[..., Any] = step) -> Any:
-            return step("eager")
-
-        def ours(step: Callable[..., Any] = step) -> Any:
-            return step(at.engine)
+        def ours(name: str = name) -> tuple[Tensor, ...]:
+            return step(batch, name, at.engine)
 
         def literal_bytes(literal: Callable[..., Any] = literal) -> int | str:
             return at.peak(literal) if at.device.type == "cuda" else "not measured: needs a GPU"
@@ -186,41 +166,6 @@ def training(at: Run) -> Rows:
             "bytes": at.peak(ours),
             "literal_bytes": slow if isinstance(slow, str) else at.other(f"{name} literal bytes", literal_bytes),
         }
-    return rows
-
-
-def trained(batch: Features, scorer: PairScorer, engine: str) -> tuple[Tensor, ...]:
-    """Gradients of regions and words of a step."""
-    leaves = [x.detach().requires_grad_() for x in (batch.regions, batch.words)]
-    scores = pair_score(*leaves, batch.region_offsets, batch.word_offsets, scorer=scorer, engine=engine)
-    return torch.autograd.grad(field.hinge(scores), leaves)
-
-
-def attention(at: Run) -> Rows:
-    """Relation attention over eager, forward and with its gradients."""
-    rows: Rows = {}
-    for kind in ("spatial", "semantic"):
-        given = graphs(kind, at.sizes.graphs, at.sizes.heads, at.sizes.head_width)
-        inputs = q, k, v, labels, bias, value = graph_inputs(at, kind)
-        upstream = given.upstream.to(at.device, at.dtype)
-        leaves = [x.detach().requires_grad_() for x in (q, k, v, bias, value)]
-
-        def forward(engine: str, inputs: tuple[Tensor, ...] = inputs) -> Tensor:
-            return relation_attention(*inputs, engine=engine)
-
-        def both(
-            engine: str, leaves: list[Tensor] = leaves, labels: Tensor = labels, upstream: Tensor = upstream
-        ) -> tuple[Tensor, ...]:
-            out = relation_attention(*leaves[:3], labels, *leaves[3:], engine=engine)
-            return torch.autograd.grad(out, leaves, upstream)
-
-        agree(kind, forward(at.engine), forward("eager"), 2e-2)
-        for found, expected in zip(both(at.engine), both("eager"), strict=True):
-            agree(kind, found, expected, 5e-2)
-        for name, run in (("forward", forward), ("both", both)):
-            ours = at.seconds(lambda run=run: run(at.engine))
-            plain = at.other(f"{kind} {name} eager", lambda run=run: at.seconds(lambda: run("eager")))
-            rows[f"{kind}_{name}"] = {"seconds": ours, "over_eager": plain / ours}
     return rows
 
 
@@ -242,45 +187,6 @@ def replays(at: Run) -> Rows:
             theirs = at.other(f"{key} replayed", lambda run=run: at.replayed(lambda: run("eager")))
             rows[key]["replayed_over_eager"] = ratio(theirs, ours)
     return rows
-
-
-def graph_inputs(at: Run, kind: str) -> tuple[Tensor, ...]:
-    """The operator's arguments on the run's device."""
-    given = graphs(kind, at.sizes.graphs, at.sizes.heads, at.sizes.head_width)
-    return tuple(x.to(at.device, at.dtype if x.is_floating_point() else None) for x in given.arguments)
-
-
-def compiled_attention(at: Run) -> Rows:
-    """Relation attention over compiled eager and, without the value table it cannot take, FlexAttention."""
-    if at.device.type != "cuda":
-        return {}
-    rows: Rows = {}
-    for kind in ("spatial", "semantic"):
-        inputs = graph_inputs(at, kind)
-        run = torch.compile(relations.relation_attention)
-        theirs = at.other(f"{kind} compiled", lambda run=run, i=inputs: at.attempt(lambda: run(*i)))
-        ours = at.seconds(lambda i=inputs: relation_attention(*i, engine=at.engine))
-        bare = at.seconds(lambda i=inputs: relation_attention(*i[:5], engine=at.engine))
-        flexed = at.other(f"{kind} flex", lambda i=inputs: flex(i[:5], at))
-        rows[f"{kind}_forward"] = {"over_compiled": ratio(theirs, ours), "over_flex": ratio(flexed, bare)}
-    return rows
-
-
-def flex(inputs: tuple[Tensor, ...], at: Run) -> float | str:
-    """Seconds of FlexAttention with the labels' bias and mask, and no value table."""
-    q, k, v, labels, bias = inputs
-
-    def score(logit: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        label = labels[b, i, j]
-        return torch.where(label == 0, -float("inf"), logit + bias[label, h])
-
-    def measured() -> float:
-        from torch.nn.attention.flex_attention import flex_attention
-
-        run, given = torch.compile(flex_attention), (q.contiguous(), k.contiguous(), v.contiguous())
-        return at.seconds(lambda: run(*given, score_mod=score))
-
-    return at.tried(measured)
 
 
 def scale(at: Run) -> Rows:

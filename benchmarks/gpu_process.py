@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import machine
+from benchmarks.pages import ROOT
 
 # A group of its own, so that its children end with it; no session of its own, which would outlive a lost terminal.
 _GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
@@ -38,7 +38,7 @@ def run(command: Sequence[str], limit: float, environment: Mapping[str, str] | N
     with tempfile.TemporaryFile() as out:
         child = subprocess.Popen(
             command,
-            cwd=machine.ROOT,
+            cwd=ROOT,
             env=variables,
             stdin=subprocess.DEVNULL,
             stdout=out,

@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
 from benchmarks.gpu_process import shortened
+from benchmarks.pages import ROOT
 
 _SOURCES = ("cmsei_fast/**/*.py", "kernels/*.py", "csrc/**/*.cu", "csrc/**/*.cuh", "csrc/**/*.h", "csrc/**/*.cpp")
 # What must be as it was for results to be continued.
@@ -19,8 +19,8 @@ _SAME = ("source", "gpu", "torch", "triton", "cuda")
 def source() -> str:
     """A fingerprint of everything that is measured: the package, its kernels and its C++."""
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in _SOURCES for path in machine.ROOT.glob(pattern)}):
-        digest.update(path.relative_to(machine.ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted({path for pattern in _SOURCES for path in ROOT.glob(pattern)}):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 

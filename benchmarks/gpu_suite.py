@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import gpu_process, machine
+from benchmarks import gpu_process
 from benchmarks.gpu_results import Results
+from benchmarks.pages import ROOT
 
 ENGINES = ("cuda", "triton", "eager")
 # Files of many tests are dealt out in so many parts.
@@ -59,7 +60,7 @@ class Unit(NamedTuple):
 
 def units() -> list[Unit]:
     """All of them, by what matters first: each engine's tests, then those of no engine, then triton's other design."""
-    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted((machine.ROOT / "tests").glob("test_*.py"))}
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").glob("test_*.py"))}
     own = [name for name, text in texts.items() if re.search(r"\bbackend\b", text)]
     marked = [name for name, text in texts.items() if re.search(r"(?m)^ *@pytest\.mark\.gpu\b", text)]
     ids = [f"{engine}-cuda" for engine in ENGINES]  # of the backends' parameters

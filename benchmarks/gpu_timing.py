@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+Rows = dict[str, dict[str, Any]]  # what a measure gives: {row: {column: figure, or why there is none}}
+
 
 @dataclass(frozen=True)
 class GpuSizes:

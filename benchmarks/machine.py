@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.pages import ROOT
 from cmsei_fast import __version__, engines
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def cpu() -> str:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import README, RESULTS, ROOT, processors, replaced
+from benchmarks.pages import ROOT, replaced
+from benchmarks.table import README, RESULTS, processors
 from cmsei_fast.report import charts
 
 PLOTS = ROOT / "docs" / "plots"

@@ -29,7 +29,8 @@ import numpy as np
 import torch
 
 from benchmarks import runs
-from benchmarks.ablation import MODEL, ROOT, ROWS, TRAINING, load, training_command
+from benchmarks.ablation import MODEL, ROWS, TRAINING, load, training_command
+from benchmarks.pages import ROOT
 from cmsei_fast import CMSEI, evaluate, explain
 from cmsei_fast.commands.train import make_model
 from cmsei_fast.data import Split

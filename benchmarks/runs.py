@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
+from benchmarks.pages import replaced
 from cmsei_fast.data.files import replacing
 
 
@@ -31,18 +32,15 @@ def read(runs: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(runs.glob("*.json"))]
 
 
-def replaced(page: str, table: str, marks: tuple[str, str]) -> str:
-    """The page with the table between its two marks."""
-    begin, end = marks
-    head, _, rest = page.partition(begin)
-    _, _, tail = rest.partition(end)
-    return f"{head}{begin}\n\n{table}\n\n{end}{tail}"
-
-
 def publish(record: dict[str, Any], results: Path, table: str, page: Path, marks: tuple[str, str]) -> None:
-    """Writes the record and puts its table into the page."""
+    """Writes the record and puts its table into the page.
+
+    Raises:
+        ValueError: if the marks are not there once each; nothing is written then.
+    """
+    text = replaced(page.read_text(encoding="utf-8"), table, *marks)
     _write(results, json.dumps(record, indent=1) + "\n")
-    _write(page, replaced(page.read_text(encoding="utf-8"), table, marks))
+    _write(page, text)
     print(table)
 
 

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import ROOT, replaced
 from benchmarks.rows import ROWS, extent, figure
 
-ROOT = Path(__file__).resolve().parents[1]
 README, SPEED, RESULTS = ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- speed: made by python -m benchmarks.table -->", "<!-- end of speed -->"
 # README's rows; docs/speed.md has them all, with quartiles.
@@ -173,25 +173,12 @@ def verified(results: Path = RESULTS) -> dict[str, dict[str, list[str]]]:
     return out
 
 
-def replaced(text: str, table: str, begin_mark: str = BEGIN, end_mark: str = END) -> str:
-    """A document's text with the table between its markers.
-
-    Raises:
-        ValueError: if the markers are not there once each, in this order.
-    """
-    before, begin, rest = text.partition(begin_mark)
-    _, end, after = rest.partition(end_mark)
-    if not begin or not end or begin_mark in rest or end_mark in after:
-        raise ValueError(f"expected {begin_mark} and then {end_mark}, once each")
-    return f"{before}{begin_mark}\n\n{table}\n\n{end_mark}{after}"
-
-
 def documents() -> dict[Path, str]:
     """What should be in the files that this module writes."""
-    readme = replaced(README.read_text(encoding="utf-8"), summary())
+    readme = replaced(README.read_text(encoding="utf-8"), summary(), BEGIN, END)
     return {
         README: replaced(readme, render_gpu(), GPU_BEGIN, GPU_END),
-        SPEED: replaced(SPEED.read_text(encoding="utf-8"), render()),
+        SPEED: replaced(SPEED.read_text(encoding="utf-8"), render(), BEGIN, END),
         VERIFIED: json.dumps(verified(), indent=2) + "\n",
     }
 

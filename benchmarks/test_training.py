@@ -11,13 +11,13 @@ from benchmarks.memory import in_process
 from benchmarks.paired import agree, alternate
 from benchmarks.report import Report
 from benchmarks.settings import SIZES
-from benchmarks.training import field_step, native_step
+from benchmarks.training import field_step, step
 
 
 def check(name: str, form: str) -> None:
     """Both sides' gradients on a small batch."""
     small = features(4, 4, 64)
-    gradients = zip(("images", "words"), native_step(small, form), field_step(small, form), strict=True)
+    gradients = zip(("images", "words"), step(small, form), field_step(small, form), strict=True)
     for side, actual, expected in gradients:
         agree(f"{name}, gradient of {side}", actual, expected, 1e-4)
 
@@ -25,7 +25,7 @@ def check(name: str, form: str) -> None:
 def over_field(benchmark: Any, report: Report, key: str, form: str, size: int) -> None:
     check(key, form)
     batch = features(size, size, SIZES.width)
-    paired = alternate(benchmark, lambda: native_step(batch, form), lambda: field_step(batch, form))
+    paired = alternate(benchmark, lambda: step(batch, form), lambda: field_step(batch, form))
     report.add(key, paired.speedups, paired, pairs=batch.pairs, width=SIZES.width)
     report.judge(key)
 

@@ -25,34 +25,34 @@ FORMS = {
 }
 
 
-def native_step(batch: Features, form: str = "scan") -> tuple[Tensor, Tensor]:
-    """Gradients of images (N, R, D) and packed words (ΣL, D) by the native engine."""
+def step(batch: Features, form: str = "scan", engine: str = "native") -> tuple[Tensor, Tensor]:
+    """Gradients of images (N, R, D) and packed words (ΣL, D) by an engine."""
     images, words = batch.images.detach().requires_grad_(), batch.words.detach().requires_grad_()
     scores = pair_score(
-        images.flatten(0, 1), words, batch.region_offsets, batch.word_offsets, scorer=FORMS[form][0], engine="native"
+        images.flatten(0, 1), words, batch.region_offsets, batch.word_offsets, scorer=FORMS[form][0], engine=engine
     )
     d_images, d_words = torch.autograd.grad(FORMS[form][2](scores), (images, words))
     return d_images, d_words
 
 
 def field_step(batch: Features, form: str = "scan") -> tuple[Tensor, Tensor]:
-    """The same by the field's code and autograd."""
+    """The same by the field's code and autograd; the loss in float32."""
     images, words = batch.images.detach().requires_grad_(), batch.words.detach().requires_grad_()
     lengths = batch.lengths.tolist()
     captions = torch.nn.utils.rnn.pad_sequence(words.split(lengths), batch_first=True)
     scores = FORMS[form][1](images, captions, lengths)
-    d_images, d_words = torch.autograd.grad(FORMS[form][2](scores), (images, words))
+    d_images, d_words = torch.autograd.grad(FORMS[form][2](scores.float()), (images, words))
     return d_images, d_words
 
 
 def main() -> None:
     """Measures one side after a step on a tiny batch, which loads what every step needs."""
-    step = {"native": native_step, "field": field_step}[sys.argv[1]]
+    measured = {"native": step, "field": field_step}[sys.argv[1]]
     torch.set_num_threads(int(sys.argv[2]))
-    step(features(2, 2, 8))
+    measured(features(2, 2, 8))
     batch = features(SIZES.batch, SIZES.batch, SIZES.width)
     before = peak_bytes()
-    step(batch)
+    measured(batch)
     print(json.dumps({"bytes": peak_bytes() - before}))
 
 

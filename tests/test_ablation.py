@@ -27,7 +27,7 @@ def ablation(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_page_is_what_the_results_give(ablation: Any) -> None:
     page = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")
     record = json.loads((ROOT / "benchmarks" / "ablation.json").read_text(encoding="utf-8"))
-    assert ablation.runs.replaced(page, ablation.render(record), ablation.MARKS) == page, (
+    assert ablation.runs.replaced(page, ablation.render(record), *ablation.MARKS) == page, (
         "run python -m benchmarks.ablation table"
     )
     assert {run["row"] for run in record["runs"]} == set(ablation.ROWS)
@@ -66,6 +66,11 @@ def test_results_and_page_are_written_together(
     assert page.read_text() == "before\n<b>\n\n| new |\n\n<e>\nafter\n"
     assert json.loads(results.read_text()) == {"runs": []}
     assert capsys.readouterr().out == "| new |\n"
+    for text in ("no marks", "<b> <e> <e>"):
+        page.write_text(text)
+        with pytest.raises(ValueError, match="expected <b> and then <e>, once each"):
+            ablation.runs.publish({"runs": [1]}, results, "| new |", page, ("<b>", "<e>"))
+        assert (page.read_text(), json.loads(results.read_text())) == (text, {"runs": []})
 
 
 @pytest.mark.parametrize("row", ["scan", "implicit"])

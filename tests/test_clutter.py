@@ -25,7 +25,7 @@ def clutter(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_page_is_what_the_results_give(clutter: Any) -> None:
     page = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")
     record = json.loads((ROOT / "benchmarks" / "clutter.json").read_text(encoding="utf-8"))
-    assert clutter.runs.replaced(page, clutter.render(record), clutter.MARKS) == page, (
+    assert clutter.runs.replaced(page, clutter.render(record), *clutter.MARKS) == page, (
         "run python -m benchmarks.clutter table"
     )
     assert {run["row"] for run in record["runs"]} == set(clutter.ROWS)

@@ -31,7 +31,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_page_is_what_the_results_give(script: Any) -> None:
     page = (ROOT / "docs" / "explain.md").read_text(encoding="utf-8")
     record = json.loads((ROOT / "benchmarks" / "relation_words.json").read_text(encoding="utf-8"))
-    assert script.runs.replaced(page, script.render(record), script.MARKS) == page, (
+    assert script.runs.replaced(page, script.render(record), *script.MARKS) == page, (
         "run python -m benchmarks.relation_words table"
     )
     assert {run["grounding"] for run in record["runs"]} == {0.0, 0.1}

@@ -1,0 +1,20 @@
+"""The source tree, and the tables between two marks that the benchmarks write into its pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def replaced(page: str, table: str, begin_mark: str, end_mark: str) -> str:
+    """The page with the table between its marks.
+
+    Raises:
+        ValueError: if the marks are not there once each, in this order.
+    """
+    before, begin, rest = page.partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
+    if not begin or not end or begin_mark in rest or end_mark in after:
+        raise ValueError(f"expected {begin_mark} and then {end_mark}, once each")
+    return f"{before}{begin_mark}\n\n{table}\n\n{end_mark}{after}"
