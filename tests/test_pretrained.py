@@ -103,10 +103,10 @@ def damage(path, name: str) -> str:
     record = json.loads(config.read_text())
     if name == "truncated config":
         config.write_text(config.read_text()[:50])
-        return "config.json: expected JSON, got "
+        return "config.json: expected one JSON object, got malformed JSON: "
     if name == "deep config":
         config.write_text("[" * 100_000)
-        return "config.json: expected JSON, got "
+        return "config.json: expected one JSON object, got JSON nested too deeply"
     if name == "foreign config":
         config.write_text('{"model_type": "bert"}')
         return "config.json: expected the configuration of a cmsei_fast model, got another JSON file"

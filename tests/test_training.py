@@ -17,7 +17,7 @@ import training_runs
 from safetensors.torch import load_file
 
 from cmsei_fast.training import TrainConfig, train
-from cmsei_fast.training.log import Log, read_log
+from cmsei_fast.training.log import read_log
 
 NOISY = {
     "model": {"dropout": 0.2, "word_dropout": 0.1, "region_dropout": 0.2},
@@ -146,11 +146,3 @@ def test_rates():
     cosine = TrainConfig(schedule="cosine", epochs=2, warmup_steps=0)
     assert [cosine.rate(i, 10) for i in (0, 10, 20, 30)] == pytest.approx([1, 0.505, 0.01, 0.01])
     assert TrainConfig(schedule="constant", warmup_steps=0).rate(1000, 10) == 1
-
-
-def test_a_resumed_log_drops_later_steps_and_a_torn_line(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "lo')
-    log = Log(tmp_path, step=1)
-    log.write(2, loss=5)
-    log.close()
-    assert read_log(tmp_path / "log.jsonl") == [{"step": 1, "loss": 3}, {"step": 2, "loss": 5}]

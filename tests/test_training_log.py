@@ -23,6 +23,12 @@ def test_a_resumed_run_drops_what_it_will_do_again(tmp_path):
     ]
 
 
+def test_lines_that_are_no_records_are_passed_over(tmp_path):
+    lines = [b'{"step": 1}', b"\xff", b"[" * 100_000, b"5", b'{"step": "2"}', b"", b'{"step": 3}', b'{"st']
+    (tmp_path / "log.jsonl").write_bytes(b"\n".join(lines))
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1}, {"step": 3}]
+
+
 def test_processes_that_do_not_write_leave_nothing(tmp_path):
     log = Log(tmp_path, enabled=False)
     log.write(1, loss=1.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import re
 from dataclasses import Field, fields
 from typing import Any
@@ -67,13 +66,9 @@ def read_settings(path: str | None, sections: tuple[str, ...]) -> dict[str, dict
     """
     if path is None:
         return {name: {} for name in sections}
-    try:
-        with open(path, encoding="utf-8") as file:
-            record = json.load(file)
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, got {error}") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: expected an object with any of {', '.join(sections)}, got another kind of JSON")
+    from ..data.json_object import read_json
+
+    record = read_json(path)
     for name, value in record.items():
         if name not in sections or not isinstance(value, dict):
             raise ValueError(f"{path}: expected any of {', '.join(sections)}, each an object, got {name!r}")

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..data.files import naming
+from ..data.json_object import read_json
 from ..data.vocabulary import Vocabulary
 from ..devices import own_device
 from .config import ModelConfig
@@ -102,11 +103,8 @@ def load(directory: str | os.PathLike[str], device: torch.device | str = "cpu") 
         inside = sorted(str(each.parent) for each in source.glob(f"*/{CONFIG}"))
         got = f"a directory of models: {', '.join(inside)}" if inside else "none"
         raise FileNotFoundError(f"{source}: expected a saved model ({CONFIG} and its like), got {got}")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, got {error}") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("model"), dict):
+    record = read_json(path)
+    if record.get("format") != FORMAT or not isinstance(record.get("model"), dict):
         raise ValueError(f"{path}: expected the configuration of a {FORMAT}, got another JSON file")
     if record.get("version") != VERSION:
         raise ValueError(f"{path}: expected version {VERSION}, got {record.get('version')!r}")

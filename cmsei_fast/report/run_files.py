@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.json_object import read_json
 from ..training.log import read_log
 from ..training.loop import BEST, CONFIG, LAST
 
@@ -53,12 +53,9 @@ def read_run(directory: str) -> Run:
     for name, what in ((CONFIG, "the configuration"), (LOG, "the log")):
         if not (home / name).is_file():
             raise FileNotFoundError(f"{home / name}: expected {what} of a training run, got no such file")
-    try:
-        config = json.loads((home / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{home / CONFIG}: expected JSON, got {error}") from None
+    config = read_json(home / CONFIG)
     parts = ("training", "model")
-    if not isinstance(config, dict) or not all(isinstance(config.get(part), dict) for part in parts):
+    if not all(isinstance(config.get(part), dict) for part in parts):
         raise ValueError(f"{home / CONFIG}: expected the objects {' and '.join(parts)}, got another JSON file")
     records = read_log(home / LOG)
     steps = [record for record in records if _is_number(record.get("loss"))]

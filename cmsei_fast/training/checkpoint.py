@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..data.files import naming
+from ..data.json_object import read_json
 from ..model.pretrained import save_tensors
 
 FORMAT = "cmsei_fast checkpoint"
@@ -62,11 +63,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         OSError: a file is missing.
         ValueError: naming the file that is damaged or of another format.
     """
-    try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path / STATE}: expected JSON, got {error}") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("version") != VERSION:
+    state = read_json(path / STATE)
+    if state.get("format") != FORMAT or state.get("version") != VERSION:
         raise ValueError(f"{path / STATE}: expected a {FORMAT} of version {VERSION}, got another file")
     try:
         tensors = load_file(path / TENSORS)

@@ -49,12 +49,16 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a last line that a killed run left unfinished is passed over."""
+    """The records of a log; lines that are none, as the last that a killed run left unfinished, are passed over.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..data.files import replacing
+from ..data.json_object import read_json
 from ..data.split import Split
 from ..model import CMSEI
 from ..progress import Steps
@@ -253,7 +254,9 @@ class _Run:
         if path.exists():
             if not resume:
                 raise FileExistsError(f"{self.directory}: expected a directory without a run (or resume), got one")
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = read_json(path)
+            if not all(isinstance(before.get(part, {}), dict) for part in record):
+                raise ValueError(f"{path}: expected the configuration of a run, got another JSON file")
             # A setting that is younger than the run: it had no such part.
             before["training"] = TrainConfig().to_dict() | before.get("training", {})
             for part in [x for x in record if x in before]:  # an older run has not noted its data

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..json_object import read_json
 from ..strings import check_string
-from .text import blank_line, read_json, read_lines
+from .text import blank_line, read_lines
 
 _NUMBERED = re.compile(r"(?:COCO_\w+_)?0*(\d+)")
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..json_object import read_json
 from ..split import Split, offsets_of
 from .captions import Captions, choose
 from .members import members
-from .text import read_json, string_list
+from .text import string_list
 
 _BACKGROUND = "__background__"
 

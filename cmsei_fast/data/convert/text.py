@@ -1,8 +1,7 @@
-"""Lines and JSON of text files."""
+"""Lines of text files, and lists of strings in JSON."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -39,26 +38,6 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
 def blank_line(lines: Sequence[str]) -> str:
     """For a message about the number of lines: where a blank one is, which may be why."""
     return f" (line {lines.index('') + 1} is blank)" if "" in lines else ""
-
-
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        OSError: the file cannot be opened.
-        ValueError: naming the file: malformed or truncated JSON, or no object.
-    """
-    with open(path, "rb") as file:
-        content = file.read()
-    try:
-        record = json.loads(content.decode("utf-8-sig"))
-    except RecursionError:
-        raise ValueError(f"{path}: expected one JSON object, got JSON nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: expected one JSON object, got malformed JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: expected one JSON object, got {type(record).__name__}")
-    return record
 
 
 def string_list(path: str | os.PathLike[str], record: dict[str, Any], key: str) -> tuple[str, ...]:

@@ -1,0 +1,27 @@
+"""JSON objects in files."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object in a file of UTF-8 text.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: naming the file: not UTF-8, malformed or truncated JSON, or no object.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        record = json.loads(content.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError(f"{os.fspath(path)}: expected one JSON object, got JSON nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: expected one JSON object, got malformed JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{os.fspath(path)}: expected one JSON object, got {type(record).__name__}")
+    return record
