@@ -28,8 +28,11 @@ def test_reads_text(tmp_path, name, header):
         assert vector.tolist() == pytest.approx(VALUES[word], rel=1e-6)
 
 
-def test_keeps_what_is_asked_for(tmp_path):
-    path = write(tmp_path / "v.txt", TEXT)
+@pytest.mark.parametrize("form", ["v.txt", "headed.txt", "v.json"])
+def test_keeps_what_is_asked_for(tmp_path, form):
+    header = "4 3\n" if form == "headed.txt" else ""
+    record = {"words": list(VALUES), "dimensions": 3, "vectors": VALUES}
+    path = write(tmp_path / form, json.dumps(record) if form == "v.json" else header + TEXT)
     assert list(read_word_vectors(path, words={"at", "absent"})) == ["at"]
     assert list(read_word_vectors(path, limit=1)) == ["the"]
     assert list(read_word_vectors(path, words={"at"}, limit=1)) == ["the", "at"]
@@ -41,16 +44,32 @@ def test_keeps_what_is_asked_for(tmp_path):
         ("the 1 2\ndog 1\n", ", line 2: expected 2 finite numbers, got 1"),
         ("the 1 2\ndog 1 2 3\n", ", line 2: expected 2 finite numbers, got 3"),
         ("the 1 2\ndog 1 x\n", ", line 2: expected a word and numbers, got 'dog 1 x\\n'"),
-        ("the 1 2\ndog 1 nan\n", ", line 2: expected 2 finite numbers, got 2"),
+        ("the 1 2\ndog 1 nan\n", ", line 2: expected 2 finite numbers, got nan"),
+        ("the\n", ", line 1: expected some finite numbers, got 0"),
         ("", ": expected word vectors, got an empty file"),
     ],
-    ids=["short", "long", "text", "nan", "empty"],
+    ids=["short", "long", "text", "nan", "word alone", "empty"],
 )
 def test_bad_text(tmp_path, text, message):
     path = write(tmp_path / "v.txt", text)
     with pytest.raises(ValueError, match="expected") as caught:
         read_word_vectors(path)
     assert str(caught.value) == f"{path}{message}"
+
+
+def test_bytes_that_are_no_vectors_are_told_with_the_file(tmp_path):
+    whole = gzip.compress(TEXT.encode() * 99)
+    for name, content, message in (
+        ("v.txt", b"the 1 2\n\xff 3 4\n", "expected UTF-8 text, got 'utf-8' codec"),
+        ("v.txt.gz", TEXT.encode(), "damaged gzip stream: Not a gzipped file"),
+        ("cut.txt.gz", whole[:-20], "damaged gzip stream: Compressed file ended"),
+        ("bits.txt.gz", whole[:10] + b"\xff" * 20, "damaged gzip stream: "),
+        ("v.json", b"[" * 100_000, "expected one JSON object, got JSON nested too deeply"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"expected|damaged") as caught:
+            read_word_vectors(tmp_path / name)
+        assert str(caught.value).startswith(f"{tmp_path / name}: {message}")
 
 
 def test_json(tmp_path):

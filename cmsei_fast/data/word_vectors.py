@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
+import zlib
 from collections.abc import Collection
 
 import numpy as np
+
+from .json_object import read_json
 
 
 def read_word_vectors(
@@ -21,20 +23,30 @@ def read_word_vectors(
 
     Args:
         path: the file.
-        words: keep these alone; None keeps all.
-        limit: lines to read at most, besides those of ``words``; None reads all.
+        words: keep these; None keeps all, where there is no limit either.
+        limit: keep the first so many words of the file too, whatever they are; None keeps ``words`` alone.
 
     Returns:
-        float32 vectors of one width by their word.
+        float32 vectors of one width by their word; of a word that is there twice, the first.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: naming the line: not a word and numbers, or of another width than the first; an empty file.
+        ValueError: naming the file and the line: not a word and numbers, or of another width than the first; an empty
+            file, text that is not UTF-8, a damaged gzip stream, or JSON without the three.
     """
     if str(path).endswith(".json"):
         return _read_json(path, words, limit)
+    try:
+        return _read_text(path, words, limit)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text, got {error}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: damaged gzip stream: {error}") from error
+
+
+def _read_text(path: str | os.PathLike[str], words: Collection[str] | None, limit: int | None) -> dict[str, np.ndarray]:
     out: dict[str, np.ndarray] = {}
-    width = 0
+    width = heads = 0
     opener = gzip.open if str(path).endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, 1):
@@ -42,22 +54,33 @@ def read_word_vectors(
             if width and len(values) > width and not _is_number(values[0]):  # a few "words" of GloVe hold spaces
                 word, values = " ".join([word, *values[:-width]]), values[-width:]
             if number == 1 and len(values) == 1:
+                heads = 1
                 continue
-            wanted = (words is not None and word in words) or (limit is not None and number <= limit)
-            if not wanted and not (words is None and limit is None) and width:
+            wanted = words is None and limit is None
+            wanted |= (words is not None and word in words) or (limit is not None and number - heads <= limit)
+            if not wanted and width:
                 continue
-            try:
-                vector = np.array(values, dtype=np.float32)
-            except ValueError:
-                raise ValueError(f"{path}, line {number}: expected a word and numbers, got {line[:60]!r}") from None
-            width = width or len(vector)
-            if len(vector) != width or not width or not np.isfinite(vector).all():
-                raise ValueError(f"{path}, line {number}: expected {width} finite numbers, got {len(vector)}")
-            if wanted or (words is None and limit is None):
+            vector = _vector(f"{path}, line {number}", line, values, width)
+            width = len(vector)
+            if wanted:
                 out.setdefault(word, vector)
     if not width:
         raise ValueError(f"{path}: expected word vectors, got an empty file")
     return out
+
+
+def _vector(where: str, line: str, values: list[str], width: int) -> np.ndarray:
+    """(width,) float32; any number of numbers where the width is 0, for the first line."""
+    try:
+        vector = np.array(values, dtype=np.float32)
+    except ValueError:
+        raise ValueError(f"{where}: expected a word and numbers, got {line[:60]!r}") from None
+    expected = f"{width or 'some'} finite numbers"
+    if len(vector) != (width or len(vector) or 1):
+        raise ValueError(f"{where}: expected {expected}, got {len(vector)}")
+    if not np.isfinite(vector).all():
+        raise ValueError(f"{where}: expected {expected}, got {vector[~np.isfinite(vector)][0]}")
+    return vector
 
 
 def _is_number(text: str) -> bool:
@@ -69,9 +92,8 @@ def _is_number(text: str) -> bool:
 
 
 def _read_json(path: str | os.PathLike[str], words: Collection[str] | None, limit: int | None) -> dict[str, np.ndarray]:
+    record = read_json(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            record = json.load(file)
         width, vectors, order = int(record["dimensions"]), record["vectors"], record["words"]
         kept = order if words is None and limit is None else [*order[: limit or 0], *(words or ())]
         found = {word: np.array(vectors[word][:width], dtype=np.float32) for word in kept if word in vectors}
