@@ -67,3 +67,14 @@ def test_captions_of_one_image_are_no_negatives(name):
     (gradient,) = torch.autograd.grad(loss, scores)
     assert loss.item() == 0
     assert torch.equal(gradient, torch.zeros(1, 3, dtype=torch.float64))
+
+
+def test_what_a_loss_does_not_know_is_refused():
+    with pytest.raises(ValueError, match=r"^negatives: expected 'hardest' or 'sum', got 'hard'$"):
+        hinge_loss(random_scores(), OWNER, negatives="hard")
+    for scale in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=rf"^scale: expected a finite number > 0, got {scale!r}$"):
+            InfoNCE(scale)
+    for smoothing in (1.0, -0.1, math.nan):
+        with pytest.raises(ValueError, match=rf"^smoothing: expected a number in \[0, 1\), got {smoothing!r}$"):
+            InfoNCE(smoothing=smoothing)

@@ -5,6 +5,7 @@ All take scores (N, M) of N different images with M captions and ``owner`` (M,) 
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -32,7 +33,12 @@ def hinge_loss(
 
     Returns:
         The mean over the captions of both directions' costs, a scalar.
+
+    Raises:
+        ValueError: for other negatives.
     """
+    if negatives not in ("hardest", "sum"):
+        raise ValueError(f"negatives: expected 'hardest' or 'sum', got {negatives!r}")
     positive, of_images, true = _sides(scores, owner)
     captions = (margin + of_images - positive[:, None]).clamp(min=0).masked_fill(true[owner], 0)  # (M, M)
     images = (margin + scores - positive).clamp(min=0).masked_fill(true, 0)  # (N, M)
@@ -45,14 +51,21 @@ class InfoNCE(Module):
     """Cross entropy of each caption among the images and of each image's caption among other images' captions.
 
     Args:
-        scale: initial factor of the scores (one over the temperature), learned as its logarithm.
-        learned: whether it is learned.
+        scale: initial factor of the scores (one over the temperature), > 0, learned as its logarithm and held below
+            exp(5), about 148.
         smoothing: label smoothing, in [0, 1).
+
+    Raises:
+        ValueError: for a number out of its range.
     """
 
-    def __init__(self, scale: float = 10.0, learned: bool = True, smoothing: float = 0.0) -> None:
+    def __init__(self, scale: float = 20.0, smoothing: float = 0.0) -> None:
         super().__init__()
-        self.log_scale = Parameter(torch.tensor(float(scale)).log(), requires_grad=learned)
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale: expected a finite number > 0, got {scale!r}")
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing: expected a number in [0, 1), got {smoothing!r}")
+        self.log_scale = Parameter(torch.tensor(float(scale)).log())
         self.smoothing = smoothing
 
     def forward(self, scores: Tensor, owner: Tensor) -> Tensor:
