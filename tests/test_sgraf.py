@@ -353,3 +353,12 @@ def test_bad_input() -> None:
         sgraf.shard_attn_scores(model, v, w, [1, 4, 9, 3, 4], None)
     with pytest.raises(TypeError, match="cap_lens: expected the number of words"):
         sgraf.shard_attn_scores(model, v, w, None, None)
+    for device, told in (("gpu", "cpu, cuda or cuda:N"), ("cuda:77", "one that is here"), ("meta", "one that is here")):
+        with pytest.raises(ValueError, match=rf"^device: expected {told}.*, got '{device}'$"):
+            sgraf.shard_attn_scores(model, v, w, LENGTHS, None, device=device)
+    for name, images, captions in (("images", v[..., 1:], w), ("captions", v, w[..., 1:])):
+        told = rf"^{name}: expected a last dimension of {WIDTH} \(as the module\), got {WIDTH - 1}$"
+        with pytest.raises(ValueError, match=told):
+            sgraf.shard_attn_scores(model, images, captions, LENGTHS, None)
+    with pytest.raises(ValueError, match=f"^images: expected a last dimension of {WIDTH}"):
+        model(v[..., 1:], w[..., 1:], LENGTHS)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .. import checks
+from ..devices import own_device
 from ..packing import as_tensor
 from .scan import i2t, t2i
 from .similarity import EncoderSimilarity, check_precision
@@ -47,7 +48,8 @@ def shard_attn_scores(
         device: where it is computed; None is the GPU where there is one, as in the original, else the CPU.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came.
+        TypeError, ValueError: naming the argument, what was expected and what came; ValueError for features of another
+            width than the model's, too, and for a device that is not here.
     """
     check_precision(precision)
     module = getattr(model, "sim_enc", model)
@@ -64,11 +66,10 @@ def shard_attn_scores(
         raise TypeError("cap_lens: expected the number of words of each caption, got None")
     lengths = checks.check_lengths("cap_lens", cap_lens, "caption", tuple(cap_embs.shape))
     assert lengths is not None
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = own_device(device)
     images = as_tensor(img_embs)
     # The field keeps float32 words in padded float64 arrays: only the words are copied.
-    words = [as_tensor(c[:n]).to(device, torch.float32) for c, n in zip(cap_embs, lengths.tolist(), strict=True)]
-    packed = torch.cat(words) if words else torch.empty(0, cap_embs.shape[2], device=device)
-    found = encoder.to(device).similarities(images.to(device, torch.float32), packed, torch.from_numpy(lengths))
+    words = [as_tensor(c[:n]).to(place, torch.float32) for c, n in zip(cap_embs, lengths.tolist(), strict=True)]
+    packed = torch.cat(words) if words else torch.empty(0, cap_embs.shape[2], device=place)
+    found = encoder.to(place).similarities(images.to(place, torch.float32), packed, torch.from_numpy(lengths))
     return found.double().cpu().numpy()

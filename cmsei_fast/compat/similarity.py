@@ -237,9 +237,17 @@ class EncoderSimilarity(nn.Module):
         return self.similarities(img_emb, words, offsets.diff())
 
     def similarities(self, images: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
-        """The same of packed words (ΣL, D) and their lengths (n_caption,) int64 on the CPU."""
+        """The same of packed words (ΣL, D) and their lengths (n_caption,) int64 on the CPU.
+
+        Raises:
+            ValueError: for another number of regions or another width than the module's.
+        """
+        width = self.sim_tranloc_w.in_features
         if images.dim() != 3 or images.shape[1] != self.num_region:
             raise ValueError(f"images: expected {self.num_region} regions each, got shape {tuple(images.shape)}")
+        for name, x in (("images", images), ("captions", words)):
+            if x.shape[-1] != width:
+                raise ValueError(f"{name}: expected a last dimension of {width} (as the module), got {x.shape[-1]}")
         if 0 in (len(images), len(lengths)):
             return images.new_empty(len(images), len(lengths))
         filtered = self.module_name == "SAF"
