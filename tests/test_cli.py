@@ -123,7 +123,7 @@ def test_an_interrupted_file_is_not_left_behind(scenes, tmp_path, monkeypatch, c
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(json, "dump", interrupted)
+    monkeypatch.setattr(os, "fsync", interrupted)
     assert cli.main(["evaluate", str(scenes), "--engine", "eager", "--json", str(out)]) == 130
     assert out.read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["out.json", "scenes.jsonl.gz"]

@@ -264,9 +264,9 @@ def test_bad_files(source, tmp_path, capsys, damage, message, before):
 
 def test_output_directory_is_checked_first(source, tmp_path, capsys):
     assert convert(source, tmp_path / "none" / "o.h5") == 2
-    assert "o.h5: expected a file in an existing directory" in capsys.readouterr().err
+    assert "--out: expected a file in an existing directory, got " in capsys.readouterr().err
     assert convert(source, tmp_path) == 2
-    assert "expected the name of a file, got a directory" in capsys.readouterr().err
+    assert "--out: expected the name of a file, got the directory " in capsys.readouterr().err
 
 
 def test_the_file_has_the_ending_that_the_commands_know(source, tmp_path, capsys):

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from cmsei_fast import cli, recall_metrics
+from cmsei_fast import cli, engines, recall_metrics
 from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
 from cmsei_fast.report.bootstrap import recall_intervals
 from cmsei_fast.report.drawings import Drawings
@@ -212,6 +212,15 @@ def test_of_a_run(files, capsys):
     again = files / "run" / "again.html"
     assert cli.main([*arguments, "--queries", "2", "--out", str(again)]) == 0
     assert again.read_bytes() == saved.read_bytes()
+
+
+def test_the_engine_is_the_one_that_scored(files, monkeypatch):
+    """What ``auto`` means hangs on the scorer and the device, and the page tells what it was."""
+    monkeypatch.setattr(engines, "choose", lambda device, operator, config=None: "reference" if config else "eager")
+    assert cli.main(["report", str(files / "run"), "--split", str(files / "val.h5"), "--queries", "0"]) == 0
+    text = (files / "run" / "report.html").read_text()
+    assert '<th scope="row">engine</th><td>reference</td>' in text
+    assert '<th scope="row">precision</th><td>float32</td>' in text
 
 
 def test_of_another_models_scores(tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..data import write_split
     from ..data.files import check_target
 
-    check_target(arguments.out)
+    check_target(arguments.out, "--out")
     if not arguments.out.endswith(SPLIT_ENDINGS):
         raise ValueError(f"--out: expected a name that ends in {' or '.join(SPLIT_ENDINGS)}, got {arguments.out}")
     arguments.progress = arguments.progress or sys.stderr.isatty()

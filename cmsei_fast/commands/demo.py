@@ -5,17 +5,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .evaluate import check_file
-
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..data import Split, SyntheticScenes
     from ..model import CMSEI
+    from ..report.demo_page import Row
 
 # Title, preset, graphs.
 MODELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -27,29 +23,6 @@ MODELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 TEST_GROUPS = 60
 CAPTIONS_PER_IMAGE = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """What one model reached on the test scenes, in percent.
-
-    Args:
-        title: of the model.
-        group: captions whose image beats the three others of its group (chance 25).
-        story: the same between the two images that differ in who does what to whom (chance 50).
-        place: the same between the two images that differ in where things are (chance 50).
-        rsum: of retrieval among all test images.
-        seconds: of training.
-        scores: (n_image, n_caption).
-    """
-
-    title: str
-    group: float
-    story: float
-    place: float
-    rsum: float
-    seconds: float
-    scores: np.ndarray
 
 
 def add_parser(commands: Any) -> None:
@@ -72,10 +45,10 @@ def add_parser(commands: Any) -> None:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from ..data import synthetic_scenes
-    from ..data.files import replacing
+    from ..data.files import check_target, write_text
     from ..report.demo_page import demo_page
 
-    check_file("--page", arguments.page)
+    check_target(arguments.page, "--page")
     if arguments.seed < 0:
         raise ValueError(f"--seed: expected an integer >= 0, got {arguments.seed}")
     started = time.perf_counter()
@@ -109,8 +82,7 @@ def _demo(arguments: argparse.Namespace) -> int:
             rows.append(row)
             figures = "".join(f"{x:14.1f}" for x in (row.group, row.story, row.place))
             print(f"{row.title:24}{figures}{row.rsum:9.1f}{row.seconds:11.0f} s", flush=True)
-    with replacing(arguments.page) as temporary:
-        Path(temporary).write_text(demo_page(rows, test), encoding="utf-8")
+    write_text(arguments.page, demo_page(rows, test))
     print(f"\n{arguments.page}: this table and some retrievals. {time.perf_counter() - started:.0f} s in all.")
     return 0
 
@@ -136,6 +108,7 @@ def train_and_test(
         seed: of the weights, the order of captions and all dropout.
         progress: show a bar for each epoch.
     """
+    from ..report.demo_page import Row
     from ..retrieval import recall_metrics
     from ..retrieval.groups import group_accuracy
     from ..scoring import score_matrix

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
+from .scoring import add_protocol_flags, add_scoring_flags, folds_of, stream_of_models
 from .sources import SCORERS, is_split_file, load_split
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..data import Split
-    from ..ensemble import MeanStream
     from ..retrieval import RecallMetrics
     from ..scorer import PairScorer
     from ..tiling import ScoreTiles, TileStream
-
-# Folds of the protocols that papers report.
-PROTOCOLS = {"f30k-1k": 1, "coco-1k": 5, "coco-5k": 1}
 
 
 def add_parser(commands: Any) -> None:
@@ -37,34 +31,20 @@ def add_parser(commands: Any) -> None:
     evaluate.add_argument("path", help="split: .h5, .jsonl or .jsonl.gz")
     evaluate.add_argument("--model", action="append", metavar="DIR", help="a saved model; more than one is an ensemble")
     evaluate.add_argument("--scorer", choices=SCORERS, help="without a model (default: scan_t2i)")
-    protocol = evaluate.add_mutually_exclusive_group()
-    protocol.add_argument("--protocol", choices=PROTOCOLS, help="f30k-1k and coco-5k: all images; coco-1k: five folds")
-    protocol.add_argument("--folds", type=int, help="mean over so many equal runs of images (default: 1)")
+    add_protocol_flags(evaluate)
     evaluate.add_argument("--scores", metavar="NPY", help="save the score matrix (n_image, n_caption) here")
     evaluate.add_argument("--resume", action="store_true", help="go on with the file of --scores where it was left")
     evaluate.add_argument("--json", metavar="OUT", help="write the results to this file too")
-    evaluate.add_argument("--device", help="of the models: cpu, cuda or cuda:N; default: the GPU if there is one")
     add_scoring_flags(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
 
-def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of :func:`cmsei_fast.score_matrix`."""
-    parser.add_argument("--engine", default="auto", help="auto (default) or the name of an engine")
-    parser.add_argument("--precision", help="float32 (default), bfloat16, float16, float64, float8 or int8")
-    parser.add_argument("--progress", action="store_true", help="show a bar, or a line now and then in a log")
-
-
-def folds_of(arguments: argparse.Namespace) -> int:
-    """The folds of ``--protocol`` or ``--folds``; one without either."""
-    folds: int = PROTOCOLS.get(arguments.protocol, 1 if arguments.folds is None else arguments.folds)
-    return folds
-
-
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from ..data.files import check_target
+
     for flag, path in (("--json", arguments.json), ("--scores", arguments.scores)):
         if path is not None:
-            check_file(flag, path)
+            check_target(path, flag)
     if arguments.scores is not None and not arguments.scores.endswith(".npy"):
         raise ValueError(f"--scores: expected the name of a file that ends in .npy, got {arguments.scores}")
     if arguments.resume and arguments.scores is None:
@@ -86,7 +66,7 @@ def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) ->
     stream: ScoreTiles
     if arguments.model:
         split = load_split(arguments.path)
-        stream, owner = stream_of_models(arguments, split, device, world()), split.caption_to_image
+        stream, owner = stream_of_models(arguments.model, arguments, split, device, world()), split.caption_to_image
         named: Any = arguments.model
         heading = f"{' + '.join(named)}; recalls in percent, a tie counts as half a rank\n"
     else:
@@ -104,8 +84,10 @@ def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) ->
     print(metrics)
     print(f"{'pairs/s':15}{speed:7.0f}")
     if arguments.json is not None:
+        from ..data.json_object import write_json
+
         result = {"path": arguments.path, "images": n_image, "captions": n_caption, by: named}
-        result |= {"engine": stream.problems[0].engine, "precision": arguments.precision or "float32"}
+        result |= {"engine": stream.problems[0].engine, "precision": stream.problems[0].precision}
         result |= {"version": __version__}
         write_json(arguments.json, result | metrics.to_dict() | {"pairs_per_second": speed})
 
@@ -140,29 +122,6 @@ def world() -> Any:
     return dist.group.WORLD if dist.is_available() else None
 
 
-def stream_of_models(arguments: argparse.Namespace, split: Split, device: str, group: Any = None) -> MeanStream:
-    """The models' mean scores, tile by tile, once the split is encoded by each; a group shares the encoding.
-
-    Raises:
-        ValueError: for a split without captions, or one that lacks what a model is built on, naming the model.
-    """
-    from ..ensemble import MeanStream
-    from ..model import CMSEI
-    from ..scoring import prepare
-
-    if not split.captions:
-        raise ValueError("split: expected captions to score images with, got none")
-    problems = []
-    for name, model in [(name, CMSEI.from_pretrained(name, device)) for name in arguments.model]:
-        try:
-            images = model.encode_images(split, progress=arguments.progress, group=group)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-        captions = model.encode_captions(split.captions, progress=arguments.progress, group=group)
-        problems.append(prepare(images, captions, None, None, model.scorer, arguments.engine, arguments.precision))
-    return MeanStream(problems)
-
-
 def _by_words(arguments: argparse.Namespace, scorer: PairScorer) -> tuple[TileStream, np.ndarray]:
     """Scores of the lexical encoding, and the image of each caption."""
     from ..data import lexical_encoding, read_scenes
@@ -177,34 +136,3 @@ def _by_words(arguments: argparse.Namespace, scorer: PairScorer) -> tuple[TileSt
     encoding = lexical_encoding(read_scenes(arguments.path))
     features = (encoding.regions, encoding.words, encoding.word_lengths, encoding.region_lengths)
     return TileStream(prepare(*features, scorer, arguments.engine, arguments.precision)), encoding.caption_to_image
-
-
-def engine_name(arguments: argparse.Namespace) -> str:
-    """The engine behind ``--engine`` on the CPU."""
-    from ..engines import choose
-
-    chosen: str = choose("cpu", "pair_score") if arguments.engine == "auto" else arguments.engine
-    return chosen
-
-
-def check_file(flag: str, path: str) -> None:
-    """A file can be written there.
-
-    Raises:
-        ValueError: naming the flag, if the directory does not exist or cannot be written, or the path is one.
-    """
-    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-        raise ValueError(f"{flag}: expected a file in an existing directory, got {path}")
-    if os.path.isdir(path):
-        raise ValueError(f"{flag}: expected a file, got the directory {path}")
-    if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
-        raise ValueError(f"{flag}: expected a file in a directory that can be written, got {path}")
-
-
-def write_json(path: str, result: dict[str, Any]) -> None:
-    """Writes the file whole or not at all."""
-    from ..data.files import replacing
-
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(result, file, indent=2)
-        file.write("\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .evaluate import check_file
 from .sources import load_split
 
 if TYPE_CHECKING:
@@ -75,12 +74,15 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     """What can be known of the flags before any work.
 
     Raises:
-        ValueError: a flag has nothing to go with, a file cannot be written, or the image cannot be read.
+        OSError: a file cannot be written.
+        ValueError: a flag has nothing to go with, or the image cannot be read.
         ModuleNotFoundError: matplotlib or Pillow is not installed.
     """
+    from ..data.files import check_target
+
     for flag, path in (("--json", arguments.json), ("--page", arguments.page), ("--picture", arguments.picture)):
         if path is not None:
-            check_file(flag, path)
+            check_target(path, flag)
     if arguments.picture is None and arguments.page is None:
         for flag, value in (("--word", arguments.word), ("--image-file", arguments.image_file)):
             if value is not None:

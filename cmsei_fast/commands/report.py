@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
-from .evaluate import PROTOCOLS, add_scoring_flags, check_file, engine_name, folds_of, stream_of_models
+from .scoring import add_protocol_flags, add_scoring_flags, folds_of, stream_of_models
 from .sources import load_split
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..data import Split
-    from ..report.run_files import Run
+    from ..tiling import Problem
 
 
 def add_parser(commands: Any) -> None:
@@ -33,20 +33,17 @@ def add_parser(commands: Any) -> None:
     owner = report.add_mutually_exclusive_group()
     owner.add_argument("--captions-per-image", type=int, help="without a split: how many (default: 5)")
     owner.add_argument("--caption-to-image", metavar="FILE", help="without a split: .npy or text, an image a caption")
-    protocol = report.add_mutually_exclusive_group()
-    protocol.add_argument("--protocol", choices=PROTOCOLS, help="f30k-1k and coco-5k: all images; coco-1k: five folds")
-    protocol.add_argument("--folds", type=int, help="mean over so many equal runs of images (default: 1)")
+    add_protocol_flags(report)
     report.add_argument("--images", metavar="DIR", help="image files by the names in the split, for thumbnails")
     report.add_argument("--queries", type=int, default=5, help="worst and best of each direction (default: 5)")
     report.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     report.add_argument("--out", metavar="HTML", help="default: report.html, in the run's directory if there is one")
-    report.add_argument("--device", help="of the model; default: the GPU if there is one")
     add_scoring_flags(report)
     report.set_defaults(run=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from ..data.files import replacing
+    from ..data.files import check_target, write_text
     from ..report import charts
     from ..report.drawings import Drawings
     from ..report.evaluation_page import Evaluation, evaluation_page
@@ -59,7 +56,7 @@ def _report(arguments: argparse.Namespace) -> int:
     out = arguments.out or (str(Path(home) / "report.html") if home else "report.html")
     charts.require("report")
     run = None if home is None else read_run(home)
-    check_file("--out", out)
+    check_target(out, "--out")
     split = None if arguments.split is None else load_split(arguments.split)
     drawings = Drawings(split, arguments.images)
     saved = None if arguments.scores is None else _saved_scores(arguments.scores, split, arguments.split)
@@ -84,8 +81,10 @@ def _report(arguments: argparse.Namespace) -> int:
     else:
         assert run is not None
         assert split is not None
-        scores, model, scorer = _scored(arguments, run, split)
-        about |= {"model": model, "engine": engine_name(arguments), "precision": arguments.precision or "float32"}
+        model = str(run.model(arguments.which))
+        scores, problem = _scored(arguments, model, split)
+        about |= {"model": model, "engine": problem.engine, "precision": problem.precision}
+        scorer = problem.scorer.to_dict()
     metrics = recall_metrics(scores, caption_to_image=owner, folds=folds)
     about |= {"cmsei_fast": __version__}
     title = f"Retrieval: {Path(home).name if home else Path(arguments.scores).name}"
@@ -98,8 +97,7 @@ def _report(arguments: argparse.Namespace) -> int:
             title, scores, metrics, owner, captions, drawings, about, run, scorer, arguments.seed, arguments.queries
         )
     )
-    with replacing(out) as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")
+    write_text(out, text)
     print(metrics)
     print(f"\n{out}: the report")
     return 0
@@ -207,14 +205,10 @@ def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
         raise ValueError(f"{path}: expected an integer for each caption, got {error}") from None
 
 
-def _scored(arguments: argparse.Namespace, run: Run, split: Split) -> tuple[np.ndarray, str, dict[str, Any]]:
-    """The matrix of the run's model, the model's directory and its score."""
+def _scored(arguments: argparse.Namespace, model: str, split: Split) -> tuple[np.ndarray, Problem]:
+    """The matrix (n_image, n_caption) of the saved model, and what was computed, by which engine."""
     from ..devices import own_device
-    from ..model import CMSEI
     from ..scoring import score
 
-    directory = str(run.model(arguments.which))
-    arguments.model = [directory]
-    device = own_device(arguments.device)
-    scores = score(stream_of_models(arguments, split, str(device)), progress=arguments.progress).cpu().numpy()
-    return scores, directory, CMSEI.from_pretrained(directory).scorer.to_dict()
+    stream = stream_of_models([model], arguments, split, str(own_device(arguments.device)))
+    return score(stream, progress=arguments.progress).cpu().numpy(), stream.problems[0]

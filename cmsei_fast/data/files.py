@@ -50,16 +50,28 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
 
 
-def check_target(path: str | os.PathLike[str]) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes text as UTF-8, whole or not at all; raises as :func:`replacing` does."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def check_target(path: str | os.PathLike[str], name: str | None = None) -> None:
     """``path`` can be the name of a file: its directory is there and can be written, and it is none itself.
+
+    Args:
+        path: to be written to.
+        name: of the argument or flag that it came by, for the message; None: the path alone says what is meant.
 
     Raises:
         OSError: otherwise.
     """
-    target = os.path.abspath(os.fspath(path))
+    target, shown = os.path.abspath(os.fspath(path)), os.fspath(path)
+    owner, got = (shown, "") if name is None else (name, f", got {shown}")
     if os.path.isdir(target):
-        raise IsADirectoryError(f"{os.fspath(path)}: expected the name of a file, got a directory")
+        a_directory = "a directory" if name is None else f"the directory {shown}"
+        raise IsADirectoryError(f"{owner}: expected the name of a file, got {a_directory}")
     if not os.path.isdir(os.path.dirname(target)):
-        raise FileNotFoundError(f"{os.fspath(path)}: expected a file in an existing directory")
+        raise FileNotFoundError(f"{owner}: expected a file in an existing directory{got}")
     if not os.access(os.path.dirname(target), os.W_OK):
-        raise PermissionError(f"{os.fspath(path)}: expected a file in a directory that can be written")
+        raise PermissionError(f"{owner}: expected a file in a directory that can be written{got}")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
+
+from .files import write_text
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -25,3 +28,13 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"{os.fspath(path)}: expected one JSON object, got {type(record).__name__}")
     return record
+
+
+def write_json(path: str | os.PathLike[str], record: Mapping[str, Any], indent: int | None = 2) -> None:
+    """Writes an object that :func:`read_json` reads back, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: for a NaN or an infinity, which JSON does not have.
+    """
+    write_text(path, json.dumps(record, indent=indent, allow_nan=False) + "\n")

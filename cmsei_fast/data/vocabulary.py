@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .files import replacing
+from .json_object import write_json
 from .lexical import tokenize
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
@@ -77,8 +77,7 @@ class Vocabulary:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the JSON object that :meth:`load` reads, whole or not at all."""
         words = {"word2idx": self.index, "idx2word": dict(enumerate(self.words)), "idx": len(self.words)}
-        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            json.dump(words, file)
+        write_json(path, words, indent=None)
 
     def encode(self, caption: str, start_end: bool = False) -> list[int]:
         """The numbers of a caption's words, between ``<start>`` and ``<end>`` if wanted; at least one word.

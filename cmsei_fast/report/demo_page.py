@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ from .canvas import Point, about_box, about_point, keep_clear, off_lines
 from .html import Html, name_size, named, page, svg, table
 
 if TYPE_CHECKING:
-    from ..commands.demo import Row
     from ..data import Scene, SyntheticScenes
 
 SHOWN = 4
@@ -27,6 +27,29 @@ figure.true { border: 3px solid var(--ink); padding: calc(.5rem - 2px); }
 .gallery { grid-template-columns: repeat(auto-fit, minmax(10.25rem, 1fr)); max-width: 72rem; }
 @media (max-width: 40rem) { .gallery { grid-template-columns: minmax(0, 1fr); } }
 """
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What one model reached on the test scenes, in percent.
+
+    Args:
+        title: of the model.
+        group: captions whose image beats the three others of its group (chance 25).
+        story: the same between the two images that differ in who does what to whom (chance 50).
+        place: the same between the two images that differ in where things are (chance 50).
+        rsum: of retrieval among all test images.
+        seconds: of training.
+        scores: (n_image, n_caption).
+    """
+
+    title: str
+    group: float
+    story: float
+    place: float
+    rsum: float
+    seconds: float
+    scores: np.ndarray
 
 
 def demo_page(rows: Sequence[Row], test: SyntheticScenes) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -238,11 +237,9 @@ class Explanation:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes :meth:`to_dict` as JSON, whole or not at all."""
-        from ..data.files import replacing
+        from ..data.json_object import write_json
 
-        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            json.dump(self.to_dict(), file, indent=1, allow_nan=False)
-            file.write("\n")
+        write_json(path, self.to_dict(), indent=1)
 
 
 def _at(steps: tuple[AttentionStep, ...], step: int) -> AttentionStep:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,12 +55,11 @@ def save_page(
         raise TypeError(f"explanation: expected an Explanation, got {type(explanation).__name__}")
     chosen = explanation.telling_word() if word is None else explanation.find_word(word)
     step = explanation.find_step(step)
-    from ..data.files import check_target, replacing
+    from ..data.files import check_target, write_text
 
     check_target(path)
     address = None if image is None else _address(image)
-    with replacing(path) as temporary:
-        Path(temporary).write_text(_page(explanation, chosen, step, address, through_graph), encoding="utf-8")
+    write_text(path, _page(explanation, chosen, step, address, through_graph))
 
 
 def _page(explanation: Explanation, word: int, step: int, image: str | None, through_graph: bool) -> str:

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..data.files import replacing
-from ..data.json_object import read_json
+from ..data.json_object import read_json, write_json
 from ..data.split import Split
 from ..model import CMSEI
 from ..progress import Steps
@@ -270,8 +269,7 @@ class _Run:
             dist.barrier()
         if self.rank == 0 and record != before:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-                json.dump(record, file, indent=2)
+            write_json(path, record)
 
     def _may_differ(self, name: str, old: Any) -> bool:
         """Whether a resumed run learns the same steps though this setting is no longer what it was."""

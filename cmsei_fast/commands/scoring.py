@@ -1,0 +1,66 @@
+"""What commands that score a split share: their flags, and the scores of saved models."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..data import Split
+    from ..ensemble import MeanStream
+
+# Folds of the protocols that papers report.
+PROTOCOLS = {"f30k-1k": 1, "coco-1k": 5, "coco-5k": 1}
+
+
+def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
+    """``--protocol`` or ``--folds``; :func:`folds_of` reads them."""
+    protocol = parser.add_mutually_exclusive_group()
+    protocol.add_argument("--protocol", choices=PROTOCOLS, help="f30k-1k and coco-5k: all images; coco-1k: five folds")
+    protocol.add_argument("--folds", type=int, help="mean over so many equal runs of images (default: 1)")
+
+
+def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
+    """The device of the models, and flags of :func:`cmsei_fast.score_matrix`."""
+    parser.add_argument("--device", help="of a model: cpu, cuda or cuda:N; default: the GPU if there is one")
+    parser.add_argument("--engine", default="auto", help="auto (default) or the name of an engine")
+    parser.add_argument("--precision", help="float32 (default), bfloat16, float16, float64, float8 or int8")
+    parser.add_argument("--progress", action="store_true", help="show a bar, or a line now and then in a log")
+
+
+def folds_of(arguments: argparse.Namespace) -> int:
+    """The folds of ``--protocol`` or ``--folds``; one without either."""
+    folds: int = PROTOCOLS.get(arguments.protocol, 1 if arguments.folds is None else arguments.folds)
+    return folds
+
+
+def stream_of_models(
+    models: list[str], arguments: argparse.Namespace, split: Split, device: str, group: Any = None
+) -> MeanStream:
+    """The models' mean scores, tile by tile, once the split is encoded by each; a group shares the encoding.
+
+    Args:
+        models: directories of saved models, at least one.
+        arguments: with the flags of :func:`add_scoring_flags`, but for the device.
+        split: what is scored.
+        device: of the models.
+        group: of torch.distributed, or None.
+
+    Raises:
+        ValueError: for a split without captions, or one that lacks what a model is built on, naming the model.
+    """
+    from ..ensemble import MeanStream
+    from ..model import CMSEI
+    from ..scoring import prepare
+
+    if not split.captions:
+        raise ValueError("split: expected captions to score images with, got none")
+    problems = []
+    for name, model in [(name, CMSEI.from_pretrained(name, device)) for name in models]:
+        try:
+            images = model.encode_images(split, progress=arguments.progress, group=group)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        captions = model.encode_captions(split.captions, progress=arguments.progress, group=group)
+        problems.append(prepare(images, captions, None, None, model.scorer, arguments.engine, arguments.precision))
+    return MeanStream(problems)
