@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..retrieval.matrix import fold_ranks
+from ..retrieval.matrix import dense, fold_ranks
 from ..retrieval.metrics import LEVELS, check_map, split_folds
 
 Metrics = tuple[float, float, float, float, float]
@@ -34,10 +34,9 @@ def retrieval(direction: str, npts: Any, sims: Any, return_ranks: bool, captions
         raise ValueError(f"sims: expected {npts} rows (npts, one an image), got shape ({rows}, {columns})")
     owner = check_map(rows, columns, captions_per_image, None)
     found = fold_ranks(sims, split_folds(owner, rows, 1)[0])
-    matrix = sims.detach().cpu().float().numpy() if hasattr(sims, "detach") else np.asarray(sims)
     # Their ranks are whole and count from 0; a half from an odd number of ties is rounded up, to be a hit for no one.
     ranks = np.ceil((found.images if direction == "i2t" else found.captions) - 1)
-    top1 = matrix.argmax(1 if direction == "i2t" else 0).astype(float)
+    top1 = dense(sims).argmax(1 if direction == "i2t" else 0).astype(float)
     recalls = [float(100 * np.mean(ranks < level)) for level in LEVELS]
     metrics = (recalls[0], recalls[1], recalls[2], float(np.floor(np.median(ranks)) + 1), float(ranks.mean() + 1))
     return (metrics, (ranks, top1)) if return_ranks else metrics

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
+from .matrix import check_scores, dense
 from .metrics import check_map
 
 
@@ -14,7 +14,7 @@ def group_accuracy(scores: Any, caption_to_image: Any, group: Any) -> float:
     """Percentage of captions whose image scores highest among the images of its group.
 
     Args:
-        scores: (n_image, n_caption) floating, numpy or torch.
+        scores: (n_image, n_caption) floating, numpy or torch. Infinities are allowed.
         caption_to_image: (n_caption,) integers.
         group: (n_image,) integers; images of the same number compete.
 
@@ -24,9 +24,8 @@ def group_accuracy(scores: Any, caption_to_image: Any, group: Any) -> float:
     Raises:
         TypeError, ValueError: for a map or groups that do not fit the scores, and for NaN.
     """
-    matrix = scores.detach().cpu().float().numpy() if isinstance(scores, torch.Tensor) else np.asarray(scores)
-    if matrix.ndim != 2 or matrix.dtype.kind != "f":
-        raise ValueError(f"scores: expected floats of shape (n_image, n_caption), got {matrix.dtype} {matrix.shape}")
+    check_scores(scores)
+    matrix = dense(scores)
     if np.isnan(matrix).any():
         raise ValueError("scores: expected no NaN, got one")
     owner = check_map(matrix.shape[0], matrix.shape[1], 1, caption_to_image)
@@ -34,6 +33,6 @@ def group_accuracy(scores: Any, caption_to_image: Any, group: Any) -> float:
     if number.shape != (len(matrix),) or number.dtype.kind not in "iu":
         raise ValueError(f"group: expected ({len(matrix)},) integers, got {number.dtype} {number.shape}")
     own = matrix[owner, np.arange(len(owner))]
-    rivals = np.where(number[:, None] == number[owner], matrix, -np.inf)  # (n_image, n_caption)
-    best = rivals.max(0)
-    return float(100 * np.mean((own == best) / (rivals == best).sum(0)))
+    rivals = number[:, None] == number[owner]  # (n_image, n_caption)
+    best = np.where(rivals, matrix, -np.inf).max(0)
+    return float(100 * np.mean((own == best) / (rivals & (matrix == best)).sum(0)))

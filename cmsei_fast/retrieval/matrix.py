@@ -40,7 +40,7 @@ def recall_metrics(
         TypeError: if scores or the map are of another type or dtype.
         ValueError: for a wrong shape, a map that does not fit, folds that do not divide the images, or a NaN.
     """
-    shape = _check_scores(scores)
+    shape = check_scores(scores)
     owner = check_map(shape[0], shape[1], captions_per_image, caption_to_image)
     return combine([fold_ranks(scores, fold) for fold in split_folds(owner, shape[0], folds)], shape, folds)
 
@@ -81,7 +81,8 @@ def fold_ranks(scores: Any, fold: Fold) -> FoldRanks:
     return FoldRanks(fold, *ranks.ranks())
 
 
-def _check_scores(scores: Any) -> tuple[int, int]:
+def check_scores(scores: Any) -> tuple[int, int]:
+    """The shape of a score matrix; raises TypeError for what is no floating matrix and ValueError for a wrong rank."""
     if not hasattr(scores, "shape") or not hasattr(scores, "dtype"):
         raise TypeError(f"scores: expected a numpy array or a torch tensor, got {type(scores).__name__}")
     floating = scores.dtype.is_floating_point if isinstance(scores, torch.Tensor) else scores.dtype.kind == "f"
@@ -91,6 +92,11 @@ def _check_scores(scores: Any) -> tuple[int, int]:
     if len(shape) != 2:
         raise ValueError(f"scores: expected shape (n_image, n_caption), got {shape}")
     return shape[0], shape[1]
+
+
+def dense(scores: Any) -> np.ndarray:
+    """The whole of a checked score matrix as float32, or float64 for what is wider: no two scores become one."""
+    return _read(scores, slice(None), slice(None)).numpy()
 
 
 def _read(scores: Any, rows: slice, columns: Any) -> Tensor:
