@@ -126,6 +126,30 @@ def test_laps_scores() -> None:
     torch.testing.assert_close(laps.xattn_score_two(*longer, LENGTHS), (t2i + i2t) / 2, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["xattn_score_t2i", "xattn_score_i2t", "xattn_score_two"])
+def test_laps_does_not_read_the_padding(name: str) -> None:
+    """Neither forwards nor backwards, where 0 times the derivative of a NaN made unit would be NaN."""
+    v, w = problem()
+    for row, n in zip(w, LENGTHS, strict=True):
+        row[n:] = torch.nan
+    leaves = v.requires_grad_(), w.requires_grad_()
+    (regions, words) = torch.autograd.grad(getattr(laps, name)(*leaves, LENGTHS).sum(), leaves)
+    assert regions.isfinite().all()
+    assert regions.abs().max() > 1e-3
+    for row, n in zip(words, LENGTHS, strict=True):
+        assert row[:n].isfinite().all()
+        assert (row[n:] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_laps_takes_zero_vectors_of_half_the_width(dtype: torch.dtype) -> None:
+    v, w = problem()
+    v[0, 1], w[1, 2] = 0, 0
+    expected = laps.xattn_score_two(v, w, LENGTHS)
+    narrow = laps.xattn_score_two(v.to(dtype), w.to(dtype), LENGTHS)
+    torch.testing.assert_close(narrow.double(), expected, rtol=0.02, atol=0.02)
+
+
 def bfan_literal(queries: Tensor, context: Tensor, opt: Namespace) -> Tensor:
     p = (opt.lambda_softmax * normalised(context @ queries.T, "clipped_l2norm")).softmax(0).T  # (queries, context)
     g = torch.ones_like(p) if opt.focal_type == "equal" else p.sqrt()
@@ -225,6 +249,39 @@ def test_vsepp_scores_its_features(direction: str, measure: str, kind: Any, monk
     assert metrics == call(kind(np.repeat(once, 5, axis=0)), kind(captions), measure=measure)
 
 
+@pytest.mark.parametrize("measure", ["cosine", "order"])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        (lambda x: x.astype(np.float32), np.asarray),
+        (np.asarray, lambda x: torch.from_numpy(x).bfloat16()),
+        (lambda x: torch.from_numpy(x).bfloat16(),) * 2,
+        (lambda x: x.astype(np.float16),) * 2,
+        (lambda x: x.astype(">f4"), lambda x: x.astype(">f8")),
+    ],
+    ids=["float32 and float64", "float64 and bfloat16", "bfloat16", "float16", "swapped bytes"],
+)
+def test_vsepp_takes_any_floating_features(measure: str, kinds: tuple) -> None:
+    rng = np.random.default_rng(3)
+    images, captions = np.repeat(rng.integers(-8, 9, (6, 5)), 5, axis=0) / 8.0, rng.integers(-8, 9, (30, 5)) / 8.0
+    expected = vsepp.t2i(images, captions, measure=measure, return_ranks=True)
+    found = vsepp.t2i(kinds[0](images), kinds[1](captions), measure=measure, return_ranks=True)
+    assert found[0] == expected[0]
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "error"),
+    [
+        (np.ones((10, 4), dtype=np.int64), TypeError, "images: expected a floating dtype .* got int64"),
+        ([[1.0], [1.0, 2.0]], ValueError, "images: expected items of one shape"),
+    ],
+)
+def test_vsepp_names_what_it_cannot_read(value: Any, kind: type[Exception], error: str) -> None:
+    with pytest.raises(kind, match=error):
+        vsepp.i2t(value, np.ones((10, 4)))
+
+
 @pytest.mark.parametrize(
     ("images", "captions", "options", "error"),
     [
@@ -254,6 +311,14 @@ def test_ties_do_not_depend_on_their_place() -> None:
     metrics, (ranks, _) = bfan.t2i(4, sims, return_ranks=True)
     assert set(ranks) == {2.0}  # three rivals as good: 1.5 places, rounded up
     assert metrics == (0.0, 100.0, 100.0, 3.0, 3.0)
+
+
+def test_the_best_of_a_tensor_is_as_exact_as_that_of_an_array() -> None:
+    sims = np.random.default_rng(0).standard_normal((4, 20))
+    sims[2, 7] = np.nextafter(sims[2].max(), 9.0)  # equal in float32
+    best = [bfan.i2t(4, kind(sims), return_ranks=True)[1][1] for kind in (np.asarray, torch.from_numpy)]
+    assert best[0][2] == 7
+    np.testing.assert_array_equal(*best)
 
 
 def test_wrong_matrices_are_refused() -> None:

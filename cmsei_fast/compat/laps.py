@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ..scorer import Attention, PairScorer
 from . import scores
@@ -37,5 +36,4 @@ def xattn_score_two(
 
 
 def _score(images: Tensor, captions: Tensor, cap_lens: Any, scorer: PairScorer) -> Tensor:
-    unit = [normalize(x, dim=-1) if isinstance(x, Tensor) and x.is_floating_point() else x for x in (images, captions)]
-    return scores.xattn_score(unit[0], unit[1], cap_lens, scorer)
+    return scores.xattn_score(images, captions, cap_lens, scorer, unit=True)

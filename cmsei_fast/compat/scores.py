@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from .. import checks
 from ..devices import own_device
@@ -40,10 +41,16 @@ def packed(images: Any, captions: Any, cap_lens: Any) -> tuple[Tensor, Tensor, T
     return regions.rows, words.rows, regions.offsets, words.offsets
 
 
-def xattn_score(images: Any, captions: Any, cap_lens: Any, scorer: PairScorer) -> Tensor:
-    """(n_image, n_caption) scores of padded tensors, with gradients for what asks for them."""
+def xattn_score(images: Any, captions: Any, cap_lens: Any, scorer: PairScorer, unit: bool = False) -> Tensor:
+    """(n_image, n_caption) scores of padded tensors, with gradients for what asks for them.
+
+    ``unit``: regions and words are divided by their lengths first; what is 0 stays.
+    """
     regions, words, region_offsets, word_offsets = packed(images, captions, cap_lens)
     wide = torch.promote_types(regions.dtype, words.dtype)
+    if unit:
+        full = torch.promote_types(wide, torch.float32)  # the least length is 0 in float16
+        regions, words = (normalize(x.to(full), dim=-1) for x in (regions, words))
     return pair_score(regions.to(wide), words.to(wide), region_offsets, word_offsets, scorer=scorer)
 
 
@@ -56,7 +63,7 @@ def shard_xattn(
         TypeError, ValueError: as :func:`cmsei_fast.score_matrix` does, for a list of items of unlike shapes, and for a
             device that is not here.
     """
-    images, captions = _array("images", images), _array("captions", captions)
+    images, captions = as_array("images", images), as_array("captions", captions)
     out = np.empty((len(images), len(captions)))
     place = own_device(device)
     if place.type == "cpu" and not isinstance(images, Tensor) and not isinstance(captions, Tensor):
@@ -70,7 +77,8 @@ def shard_xattn(
     return out
 
 
-def _array(name: str, x: Any) -> Any:
+def as_array(name: str, x: Any) -> Any:
+    """A tensor as it is, anything else as an array; raises ValueError for a list of items of unlike shapes."""
     if isinstance(x, Tensor):
         return x
     try:

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from .. import checks
+from ..packing import as_tensor
 from .ranks import retrieval
+from .scores import as_array
 
 __all__ = ["i2t", "t2i"]
 
@@ -27,7 +30,7 @@ def i2t(
     """(r1, r5, r10, medr, meanr) of the images asking for captions, and (ranks, top1) with return_ranks.
 
     Args:
-        images: (5N, d) array or tensor, each image five times in a row.
+        images: (5N, d) array or tensor of any floating dtype, each image five times in a row.
         captions: (5N, d), the five of each image together.
         npts: N, or None.
         measure: ``"cosine"``, the inner product of vectors that are normalised already, or ``"order"`` of Vendrov et
@@ -58,6 +61,8 @@ def _similarities(images: Any, captions: Any, npts: int | None, measure: str) ->
         raise ValueError(f"images: expected each image {_COPIES} times, got {len(x)} rows")
     if y.shape != x.shape:
         raise ValueError(f"captions: expected shape {tuple(x.shape)} (as images), got {tuple(y.shape)}")
+    wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    x, y = x.to(wide), y.to(wide)
     once = x[::_COPIES]
     if npts is not None and npts != len(once):
         raise ValueError(f"npts: expected None or {len(once)} (a fifth of the rows of images), got {npts}")
@@ -69,9 +74,9 @@ def _similarities(images: Any, captions: Any, npts: int | None, measure: str) ->
 
 
 def _matrix(name: str, value: Any) -> torch.Tensor:
-    out = value.detach().cpu() if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
-    if not out.is_floating_point():
-        raise TypeError(f"{name}: expected floating features, got {out.dtype}")
+    value = as_array(name, value)
+    checks.dtype_of(name, value)
+    out = as_tensor(value).detach().cpu()
     if out.dim() != 2 or out.shape[1] == 0:
         raise ValueError(f"{name}: expected shape (5N, d), got {tuple(out.shape)}")
     return out
