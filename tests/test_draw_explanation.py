@@ -122,7 +122,7 @@ def test_without_matplotlib(found, files, tmp_path, capsys, monkeypatch):
         draw(found, tmp_path / "a.png")
     arguments = ["explain", str(files / "s.h5"), "--model", str(files / "model"), "--image", "0"]
     assert cli.main([*arguments, "--picture", str(tmp_path / "a.png")]) == 2
-    assert "pictures need matplotlib" in capsys.readouterr().err
+    assert "--picture: expected the package matplotlib (pip install" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -44,9 +44,9 @@ def add_parser(commands: Any) -> None:
 
 def _report(arguments: argparse.Namespace) -> int:
     from ..data.files import check_target, write_text
-    from ..report import charts
     from ..report.drawings import Drawings
     from ..report.evaluation_page import Evaluation, evaluation_page
+    from ..report.extras import require
     from ..report.run_files import read_run
     from ..retrieval import recall_metrics
     from ..retrieval.metrics import check_map, split_folds
@@ -54,7 +54,7 @@ def _report(arguments: argparse.Namespace) -> int:
     _check_flags(arguments)
     home = arguments.run_directory
     out = arguments.out or (str(Path(home) / "report.html") if home else "report.html")
-    charts.require("report")
+    require("report")
     run = None if home is None else read_run(home)
     check_target(out, "--out")
     split = None if arguments.split is None else load_split(arguments.split)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from .extras import require as require
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -32,20 +34,6 @@ _STYLE: Any = {
     "legend.fontsize": 9,
     "figure.dpi": 100,
 }
-
-
-def require(argument: str) -> None:
-    """matplotlib is there.
-
-    Raises:
-        ImportError: naming what asked for it and the extra.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ImportError(
-            f"{argument}: expected the package matplotlib (pip install 'cmsei-fast[plot]'), got none"
-        ) from None
 
 
 @contextmanager

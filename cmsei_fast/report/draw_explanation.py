@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import textwrap
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import numpy as np
 
 from .canvas import Point, about_box, about_point, keep_clear, layout, strengths
 from .explanation import TERM_TITLES, Explanation
+from .extras import require
 from .relations import Lit, Relation, lit_relations, said, strongest_relations
 
 SUFFIXES = (".png", ".svg")
@@ -39,8 +39,7 @@ def check_picture(path: str | os.PathLike[str], name: str = "path") -> None:
     """
     if os.path.splitext(os.fspath(path))[1].lower() not in SUFFIXES:
         raise ValueError(f"{name}: expected a file that ends in .png or .svg, got {os.fspath(path)}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError(f"{name}: pictures need matplotlib: pip install 'cmsei-fast[plot]'")
+    require(name)
 
 
 def read_image(path: str | os.PathLike[str], name: str = "image") -> np.ndarray:
@@ -50,8 +49,7 @@ def read_image(path: str | os.PathLike[str], name: str = "image") -> np.ndarray:
         ValueError: there is no such file or it is no image, naming the argument ``name``.
         ModuleNotFoundError: Pillow is not installed.
     """
-    if importlib.util.find_spec("PIL") is None:
-        raise ModuleNotFoundError(f"{name}: images need Pillow: pip install 'cmsei-fast[plot]'")
+    require(name, "Pillow")
     from PIL import Image
 
     try:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..data import Split
 from .canvas import about_box, keep_clear
+from .extras import require
 from .html import Html, html, name_size, named, picture, svg
 
 SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".webp")
@@ -25,7 +26,7 @@ class Drawings:
         folder: of the image files; None draws boxes.
 
     Raises:
-        ImportError: there is a folder, and Pillow is not installed.
+        ModuleNotFoundError: there is a folder, and Pillow is not installed.
         OSError: there is no such folder, or it lacks an image of the split.
         ValueError: a folder without a split.
     """
@@ -51,10 +52,7 @@ class Drawings:
 
 
 def _find(names: tuple[str, ...], folder: Path) -> list[Path]:
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError:
-        raise ImportError("--images: expected the package Pillow (pip install 'cmsei-fast[plot]'), got none") from None
+    require("--images", "Pillow")
     if not folder.is_dir():
         raise FileNotFoundError(f"--images: expected a directory of images, got {folder}")
     there = {path.name for path in folder.iterdir()}
