@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-import sys
 from collections.abc import Iterator
 
 import torch
@@ -154,7 +153,3 @@ def _attention_error(engine: str, device: str) -> float:
 def _largest_difference(got: torch.Tensor, expected: torch.Tensor) -> float:
     difference = (got.detach().cpu().double() - expected).abs()
     return float(difference.nan_to_num(nan=float("inf")).max())
-
-
-if __name__ == "__main__":
-    sys.exit(doctor())

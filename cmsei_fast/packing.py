@@ -33,7 +33,7 @@ class Items:
         data: numpy array or memmap, torch tensor or h5py dataset, already checked.
         offsets: (n + 1,) int64, rows before each item; None for padded items of full length.
         precision: that the rows are rounded to as they are read; None leaves them as they are.
-        start, stop: the items that this view covers.
+        count: number of items.
     """
 
     name: str
@@ -41,8 +41,7 @@ class Items:
     data: Any
     offsets: np.ndarray | None
     precision: str | None
-    start: int
-    stop: int
+    count: int
 
     @property
     def dtype(self) -> torch.dtype:
@@ -50,16 +49,11 @@ class Items:
         return dtype_of(self.name, self.data) if self.precision is None else PRECISIONS[self.precision]
 
     @property
-    def count(self) -> int:
-        """Items in this view."""
-        return self.stop - self.start
-
-    @property
     def row_offsets(self) -> np.ndarray:
-        """(count + 1,) int64: rows without padding before each item of this view."""
+        """(count + 1,) int64: rows without padding before each item."""
         if self.offsets is None:
             return np.arange(self.count + 1, dtype=np.int64) * int(self.data.shape[1])
-        return self.offsets[self.start : self.stop + 1] - self.offsets[self.start]
+        return self.offsets
 
     def ranges(self, limit: int) -> Iterator[tuple[int, int]]:
         """Runs of items of about ``limit`` bytes as they lie in ``data`` (padding included), at least one item each."""
@@ -93,45 +87,44 @@ class Items:
         Raises:
             ValueError: naming the first item that is not finite, or beyond the range of the precision.
         """
-        low, high = self.start + first, self.start + last
         if self.offsets is None:
             width = int(self.data.shape[1])
             offsets = np.arange(last - first + 1, dtype=np.int64) * width
-            rows = as_tensor(self.data[low:high].reshape(-1, self.data.shape[2]))
+            rows = as_tensor(self.data[first:last].reshape(-1, self.data.shape[2]))
         else:
-            bounds = self.offsets[low : high + 1]
+            bounds = self.offsets[first : last + 1]
             offsets = bounds - bounds[0]
             if self.packed:
                 rows = as_tensor(self.data[int(bounds[0]) : int(bounds[-1])])
             else:
-                rows = _without_padding(self.data[low:high], np.diff(bounds))
+                rows = _without_padding(self.data[first:last], np.diff(bounds))
         if check:
-            self._check_finite(rows, offsets, low, "expected finite features, got NaN or an infinity")
+            self._check_finite(rows, offsets, first, "expected finite features, got NaN or an infinity")
         out = rows if self.precision is None else rounded_rows(rows, self.precision)
         if check and out.dtype != rows.dtype and torch.finfo(out.dtype).max < torch.finfo(rows.dtype).max:
             limit = f"expected features within the range of {self.precision}, got larger ones"
-            self._check_finite(out, offsets, low, limit)
+            self._check_finite(out, offsets, first, limit)
         return Block(first, last, out, offsets)
 
-    def _check_finite(self, rows: Tensor, offsets: np.ndarray, low: int, problem: str) -> None:
+    def _check_finite(self, rows: Tensor, offsets: np.ndarray, first: int, problem: str) -> None:
         # Neither pass makes a temporary. A finite sum has finite terms and is the faster; an infinite one says nothing.
         if torch.isfinite(rows.sum()) or all(map(torch.isfinite, torch.aminmax(rows))):
             return
         row = int((~torch.isfinite(rows)).any(1).nonzero()[0, 0])
-        index = low + int(np.searchsorted(offsets, row, side="right")) - 1
+        index = first + int(np.searchsorted(offsets, row, side="right")) - 1
         raise ValueError(f"{self.name}: {problem} in {self.item} {index}")
 
 
 def make_items(name: str, item: str, data: Any, lengths: np.ndarray | None, precision: str | None) -> Items:
-    """A view of all items of checked features; lengths are None or (n,) int64."""
+    """All items of checked features; lengths are None or (n,) int64."""
     data = data.detach() if isinstance(data, Tensor) else data
     count = int(data.shape[0]) if lengths is None else len(lengths)
     padded = len(data.shape) == 3
     if lengths is None or (padded and count and int(lengths.min()) == data.shape[1]):
-        return Items(name, item, data, None, precision, 0, count)
+        return Items(name, item, data, None, precision, count)
     offsets = np.zeros(count + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    return Items(name, item, data, offsets, precision, 0, count)
+    return Items(name, item, data, offsets, precision, count)
 
 
 def runs(offsets: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:

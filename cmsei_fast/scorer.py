@@ -21,7 +21,6 @@ T2I_TEMPERATURE, T2I_LSE, I2T_TEMPERATURE, I2T_LSE, FIRST_GATE = range(6, 11)
 
 # Positions in the list of integers, each followed by its direction's relevance.
 T2I_ATTEND, I2T_ATTEND = 11, 13
-CONFIG_LENGTH = 15
 
 
 def thresholds(config: list[int]) -> list[int]:

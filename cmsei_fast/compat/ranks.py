@@ -9,9 +9,6 @@ import numpy as np
 from ..retrieval.matrix import dense, fold_ranks
 from ..retrieval.metrics import LEVELS, check_map, split_folds
 
-Metrics = tuple[float, float, float, float, float]
-Ranks = tuple[np.ndarray, np.ndarray]
-
 
 def retrieval(direction: str, npts: Any, sims: Any, return_ranks: bool, captions_per_image: int = 5) -> Any:
     """(R@1, R@5, R@10, median rank, mean rank), and (ranks, top1) with return_ranks.
@@ -42,13 +39,11 @@ def retrieval(direction: str, npts: Any, sims: Any, return_ranks: bool, captions
     return (metrics, (ranks, top1)) if return_ranks else metrics
 
 
-def check_images(images: Any, sims: Any) -> int:
-    """The number of images, where a function is given their features to count them.
+def check_images(images: Any, sims: Any) -> None:
+    """There is a row for each image, where a function is given their features to count them.
 
     Raises:
         ValueError: if sims has another number of rows.
     """
-    n = len(images)
-    if n != len(sims):
-        raise ValueError(f"sims: expected a row for each of {n} images, got {len(sims)}")
-    return n
+    if len(images) != len(sims):
+        raise ValueError(f"sims: expected a row for each of {len(images)} images, got {len(sims)}")

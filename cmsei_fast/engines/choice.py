@@ -22,6 +22,9 @@ ROUNDED_TOLERANCE = 1e-3
 # The same in float8: instructions of e4m3 keep about 14 bits of a sum 128 deep.
 FLOAT8_TOLERANCE = 5e-3
 
+# (engine, device, operator) that :func:`agrees` was asked about.
+_checked: set[tuple[str, str, str]] = set()
+
 
 def verified(architecture: str, operator: str) -> list[str]:
     """Engines that committed results show to be right and faster than eager on this architecture, fastest first."""
@@ -127,6 +130,3 @@ def fastest(device: torch.device, operator: str) -> str:
         if agrees(*key):
             return name
     return "eager"
-
-
-_checked: set[tuple[str, str, str]] = set()

@@ -133,17 +133,12 @@ def pair_score(
     scalars: Tensor,
     config: list[int],
     precision: str,
-    out: Tensor | None = None,
 ) -> Tensor:
-    """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); arguments as the operator has checked them.
-
-    ``out``: a CPU tensor (N, M) of the sums' dtype with unit column stride to write to.
-    """
+    """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); arguments as the operator has checked them."""
     wide = precision == "float64"
     v, w, int8 = _rows(regions, words, precision)
     i, j = _offsets(region_offsets), _offsets(word_offsets)
-    if out is None:
-        out = torch.empty(i.numel() - 1, j.numel() - 1, dtype=torch.float64 if wide else torch.float32, device="cpu")
+    out = torch.empty(i.numel() - 1, j.numel() - 1, dtype=torch.float64 if wide else torch.float32, device="cpu")
     if out.numel() == 0:
         return out
     module = _module()

@@ -15,6 +15,12 @@ from .run_files import Run
 _EDGES = (1, 2, 5, 10, 20, 50)  # then ten times as much, and so on
 _POINTS = 300  # of a curve, at most
 _SVG = "image/svg+xml"
+# Curves of the validations: name, and the number in a record's metrics.
+_VALIDATED = {
+    "rSum / 6": lambda found: found["rSum"] / 6,
+    "i2t R@1": lambda found: found["i2t"]["R@1"],
+    "t2i R@1": lambda found: found["t2i"]["R@1"],
+}
 
 
 def rank_bins(ranks: np.ndarray) -> tuple[list[str], list[float]]:
@@ -85,13 +91,6 @@ def training_curves(run: Run) -> Html:
         curves = picture(charts.svg_bytes(figure), _SVG, f"Training curves. {told}", width=900)
     without = "" if run.validations else "<p>Nothing was validated while training.</p>"
     return Html(curves + without)
-
-
-_VALIDATED = {
-    "rSum / 6": lambda found: found["rSum"] / 6,
-    "i2t R@1": lambda found: found["i2t"]["R@1"],
-    "t2i R@1": lambda found: found["t2i"]["R@1"],
-}
 
 
 def _series(records: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:

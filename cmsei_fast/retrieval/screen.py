@@ -15,6 +15,8 @@ from .margin import factors, unbounded
 from .pace import Pace
 
 SCREENS = ("bfloat16",)
+# What gathering and packing a word's row costs, in inner products; measured on shares of 3 to 40 % of a tile.
+_GATHER = 100
 
 
 def check_screen(screen: object, problem: Problem) -> None:
@@ -143,10 +145,6 @@ class ScreenedTile:
         once = regions.square()
         whole = regions.sum() * words.sum() + once.sum() + words.square().sum()
         return bool(alone + once[wanted.any(1)].sum() < whole)
-
-
-# What gathering and packing a word's row costs, in inner products; measured on shares of 3 to 40 % of a tile.
-_GATHER = 100
 
 
 class Screen:

@@ -22,11 +22,6 @@ class TopK:
         self.indices = torch.full((n_query, self.k), n_item, dtype=torch.int64, device=device)  # (Q, k)
         self.scores = torch.full((n_query, self.k), -torch.inf, dtype=dtype, device=device)  # (Q, k)
 
-    @property
-    def threshold(self) -> Tensor:
-        """(Q,) the k-th best score so far: an item with a lower one cannot come in. -inf before k items are there."""
-        return self.scores[:, -1] if self.k else self.scores.new_full((len(self.scores),), torch.inf)
-
     def floor(self, queries: slice, least: Tensor) -> Tensor:
         """(queries,) that the k-th best score will be at least, once items with scores of at least (queries, n) are in.
 
