@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines.cuda_sides import Chunk, Run, Side, add_gram_gradient, layout, make_side
+from cmsei_fast.engines.products import inner_products, inner_products_vjp
 from cmsei_fast.engines.terms import accumulator
 
 # Elements of a chunk's inner products: 64 MB forward, so that a few thousand launches score MS-COCO's 5,000 images and
@@ -39,20 +40,6 @@ def _sides(
     widest = max(c.rows.stop - c.rows.start for c in images.layout.chunks)
     captions = make_side(words, layout(word_offsets, max(1, chunk // widest), words.device), precision)
     return images, captions
-
-
-def _product(x: Tensor, y: Tensor) -> Tensor:
-    """x yᵀ, summed and returned in the accumulator's dtype."""
-    if x.dtype in (torch.bfloat16, torch.float16):
-        return torch.mm(x, y.T, out_dtype=torch.float32)
-    return x @ y.T
-
-
-def _transport(ds: Tensor, rows: Tensor) -> Tensor:
-    """ds (a, b) times rows (b, D), summed in the accumulator's dtype."""
-    if rows.dtype == torch.bfloat16:  # the range of float32: rounding ds costs a relative 2⁻⁹, as autograd's own does
-        return torch.mm(ds.to(rows.dtype), rows, out_dtype=torch.float32)
-    return ds @ rows.to(ds.dtype)
 
 
 def _items(module: ModuleType, side: Side, chunk: Chunk, run: Run) -> Any:
@@ -131,7 +118,7 @@ def pair_score(
     for image_chunk in images.layout.chunks:
         v = images.rows[image_chunk.rows]
         for caption_chunk in captions.layout.chunks:
-            s = _product(captions.rows[caption_chunk.rows], v)
+            s = inner_products(captions.rows[caption_chunk.rows], v)
             for own in image_chunk.runs:
                 for other in caption_chunk.runs:
                     launcher.run((image_chunk, caption_chunk), (own, other), s, out)
@@ -165,7 +152,7 @@ def pair_score_backward(
         v = images.rows[image_chunk.rows]
         for caption_chunk in captions.layout.chunks:
             w = captions.rows[caption_chunk.rows]
-            s = _product(w, v)
+            s = inner_products(w, v)
             ds = torch.empty_like(s)
             for own in image_chunk.runs:
                 for other in caption_chunk.runs:
@@ -189,8 +176,8 @@ def pair_score_backward(
                     d_image_grams[image_chunk.grams] += own_grams.sum(0)
                     d_caption_grams[caption_chunk.grams] += other_grams.sum(0)
                     d_scalars += numbers.sum(0)
-            d_words[caption_chunk.rows] += _transport(ds, v)
-            d_regions[image_chunk.rows] += _transport(ds.T, w)
+            d_words[caption_chunk.rows] += inner_products_vjp(ds, v)
+            d_regions[image_chunk.rows] += inner_products_vjp(ds.T, w)
     add_gram_gradient(d_regions, images, d_image_grams)
     add_gram_gradient(d_words, captions, d_caption_grams)
     return d_regions, d_words, d_scalars[: len(scalars)]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines.gram import Side, score_tile
+from cmsei_fast.engines.products import inner_products, inner_products_vjp
 from cmsei_fast.engines.recording import recording
 from cmsei_fast.engines.relations import relation_attention, relation_attention_backward
 from cmsei_fast.engines.terms import PRECISIONS, Direction, Terms, accumulator, read_terms
@@ -85,13 +86,6 @@ def _rows(x: Tensor, chunk: _Chunk, precision: str) -> Tensor:
     return rows if rows.is_cuda else rows.to(accumulator(precision))
 
 
-def _product(x: Tensor, y: Tensor) -> Tensor:
-    """x yᵀ, summed and returned in the accumulator's dtype."""
-    if x.dtype in (torch.bfloat16, torch.float16):
-        return torch.mm(x, y.T, out_dtype=torch.float32)
-    return x @ y.T
-
-
 def _padded(rows: Tensor, chunk: _Chunk) -> Tensor:
     """(X, n, D) from packed rows (rows, D), 0 in the padding."""
     if chunk.pad is None:
@@ -132,7 +126,7 @@ def _needs(terms: Terms) -> tuple[dict[str, bool], dict[str, bool]]:
 
 def _tile(words: Tensor, regions: Tensor, captions: _Chunk, images: _Chunk) -> Tensor:
     """s (I, J, L, R), contiguous and 0 in the padding, from the chunks' packed rows."""
-    s = _product(words, regions)  # (ΣL, ΣR)
+    s = inner_products(words, regions)  # (ΣL, ΣR)
     if captions.pad is not None:
         s = s.index_select(0, captions.pad)
     if images.pad is not None:
@@ -220,13 +214,6 @@ class _SideGradient:
         return out if chunk.unpad is None else out.index_select(0, chunk.unpad)
 
 
-def _transport(ds: Tensor, rows: Tensor) -> Tensor:
-    """ds (a, b) times rows (b, D), summed in the accumulator's dtype."""
-    if rows.dtype == torch.bfloat16:  # the range of float32: rounding ds costs a relative 2⁻⁹, as autograd's own does
-        return torch.mm(ds.to(rows.dtype), rows, out_dtype=torch.float32)
-    return ds @ rows.to(ds.dtype)
-
-
 def pair_score_backward(
     grad: Tensor,
     regions: Tensor,
@@ -261,8 +248,8 @@ def pair_score_backward(
             caption.add(tuple(d_sides[len(image.names) :]))
             d_scalars += d_leaf
             packed = _untile(ds, caption_chunk, image_chunk)
-            d_words[caption_chunk.take] += _transport(packed, v)
-            d_v += _transport(packed.T, w)
+            d_words[caption_chunk.take] += inner_products_vjp(packed, v)
+            d_v += inner_products_vjp(packed.T, w)
         d_regions[image_chunk.take] += d_v + image.to_rows(v, image_chunk)
     for caption_chunk, caption in zip(caption_chunks, captions, strict=True):
         d_words[caption_chunk.take] += caption.to_rows(_rows(words, caption_chunk, precision), caption_chunk)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmsei_fast.engines.products import inner_products
 from cmsei_fast.engines.terms import accumulator
 from cmsei_fast.engines.triton_launch import Launch, architecture, tuned, turned
 from cmsei_fast.engines.triton_sides import Chunk, Run, Side, layout, make_side, product_precision
@@ -64,13 +65,6 @@ def sides(
     return images, captions
 
 
-def product(x: Tensor, y: Tensor) -> Tensor:
-    """x yᵀ, summed and returned in the accumulator's dtype."""
-    if x.dtype in (torch.bfloat16, torch.float16):
-        return torch.mm(x, y.T, out_dtype=torch.float32)
-    return x @ y.T
-
-
 def pair_score(
     regions: Tensor,
     words: Tensor,
@@ -89,7 +83,7 @@ def pair_score(
     for image_chunk in images.layout.chunks:
         v = images.rows[image_chunk.rows]
         for caption_chunk in captions.layout.chunks:
-            s = product(captions.rows[caption_chunk.rows], v)
+            s = inner_products(captions.rows[caption_chunk.rows], v)
             for options in passes(config):
                 _score_chunk(s, out, images, captions, image_chunk, caption_chunk, scalars, options, precision)
     return out

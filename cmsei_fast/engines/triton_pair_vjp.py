@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cmsei_fast.engines.products import inner_products, inner_products_vjp
 from cmsei_fast.engines.terms import accumulator
 from cmsei_fast.engines.triton_launch import Launch, architecture, gradient_stages, launch, pass_warps, turned
-from cmsei_fast.engines.triton_pair import BACKWARD_CHUNK, pass_precision, passes, product, sides
+from cmsei_fast.engines.triton_pair import BACKWARD_CHUNK, pass_precision, passes, sides
 from cmsei_fast.engines.triton_sides import (
     Chunk,
     Layout,
@@ -197,13 +198,6 @@ def _grams_count(options: list[dict[str, Any]]) -> tuple[bool, bool]:
     return bool(images), bool(captions)
 
 
-def _transport(ds: Tensor, rows: Tensor) -> Tensor:
-    """ds (a, b) times rows (b, D), summed in the accumulator's dtype."""
-    if ds.dtype == torch.bfloat16:
-        return torch.mm(ds, rows, out_dtype=torch.float32)
-    return ds @ rows.to(ds.dtype)
-
-
 def _whole(layout: Layout, has_gram: bool, like: Tensor) -> SideGradient:
     return SideGradient.zeros((), layout.rows, len(layout.order), layout.grams if has_gram else 0, like)
 
@@ -234,7 +228,7 @@ def pair_score_backward(
         v = images.rows[image_chunk.rows]
         for caption_chunk in captions.layout.chunks:
             w = captions.rows[caption_chunk.rows]
-            s = product(w, v)
+            s = inner_products(w, v)
             # bfloat16 has the range of float32: rounding costs a relative 2⁻⁹, as autograd's own does.
             ds = torch.zeros_like(s, dtype=w.dtype if w.dtype == torch.bfloat16 else wide)
             launches = _launches(image_chunk.runs, caption_chunk.runs)
@@ -255,8 +249,8 @@ def pair_score_backward(
             d_v.add(image_chunk, parts_v)
             d_w.add(caption_chunk, parts_w)
             d_scalars += numbers.sum(0, dtype=torch.float64)[: len(scalars)]
-            d_words[caption_chunk.rows] += _transport(ds, v)
-            d_regions[image_chunk.rows] += _transport(ds.T, w)
+            d_words[caption_chunk.rows] += inner_products_vjp(ds, v)
+            d_regions[image_chunk.rows] += inner_products_vjp(ds.T, w)
     d_v.to_rows(images, d_regions, precision)
     d_w.to_rows(captions, d_words, precision)
     return d_regions, d_words, d_scalars
