@@ -62,6 +62,26 @@ def test_train_says_how_far_it_is_and_what_it_leaves(files, tmp_path, capsys):
     ]
 
 
+def test_each_validation_is_a_line_of_the_log(files, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = ["train", str(files / "train.h5"), str(run), "--validation", str(files / "val.h5"), *SMALL[:-1]]
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    told = [line for line in err.splitlines() if "validation: " in line]
+    found = [record["validation"] for record in read_log(run / "log.jsonl") if "validation" in record]
+    assert len(told) == len(found) == 2
+    best = -1.0
+    for epoch, (line, metrics) in enumerate(zip(told, found, strict=True), 1):
+        better, best = metrics["rSum"] > best, max(best, metrics["rSum"])
+        recalls = [" ".join(f"{metrics[way][name]:.1f}" for name in ("R@1", "R@5", "R@10")) for way in ("i2t", "t2i")]
+        assert line == (
+            f"epoch {epoch}/2: validation: rSum {metrics['rSum']:.1f} "
+            f"({'the best so far' if better else f'best {best:.1f}'}), i2t {recalls[0]}, t2i {recalls[1]}"
+        )
+    assert out.startswith("validation after the last epoch:\n")
+    assert f"{found[-1]['rSum']:7.1f}\nsaved: " in out
+
+
 def test_steps_are_a_bar_on_a_terminal_and_lines_elsewhere(capsys, monkeypatch):
     clock = iter([0.0, 9.0, 10.0, 10.0, 11.0, 12.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
@@ -232,7 +252,7 @@ def test_an_ensemble_is_the_mean_of_scores(files, run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("options", "folds"), [(["--folds", "4"], 4), (["--protocol", "coco-1k"], 5), ([], 1)])
-def test_folds(files, run, tmp_path, options, folds):
+def test_folds(files, run, tmp_path, capsys, options, folds):
     out, saved = tmp_path / "out.json", tmp_path / "scores.npy"
     arguments = ["evaluate", str(files / "val.h5"), "--model", str(run / "last"), "--scores", str(saved)]
     assert cli.main([*arguments, *options, "--json", str(out)]) == 0
@@ -240,6 +260,12 @@ def test_folds(files, run, tmp_path, options, folds):
         np.load(saved), caption_to_image=load_split(str(files / "val.h5")).caption_to_image, folds=folds
     )
     assert json.loads(out.read_text())["rSum"] == metrics.rsum
+    printed, warned = capsys.readouterr()
+    assert (f"mean over {folds} folds of {20 // folds} images each, by " in printed) == (folds > 1)
+    if "--protocol" in options:
+        assert "--protocol coco-1k: papers have 5,000 images (5 folds of 1,000), this split has 20, 4 a fold" in warned
+    else:
+        assert "warning" not in warned
 
 
 @pytest.mark.parametrize(

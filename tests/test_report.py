@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 
 from cmsei_fast import cli, engines, recall_metrics
 from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
@@ -291,6 +293,23 @@ def _split(files):
 
 def _name(files, i):
     return _split(files).ids[i]
+
+
+def test_a_file_that_the_fields_scripts_save_comes_with_the_line_that_makes_a_matrix(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scores, _ = matrix(4, 2)
+    np.save("theirs.npy", {"npts": 4, "sims": scores})
+    np.savetxt("theirs.txt", scores)
+    torch.save(scores, "theirs.pth.tar")
+    for name in ("theirs.npy", "theirs.txt", "theirs.pth.tar"):
+        assert cli.main(["report", "--scores", name, "--captions-per-image", "2"]) == 2
+        line = capsys.readouterr().err.rstrip("\n")
+        exec(line[line.index("np.save(") :], {"np": np, "torch": torch})
+        np.testing.assert_allclose(np.load("scores.npy"), scores, rtol=1e-6)
+        os.remove("scores.npy")
+    (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY, but no more")
+    assert cli.main(["report", "--scores", "broken.npy"]) == 2
+    assert capsys.readouterr().err.endswith("got another or a pickled one\n")
 
 
 SAVED = ["--scores", "{f}/scores.npy"]

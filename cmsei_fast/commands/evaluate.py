@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
-from .scoring import add_protocol_flags, add_scoring_flags, folds_of, stream_of_models
+from .scoring import add_protocol_flags, add_scoring_flags, folds_of, stream_of_models, tell_size
 from .sources import SCORERS, is_split_file, load_split
 
 if TYPE_CHECKING:
@@ -73,12 +73,16 @@ def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) ->
         named = arguments.scorer or "scan_t2i"
         stream, owner = _by_words(arguments, SCORERS[named]())
         heading = f"{named} on an untrained encoding by words; recalls in percent, a tie counts as half a rank\n"
+    n_image, n_caption = stream.shape
+    if first:
+        tell_size(arguments, n_image)
+    if folds > 1:
+        heading = f"mean over {folds} folds of {n_image // folds:,} images each, by {heading}"
     start = time.perf_counter()
     metrics, pairs = _measure(arguments, stream, owner, folds)
     speed = pairs / (time.perf_counter() - start)
     if not first:
         return
-    n_image, n_caption = stream.shape
     print(f"{arguments.path}: {n_image} images, {n_caption} captions")
     print(heading)
     print(metrics)

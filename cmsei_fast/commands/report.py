@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
-from .scoring import add_protocol_flags, add_scoring_flags, folds_of, stream_of_models
+from .scoring import add_protocol_flags, add_scoring_flags, folds_of, stream_of_models, tell_size
 from .sources import load_split
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def _report(arguments: argparse.Namespace) -> int:
         _check_count(shape, each)
     owner = check_map(shape[0], shape[1], each, _map(arguments, split))
     split_folds(owner, shape[0], folds)
+    tell_size(arguments, shape[0])
     if captions is not None and len(captions) != shape[1]:
         raise ValueError(f"--captions: expected {shape[1]} lines (as the scores have captions), got {len(captions)}")
 
@@ -135,14 +136,31 @@ def _saved_scores(path: str, split: Split | None, name: str | None) -> np.ndarra
     try:
         scores: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError):
-        raise ValueError(f"{path}: expected a .npy file of one floating matrix, got another or a pickled one") from None
+        raise ValueError(
+            f"{path}: expected a .npy file of one floating matrix, got another or a pickled one{_as_matrix(path)}"
+        ) from None
     if not isinstance(scores, np.ndarray) or scores.ndim != 2 or scores.dtype.kind != "f":
-        got = f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else "an archive"
+        got = f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else f"an archive{_as_matrix(path)}"
         raise ValueError(f"{path}: expected a floating matrix (n_image, n_caption), got {got}")
     if split is not None and scores.shape != (shape := (len(split), split.n_captions)):
         hint = " (its transpose has it)" if scores.shape == shape[::-1] else ""
         raise ValueError(f"{path}: expected shape {shape} (images, captions of {name}), got {scores.shape}{hint}")
     return scores
+
+
+def _as_matrix(path: str) -> str:
+    """The line of Python that makes a matrix of a file in which the field's scripts leave scores; "" for any other."""
+    with open(path, "rb") as file:
+        begins = file.read(128)
+    if begins.startswith(b"\x93NUMPY") and b"'|O'" in begins:  # VSE∞'s code and its kin: {'npts': …, 'sims': …}
+        form, trust = f"np.load({path!r}, allow_pickle=True).item()['sims']", ", if you trust the file"
+    elif begins.startswith(b"PK"):  # torch.save, as in IMRAM's
+        form, trust = f"torch.load({path!r}, weights_only=False)", ", if you trust the file"
+    elif path.endswith(".txt"):  # numpy.savetxt, as in ESL's
+        form, trust = f"np.loadtxt({path!r})", ""
+    else:
+        return ""
+    return f"; this makes one{trust}: np.save('scores.npy', {form})"
 
 
 def _absent(path: str) -> str:

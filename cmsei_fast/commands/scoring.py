@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..data import Split
     from ..ensemble import MeanStream
 
-# Folds of the protocols that papers report.
-PROTOCOLS = {"f30k-1k": 1, "coco-1k": 5, "coco-5k": 1}
+# Folds and images of the protocols that papers report.
+PROTOCOLS = {"f30k-1k": (1, 1000), "coco-1k": (5, 5000), "coco-5k": (1, 5000)}
 
 
 def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +31,22 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
 
 def folds_of(arguments: argparse.Namespace) -> int:
     """The folds of ``--protocol`` or ``--folds``; one without either."""
-    folds: int = PROTOCOLS.get(arguments.protocol, 1 if arguments.folds is None else arguments.folds)
-    return folds
+    folds: int = 1 if arguments.folds is None else arguments.folds
+    return folds if arguments.protocol is None else PROTOCOLS[arguments.protocol][0]
+
+
+def tell_size(arguments: argparse.Namespace, n_image: int) -> None:
+    """Warns on standard error of a protocol on another number of images than papers report it for."""
+    if arguments.protocol is None or n_image == (expected := PROTOCOLS[arguments.protocol][1]):
+        return
+    folds = folds_of(arguments)
+    what = f"{expected:,} images" if folds == 1 else f"{expected:,} images ({folds} folds of {expected // folds:,})"
+    each = f", {n_image // folds:,} a fold" if folds > 1 else ""
+    print(
+        f"cmsei-fast: warning: --protocol {arguments.protocol}: papers have {what}, this split has {n_image:,}{each}; "
+        "fewer images give higher recalls",
+        file=sys.stderr,
+    )
 
 
 def stream_of_models(

@@ -73,6 +73,7 @@ def _train(arguments: argparse.Namespace) -> int:
         progress=not arguments.quiet,
     )
     if metrics is not None:
+        print("validation after the last epoch:")
         print(metrics)
     if int(os.environ.get("RANK", "0")) == 0:
         kept = [path for path in (Path(arguments.directory) / name for name in (BEST, LAST)) if path.is_dir()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +62,7 @@ def train(
             ``epochs`` more where the schedule does not depend on them (``"step"``, ``"constant"``).
         device: None is the process's GPU if there is one, else the CPU.
         progress: show loss, best rSum and pairs/s on standard error: a bar on a terminal, else a line every ten seconds
-            and for each epoch.
+            and for each epoch; and a line for each validation, rSum and R@1, R@5 and R@10 of both directions.
 
     Returns:
         Metrics of the last validation, in process 0; None where nothing was validated.
@@ -177,7 +178,7 @@ class _Run:
                 if bar is not None:
                     figures = {"loss": f"{loss:.3f}", "pairs": f"{speed:,.0f}/s"}
                     if self.best >= 0:
-                        figures["rSum"] = f"{self.best:.1f}"
+                        figures["best rSum"] = f"{self.best:.1f}"
                     bar.update(1, figures)
                 if config.checkpoint_every and self.step % config.checkpoint_every == 0 and self.step % steps:
                     self._checkpoint()
@@ -210,9 +211,21 @@ class _Run:
             metrics = evaluate(images, captions, scorer=model.scorer, caption_to_image=split.caption_to_image)
             self.metrics = metrics
             self.log.write(self.step, epoch=epoch, validation=metrics.to_dict(), scorer=model.scorer.to_dict())
-            if metrics.rsum > self.best:
+            better = metrics.rsum > self.best
+            if better:
                 self.best = metrics.rsum
                 model.save_pretrained(self.directory / BEST)
+            if self.progress:
+                told = "the best so far" if better else f"best {self.best:.1f}"
+                print(
+                    f"epoch {epoch + 1}/{self.config.epochs}: validation: rSum {metrics.rsum:.1f} ({told}), "
+                    + ", ".join(
+                        f"{name} {d.r1:.1f} {d.r5:.1f} {d.r10:.1f}"
+                        for name, d in (("i2t", metrics.i2t), ("t2i", metrics.t2i))
+                    ),
+                    file=sys.stderr,
+                    flush=True,
+                )
         if self.world > 1:
             dist.barrier()
 
