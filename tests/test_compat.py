@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import leaky_relu, normalize
 
 from cmsei_fast import PairScorer, recall_metrics, score_matrix
-from cmsei_fast.compat import bfan, export, laps, naaf, scan, vse_infinity, vsepp
+from cmsei_fast.compat import bfan, chan, export, laps, naaf, scan, vse_infinity, vsepp
 from cmsei_fast.engines.terms import FOCAL_SLACK
 
 NORMS = ("softmax", "l2norm", "clipped_l2norm", "l1norm", "clipped_l1norm", "clipped", "no_norm")
@@ -193,6 +193,54 @@ def test_naaf_scores() -> None:
     torch.testing.assert_close(naaf.xattn_score_test(v, w, LENGTHS, left), expected, rtol=1e-6, atol=1e-6)
 
 
+REGIONS = [5, 3, 4]
+
+
+def chan_literal(regions: Tensor, words: Tensor, coding: str, pooling: str, opt: Namespace) -> Tensor:
+    s = regions @ words.T
+    if coding == "VSACoding":
+        attended = (s / opt.alpha).softmax(1) @ words
+        r = (regions * attended).sum(1) / (attended.norm(dim=1) + 1e-8)
+    else:
+        r = s.amax(0) if coding == "VHACoding" else s.amax(1)
+    if pooling == "LSEPooling":
+        return (r / opt.belta).logsumexp(0)
+    return {"MeanPooling": r.mean(), "MaxPooling": r.max(), "SumPooling": r.sum()}[pooling]
+
+
+@pytest.mark.parametrize("coding", ["VHACoding", "THACoding", "VSACoding"])
+@pytest.mark.parametrize("pooling", ["LSEPooling", "MeanPooling", "MaxPooling", "SumPooling"])
+def test_chan_scores(coding: str, pooling: str) -> None:
+    v, w = problem()
+    opt = Namespace(coding_type=coding, pooling_type=pooling, alpha=0.2, belta=0.1)
+    expected = torch.stack(
+        [
+            torch.stack([chan_literal(x[:r], y[:n], coding, pooling, opt) for y, n in zip(w, LENGTHS, strict=True)])
+            for x, r in zip(v, REGIONS, strict=True)
+        ]
+    )
+    encoder = chan.SimsEncoder(coding, pooling, opt=opt)
+    images = v.clone().requires_grad_()
+    found = encoder(images, w, torch.Tensor(REGIONS), torch.Tensor(LENGTHS))  # floating, as its forward_sim has them
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
+    found.sum().backward()
+    assert images.grad is not None
+    assert images.grad[0].abs().max() > 0.01
+    assert not images.grad[1, REGIONS[1] :].any()
+    model = Namespace(opt=opt)  # its Model keeps the options
+    for lengths in (REGIONS, torch.Tensor(REGIONS), np.repeat(REGIONS, 5).tolist()):  # the last as evalrank has them
+        sims = chan.compute_sims(v.numpy(), w.numpy(), lengths, LENGTHS, model)
+        np.testing.assert_allclose(sims, expected, rtol=2e-6, atol=2e-5)
+    with pytest.raises(TypeError, match="cap_lens: expected whole numbers, got float64"):
+        chan.compute_sims(v.numpy(), w.numpy(), REGIONS, [0.5] * 4, opt)
+    with pytest.raises(TypeError, match="img_lens: expected whole numbers, got None"):
+        chan.compute_sims(v.numpy(), w.numpy(), None, LENGTHS, opt)
+    with pytest.raises(ValueError, match=r"image_lengths\[0\]: expected a length from 1 to 5, got 6"):
+        chan.compute_sims(v.numpy(), w.numpy(), [6, 3, 4], LENGTHS, opt)
+    with pytest.raises(ValueError, match=r"pooling_type: expected one of LSEPooling, .*, got 'SoftmaxPooling'"):
+        chan.SimsEncoder(coding, "SoftmaxPooling", opt=opt)
+
+
 def sorted_ranks(sims: np.ndarray, captions: int, direction: str) -> tuple[np.ndarray, np.ndarray]:
     """The field's way: sort, look up the places, count from 0."""
     rows = sims if direction == "i2t" else sims.T
@@ -350,7 +398,9 @@ def test_missing_options_and_wrong_arguments() -> None:
     v, w = problem()
     with pytest.raises(AttributeError, match="opt: expected a namespace with agg_func"):
         scan.xattn_score_t2i(v, w, LENGTHS, Namespace(raw_feature_norm="clipped"))
-    scan.xattn_score_t2i(v, w, LENGTHS, Namespace(raw_feature_norm="clipped", agg_func="Mean", lambda_softmax=4))
+    of_mean = {"raw_feature_norm": "clipped", "agg_func": "Mean", "lambda_softmax": 4}
+    found = scan.xattn_score_t2i(v, w, LENGTHS, Namespace(**of_mean))
+    assert scan.xattn_score_t2i(v, w, LENGTHS, of_mean).equal(found)  # options from a settings file
     with pytest.raises(ValueError, match=r"opt\.focal_type: expected one of equal, prob, got 'both'"):
         bfan.xattn_score(v, w, LENGTHS, options(focal_type="both"))
     with pytest.raises(TypeError, match="images: expected a tensor, got ndarray"):
@@ -385,9 +435,11 @@ def test_signatures_are_the_field_s() -> None:
         (naaf, ["images", "sims", "npts", "return_ranks"]),
         (vse_infinity, ["npts", "sims", "return_ranks", "mode"]),
         (laps, ["npts", "sims", "return_ranks", "mode"]),
+        (chan, ["npts", "sims", "return_ranks", "mode"]),
         (vsepp, ["images", "captions", "npts", "measure", "return_ranks"]),
     ):
         assert names(module.i2t) == names(module.t2i) == expected
+    assert names(chan.compute_sims) == ["img_embs", "cap_embs", "img_lens", "cap_lens", "model", "shard_size"]
     assert names(laps.xattn_score_two) == ["images", "captions", "cap_lens", "smooth_t2i", "smooth_i2t"]
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..scorer import NORMS, Attention, PairScorer
 
 _NORMS = {"no_norm": "none", **{name: name for name in NORMS if name != "none"}}
+_CODINGS = ("VHACoding", "THACoding", "VSACoding")
+_POOLINGS = {"LSEPooling": "lse", "MeanPooling": "mean", "MaxPooling": "max", "SumPooling": "sum"}
 _AGGREGATES = {"LogSumExp": "lse", "Max": "max", "Sum": "sum", "Mean": "mean"}
 
 
 def option(opt: Any, name: str) -> Any:
-    """The option of that name.
+    """The option of that name, of a namespace or a dictionary.
 
     Raises:
-        AttributeError: if the namespace lacks it.
+        AttributeError: if it lacks it.
     """
+    if isinstance(opt, Mapping) and name in opt:
+        return opt[name]
     if not hasattr(opt, name):
         raise AttributeError(f"opt: expected a namespace with {name}, got one without it: {opt!r:.200}")
     return getattr(opt, name)
@@ -65,3 +70,18 @@ def naaf(opt: Any) -> PairScorer:
     scorer = PairScorer.naaf(number(opt, "thres_safe"))
     assert scorer.t2i is not None
     return PairScorer(replace(scorer.t2i, temperature=number(opt, "lambda_softmax")))
+
+
+def chan(coding: Any, pooling: Any, opt: Any) -> PairScorer:
+    """CHAN's score from its coding and pooling, with ``alpha`` of ``VSACoding`` and ``belta`` of ``LSEPooling``."""
+    for name, value, known in (("coding_type", coding, _CODINGS), ("pooling_type", pooling, tuple(_POOLINGS))):
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+    direction = Attention(norm="none", aggregate=_POOLINGS[pooling])
+    if pooling == "LSEPooling":  # log Σ exp(r / β): the weight undoes the division by λ that is not there
+        sharp = 1 / number(opt, "belta")
+        direction = replace(direction, weight=sharp, lse_temperature=sharp)
+    if coding == "VSACoding":
+        return PairScorer(i2t=replace(direction, temperature=1 / number(opt, "alpha")))
+    direction = replace(direction, attend="hard", relevance="dot")
+    return PairScorer(t2i=direction) if coding == "VHACoding" else PairScorer(i2t=direction)

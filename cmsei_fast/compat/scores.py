@@ -19,8 +19,10 @@ from ..scorer import PairScorer
 from ..scoring import score_matrix
 
 
-def packed(images: Any, captions: Any, cap_lens: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Regions (N R, D), words (ΣL, D) and their offsets from padded tensors (N, R, D) and (M, L, D); differentiable.
+def packed(images: Any, captions: Any, cap_lens: Any, img_lens: Any = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Regions (ΣR, D), words (ΣL, D) and their offsets from padded tensors (N, R, D) and (M, L, D); differentiable.
+
+    Without img_lens every image has all R regions.
 
     Raises:
         TypeError: if the features are no floating tensors or the lengths no integers.
@@ -37,16 +39,19 @@ def packed(images: Any, captions: Any, cap_lens: Any) -> tuple[Tensor, Tensor, T
     if cap_lens is None:
         raise TypeError("cap_lens: expected the number of words of each caption, got None")
     checks.check_lengths("cap_lens", cap_lens, "caption", tuple(captions.shape))
-    regions, words = Encoded.from_padded(images), Encoded.from_padded(captions, cap_lens)
+    checks.check_lengths("img_lens", img_lens, "image", tuple(images.shape))
+    regions, words = Encoded.from_padded(images, img_lens), Encoded.from_padded(captions, cap_lens)
     return regions.rows, words.rows, regions.offsets, words.offsets
 
 
-def xattn_score(images: Any, captions: Any, cap_lens: Any, scorer: PairScorer, unit: bool = False) -> Tensor:
+def xattn_score(
+    images: Any, captions: Any, cap_lens: Any, scorer: PairScorer, unit: bool = False, img_lens: Any = None
+) -> Tensor:
     """(n_image, n_caption) scores of padded tensors, with gradients for what asks for them.
 
     ``unit``: regions and words are divided by their lengths first; what is 0 stays.
     """
-    regions, words, region_offsets, word_offsets = packed(images, captions, cap_lens)
+    regions, words, region_offsets, word_offsets = packed(images, captions, cap_lens, img_lens)
     wide = torch.promote_types(regions.dtype, words.dtype)
     if unit:
         full = torch.promote_types(wide, torch.float32)  # the least length is 0 in float16
@@ -55,7 +60,14 @@ def xattn_score(images: Any, captions: Any, cap_lens: Any, scorer: PairScorer, u
 
 
 def shard_xattn(
-    images: Any, captions: Any, caplens: Any, scorer: PairScorer, *, precision: str, device: str | None
+    images: Any,
+    captions: Any,
+    caplens: Any,
+    scorer: PairScorer,
+    *,
+    image_lengths: Any = None,
+    precision: str,
+    device: str | None,
 ) -> np.ndarray:
     """(n_image, n_caption) float64 scores of arrays, as the loops over shards return them.
 
@@ -67,13 +79,14 @@ def shard_xattn(
     out = np.empty((len(images), len(captions)))
     place = own_device(device)
     if place.type == "cpu" and not isinstance(images, Tensor) and not isinstance(captions, Tensor):
-        score_matrix(images, captions, caplens, scorer=scorer, precision=precision, out=out)
+        score_matrix(images, captions, caplens, image_lengths, scorer=scorer, precision=precision, out=out)
         return out
     dtype = checks.PRECISIONS[checks.check_precision(precision, torch.float32)]
     if precision in FORMATS:  # rounded once, from the features as they are
         dtype = torch.float32
     images, captions = (as_tensor(x).to(place, dtype) for x in (images, captions))
-    out[:] = score_matrix(images, captions, caplens, scorer=scorer, precision=precision).double().cpu().numpy()
+    found = score_matrix(images, captions, caplens, image_lengths, scorer=scorer, precision=precision)
+    out[:] = found.double().cpu().numpy()
     return out
 
 

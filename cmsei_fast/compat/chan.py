@@ -1,0 +1,100 @@
+"""CHAN's functions (Pan et al. 2023): its codings and poolings, for evaluation and for training.
+
+    from cmsei_fast.compat.chan import compute_sims, i2t, t2i  # in lib/evaluation.py
+    from cmsei_fast.compat.chan import SimsEncoder  # in lib/encoders.py
+
+Of ``opt`` are read ``coding_type`` (``VHACoding``, ``THACoding``, ``VSACoding``), ``pooling_type`` (``LSEPooling``,
+``MeanPooling``, ``MaxPooling``, ``SumPooling``) and what these need, ``alpha`` of ``VSACoding`` and ``belta`` of
+``LSEPooling``. Features are unit vectors, as its encoders leave them. ``i2t`` and ``t2i`` are those of
+:mod:`cmsei_fast.compat.vse_infinity`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from ..scorer import PairScorer
+from . import options, scores
+from .vse_infinity import i2t, t2i
+
+__all__ = ["SimsEncoder", "compute_sims", "i2t", "t2i"]
+
+_COPIES = 5
+
+
+class SimsEncoder(nn.Module):
+    """CHAN's score of all images with all captions, with gradients; it has no parameters.
+
+    Args:
+        coding_type, pooling_type: see the module.
+        opt: keyword; the options.
+
+    Raises:
+        AttributeError, ValueError: naming the option that is missing or has no counterpart.
+    """
+
+    def __init__(self, coding_type: str, pooling_type: str, *, opt: Any) -> None:
+        super().__init__()
+        self.opt = opt
+        self.scorer: PairScorer = options.chan(coding_type, pooling_type, opt)
+
+    def forward(self, img_emb: Tensor, cap_emb: Tensor, img_lens: Any, cap_lens: Any) -> Tensor:
+        """(n_image, n_caption) of images (n_image, n_regions, d) and captions (n_caption, max_n_word, d).
+
+        Lengths (n_image,) and (n_caption,) may be whole numbers in a floating dtype, as CHAN's are.
+        """
+        regions, words = whole("img_lens", img_lens), whole("cap_lens", cap_lens)
+        return scores.xattn_score(img_emb, cap_emb, words, self.scorer, img_lens=regions)
+
+
+def compute_sims(
+    img_embs: Any,
+    cap_embs: Any,
+    img_lens: Any,
+    cap_lens: Any,
+    model: Any,
+    shard_size: int = 128,
+    *,
+    precision: str = "float32",
+    device: str | None = None,
+) -> np.ndarray:
+    """(n_image, n_caption) float64 array of all scores, as CHAN's evaluation makes them.
+
+    Args:
+        img_embs: (n_image, n_regions, d) array or tensor, each image once.
+        cap_embs: (n_caption, max_n_word, d), likewise.
+        img_lens: (n_image,) regions of each image; or five times as many, as ``evalrank`` leaves them beside images
+            that are there once, of which every fifth is taken.
+        cap_lens: (n_caption,) words of each caption.
+        model: CHAN's model, whose ``opt`` is read; or the options.
+        shard_size, precision, device: as of :func:`cmsei_fast.compat.scan.shard_xattn_t2i`.
+
+    Raises:
+        AttributeError, TypeError, ValueError: naming the option or argument, what was expected and what came.
+    """
+    opt = getattr(model, "opt", model)
+    scorer = options.chan(options.option(opt, "coding_type"), options.option(opt, "pooling_type"), opt)
+    regions, words = whole("img_lens", img_lens), whole("cap_lens", cap_lens)
+    if len(regions) == _COPIES * len(img_embs):
+        regions = regions[::_COPIES]
+    return scores.shard_xattn(
+        img_embs, cap_embs, words, scorer, image_lengths=regions, precision=precision, device=device
+    )
+
+
+def whole(name: str, lengths: Any) -> np.ndarray:
+    """Lengths as integers.
+
+    Raises:
+        TypeError: for None, or numbers that are not whole.
+    """
+    given = lengths.detach().cpu() if isinstance(lengths, Tensor) else lengths
+    array = np.asarray(given) if given is not None else np.asarray(None)
+    if array.dtype.kind == "f" and (array == np.round(array)).all():
+        return array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected whole numbers, got {array.dtype if lengths is not None else None}")
+    return array
