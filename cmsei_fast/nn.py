@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import Linear, Module, Parameter
 
-from cmsei_fast.checks import check_scorer
+from cmsei_fast.checks import check_scorer, is_whole
 from cmsei_fast.engines.relations import attention_probabilities
 from cmsei_fast.ops import pair_score, relation_attention
 from cmsei_fast.scorer import FIRST_GATE, PairScorer
@@ -22,9 +22,8 @@ class PairScore(Module):
 
     The structure (directions, norms, aggregates, steps, terms) is the scorer's. Learning starts exactly at its numbers:
     weights and temperatures are ``initial · exp(log_scale)``, hence positive; gates and thresholds are ``initial +
-    gate_shift``.
-    Both parameters start at 0, so weight decay pulls towards the initial numbers. Terms that the scorer leaves out stay
-    out, and the gradient of their entries is 0.
+    gate_shift``. Both parameters start at 0, so weight decay pulls towards the initial numbers. Terms that the scorer
+    leaves out stay out, and the gradient of their entries is 0.
 
     Args:
         scorer: structure and initial numbers; None is :meth:`PairScorer.cmsei`.
@@ -102,7 +101,7 @@ class RelationAttention(Module):
     def __init__(self, dim: int, heads: int, n_labels: int, *, engine: str = "auto") -> None:
         super().__init__()
         for name, number in (("dim", dim), ("heads", heads), ("n_labels", n_labels)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            if not is_whole(number):
                 raise ValueError(f"{name}: expected an integer of at least 1, got {number!r}")
         if dim % heads:
             raise ValueError(f"dim: expected a multiple of heads = {heads}, got {dim}")
@@ -126,9 +125,10 @@ class RelationAttention(Module):
 
         Returns:
             (B, R, dim) in the projections' dtype.
+
+        Raises:
+            TypeError, ValueError: for nodes of another shape, and as :func:`cmsei_fast.relation_attention` does.
         """
-        if nodes.dim() != 3 or nodes.shape[-1] != self.dim:
-            raise ValueError(f"nodes: expected shape (B, R, {self.dim}), got {tuple(nodes.shape)}")
         q, k, v = (self._heads(project, nodes) for project in (self.query, self.key, self.content))
         value = self.label_value if label_value is None else label_value
         gathered = relation_attention(q, k, v, labels, self.label_bias, value, confidence, engine=self.engine)
@@ -157,7 +157,13 @@ class RelationAttention(Module):
         return out
 
     def _heads(self, project: Linear, nodes: Tensor) -> Tensor:
-        """(B, H, R, d)."""
+        """(B, H, R, d).
+
+        Raises:
+            ValueError: for nodes of another shape than (B, R, dim).
+        """
+        if nodes.dim() != 3 or nodes.shape[-1] != self.dim:
+            raise ValueError(f"nodes: expected shape (B, R, {self.dim}), got {tuple(nodes.shape)}")
         return project(nodes).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def extra_repr(self) -> str:

@@ -139,7 +139,8 @@ class PairScorer:
             object.__setattr__(self, name, _finite("PairScorer", name, getattr(self, name), minimum=0.0))
         mu = _finite("PairScorer", "guide_temperature", self.guide_temperature, minimum=0.0, open_=True)
         object.__setattr__(self, "guide_temperature", mu)
-        if not any(self.config()[i] for i in (0, 4, 8, 9, 10)):
+        weights = [direction.weight for direction in (self.t2i, self.i2t) if direction is not None]
+        if not any((*weights, self.object_sentence, self.word_image, self.alignment)):
             raise ValueError("PairScorer: expected at least one term with a weight > 0, got none")
 
     @classmethod
@@ -178,7 +179,11 @@ class PairScorer:
 
     @classmethod
     def bfan(cls, focal: str = "equal") -> PairScorer:
-        """BFAN (Liu et al. 2019): focal attention in both directions, λ = 20; focal is ``"equal"`` or ``"prob"``."""
+        """BFAN (Liu et al. 2019): focal attention in both directions, λ = 20; focal is ``"equal"`` or ``"prob"``.
+
+        Raises:
+            ValueError: for another focal form.
+        """
         if focal not in ("equal", "prob"):
             raise ValueError(f"focal: expected 'equal' or 'prob', got {focal!r}")
         direction = Attention(temperature=20.0, attend=f"focal_{focal}")
@@ -240,7 +245,11 @@ class PairScorer:
         return head + gates + [(t2i, i2t)[i].threshold for i in thresholds(self.config())]
 
     def with_scalars(self, values: list[float]) -> PairScorer:
-        """The same structure with other weights, temperatures, gates and thresholds (inverse of :meth:`scalars`)."""
+        """The same structure with other weights, temperatures, gates and thresholds (inverse of :meth:`scalars`).
+
+        Raises:
+            ValueError: for another count of numbers, and as the constructor does.
+        """
         if len(values) != len(self.scalars()):
             raise ValueError(f"values: expected {len(self.scalars())} numbers, got {len(values)}")
         aware = thresholds(self.config())
@@ -248,21 +257,22 @@ class PairScorer:
         limits = dict(zip(aware, values[end:], strict=True))
         gates = list(zip(values[FIRST_GATE:end:2], values[FIRST_GATE + 1 : end : 2], strict=True))
         new: dict[str, Attention | None] = {}
-        for place, (name, temperature, lse) in enumerate((("t2i", 6, 7), ("i2t", 8, 9))):
+        places = (W_T2I, T2I_TEMPERATURE, T2I_LSE), (W_I2T, I2T_TEMPERATURE, I2T_LSE)
+        for direction, (name, (weight, temperature, lse)) in enumerate(zip(("t2i", "i2t"), places, strict=True)):
             old: Attention | None = getattr(self, name)
             if old is None or old.weight == 0:
                 new[name] = old
                 continue
             new[name] = replace(
                 old,
-                weight=values[place],
+                weight=values[weight],
                 temperature=values[temperature],
                 lse_temperature=values[lse],
                 gates=tuple(gates[: old.steps - 1]),
-                threshold=limits.get(place, old.threshold),
+                threshold=limits.get(direction, old.threshold),
             )
             gates = gates[old.steps - 1 :]
-        return PairScorer(new["t2i"], new["i2t"], *values[2:6])
+        return PairScorer(new["t2i"], new["i2t"], *values[W_OBJECT_SENTENCE : GUIDE_TEMPERATURE + 1])
 
     def to_dict(self) -> dict:
         """Plain dictionary for JSON; :meth:`from_dict` reads it back."""
@@ -275,7 +285,12 @@ class PairScorer:
 
     @classmethod
     def from_dict(cls, values: dict) -> PairScorer:
-        """Inverse of :meth:`to_dict`."""
+        """Inverse of :meth:`to_dict`; fields that are not there have their defaults.
+
+        Raises:
+            TypeError: for an unknown field, and what is no dictionary where one is meant.
+            ValueError: as the constructor does.
+        """
         values = dict(values)
         for name in ("t2i", "i2t"):
             if values.get(name) is not None:

@@ -55,8 +55,8 @@ def score_matrix(
         out: array, memmap, tensor or h5py dataset (N, M) of a floating dtype, to write into. Or the name of a file that
             ends in ``.npy``, which is there when all scores are, never before; one that is there is replaced then.
         resume: leave out what an earlier run into the same file has finished (docs/large-runs.md).
-        progress: show pairs per second and the time left on standard error: a bar on a terminal (needs tqdm), else a
-            line every ten seconds.
+        progress: show pairs per second and the time left on standard error: a bar on a terminal, else a line every
+            ten seconds.
         group: of torch.distributed: its processes, each with the same call, share the tiles of a file ``out``
             (docs/distributed.md). None: this process alone.
 

@@ -309,5 +309,6 @@ def _part(block: Block, items: slice) -> tuple[Tensor, Tensor]:
 
 
 def in_file(data: Any) -> bool:
+    """Whether features lie in a file: a memmap or an h5py dataset, which are read in blocks."""
     h5py = sys.modules.get("h5py")
     return isinstance(data, np.memmap) or (h5py is not None and isinstance(data, h5py.Dataset))

@@ -245,6 +245,8 @@ def test_captions_tell_the_relations():
         ({"width": 2.5}, "width: expected an integer >= 2, got 2.5"),
         ({"captions_per_image": True}, "captions_per_image: expected an integer >= 1, got True"),
         ({"noise": -1.0}, "noise: expected a finite number >= 0, got -1.0"),
+        ({"noise": "much"}, "noise: expected a finite number >= 0, got 'much'"),
+        ({"seed": -1}, "seed: expected an integer >= 0, got -1"),
     ],
 )
 def test_synthetic_scenes_bad_options(options, message):

@@ -91,6 +91,8 @@ def test_rows_are_those_of_an_array(path, small_chunks):
     for index in [np.array([3, 0, -1]), [1, 1], np.arange(4).reshape(2, 2), np.array([], int), np.arange(n) % 2 == 0]:
         np.testing.assert_array_equal(rows[index], expected[index])
     np.testing.assert_array_equal(np.asarray(rows), expected)
+    with pytest.raises(ValueError, match=r"^copy: expected True or None .*, got False$"):
+        rows.__array__(copy=False)
     assert not rows[0].flags.writeable
     for bad in (n, -n - 1, [0, n]):
         with pytest.raises(IndexError, match=f"rows: expected an index from 0 to {n - 1}, got"):

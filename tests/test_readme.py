@@ -10,6 +10,8 @@ from typing import Any
 import documents
 import pytest
 
+from cmsei_fast import doctor
+
 ROOT = documents.ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = documents.blocks("python")
@@ -48,6 +50,11 @@ def test_readme_links_every_document_and_no_link_is_dead() -> None:
         assert all((path.parent / link).exists() for link in links), path.name
         if path.name == "README.md":
             assert {f"docs/{x.name}" for x in documents.DOCUMENTS[1:]} <= set(links)
+
+
+def test_readme_and_doctor_know_the_same_environment_variables() -> None:
+    told = re.findall(r"^\| `([A-Z_]+)` \|.*\| at (run|build) time \|$", README, re.MULTILINE)
+    assert {*told, ("OMP_NUM_THREADS", "run")} == {(name, when) for name, _, when in doctor.ENVIRONMENT}
 
 
 def test_files_that_extending_names_are_there() -> None:

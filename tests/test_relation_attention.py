@@ -356,5 +356,7 @@ def test_module_refuses(arguments: tuple, message: str) -> None:
 
 
 def test_module_refuses_nodes_of_another_width() -> None:
-    with pytest.raises(ValueError, match=r"^nodes: expected shape \(B, R, 12\), got \(2, 5, 8\)$"):
-        RelationAttention(12, 3, 6)(torch.zeros(2, 5, 8), torch.zeros(2, 5, 5, dtype=torch.int64))
+    layer = RelationAttention(12, 3, 6)
+    for call in (layer, layer.probabilities, layer.contributions):
+        with pytest.raises(ValueError, match=r"^nodes: expected shape \(B, R, 12\), got \(2, 5, 8\)$"):
+            call(torch.zeros(2, 5, 8), torch.zeros(2, 5, 5, dtype=torch.int64))

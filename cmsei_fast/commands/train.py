@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ..training import TrainConfig
 
 SECTIONS = ("model", "training")
-# Taken from the split, not from flags.
-_OF_THE_SPLIT = ("feature_width", "object_names", "predicate_names", "scorer")
+# Fields of the model without a flag of their own making: what the split has, and the scorer, whose flag names a preset.
+_WITHOUT_FLAG = ("feature_width", "object_names", "predicate_names", "scorer")
 
 
 def add_parser(commands: Any) -> None:
@@ -47,7 +47,7 @@ def add_parser(commands: Any) -> None:
     train.add_argument("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one")
     train.add_argument("--quiet", action="store_true", help="show no progress")
     add_flags(train, TrainConfig, "training")
-    add_flags(train, ModelConfig, "model", _OF_THE_SPLIT)
+    add_flags(train, ModelConfig, "model", _WITHOUT_FLAG)
     train.set_defaults(run=_train)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..checks import is_whole
 from ..retrieval.metrics import check_map
 
 __all__ = ["eccv_caption_items", "fico_itr_arguments"]
@@ -62,7 +63,7 @@ def eccv_caption_items(
         if array.shape != (size,) or len(np.unique(array)) != size:
             raise ValueError(f"{name}: expected {size} different numbers, got {len(np.unique(array))} in {array.shape}")
         sides.append([int(x) for x in array])
-    if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
+    if k is not None and not is_whole(k):
         raise ValueError(f"k: expected None or an integer >= 1, got {k!r}")
     images, captions = sides
     return _retrieved(matrix, images, captions, k), _retrieved(matrix.T, captions, images, k)

@@ -44,6 +44,8 @@ class MappedRows:
         return f"MappedRows({self.path!r}, shape={self.shape}, dtype={self.dtype})"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("copy: expected True or None (rows are copied out of their file), got False")
         return np.array(self[:], dtype=dtype)
 
     def __getitem__(self, rows: Any) -> np.ndarray:

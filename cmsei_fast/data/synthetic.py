@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,17 +79,20 @@ def synthetic_scenes(
         width: D of the features, at least 2.
         captions_per_image: at least 1.
         noise: length of the noise that is added to the unit feature, >= 0.
-        seed: of everything drawn; word vectors are those of ``word_vector(word, width)``.
+        seed: of everything drawn, >= 0; word vectors are those of ``word_vector(word, width)``.
+
+    Raises:
+        ValueError: naming the argument, what it takes and what it was given.
     """
     limits: tuple[tuple[str, int, int, int | None], ...]
     limits = (("n_groups", n_groups, 1, None), ("stories", stories, 1, 12), ("places", places, 1, 4))
     limits += (("regions", regions, 4, None), ("width", width, 2, None))
-    limits += (("captions_per_image", captions_per_image, 1, None),)
+    limits += (("captions_per_image", captions_per_image, 1, None), ("seed", seed, 0, None))
     for name, value, low, high in limits:
         if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
             expected = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
             raise ValueError(f"{name}: expected {expected}, got {value!r}")
-    if not noise >= 0 or not np.isfinite(noise):
+    if not isinstance(noise, numbers.Real) or not 0 <= noise < np.inf:
         raise ValueError(f"noise: expected a finite number >= 0, got {noise!r}")
     rng = np.random.default_rng(seed)
     known = list(itertools.product(((0, 1), (1, 0)), ACTIONS))

@@ -40,6 +40,8 @@ class CMSEI(Module):
     Args:
         config: what it is made of.
         vocabulary: the words of captions and of objects' and predicates' names.
+        text_structure: directory with the configuration and tokenizer of a transformer whose weights come later, as in
+            a saved model; None loads it with its weights.
 
     Attributes:
         score: :class:`cmsei_fast.nn.PairScore`, the interaction with its learned weights, temperatures and gates.

@@ -118,7 +118,10 @@ class TransformerEncoder(Module):
         return [(text, t != self.tokenizer.unk_token_id) for text, t in zip(spelt, kept, strict=True)]
 
     def forward(self, batch: CaptionBatch, words: WordEmbedding | None = None) -> Encoded:
-        """Words of the captions, (ΣL', D): fewer than tokens, for special ones are left out."""
+        """Words of the captions, (ΣL', D): fewer than tokens, for special ones are left out.
+
+        ``words`` is what :class:`GRUEncoder` is given; a transformer has an embedding of its own.
+        """
         mask = length_mask(batch.lengths).to(batch.tokens.device)
         padded = batch.tokens.new_full(mask.shape, self.tokenizer.pad_token_id or 0)
         padded[mask] = batch.tokens

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..checks import is_whole
 from ..retrieval.metrics import LEVELS, RecallMetrics, split_folds
 
 SAMPLES = 2000
@@ -41,9 +42,9 @@ def recall_intervals(
     Raises:
         ValueError: for less than two samples or a negative seed.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
+    if not is_whole(samples, 2):
         raise ValueError(f"samples: expected an integer >= 2, got {samples!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    if not is_whole(seed, 0):
         raise ValueError(f"seed: expected an integer >= 0, got {seed!r}")
     rng = np.random.default_rng(seed)
     names = [f"{d} {x}" for d in ("i2t", "t2i") for x in (*(f"R@{level}" for level in LEVELS), "mean rank")]
