@@ -213,18 +213,28 @@ class TileStream:
         """Yields (i, j, features) of the tiles that :meth:`tiles` would score; raises as it does for the features."""
         if wanted is None:
             wanted = np.ones(self.grid.shape, dtype=bool)
-        images: Block | None = None
-        i0 = i1 = 0
-        for side, (first, last), block in self._blocks(self._readings(wanted)):
-            if side == 0:
-                images, i0, i1 = block, first, last
-                continue
-            assert images is not None
+        for (i0, i1), images, (j0, j1), captions in self._pairs_of_blocks(wanted):
             for i in range(i0, i1):
-                for j in range(first, last):
+                for j in range(j0, j1):
                     if wanted[i, j]:
                         rows, columns = self.grid.rows(i), self.grid.columns(j)
-                        yield i, j, Part(rows, columns, *_part(images, rows), *_part(block, columns))
+                        yield i, j, Part(rows, columns, *_part(images, rows), *_part(captions, columns))
+
+    def blocks(self, wanted: np.ndarray) -> Iterator[tuple[Block, Block]]:
+        """Yields the images and captions of blocks that hold any of the tiles wanted; raises as :meth:`parts` does."""
+        for _, images, _, captions in self._pairs_of_blocks(wanted):
+            yield images, captions
+
+    def _pairs_of_blocks(self, wanted: np.ndarray) -> Iterator[tuple[tuple[int, int], Block, tuple[int, int], Block]]:
+        """Blocks of images and of captions, each with the tiles that it covers."""
+        images: Block | None = None
+        rows = (0, 0)
+        for side, tiles, block in self._blocks(self._readings(wanted)):
+            if side == 0:
+                images, rows = block, tiles
+                continue
+            assert images is not None
+            yield rows, images, tiles, block
 
     def _readings(self, wanted: np.ndarray) -> list[tuple[int, tuple[int, int]]]:
         """(side, tiles) of the blocks in the order in which they are needed: 0 images, 1 captions."""
@@ -296,10 +306,15 @@ def check_scores(scores: Tensor, part: Part, wanted: Tensor | None = None) -> No
     if not finite.all():
         pairs = (~finite).nonzero() if wanted is None else wanted.nonzero()[~finite]
         a, b = pairs[0].tolist()
-        raise ValueError(
-            "images, captions: expected features with finite inner products, "
-            f"got an overflow for image {part.rows.start + a} and caption {part.columns.start + b}"
-        )
+        raise overflow(part.rows.start + a, part.columns.start + b)
+
+
+def overflow(image: int, caption: int) -> ValueError:
+    """The error of a pair whose score is not finite."""
+    return ValueError(
+        "images, captions: expected features with finite inner products, "
+        f"got an overflow for image {image} and caption {caption}"
+    )
 
 
 def _part(block: Block, items: slice) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,76 @@ def test_retrieve_is_the_best_of_the_matrix(engine, query, k, distinct, blocks):
     assert got.indices.dtype == np.int64
 
 
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("distinct", [None, 3])
+@pytest.mark.parametrize("query", ["caption", "image"])
+def test_candidates_are_ranked_as_in_the_matrix(engine, query, distinct, count, blocks):
+    features = problem(distinct=distinct)
+    scores = score_matrix(*features, engine=engine)
+    scores = scores.T if query == "caption" else scores
+    rng = np.random.default_rng(count)
+    chosen = np.stack([rng.permutation(scores.shape[1])[:count] for _ in scores])
+    masked = np.full_like(scores, -np.inf)
+    np.put_along_axis(masked, chosen, np.take_along_axis(scores, chosen, 1), 1)
+    for k in (3, 100):
+        got = retrieve(*features, k=k, query=query, candidates=chosen, engine=engine)
+        indices, expected = best_of(masked, min(k, count))
+        assert got.scores.dtype == scores.dtype
+        assert got.indices.shape == expected.shape
+        if engine == "native":
+            np.testing.assert_array_equal(got.scores, expected)
+            np.testing.assert_array_equal(got.indices, indices)
+            continue
+        np.testing.assert_allclose(got.scores, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(np.take_along_axis(scores, got.indices, 1), got.scores, rtol=1e-5, atol=1e-6)
+        assert all(set(a) <= set(b) for a, b in zip(got.indices, chosen, strict=True))
+
+
+def test_candidates_of_tensors_and_files(tmp_path, blocks, capsys):
+    images, captions, m, n = problem()
+    chosen = np.stack([np.random.default_rng(j).permutation(12)[:4] for j in range(30)])
+    expected = retrieve(images, captions, m, n, candidates=chosen, k=2)
+    tensors = [torch.from_numpy(x) for x in (images, captions)]
+    got = retrieve(*tensors, m, n, candidates=torch.from_numpy(chosen), k=2, progress=True)
+    assert isinstance(got.indices, torch.Tensor)
+    np.testing.assert_array_equal(got.indices, expected.indices)
+    np.testing.assert_array_equal(got.scores, expected.scores)
+    assert "100 % of 120 pairs" in capsys.readouterr().err
+    for name, array in (("images", images), ("captions", captions)):
+        array.tofile(tmp_path / name)
+    files = [
+        np.memmap(tmp_path / name, np.float32, "r", shape=x.shape)
+        for name, x in zip(("images", "captions"), (images, captions), strict=True)
+    ]
+    got = retrieve(*files, m, n, candidates=chosen.astype(np.int32), k=2)
+    np.testing.assert_array_equal(got.indices, expected.indices)
+    np.testing.assert_array_equal(got.scores, expected.scores)
+
+
+def test_candidates_that_do_not_fit():
+    features = problem()
+    good = np.tile(np.arange(4), (30, 1))
+    for wrong, error in (
+        (good[:12], r"candidates: expected shape \(30, c\), a row for each caption, got \(12, 4\)"),
+        (good[0], r"candidates: expected shape \(30, c\), a row for each caption, got \(4,\)"),
+        (good[:, :0], r"candidates: expected shape \(30, c\), a row for each caption, got \(30, 0\)"),
+        (good + 9, r"candidates\[0, 3\]: expected an item from 0 to 11, got 12"),
+        (good - 1, r"candidates\[0, 0\]: expected an item from 0 to 11, got -1"),
+        (good % 3, r"candidates\[0\]: expected different items, got 0 twice"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            retrieve(*features, candidates=wrong)
+    with pytest.raises(TypeError, match="candidates: expected integers, got float64"):
+        retrieve(*features, candidates=good.astype(float))
+    with pytest.raises(ValueError, match="screen: expected None beside candidates, got 'bfloat16'"):
+        retrieve(*features, candidates=good, screen="bfloat16", scorer=PairScorer.maxsim())
+    huge = features[1].copy()
+    huge[7] = 3e38
+    spread = np.tile(np.arange(3, 12, 4), (30, 1))  # the first image that the caption meets is the one named
+    with pytest.raises(ValueError, match="got an overflow for image 3 and caption 7"):
+        retrieve(features[0], huge, *features[2:], candidates=spread, scorer=PairScorer.maxsim())
+
+
 @pytest.mark.parametrize(("distinct", "folds"), [(None, 1), (3, 1), (3, 4)])
 @pytest.mark.parametrize("order", ["in order", "shuffled", "uneven"])
 def test_evaluate_is_the_ranks_of_the_matrix(engine, folds, order, distinct, blocks, monkeypatch):

@@ -1,4 +1,4 @@
-"""The k best captions of every image, or images of every caption, without the score matrix."""
+"""The k best captions of every image, or images of every caption, of all or of candidates, without the matrix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ..compiling import outside_graphs
 from ..distributed import Team
 from ..scorer import PairScorer
 from ..scoring import prepare
-from ..tiling import TileStream
+from ..tiling import Problem, TileStream
+from .candidates import best_candidates, check_candidates
 from .screen import Screen, ScreenedTile, check_screen
 from .topk import TopK
 
@@ -46,6 +47,7 @@ def retrieve(
     *,
     k: int = 10,
     query: str = "caption",
+    candidates: Any = None,
     scorer: PairScorer | None = None,
     engine: str = "auto",
     precision: str | None = None,
@@ -61,6 +63,8 @@ def retrieve(
     Args:
         k: items for each query, from 1; where there are fewer items, all of them.
         query: "caption": each caption asks for images; "image": each image for captions.
+        candidates: (n_query, c) integers, the items among which each query chooses, all different, in any order: the
+            first hundred of another model, say. Only these pairs are scored. None: all items.
         screen: "bfloat16": score with rounded features first, and exactly only the pairs that these leave undecided
             (docs/pruning.md); the result is the same to the bit. For scorers made of largest inner products, such as
             ``PairScorer.maxsim()``, in float32 or float64 on the native engine.
@@ -68,10 +72,11 @@ def retrieve(
             result, that of one process (docs/distributed.md). None: this process alone.
 
     Returns:
-        Retrieved, (n_query, min(k, n_item)); of equal scores the lower index comes first.
+        Retrieved, (n_query, min(k, n_item)), or min(k, c) of c candidates; of equal scores the lower index comes first.
 
     Raises:
-        TypeError, ValueError, MemoryError: as :func:`cmsei_fast.score_matrix` does, and for k, query or screen.
+        TypeError, ValueError, MemoryError: as :func:`cmsei_fast.score_matrix` does, and for k, query, screen or
+            candidates, which come without a screen or a group.
         ProcessLost: where another process of the group failed or is lost.
     """
     if not is_whole(k):
@@ -81,6 +86,12 @@ def retrieve(
     problem = prepare(images, captions, caption_lengths, image_lengths, scorer, engine, precision)
     check_screen(screen, problem)
     n_image, n_caption = problem.shape
+    if candidates is not None:
+        for name, value in (("screen", screen), ("group", group)):
+            if value is not None:
+                raise ValueError(f"{name}: expected None beside candidates, got {value!r}")
+        chosen = check_candidates(candidates, query, problem.shape)
+        return _retrieved(problem, *best_candidates(TileStream(problem), chosen, query, k, progress))
     asks = (n_caption, n_image) if query == "caption" else (n_image, n_caption)
     best = TopK(*asks, k, problem.dtype, problem.device)
     stream = TileStream(problem)
@@ -110,7 +121,11 @@ def retrieve(
     finally:
         if bar is not None:
             bar.close()
-    found = best.indices, best.scores
+    return _retrieved(problem, best.indices, best.scores)
+
+
+def _retrieved(problem: Problem, *found: Tensor) -> Retrieved:
+    """Indices and scores in the kind of the features."""
     return Retrieved(*(found if isinstance(problem.images.data, Tensor) else (x.numpy() for x in found)))
 
 
