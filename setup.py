@@ -151,6 +151,7 @@ def choose_archs(environ: Mapping[str, str], nvcc: str) -> list[str]:
 
 
 def x86() -> bool:
+    """Whether this machine has the instruction sets of ``VARIANTS``; any other has the baseline alone."""
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
@@ -218,18 +219,22 @@ class Plan:
 
     @staticmethod
     def quoted(*words: str) -> str:
+        """Words of a shell command, as ninja reads them in a variable."""
         return " ".join(shlex.quote(word) for word in words).replace("$", "$$")
 
     @staticmethod
     def path(name: str) -> str:
+        """A path, as ninja reads it in a build line."""
         return re.sub(r"([$ :])", r"$\1", name)
 
     def rule(self, name: str, command: str, description: str, depfile: bool = False) -> None:
+        """Adds a rule; with a depfile, a step runs again when a header that its source includes has changed."""
         self.lines += [f"rule {name}", f"  command = {command}", f"  description = {description} $out"]
         if depfile:
             self.lines += ["  depfile = $out.d", "  deps = gcc"]
 
     def step(self, rule: str, out: str, sources: list[str], implicit: list[str], flags: list[str] | None = None) -> str:
+        """Adds the step that makes ``out`` of its sources, again when one of ``implicit`` has changed; returns it."""
         after = " | " + " ".join(map(self.path, implicit)) if implicit else ""
         self.lines.append(f"build {self.path(out)}: {rule} {' '.join(map(self.path, sources))}{after}")
         if flags is not None:
@@ -237,10 +242,12 @@ class Plan:
         return out
 
     def text(self) -> str:
+        """The whole build.ninja."""
         return "\n".join([*self.lines, f"builddir = {self.path(self.directory)}", ""])
 
 
 def python_includes(pybind11: str) -> list[str]:
+    """Flags for the headers of Python and of pybind11, which lie in that folder."""
     paths = dict.fromkeys([sysconfig.get_path("include"), sysconfig.get_path("platinclude")])
     return [flag for path in (pybind11, *paths) for flag in ("-isystem", path)]
 
@@ -312,6 +319,7 @@ def plan_cuda(plan: Plan, nvcc: str, includes: list[str], archs: list[str], vers
 
 
 def sources(pattern: str) -> list[str]:
+    """Paths from the root of the files that match, always in one order."""
     return sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern))
 
 
@@ -324,6 +332,7 @@ class Outcome:
     details: dict[str, object] = field(default_factory=dict)
 
     def report(self) -> dict[str, object]:
+        """As the build's report has it."""
         return {"built": self.path is not None, "reason": self.reason, **self.details}
 
 
@@ -415,10 +424,12 @@ class NinjaBuild(build_ext):
     """build_ext whose compilation is ninja's; a module that cannot be built is left out and the report says why."""
 
     def run(self) -> None:
+        """Notes whether the modules go beside the sources, which setuptools' own hides while it builds."""
         self.beside_sources = bool(self.inplace)
         super().run()
 
     def build_extensions(self) -> None:
+        """Builds what can be built, puts it where Python finds it, and writes the report beside the package."""
         outcomes = build_modules(self.distribution.get_version())
         package = ROOT / PACKAGE if self.beside_sources else Path(self.build_lib) / PACKAGE
         package.mkdir(parents=True, exist_ok=True)

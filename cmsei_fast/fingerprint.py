@@ -16,7 +16,7 @@ from .packing import Items
 from .tiling import Problem, in_file
 from .version import __version__
 
-# Items of a file that are looked at, evenly spaced, the first and the last among them.
+# Items of a file that are looked at.
 SAMPLE = 64
 _READ_BYTES = 1 << 26
 
@@ -83,9 +83,13 @@ def _of_file(items: Items) -> dict[str, Any] | None:
         found = os.stat(name)
     except (OSError, TypeError):  # a view of another array, a file without a name
         return None
-    chosen = np.unique(np.linspace(0, items.count - 1, SAMPLE).round().astype(int)).tolist() if items.count else []
-    sample = _hash(items, [(i, i + 1) for i in chosen])
+    sample = _hash(items, [(i, i + 1) for i in sample_of(items.count)])
     return {"file size": found.st_size, "file time": found.st_mtime_ns, "sample": sample}
+
+
+def sample_of(count: int) -> list[int]:
+    """``SAMPLE`` of so many items, or all of fewer: evenly spaced, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, SAMPLE).round().astype(int)).tolist() if count else []
 
 
 def _hash(items: Items, runs: list[tuple[int, int]]) -> str:

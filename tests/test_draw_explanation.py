@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -12,6 +13,7 @@ from training_runs import tiny_model, tiny_split
 from cmsei_fast import cli, explain
 from cmsei_fast.data import write_split
 from cmsei_fast.report import draw, explain_features
+from cmsei_fast.report.canvas import layout
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra plot)")
 Image = pytest.importorskip("PIL.Image", reason="pictures are read by Pillow (extra plot)")
@@ -83,6 +85,9 @@ def test_names_are_text_and_regions_without_boxes_are_tiles(tmp_path):
     found = explain_features(v, v[:2], word_names=["$x", "y$_{"], region_names=["$\\frac"] * 5, image="<&>")
     draw(found, tmp_path / "a.svg", "$x")
     ElementTree.parse(tmp_path / "a.svg")
+    told = re.findall("<!-- (.*?) -->", (tmp_path / "a.svg").read_text(encoding="utf-8"))  # what each text says
+    assert {"where “$x” looks, step 2 of 2", "▸ $x", "y$_{", *(f"$\\frac {i}" for i in range(5))} <= set(told)
+    assert layout(found)[1] == (300.0, 200.0)
 
 
 def test_command(files, tmp_path, capsys):

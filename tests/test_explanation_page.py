@@ -212,7 +212,7 @@ def test_bad_input(files, tmp_path, capsys, monkeypatch, options, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_types(found, tmp_path, monkeypatch):
+def test_refusals(found, tmp_path, monkeypatch):
     with pytest.raises(TypeError, match="explanation: expected an Explanation, got dict"):
         save_page(found.to_dict(), tmp_path / "a.html")
     with pytest.raises(ValueError, match="step: expected a place from 0 to 1, or -1 for the last, got 2"):

@@ -52,7 +52,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     folds = folds_of(arguments)
     if arguments.model and arguments.scorer is not None:
         raise ValueError("--scorer: expected none beside --model (a model has its own), got one")
-    from ..training.distributed import process_group, rank_and_world
+    from ..process_group import process_group, rank_and_world
 
     with process_group(arguments.device) as device:
         _run(arguments, str(device), folds, first=rank_and_world()[0] == 0)
@@ -65,8 +65,11 @@ def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) ->
     by = "model" if arguments.model else "scorer"
     stream: ScoreTiles
     if arguments.model:
+        from ..process_group import default_group
+
         split = load_split(arguments.path)
-        stream, owner = stream_of_models(arguments.model, arguments, split, device, world()), split.caption_to_image
+        stream = stream_of_models(arguments.model, arguments, split, device, default_group())
+        owner = split.caption_to_image
         named: Any = arguments.model
         heading = f"{' + '.join(named)}; recalls in percent, a tie counts as half a rank\n"
     else:
@@ -101,6 +104,7 @@ def _measure(
 ) -> tuple[RecallMetrics, int]:
     """The recalls, and the pairs that were scored; through a file where one is asked for, else without the matrix."""
     from ..distributed import Team
+    from ..process_group import default_group
     from ..retrieval import recall_metrics
     from ..retrieval.evaluation import count_ranks
     from ..retrieval.metrics import check_map
@@ -110,20 +114,13 @@ def _measure(
     n_image, n_caption = stream.shape
     owner = check_map(n_image, n_caption, 1, owner)
     ranks = RankCount(owner, n_image, folds, stream.dtype, stream.device)
-    team = Team(world(), stream)
+    team = Team(default_group(), stream)
     if arguments.scores is None:
         pairs = count_ranks(stream, ranks, arguments.progress, team)
         return ranks.metrics(), pairs
     team.agree(scores=arguments.scores, resume=arguments.resume)
     scores, pairs = write_scores(stream, arguments.scores, arguments.resume, arguments.progress, team)
     return recall_metrics(scores, caption_to_image=owner, folds=folds), pairs
-
-
-def world() -> Any:
-    """The group of the processes that ``torchrun`` started, or None."""
-    import torch.distributed as dist
-
-    return dist.group.WORLD if dist.is_available() else None
 
 
 def _by_words(arguments: argparse.Namespace, scorer: PairScorer) -> tuple[TileStream, np.ndarray]:

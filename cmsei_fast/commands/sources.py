@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 SPLIT_ENDINGS = (".h5", ".hdf5")
 _OTHERS = (".npy", ".npz", ".tsv", ".txt", ".json")  # what splits are converted from
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SCORERS = {
     "scan_t2i": PairScorer.scan_t2i,
     "scan_i2t": PairScorer.scan_i2t,
@@ -39,9 +38,11 @@ def is_split_file(path: str) -> bool:
     """Whether it is a split's HDF5 file, by its name or its first bytes; any other is taken for scene graphs."""
     if path.endswith(SPLIT_ENDINGS):
         return True
+    from ..data.layout import SIGNATURE
+
     try:
         with open(path, "rb") as file:
-            return file.read(len(_SIGNATURE)) == _SIGNATURE
+            return file.read(len(SIGNATURE)) == SIGNATURE
     except OSError:
         return False
 

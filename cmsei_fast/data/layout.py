@@ -41,7 +41,7 @@ _ARRAYS = {
     "relation_scores": np.float32,
 }
 _REQUIRED = ("ids", "offsets", "captions", "caption_to_image")
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _HEAP = b"GCOL\x01\0\0\0"  # begins a collection of the global heap
 _CHUNK_BYTES = 1 << 20
 _ALIGNMENT = 64  # bytes: chunks of features begin at a multiple, so that their numbers can be used where they lie
@@ -182,9 +182,9 @@ def open_split(path: str | os.PathLike[str]) -> Split:
             not fit each other.
     """
     with open(path, "rb") as raw:
-        start = raw.read(len(_SIGNATURE))
+        start = raw.read(len(SIGNATURE))
     name = os.fspath(path)
-    if start != _SIGNATURE:
+    if start != SIGNATURE:
         raise ValueError(f"{name}: expected an HDF5 file by write_split, got a file that begins with {start!r}")
     try:
         with h5py.File(path, "r", locking=False) as file:

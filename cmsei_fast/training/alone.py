@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .distributed import rank_and_world
+from ..process_group import rank_and_world
 
 fcntl: Any = None
 with contextlib.suppress(ImportError):  # not on Windows

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..data.split import Split
-
-# Images whose features are looked at, evenly spaced, the first and the last among them.
-SAMPLE = 64
+from ..fingerprint import sample_of
 
 
 def identity(split: Split) -> dict[str, Any]:
@@ -38,8 +36,7 @@ def _bytes(texts: Iterable[str]) -> np.ndarray:
 def _sample(split: Split) -> list[np.ndarray | None]:
     if split.features is None:
         return [None]
-    chosen = np.unique(np.linspace(0, len(split) - 1, SAMPLE).round().astype(int)).tolist()
-    return [np.asarray(split.features[split.offsets[i] : split.offsets[i + 1]]) for i in chosen]
+    return [np.asarray(split.features[split.offsets[i] : split.offsets[i + 1]]) for i in sample_of(len(split))]
 
 
 def _crc(arrays: Iterable[np.ndarray | None]) -> str:

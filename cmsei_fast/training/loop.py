@@ -19,13 +19,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..data.json_object import read_json, write_json
 from ..data.split import Split
 from ..model import CMSEI
+from ..process_group import process_group, rank_and_world
 from ..progress import Steps
 from ..retrieval import RecallMetrics, evaluate
 from . import checkpoint as disk
 from .alone import alone_in
 from .batches import Batches
 from .config import TrainConfig
-from .distributed import process_group, rank_and_world
 from .identity import identity
 from .log import Log
 from .mentions import find_mentions
