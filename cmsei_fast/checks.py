@@ -81,6 +81,20 @@ def dtype_of(name: str, value: Any) -> torch.dtype:
     return dtype
 
 
+def check_tensor(name: str, value: Any) -> None:
+    """A floating tensor of features, padded or packed.
+
+    Raises:
+        TypeError: for anything else, a sparse or a nested tensor among it.
+        ValueError: as :func:`check_features` has it.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    kind_of(name, value)
+    dtype_of(name, value)
+    check_features(name, value)
+
+
 def check_features(name: str, value: Any) -> None:
     """Rank and sizes of padded (n, rows, D) or packed (rows, D) features.
 
@@ -130,22 +144,9 @@ def check_lengths(name: str, lengths: Any, item: str, shape: tuple[int, ...]) ->
         if packed:
             raise ValueError(f"{name}: expected the number of rows of each {item} ({features} are packed), got None")
         return None
-    if isinstance(lengths, torch.Tensor):
-        if lengths.device.type == "meta":
-            raise ValueError(f"{name}: expected a tensor that holds data, got one on the meta device")
-        lengths = (
-            lengths.detach().cpu().numpy() if lengths.dtype != torch.bfloat16 else lengths.detach().float().numpy()
-        )
-    elif isinstance(lengths, (str, bytes)) or not hasattr(lengths, "__len__"):
-        raise TypeError(f"{name}: expected a list, array or tensor of integers, got {type(lengths).__name__}")
-    try:
-        array = np.asarray(lengths)
-    except ValueError:
-        raise ValueError(f"{name}: expected a sequence of integers, got a ragged {type(lengths).__name__}") from None
+    array = integers(name, lengths)
     if array.ndim != 1:
         raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
-    if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integers, got {array.dtype}")
     if not packed and len(array) != shape[0]:
         raise ValueError(f"{name}: expected {shape[0]} (one for each {item}), got {len(array)}")
     limit = shape[0] if packed else shape[1]
@@ -157,6 +158,42 @@ def check_lengths(name: str, lengths: Any, item: str, shape: tuple[int, ...]) ->
     if packed and (total := int(array.sum())) != shape[0]:
         raise ValueError(f"{name}: expected lengths that sum to {shape[0]} (the rows of {features}), got {total}")
     return array
+
+
+def integers(name: str, values: Any) -> np.ndarray:
+    """A list, array or tensor of integers as an array of any shape.
+
+    Raises:
+        TypeError: if they are not integers.
+        ValueError: for a ragged list, or a tensor without data.
+    """
+    if isinstance(values, torch.Tensor):
+        check_holds_data(name, values)
+        if values.numel() == 0:  # of any dtype, as an empty list is
+            return np.zeros(tuple(values.shape), dtype=np.int64)
+        if values.is_floating_point() or values.is_complex():
+            raise TypeError(f"{name}: expected integers, got {str(values.dtype).removeprefix('torch.')}")
+        values = values.detach().cpu().numpy()
+    elif isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
+        raise TypeError(f"{name}: expected a list, array or tensor of integers, got {type(values).__name__}")
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{name}: expected a sequence of integers, got a ragged {type(values).__name__}") from None
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {array.dtype}")
+    return array
+
+
+def check_holds_data(name: str, value: Any) -> None:
+    """An array, a dataset or a dense tensor that is not on the meta device.
+
+    Raises:
+        TypeError: as :func:`kind_of` has it.
+        ValueError: for a tensor on the meta device.
+    """
+    if kind_of(name, value) == "torch" and value.device.type == "meta":
+        raise ValueError(f"{name}: expected a tensor that holds data, got one on the meta device")
 
 
 def is_whole(value: Any, least: int = 1) -> bool:
@@ -212,8 +249,7 @@ def check_out(out: Any, shape: tuple[int, int], inputs: tuple[Any, Any]) -> None
     if tuple(out.shape) != shape:
         raise ValueError(f"out: expected shape {shape} (n_image, n_caption), got {tuple(out.shape)}")
     if kind == "torch":
-        if out.device.type == "meta":
-            raise ValueError("out: expected a tensor that holds data, got one on the meta device")
+        check_holds_data("out", out)
         if any(step == 0 and size > 1 for step, size in zip(out.stride(), out.shape, strict=True)):
             raise ValueError("out: expected a tensor with its own memory for each element, got an expanded one")
     elif (kind == "numpy" and not out.flags.writeable) or (kind == "h5py" and out.file.mode == "r"):

@@ -51,12 +51,9 @@ class Encoded:
         """
         from . import checks
 
-        if not isinstance(features, Tensor):
-            raise TypeError(f"features: expected a tensor, got {type(features).__name__}")
-        checks.dtype_of("features", features)
+        checks.check_tensor("features", features)
         if features.dim() != 3:
             raise ValueError(f"features: expected 3 dimensions (n, rows, D), got shape {tuple(features.shape)}")
-        checks.check_features("features", features)
         counts = checks.check_lengths("lengths", lengths, "item", tuple(features.shape))
         if counts is None:
             return Encoded(features.flatten(0, 1), torch.full((len(features),), features.shape[1], device="cpu"))

@@ -179,7 +179,7 @@ CASES = {
     ),
     "bfloat16_lengths": Case(
         TypeError,
-        "image_lengths: expected integers, got float32",
+        "image_lengths: expected integers, got bfloat16",
         {"image_lengths": torch.ones(N, dtype=torch.bfloat16)},
     ),
     "bool_lengths": Case(TypeError, "image_lengths: expected integers, got bool", {"image_lengths": [True] * N}),

@@ -15,6 +15,7 @@ from torch.nn.functional import leaky_relu, normalize
 from cmsei_fast import PairScorer, recall_metrics, score_matrix
 from cmsei_fast.compat import bfan, chan, export, laps, naaf, scan, vse_infinity, vsepp
 from cmsei_fast.engines.terms import FOCAL_SLACK
+from cmsei_fast.retrieval.groups import group_accuracy
 
 NORMS = ("softmax", "l2norm", "clipped_l2norm", "l1norm", "clipped_l1norm", "clipped", "no_norm")
 AGGREGATES = ("LogSumExp", "Max", "Sum", "Mean")
@@ -415,6 +416,105 @@ def test_missing_options_and_wrong_arguments() -> None:
         scan.shard_xattn_t2i(v.numpy(), [x[:n] for x, n in zip(w.numpy(), LENGTHS, strict=True)], LENGTHS, options())
     with pytest.raises(ValueError, match=r"^device: expected one that is here .*, got 'cuda:99'$"):
         scan.shard_xattn_t2i(v.numpy(), w.numpy(), LENGTHS, options(), device="cuda:99")
+
+
+SCORING = {
+    "a tensor": (lambda v, w, opt: scan.xattn_score_i2t(v, w, LENGTHS, opt), torch.as_tensor),
+    "LAPS": (lambda v, w, opt: laps.xattn_score_two(v, w, LENGTHS), torch.as_tensor),
+    "shards of tensors": (lambda v, w, opt: bfan.shard_xattn(v, w, LENGTHS, opt), torch.as_tensor),
+    "shards of arrays": (lambda v, w, opt: naaf.shard_xattn(v, w, LENGTHS, opt), np.asarray),
+}
+NO_FEATURES: dict[str, tuple[Any, type[Exception], str]] = {
+    "sparse": (lambda x: torch.as_tensor(x).to_sparse(), TypeError, "got a torch tensor of layout torch.sparse_coo"),
+    "nested": (
+        lambda x: torch.nested.nested_tensor(list(torch.as_tensor(x))),
+        TypeError,
+        "expected .* got a nested torch tensor",
+    ),
+    "without data": (lambda x: torch.as_tensor(x).to("meta"), ValueError, "expected a tensor that holds data"),
+    "a number": (lambda x: torch.ones(()), ValueError, r"expected 3 dimensions \(n, rows, D\), got shape \(\)"),
+    "integers": (lambda x: torch.ones(3, 5, 8, dtype=torch.int64), TypeError, "expected a floating dtype .* got int64"),
+}
+NO_ARRAYS: dict[str, tuple[Any, type[Exception], str]] = {
+    "masked": (np.ma.masked_array, TypeError, "got MaskedArray"),
+    "long": (lambda x: x.astype(np.longdouble), TypeError, "expected a floating dtype .* got float128"),
+    "objects": (lambda x: x.astype(object), TypeError, "expected a floating dtype .* got object"),
+    "a number": (lambda x: np.ones(()), ValueError, r"expected 3 dimensions \(n, rows, D\), got shape \(\)"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("call", SCORING)
+@pytest.mark.parametrize("name", NO_FEATURES)
+def test_what_holds_no_features_is_told_by_name(call: str, name: str) -> None:
+    score, kind = SCORING[call]
+    make, error, told = NO_FEATURES[name]
+    v, w = (kind(x.numpy()) for x in problem())
+    for side, pair in (("images", (make(v), w)), ("captions", (v, make(w)))):
+        with pytest.raises(error, match=rf"^{side}: .*{told}"):
+            score(*pair, options())
+
+
+@pytest.mark.parametrize("name", NO_ARRAYS)
+def test_arrays_without_features_are_told_by_name(name: str) -> None:
+    make, error, told = NO_ARRAYS[name]
+    v, w = (x.numpy() for x in problem())
+    for side, pair in (("images", (make(v), w)), ("captions", (v, make(w)))):
+        with pytest.raises(error, match=rf"^{side}: .*{told}"):
+            scan.shard_xattn_t2i(*pair, LENGTHS, options())
+
+
+@pytest.mark.parametrize("value", [[], {}, np.zeros(2), 3])
+def test_options_that_are_no_names(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"opt\.raw_feature_norm: expected one of no_norm, softmax"):
+        scan.xattn_score_t2i(*problem(), LENGTHS, options(raw_feature_norm=value))
+
+
+NO_SIMS: dict[str, tuple[Any, type[Exception], str]] = {
+    "none": (None, TypeError, "expected a numpy array or a torch tensor, got NoneType"),
+    "a number": (np.ones(()), ValueError, r"expected shape \(n_image, n_caption\), got \(\)"),
+    "integers": (np.ones((4, 20), dtype=int), TypeError, "expected a floating dtype, got int64"),
+    "without data": (torch.ones(4, 20, device="meta"), ValueError, "expected a tensor that holds data"),
+    "sparse": (torch.ones(4, 20).to_sparse(), TypeError, "got a torch tensor of layout"),
+}
+
+
+@pytest.mark.parametrize("name", NO_SIMS)
+def test_what_cannot_be_ranked_is_told_by_name(name: str) -> None:
+    sims, error, told = NO_SIMS[name]
+    calls = {"sims": [lambda: scan.i2t(np.ones((4, 2)), None, None, sims), lambda: bfan.t2i(4, sims)]}
+    calls["scores"] = [lambda: export.fico_itr_arguments(sims), lambda: recall_metrics(sims)]
+    for argument, each in calls.items():
+        for call in each:
+            with pytest.raises(error, match=f"^{argument}: .*{told}"):
+                call()
+
+
+@pytest.mark.parametrize("images", [None, 4, np.ones(()), torch.ones(())])
+def test_images_that_cannot_be_counted(images: Any) -> None:
+    with pytest.raises(TypeError, match=r"^images: expected a sequence or an array, got"):
+        naaf.t2i(images, np.random.default_rng(0).standard_normal((4, 20)))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "told"),
+    [
+        (torch.zeros(6, dtype=torch.bfloat16), TypeError, "expected integers, got bfloat16"),
+        (torch.zeros(6, dtype=torch.int64, device="meta"), ValueError, "expected a tensor that holds data"),
+        ([0, [1, 2], 0, 0, 0, 0], ValueError, "expected a sequence of integers, got a ragged list"),
+        (3, TypeError, "expected a list, array or tensor of integers, got int"),
+    ],
+)
+def test_maps_that_are_no_integers(given: Any, error: type[Exception], told: str) -> None:
+    scores = np.random.default_rng(0).standard_normal((6, 6))
+    calls = {
+        "caption_to_image": lambda: recall_metrics(scores, caption_to_image=given),
+        "group": lambda: group_accuracy(scores, range(6), given),
+        "image_ids": lambda: export.eccv_caption_items(scores, given, range(6)),
+    }
+    for name, call in calls.items():
+        with pytest.raises(error, match=f"^{name}: {told}"):
+            call()
 
 
 def test_signatures_are_the_field_s() -> None:

@@ -336,6 +336,31 @@ def test_signatures_are_sgraf_s() -> None:
     assert (sgraf.i2t, sgraf.t2i) == (scan.i2t, scan.t2i)
 
 
+@pytest.mark.parametrize("name", ["embed_size", "sim_dim", "sgr_step", "num_region"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "4", None, True])
+def test_sizes_that_are_none(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: expected an integer >= 1, got"):
+        EncoderSimilarity(**{"embed_size": 4, "sim_dim": 3, name: value})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_state_that_is_not_whole_is_told_by_name(module: str) -> None:
+    state = dict(encoder(module).state_dict())
+    smaller = {**state, "sim_eval_w.weight": state["sim_eval_w.weight"][:, 1:]}
+    for given, told in (
+        (
+            {k: x for k, x in state.items() if k != "sim_eval_w.bias"},
+            r"'sim_eval_w.bias'\]: expected shape \(1,\), got n",
+        ),
+        ({**state, "more": torch.zeros(2)}, r"'more'\]: expected shape none, got \(2,\)"),
+        (smaller, r"'sim_eval_w.weight'\]: expected shape \(1, 6\), got \(1, 5\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"^state\[{told}"):
+            EncoderSimilarity.from_state(given)
+    with pytest.raises(ValueError, match=r"^state: expected the weights of SGRAF's EncoderSimilarity, got NoneType"):
+        EncoderSimilarity.from_state(None)  # type: ignore[arg-type]
+
+
 def test_bad_input() -> None:
     v, w = problem()
     model = encoder("SAF")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..checks import is_whole
+from ..checks import integers, is_whole
+from ..retrieval.matrix import check_scores, dense
 from ..retrieval.metrics import check_map
 
 __all__ = ["eccv_caption_items", "fico_itr_arguments"]
@@ -57,9 +57,7 @@ def eccv_caption_items(
     matrix = _matrix(scores)
     sides = []
     for name, ids, size in (("image_ids", image_ids, matrix.shape[0]), ("caption_ids", caption_ids, matrix.shape[1])):
-        array = np.asarray(ids)
-        if array.dtype.kind not in "iu":
-            raise TypeError(f"{name}: expected integers, got {array.dtype}")
+        array = integers(name, ids)
         if array.shape != (size,) or len(np.unique(array)) != size:
             raise ValueError(f"{name}: expected {size} different numbers, got {len(np.unique(array))} in {array.shape}")
         sides.append([int(x) for x in array])
@@ -79,11 +77,8 @@ def _retrieved(scores: np.ndarray, queries: list[int], items: list[int], k: int 
 
 def _matrix(scores: Any) -> np.ndarray:
     """The scores as float64; raises TypeError for what is not floating and ValueError for a wrong rank or a NaN."""
-    matrix = scores.detach().cpu().double().numpy() if isinstance(scores, torch.Tensor) else np.asarray(scores)
-    if matrix.dtype.kind != "f":
-        raise TypeError(f"scores: expected a floating dtype, got {matrix.dtype}")
-    if matrix.ndim != 2:
-        raise ValueError(f"scores: expected shape (n_image, n_caption), got {matrix.shape}")
+    check_scores(scores)
+    matrix = dense(scores)
     if np.isnan(matrix).any():
         raise ValueError("scores: expected no NaN, got one")
     return matrix.astype(np.float64, copy=False)

@@ -45,7 +45,7 @@ def choice(opt: Any, name: str, known: dict[str, str]) -> str:
         ValueError: if what it names has no counterpart.
     """
     value = option(opt, name)
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"opt.{name}: expected one of {', '.join(known)}, got {value!r}")
     return known[value]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..retrieval.matrix import dense, fold_ranks
+from ..retrieval.matrix import check_scores, dense, fold_ranks
 from ..retrieval.metrics import LEVELS, check_map, split_folds
 
 
@@ -22,11 +22,7 @@ def retrieval(direction: str, npts: Any, sims: Any, return_ranks: bool, captions
         TypeError: if sims is no floating array or tensor.
         ValueError: if its shape does not fit npts, or for a NaN.
     """
-    if not hasattr(sims, "shape") or len(sims.shape) != 2:
-        raise ValueError(
-            f"sims: expected shape (n_image, n_caption), got {getattr(sims, 'shape', type(sims).__name__)}"
-        )
-    rows, columns = sims.shape
+    rows, columns = check_scores(sims, "sims")
     if npts is not None and npts != rows:
         raise ValueError(f"sims: expected {npts} rows (npts, one an image), got shape ({rows}, {columns})")
     owner = check_map(rows, columns, captions_per_image, None)
@@ -43,7 +39,13 @@ def check_images(images: Any, sims: Any) -> None:
     """There is a row for each image, where a function is given their features to count them.
 
     Raises:
-        ValueError: if sims has another number of rows.
+        TypeError: if images have no length, or sims is no floating array or tensor.
+        ValueError: if sims has another rank or number of rows.
     """
-    if len(images) != len(sims):
-        raise ValueError(f"sims: expected a row for each of {len(images)} images, got {len(sims)}")
+    try:
+        n = len(images)
+    except TypeError:  # 0-d arrays have the method and no length
+        raise TypeError(f"images: expected a sequence or an array, got {type(images).__name__}") from None
+    rows, _ = check_scores(sims, "sims")
+    if n != rows:
+        raise ValueError(f"sims: expected a row for each of {n} images, got {rows}")

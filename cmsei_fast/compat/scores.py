@@ -31,10 +31,7 @@ def packed(images: Any, captions: Any, cap_lens: Any, img_lens: Any = None) -> t
     for name, x in (("images", images), ("captions", captions)):
         if not isinstance(x, Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
-        checks.dtype_of(name, x)
-        if x.dim() != 3:
-            raise ValueError(f"{name}: expected 3 dimensions (n, rows, D), got shape {tuple(x.shape)}")
-        checks.check_features(name, x)
+        check_padded(name, x)
     checks.check_agreement(images, captions)
     if cap_lens is None:
         raise TypeError("cap_lens: expected the number of words of each caption, got None")
@@ -76,6 +73,8 @@ def shard_xattn(
             device that is not here.
     """
     images, captions = as_array("images", images), as_array("captions", captions)
+    for name, x in (("images", images), ("captions", captions)):
+        check_padded(name, x)
     out = np.empty((len(images), len(captions)))
     place = own_device(device)
     if place.type == "cpu" and not isinstance(images, Tensor) and not isinstance(captions, Tensor):
@@ -90,9 +89,23 @@ def shard_xattn(
     return out
 
 
+def check_padded(name: str, x: Any) -> None:
+    """Floating features (n, rows, D) that are there: an array, a dataset or a tensor.
+
+    Raises:
+        TypeError: for another type or dtype.
+        ValueError: for another rank, D = 0, items without rows, or a tensor without data.
+    """
+    checks.check_holds_data(name, x)
+    checks.dtype_of(name, x)
+    if len(x.shape) != 3:
+        raise ValueError(f"{name}: expected 3 dimensions (n, rows, D), got shape {tuple(x.shape)}")
+    checks.check_features(name, x)
+
+
 def as_array(name: str, x: Any) -> Any:
-    """A tensor as it is, anything else as an array; raises ValueError for a list of items of unlike shapes."""
-    if isinstance(x, Tensor):
+    """A tensor or an array as it is, anything else as an array; ValueError for a list of items of unlike shapes."""
+    if isinstance(x, (Tensor, np.ndarray)):
         return x
     try:
         return np.asarray(x)

@@ -17,6 +17,7 @@ from .. import checks
 from ..devices import own_device
 from ..packing import as_tensor
 from .scan import i2t, t2i
+from .scores import check_padded
 from .similarity import EncoderSimilarity, check_precision
 
 __all__ = ["EncoderSimilarity", "i2t", "shard_attn_scores", "t2i"]
@@ -57,11 +58,7 @@ def shard_attn_scores(
         raise TypeError(f"model: expected a model with sim_enc or a module, got {type(model).__name__}")
     encoder = EncoderSimilarity.from_state(module.state_dict(), precision)
     for name, x in (("img_embs", img_embs), ("cap_embs", cap_embs)):
-        checks.kind_of(name, x)
-        checks.dtype_of(name, x)
-        if len(x.shape) != 3:
-            raise ValueError(f"{name}: expected 3 dimensions (n, rows, d), got shape {tuple(x.shape)}")
-        checks.check_features(name, x)
+        check_padded(name, x)
     if cap_lens is None:
         raise TypeError("cap_lens: expected the number of words of each caption, got None")
     lengths = checks.check_lengths("cap_lens", cap_lens, "caption", tuple(cap_embs.shape))

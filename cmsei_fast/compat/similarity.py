@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
 from .. import engines
+from ..checks import is_whole
 from ..engines import native_similarity
 from ..engines.affine import Affine
 from ..ops.attended import AttendedTile, attended_scores
@@ -41,7 +42,7 @@ class EncoderSimilarity(nn.Module):
             ``"auto"``, the first where it can, else the second.
 
     Raises:
-        ValueError: for another module, precision or engine.
+        ValueError: for another module, precision or engine, or a size that is no integer of at least 1.
     """
 
     def __init__(
@@ -56,6 +57,10 @@ class EncoderSimilarity(nn.Module):
         engine: str = "auto",
     ) -> None:
         super().__init__()
+        sizes = {"embed_size": embed_size, "sim_dim": sim_dim, "sgr_step": sgr_step, "num_region": num_region}
+        for name, size in sizes.items():
+            if not is_whole(size):
+                raise ValueError(f"{name}: expected an integer >= 1, got {size!r}")
         if module_name not in ("SGR", "SAF"):
             raise ValueError(f"module_name: expected 'SGR' or 'SAF', got {module_name!r}")
         self.module_name, self.num_region = module_name, num_region
@@ -84,6 +89,8 @@ class EncoderSimilarity(nn.Module):
         Raises:
             ValueError: if they are not those of an ``EncoderSimilarity`` with SAF or SGR.
         """
+        if not isinstance(state, Mapping):
+            raise ValueError(f"state: expected the weights of SGRAF's EncoderSimilarity, got {type(state).__name__}")
         steps = len({name.split(".")[1] for name in state if name.startswith("SGR_module.")})
         known = "sim_tranloc_w.weight" in state and "v_global_w.embedding_local.1.weight" in state
         if not known or bool(steps) == ("SAF_module.bn.weight" in state):
@@ -92,6 +99,11 @@ class EncoderSimilarity(nn.Module):
         regions = len(state["v_global_w.embedding_local.1.weight"])
         name = "SGR" if steps else "SAF"
         out = cls(embed_size, sim_dim, name, steps or 3, num_region=regions, precision=precision)
+        expected = {name: tuple(x.shape) for name, x in out.state_dict().items()}
+        given = {name: tuple(x.shape) for name, x in state.items()}
+        if wrong := [x for x in sorted({*expected, *given}) if expected.get(x) != given.get(x)]:
+            sizes = [x.get(wrong[0], "none") for x in (expected, given)]
+            raise ValueError(f"state[{wrong[0]!r}]: expected shape {sizes[0]}, got {sizes[1]}")
         out.load_state_dict(state)
         return out.eval()
 

@@ -75,8 +75,8 @@ def _similarities(images: Any, captions: Any, npts: int | None, measure: str) ->
 
 def _matrix(name: str, value: Any) -> torch.Tensor:
     value = as_array(name, value)
+    checks.check_holds_data(name, value)
     checks.dtype_of(name, value)
-    out = as_tensor(value).detach().cpu()
-    if out.dim() != 2 or out.shape[1] == 0:
-        raise ValueError(f"{name}: expected shape (5N, d), got {tuple(out.shape)}")
-    return out
+    if len(value.shape) != 2 or value.shape[1] == 0:
+        raise ValueError(f"{name}: expected shape (5N, d), got {tuple(value.shape)}")
+    return as_tensor(value).detach().cpu()

@@ -183,10 +183,7 @@ class _Plan:
         images, image_lengths = checks.unpacked("image", images, image_lengths)
         captions, caption_lengths = checks.unpacked("caption", captions, caption_lengths)
         for name, x in (("images", images), ("captions", captions)):
-            if not isinstance(x, Tensor):
-                raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
-            checks.dtype_of(name, x)
-            checks.check_features(name, x)
+            checks.check_tensor(name, x)
         checks.check_agreement(images, captions)
         lengths = [
             _lengths("image_lengths", image_lengths, "image", images),
@@ -292,6 +289,7 @@ def _check_state(name: str, state: Any, count: int, device: torch.device) -> Non
         return
     if not isinstance(state, Tensor):
         raise TypeError(f"{name}: expected a tensor or None, got {type(state).__name__}")
+    checks.kind_of(name, state)
     if state.dim() == 0 or state.shape[0] != count or state.device != device:
         raise ValueError(
             f"{name}: expected {count} rows (one an item) on {device}, got shape {tuple(state.shape)} on {state.device}"

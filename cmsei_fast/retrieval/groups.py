@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import integers
 from .matrix import check_scores, dense
 from .metrics import check_map
 
@@ -29,9 +30,9 @@ def group_accuracy(scores: Any, caption_to_image: Any, group: Any) -> float:
     if np.isnan(matrix).any():
         raise ValueError("scores: expected no NaN, got one")
     owner = check_map(matrix.shape[0], matrix.shape[1], 1, caption_to_image)
-    number = np.asarray(group)
-    if number.shape != (len(matrix),) or number.dtype.kind not in "iu":
-        raise ValueError(f"group: expected ({len(matrix)},) integers, got {number.dtype} {number.shape}")
+    number = integers("group", group)
+    if number.shape != (len(matrix),):
+        raise ValueError(f"group: expected shape ({len(matrix)},), one an image, got {number.shape}")
     own = matrix[owner, np.arange(len(owner))]
     rivals = number[:, None] == number[owner]  # (n_image, n_caption)
     best = np.where(rivals, matrix, -np.inf).max(0)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_holds_data
 from ..packing import as_tensor
 from .metrics import Fold, FoldRanks, RecallMetrics, check_map, combine, split_folds
 from .rank_count import RankCount
@@ -81,16 +82,18 @@ def fold_ranks(scores: Any, fold: Fold) -> FoldRanks:
     return FoldRanks(fold, *ranks.ranks())
 
 
-def check_scores(scores: Any) -> tuple[int, int]:
+def check_scores(scores: Any, name: str = "scores") -> tuple[int, int]:
     """The shape of a score matrix; raises TypeError for what is no floating matrix and ValueError for a wrong rank."""
+    if isinstance(scores, (np.ndarray, Tensor)):
+        check_holds_data(name, scores)
     if not hasattr(scores, "shape") or not hasattr(scores, "dtype"):
-        raise TypeError(f"scores: expected a numpy array or a torch tensor, got {type(scores).__name__}")
+        raise TypeError(f"{name}: expected a numpy array or a torch tensor, got {type(scores).__name__}")
     floating = scores.dtype.is_floating_point if isinstance(scores, torch.Tensor) else scores.dtype.kind == "f"
     if not floating:
-        raise TypeError(f"scores: expected a floating dtype, got {str(scores.dtype).removeprefix('torch.')}")
+        raise TypeError(f"{name}: expected a floating dtype, got {str(scores.dtype).removeprefix('torch.')}")
     shape = tuple(scores.shape)
     if len(shape) != 2:
-        raise ValueError(f"scores: expected shape (n_image, n_caption), got {shape}")
+        raise ValueError(f"{name}: expected shape (n_image, n_caption), got {shape}")
     return shape[0], shape[1]
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..checks import is_whole
+from ..checks import integers, is_whole
 
 LEVELS = (1, 5, 10)
 
@@ -117,11 +116,7 @@ def check_map(n_image: int, n_caption: int, captions_per_image: int, caption_to_
                 f"({n_image * captions_per_image}), got {n_caption}; {way}"
             )
         return np.repeat(np.arange(n_image), captions_per_image)
-    if isinstance(caption_to_image, torch.Tensor):
-        caption_to_image = caption_to_image.detach().cpu().numpy()
-    owner = np.asarray(caption_to_image)
-    if owner.dtype.kind not in "iu":
-        raise TypeError(f"caption_to_image: expected integers, got {owner.dtype}")
+    owner = integers("caption_to_image", caption_to_image)
     if owner.shape != (n_caption,):
         raise ValueError(f"caption_to_image: expected shape ({n_caption},), got {owner.shape}")
     wrong = np.nonzero((owner < 0) | (owner >= n_image))[0]
