@@ -358,6 +358,20 @@ def test_long_vectors(norm: str, length: float, backend: Backend) -> None:
     assert error(actual.double().cpu(), expected) <= 1e-5
 
 
+@pytest.mark.parametrize("temperature", [12.0, -12.0, 30.0])
+def test_long_vectors_across_levels(temperature: float, backend: Backend) -> None:
+    """Weights that are divided by their sum at the end must leave room for the squares of what they weigh."""
+    scorer = PairScorer(object_sentence=1.0, word_image=1.0, alignment=1.0, guide_temperature=abs(temperature))
+    v, w, *others = Problem(scorer, (36, 5), (1, 13), 20).tensors()
+    v, w = (1e9 * (torch.nn.functional.normalize(x, dim=1) + 1).float() for x in (v, w))  # each near all means
+    scalars = torch.tensor(scorer.scalars())
+    scalars[5] = temperature
+    options = {"scorer": scorer, "scalars": scalars}
+    expected = pair_score(v.double(), w.double(), *others, engine="reference", **options)
+    actual = pair_score(v.to(backend.device), w.to(backend.device), *others, engine=backend.engine, **options)
+    assert error(actual.double().cpu(), expected) <= 1e-5
+
+
 def test_a_negative_temperature_in_the_scalars(backend: Backend) -> None:
     """Legal for the operator, whose scalars are learned numbers: large and negative must not overflow."""
     problem = Problem(PairScorer.scan_t2i("mean"), (7, 5), (1, 4), 20)

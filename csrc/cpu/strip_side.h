@@ -95,7 +95,8 @@ private:
     // The attention of the item's rows to the mean of each other, before it is divided by its sum, and what it is to be
     // multiplied by instead.
     template <int NV> CMSEI_INLINE void attend(const Gram<S>& item, long v, T* share, T* score) const {
-        const bool bounded = mu <= 30 && mu >= -30;
+        // Beyond 12 the quadratic form, not yet divided, would leave no room for the squares of long vectors.
+        const bool bounded = mu <= 12 && mu >= -12;
         const S f = mu * static_cast<S>(kLog2E);
         T sum[NV] = {}, dot[NV] = {}, quad[kNV] = {}, factor[NV], gamma[NV], shift[NV] = {};
 #pragma GCC unroll 2
