@@ -112,6 +112,28 @@ def test_more_labels_than_nodes(shape: tuple[int, ...], backend: Backend) -> Non
     compare(actual, run(cast(cast(inputs, torch.float32), torch.float64), labels, "reference"), LIMIT[torch.float32])
 
 
+@pytest.mark.parametrize("edges", [1.0, 0.1])
+def test_logits_of_a_million(edges: float, backend: Backend) -> None:
+    """That float32 holds exactly: what such logits lose is their own rounding, and nothing behind it."""
+    b, h, r, d, n = 1, 2, 36, 16, 12
+    generator = torch.Generator().manual_seed(0)
+
+    def whole(*size: int) -> Tensor:
+        return torch.randint(-3, 4, size, generator=generator, dtype=torch.float64)
+
+    inputs, _ = graph((b, h, r, d, n), (True, True, False))
+    inputs |= {"q": whole(b, h, r, d), "k": whole(b, h, r, d), "bias": 2.5 * whole(n, h)}
+    inputs["q"][..., 0], inputs["k"][..., 0] = 1000, 4000  # q · k / √d is 10⁶ and some quarters
+    labels = torch.randint(1, n, (b, r, r), generator=generator)
+    labels *= torch.rand(labels.shape, generator=generator) < edges
+    inputs = cast(inputs, torch.float32)
+    expected = run(cast(inputs, torch.float64), labels, "reference")
+    actual = run(inputs, labels, backend.engine, backend.device)
+    for found in (expected, actual):
+        found["q"][..., 0] = found["k"][..., 0] = 0  # thousands times sums that cancel
+    compare(actual, expected, 1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_low_precision_against_pytorch(dtype: torch.dtype, backend: Backend) -> None:
     """Against dense attention in the dtype by PyTorch: at most twice its error, plus the rounding of the output."""

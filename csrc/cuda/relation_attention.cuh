@@ -184,8 +184,8 @@ struct Kernel {
           continue;
         }
         answers[key] = 1;
-        if (a.bias) logit[i][j] += a.bias[label[i][j] * a.shape.heads + place.head] * log2_e<Acc>();
-        if (a.confidence) logit[i][j] += log_base2(a.confidence[edge + key]);
+        if (a.bias) logit[i][j] += a.bias[label[i][j] * a.shape.heads + place.head];
+        if (a.confidence) logit[i][j] += log_of(a.confidence[edge + key]);
         highest = logit[i][j] > highest ? logit[i][j] : highest;
       }
 #pragma unroll
@@ -195,13 +195,13 @@ struct Kernel {
       }
       highest = row_max[i] > highest ? row_max[i] : highest;
       const Acc base = softmax_base(highest);
-      const Acc factor = exp_base2(row_max[i] - base);
+      const Acc factor = exp_of(row_max[i] - base);
       row_max[i] = highest;
       row_sum[i] *= factor;
       if (key_lane == 0) factors[row] = factor;
 #pragma unroll
       for (int j = 0; j < kKeysPerLane; ++j) {
-        const Acc weight = exp_base2(logit[i][j] - base);
+        const Acc weight = exp_of(logit[i][j] - base);
         row_sum[i] += weight;
         weights[row * kTileKeys + key_lane + j * kKeyLanes] = weight;
         if (a.value) classes[row * kTileKeys + key_lane + j * kKeyLanes] = label[i][j];

@@ -120,8 +120,8 @@ struct GradientKernel {
         } else if (outside(label)) {
           x = static_cast<Acc>(NAN);  // the caller's error: as forward, its row becomes NaN
         } else {
-          if (a.bias) x += a.bias[label * a.shape.heads + head] * log2_e<Acc>();
-          if (a.confidence) x += log_base2(a.confidence[(image * nodes + i) * nodes + j]);
+          if (a.bias) x += a.bias[label * a.shape.heads + head];
+          if (a.confidence) x += log_of(a.confidence[(image * nodes + i) * nodes + j]);
         }
         row[j] = x;
         highest = x > highest ? x : highest;
@@ -134,7 +134,7 @@ struct GradientKernel {
       const Acc base = softmax_base(highest);
       Acc total = 0;
       for (int j = lane; j < nodes; j += kWarp) {
-        row[j] = exp_base2(row[j] - base);
+        row[j] = exp_of(row[j] - base);
         total += row[j];
       }
       const Acc inverse = inverse_sum(sum(total));
@@ -190,13 +190,13 @@ struct GradientKernel {
     const int32_t* const labels = a.labels + image * nodes * nodes;
     const int32_t *const asks = keep, *const answers = keep + nodes;
     const int label_count = static_cast<int>(a.shape.labels);
-    const Acc natural = query_scale<Acc>(channels) / log2_e<Acc>();
+    const Acc scale = query_scale<Acc>(channels);
     find_edges(labels);
     sync_block();
 #pragma unroll 1
     for (int first = 0; first < channels; first += kSlice) {
       const int width = slice_width(first);
-      load(a.q, image, first, width, asks, query_scale<Acc>(channels), left);
+      load(a.q, image, first, width, asks, scale, left);
       load(a.k, image, first, width, answers, Acc(1), right);
       sync_block();
       multiply<Acc>(team, rows(left), columns(right), Grid<Acc>{weights, a.plan.edge_stride, 1}, nodes, nodes, width,
@@ -234,7 +234,7 @@ struct GradientKernel {
       const int width = slice_width(first);
       const int64_t corner = (image * a.shape.heads + head) * nodes * channels + first;
       load(a.grad, image, first, width, asks, Acc(1), left);
-      load(a.k, image, first, width, answers, natural, right);
+      load(a.k, image, first, width, answers, scale, right);
       sync_block();
       contract<Acc>(team, turned(weights, a.plan.edge_stride), rows(left), nodes, width, nodes,
                     [&](int i, int c, Acc x) { a.d_v[corner + static_cast<int64_t>(i) * channels + c] = static_cast<T>(x); });
@@ -249,7 +249,7 @@ struct GradientKernel {
                       });
       }
       sync_block();
-      load(a.q, image, first, width, asks, natural, left);
+      load(a.q, image, first, width, asks, scale, left);
       sync_block();
       contract<Acc>(team, turned(d_edges, a.plan.edge_stride), rows(left), nodes, width, nodes,
                     [&](int i, int c, Acc x) { a.d_k[corner + static_cast<int64_t>(i) * channels + c] = static_cast<T>(x); });

@@ -25,21 +25,17 @@ constexpr int kMaxHeadDim = 256;
 constexpr int64_t kMaxBinnedLabels = 256;
 constexpr int64_t kMaxGrid = 2147483647;
 
-CMSEI_RELATION_FN float exp_base2(float x) { return exp2f(x); }
-CMSEI_RELATION_FN double exp_base2(double x) { return exp2(x); }
-CMSEI_RELATION_FN float log_base2(float x) { return log2f(x); }
-CMSEI_RELATION_FN double log_base2(double x) { return log2(x); }
+// exp of a logit less the largest, as a power of 2: one instruction on the GPU. The difference comes first, because a
+// factor on the logits would round each of them once more, which logits of 10^6 feel as 0.06.
+CMSEI_RELATION_FN float exp_of(float x) { return exp2f(x * 1.44269504088896340736f); }
+CMSEI_RELATION_FN double exp_of(double x) { return exp(x); }
+CMSEI_RELATION_FN float log_of(float x) { return logf(x); }
+CMSEI_RELATION_FN double log_of(double x) { return log(x); }
 
-// The softmax is taken in base 2 (one instruction on the GPU): every logit carries this factor.
-template <typename Acc>
-CMSEI_RELATION_FN constexpr Acc log2_e() {
-  return static_cast<Acc>(1.4426950408889634073599246810019);
-}
-
-// Factor of the queries: 1 / sqrt(d), in base 2.
+// Factor of the queries: 1 / sqrt(d).
 template <typename Acc>
 CMSEI_RELATION_FN Acc query_scale(int head_dim) {
-  return log2_e<Acc>() / static_cast<Acc>(sqrt(static_cast<double>(head_dim)));
+  return Acc(1) / static_cast<Acc>(sqrt(static_cast<double>(head_dim)));
 }
 
 // What the running maximum is subtracted as: 0 while no edge was seen, so that -inf - -inf is never formed.
