@@ -2,7 +2,7 @@
 #include <cstring>
 
 #include "kernels.h"
-#include "tile_registers.h"
+#include "processor.h"
 
 namespace cmsei {
 
@@ -44,54 +44,41 @@ struct Available {
         return kernels[count++];
     }
 
-    Available() {
+    // Slowest first.
+    explicit Available(const Processor& p) {
         add(baseline::kernels());
-#if defined(CMSEI_HAVE_X86_VARIANTS)
-        __builtin_cpu_init();
         CpuKernels *narrow = nullptr, *whole[2] = {}, *tiled = nullptr;  // those that products of int8 are added to
+#if defined(CMSEI_HAVE_X86_VARIANTS)
 #if !defined(CMSEI_NO_AVX2)
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-            narrow = &add(avx2::kernels());
+        if (p.avx2) narrow = &add(avx2::kernels());
 #endif
-#if defined(CMSEI_EMULATE_512)
-        // A test build: the 512-bit variants compiled for narrower registers, to run anywhere.
-        const bool wide = true, pairs = true, vnni = true;
-        const TileProducts tiles{true, true};
-#else
-        const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-        const bool pairs = wide && __builtin_cpu_supports("avx512bf16");
-        const TileProducts tiles = pairs ? tile_products() : TileProducts{};
-        const bool vnni = __builtin_cpu_supports("avx512vnni");
-#endif
-        (void)wide, (void)pairs, (void)tiles, (void)vnni;
 #if !defined(CMSEI_NO_AVX512)
-        if (wide) whole[0] = &add(avx512::kernels());
+        if (p.avx512) whole[0] = &add(avx512::kernels());
 #endif
 #if !defined(CMSEI_NO_AVX512BF16)
-        if (pairs) whole[1] = &add(avx512bf16::kernels());
+        if (p.avx512bf16) whole[1] = &add(avx512bf16::kernels());
 #endif
 #if !defined(CMSEI_NO_AVX512AMX)
-        if (tiles.bf16) tiled = &add(avx512amx::kernels());
+        if (p.tiles.bf16) tiled = &add(avx512amx::kernels());
 #endif
-        (void)narrow, (void)whole, (void)tiled;
 #if !defined(CMSEI_NO_AVXVNNI)
-        if (narrow && __builtin_cpu_supports("avxvnni")) avxvnni::add_int8_kernels(narrow->pair_f32);
+        if (narrow && p.avxvnni) avxvnni::add_int8_kernels(narrow->pair_f32);
 #endif
 #if !defined(CMSEI_NO_AVX512VNNI)
         for (CpuKernels* k : whole)
-            if (k && vnni) avx512vnni::add_int8_kernels(k->pair_f32);
+            if (k && p.avx512vnni) avx512vnni::add_int8_kernels(k->pair_f32);
 #endif
         // Tile registers for bfloat16 alone multiply the same numbers faster than instructions on vectors do.
 #if !defined(CMSEI_NO_AMXINT8)
-        if (tiled && tiles.int8) amxint8::add_int8_kernels(tiled->pair_f32);
+        if (tiled && p.tiles.int8) amxint8::add_int8_kernels(tiled->pair_f32);
 #endif
 #endif
+        (void)p, (void)narrow, (void)whole, (void)tiled;
     }
 };
 
 const Available& available() {
-    static const Available instance;
+    static const Available instance(processor());
     return instance;
 }
 

@@ -1,0 +1,47 @@
+// The choice of the CPU kernels for any processor: the real choice, of variants that are names alone.
+#include <cstddef>
+#include <string>
+
+#define CMSEI_HAVE_X86_VARIANTS
+#include "../../csrc/cpu/dispatch.cpp"
+
+namespace cmsei {
+
+#define VARIANT(name)                \
+  namespace name {                   \
+  CpuKernels kernels() {             \
+    CpuKernels own{};                \
+    own.isa = #name;                 \
+    return own;                      \
+  }                                  \
+  }
+#define PRODUCT(name)                                       \
+  namespace name {                                          \
+  static const NarrowKernels own{};                         \
+  void add_int8_kernels(PairKernels<float>& table) { table.int8 = &own; } \
+  }
+VARIANT(baseline)
+VARIANT(avx2)
+VARIANT(avx512)
+VARIANT(avx512bf16)
+VARIANT(avx512amx)
+PRODUCT(avxvnni)
+PRODUCT(avx512vnni)
+PRODUCT(amxint8)
+
+}  // namespace cmsei
+
+// `has`: avx2, avx512, avx512bf16, avxvnni, avx512vnni, tiles of bfloat16, tiles of int8, a bit each from the lowest. Writes
+// the variants in their order, each with the product of int8 that it is given.
+extern "C" void chosen(unsigned has, char* out, std::size_t size) {
+  using namespace cmsei;
+  const auto bit = [&](int i) { return (has >> i & 1) != 0; };
+  const Available found(Processor{bit(0), bit(1), bit(2), bit(3), bit(4), {bit(5), bit(6)}});
+  std::string text;
+  for (const CpuKernels* const* k = found.list; *k; ++k) {
+    const NarrowKernels* const int8 = (*k)->pair_f32.int8;
+    text += (text.empty() ? "" : " ") + std::string((*k)->isa);
+    text += int8 == &avxvnni::own ? "+avxvnni" : int8 == &avx512vnni::own ? "+avx512vnni" : int8 ? "+amxint8" : "";
+  }
+  out[text.copy(out, size - 1)] = 0;
+}
