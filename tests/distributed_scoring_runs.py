@@ -132,7 +132,8 @@ def fails(folder: Path, rank: int) -> None:
 def lost(folder: Path, rank: int) -> None:
     """Process 1 is killed, or stopped, when it has written three tiles."""
     killed = (folder / "kill").exists()
-    group = dist.new_group(timeout=timedelta(seconds=100 if killed else 4))
+    score_matrix(*scoring_runs.features(), engine="eager")  # no first call keeps the other one waiting
+    group = dist.new_group(timeout=timedelta(seconds=100 if killed else 8))
     dist.barrier(group)
     write = score_file.ScoreFile.write
 

@@ -113,13 +113,16 @@ def runs(process: str) -> bool:
 def test_what_hangs_is_ended_with_its_children_and_what_it_printed_is_kept(gpu: Any) -> None:
     from benchmarks import gpu_process
 
-    child = "import time; time.sleep(60)"
+    child = "import time; time.sleep(600)"
     code = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid); {child}"
-    ended = gpu_process.run([sys.executable, "-c", code], 3)
-    assert ended.code is None
-    assert ended.seconds < 15
+    for limit in (2, 20, 100):  # a slow machine may take longer to begin
+        ended = gpu_process.run([sys.executable, "-c", code], limit)
+        assert ended.code is None
+        assert limit <= ended.seconds < 500
+        if ended.text:
+            break
     assert ended.text.strip().isdigit()
-    until = time.monotonic() + 10  # a killed process takes a moment to end
+    until = time.monotonic() + 60  # a killed process takes a moment to end
     while runs(ended.text.strip()):
         assert time.monotonic() < until
         time.sleep(0.05)
