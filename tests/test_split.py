@@ -201,3 +201,11 @@ def test_split_from_scenes_bad_options(options, message):
     with pytest.raises(ValueError, match="expected") as caught:
         split_from_scenes(SceneSet((scene(),)), **options)
     assert str(caught.value).startswith(message)
+
+
+def test_a_split_is_shown_in_one_line():
+    split = split_from_scenes(synthetic_scenes(2, width=16).scenes)
+    assert str(split).startswith(f"{len(split)} images of ")
+    assert f", {split.n_captions} captions; boxes; labels of {len(split.labels)} of {len(split.labels)} " in str(split)
+    assert repr(split) == f"Split({split})"
+    assert len(repr(split)) < 200

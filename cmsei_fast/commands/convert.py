@@ -106,25 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.progress = arguments.progress or sys.stderr.isatty()
     split = arguments.read(arguments)
     write_split(arguments.out, split, progress=arguments.progress)
-    print(f"{arguments.out}: {describe(split)}")
+    print(f"{arguments.out}: {split}")
     return 0
-
-
-def describe(split: Split) -> str:
-    """A split in one line."""
-    regions = sorted(set((split.offsets[1:] - split.offsets[:-1]).tolist()))
-    each = f"{regions[0]}" if len(regions) == 1 else f"{regions[0]} to {regions[-1]}"
-    parts = [f"{len(split)} images of {each} regions, {split.n_captions} captions"]
-    if split.features is not None:
-        parts.append(f"features {split.features.shape[0]} × {split.features.shape[1]} {split.features.dtype}")
-    if split.boxes is not None:
-        parts.append("boxes")
-    if split.labels is not None:
-        known = int((split.labels >= 0).sum())
-        parts.append(f"labels of {known} of {len(split.labels)} regions ({len(split.object_names)} names)")
-    if split.relations is not None:
-        parts.append(f"{len(split.relations)} relations ({len(split.predicate_names)} predicates)")
-    return "; ".join(parts)
 
 
 def _scan(arguments: argparse.Namespace) -> Split:

@@ -110,6 +110,25 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"Split({self})"
+
+    def __str__(self) -> str:
+        """What there is, in one line: all names and captions of a training split would be megabytes."""
+        regions = sorted(set((self.offsets[1:] - self.offsets[:-1]).tolist()))
+        each = f"{regions[0]}" if len(regions) == 1 else f"{regions[0]} to {regions[-1]}"
+        parts = [f"{len(self)} images of {each} regions, {self.n_captions} captions"]
+        if self.features is not None:
+            parts.append(f"features {self.features.shape[0]} × {self.features.shape[1]} {self.features.dtype}")
+        if self.boxes is not None:
+            parts.append("boxes")
+        if self.labels is not None:
+            known = int((self.labels >= 0).sum())
+            parts.append(f"labels of {known} of {len(self.labels)} regions ({len(self.object_names)} names)")
+        if self.relations is not None:
+            parts.append(f"{len(self.relations)} relations ({len(self.predicate_names)} predicates)")
+        return "; ".join(parts)
+
     @property
     def n_captions(self) -> int:
         """M."""
