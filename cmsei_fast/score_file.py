@@ -1,18 +1,14 @@
 """A score matrix in a file: its name appears when every score is there, and a run that was killed goes on.
 
-Scores go to ``NAME.npy.part``. ``NAME.npy.record`` says what is in it: a line of JSON (the format's name and version,
-the problem's fingerprint, the grid of tiles), then a line ``"i j crc"`` for each tile that is finished, the CRC-32 of
-its scores in hexadecimal, written after the scores have reached the disk. Where several processes write, all but the
-first mark in ``NAME.npy.record.RANK``, without the line of JSON.
+Scores go to ``NAME.npy.part``; ``NAME.npy.record`` says which tiles are in it (``score_record.py``), each marked after
+its scores have reached the disk.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
-import re
 import shutil
 import time
 import zlib
@@ -26,18 +22,15 @@ from torch import Tensor
 from .data.files import check_target, naming, replacing
 from .distributed import ProcessLost, Team
 from .fingerprint import differences, fingerprint
+from .score_record import Marks, ScoreRecord
 from .tiling import Grid, ScoreTiles
 
 fcntl: Any = None
 with contextlib.suppress(ImportError):  # not on Windows; the package imports all the same
     import fcntl
 
-FORMAT = {"format": "cmsei_fast score record", "version": 1}
-
 # Finished tiles are marked when this much time has passed, in seconds: what a killed run has to do again.
 MARK_EVERY = 1.0
-
-_MARK = re.compile(rb"(\d+) (\d+) ([0-9a-f]{8})")
 
 
 def write_scores(
@@ -118,17 +111,16 @@ class ScoreFile:
 
     def __init__(self, path: str | os.PathLike[str], tiles: ScoreTiles, rank: int = 0) -> None:
         self.path = check_path(path)
-        self.part, self.record = (self.path.with_name(self.path.name + x) for x in (".part", ".record"))
-        self._problems, self._grid, self._shape, self._rank = tiles.problems, tiles.grid, tiles.shape, rank
+        self.part = self.path.with_name(f"{self.path.name}.part")
+        self._record = ScoreRecord(self.path.with_name(f"{self.path.name}.record"), rank)
+        self._problems, self._grid, self._shape = tiles.problems, tiles.grid, tiles.shape
         self._dtype = np.dtype(str(tiles.dtype).removeprefix("torch."))
         head = io.BytesIO()
         kind = {"descr": self._dtype.str, "fortran_order": False, "shape": self._shape}
         np.lib.format.write_array_header_1_0(head, kind)
         self._head = head.getvalue()
         self.done = np.zeros(self._grid.shape, dtype=bool)  # (I, J)
-        self._marks: list[str] = []
         self._marked = time.monotonic()
-        self._journal: Any = None
         self._file = -1
 
     @property
@@ -138,7 +130,7 @@ class ScoreFile:
 
     def begin(self, resume: bool) -> None:
         """Makes the part and the record, or takes over what is there of the same problem; sets ``done``."""
-        description = {**FORMAT, "problem": fingerprint(self._problems), "grid": _cuts(self._grid)}
+        description = {"problem": fingerprint(self._problems), "grid": _cuts(self._grid)}
         before, begun = (self._before(description) if resume else {}), self.part.exists()
         if before and not begun:  # killed after the part was given its name
             self._verify(before, self.path)
@@ -149,7 +141,7 @@ class ScoreFile:
         if before and begun:
             self._verify(before, self.part)
         else:
-            self.record.unlink(missing_ok=True)
+            self._record.remove()
             os.ftruncate(self._file, 0)
         try:
             self._reserve()
@@ -157,19 +149,13 @@ class ScoreFile:
             if not begun:
                 self.part.unlink()
             raise
-        marks = [f"{i} {j} {before[i, j]:08x}\n" for i, j in np.argwhere(self.done).tolist()]
-        with replacing(self.record) as temporary:
-            Path(temporary).write_text(json.dumps(description) + "\n" + "".join(marks), encoding="utf-8")
-        for other in self._others():
-            other.unlink()
-        self._journal = open(self.record, "ab", buffering=0)  # noqa: SIM115 - closed by close
+        self._record.begin(description, {(i, j): before[i, j] for i, j in np.argwhere(self.done).tolist()})
 
     def join(self) -> None:
         """Opens what the first process has begun, unless all is done."""
         if not self.done.all():
             self._file = os.open(self.part, os.O_RDWR)
-            own = self.record.with_name(f"{self.record.name}.{self._rank}")
-            self._journal = open(own, "ab", buffering=0)  # noqa: SIM115 - closed by close
+            self._record.join()
 
     def write(self, i: int, j: int, tile: Tensor) -> int:
         """Takes the scores of a tile in, to be marked within ``MARK_EVERY`` seconds; gives the number of them."""
@@ -179,7 +165,7 @@ class ScoreFile:
         with naming(self.part):
             for number, row in enumerate([values] if whole else values):
                 _write(self._file, row, self._at(rows.start + number, columns.start))
-        self._marks.append(f"{i} {j} {zlib.crc32(values.data):08x}\n")
+        self._record.add(i, j, zlib.crc32(values.data))
         self.done[i, j] = True
         if time.monotonic() - self._marked >= MARK_EVERY:
             self.mark()
@@ -187,14 +173,10 @@ class ScoreFile:
 
     def mark(self) -> None:
         """Marks what was written as finished, once it is on the disk."""
-        if self._marks:
+        if self._record.added:
             with naming(self.part):
                 os.fsync(self._file)
-            left = memoryview("".join(self._marks).encode())
-            with naming(self.record):
-                while left:  # a disk that is nearly full takes a part
-                    left = left[self._journal.write(left) :]
-            self._marks.clear()
+            self._record.write()
         self._marked = time.monotonic()
 
     def finish(self) -> None:
@@ -213,37 +195,28 @@ class ScoreFile:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-        for record in (*self._others(), self.record):
-            record.unlink()
+        self._record.remove()
 
     def close(self) -> None:
         """Marks what was written, as far as the disk takes it, and closes the files."""
         try:
-            if self._journal is not None:
-                with contextlib.suppress(OSError), self._journal:
+            if self._record.opened:
+                with contextlib.suppress(OSError), contextlib.closing(self._record):
                     self.mark()
         finally:
-            self._journal = None
             if self._file >= 0:
                 os.close(self._file)
             self._file = -1
-
-    def _others(self) -> list[Path]:
-        """Records of the other processes."""
-        numbered = re.compile(re.escape(self.record.name) + r"\.\d+")
-        return sorted(path for path in self.record.parent.iterdir() if numbered.fullmatch(path.name))
 
     def _at(self, row: int, column: int) -> int:
         """Place of a score in the file, in bytes."""
         return len(self._head) + (row * self._shape[1] + column) * self._dtype.itemsize
 
-    def _before(self, description: dict[str, Any]) -> dict[tuple[int, int], int]:
+    def _before(self, description: dict[str, Any]) -> Marks:
         """CRC-32 of the tiles that an earlier run of the same problem has marked; empty where there was none."""
-        if not self.record.exists():
+        found, marks = self._record.read()
+        if not found:
             return {}
-        head, *lines = self.record.read_bytes().split(b"\n")
-        lines += [line for other in self._others() for line in other.read_bytes().split(b"\n")]
-        found = _read_head(head, self.record)
         different = differences(found["problem"], description["problem"])
         if not different and found["grid"] != description["grid"]:
             different = ["grid: expected the same tiles, got others"]
@@ -254,11 +227,9 @@ class ScoreFile:
             )
         if different:  # a record that was left beside a complete file
             return {}
-        marks = (_MARK.fullmatch(line) for line in lines)  # not the line that was being written in that moment
-        read = {(int(m[1]), int(m[2])): int(m[3], 16) for m in marks if m}
-        return {(i, j): crc for (i, j), crc in read.items() if i < self.done.shape[0] and j < self.done.shape[1]}
+        return {(i, j): crc for (i, j), crc in marks.items() if i < self.done.shape[0] and j < self.done.shape[1]}
 
-    def _verify(self, marks: dict[tuple[int, int], int], path: Path) -> None:
+    def _verify(self, marks: Marks, path: Path) -> None:
         """``done`` are those of the marked tiles whose scores in the file have the CRC-32 of their mark."""
         size = self._at(*self._shape) - self._shape[1] * self._dtype.itemsize
         if not path.exists() or path.stat().st_size != size:
@@ -311,17 +282,6 @@ def _write(file: int, values: np.ndarray, at: int) -> None:
 
 def _cuts(grid: Grid) -> dict[str, list[int]]:
     return {"images": grid.image_cuts.tolist(), "captions": grid.caption_cuts.tolist()}
-
-
-def _read_head(line: bytes, record: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-        if {k: found[k] for k in FORMAT} == FORMAT and isinstance(found["problem"], dict) and "grid" in found:
-            return found
-    except (ValueError, KeyError, TypeError):
-        pass
-    expected = f"a {FORMAT['format']} of version {FORMAT['version']}"
-    raise ValueError(f"resume: expected {record} to be {expected}, got another file; resume=False starts afresh")
 
 
 def _any(team: Team, done: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import pytest
 import scoring_runs
 import torch
 
-from cmsei_fast import PairScorer, fingerprint, score_file, score_matrix
+from cmsei_fast import PairScorer, fingerprint, score_file, score_matrix, score_record
 from cmsei_fast.scoring import prepare
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="score files need POSIX")
@@ -165,7 +165,9 @@ def test_what_is_damaged_is_scored_again(out, damage, scored, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"[1]", b"\x93NUMPY", b'{"format": "cmsei_fast score record", "version": 2}']
+    "content",
+    [b"", b"{}", b"[1]", b"\x93NUMPY", b'{"format": "cmsei_fast score record", "version": 2}', b"[" * 100_000],
+    ids=["empty", "object", "list", "npy", "version", "deep"],
 )
 def test_another_file_in_the_place_of_the_record(out, content, scored, monkeypatch):
     stopped(out, monkeypatch, 2)
@@ -262,10 +264,7 @@ class Journal:
     def __init__(self, path, take):
         self.file, self.take = open(path, "ab", buffering=0), take  # noqa: SIM115
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
+    def close(self):
         self.file.close()
 
     def write(self, data):
@@ -291,7 +290,7 @@ def test_a_disk_that_fills_up_is_one_error_that_names_the_file(out, name, room, 
         if name == "part":
             patched.setattr(os, "pwrite", lambda file, data, at: pwrite(file, take(data), at))
         else:
-            patched.setattr(score_file, "open", lambda path, *_, **__: Journal(path, take), raising=False)
+            patched.setattr(score_record, "open", lambda path, *_, **__: Journal(path, take), raising=False)
         with pytest.raises(OSError, match=rf"^\[Errno {errno.ENOSPC}\] .*scores\.npy\.{name}'$"):
             run(out, resume=False)
     done = len(scored) - 1
