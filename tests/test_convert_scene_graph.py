@@ -191,6 +191,12 @@ def test_what_cannot_be_attached(files, change, message):
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("options", [["--overlap", "0.9"], ["--unscaled"]])
+def test_how_boxes_are_matched_goes_with_onto(files, tmp_path, capsys, options):
+    assert convert(files, tmp_path / "o.h5", *options) == 2
+    assert f"{options[0]}: expected none without --onto (no boxes are matched), got one" in capsys.readouterr().err
+
+
 def test_onto_excludes_captions(files, tmp_path, capsys):
     assert convert(files, tmp_path / "o.h5", "--onto", "a.h5", "--captions", "b.txt") == 2
     assert "--captions: expected none with --onto, whose file has captions" in capsys.readouterr().err

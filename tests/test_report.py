@@ -364,6 +364,9 @@ SAVED = ["--scores", "{f}/scores.npy"]
             "folds: expected an integer >= 1",
         ),
         ([*SAVED, "--which", "best"], "--which: expected none beside --scores"),
+        ([*SAVED, "--device", "cpu"], "--device: expected none beside --scores (no model is run), got cpu"),
+        ([*SAVED, "--engine", "eager"], "--engine: expected none beside --scores (no model is run), got eager"),
+        ([*SAVED, "--precision", "int8"], "--precision: expected none beside --scores (no model is run), got int8"),
         ([*SAVED, "--queries", "-1"], "--queries: expected an integer >= 0, got -1"),
         (
             [*SAVED, "--captions-per-image", "2", "--out", "{t}/no/r.html"],

@@ -23,61 +23,7 @@ def add_parser(commands: Any) -> None:
     )
     formats = convert.add_subparsers(dest="format", required=True, metavar="FORMAT")
 
-    scan = formats.add_parser(
-        "scan",
-        help="SCAN's .npy and text files, with GSMN's or CAMERA's boxes",
-        description="Reads {split}_ims.npy, {split}_caps.txt and, where they are there, {split}_ids.txt and boxes with "
-        "image sizes ({split}_ims_bbx.npy and _ims_size.npy, or _boxes.npy and _img_sizes.npy).",
-    )
-    scan.add_argument("directory", help="folder of the files, as data/f30k_precomp")
-    scan.add_argument("--split", required=True, help="train, dev, test or testall")
-    scan.add_argument("--captions-per-image", type=_positive, default=5, metavar="K", help="default: 5")
-    scan.set_defaults(read=_scan)
-
-    butd = formats.add_parser(
-        "butd",
-        help="bottom-up-attention's .tsv files, base64 in them",
-        description="Reads lines of image_id, image_w, image_h, num_boxes, boxes and features (base64 of float32).",
-    )
-    butd.add_argument("tsv", nargs="+", help="file of image features; several make one split")
-    butd.set_defaults(read=_butd)
-
-    npz = formats.add_parser(
-        "npz",
-        help="a folder of bottom-up-attention.pytorch's .npz files",
-        description="Reads a file an image, named after it, with x, bbox, num_bbox, image_h and image_w.",
-    )
-    npz.add_argument("directory", help="folder of the files")
-    npz.set_defaults(read=_npz)
-
-    graph = formats.add_parser(
-        "scene-graph",
-        help="Scene-Graph-Benchmark's custom_prediction.json",
-        description="Makes a split without features, or adds labels and relations to one that has features (--onto).",
-    )
-    graph.add_argument("prediction", help="custom_prediction.json")
-    graph.add_argument("info", help="custom_data_info.json")
-    graph.add_argument("--onto", metavar="SPLIT", help="a split's file whose regions get the labels and relations")
-    graph.add_argument("--overlap", type=float, default=0.5, help="of boxes that are one, with --onto (default: 0.5)")
-    graph.add_argument("--unscaled", action="store_true", help="boxes are in the image's own pixels, not 600 to 1000")
-    graph.add_argument("--max-boxes", type=_positive, metavar="K", help="the first K boxes of an image (default: all)")
-    graph.add_argument(
-        "--max-relations", type=_positive, default=100, metavar="K", help="the first K of an image (default: 100)"
-    )
-    graph.add_argument("--min-score", type=float, default=0.0, help="of a relation (default: 0)")
-    graph.set_defaults(read=_scene_graph)
-
-    jsonl = formats.add_parser(
-        "jsonl",
-        help="scene graphs as JSON lines, captions included",
-        description="Reads an object an image with image, labels, boxes, relations, captions and, if known, its size.",
-    )
-    jsonl.add_argument("path", help=".jsonl or .jsonl.gz")
-    jsonl.add_argument(
-        "--names", metavar="JSON", help="a JSON file with the lists objects and predicates (default: those that occur)"
-    )
-    jsonl.set_defaults(read=_jsonl)
-
+    scan, butd, npz, graph, jsonl = (add(formats) for add in (_add_scan, _add_butd, _add_npz, _add_graph, _add_jsonl))
     for command in (butd, npz, graph):
         command.add_argument(
             "--captions",
@@ -110,6 +56,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_scan(formats: Any) -> argparse.ArgumentParser:
+    scan: argparse.ArgumentParser = formats.add_parser(
+        "scan",
+        help="SCAN's .npy and text files, with GSMN's or CAMERA's boxes",
+        description="Reads {split}_ims.npy, {split}_caps.txt and, where they are there, {split}_ids.txt and boxes with "
+        "image sizes ({split}_ims_bbx.npy and _ims_size.npy, or _boxes.npy and _img_sizes.npy).",
+    )
+    scan.add_argument("directory", help="folder of the files, as data/f30k_precomp")
+    scan.add_argument("--split", required=True, help="train, dev, test or testall")
+    scan.add_argument("--captions-per-image", type=_positive, default=5, metavar="K", help="default: 5")
+    scan.set_defaults(read=_scan)
+    return scan
+
+
 def _scan(arguments: argparse.Namespace) -> Split:
     from ..data.convert import scan_split
 
@@ -122,10 +82,32 @@ def _scan(arguments: argparse.Namespace) -> Split:
     )
 
 
+def _add_butd(formats: Any) -> argparse.ArgumentParser:
+    butd: argparse.ArgumentParser = formats.add_parser(
+        "butd",
+        help="bottom-up-attention's .tsv files, base64 in them",
+        description="Reads lines of image_id, image_w, image_h, num_boxes, boxes and features (base64 of float32).",
+    )
+    butd.add_argument("tsv", nargs="+", help="file of image features; several make one split")
+    butd.set_defaults(read=_butd)
+    return butd
+
+
 def _butd(arguments: argparse.Namespace) -> Split:
     from ..data.convert import butd_split
 
     return butd_split(arguments.tsv, _captions(arguments), dtype=arguments.dtype, progress=arguments.progress)
+
+
+def _add_npz(formats: Any) -> argparse.ArgumentParser:
+    npz: argparse.ArgumentParser = formats.add_parser(
+        "npz",
+        help="a folder of bottom-up-attention.pytorch's .npz files",
+        description="Reads a file an image, named after it, with x, bbox, num_bbox, image_h and image_w.",
+    )
+    npz.add_argument("directory", help="folder of the files")
+    npz.set_defaults(read=_npz)
+    return npz
 
 
 def _npz(arguments: argparse.Namespace) -> Split:
@@ -134,10 +116,33 @@ def _npz(arguments: argparse.Namespace) -> Split:
     return npz_split(arguments.directory, _captions(arguments), dtype=arguments.dtype, progress=arguments.progress)
 
 
+def _add_graph(formats: Any) -> argparse.ArgumentParser:
+    graph: argparse.ArgumentParser = formats.add_parser(
+        "scene-graph",
+        help="Scene-Graph-Benchmark's custom_prediction.json",
+        description="Makes a split without features, or adds labels and relations to one that has features (--onto).",
+    )
+    graph.add_argument("prediction", help="custom_prediction.json")
+    graph.add_argument("info", help="custom_data_info.json")
+    graph.add_argument("--onto", metavar="SPLIT", help="a split's file whose regions get the labels and relations")
+    graph.add_argument("--overlap", type=float, help="of boxes that are one, with --onto (default: 0.5)")
+    graph.add_argument("--unscaled", action="store_true", help="boxes are in the image's own pixels, not 600 to 1000")
+    graph.add_argument("--max-boxes", type=_positive, metavar="K", help="the first K boxes of an image (default: all)")
+    graph.add_argument(
+        "--max-relations", type=_positive, default=100, metavar="K", help="the first K of an image (default: 100)"
+    )
+    graph.add_argument("--min-score", type=float, default=0.0, help="of a relation (default: 0)")
+    graph.set_defaults(read=_scene_graph)
+    return graph
+
+
 def _scene_graph(arguments: argparse.Namespace) -> Split:
     from ..data import open_split
     from ..data.convert import attach, scene_graph_split
 
+    for flag, value in (("--overlap", arguments.overlap), ("--unscaled", arguments.unscaled or None)):
+        if arguments.onto is None and value is not None:
+            raise ValueError(f"{flag}: expected none without --onto (no boxes are matched), got one")
     if arguments.onto is not None and arguments.captions is not None:
         raise ValueError("--captions: expected none with --onto, whose file has captions")
     captions = _captions(arguments)
@@ -153,7 +158,22 @@ def _scene_graph(arguments: argparse.Namespace) -> Split:
     )
     if base is None:
         return graphs
-    return attach(base, graphs, overlap=arguments.overlap, scaled=not arguments.unscaled)
+    overlap = 0.5 if arguments.overlap is None else arguments.overlap
+    return attach(base, graphs, overlap=overlap, scaled=not arguments.unscaled)
+
+
+def _add_jsonl(formats: Any) -> argparse.ArgumentParser:
+    jsonl: argparse.ArgumentParser = formats.add_parser(
+        "jsonl",
+        help="scene graphs as JSON lines, captions included",
+        description="Reads an object an image with image, labels, boxes, relations, captions and, if known, its size.",
+    )
+    jsonl.add_argument("path", help=".jsonl or .jsonl.gz")
+    jsonl.add_argument(
+        "--names", metavar="JSON", help="a JSON file with the lists objects and predicates (default: those that occur)"
+    )
+    jsonl.set_defaults(read=_jsonl)
+    return jsonl
 
 
 def _jsonl(arguments: argparse.Namespace) -> Split:

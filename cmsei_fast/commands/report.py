@@ -49,7 +49,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from ..report.extras import require
     from ..report.run_files import read_run
     from ..retrieval import recall_metrics
-    from ..retrieval.metrics import check_map, split_folds
+    from ..retrieval.metrics import split_folds
 
     _check_flags(arguments)
     home = arguments.run_directory
@@ -63,10 +63,7 @@ def _report(arguments: argparse.Namespace) -> int:
     captions = _captions(arguments, split)
     folds = folds_of(arguments)
     shape = saved.shape if saved is not None else (len(split), split.n_captions)  # type: ignore[arg-type,union-attr]
-    each = 5 if arguments.captions_per_image is None else arguments.captions_per_image
-    if split is None and arguments.caption_to_image is None:
-        _check_count(shape, each)
-    owner = check_map(shape[0], shape[1], each, _map(arguments, split))
+    owner = _owner(arguments, split, shape)
     split_folds(owner, shape[0], folds)
     tell_size(arguments, shape[0])
     if captions is not None and len(captions) != shape[1]:
@@ -88,20 +85,30 @@ def _report(arguments: argparse.Namespace) -> int:
         scorer = problem.scorer.to_dict()
     metrics = recall_metrics(scores, caption_to_image=owner, folds=folds)
     about |= {"cmsei_fast": __version__}
-    title = f"Retrieval: {Path(home).name if home else Path(arguments.scores).name}"
-    if arguments.split:
-        title += f" on {Path(arguments.split).name}"
     if scorer is None and run is not None and run.validations:
         scorer = run.validations[-1].get("scorer")
-    text = evaluation_page(
-        Evaluation(
-            title, scores, metrics, owner, captions, drawings, about, run, scorer, arguments.seed, arguments.queries
-        )
+    what = Evaluation(
+        title=_title(arguments),
+        scores=scores,
+        metrics=metrics,
+        caption_to_image=owner,
+        captions=captions,
+        drawings=drawings,
+        about=about,
+        run=run,
+        scorer=scorer,
+        seed=arguments.seed,
+        shown=arguments.queries,
     )
-    write_text(out, text)
+    write_text(out, evaluation_page(what))
     print(metrics)
     print(f"\n{out}: the report")
     return 0
+
+
+def _title(arguments: argparse.Namespace) -> str:
+    name = Path(arguments.run_directory or arguments.scores).name
+    return f"Retrieval: {name} on {Path(arguments.split).name}" if arguments.split else f"Retrieval: {name}"
 
 
 def _check_flags(arguments: argparse.Namespace) -> None:
@@ -115,8 +122,10 @@ def _check_flags(arguments: argparse.Namespace) -> None:
             if getattr(arguments, name) is not None:
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag}: expected none beside --split (a split has its captions), got one")
-    if arguments.scores is not None and arguments.which is not None:
-        raise ValueError("--which: expected none beside --scores (no model is run), got one")
+    of_the_model = {name: getattr(arguments, name) for name in ("which", "device", "engine", "precision")}
+    for name, value in of_the_model.items():
+        if arguments.scores is not None and value not in (None, "auto"):
+            raise ValueError(f"--{name}: expected none beside --scores (no model is run), got {value}")
     for flag, value, least in (
         ("--queries", arguments.queries, 0),
         ("--seed", arguments.seed, 0),
@@ -205,7 +214,23 @@ def _captions(arguments: argparse.Namespace, split: Split | None) -> tuple[str, 
         raise ValueError(f"{arguments.captions}: expected UTF-8 text, got {error}") from None
 
 
+def _owner(arguments: argparse.Namespace, split: Split | None, shape: tuple[int, ...]) -> np.ndarray:
+    """(n_caption,) int64, the image of each caption: as the split or a file says, else so many for each image."""
+    from ..retrieval.metrics import check_map
+
+    each = 5 if arguments.captions_per_image is None else arguments.captions_per_image
+    if split is None and arguments.caption_to_image is None:
+        _check_count(shape, each)
+    return check_map(shape[0], shape[1], each, _map(arguments, split))
+
+
 def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
+    """The split's map or that of the file, None without either.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it does not hold integers.
+    """
     import numpy as np
 
     if split is not None:

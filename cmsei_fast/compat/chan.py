@@ -92,7 +92,7 @@ def whole(name: str, lengths: Any) -> np.ndarray:
         TypeError: for None, or numbers that are not whole.
     """
     given = lengths.detach().cpu() if isinstance(lengths, Tensor) else lengths
-    array = np.asarray(given) if given is not None else np.asarray(None)
+    array = np.asarray(given)
     if array.dtype.kind == "f" and (array == np.round(array)).all():
         return array.astype(np.int64)
     if array.dtype.kind not in "iu":

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import integers
 from ..packing import Block
 from ..progress import Progress
 from ..tiling import Part, TileStream, call_engine, overflow
@@ -25,10 +26,8 @@ def check_candidates(candidates: Any, query: str, shape: tuple[int, int]) -> np.
         TypeError: if they are not integers.
         ValueError: for another shape, an item that is not there, or one that a query has twice.
     """
-    given = candidates.detach().cpu().numpy() if isinstance(candidates, Tensor) else np.asarray(candidates)
+    given = integers("candidates", candidates)
     n_query, n_item = shape[::-1] if query == "caption" else shape
-    if given.dtype.kind not in "iu":
-        raise TypeError(f"candidates: expected integers, got {given.dtype}")
     if given.ndim != 2 or len(given) != n_query or given.shape[1] == 0:
         raise ValueError(f"candidates: expected shape ({n_query}, c), a row for each {query}, got {given.shape}")
     wrong = np.argwhere((given < 0) | (given >= n_item))
