@@ -192,6 +192,8 @@ def test_what_cannot_be_encoded():
     model = build()
     with pytest.raises(TypeError, match=r"^captions: expected a sequence of sentences, got one string 'a dog'$"):
         model.encode_captions("a dog")
+    with pytest.raises(TypeError, match=r"^captions: expected a sequence of sentences, got NoneType$"):
+        model.encode_captions(None)
     for wrong in ([-1], [7]):
         with pytest.raises(ValueError, match=rf"^indices: expected images from 0 to 6, got {wrong[0]} to {wrong[0]}$"):
             model.encode_images(SPLIT, wrong)

@@ -203,6 +203,11 @@ def test_split_from_scenes_bad_options(options, message):
     assert str(caught.value).startswith(message)
 
 
+def test_split_from_scenes_takes_arrays():
+    with pytest.raises(TypeError, match=r"^features: expected an array of float16 or float32, got list$"):
+        split_from_scenes(SceneSet((scene(),)), features=[[1.0]])
+
+
 def test_a_split_is_shown_in_one_line():
     split = split_from_scenes(synthetic_scenes(2, width=16).scenes)
     assert str(split).startswith(f"{len(split)} images of ")

@@ -40,7 +40,7 @@ def split_from_scenes(
     predicates, place = _names("predicate_names", predicate_names, (predicate for _, predicate, _ in triplets))
     relations = [[(s, place[p], o) for s, p, o in scene.relations if p in place] for scene in scenes]
     flat = [triplet for of_image in relations for triplet in of_image]
-    if features is not None and len(features.shape) == 3:
+    if len(getattr(features, "shape", ())) == 3:
         if features.shape[:2] != (len(scenes), len(labels) // len(scenes)):
             expected = f"({len(scenes)}, R, Dx) with {len(labels)} regions in all"
             raise ValueError(f"features: expected shape {expected}, got {tuple(features.shape)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -181,9 +181,11 @@ class CMSEI(Module):
 
         Raises:
             TypeError: for what is no sequence of sentences; ValueError: for another batch size than 1, 2, ….
+            ProcessLost: where another process of the group failed or is lost.
         """
-        if isinstance(captions, str):
-            raise TypeError(f"captions: expected a sequence of sentences, got one string {captions!r:.60}")
+        if isinstance(captions, str) or not isinstance(captions, Iterable):
+            got = f"one string {captions!r:.60}" if isinstance(captions, str) else type(captions).__name__
+            raise TypeError(f"captions: expected a sequence of sentences, got {got}")
         _check_batch_size(batch_size)
         captions = list(captions)
         for j, caption in enumerate(captions):
