@@ -32,9 +32,9 @@ def test_prints_a_row_for_each_model_and_writes_a_page(tmp_path, capsys, monkeyp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--groups", "0"], "n_groups: expected an integer >= 1, got 0"),
-        (["--epochs", "0"], "epochs: expected an integer >= 1, got 0"),
         (["--seed", "-1"], "--seed: expected an integer >= 0, got -1"),
+        (["--groups", "0"], "--groups: expected an integer >= 1, got 0"),
+        (["--epochs", "0"], "--epochs: expected an integer >= 1, got 0"),
         (["--page", "absent/page.html"], "--page: expected a file in an existing directory, got absent/page.html"),
     ],
 )

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .settings import check_least
+
 if TYPE_CHECKING:
     from ..data import Split, SyntheticScenes
     from ..model import CMSEI
@@ -49,8 +51,9 @@ def _demo(arguments: argparse.Namespace) -> int:
     from ..report.demo_page import demo_page
 
     check_target(arguments.page, "--page")
-    if arguments.seed < 0:
-        raise ValueError(f"--seed: expected an integer >= 0, got {arguments.seed}")
+    check_least("--groups", arguments.groups, 1)
+    check_least("--epochs", arguments.epochs, 1)
+    check_least("--seed", arguments.seed, 0)
     started = time.perf_counter()
     options: dict[str, Any] = {"captions_per_image": CAPTIONS_PER_IMAGE}
     training = synthetic_scenes(arguments.groups, seed=2 * arguments.seed, **options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
 from .scoring import add_protocol_flags, add_scoring_flags, folds_of, stream_of_models, tell_size
+from .settings import check_least
 from .sources import load_split
 
 if TYPE_CHECKING:
@@ -126,14 +127,10 @@ def _check_flags(arguments: argparse.Namespace) -> None:
     for name, value in of_the_model.items():
         if arguments.scores is not None and value not in (None, "auto"):
             raise ValueError(f"--{name}: expected none beside --scores (no model is run), got {value}")
-    for flag, value, least in (
-        ("--queries", arguments.queries, 0),
-        ("--seed", arguments.seed, 0),
-        ("--captions-per-image", arguments.captions_per_image, 1),
-        ("--folds", arguments.folds, 1),
-    ):
-        if value is not None and value < least:
-            raise ValueError(f"{flag}: expected an integer >= {least}, got {value}")
+    check_least("--queries", arguments.queries, 0)
+    check_least("--seed", arguments.seed, 0)
+    check_least("--captions-per-image", arguments.captions_per_image, 1)
+    check_least("--folds", arguments.folds, 1)
 
 
 def _saved_scores(path: str, split: Split | None, name: str | None) -> np.ndarray:

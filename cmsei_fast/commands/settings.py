@@ -57,6 +57,16 @@ def given(arguments: argparse.Namespace, dataclass: type) -> dict[str, Any]:
     return {f.name: getattr(arguments, f.name) for f in fields(dataclass) if hasattr(arguments, f.name)}
 
 
+def check_least(flag: str, value: int | None, least: int) -> None:
+    """The integer that a flag gave, if it was given, is at least so much.
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    if value is not None and value < least:
+        raise ValueError(f"{flag}: expected an integer >= {least}, got {value}")
+
+
 def read_settings(path: str | None, sections: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """The sections of a JSON file of settings, empty where there are none.
 
