@@ -142,8 +142,10 @@ def most_register(code: dict[int, str], start: str) -> int:
 
 # Instructions of the pairs' fragments (csrc/include/team_fragments.h): of each number of tiles, each by each where a
 # step follows, by those not before it in the last; three products for two eights of queries, two for one alone. Forms
-# (eights of queries, tiles) of either direction, of the usual and of any, and those of the usual of 17 to 24 words.
+# (eights of queries, tiles) of either direction, of the usual and of any, those of the usual of 17 to 24 words, and
+# those in which means ask.
 _FORMS = [*((rows, tiles) for rows, tiles in [(5, 2), (2, 4), (2, 5)] for _ in range(4)), (3, 4), (3, 5), (5, 3)]
+_FORMS += [(5, 2), (2, 5), (5, 3), (3, 5)]
 PAIR_PRODUCTS = {"HMMA.1688.F32.TF32": sum((3 * (r // 2) + 2 * (r % 2)) * (n**2 + n * (n + 1) // 2) for r, n in _FORMS)}
 
 

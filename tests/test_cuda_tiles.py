@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import itertools
 import os
@@ -272,6 +273,25 @@ CROSS = {
 def test_terms_across_the_levels_of_any_lengths(make: Make, name: str) -> None:
     """Sizes around those of the warp's registers, and images that do not fit them."""
     compared(make(), CROSS[name], (1, 8, 9, 32, 33, 36, 40, 41), (1, 8, 9, 12, 16, 17, 24, 25, 32, 33, 64), 16)
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        PairScorer.cmsei(),
+        dataclasses.replace(PairScorer.cmsei(), word_image=0.0, alignment=0.0, guide_temperature=30.0),
+        dataclasses.replace(PairScorer.cmsei(), object_sentence=0.25, word_image=3.0, guide_temperature=31.0),
+        PairScorer(
+            Attention(0.5, 30.0, "l2norm", "guided"),
+            Attention(2.0, 4.0, aggregate="guided", steps=3, gates=((4.0, -2.0), (-3.0, 1.0))),
+            word_image=1.0,
+        ),
+    ],
+    ids=["cmsei", "regions", "sharp", "unlike"],
+)
+def test_means_that_ask_in_rows_of_no_query(make: Make, scorer: PairScorer) -> None:
+    """Pairs that have such rows and, beside them, those that just have not."""
+    compared(make(), scorer, (33, 36, 39, 40, 32, 38), (1, 8, 15, 16, 17, 20, 23, 24, 12, 7), 40)
 
 
 def test_order_does_not_matter(make: Make) -> None:

@@ -17,12 +17,12 @@
 // a cycle, are 216 cycles.
 //                                              words ask once  regions ask once  both twice and across the levels
 //   attention and inner products in memory     1,710           2,260             9,470
-//   here, the only pair of a tile              970             870               3,090
-//   each further caption of the same image     630             640               2,710
+//   here, the only pair of a tile              990             890               2,750
+//   each further caption of the same image     650             650               2,350
 //   of them products of the tensor cores       45              24                176
 // The same of 20 words; in the last line without a form of their own for 17 to 24:
-//   the only pair of a tile                    1,120           1,060             3,980
-//   each further caption of the same image     780             830               3,610
+//   the only pair of a tile                    1,150           1,080             3,530
+//   each further caption of the same image     800             840               3,130
 //   of them products of the tensor cores       75              48                320
 //   each further caption, two eights at a time 1,680           2,280             9,150
 // Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it
@@ -62,7 +62,8 @@ CMSEI_FORMULA float cut(float x) {
 // for the team's memory has zeros where they are read (tile_plan.h); items outside have a weight of 0.
 //
 // kUsual: compiled for the usual alone (see usual()), so that nothing else is asked for.
-template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struct TeamFragments {
+// kBeside: the last row, of no query, is the mean of the queries, whose attention in the first step is known (team_beside.h).
+template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual, bool kBeside = false> struct TeamFragments {
     using S = float;
     using Math = Plain<S>;
     using M = PairMath<Math>;
@@ -79,6 +80,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
     S a[kRows][kTiles][2];  // inner products; the rows are eight apart
     S p[kRows][kTiles][2];  // what is left of them where they are negative, then the attention
     S length[kSlots], r[kSlots]; // of the row that the lane finishes: |Q|, relevance
+    S least;                // |U|, of which then the direction suffices: see direction_suffices()
     S narrow[kTiles][kTiles][2]; // the Gram matrix, unless it is kept
 
     CMSEI_TEAM explicit TeamFragments(const Direction& direction)
@@ -154,7 +156,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         }
     }
     CMSEI_TEAM void load_regions(const S* from) {
-        const int none = static_cast<int>(of.team.zeros() - from);
+        const int none = of.team.zeros_behind(from);
         int places[kTiles][2];
 #pragma unroll
         for (int j = 0; j < kTiles; ++j)
@@ -231,12 +233,30 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         const int c = met<kAll, 16>(met<kMany, 8>(met<kSome, 4>(i)));
         return 8 * (c / 2) + column + c % 2;
     }
-    // memory[] by column = what is made of join of x[] over all rows.
-    template <class Join, class Make>
-    CMSEI_TEAM void by_column(S (&x)[2 * kTiles], S* memory, const Join& join, const Make& make) const {
+    // x[i] = join of x[] over all rows of the column that the lane finishes as its number i.
+    template <class Join> CMSEI_TEAM void meet_all(S (&x)[2 * kTiles], const Join& join) const {
         meet<kAll, 16>(x, join);
         meet<kMany, 8>(x, join);
         meet<kSome, 4>(x, join);
+    }
+    // Whether no lane before this one finishes that column.
+    CMSEI_TEAM bool first_to_finish(int i) const {
+        const int j = met<kSome, 4>(i), k = met<kMany, 8>(j);
+        return !left_alone<kSome, 4>(i) && !left_alone<kMany, 8>(j) && !left_alone<kAll, 16>(k);
+    }
+    // Of the two lanes that share the odd one of what they have.
+    template <int kCount, int kMask> CMSEI_TEAM bool left_alone(int i) const {
+        return kCount % 2 && i == kCount / 2 && (lane & kMask) != 0;
+    }
+    // The item of that column.
+    CMSEI_TEAM int finished_item(int i) const {
+        const int c = met<kAll, 16>(met<kMany, 8>(met<kSome, 4>(i)));
+        return item(c / 2, 0) + (kWide ? 1 : 4) * (c % 2);
+    }
+    // memory[] by column = what is made of join of x[] over all rows.
+    template <class Join, class Make>
+    CMSEI_TEAM void by_column(S (&x)[2 * kTiles], S* memory, const Join& join, const Make& make) const {
+        meet_all(x, join);
         of.team.sync();
 #pragma unroll
         for (int i = 0; i < kFinished; ++i)
@@ -338,7 +358,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
 
     // Attention to the context, not yet divided by its sum, and of the rows that the lane finishes Q·U, which it has not
     // divided either.
-    CMSEI_TEAM void soften(S (&dot)[kSlots]) {
+    CMSEI_TEAM void soften(int k, S (&dot)[kSlots]) {
         S scale[2 * kTiles];
         if (plain()) {
 #pragma unroll
@@ -371,6 +391,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         }
         each([&](int row, int j, int i) { p[row][j][i] = Math::exp2(p[row][j][i]); });
         if (focal()) focus();
+        if (kBeside && k == 0) let_mean_ask();
         S product[kRows];
 #pragma unroll
         for (int row = 0; row < kRows; ++row) {
@@ -383,6 +404,26 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         // Before the products with the Gram matrix, beside which registers are scarce.
         settle(product, dot);
     }
+
+    // The last row's attention and inner products in the place of the guide, the latter by column. A lane's two numbers of
+    // a tile are apart in the former: read as one, they would be moved to where the left operand wants each.
+    static CMSEI_TEAM int place_of_mean(int c) { return (c >> 1) + (c & 1) * (4 * kTiles); }
+    CMSEI_TEAM bool has_mean() const { return lane >> 2 == 7; }
+    CMSEI_TEAM void let_mean_ask() {
+        if (!has_mean()) return;
+        const S *const attention = of.guide + column / 2, *const products = of.guide + 8 * kTiles + column;
+#pragma unroll
+        for (int j = 0; j < kTiles; ++j) {
+            const Numbers<2> two = read<2>(products + 8 * j);
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                a[kRows - 1][j][i] = two.x[i];
+                p[kRows - 1][j][i] = attention[4 * j + i * (4 * kTiles)];
+            }
+        }
+    }
+    // Whether the lane finishes the last row, and no other lane.
+    CMSEI_TEAM bool finishes_mean() const { return has_mean() && (lane & 3) == rows_of(kSlots - 1) - 1; }
 
     CMSEI_TEAM void focus() {
         const bool prob = of.how == kFocalProb;
@@ -528,7 +569,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
     CMSEI_TEAM void attend(int k) {
         const bool more = k + 1 < of.steps, attended = multiplies(k);
         S dot[kSlots], squared[kSlots], u[kSlots], quad[kRows], h[kBlocks][kTiles][4];
-        soften(dot);
+        soften(k, dot);
         if (!more) {
 #pragma unroll
             for (int row = 0; row < kRows; ++row) quad[row] = 0;
@@ -540,10 +581,10 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         multiply<true>(h, quad);
         S alpha[kSlots], beta[kSlots];
         relate(k, quad, beta, dot, squared, u);
-        const S* const gate = of.scalars + of.gate + 2 * k;
+        const int gate = of.gate + 2 * k;
 #pragma unroll
         for (int slot = 0; slot < kSlots; ++slot) {
-            const auto f = M::refine(gate[0], gate[1], r[slot], length[slot], u[slot], squared[slot], dot[slot]);
+            const auto f = M::refine(of.scalars[gate], of.scalars[gate + 1], r[slot], length[slot], u[slot], squared[slot], dot[slot]);
             const bool inside = finished(slot) < n;
             length[slot] = f.length;
             alpha[slot] = inside ? f.alpha : S(0);
@@ -578,11 +619,15 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         for (int slot = 0; slot < kSlots; ++slot)
             r[slot] = attended ? M::relevance(relevance_kind(), dot[slot], length[slot], u[slot]) : dot[slot];
     }
+    CMSEI_TEAM S least_length() const {
+        constexpr S kMost = static_cast<S>(1.01 * kEps * 8 * kTiles);
+        S scale = Math::abs(plain_scale());
+        if (kBeside) scale = Math::max(Math::abs(of.scalars[kGuideTemperature] * static_cast<S>(kLog2OfE)), scale);
+        return kMost * Math::exp2(scale);
+    }
     // Whether U's size does not matter in any row: cosine and refinement take its direction alone unless ε keeps them
     // from dividing by less, which it does not where U, divided by the most that the weights' sum can be, is long enough.
     CMSEI_TEAM bool direction_suffices(const S (&u)[kSlots]) const {
-        constexpr S kMost = static_cast<S>(1.01 * kEps * 8 * kTiles);
-        const S least = kMost * Math::exp2(Math::abs(plain_scale()));
         bool yes = true;
 #pragma unroll
         for (int slot = 0; slot < kSlots; ++slot) yes = yes && u[slot] >= least && length[slot] * u[slot] >= least;
@@ -606,11 +651,8 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         }
     }
 
-    // The lanes' sum is that of the steps' scores.
-    CMSEI_TEAM S forward() {
-        // One aggregate of the steps' sum is the sum of theirs.
-        const bool once = !many() && of.linear();
-        S score = 0, sum[kSlots];
+    // What is loaded before the first step.
+    CMSEI_TEAM void begin() {
         if constexpr (!kWide) {
 #pragma unroll
             for (int k = 0; k < kTiles; ++k)
@@ -622,26 +664,51 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual> struc
         load(0);
         load_lengths(0);
 #pragma unroll
-        for (int slot = 0; slot < kSlots; ++slot) r[slot] = sum[slot] = 0;
+        for (int slot = 0; slot < kSlots; ++slot) r[slot] = 0;
+        if (kUsual) least = least_length();
+    }
+    CMSEI_TEAM void step(int k) {
+        renew();
+        leak();
+        normalise(k);
+        over_rows(k, [&] {
+            if (many()) load_lengths(k);
+            attend(k);
+            if (!many()) return;
+            if (k + 1 < of.steps) store();
+#pragma unroll
+            for (int slot = 0; slot < kSlots; ++slot)
+                if (finishes(slot)) {
+                    relevances()[finished(slot)] = r[slot];
+                    lengths()[finished(slot)] = length[slot];
+                }
+        });
+        // Of many queries each lane reads those that it wrote.
+        first = 0;
+    }
+    // Of the rows that the lane finishes the steps' relevances.
+    CMSEI_TEAM void sum_steps(S (&sum)[kSlots]) {
+#pragma unroll
+        for (int slot = 0; slot < kSlots; ++slot) sum[slot] = 0;
 #pragma unroll 1
         for (int k = 0; k < of.steps; ++k) {
-            renew();
-            leak();
-            normalise(k);
-            over_rows(k, [&] {
-                if (many()) load_lengths(k);
-                attend(k);
-                if (!many()) return;
-                if (k + 1 < of.steps) store();
+            step(k);
 #pragma unroll
-                for (int slot = 0; slot < kSlots; ++slot)
-                    if (finishes(slot)) {
-                        relevances()[finished(slot)] = r[slot];
-                        lengths()[finished(slot)] = length[slot];
-                    }
-            });
-            // Of many queries each lane reads those that it wrote.
-            first = 0;
+            for (int slot = 0; slot < kSlots; ++slot) sum[slot] += r[slot];
+        }
+    }
+
+    // The lanes' sum is that of the steps' scores.
+    CMSEI_TEAM S forward() {
+        // One aggregate of the steps' sum is the sum of theirs.
+        const bool once = !many() && of.linear();
+        S score = 0, sum[kSlots];
+        begin();
+#pragma unroll
+        for (int slot = 0; slot < kSlots; ++slot) sum[slot] = 0;
+#pragma unroll 1
+        for (int k = 0; k < of.steps; ++k) {
+            step(k);
 #pragma unroll
             for (int slot = 0; slot < kSlots; ++slot) sum[slot] = once ? sum[slot] + r[slot] : r[slot];
             if (once && k + 1 < of.steps) continue;

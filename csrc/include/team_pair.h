@@ -1,6 +1,7 @@
 // The score of one image and one caption from their inner products, and its gradient, by a team (team.h).
 #pragma once
 
+#include "team_beside.h"
 #include "team_direction.h"
 #include "team_level_fragments.h"
 
@@ -43,7 +44,8 @@ template <class S, class Team> struct TeamPair {
     }
     static CMSEI_FORMULA int64_t levels_size(const PairConfig& config, int64_t r, int64_t l, bool keep, bool fragments) {
         if (!config.cross()) return 0;
-        if (fragments && !keep && levels_in_fragments(r, l)) return TeamLevelFragments<Team>::kSize;
+        if (fragments && !keep && levels_in_fragments(r, l))
+            return kBesideNumbers > TeamLevelFragments<Team>::kSize ? kBesideNumbers : TeamLevelFragments<Team>::kSize;
         return even((Level::size(1) + (keep ? 3 : 0)) * (r + l));
     }
 
@@ -163,6 +165,9 @@ template <class S, class Team> struct TeamPair {
 
     // Every lane gets the score. The block is read behind a barrier.
     CMSEI_TEAM S forward() const {
+        if constexpr (Team::kFragments) {
+            if (team.beside() && means_fit(regions.n, words.n)) return TeamBeside<TeamPair>{*this}.forward();
+        }
         const Crossed with = crossed();
         if constexpr (Team::kFragments) {
             // Each compiled for itself: most of what a direction is made of is then known.

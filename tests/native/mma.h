@@ -29,6 +29,7 @@ template <class T>
 static T opaque(T x) {
   return x;
 }
+static int distance(const float* from, const float* to) { return static_cast<int>(to - from); }
 
 // The sum of products and of what was there, each cut to `bits` below the largest one's exponent, and so is the sum to
 // float32: tensor cores align what they add and do not round it to the nearest.

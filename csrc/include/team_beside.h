@@ -1,0 +1,148 @@
+// The score of a pair whose means ask beside its regions and words, by a warp that multiplies matrices: a direction's rows
+// are whole eights, so that most captions leave one of no word, and 33 to 39 regions one of no region. There the mean of
+// all words asks the regions in the first step, with the attention of the cross level, and its relevance is
+// object-sentence; that of the mean region is word-image. Both attentions follow from the sums of the inner products that
+// the regions begin with: of their rows and of their columns.
+#pragma once
+
+#include "team_direction.h"
+#include "team_level.h"
+
+namespace cmsei {
+
+// Numbers of memory: of the mean word the attention and the inner products by region; of the mean region the same by
+// column of the words; the latter's attention by word.
+constexpr int kBesideNumbers = 2 * kMostInFragments + 3 * kSomeWords;
+
+// Both directions as most scorers ask for them, guided, the cross level's softmax bounded too.
+template <class S> CMSEI_FORMULA bool asks_beside(const PairConfig& config, const S* scalars) {
+    return config.on(0) && config.on(1) && config.aggregate_of(0) == kGuided && config.aggregate_of(1) == kGuided &&
+           is_usual(config, 0, scalars[kT2ITemperature]) && is_usual(config, 1, scalars[kI2TTemperature]) &&
+           is_bounded(kL2, scalars[kGuideTemperature]);
+}
+// Whether the pair has both rows.
+CMSEI_FORMULA bool means_fit(int regions, int words) {
+    return regions > 32 && regions < kMostInFragments && words < kSomeWords && words != 8 * kWideRows;
+}
+
+template <class Pair> struct TeamBeside {
+    using S = float;
+    using Math = Plain<S>;
+    using M = PairMath<Math>;
+    using Direction = typename Pair::Direction;
+
+    const Pair& pair;
+
+    CMSEI_TEAM S* of_regions() const { return pair.memory; }
+    CMSEI_TEAM S* of_words() const { return pair.memory + 2 * kMostInFragments; }
+    CMSEI_TEAM S* by_word() const { return of_words() + 2 * kSomeWords; }
+
+    CMSEI_TEAM S weight_of(bool asked, int i) const { return asked ? pair.scalars[i] : S(0); }
+
+    template <int kRows> using AskingWords = TeamFragments<Direction, kRows, kMostInFragments / 8, 33, true, true>;
+
+    template <int kTiles> CMSEI_TEAM void ask_regions(S& part) const {
+        using Beside = AskingWords<kWideRows>;
+        using Asking = TeamFragments<Direction, kNarrowRows, kTiles, kTiles == 2 ? 1 : 8 * kWideRows + 1, true, true>;
+        const PairSide<S>&regions = pair.regions, &words = pair.words;
+        const Direction direction = pair.direction(1, of_words(), pair.memory + kBesideNumbers);
+        Asking x(direction);
+        x.begin();
+        const S mu = pair.scalars[kGuideTemperature] * static_cast<S>(kLog2OfE);
+        const S unit[2] = {M::unit_factor(regions.mean), M::unit_factor(words.mean)};  // of whom each level answers to
+        const S gamma[2] = {regions.mean * unit[0], words.mean * unit[1]};
+        const S factor[2] = {Math::divide(unit[0], static_cast<S>(regions.n)), Math::divide(unit[1], static_cast<S>(words.n))};
+        S total[kNarrowRows], s[Asking::kSlots], e[Asking::kSlots], column[2 * kTiles], guide[Asking::kFinished];
+#pragma unroll
+        for (int row = 0; row < kNarrowRows; ++row)
+#pragma unroll
+            for (int c = 0; c < 2 * kTiles; ++c) {
+                const S y = x.a[row][c / 2][c % 2];
+                total[row] = c == 0 ? y : total[row] + y;
+                column[c] = row == 0 ? y : column[c] + y;
+            }
+        x.settle(total, s);
+        x.meet_all(column, [](S y, S z) { return y + z; });
+        pair.team.sync();
+        S all = 0, mass[2] = {0, 0}; // of the attention of either side
+#pragma unroll
+        for (int slot = 0; slot < Asking::kSlots; ++slot) {
+            const int q = x.finished(slot);
+            s[slot] *= factor[1];
+            const S weight = Math::exp2(M::cosine(s[slot] * mu, x.length[slot], gamma[1]));
+            e[slot] = q < regions.n ? weight : S(0);
+            of_regions()[Beside::place_of_mean(q)] = e[slot];
+            of_regions()[kMostInFragments + q] = s[slot];
+            if ((x.lane & 3) >= x.rows_of(slot)) s[slot] = e[slot] = 0;
+            all += s[slot];
+            mass[1] += e[slot];
+        }
+#pragma unroll
+        for (int i = 0; i < Asking::kFinished; ++i) {
+            const int c = x.finished_column(i), word = x.finished_item(i);
+            const S y = column[i] * factor[0];
+            const S weight = Math::exp2(M::cosine(y * mu, words.length[word < words.n ? word : words.n - 1], gamma[0]));
+            guide[i] = word < words.n ? weight : S(0);
+            of_words()[x.place_of_mean(c)] = guide[i];
+            of_words()[8 * kTiles + c] = y;
+            if (x.first_to_finish(i)) mass[0] += guide[i];
+        }
+        S share[2];
+        shares(x.lane, mass, share);
+#pragma unroll
+        for (int slot = 0; slot < Asking::kSlots; ++slot) e[slot] *= share[1];
+#pragma unroll
+        for (int i = 0; i < Asking::kFinished; ++i) by_word()[x.finished_item(i)] = guide[i] * share[0];
+        pair.team.sync();
+        if (x.has_mean()) x.length[Asking::kSlots - 1] = gamma[0];
+        part = pair.config.alignment ? pair.scalars[kWeightAlignment] * factor[0] * all : S(0);
+        S sum[Asking::kSlots];
+        x.sum_steps(sum);
+#pragma unroll
+        for (int slot = 0; slot < Asking::kSlots; ++slot) part += e[slot] * sum[slot];
+        if (x.finishes_mean()) part += weight_of(pair.config.word_image, kWeightWordImage) * sum[Asking::kSlots - 1];
+    }
+
+    template <int kRows> CMSEI_TEAM void ask_words(S& part) const {
+        using Asking = AskingWords<kRows>;
+        const Direction direction = pair.direction(0, of_regions(), pair.memory + pair.renewed(kBesideNumbers));
+        Asking x(direction);
+        x.begin();
+        const S mean = pair.words.mean;
+        if (x.has_mean() && x.finished(0) >= 8 * (kRows - 1)) x.length[0] = mean * M::unit_factor(mean);
+        S sum[1];
+        x.sum_steps(sum);
+        if (x.finishes(0)) part += by_word()[x.finished(0)] * sum[0];
+        if (x.finishes_mean()) part += weight_of(pair.config.object_sentence, kWeightObjectSentence) * sum[0];
+    }
+
+    // Every lane gets the score.
+    CMSEI_TEAM S forward() const {
+        S part;
+        if (pair.words.n < 8 * kWideRows) {
+            ask_regions<kNarrowContext / 8>(part);
+            ask_words<kWideRows>(part);
+        } else {
+            ask_regions<kSomeWords / 8>(part);
+            ask_words<kSomeWords / 8>(part);
+        }
+        pair.team.sync();
+        return pair.team.sum(part);
+    }
+
+    // What the attention of each side is to be multiplied by, from the lanes' parts of its sum.
+    CMSEI_TEAM void shares(int lane, const S (&mass)[2], S (&share)[2]) const {
+        const auto& team = pair.team;
+        const bool high = (lane & 16) != 0;
+        S x = (high ? mass[1] : mass[0]) + team.exchanged(high ? mass[0] : mass[1], 16);
+#pragma unroll
+        for (int bit = 8; bit > 0; bit /= 2) x += team.exchanged(x, bit);
+        const S own = Math::divide(pair.scalars[high ? kWeightI2T : kWeightT2I],
+                                   x * static_cast<S>(high ? pair.config.steps_of(1) : pair.config.steps_of(0)));
+        const S other = team.exchanged(own, 16);
+        share[0] = high ? other : own;
+        share[1] = high ? own : other;
+    }
+};
+
+}  // namespace cmsei
