@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cmsei_fast.data.convert import caption_lines, caption_table, coco_captions, karpathy_captions
-from cmsei_fast.data.convert.captions import choose, key_of
+from cmsei_fast.data.convert.matching import image_key, match_images
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from cmsei_fast.data.convert.captions import choose, key_of
     ],
 )
 def test_keys(name, key):
-    assert key_of(name) == key
+    assert image_key(name) == key
 
 
 def write(path, text):
@@ -180,16 +180,16 @@ def test_one_kind_of_json_in_place_of_the_other(tmp_path):
 
 def test_choice_of_images(tmp_path):
     captions = caption_table(write(tmp_path / "t.txt", "COCO_val2014_000000000012.jpg\ta\n7.jpg\tb\n"))
-    got = choose(["7", "3", "12"], "s.tsv", captions)
+    got = match_images(["7", "3", "12"], "s.tsv", captions)
     assert got.order == (2, 0)
     assert got.ids == ("COCO_val2014_000000000012.jpg", "7.jpg")
-    assert choose(["7", "3"], "s.tsv", None).order == (0, 1)
+    assert match_images(["7", "3"], "s.tsv", None).order == (0, 1)
     with pytest.raises(
         ValueError, match=r"s\.tsv: expected the 2 images of .*t\.txt, 1 are missing, '7.jpg' the first"
     ):
-        choose(["12"], "s.tsv", captions)
+        match_images(["12"], "s.tsv", captions)
     with pytest.raises(ValueError, match=r"s\.tsv: expected each image once, got '12' and '012' \(line 1 and line 2\)"):
-        choose(["12", "012"], "s.tsv", None, ["line 1", "line 2"])
+        match_images(["12", "012"], "s.tsv", None, ["line 1", "line 2"])
     twice = caption_table(write(tmp_path / "t.txt", "12.jpg\ta\n012.jpg\tb\n"))
     with pytest.raises(ValueError, match=r"expected one name an image, got '12\.jpg' under another name too"):
-        choose(["12"], "s.tsv", twice)
+        match_images(["12"], "s.tsv", twice)

@@ -13,6 +13,7 @@ from .. import checks
 from ..devices import own_device
 from ..encoded import Encoded
 from ..engines.eight_bits import FORMATS
+from ..engines.terms import PRECISIONS
 from ..ops.pair_score import pair_score
 from ..packing import as_tensor
 from ..scorer import PairScorer
@@ -80,7 +81,7 @@ def shard_xattn(
     if place.type == "cpu" and not isinstance(images, Tensor) and not isinstance(captions, Tensor):
         score_matrix(images, captions, caplens, image_lengths, scorer=scorer, precision=precision, out=out)
         return out
-    dtype = checks.PRECISIONS[checks.check_precision(precision, torch.float32)]
+    dtype = PRECISIONS[checks.check_precision(precision, torch.float32)]
     if precision in FORMATS:  # rounded once, from the features as they are
         dtype = torch.float32
     images, captions = (as_tensor(x).to(place, dtype) for x in (images, captions))

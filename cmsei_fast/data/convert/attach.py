@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..split import Split, offsets_of
-from .captions import key_of
+from .matching import image_key
 
 SHORTER, LONGER = 600, 1000  # pixels: how Scene-Graph-Benchmark scales images for its detector
 
@@ -47,11 +47,12 @@ def attach(base: Split, graphs: Split, *, overlap: float = 0.5, scaled: bool = T
         for part in parts:
             if getattr(split, part) is None:
                 raise ValueError(f"{name}: expected a split with {part}, got one without")
-    place = {key_of(name): i for i, name in enumerate(graphs.ids)}
-    missing = [name for name in base.ids if key_of(name) not in place]
+    place = {image_key(name): i for i, name in enumerate(graphs.ids)}
+    keys = [image_key(name) for name in base.ids]
+    missing = [name for name, key in zip(base.ids, keys, strict=True) if key not in place]
     if missing:
         raise ValueError(f"graphs: expected one of each image, {len(missing)} are missing, {missing[0]!r} the first")
-    parts_of = [_on_regions(base, i, graphs, place[key_of(name)], overlap, scaled) for i, name in enumerate(base.ids)]
+    parts_of = [_on_regions(base, i, graphs, place[key], overlap, scaled) for i, key in enumerate(keys)]
     labels, label_scores, relations, scores = (np.concatenate([parts[k] for parts in parts_of]) for k in range(4))
     return replace(
         base,

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from ..split import Split, offsets_of
 from ..strings import check_string
 from .boxes import check_inside
-from .captions import Captions, choose
+from .captions import Captions
+from .matching import match_images
 from .rows import ImageRows
 
 _FIELDS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
@@ -67,7 +68,7 @@ def butd_split(
     for line in lines:
         if line.width != lines[0].width:
             raise ValueError(f"{line.place}: features: expected {lines[0].width} numbers a box, got {line.width}")
-    chosen = choose([line.name for line in lines], source, captions, [line.place for line in lines])
+    chosen = match_images([line.name for line in lines], source, captions, [line.place for line in lines])
     kept = [lines[i] for i in chosen.order]
     offsets = offsets_of([len(line.boxes) for line in kept])
     return Split(

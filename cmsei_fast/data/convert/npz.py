@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from ..split import Split, offsets_of
 from .boxes import check_inside
-from .captions import Captions, choose
+from .captions import Captions
+from .matching import match_images
 from .npy import DAMAGED
 from .rows import ImageRows
 
@@ -46,7 +47,7 @@ def npz_split(
     files = sorted(name for name in os.listdir(directory) if name.endswith(".npz"))
     if not files:
         raise ValueError(f"{os.fspath(directory)}: expected .npz files, got none")
-    chosen = choose([name.removesuffix(".npz") for name in files], directory, captions)
+    chosen = match_images([name.removesuffix(".npz") for name in files], directory, captions)
     paths = [Path(directory) / files[i] for i in chosen.order]
     boxes, sizes, width = [], [], 0
     for path in tqdm(paths, unit=" images", desc="boxes", disable=not progress):

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from ..json_object import read_json
 from ..split import Split, offsets_of
-from .captions import Captions, choose
+from .captions import Captions
+from .matching import match_images
 from .members import members
 from .text import string_list
 
@@ -64,7 +65,7 @@ def scene_graph_split(
     if not graphs:
         raise ValueError(f"{os.fspath(prediction)}: expected at least one image, got none")
     present = sorted(graphs)
-    chosen = choose([os.path.basename(files[i]) for i in present], prediction, captions)
+    chosen = match_images([os.path.basename(files[i]) for i in present], prediction, captions)
     kept = [graphs[present[i]] for i in chosen.order]
     boxes, labels, label_scores, relations, relation_scores = (
         np.concatenate([graph[part] for graph in kept]) for part in range(5)
