@@ -12,6 +12,7 @@ import torch
 from .encoded import Encoded
 from .engines.terms import PRECISIONS
 from .scorer import PairScorer
+from .transforms import is_transformed
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _GIB = 1 << 30
@@ -173,7 +174,9 @@ def integers(name: str, values: Any) -> np.ndarray:
             return np.zeros(tuple(values.shape), dtype=np.int64)
         if values.is_floating_point() or values.is_complex():
             raise TypeError(f"{name}: expected integers, got {str(values.dtype).removeprefix('torch.')}")
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        # A tensor within the transforms of torch.func has no memory that numpy could share.
+        values = values.tolist() if is_transformed() else values.numpy()
     elif isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
         raise TypeError(f"{name}: expected a list, array or tensor of integers, got {type(values).__name__}")
     try:

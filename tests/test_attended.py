@@ -183,6 +183,32 @@ def test_narrow_features_are_used_in_float32(dtype: torch.dtype) -> None:
     assert first.attended.dtype == torch.float32
 
 
+@pytest.mark.parametrize("unit", [False, True])
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_attention_is_not_rounded_by_autocast(direction: str, unit: bool) -> None:
+    v, w = (x.float() for x in problem())
+    head = lambda tile: (tile.attended * tile.queries).sum((-1, -2))  # noqa: E731
+    call = lambda: attended_scores(v, w, WORDS, REGIONS, head=head, direction=direction, unit=unit)  # noqa: E731
+    with torch.autocast("cpu", torch.bfloat16):
+        found = call()
+    torch.testing.assert_close(found, call(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("kind", [list, torch.tensor])
+def test_transforms(recorded: bool, kind: Any) -> None:
+    v, w = problem()
+    head = Head()
+    call = lambda v: attended_scores(v, w, kind(WORDS), REGIONS, head=head, unit=True).sum()  # noqa: E731
+    (expected,) = torch.autograd.grad(call(v.requires_grad_()), v)
+    v = v.detach()
+    torch.testing.assert_close(torch.func.grad(call)(v), expected)
+    with torch.set_grad_enabled(recorded):
+        torch.testing.assert_close(torch.func.vmap(call)(torch.stack([v, 2 * v])), torch.stack([call(v), call(2 * v)]))
+        _, slope = torch.func.jvp(call, (v,), (torch.ones_like(v),))
+    torch.testing.assert_close(slope, expected.sum())
+
+
 @pytest.mark.parametrize(("images", "captions"), [(0, 3), (2, 0), (0, 0)])
 def test_no_pairs(images: int, captions: int) -> None:
     v, w = torch.zeros(images, 4, 8, requires_grad=True), torch.zeros(captions, 5, 8)

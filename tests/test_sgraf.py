@@ -14,6 +14,7 @@ import torch
 from conftest import BACKENDS, Backend
 from problems import error
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.functional import batch_norm, leaky_relu, linear, normalize
 
 from cmsei_fast.compat import scan, sgraf
@@ -359,6 +360,59 @@ def test_a_state_that_is_not_whole_is_told_by_name(module: str) -> None:
             EncoderSimilarity.from_state(given)
     with pytest.raises(ValueError, match=r"^state: expected the weights of SGRAF's EncoderSimilarity, got NoneType"):
         EncoderSimilarity.from_state(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("training", [False, True])
+def test_autocast(module: str, training: bool) -> None:
+    """Its layers are rounded, the attention is not; its gradients come through."""
+    v, w = (x.float() for x in problem())
+    w = w.nan_to_num(0.0).requires_grad_()
+    model = encoder(module).float().train(training)
+    state = {name: x.detach().clone() for name, x in model.state_dict().items()}
+    expected = literal(v, w, state, module, training).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        limit = 0.01 + 2 * (literal(v, w, state, module, training).detach() - expected).abs().max()
+        found = model(v, w, LENGTHS)
+        with torch.no_grad():
+            assert (model(v, w, LENGTHS) - expected).abs().max() < limit
+    assert (found - expected).abs().max() < limit < 0.5
+    found.sum().backward()
+    assert w.grad is not None
+    assert w.grad.isfinite().all()
+    assert w.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_transforms(module: str, recorded: bool) -> None:
+    """Where the transforms of torch.func are at work, or a tangent comes along, the compiled engine has no part."""
+    v, w = problem()
+    model = encoder(module)
+    v.requires_grad_()
+    (gradient,) = torch.autograd.grad(model(v, w, LENGTHS).sum(), v)
+    v = v.detach()
+    direction = torch.linspace(-1, 1, v.numel(), dtype=v.dtype).view(v.shape)
+    call = lambda v: model(v, w, LENGTHS).sum()  # noqa: E731
+    with torch.set_grad_enabled(recorded):
+        _, slope = torch.func.jvp(call, (v,), (direction,))
+        torch.testing.assert_close(slope, (gradient * direction).sum())
+        torch.testing.assert_close(torch.func.vmap(call)(torch.stack([v, v + 1])), torch.stack([call(v), call(v + 1)]))
+        with forward_ad.dual_level():
+            dual = call(forward_ad.make_dual(v, direction))
+            torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, slope)
+    torch.testing.assert_close(torch.func.grad(call)(v), gradient)
+
+
+def test_dtypes_that_do_not_fit_the_weights() -> None:
+    v, w = problem()
+    model = encoder("SGR")
+    with pytest.raises(TypeError, match=r"^images: expected float64 \(as the module's weights\), got float32$"):
+        model(v.float(), w, LENGTHS)
+    with pytest.raises(TypeError, match=r"^captions: expected float32 \(as the module's weights\), got bfloat16$"):
+        model.float()(v.float(), w.bfloat16(), LENGTHS)
+    with pytest.raises(TypeError, match=r"^weights: expected float32 or float64, got float16$"):
+        model.half()(v.half(), w.half(), LENGTHS)
 
 
 def test_bad_input() -> None:

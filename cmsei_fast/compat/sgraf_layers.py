@@ -106,6 +106,7 @@ class AttentionFiltration(nn.Module):
         of each.
         """
         a = linear(x, self.attn_sim_w.weight, self.attn_sim_w.bias).squeeze(-1)  # (I, J, k)
+        a = a.to(self.bn.weight.dtype)  # autocast leaves a batch norm's numbers as wide as they are
         if self.training:
             variance, mean = torch.var_mean(a, (0, 2), correction=0, keepdim=True)  # (1, J, 1)
             if found is not None:

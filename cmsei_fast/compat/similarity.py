@@ -17,6 +17,7 @@ from ..engines import native_similarity
 from ..engines.affine import Affine
 from ..ops.attended import AttendedTile, attended_scores
 from ..scorer import Attention
+from ..transforms import has_tangent, is_transformed
 from . import scores
 from .sgraf_layers import EPS, AttentionFiltration, GlobalAttention, GraphReasoning, Statistics
 
@@ -125,6 +126,7 @@ class EncoderSimilarity(nn.Module):
         """The same of packed words (ΣL, D) and their lengths (n_caption,) int64 on the CPU.
 
         Raises:
+            TypeError: for another dtype than the weights', outside autocast, or weights of less than float32.
             ValueError: for another number of regions or another width than the module's.
         """
         width = self.sim_tranloc_w.in_features
@@ -139,6 +141,13 @@ class EncoderSimilarity(nn.Module):
         if self._runs_native(images, words):
             vectors = self._image_vectors(images), self._sentence_vectors(words, lengths)
             return native_similarity.similarity(images, words, lengths, *vectors, self._weights())
+        own = self.sim_tranloc_w.weight.dtype
+        if own not in (torch.float32, torch.float64):
+            raise TypeError(f"weights: expected float32 or float64, got {str(own).removeprefix('torch.')}")
+        for name, x in (("images", images), ("captions", words)):
+            if x.dtype != own and not torch.is_autocast_enabled(x.device.type):
+                kinds = [str(dtype).removeprefix("torch.") for dtype in (own, x.dtype)]
+                raise TypeError(f"{name}: expected {kinds[0]} (as the module's weights), got {kinds[1]}")
         found: Statistics = {}
         out = attended_scores(
             images,
@@ -160,6 +169,8 @@ class EncoderSimilarity(nn.Module):
         own = self.sim_tranloc_w.weight
         if self.training or torch.is_grad_enabled():
             return "it evaluates only: call eval(), and the module inside torch.no_grad()"
+        if is_transformed() or has_tangent(images, words):
+            return "it has no part in the transforms of torch.func, nor in forward-mode derivatives"
         if any(x.device.type != "cpu" for x in (images, words, own)):
             return "the features or the weights are not on the CPU"
         if not images.dtype == words.dtype == own.dtype or own.dtype not in (torch.float32, torch.float64):

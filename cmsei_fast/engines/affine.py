@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from ..transforms import has_tangent, is_transformed
+
 # What torch.compile makes of a linear layer on a CPU: oneDNN uses AVX-512 on every processor that has it, and the
 # BLAS behind torch's own product does not.
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -15,7 +17,8 @@ _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b (…, n) of x (…, d), weight (n, d) and bias (n,), all of one dtype; differentiable."""
-    plain = torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32
+    derived = torch.is_grad_enabled() or is_transformed() or has_tangent(x, weight, bias)
+    plain = derived or x.device.type != "cpu" or x.dtype != torch.float32
     if plain or _ONEDNN is None or not torch.backends.mkldnn.is_available():
         return linear(x, weight, bias)
     return _ONEDNN(x.contiguous(), weight.contiguous(), bias, "none", [], "")

@@ -70,7 +70,9 @@ class Side:
         rows = rows.to(self._dtype).view(len(items), length, width)
         own = items.to(rows.device)
         state = None if self._state is None else self._state.index_select(0, own)
-        return Chunk(own, rows, rows @ rows.mT if self._gram else None, state)
+        with torch.autocast(rows.device.type, enabled=False):
+            gram = rows @ rows.mT if self._gram else None
+        return Chunk(own, rows, gram, state)
 
     def whole(self) -> list[Chunk]:
         """One chunk for each length."""

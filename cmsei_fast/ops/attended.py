@@ -17,6 +17,7 @@ from cmsei_fast.engines.gram import attend
 from cmsei_fast.engines.same_length import Chunk, Side
 from cmsei_fast.engines.terms import EPS, Direction, read_terms
 from cmsei_fast.scorer import Attention, PairScorer
+from cmsei_fast.transforms import is_transformed
 
 # Rows of queries whose attention is one product, and numbers of attended vectors in a tile: for a CPU's caches, and
 # enough to fill a GPU.
@@ -102,7 +103,8 @@ def attended_scores(
     """The score that a head makes of each pair's attended vectors; differentiable.
 
     Gradients reach the features, the states and whatever the head is made of. For the backward pass each tile is
-    computed again (the head too, with the same random numbers), so that memory holds one tile at a time.
+    computed again (the head too, with the same random numbers), so that memory holds one tile at a time; within the
+    transforms of ``torch.func``, which cannot do that, all tiles are kept.
 
     Args:
         head: gets an :class:`AttendedTile` of I images and J captions and returns their scores (I, J): a module, or a
@@ -122,7 +124,8 @@ def attended_scores(
         raise TypeError(f"head: expected a module or a function, got {type(head).__name__}")
     if 0 in plan.shape:
         return torch.empty(plan.shape, dtype=plan.dtype, device=plan.device)
-    return _recorded(plan, head) if torch.is_grad_enabled() else _written(plan, head)
+    recorded = torch.is_grad_enabled() or is_transformed()  # vmap does not write into what it has not mapped
+    return _recorded(plan, head) if recorded else _written(plan, head)
 
 
 def _written(plan: _Plan, head: Head) -> Tensor:
@@ -152,7 +155,7 @@ def _checkpointed(plan: _Plan, head: Head, images: Chunk, captions: Chunk) -> Te
         runs += 1
         return _scored(head, plan.tile(images, captions, again=runs > 1), plan.dtype)
 
-    return checkpoint(run, use_reentrant=False)
+    return run() if is_transformed() else checkpoint(run, use_reentrant=False)
 
 
 def _scored(head: Head, tile: AttendedTile, dtype: torch.dtype) -> Tensor:

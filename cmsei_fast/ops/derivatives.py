@@ -7,7 +7,8 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from ..transforms import has_tangent, is_transformed
 
 _FORWARD_MODE = "{name}: expected derivatives backward alone, got forward mode (torch.func.jvp)"
 
@@ -50,7 +51,7 @@ def differentiable(
     transformed = type(name, (torch.autograd.Function,), {"generate_vmap_rule": True, **methods})
 
     def call(*inputs: Any) -> Any:
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        if is_transformed():
             return transformed.apply(*inputs)  # type: ignore[attr-defined]
         return operator(*inputs)
 
@@ -74,7 +75,5 @@ def refuse_tangents(name: str, *tensors: Tensor | None) -> None:
     Raises:
         RuntimeError: a tensor has a tangent (``torch.func.jvp``, ``torch.autograd.forward_ad``).
     """
-    if torch.compiler.is_compiling():
-        return
-    if any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+    if has_tangent(*tensors):
         raise RuntimeError(_FORWARD_MODE.format(name=name))
