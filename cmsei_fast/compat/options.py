@@ -8,7 +8,7 @@ from typing import Any
 
 from ..scorer import NORMS, Attention, PairScorer
 
-_NORMS = {"no_norm": "none", **{name: name for name in NORMS if name != "none"}}
+NORMS_OF = {"no_norm": "none", **{name: name for name in NORMS if name != "none"}}
 _CODINGS = ("VHACoding", "THACoding", "VSACoding")
 _POOLINGS = {"LSEPooling": "lse", "MeanPooling": "mean", "MaxPooling": "max", "SumPooling": "sum"}
 _AGGREGATES = {"LogSumExp": "lse", "Max": "max", "Sum": "sum", "Mean": "mean"}
@@ -52,7 +52,7 @@ def choice(opt: Any, name: str, known: dict[str, str]) -> str:
 
 def scan(opt: Any) -> Attention:
     """One direction from SCAN's ``raw_feature_norm``, ``agg_func``, ``lambda_softmax`` and ``lambda_lse``."""
-    norm, aggregate = choice(opt, "raw_feature_norm", _NORMS), choice(opt, "agg_func", _AGGREGATES)
+    norm, aggregate = choice(opt, "raw_feature_norm", NORMS_OF), choice(opt, "agg_func", _AGGREGATES)
     given = {"lse_temperature": number(opt, "lambda_lse")} if aggregate == "lse" else {}
     return Attention(temperature=number(opt, "lambda_softmax"), norm=norm, aggregate=aggregate, **given)
 

@@ -205,7 +205,7 @@ class _Plan:
         self.device, self._width = images.device, images.shape[-1]
         wide = torch.promote_types(images.dtype, captions.dtype) == torch.float64
         self.dtype = torch.float64 if wide else torch.float32
-        self._how = _direction(attention, self.dtype, self.device)
+        self._how = direction_of(attention, self.dtype, self.device)
         self._images = Side(images, lengths[0], image_state, self.dtype, gram=unit and self._asks_words)
         self._captions = Side(captions, lengths[1], caption_state, self.dtype, gram=unit and not self._asks_words)
 
@@ -259,7 +259,7 @@ def _attended(queries: Chunk, context: Chunk, how: Direction) -> Tensor:
     return (p @ context.rows).view(x, y, n, width)
 
 
-def _direction(attention: Attention, dtype: torch.dtype, device: torch.device) -> Direction:
+def direction_of(attention: Attention, dtype: torch.dtype, device: torch.device) -> Direction:
     """The attention as the engines read it."""
     scorer = PairScorer(t2i=attention)
     scalars = torch.tensor(scorer.scalars(), dtype=dtype, device=device)

@@ -1,0 +1,196 @@
+"""IMRAM's functions (Chen et al. 2020), as in its evaluation: all steps, with the trained memories between them.
+
+    from cmsei_fast.compat.imram import i2t, shard_xattn, t2i
+
+Of ``opt`` are read ``model_mode`` (``full_IMRAM``, ``text_IMRAM``, ``image_IMRAM``), ``iteration_step``,
+``raw_feature_norm``, ``lambda_softmax`` and ``no_IMRAM_norm``. ``i2t`` and ``t2i`` are those of
+:mod:`cmsei_fast.compat.scan`.
+
+A memory is g ⊙ q + (1 − g) ⊙ tanh(L [q; a] + b), g = sigmoid(G [q; a] + c), of a query q and what it attended to,
+a = P C. Both layers are sums, L [q; a] = L₁ q + P (C L₂ᵀ), of which the first step's L₁ q belongs to the query alone
+and C L₂ᵀ to the context alone: a pair costs D² only from the second memory on. The relevance cos(q₁, a) needs no a
+either, as |a|² = P C Cᵀ Pᵀ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from .. import checks
+from ..devices import own_device
+from ..engines.gram import attend
+from ..engines.terms import EPS, Direction
+from ..ops.attended import direction_of
+from ..packing import as_tensor
+from ..scorer import Attention
+from . import options
+from .scan import i2t, t2i
+
+__all__ = ["i2t", "shard_xattn", "t2i"]
+
+_MODES = {"full_IMRAM": "t2i i2t", "text_IMRAM": "t2i", "image_IMRAM": "i2t"}
+# Images of a tile, and numbers of the states of its queries.
+_IMAGES = {"cpu": 32, "other": 128}
+_TILE = {"cpu": 2**21, "other": 2**26}
+
+
+class Memory(NamedTuple):
+    """The two layers of one direction's memory, (D, D) each of the query and of what it attended to, and (D,)."""
+
+    query: tuple[Tensor, Tensor]
+    attended: tuple[Tensor, Tensor]
+    bias: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, model: Any, direction: str, device: torch.device) -> Memory:
+        """That of a model, whose ``linear_…`` and ``gate_…`` are layers from 2 D to D.
+
+        Raises:
+            TypeError: if it has none.
+        """
+        layers = [getattr(model, f"{kind}_{direction}", None) for kind in ("linear", "gate")]
+        if not all(isinstance(layer, nn.Linear) and layer.in_features == 2 * layer.out_features for layer in layers):
+            raise TypeError(f"model: expected IMRAM's, with linear_{direction} and gate_{direction}, got another")
+        weights = [layer.weight.detach().to(device, torch.float32).chunk(2, 1) for layer in layers if layer is not None]
+        bias = [layer.bias.detach().to(device, torch.float32) for layer in layers if layer is not None]
+        return cls((weights[0][0], weights[1][0]), (weights[0][1], weights[1][1]), (bias[0], bias[1]))
+
+    def read(self, rows: Tensor, asks: bool) -> Side:
+        """Items (n, r, D) as queries or as context of this direction."""
+        if asks:
+            return Side(rows, [linear(rows, *layer) for layer in zip(self.query, self.bias, strict=True)])
+        return Side(rows, [linear(rows, weight) for weight in self.attended])
+
+
+class Side(NamedTuple):
+    """Items of one number of rows, and the parts of both layers that are theirs alone."""
+
+    rows: Tensor  # (n, r, D)
+    read: list[Tensor]  # two of the same shape
+
+
+@torch.no_grad()
+def shard_xattn(
+    model: Any,
+    images_fc: Any,
+    images: Any,
+    caption_ht: Any,
+    captions: Any,
+    caplens: Any,
+    opt: Any,
+    shard_size: int = 128,
+    *,
+    device: str | None = None,
+) -> np.ndarray:
+    """(n_image, n_caption) float64 array of the sums of all steps' scores, as IMRAM's evaluation makes them.
+
+    Args:
+        model: IMRAM's model, whose memories are read; it is not called.
+        images_fc, caption_ht: not read, as in the original.
+        images: (n_image, n_regions, d) array or tensor, each image once.
+        captions: (n_caption, max_n_word, d), likewise.
+        caplens: (n_caption,) words of each caption.
+        opt: see the module.
+        shard_size: not needed.
+        device: where it is computed; None is the GPU where there is one, as in the original, else the CPU.
+
+    Raises:
+        AttributeError, TypeError, ValueError: naming the option or argument, what was expected and what came.
+    """
+    model = getattr(model, "module", model)  # of DataParallel
+    directions = options.choice(opt, "model_mode", _MODES).split()
+    steps = options.option(opt, "iteration_step")
+    if not checks.is_whole(steps):
+        raise ValueError(f"opt.iteration_step: expected an integer >= 1, got {steps!r}")
+    unit = not options.option(opt, "no_IMRAM_norm")
+    attention = Attention(
+        temperature=options.number(opt, "lambda_softmax"),
+        norm=options.choice(opt, "raw_feature_norm", options.NORMS_OF),
+    )
+    for name, x in (("images", images), ("captions", captions)):
+        checks.kind_of(name, x)
+        checks.dtype_of(name, x)
+        if len(x.shape) != 3:
+            raise ValueError(f"{name}: expected 3 dimensions (n, rows, d), got shape {tuple(x.shape)}")
+        checks.check_features(name, x)
+    if images.shape[2] != captions.shape[2]:
+        raise ValueError(f"captions: expected width {images.shape[2]} (as images), got {captions.shape[2]}")
+    if caplens is None:
+        raise TypeError("caplens: expected the number of words of each caption, got None")
+    lengths = checks.check_lengths("caplens", caplens, "caption", tuple(captions.shape))
+    assert lengths is not None
+    place = own_device(device)
+    how = direction_of(attention, torch.float32, place)
+    memories = {name: Memory.of(model, name, place) for name in directions}
+    for memory in memories.values():
+        if len(memory.bias[0]) != images.shape[2]:
+            raise ValueError(
+                f"model: expected memories of width {images.shape[2]}, as images, got {len(memory.bias[0])}"
+            )
+    out = np.zeros((len(images), len(captions)))
+    for some in _runs(len(images), _IMAGES[_kind(place)]):
+        own = as_tensor(images[some]).to(place, torch.float32)  # (I, R, D)
+        regions = {name: memory.read(own, name == "i2t") for name, memory in memories.items()}
+        for chosen, rows in _same_length(captions, lengths, own):
+            for name, memory in memories.items():
+                words = memory.read(rows, name == "t2i")
+                if name == "t2i":
+                    found = _scores(words, regions[name], memory, how, steps, unit)
+                else:
+                    found = _scores(regions[name], words, memory, how, steps, unit).T
+                out[some, chosen] += found.double().cpu().numpy()
+    wrong = np.argwhere(~np.isfinite(out))
+    if len(wrong):
+        i, j = wrong[0]
+        raise ValueError(f"images, captions: expected finite features, got none for image {i} and caption {j}")
+    return out
+
+
+def _kind(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else "other"
+
+
+def _runs(count: int, step: int) -> Iterator[slice]:
+    return (slice(first, min(first + step, count)) for first in range(0, count, step))
+
+
+def _same_length(captions: Any, lengths: np.ndarray, regions: Tensor) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Places and words (J, n, D) of captions of one length, so many that a tile of either direction's queries fits."""
+    most = _TILE[_kind(regions.device)] // (regions.shape[0] * regions.shape[2])
+    for n in np.unique(lengths):
+        group = np.flatnonzero(lengths == n)
+        for some in _runs(len(group), max(1, most // max(int(n), regions.shape[1]))):
+            yield group[some], as_tensor(captions[group[some], : int(n)]).to(regions.device, torch.float32)
+
+
+def _scores(queries: Side, context: Side, memory: Memory, how: Direction, steps: int, unit: bool) -> Tensor:
+    """(X, Y) of Y items of n queries (Y, n, D) and X items of m context rows (X, m, D): the sum over the steps."""
+    (y, n, _), (x, m, _) = queries.rows.shape, context.rows.shape
+    rows = queries.rows.flatten(0, 1)
+    first = (context.rows.flatten(0, 1) @ rows.T).view(x, m, y * n).transpose(1, 2).contiguous()  # (X, Y n, m)
+    gram = context.rows @ context.rows.transpose(1, 2)  # (X, m, m)
+    length, count = rows.norm(dim=1), first.new_full((x,), m)
+    total = first.new_zeros(x, y)
+    state, products = rows[None], first  # (1 or X, Y n, D), (X, Y n, m)
+    for step in range(steps):
+        p = attend(products.view(x, y, n, m), how, count).flatten(1, 2)  # (X, Y n, m)
+        square = ((p @ gram) * p).sum(-1).clamp(min=0)
+        relevance = (p * first).sum(-1) / (length * square.sqrt()).clamp(min=EPS)
+        total += relevance.view(x, y, n).mean(2)
+        if step + 1 == steps:
+            break
+        own = [part.flatten(0, 1).expand(x, -1, -1) for part in queries.read]
+        if step > 0:
+            own = [linear(state, *layer) for layer in zip(memory.query, memory.bias, strict=True)]
+        new, gate = (torch.baddbmm(mine, p, other) for mine, other in zip(own, context.read, strict=True))
+        state = torch.lerp(new.tanh_(), state.expand_as(new), gate.sigmoid_())  # (X, Y n, D)
+        if unit:
+            state /= state.norm(dim=-1, keepdim=True) + EPS
+        products = state @ context.rows.transpose(1, 2)
+    return total
