@@ -166,6 +166,10 @@ BAD = {
         {"confidence_threshold": "high", "relations": ()},
         "confidence_threshold: expected a number in [0, 1], got 'high'",
     ),
+    "words of a transformer": (
+        {"transformer": "bert", "word_dropout": 0.1, "relations": ()},
+        "word_dropout: expected 0 with a transformer (it is the GRU's), got 0.1",
+    ),
     "nothing": (
         {"boxes": False, "relations": ()},
         "feature_width: expected region features, object_names or boxes, got none of them",

@@ -32,7 +32,7 @@ class ModelConfig:
         trained_words: the first words of the vocabulary have vectors that learn, so many; None is all of them.
         word_residual: whether a word's own embedding is added to the GRU's output.
         dropout: of the encoders' inputs and outputs, in [0, 1).
-        word_dropout: chance of a token to be replaced by ``<unk>`` in training.
+        word_dropout: chance of a token to be replaced by ``<unk>`` in training; the GRU's alone, 0 with a transformer.
         region_dropout: chance of a region to be left out in training; one always stays.
         scorer: structure and initial numbers of the score.
 
@@ -91,6 +91,8 @@ class ModelConfig:
             raise ValueError(f"confidence_threshold: expected a number in [0, 1], got {value!r}")
         if self.transformer is not None and not isinstance(self.transformer, str):
             raise TypeError(f"transformer: expected None, a directory or a hub name, got {self.transformer!r}")
+        if self.transformer is not None and self.word_dropout:
+            raise ValueError(f"word_dropout: expected 0 with a transformer (it is the GRU's), got {self.word_dropout}")
         if not isinstance(self.scorer, PairScorer):
             raise TypeError(f"scorer: expected a PairScorer, got {type(self.scorer).__name__}")
         if not self.feature_width and not self.object_names and not self.boxes:
