@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines import eager
+from cmsei_fast.engines.terms import accumulator_of
 
 MAX_HEAD_DIM = 256
 
@@ -35,7 +36,7 @@ def _where(x: Tensor) -> tuple[int, int]:
 
 
 def _tables(dtype: torch.dtype, *tables: Tensor | None) -> list[Tensor | None]:
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    wide = accumulator_of(dtype)
     return [None if x is None else x.detach().to(wide).contiguous() for x in tables]
 
 

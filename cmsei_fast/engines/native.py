@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import eight_bits
 from .native_relation import relation_attention, relation_attention_backward, rows_of
+from .terms import accumulator
 
 __all__ = [
     "current_isa",
@@ -138,7 +139,7 @@ def pair_score(
     wide = precision == "float64"
     v, w, int8 = _rows(regions, words, precision)
     i, j = _offsets(region_offsets), _offsets(word_offsets)
-    out = torch.empty(i.numel() - 1, j.numel() - 1, dtype=torch.float64 if wide else torch.float32, device="cpu")
+    out = torch.empty(i.numel() - 1, j.numel() - 1, dtype=accumulator(precision), device="cpu")
     if out.numel() == 0:
         return out
     module = _module()
@@ -177,7 +178,7 @@ def pair_score_listed(
     i, j = _offsets(region_offsets), _offsets(word_offsets)
     captions = wanted.nonzero()[:, 1].contiguous()
     first = torch.nn.functional.pad(wanted.sum(1).cumsum(0), (1, 0)).contiguous()
-    out = torch.empty(len(captions), dtype=torch.float64 if wide else torch.float32, device="cpu")
+    out = torch.empty(len(captions), dtype=accumulator(precision), device="cpu")
     if out.numel() == 0:
         return out
     module = _module()
@@ -209,7 +210,7 @@ def pair_score_backward(
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the regions, the words and the scalars, in their dtypes; the scores' inner products recomputed."""
-    wide = torch.float64 if precision == "float64" else torch.float32
+    wide = accumulator(precision)
     own = (regions, words) if precision != "int8" else (eight_bits.rounded(x, precision) for x in (regions, words))
     dtype = torch.bfloat16 if precision == "int8" else getattr(torch, precision)
     v, w = (rows_of(x, dtype) for x in own)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .terms import accumulator_of
+
 __all__ = ["relation_attention", "relation_attention_backward"]
 
 _Strided = tuple[int, int, int, int]
@@ -74,7 +76,7 @@ def relation_attention(
         value: (n_labels, H, d) or None.
         confidence: (B, R, R) in (0, 1] or None.
     """
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    dtype = accumulator_of(q.dtype)
     qkv = [rows_of(x, dtype) for x in (q, k, v)]
     tables = [_dense(x, dtype) for x in (bias, value, confidence)]
     out = torch.empty(q.shape, dtype=dtype, device="cpu")
@@ -107,7 +109,7 @@ def relation_attention_backward(
 
     ``grad`` (B, H, R, d) is the gradient of the result; the attention weights are computed again, not stored.
     """
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    dtype = accumulator_of(q.dtype)
     inputs = (bias, value, confidence)
     if q.numel() == 0:
         zeros = [None if x is None else torch.zeros_like(x) for x in inputs]

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cmsei_fast.engines.terms import accumulator_of
+
 
 class _Attended(NamedTuple):
     """The forward's intermediates that the backward shares, in the accumulator's dtype."""
@@ -22,7 +24,7 @@ class _Attended(NamedTuple):
 def _attended(
     q: Tensor, k: Tensor, v: Tensor, labels: Tensor, bias: Tensor | None, confidence: Tensor | None
 ) -> _Attended:
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    wide = accumulator_of(q.dtype)
     edge = (labels != 0)[:, None]
     # Whatever stands in a padded node (NaN included) must not meet a zero of P in a product.
     asks, answers = edge.any(-1)[..., None], edge.any(-2)[..., None]

@@ -98,6 +98,11 @@ def accumulator(precision: str) -> torch.dtype:
     return torch.float64 if precision == "float64" else torch.float32
 
 
+def accumulator_of(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums over numbers of this dtype are kept: float64 for float64, float32 for narrower ones."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def rounded_rows(x: Tensor, precision: str) -> Tensor:
     """Features (rows, D) rounded to the precision, in the dtype that holds them; a view where they are already."""
     return eight_bits.rounded(x, precision) if precision in eight_bits.FORMATS else x.to(PRECISIONS[precision])

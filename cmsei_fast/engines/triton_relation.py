@@ -8,15 +8,12 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines import eager
+from cmsei_fast.engines.terms import accumulator_of
 from cmsei_fast.engines.triton_launch import fitting, on_device
 from cmsei_fast.engines.triton_sides import kernel_dtype
 
 MAX_WIDTH = 256
 MAX_NODES = 128  # of a graph whose gradients are one tile
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _block(n: int) -> int:
@@ -50,7 +47,7 @@ def _prepared(
     q: Tensor, labels: Tensor, bias: Tensor | None, value: Tensor | None, confidence: Tensor | None
 ) -> tuple[list[Tensor], dict[str, Any], list[Any]]:
     """Labels and tables as the kernels read them (any tensor stands for one not given), options, sizes."""
-    wide = _wide(q)
+    wide = accumulator_of(q.dtype)
     tables = [None if x is None else x.detach().to(wide).contiguous() for x in (bias, value, confidence)]
     index = labels.to(torch.int32).contiguous()
     given = [index, *(index if x is None else x for x in tables)]
@@ -80,7 +77,7 @@ def relation_attention(
         return eager.relation_attention(q, k, v, labels, bias, value, confidence)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     given, options, sizes = _prepared(q, labels, bias, value, confidence)
-    queries, keys = forward_tile(r, _block(d), 2 if q.dtype == torch.bfloat16 else _wide(q).itemsize)
+    queries, keys = forward_tile(r, _block(d), 2 if q.dtype == torch.bfloat16 else accumulator_of(q.dtype).itemsize)
 
     def run() -> Tensor:
         relations_forward[b * h, -(-r // queries)](
@@ -124,7 +121,7 @@ def relation_attention_backward(
         return (*(x if x is None else x.bfloat16() for x in found[:3]), *found[3:])
     if d > MAX_WIDTH or r > MAX_NODES:
         return eager.relation_attention_backward(grad, q, k, v, labels, bias, value, confidence)
-    wide = _wide(q)
+    wide = accumulator_of(q.dtype)
     given, options, sizes = _prepared(q, labels, bias, value, confidence)
     upstream = grad.to(wide).where((labels != 0).any(-1)[:, None, :, None], 0).contiguous()
     dq, dk, dv = (torch.empty(q.shape, dtype=wide, device=q.device) for _ in range(3))

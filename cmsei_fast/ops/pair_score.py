@@ -71,8 +71,7 @@ def pair_score(
     if precision is None:
         precision = _own_precision(regions)
     if scalars is None:
-        dtype = torch.float64 if precision == "float64" else torch.float32
-        scalars = torch.tensor(scorer.scalars(), dtype=dtype, device="cpu")
+        scalars = torch.tensor(scorer.scalars(), dtype=accumulator(precision), device="cpu")
     _check_tensors(scalars=scalars)
     refuse_tangents("pair_score", regions, words, scalars)
     options = (scorer.config(), engine, precision)

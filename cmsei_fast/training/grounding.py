@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..encoded import Encoded, length_mask
 from ..engines.gram import attend
-from ..engines.terms import EPS, read_terms
+from ..engines.terms import EPS, accumulator_of, read_terms
 from ..nn import PairScore
 from .mentions import MentionBatch
 
@@ -45,7 +45,7 @@ def word_attention(
         α (K, R'), 0 for regions that are not there, and which are (K, R') bool.
     """
     device = regions.rows.device
-    dtype = torch.float64 if regions.rows.dtype == torch.float64 else torch.float32
+    dtype = accumulator_of(regions.rows.dtype)
     there, _ = kept.padded()  # (N, R', 1)
     there = there[mentions.images, :, 0] > 0  # (K, R')
     rows = (kept.rows[:, 0].cumsum(0) - 1).long().clamp(min=0)  # of each region before, its row now
