@@ -1,4 +1,4 @@
-// What every binding of the CPU module needs: kernels by name, and a way to notice Ctrl-C.
+// What every binding of the CPU module needs: kernels by name, and calls without the GIL that notice Ctrl-C.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -21,6 +21,16 @@ inline const CpuKernels* kernels_by_name(const std::string& isa) {
 inline bool signal_pending() {
     pybind11::gil_scoped_acquire gil;
     return PyErr_CheckSignals() != 0;
+}
+
+// Computes without the GIL; `run` returns false if Ctrl-C ended it.
+template <class Run> void without_gil(Run run) {
+    bool done;
+    {
+        pybind11::gil_scoped_release release;
+        done = run();
+    }
+    if (!done) throw pybind11::error_already_set();
 }
 
 template <class T> T* pointer(std::uintptr_t address) { return reinterpret_cast<T*>(address); }

@@ -62,15 +62,15 @@ struct Available {
         if (p.tiles.bf16) tiled = &add(avx512amx::kernels());
 #endif
 #if !defined(CMSEI_NO_AVXVNNI)
-        if (narrow && p.avxvnni) avxvnni::add_int8_kernels(narrow->pair_f32);
+        if (narrow && p.avxvnni) avxvnni::add_int8_kernels(narrow->f32.pair);
 #endif
 #if !defined(CMSEI_NO_AVX512VNNI)
         for (CpuKernels* k : whole)
-            if (k && p.avx512vnni) avx512vnni::add_int8_kernels(k->pair_f32);
+            if (k && p.avx512vnni) avx512vnni::add_int8_kernels(k->f32.pair);
 #endif
         // Tile registers for bfloat16 alone multiply the same numbers faster than instructions on vectors do.
 #if !defined(CMSEI_NO_AMXINT8)
-        if (tiled && p.tiles.int8) amxint8::add_int8_kernels(tiled->pair_f32);
+        if (tiled && p.tiles.int8) amxint8::add_int8_kernels(tiled->f32.pair);
 #endif
 #endif
         (void)p, (void)narrow, (void)whole, (void)tiled;

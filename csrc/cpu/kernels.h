@@ -9,15 +9,24 @@
 
 namespace cmsei {
 
+template <class S> struct TypedKernels {
+    PairKernels<S> pair;
+    RelationKernels<S> relation;
+    SimilarityKernels<S> similarity;
+};
+
 struct CpuKernels {
     const char* isa;
-    PairKernels<float> pair_f32;
-    PairKernels<double> pair_f64;
-    RelationKernels<float> relation_f32;
-    RelationKernels<double> relation_f64;
-    SimilarityKernels<float> similarity_f32;
-    SimilarityKernels<double> similarity_f64;
+    TypedKernels<float> f32;
+    TypedKernels<double> f64;
     double (*multiply_add_burst)(long iterations, float* sink);  // returns the operations done
+
+    template <class S> const TypedKernels<S>& of() const {
+        if constexpr (sizeof(S) == 4)
+            return f32;
+        else
+            return f64;
+    }
 };
 
 // The variants compiled in that this processor can run, slowest first; terminated by nullptr.

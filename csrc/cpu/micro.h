@@ -173,14 +173,14 @@ inline void gram_form(int nv, long m, const S* g, const S* p, S* h, typename Sim
 
 // The largest of the parts, as even as can be, that are at most `most` each.
 inline long even_part(long whole, long most) {
-    const long parts = (whole + most - 1) / most;
-    return parts <= 1 ? whole : (whole + parts - 1) / parts;
+    const long parts = divide_up(whole, most);
+    return parts <= 1 ? whole : divide_up(whole, parts);
 }
 
 // Depth of a pass over C: deep enough that C's traffic is small, with a panel of B that nearly fits the first cache.
 template <class S> inline long depth_block(long k) {
     const long most = 32768 / (kNR<S> * static_cast<long>(sizeof(S)));
-    return k <= most ? k : (even_part(k, most) + 7) / 8 * 8;
+    return k <= most ? k : round_up(even_part(k, most), 8);
 }
 
 // A tile's first row, column and element of the depth.
@@ -191,7 +191,7 @@ struct Place {
 // Calls tile(place, rows, registers of columns, depth, a, lda, b, ldb, c, ldc, accumulate, ahead) for the tiles of a
 // product of elements E with sums S, `step` of the depth in a pass.
 template <class S, class E, class Tile> CMSEI_INLINE void in_tiles(const Gemm<E>& g, S* c, long step, Tile tile) {
-    const long parts = (g.rows + kMR - 1) / kMR;
+    const long parts = divide_up(g.rows, kMR);
     for (long k0 = 0; k0 < g.k || k0 == 0; k0 += step) {
         const bool accumulate = g.accumulate || k0 > 0, last = k0 + step >= g.k;
         const long depth = last ? g.k - k0 : step;

@@ -141,8 +141,6 @@ template <class S> void pack_b_rows(Rows src, long rows, long depth, S* dst, lon
     with_storage(src, [&](auto* p) { pack_b_rows_of(p, src.stride, rows, depth, dst, panel); });
 }
 
-CMSEI_INLINE long round_up(long x, long to) { return (x + to - 1) / to * to; }
-
 template <class S> long gram_size(long m, GramForms forms) {
     const long ld = round_up(m, Simd<S>::W);
     return ld + (forms == GramForms::kLengths ? 0 : Simd<S>::W + m * ld) + (forms == GramForms::kContext ? 2 * m * m : 0);

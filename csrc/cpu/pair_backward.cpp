@@ -1,93 +1,10 @@
 // The gradient of all pairs: inner products and attention again tile by tile, then two products back to the features.
+#include "gradient_products.h"
 #include "pair_score.h"
 #include "prepared.h"
 
 namespace cmsei {
 namespace {
-
-// The gradients' half of the work: dV = dS W and dW = dSᵀ V over one chunk of pairs, plus the Gram terms at the end.
-template <class S> struct Accumulator {
-    const PairKernels<S>& k;
-    const Items& items;      // whose gradient
-    const Items& others;
-    long depth, ld_depth;
-    Buffer<S> other_rows;    // the other side as rows of B
-
-    Accumulator(const PairKernels<S>& kernels, const Items& i, const Items& o, long d)
-        : k(kernels), items(i), others(o), depth(d), ld_depth(round_up(d, kernels.nr)) {}
-
-    static constexpr long kRows = 48, kBlock = 2048;
-
-    bool pack(const Run& run) {
-        other_rows.reset(others.total() * ld_depth);
-        const long panel = others.total() * k.nr;
-        return parallel_for((others.total() + kBlock - 1) / kBlock, run.threads, run.interrupted, [&](long t, int) {
-            const long first = t * kBlock, n = std::min(kBlock, others.total() - first);
-            k.pack_b_rows(at(others.rows, first), n, depth, other_rows.get() + first * k.nr, panel);
-        });
-    }
-
-    // out[row + i] += Σ_j d(i, j) other[column + j]; d is (rows, columns), or its transpose with row stride ld.
-    bool add(const S* d, long ld, bool transposed, long row, long rows, long column, long columns, S* out, bool first,
-             const Run& run) const {
-        std::vector<Buffer<S>> scratch(run.threads);
-        for (auto& s : scratch) s.reset(kRows * (columns + ld_depth));
-        const long panel = others.total() * k.nr;
-        return parallel_for((rows + kRows - 1) / kRows, run.threads, run.interrupted, [&](long task, int thread) {
-            const long r0 = task * kRows, n = std::min(kRows, rows - r0);
-            S *a = scratch[thread].get(), *c = a + kRows * columns;
-            Gemm<S> g{a, k.mr * columns, 0, other_rows.get() + column * k.nr, panel, k.nr, c, ld_depth, n, depth, columns};
-            if (transposed) {
-                g.a = d + r0;
-                g.a_panel = k.mr;
-                g.lda = ld;
-            } else {
-                k.pack_a({d + r0 * ld, sizeof(S) == 4 ? Storage::kFloat32 : Storage::kFloat64, ld}, n, columns, a);
-            }
-            k.gemm(g);
-            add_rows(c, n, out + (row + r0) * depth, first);
-        });
-    }
-
-    // c (rows, ld_depth) = or += d (rows, n) · rows [row, row + n) of the other side, or dᵀ for a d of (n, rows).
-    void multiply(const S* d, bool transposed, long rows, long row, long n, S* c, S* packed, bool accumulate) const {
-        Gemm<S> g{packed, k.mr * n, 0, other_rows.get() + row * k.nr, others.total() * k.nr, k.nr, c, ld_depth, rows,
-                  depth, n, accumulate};
-        if (transposed) {
-            g.a = d;
-            g.a_panel = k.mr;
-            g.lda = rows;
-        } else {
-            k.pack_a({d, sizeof(S) == 4 ? Storage::kFloat32 : Storage::kFloat64, n}, rows, n, packed);
-        }
-        k.gemm(g);
-    }
-
-    // out_i += (G + Gᵀ) x_i with the gradient G (m, ld) of each item's Gram matrix; own: the items as rows of B.
-    bool add_grams(const std::vector<S*>& d_gram, const std::vector<Gram<S>>& grams, const S* own, S* out,
-                   const Run& run) const {
-        const long most = longest(items), panel = items.total() * k.nr;
-        std::vector<Buffer<S>> scratch(run.threads);
-        for (auto& s : scratch) s.reset(most * (2 * most + ld_depth));
-        return parallel_for(items.count, run.threads, run.interrupted, [&](long i, int thread) {
-            const long m = items.size(i), ld = grams[i].ld;
-            S *sum = scratch[thread].get(), *a = sum + m * m, *c = a + m * m;
-            for (long r = 0; r < m; ++r)
-                for (long j = 0; j < m; ++j) sum[r * m + j] = d_gram[i][r * ld + j] + d_gram[i][j * ld + r];
-            k.pack_a({sum, sizeof(S) == 4 ? Storage::kFloat32 : Storage::kFloat64, m}, m, m, a);
-            k.gemm({a, k.mr * m, 0, own + items.offsets[i] * k.nr, panel, k.nr, c, ld_depth, m, depth, m});
-            add_rows(c, m, out + items.offsets[i] * depth, false);
-        });
-    }
-
-    void add_rows(const S* c, long rows, S* out, bool first) const {
-        for (long i = 0; i < rows; ++i)
-            for (long x = 0; x < depth; ++x) {
-                S& y = out[i * depth + x];
-                y = first ? c[i * ld_depth + x] : y + c[i * ld_depth + x];
-            }
-    }
-};
 
 // Where each item's Gram gradient lies, in zeroed memory.
 template <class S> std::vector<S*> gram_gradients(const std::vector<Gram<S>>& grams, Buffer<S>& memory) {
@@ -149,7 +66,7 @@ template <class S> struct Backward {
     const PairKernels<S>& k;
     const PairSpec<S>& spec;
     const Prepared<S>& x;
-    const Accumulator<S> &to_regions, &to_words;
+    const GradientProducts<S> &to_regions, &to_words;
     const S* d_scores;
     long stride;
     const std::vector<S*>&d_v, &d_w;
@@ -198,7 +115,7 @@ template <class S> bool Backward<S>::few(std::vector<Entry> entries) const {
             const PairGradient<S> d{d_scores[i * stride + j], out, L, d_v[i], d_gram.get() + e.gram,
                                     scalars.data() + i * n_scalars};
             k.pair_backward(spec, {tile + corner.offset, corner.ld, R, L, x.v[i], x.w[j]}, d, scratch[thread].get());
-            to_regions.multiply(out, false, R, captions.offsets[j], L, sum, packed[thread].get(), true);
+            to_regions.multiply(out, L, false, R, captions.offsets[j], L, sum, packed[thread].get(), true);
         }
         to_regions.add_rows(sum, R, d_regions + images.offsets[i] * x.depth, true);
     });
@@ -213,8 +130,8 @@ template <class S> bool Backward<S>::few(std::vector<Entry> entries) const {
         std::fill_n(sum, L * to_words.ld_depth, S(0));
         for (long n = of_caption[j]; n < of_caption[j + 1]; ++n) {
             const Entry& e = entries[n];
-            to_words.multiply(d_s.get() + e.block, true, L, images.offsets[e.image], images.size(e.image), sum, nullptr,
-                              true);
+            to_words.multiply(d_s.get() + e.block, L, true, L, images.offsets[e.image], images.size(e.image), sum,
+                              nullptr, true);
             for (long i = 0; i < size; ++i) d_w[j][i] += d_gram.get()[e.gram + i];
         }
         to_words.add_rows(sum, L, d_words + captions.offsets[j] * x.depth, true);
@@ -296,11 +213,11 @@ template <class S> bool Backward<S>::many() const {
 template <class S>
 bool pair_score_backward(const Items& images, const Items& captions, long depth, const Scorer& scorer,
                          const S* d_scores, long stride, S* d_regions, S* d_words, double* d_scalars, const Run& run) {
-    const auto& k = kernels_of<S>(*run.kernels);
+    const auto& k = run.kernels->of<S>().pair;
     const PairSpec<S> spec = spec_of<S>(scorer);
     const long most_regions = std::min(k.tile_regions, std::max(1L, images.total() / 16));
     Prepared<S> x(k, spec, images, captions, depth, most_regions);
-    Accumulator<S> to_regions(k, images, captions, depth), to_words(k, captions, images, depth);
+    GradientProducts<S> to_regions(k, images, captions, depth), to_words(k, captions, images, depth);
     if (!x.prepare(run) || !to_regions.pack(run) || !to_words.pack(run)) return false;
     Buffer<S> d_v_memory, d_w_memory;
     const auto d_v = gram_gradients(x.v, d_v_memory), d_w = gram_gradients(x.w, d_w_memory);

@@ -19,21 +19,15 @@ Items items_of(const ItemsTuple& t) {
             pointer<int64_t>(std::get<3>(t)), std::get<4>(t)};
 }
 
-void finish(bool done) {
-    if (!done) throw py::error_already_set();
-}
-
 template <class S>
 void forward(const ItemsTuple& images, const ItemsTuple& captions, long depth, std::vector<int64_t> config,
-             std::vector<double> scalars, std::uintptr_t scores, long stride, int threads, const std::string& isa, bool int8) {
+             std::vector<double> scalars, std::uintptr_t scores, long stride, int threads, const std::string& isa,
+             bool int8) {
     const Run run{kernels_by_name(isa), threads, signal_pending, int8};
-    bool done;
-    {
-        py::gil_scoped_release release;
-        done = pair_score<S>(items_of(images), items_of(captions), depth, {std::move(config), std::move(scalars)},
+    without_gil([&] {
+        return pair_score<S>(items_of(images), items_of(captions), depth, {std::move(config), std::move(scalars)},
                              pointer<S>(scores), stride, run);
-    }
-    finish(done);
+    });
 }
 
 template <class S>
@@ -41,13 +35,11 @@ void listed(const ItemsTuple& images, const ItemsTuple& captions, long depth, st
             std::vector<double> scalars, std::uintptr_t first, std::uintptr_t captions_of, std::uintptr_t scores,
             int threads, const std::string& isa, bool int8) {
     const Run run{kernels_by_name(isa), threads, signal_pending, int8};
-    bool done;
-    {
-        py::gil_scoped_release release;
-        done = pair_score_listed<S>(items_of(images), items_of(captions), depth, {std::move(config), std::move(scalars)},
-                                    pointer<int64_t>(first), pointer<int64_t>(captions_of), pointer<S>(scores), run);
-    }
-    finish(done);
+    without_gil([&] {
+        return pair_score_listed<S>(items_of(images), items_of(captions), depth,
+                                    {std::move(config), std::move(scalars)}, pointer<int64_t>(first),
+                                    pointer<int64_t>(captions_of), pointer<S>(scores), run);
+    });
 }
 
 template <class S>
@@ -55,20 +47,17 @@ void backward(const ItemsTuple& images, const ItemsTuple& captions, long depth, 
               std::vector<double> scalars, std::uintptr_t d_scores, long stride, std::uintptr_t d_regions,
               std::uintptr_t d_words, std::uintptr_t d_scalars, int threads, const std::string& isa) {
     const Run run{kernels_by_name(isa), threads, signal_pending};
-    bool done;
-    {
-        py::gil_scoped_release release;
-        done = pair_score_backward<S>(items_of(images), items_of(captions), depth,
+    without_gil([&] {
+        return pair_score_backward<S>(items_of(images), items_of(captions), depth,
                                       {std::move(config), std::move(scalars)}, pointer<const S>(d_scores), stride,
                                       pointer<S>(d_regions), pointer<S>(d_words), pointer<double>(d_scalars), run);
-    }
-    finish(done);
+    });
 }
 
 }  // namespace
 
 void bind_pair_score(py::module_& m) {
-    m.def("multiplies_int8", [](const std::string& isa) { return kernels_by_name(isa)->pair_f32.int8 != nullptr; });
+    m.def("multiplies_int8", [](const std::string& isa) { return kernels_by_name(isa)->f32.pair.int8 != nullptr; });
     m.def("pair_score_f32", forward<float>);
     m.def("pair_score_f64", forward<double>);
     m.def("pair_score_listed_f32", listed<float>);

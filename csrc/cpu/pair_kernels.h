@@ -4,10 +4,12 @@
 #include <cstdint>
 
 #include "../include/pair_math.h"
+#include "rounding.h"
 
 namespace cmsei {
 
 enum class Storage { kFloat32, kFloat64, kBFloat16, kFloat16 };
+template <class S> constexpr Storage kStorage = sizeof(S) == 4 ? Storage::kFloat32 : Storage::kFloat64;
 
 // Row-major matrix in its storage type; stride in elements.
 struct Rows {

@@ -9,7 +9,7 @@ namespace cmsei {
 template <class S>
 bool pair_score(const Items& images, const Items& captions, long depth, const Scorer& scorer, S* scores, long stride,
                 const Run& run) {
-    const auto& k = kernels_of<S>(*run.kernels);
+    const auto& k = run.kernels->of<S>().pair;
     const PairSpec<S> spec = spec_of<S>(scorer);
     Prepared<S> x(k, spec, images, captions, depth, k.tile_regions, run.int8);
     if (!x.prepare(run)) return false;

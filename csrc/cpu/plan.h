@@ -33,14 +33,14 @@ inline std::vector<Group> cut(const Items& items, long most, long multiple, long
             for (long end = j - 1; end > i && rows(end) >= most / 4 * 3; --end)
                 if (empty(end) * rows(j) < empty(j) * rows(end)) j = end;
         groups.push_back({i, j, items.offsets[i], rows(j), padded});
-        padded += (rows(j) + multiple - 1) / multiple * multiple;
+        padded += round_up(rows(j), multiple);
         i = j;
     }
     return groups;
 }
 
 inline long padded_rows(const std::vector<Group>& groups, long multiple) {
-    return groups.empty() ? 0 : groups.back().padded + (groups.back().rows + multiple - 1) / multiple * multiple;
+    return groups.empty() ? 0 : groups.back().padded + round_up(groups.back().rows, multiple);
 }
 
 inline long longest(const Items& items) {

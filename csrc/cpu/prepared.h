@@ -8,10 +8,6 @@
 
 namespace cmsei {
 
-template <class S> const PairKernels<S>& kernels_of(const CpuKernels& k);
-template <> inline const PairKernels<float>& kernels_of(const CpuKernels& k) { return k.pair_f32; }
-template <> inline const PairKernels<double>& kernels_of(const CpuKernels& k) { return k.pair_f64; }
-
 template <class S> PairSpec<S> spec_of(const Scorer& scorer) {
     const auto& c = scorer.config;
     if (c.size() != 15) throw std::invalid_argument("config: expected 15 integers");
@@ -56,8 +52,6 @@ inline Rows at(const Rows& rows, long i) {
     return {static_cast<const char*>(rows.data) + i * rows.stride * static_cast<long>(storage_size(rows.storage)),
             rows.storage, rows.stride, rows.scales ? rows.scales + i : nullptr};
 }
-
-inline long round_up(long x, long to) { return (x + to - 1) / to * to; }
 
 // Where a pair's inner products begin in a tile, and the tile's row stride.
 struct Corner {

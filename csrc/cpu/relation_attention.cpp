@@ -2,29 +2,13 @@
 #include "relation_attention.h"
 
 #include <algorithm>
-#include <cmath>
-#include <memory>
-#include <new>
 #include <stdexcept>
 #include <string>
 
+#include "buffer.h"
+
 namespace cmsei {
 namespace {
-
-constexpr std::size_t kAlignment = 64;
-
-struct Release {
-    void operator()(void* p) const { ::operator delete(p, std::align_val_t{kAlignment}); }
-};
-
-template <class T> using Buffer = std::unique_ptr<T[], Release>;
-
-template <class T> Buffer<T> allocate(long count) {
-    return Buffer<T>(static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{kAlignment})));
-}
-
-const RelationKernels<float>& of(const CpuKernels& k, float) { return k.relation_f32; }
-const RelationKernels<double>& of(const CpuKernels& k, double) { return k.relation_f64; }
 
 // The tables by head, so that a head's rows follow each other; whole registers a row.
 template <class T> struct Tables {
@@ -35,14 +19,14 @@ template <class T> struct Tables {
 
 template <class T> Tables<T> pack_tables(const RelationProblem<T>& p, long width) {
     Tables<T> t;
-    t.padded = (p.dim + width - 1) / width * width;
+    t.padded = round_up(p.dim, width);
     if (p.bias) {
-        t.bias = allocate<T>(p.heads * p.labels);
+        t.bias.reset(p.heads * p.labels);
         for (long l = 0; l < p.labels; ++l)
-            for (long h = 0; h < p.heads; ++h) t.bias[h * p.labels + l] = p.bias[l * p.heads + h];
+            for (long h = 0; h < p.heads; ++h) t.bias.get()[h * p.labels + l] = p.bias[l * p.heads + h];
     }
     if (p.value) {
-        t.value = allocate<T>(p.heads * p.labels * t.padded);
+        t.value.reset(p.heads * p.labels * t.padded);
         T check = 0;
         for (long l = 0; l < p.labels; ++l)
             for (long h = 0; h < p.heads; ++h) {
@@ -58,8 +42,8 @@ template <class T> Tables<T> pack_tables(const RelationProblem<T>& p, long width
 }
 
 template <class T> RelationInputs<T> inputs(const RelationProblem<T>& p, const Tables<T>& t) {
-    return {p.heads, p.rows, p.dim, p.labels, p.q, p.k, p.v, p.label, p.confidence, t.bias.get(), t.value.get(),
-            t.padded, t.finite};
+    return {p.heads, p.rows, p.dim, p.labels, p.q, p.k, p.v, p.label, p.confidence,
+            p.bias ? t.bias.get() : nullptr, p.value ? t.value.get() : nullptr, t.padded, t.finite};
 }
 
 // Labels index the tables, so one that does not belong there must not reach the kernels.
@@ -74,16 +58,12 @@ template <class T> void check_labels(const RelationProblem<T>& p) {
                                 std::to_string(low < 0 ? low : high));
 }
 
-template <class T> struct Scratch {
-    Buffer<char> memory;
-    long bytes;
-
-    Scratch(long size, int threads)
-        : memory(allocate<char>((size + kAlignment) * threads)), bytes(size + static_cast<long>(kAlignment)) {}
-    void* of(int thread) { return memory.get() + thread * (bytes / static_cast<long>(kAlignment) * kAlignment); }
-};
-
-long divide_up(long a, long b) { return (a + b - 1) / b; }
+// Of each thread.
+std::vector<Buffer<char>> scratch_of(long bytes, int threads) {
+    std::vector<Buffer<char>> all(threads);
+    for (auto& own : all) own.reset(bytes);
+    return all;
+}
 
 // How a backward pass is cut: depends on the sizes alone, because the order of the sums does.
 struct Cut {
@@ -110,19 +90,19 @@ template <class T>
 bool relation_attention_forward(const CpuKernels& kernels, const RelationProblem<T>& problem,
                                 const RelationTensor<T>& out, int threads, const Interrupted& interrupted) {
     check_labels(problem);
-    const RelationKernels<T>& kernel = of(kernels, T());
+    const RelationKernels<T>& kernel = kernels.of<T>().relation;
     const Tables<T> tables = pack_tables(problem, kernel.width);
     const RelationInputs<T> in = inputs(problem, tables);
     threads = std::max(1, threads);
     // An image's heads share its labels' layout; they are parted only where images are too few for the threads.
     const long part = problem.images >= 4 * threads ? problem.heads : 1, parts = divide_up(problem.heads, part);
     const long group = std::clamp(problem.images / (16 * threads), 1L, 8L), groups = divide_up(problem.images, group);
-    Scratch<T> scratch(kernel.forward_bytes(in), threads);
+    const auto scratch = scratch_of(kernel.forward_bytes(in), threads);
     return parallel_for(groups * parts, threads, interrupted, [&](long task, int thread) {
         const long first = task % parts * part, last = std::min(problem.heads, first + part);
         const long end = std::min(problem.images, (task / parts + 1) * group);
         for (long b = task / parts * group; b < end; ++b)
-            kernel.forward(in, out, b, first, last, b + 1 < end ? b + 1 : -1, scratch.of(thread));
+            kernel.forward(in, out, b, first, last, b + 1 < end ? b + 1 : -1, scratch[thread].get());
     });
 }
 
@@ -131,7 +111,7 @@ bool relation_attention_backward(const CpuKernels& kernels, const RelationProble
                                  const RelationTensor<const T>& grad, const RelationResults<T>& results, int threads,
                                  const Interrupted& interrupted) {
     check_labels(problem);
-    const RelationKernels<T>& kernel = of(kernels, T());
+    const RelationKernels<T>& kernel = kernels.of<T>().relation;
     const Tables<T> tables = pack_tables(problem, kernel.width);
     const RelationInputs<T> in = inputs(problem, tables);
     const RelationGradients<T> gradients{grad, results.q, results.k, results.v};
@@ -141,12 +121,12 @@ bool relation_attention_backward(const CpuKernels& kernels, const RelationProble
     const Cut cut = cut_backward(problem, padded);
 
     const long bias_size = problem.bias ? heads * labels : 0, value_size = problem.value ? heads * labels * padded : 0;
-    const Buffer<T> bias = allocate<T>(cut.groups * bias_size), value = allocate<T>(cut.groups * value_size);
+    const Buffer<T> bias(cut.groups * bias_size), value(cut.groups * value_size);
     const bool parted = problem.confidence && cut.parts > 1;
-    const Buffer<T> confidence = allocate<T>(parted ? cut.parts * problem.images * pairs : 0);
+    const Buffer<T> confidence(parted ? cut.parts * problem.images * pairs : 0);
     T* d_confidence = parted ? confidence.get() : results.confidence;
 
-    Scratch<T> scratch(kernel.backward_bytes(in), threads);
+    const auto scratch = scratch_of(kernel.backward_bytes(in), threads);
     const bool done = parallel_for(cut.groups * cut.parts, threads, interrupted, [&](long task, int thread) {
         const long group = task / cut.parts, part = task % cut.parts;
         const long first = part * cut.part, last = std::min(heads, first + cut.part);
@@ -157,7 +137,7 @@ bool relation_attention_backward(const CpuKernels& kernels, const RelationProble
         const long end = std::min(problem.images, (group + 1) * cut.group);
         for (long b = group * cut.group; b < end; ++b) {
             if (problem.confidence) sums.confidence = d_confidence + (part * problem.images + b) * pairs;
-            kernel.backward(in, gradients, sums, b, first, last, b + 1 < end ? b + 1 : -1, scratch.of(thread));
+            kernel.backward(in, gradients, sums, b, first, last, b + 1 < end ? b + 1 : -1, scratch[thread].get());
         }
     });
     if (!done) return false;
@@ -166,7 +146,7 @@ bool relation_attention_backward(const CpuKernels& kernels, const RelationProble
         for (long l = 0; l < labels; ++l) {
             if (problem.bias) {
                 T sum = 0;
-                for (long g = 0; g < cut.groups; ++g) sum += bias[g * bias_size + h * labels + l];
+                for (long g = 0; g < cut.groups; ++g) sum += bias.get()[g * bias_size + h * labels + l];
                 results.bias[l * heads + h] = sum;
             }
             if (!problem.value) continue;
@@ -181,7 +161,7 @@ bool relation_attention_backward(const CpuKernels& kernels, const RelationProble
         const long elements = problem.images * pairs;
         std::copy_n(confidence.get(), elements, results.confidence);
         for (long part = 1; part < cut.parts; ++part)
-            for (long e = 0; e < elements; ++e) results.confidence[e] += confidence[part * elements + e];
+            for (long e = 0; e < elements; ++e) results.confidence[e] += confidence.get()[part * elements + e];
     });
 }
 

@@ -33,13 +33,10 @@ template <class T>
 void forward(const Sizes& sizes, const std::array<TensorTuple, 3>& qkv, Address labels,
              const std::array<Address, 3>& tables, const TensorTuple& out, int threads, const std::string& isa) {
     const CpuKernels* kernels = kernels_by_name(isa);
-    bool done;
-    {
-        py::gil_scoped_release release;
-        done = relation_attention_forward<T>(*kernels, problem<T>(sizes, qkv, labels, tables), tensor<T>(out), threads,
+    without_gil([&] {
+        return relation_attention_forward<T>(*kernels, problem<T>(sizes, qkv, labels, tables), tensor<T>(out), threads,
                                              signal_pending);
-    }
-    if (!done) throw py::error_already_set();
+    });
 }
 
 template <class T>
@@ -49,13 +46,10 @@ void backward(const Sizes& sizes, const std::array<TensorTuple, 3>& qkv, Address
     const CpuKernels* kernels = kernels_by_name(isa);
     const RelationResults<T> results{tensor<T>(d_qkv[0]),    tensor<T>(d_qkv[1]),    tensor<T>(d_qkv[2]),
                                      pointer<T>(d_tables[0]), pointer<T>(d_tables[1]), pointer<T>(d_tables[2])};
-    bool done;
-    {
-        py::gil_scoped_release release;
-        done = relation_attention_backward<T>(*kernels, problem<T>(sizes, qkv, labels, tables), tensor<const T>(grad),
+    without_gil([&] {
+        return relation_attention_backward<T>(*kernels, problem<T>(sizes, qkv, labels, tables), tensor<const T>(grad),
                                               results, threads, signal_pending);
-    }
-    if (!done) throw py::error_already_set();
+    });
 }
 
 }  // namespace

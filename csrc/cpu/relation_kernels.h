@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "rounding.h"
+
 namespace cmsei {
 
 // A (B, H, R, d) tensor: strides in elements, the last dimension contiguous.

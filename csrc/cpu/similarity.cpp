@@ -12,15 +12,10 @@ namespace {
 // second cache.
 constexpr long kCaptions = 64, kFewCaptions = 16, kFewImages = 32, kWords = 128;
 
-const SimilarityKernels<float>& of(const CpuKernels& k, float) { return k.similarity_f32; }
-const SimilarityKernels<double>& of(const CpuKernels& k, double) { return k.similarity_f64; }
-
-long round_up(long x, long to) { return (x + to - 1) / to * to; }
-
 // Where the block of captions that begins with `first` ends, of blocks about equally long up to `last`: where the least
 // of the registers is left empty.
 long block_end(const int64_t* offsets, long first, long last, long lanes, bool nodes) {
-    const long all = offsets[last] - offsets[first], blocks = (all + kWords - 1) / kWords;
+    const long all = offsets[last] - offsets[first], blocks = divide_up(all, kWords);
     const double least = 0.8 * static_cast<double>(all) / static_cast<double>(blocks);
     long best = first + 1;
     double fullest = 0;
@@ -85,15 +80,14 @@ template <class S> struct PackedCaptions {
     }
 
     bool pack(const SimilarityKernels<S>& k, const SimilarityProblem<S>& p, int threads, const Interrupted& interrupted) {
-        const Storage storage = sizeof(S) == 8 ? Storage::kFloat64 : Storage::kFloat32;
         const long n = static_cast<long>(blocks.size());
         return parallel_for(n + static_cast<long>(chunks.size()), threads, interrupted, [&](long task, int) {
             if (task < n) {
                 const SimilarityBlock<S>& b = blocks[task];
-                k.pack_b({p.words + b.offsets[0] * p.depth, storage, p.depth}, b.total(), p.depth, const_cast<S*>(b.words));
+                k.pack_b({p.words + b.offsets[0] * p.depth, kStorage<S>, p.depth}, b.total(), p.depth, const_cast<S*>(b.words));
             } else {
                 const SimilarityChunk<S>& c = chunks[task - n];
-                k.pack_b({p.sentence_vectors + first[task - n] * p.depth, storage, p.depth}, c.count, p.depth,
+                k.pack_b({p.sentence_vectors + first[task - n] * p.depth, kStorage<S>, p.depth}, c.count, p.depth,
                          const_cast<S*>(c.sentences));
             }
         });
@@ -137,7 +131,7 @@ bool similarity(const CpuKernels& kernels, const SimilarityProblem<S>& p, S* sco
     if (p.layers.size() < 2 || p.layers.size() % 2) throw std::invalid_argument("layers: expected two and two a step");
     if (!(p.temperature >= -12 && p.temperature <= 12))
         throw std::invalid_argument("temperature: expected one from -12 to 12, which exponentials need no maximum for");
-    const SimilarityKernels<S>& k = of(kernels, S());
+    const SimilarityKernels<S>& k = kernels.of<S>().similarity;
     threads = std::max(1, threads);
     const PackedModel<S> packed(k, p);
     PackedCaptions<S> captions(k, p);

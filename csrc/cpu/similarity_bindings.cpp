@@ -36,12 +36,7 @@ void forward(const std::array<long, 5>& sizes, const std::array<Address, 5>& fea
     p.gate_scale = static_cast<S>(numbers[1]);
     p.gate_shift = static_cast<S>(numbers[2]);
     p.evaluate_bias = static_cast<S>(numbers[3]);
-    bool done;
-    {
-        py::gil_scoped_release release;
-        done = similarity<S>(*kernels, p, pointer<S>(scores), threads, signal_pending);
-    }
-    if (!done) throw py::error_already_set();
+    without_gil([&] { return similarity<S>(*kernels, p, pointer<S>(scores), threads, signal_pending); });
 }
 
 }  // namespace

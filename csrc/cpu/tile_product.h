@@ -15,7 +15,7 @@ constexpr long kColumns = 2 * kTileRows, kBRow = kColumns * 4, kElements = kTile
 static_assert(kNR<float> == kColumns, "the epilogue's panels are two tiles wide");
 
 // Tiles that rows of `bytes` take.
-inline long tiles_of(long bytes) { return (bytes + kTileBytes - 1) / kTileBytes; }
+inline long tiles_of(long bytes) { return divide_up(bytes, kTileBytes); }
 
 // A panel of A: up to 16 rows of `bytes`, `stride` bytes apart.
 inline void pack_a_tiles(const char* src, long stride, long rows, long bytes, uint32_t* dst) {

@@ -13,8 +13,8 @@ constexpr uint32_t kRaised = 0x80808080u; // four times 128
 
 // A panel of A: its quads, element k of row i at k * rows + i, then the rows' scales. One of B: the same of kNR columns,
 // then, of each pass over the depth, what is taken back from the columns' sums.
-long quads_of(long depth) { return (depth + 3) / 4; }
-long passes_of(long depth) { return (depth + pass_of(depth) - 1) / pass_of(depth); }
+long quads_of(long depth) { return divide_up(depth, 4); }
+long passes_of(long depth) { return divide_up(depth, pass_of(depth)); }
 long elements_int8(long depth) { return quads_of(depth) + 1 + passes_of(depth); }
 
 CMSEI_INLINE Whole dot_quads(Whole acc, Bits a, Bits b) {

@@ -20,7 +20,9 @@ constexpr float kLargest = 127;
 // Numbers of a pass over the depth, the same in every kernel, so that all of them give inner products of the same bits:
 // sums of at most 127² · 1,024 < 2²⁴ are exact in float32, and those of the passes are added up in it.
 constexpr long kMostOfPass = 1024, kPassUnit = 64;
-inline long pass_of(long depth) { return kPassUnit * even_part((depth + kPassUnit - 1) / kPassUnit, kMostOfPass / kPassUnit); }
+inline long pass_of(long depth) {
+    return kPassUnit * even_part(divide_up(depth, kPassUnit), kMostOfPass / kPassUnit);
+}
 
 CMSEI_INLINE Whole load_whole(const int32_t* p) {
     Whole x;

@@ -28,9 +28,9 @@ template <class S> CMSEI_INLINE int registers(long n, long j) { return n - j <= 
 
 // Depth of a pass over a layer's results: with a panel of x that stays in the first cache, whole panels of rows of A.
 template <class S> inline long layer_step(long depth) {
-    constexpr long most = (32768 / (kNR<S> * static_cast<long>(sizeof(S))) + kMR - 1) / kMR * kMR;
-    const long blocks = (depth + most - 1) / most;
-    return blocks <= 1 ? depth : round_up((depth + blocks - 1) / blocks, kMR);
+    constexpr long most = round_up(32768 / (kNR<S> * static_cast<long>(sizeof(S))), kMR);
+    const long blocks = divide_up(depth, most);
+    return blocks <= 1 ? depth : round_up(divide_up(depth, blocks), kMR);
 }
 
 // What is multiplied: numbers as they are, numbers rounded to bfloat16, or two of those in one element.
@@ -133,7 +133,7 @@ inline void unit_factors(const S* y, long ld, long width, long n, S* factor, con
     using V = Simd<S>;
     constexpr int kTogether = 4;
     for (long v = 0; v < n; v += kTogether * V::W) {
-        const int some = n - v < kTogether * V::W ? static_cast<int>((n - v + V::W - 1) / V::W) : kTogether;
+        const int some = n - v < kTogether * V::W ? static_cast<int>(divide_up(n - v, V::W)) : kTogether;
         typename V::T square[kTogether] = {}, along[kTogether] = {};
         for (long o = 0; o < width; ++o) {
             const S* row = y + o * ld + v;

@@ -1,6 +1,7 @@
 // Small matrix products on register tiles, and sums of few weighted rows.
 #pragma once
 
+#include "../rounding.h"
 #include "../simd.h"
 
 namespace cmsei {
@@ -82,7 +83,7 @@ inline void panel(const Product<S>* terms, long count, long rows, long column, S
                   Ahead& ahead) {
     constexpr int most = kTileRows[NV];
     // Tiles of nearly equal height: a last tile of one row would wait on its own latency.
-    const long tiles = (rows + most - 1) / most;
+    const long tiles = divide_up(rows, most);
     for (long t = 0; t < tiles; ++t) {
         const long row = t * rows / tiles;
         const long height = (t + 1) * rows / tiles - row;

@@ -1,4 +1,5 @@
-// One head of one image: packing of its rows and the softmax over the edges, shared by forward and backward.
+// One head of one image, what forward and backward share: its rows packed, the softmax over the edges, the weights
+// summed by bin, and what is fetched ahead.
 #pragma once
 
 #include "relation_gemm.h"
@@ -63,6 +64,8 @@ template <class S> CMSEI_INLINE typename Simd<S>::T gather(const S* table, const
 
 template <class S> constexpr S kLowest = sizeof(S) == 4 ? static_cast<S>(-3.0e38) : static_cast<S>(-1.0e308);
 
+template <class S> S logit_scale(long dim) { return static_cast<S>(1 / __builtin_sqrt(static_cast<double>(dim))); }
+
 // score (keys × lanes of block): the inner products q · k in, the attention weights out. A query without an edge: 0.
 template <class S, bool Bias, bool Confidence>
 void softmax_block(const Plan<S>& plan, long block, S scale, const S* bias, S* score) {
@@ -125,6 +128,27 @@ inline void softmax_edges(const Plan<S>& plan, const RelationInputs<S>& in, long
     for (long e = 0; e < count; e += V::W) V::store(weight + e, V::exp(V::load(weight + e) - top));
     for (long e = 0; e < count; ++e) sum += weight[e];
     for (long e = 0; e < count; ++e) weight[e] /= sum;
+}
+
+// bins = the block's weights, summed by bin.
+template <class S> void fill_bins(const Plan<S>& plan, long block, const S* weight, S* bins) {
+    const long elements = plan.rows * plan.lanes;
+    const int32_t* bin = plan.bin + block * elements;
+    const long used = plan.by_row ? plan.slots(block) + plan.lanes : plan.labels * plan.lanes;
+    for (long n = 0; n < used; ++n) bins[n] = 0;
+    for (long e = 0; e < elements; ++e) bins[bin[e]] += weight[e];
+}
+
+template <class S, class T>
+void add_ahead(Ahead& ahead, const RelationInputs<S>& in, const RelationTensor<T>& t, long image, long head) {
+    const Rows<T> rows = head_rows(t, image, head);
+    ahead.add(rows.data, rows.row, in.rows, in.dim);
+}
+
+template <class S> void add_next(Ahead& ahead, const RelationInputs<S>& in, long image, long head) {
+    add_ahead(ahead, in, in.k, image, head);
+    add_ahead(ahead, in, in.v, image, head);
+    add_ahead(ahead, in, in.q, image, head);
 }
 
 }  // namespace relation

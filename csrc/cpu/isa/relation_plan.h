@@ -15,13 +15,12 @@ struct Arena {
 
     template <class U> U* take(long count) {
         U* p = reinterpret_cast<U*>(reinterpret_cast<uintptr_t>(base) + used);
-        used += (count * static_cast<long>(sizeof(U)) + 63) / 64 * 64;
+        used += round_up(count * static_cast<long>(sizeof(U)), 64);
         return p;
     }
 };
 
 CMSEI_INLINE long at_most(long a, long b) { return a < b ? a : b; }
-CMSEI_INLINE long round_up(long n, long to) { return (n + to - 1) / to * to; }
 CMSEI_INLINE float natural_log(float x) { return __builtin_logf(x); }
 CMSEI_INLINE double natural_log(double x) { return __builtin_log(x); }
 
@@ -72,9 +71,9 @@ template <class S> Plan<S> place_plan(const RelationInputs<S>& in, Arena& arena)
     Plan<S> p{};
     p.rows = in.rows;
     p.labels = in.labels;
-    p.blocks = (in.rows + most - 1) / most;
-    p.lanes = round_up((in.rows + p.blocks - 1) / p.blocks, Simd<S>::W);
-    p.blocks = (in.rows + p.lanes - 1) / p.lanes;
+    p.blocks = divide_up(in.rows, most);
+    p.lanes = round_up(divide_up(in.rows, p.blocks), Simd<S>::W);
+    p.blocks = divide_up(in.rows, p.lanes);
     const long elements = p.blocks * p.rows * p.lanes, pairs = p.rows * p.rows;
     const bool confidence = in.confidence != nullptr, tables = in.labels > 0;
     p.label = arena.take<int32_t>(elements);

@@ -65,7 +65,7 @@ template <class S> struct SimilarityVectors {
             for (long r = 0; r < R; ++r)
                 for (long i = 0; i < m; ++i) panel[r * m + i] = regions[r * D + d + i];
         }
-        cmsei::CMSEI_ISA::gram<S>({regions, sizeof(S) == 8 ? Storage::kFloat64 : Storage::kFloat32, D}, D,
+        cmsei::CMSEI_ISA::gram<S>({regions, kStorage<S>, D}, D,
                                   gram_view<S>(gram_space, R, GramForms::kContext), scratch);
     }
 

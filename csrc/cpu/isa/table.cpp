@@ -17,8 +17,10 @@ double multiply_add_burst(long iterations, float* sink);
 #define CMSEI_NAME(x) CMSEI_TEXT(x)
 
 CpuKernels kernels() {
-    return {CMSEI_NAME(CMSEI_ISA), pair_kernels_f32(), pair_kernels_f64(), relation_kernels_f32(),
-            relation_kernels_f64(), similarity_kernels_f32(), similarity_kernels_f64(), multiply_add_burst};
+    return {CMSEI_NAME(CMSEI_ISA),
+            {pair_kernels_f32(), relation_kernels_f32(), similarity_kernels_f32()},
+            {pair_kernels_f64(), relation_kernels_f64(), similarity_kernels_f64()},
+            multiply_add_burst};
 }
 
 }  // namespace CMSEI_ISA

@@ -1,0 +1,84 @@
+// From the gradients of inner products to those of the features: dV = dS W and dW = dSᵀ V, chunk by chunk or pair by
+// pair, and the Gram matrices' terms at the end.
+#pragma once
+
+#include "prepared.h"
+
+namespace cmsei {
+
+template <class S> struct GradientProducts {
+    const PairKernels<S>& k;
+    const Items& items;      // whose gradient
+    const Items& others;
+    long depth, ld_depth;
+    Buffer<S> other_rows;    // the other side as rows of B
+
+    GradientProducts(const PairKernels<S>& kernels, const Items& i, const Items& o, long d)
+        : k(kernels), items(i), others(o), depth(d), ld_depth(round_up(d, kernels.nr)) {}
+
+    static constexpr long kRows = 48, kBlock = 2048;
+
+    bool pack(const Run& run) {
+        other_rows.reset(others.total() * ld_depth);
+        const long panel = others.total() * k.nr;
+        return parallel_for(divide_up(others.total(), kBlock), run.threads, run.interrupted, [&](long t, int) {
+            const long first = t * kBlock, n = std::min(kBlock, others.total() - first);
+            k.pack_b_rows(at(others.rows, first), n, depth, other_rows.get() + first * k.nr, panel);
+        });
+    }
+
+    // out[row + i] = or += Σ_j d(i, j) other[column + j]; d is (rows, columns), or its transpose with row stride ld.
+    bool add(const S* d, long ld, bool transposed, long row, long rows, long column, long columns, S* out, bool first,
+             const Run& run) const {
+        std::vector<Buffer<S>> scratch(run.threads);
+        for (auto& s : scratch) s.reset(kRows * (columns + ld_depth));
+        return parallel_for(divide_up(rows, kRows), run.threads, run.interrupted, [&](long task, int thread) {
+            const long r0 = task * kRows, n = std::min(kRows, rows - r0);
+            S *packed = scratch[thread].get(), *c = packed + kRows * columns;
+            multiply(d + (transposed ? r0 : r0 * ld), ld, transposed, n, column, columns, c, packed, false);
+            add_rows(c, n, out + (row + r0) * depth, first);
+        });
+    }
+
+    // c (rows, ld_depth) = or += the same product, one row of c for each i. `packed` is not needed for a transposed d.
+    void multiply(const S* d, long ld, bool transposed, long rows, long column, long columns, S* c, S* packed,
+                  bool accumulate) const {
+        Gemm<S> g{packed, k.mr * columns, 0, other_rows.get() + column * k.nr, others.total() * k.nr, k.nr, c, ld_depth,
+                  rows, depth, columns, accumulate};
+        if (transposed) {
+            g.a = d;
+            g.a_panel = k.mr;
+            g.lda = ld;
+        } else {
+            k.pack_a({d, kStorage<S>, ld}, rows, columns, packed);
+        }
+        k.gemm(g);
+    }
+
+    // out_i += (G + Gᵀ) x_i with the gradient G (m, ld) of each item's Gram matrix; own: the items as rows of B.
+    bool add_grams(const std::vector<S*>& d_gram, const std::vector<Gram<S>>& grams, const S* own, S* out,
+                   const Run& run) const {
+        const long most = longest(items), panel = items.total() * k.nr;
+        std::vector<Buffer<S>> scratch(run.threads);
+        for (auto& s : scratch) s.reset(most * (2 * most + ld_depth));
+        return parallel_for(items.count, run.threads, run.interrupted, [&](long i, int thread) {
+            const long m = items.size(i), ld = grams[i].ld;
+            S *sum = scratch[thread].get(), *a = sum + m * m, *c = a + m * m;
+            for (long r = 0; r < m; ++r)
+                for (long j = 0; j < m; ++j) sum[r * m + j] = d_gram[i][r * ld + j] + d_gram[i][j * ld + r];
+            k.pack_a({sum, kStorage<S>, m}, m, m, a);
+            k.gemm({a, k.mr * m, 0, own + items.offsets[i] * k.nr, panel, k.nr, c, ld_depth, m, depth, m});
+            add_rows(c, m, out + items.offsets[i] * depth, false);
+        });
+    }
+
+    void add_rows(const S* c, long rows, S* out, bool first) const {
+        for (long i = 0; i < rows; ++i)
+            for (long x = 0; x < depth; ++x) {
+                S& y = out[i * depth + x];
+                y = first ? c[i * ld_depth + x] : y + c[i * ld_depth + x];
+            }
+    }
+};
+
+}  // namespace cmsei
