@@ -252,9 +252,7 @@ def python_includes(pybind11: str) -> list[str]:
     return [flag for path in (pybind11, *paths) for flag in ("-isystem", path)]
 
 
-def plan_native(
-    plan: Plan, compiler: list[str], includes: list[str], variants: list[str], products: list[str], version: str
-) -> str:
+def plan_native(plan: Plan, compiler: list[str], includes: list[str], variants: list[str], products: list[str]) -> str:
     """Steps of the CPU module; returns its path."""
     known = VARIANTS | PRODUCTS
     toolchain = [f"{plan.directory}/cxx.txt"]
@@ -279,7 +277,7 @@ def plan_native(
     plan.rule("link", f"{plan.quoted(*compiler, *link)} $in -o $out {plan.quoted(*after)}", "link")
     objects = []
     for source in ["csrc/bindings.cpp", *sources("csrc/cpu/*.cpp")]:
-        flags = [*portable, *includes, *extra, f'-DCMSEI_VERSION="{version}"']
+        flags = [*portable, *includes, *extra]
         objects.append(plan.step("cxx", f"{plan.directory}/native/{Path(source).stem}.o", [source], toolchain, flags))
     compiled = [("csrc/cpu/isa/*.cpp", variants), ("csrc/cpu/int8/*.cpp", products)]
     for source, names in [(source, names) for folder, names in compiled for source in sources(folder)]:
@@ -384,7 +382,7 @@ def native_module(directory: str, variants: list[str], products: list[str]) -> s
     if compiler is None:
         raise BuildError("no C++ compiler was found")
     plan, includes = start_plan(directory, compiler, None)
-    target = plan_native(plan, compiler, includes, variants, products, version="0")
+    target = plan_native(plan, compiler, includes, variants, products)
     subprocess.run([*ninja_run(plan), target], cwd=ROOT, check=True)
     return target
 
@@ -405,7 +403,7 @@ def compile_all(outcomes: dict[str, Outcome], compiler: list[str], nvcc: str | N
     if outcomes["native"].reason is None:
         variants, left_out = supported_variants(compiler, ROOT / directory, VARIANTS)
         products, also = supported_variants(compiler, ROOT / directory, PRODUCTS)
-        targets["native"] = plan_native(plan, compiler, includes, variants, products, version)
+        targets["native"] = plan_native(plan, compiler, includes, variants, products)
         outcomes["native"].details = {"variants": variants, "products": products, "left_out": left_out | also}
     run = ninja_run(plan)
     everything = subprocess.run([*run, "-k", "0", *targets.values()], cwd=ROOT)

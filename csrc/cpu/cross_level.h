@@ -2,7 +2,7 @@
 // Object–sentence for regions, word–image for words. Included once per instruction set.
 #pragma once
 
-#include "pair_epilogue.h"
+#include "direction.h"
 
 namespace cmsei {
 namespace CMSEI_ISA {
@@ -112,7 +112,8 @@ template <class S> struct CrossLevel {
         }
         d_mu += V::sum(mus);
         d_gamma += V::sum(gammas);
-        d_other_length += d_gamma * factor + One::unit_factor_vjp(other_length, V::sum(factors) + d_gamma * other_length);
+        const S d_factor = V::sum(factors) + d_gamma * other_length;
+        d_other_length += d_gamma * factor + One::unit_factor_vjp(other_length, d_factor);
         if (d_quad != 0)
             for (long i = 0; i < n; ++i)
                 for (long v = 0; v < n; v += W)

@@ -95,7 +95,8 @@ CMSEI_INLINE void micro_any(int m, int nv, long k, const S* a, long lda, const S
     with_rows(m, [&](auto rows) { micro_row<S, rows.value>(nv, k, a, lda, b, ldb, c, ldc, acc, ahead); });
 }
 
-// quad (NV registers) += Σ_i p_i Σ_{k <= i} g(i, k) p_k over the M rows i of one panel of g, the first of them row `first`.
+// quad (NV registers) += Σ_i p_i Σ_{k <= i} g(i, k) p_k over the M rows i of one panel of g, the first of them row
+// `first`.
 template <class S, int M, int NV>
 CMSEI_INLINE void quadratic_panel(long first, const S* g, const S* p, long ldp, typename Simd<S>::T* quad) {
     using V = Simd<S>;
@@ -199,13 +200,15 @@ template <class S, class E, class Tile> CMSEI_INLINE void in_tiles(const Gemm<E>
             const int nv = g.cols - j <= Simd<S>::W ? 1 : kNV;
             const E* b = g.b + q * g.b_panel + k0 * g.ldb;
             // B's next panel; behind the last, the first of the next pass or, very likely, of the next product.
-            const E* next = j + kNR<S> < g.cols ? b + g.b_panel : last ? g.b + (q + 1) * g.b_panel : g.b + (k0 + step) * g.ldb;
+            const E* next = j + kNR<S> < g.cols ? b + g.b_panel
+                            : last              ? g.b + (q + 1) * g.b_panel
+                                                : g.b + (k0 + step) * g.ldb;
             const long bytes = g.ldb == kNR<S> ? depth * kNR<S> * static_cast<long>(sizeof(E)) : 0;
             for (long i = 0, p = 0; i < g.rows; i += kMR, ++p) {
                 const int m = g.rows - i < kMR ? static_cast<int>(g.rows - i) : kMR;
                 const long lda = g.lda ? g.lda : m;
-                tile(Place{i, j, k0}, m, nv, depth, g.a + p * g.a_panel + k0 * lda, lda, b, g.ldb, c + i * g.ldc + j, g.ldc, accumulate,
-                     Ahead::part(next, bytes, p, parts));
+                tile(Place{i, j, k0}, m, nv, depth, g.a + p * g.a_panel + k0 * lda, lda, b, g.ldb, c + i * g.ldc + j,
+                     g.ldc, accumulate, Ahead::part(next, bytes, p, parts));
             }
         }
     }

@@ -54,10 +54,11 @@ template <> CMSEI_INLINE Simd<float>::T load_wide<float, Float16>(const Float16*
 }
 #endif
 
-// Where a row of dst is shorter than W, what a store writes beyond it is written over by the next rows', and the panel's
-// last rows keep to their length. `load(i, k)` are row i's W elements from k on, k a multiple of W; returns the first k
-// (of elements as wide as S) that is left.
-template <class S, class Load> CMSEI_INLINE long interleave_registers(long rows, long depth, S* dst, long ld, Load load) {
+// Where a row of dst is shorter than W, what a store writes beyond it is written over by the next rows', and the
+// panel's last rows keep to their length. `load(i, k)` are row i's W elements from k on, k a multiple of W; returns the
+// first k (of elements as wide as S) that is left.
+template <class S, class Load>
+CMSEI_INLINE long interleave_registers(long rows, long depth, S* dst, long ld, Load load) {
     using V = Simd<S>;
     constexpr int W = V::W;
     long k0 = 0;
@@ -88,7 +89,8 @@ inline void interleave(const X* src, long stride, long rows, long depth, S* dst,
         S* to = dst + i;
         long k0 = 0;
         if (i + W <= ld || i == 0)
-            k0 = interleave_registers(n, depth, to, ld, [&](long r, long k) { return load_wide<S>(from + r * stride + k); });
+            k0 = interleave_registers(n, depth, to, ld,
+                                      [&](long r, long k) { return load_wide<S>(from + r * stride + k); });
         for (; k0 < depth; ++k0)
             for (long r = 0; r < n; ++r) to[k0 * ld + r] = widen<S>(from[r * stride + k0]);
     }
@@ -143,7 +145,8 @@ template <class S> void pack_b_rows(Rows src, long rows, long depth, S* dst, lon
 
 template <class S> long gram_size(long m, GramForms forms) {
     const long ld = round_up(m, Simd<S>::W);
-    return ld + (forms == GramForms::kLengths ? 0 : Simd<S>::W + m * ld) + (forms == GramForms::kContext ? 2 * m * m : 0);
+    const long rows = forms == GramForms::kLengths ? 0 : Simd<S>::W + m * ld;
+    return ld + rows + (forms == GramForms::kContext ? 2 * m * m : 0);
 }
 
 template <class S> Gram<S> gram_view(S* memory, long m, GramForms forms) {

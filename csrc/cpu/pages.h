@@ -17,10 +17,12 @@ namespace cmsei {
 class Pages {
 public:
     static constexpr std::size_t kLarge = std::size_t(2) << 20;
-    // Kept in all; the rest goes back at once, so that a long run's memory does not creep up with the sizes of its tiles.
+    // Kept in all; the rest goes back at once, so that a long run's memory does not creep up with the sizes of its
+    // tiles.
     static constexpr std::size_t kMostKept = 64 * kLarge;
 
-    // At least `bytes`, and then how many they are; `cleared` tells whether all of them are 0. Null if there are no more.
+    // At least `bytes`, and then how many they are; `cleared` tells whether all of them are 0. Null if there are no
+    // more.
     static void* take(std::size_t& bytes, bool& cleared) {
         for (auto& place : places()) {
             Head* kept = emptied(place);

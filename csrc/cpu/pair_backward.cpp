@@ -122,7 +122,8 @@ template <class S> bool Backward<S>::few(std::vector<Entry> entries) const {
     for (long i = 0; done && i < images.count; ++i)
         for (long t = 0; t < n_scalars; ++t) totals[t] += scalars[i * n_scalars + t];
 
-    std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.caption < b.caption; });
+    std::stable_sort(entries.begin(), entries.end(),
+                     [](const Entry& a, const Entry& b) { return a.caption < b.caption; });
     const auto of_caption = starts(entries, captions.count, [](const Entry& e) { return e.caption; });
     return done && parallel_for(captions.count, run.threads, run.interrupted, [&](long j, int thread) {
         S* sum = sums[thread].get();

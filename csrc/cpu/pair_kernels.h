@@ -68,7 +68,8 @@ template <class S> struct Gemm {
 template <class S> struct Gram {
     S* rows;   // (m, ld) row-major, columns m..ld-1 zero; null unless asked for, as are the next two
     S* panels; // packed as A of Gemm
-    S* half;   // packed like them, doubled below the diagonal and not read above it: the quadratic form at half the work
+    // Packed like them, doubled below the diagonal and not read above it: the quadratic form at half the work.
+    S* half;
     S* length; // (ld,) lengths of the rows
     S* mean;   // length of their mean; null where `rows` is
     long m, ld;
@@ -88,7 +89,8 @@ struct StripSize {
 
 // Neighbouring images and captions, whose rows and columns of the block follow one another.
 template <class S> struct Strip {
-    const S* block; // (ΣR, words) as of Pair; two registers' lanes and rows as many as a register's can be read past the last
+    // (ΣR, words) as of Pair; two registers' lanes and rows as many as a register's can be read past the last.
+    const S* block;
     long ld_block;
     const Gram<S> *v, *w;
     StripSize size;
@@ -103,8 +105,9 @@ template <class S> struct PairGradient {
     double* d_scalars; // added to
 };
 
-// Products of numbers narrower than float32 with sums in it, where the processor has such instructions: depth-neighbours
-// share 32-bit elements, elements(depth) of them a packed row, whatever else it says of itself among them.
+// Products of numbers narrower than float32 with sums in it, where the processor has such instructions:
+// depth-neighbours share 32-bit elements, elements(depth) of them a packed row, whatever else it says of itself among
+// them.
 struct NarrowKernels {
     int mr, rows; // of a panel of A; what A and C have their rows rounded up to
     long (*elements)(long depth);
@@ -141,8 +144,8 @@ template <class S> struct PairKernels {
     long (*strip_scratch)(const PairSpec<S>&, const StripSize&);
     void (*strip_forward)(const PairSpec<S>&, const Strip<S>&, S* scores, long stride, S* scratch);
     void (*pair_backward)(const PairSpec<S>&, const Pair<S>&, const PairGradient<S>&, S* scratch);
-    // Of rows in bfloat16; of rows of any kind, each rounded to whole numbers of 8 bits times a power of two. Null where
-    // there are none.
+    // Of rows in bfloat16; of rows of any kind, each rounded to whole numbers of 8 bits times a power of two. Null
+    // where there are none.
     const NarrowKernels *bf16, *int8;
 };
 

@@ -64,8 +64,8 @@ bool pair_score_listed(const Items& images, const Items& captions, long depth, c
 
 template bool pair_score_listed(const Items&, const Items&, long, const Scorer&, const int64_t*, const int64_t*, float*,
                                 const Run&);
-template bool pair_score_listed(const Items&, const Items&, long, const Scorer&, const int64_t*, const int64_t*, double*,
-                                const Run&);
+template bool pair_score_listed(const Items&, const Items&, long, const Scorer&, const int64_t*, const int64_t*,
+                                double*, const Run&);
 template bool pair_score(const Items&, const Items&, long, const Scorer&, float*, long, const Run&);
 template bool pair_score(const Items&, const Items&, long, const Scorer&, double*, long, const Run&);
 

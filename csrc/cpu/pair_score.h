@@ -34,8 +34,8 @@ template <class S>
 bool pair_score(const Items& images, const Items& captions, long depth, const Scorer& scorer, S* scores, long stride,
                 const Run& run);
 
-// Some pairs: image i with the captions listed[first[i]] .. listed[first[i + 1] - 1]; scores in the list's order, each the
-// same bits as in the whole. False if interrupted.
+// Some pairs: image i with the captions listed[first[i]] .. listed[first[i + 1] - 1]; scores in the list's order, each
+// the same bits as in the whole. False if interrupted.
 template <class S>
 bool pair_score_listed(const Items& images, const Items& captions, long depth, const Scorer& scorer,
                        const int64_t* first, const int64_t* listed, S* scores, const Run& run);

@@ -34,8 +34,8 @@ template <class Work> void run_on_own_threads(int threads, Work& work) {
 // Called from the calling thread between tasks, at most every 100 ms; returning true abandons the rest.
 using Interrupted = std::function<bool()>;
 
-// Runs body(task, thread) for task = 0..tasks-1, thread < threads. False if interrupted. Rethrows the first exception of
-// a task.
+// Runs body(task, thread) for task = 0..tasks-1, thread < threads. False if interrupted. Rethrows the first exception
+// of a task.
 inline bool parallel_for(long tasks, int threads, const Interrupted& interrupted,
                          const std::function<void(long, int)>& body) {
     std::atomic<long> next{0};

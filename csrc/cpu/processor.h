@@ -1,7 +1,7 @@
 // Which of the instruction sets that kernels are compiled for this processor has, and this process may use.
 #pragma once
 
-#include "tile_registers.h"
+#include "amx_support.h"
 
 namespace cmsei {
 

@@ -240,39 +240,38 @@ template <class S, int Half = Simd<S>::W / 2> CMSEI_INLINE typename Simd<S>::T l
     }
 }
 
-// W registers of W lanes as a matrix, transposed.
-template <class S> CMSEI_INLINE void transpose_registers(typename Simd<S>::T* a) {
-    using V = Simd<S>;
-    constexpr int W = V::W;
-    typename V::T b[W];
-    typename V::Mask low, high;
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) {
-        low[i] = i / 2 + (i % 2) * W;
-        high[i] = W / 2 + i / 2 + (i % 2) * W;
-    }
-    // log2(W) perfect shuffles of the rows (i with i + W/2) are a transposition.
-#pragma GCC unroll 4
-    for (int stage = 1; stage < W; stage *= 2) {
-#pragma GCC unroll 16
-        for (int i = 0; i < W / 2; ++i) {
+// For each run of 2 * Half lanes: its first (High: last) Half lanes of a, then those of b.
+template <class S, int Half, bool High>
+CMSEI_INLINE typename Simd<S>::T halves(typename Simd<S>::T a, typename Simd<S>::T b) {
+    constexpr int W = Simd<S>::W;
 #if defined(__clang__)
-            for (int k = 0; k < W; ++k) {
-                b[2 * i][k] = k % 2 ? a[i + W / 2][k / 2] : a[i][k / 2];
-                b[2 * i + 1][k] = k % 2 ? a[i + W / 2][W / 2 + k / 2] : a[i][W / 2 + k / 2];
-            }
+    typename Simd<S>::T v;
+    for (int i = 0; i < W; ++i) v[i] = i & Half ? b[i - (High ? 0 : Half)] : a[i + (High ? Half : 0)];
+    return v;
 #else
-            b[2 * i] = __builtin_shuffle(a[i], a[i + W / 2], low);
-            b[2 * i + 1] = __builtin_shuffle(a[i], a[i + W / 2], high);
-#endif
-        }
+    typename Simd<S>::Mask pick;
 #pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) a[i] = b[i];
+    for (int i = 0; i < W; ++i) pick[i] = i & Half ? W + i - (High ? 0 : Half) : i + (High ? Half : 0);
+    return __builtin_shuffle(a, b, pick);
+#endif
+}
+
+// W registers of W lanes as a matrix, transposed.
+template <class S, int Half = Simd<S>::W / 2> CMSEI_INLINE void transpose_registers(typename Simd<S>::T* v) {
+    if constexpr (Half > 0) {
+#pragma GCC unroll 16
+        for (int i = 0; i < Simd<S>::W; ++i) {
+            if (i & Half) continue;
+            const typename Simd<S>::T low = halves<S, Half, false>(v[i], v[i + Half]);
+            v[i + Half] = halves<S, Half, true>(v[i], v[i + Half]);
+            v[i] = low;
+        }
+        transpose_registers<S, Half / 2>(v);
     }
 }
 
-// dst (n × rows_padded) = src (rows × n_padded) transposed, in W × W register blocks. Rows and lanes up to the next
-// multiple of W are read and written: the callers' buffers are padded to that.
+// dst (cols × rows) = src (rows × cols) transposed, in W × W register blocks. Rows and lanes up to the next multiple of
+// W are read and written: the callers' buffers are padded to that.
 template <class S> CMSEI_INLINE void transpose(const S* src, long ld_src, long rows, long cols, S* dst, long ld_dst) {
     using V = Simd<S>;
     constexpr int W = V::W;

@@ -8,8 +8,8 @@
 namespace cmsei {
 namespace {
 
-// Captions that meet an image together, fewer where few images must do for many threads; words whose vectors stay in the
-// second cache.
+// Captions that meet an image together, fewer where few images must do for many threads; words whose vectors stay in
+// the second cache.
 constexpr long kCaptions = 64, kFewCaptions = 16, kFewImages = 32, kWords = 128;
 
 // Where the block of captions that begins with `first` ends, of blocks about equally long up to `last`: where the least
@@ -79,12 +79,14 @@ template <class S> struct PackedCaptions {
         }
     }
 
-    bool pack(const SimilarityKernels<S>& k, const SimilarityProblem<S>& p, int threads, const Interrupted& interrupted) {
+    bool pack(const SimilarityKernels<S>& k, const SimilarityProblem<S>& p, int threads,
+              const Interrupted& interrupted) {
         const long n = static_cast<long>(blocks.size());
         return parallel_for(n + static_cast<long>(chunks.size()), threads, interrupted, [&](long task, int) {
             if (task < n) {
                 const SimilarityBlock<S>& b = blocks[task];
-                k.pack_b({p.words + b.offsets[0] * p.depth, kStorage<S>, p.depth}, b.total(), p.depth, const_cast<S*>(b.words));
+                k.pack_b({p.words + b.offsets[0] * p.depth, kStorage<S>, p.depth}, b.total(), p.depth,
+                         const_cast<S*>(b.words));
             } else {
                 const SimilarityChunk<S>& c = chunks[task - n];
                 k.pack_b({p.sentence_vectors + first[task - n] * p.depth, kStorage<S>, p.depth}, c.count, p.depth,
@@ -118,8 +120,9 @@ template <class S> struct PackedModel {
             next += padded;
             return next - padded;
         };
-        model = {p.depth, d, p.rounded, p.temperature, packed[0], packed[1], steps.data(), static_cast<long>(steps.size()),
-                 padded_row(p.gate), p.gate_scale, p.gate_shift, padded_row(p.evaluate), p.evaluate_bias};
+        model = {p.depth, d, p.rounded, p.temperature, packed[0], packed[1], steps.data(),
+                 static_cast<long>(steps.size()), padded_row(p.gate), p.gate_scale, p.gate_shift,
+                 padded_row(p.evaluate), p.evaluate_bias};
     }
 };
 

@@ -60,8 +60,8 @@ template <class S> struct SimilarityKernels {
     // Makes an image (regions × depth, dense) ready in the scratch.
     void (*image)(const SimilarityModel<S>&, const SimilaritySizes&, const S* regions, S* scratch);
     // The scores of that image, whose own vector is `whole` (depth), with a chunk's captions.
-    void (*chunk)(const SimilarityModel<S>&, const SimilaritySizes&, const S* whole, const SimilarityChunk<S>&, S* scores,
-                  S* scratch);
+    void (*chunk)(const SimilarityModel<S>&, const SimilaritySizes&, const S* whole, const SimilarityChunk<S>&,
+                  S* scores, S* scratch);
 };
 
 }  // namespace cmsei

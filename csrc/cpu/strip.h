@@ -31,8 +31,9 @@ template <class S> struct StripScores {
     struct Shape {
         long queries, items, longest, contexts, most_context;
         Shape(const StripSize& s, int d)
-            : queries(d ? s.regions : s.words), items(d ? s.images : s.captions), longest(d ? s.most_regions : s.longest),
-              contexts(d ? s.captions : s.images), most_context(d ? s.longest : s.most_regions) {}
+            : queries(d ? s.regions : s.words), items(d ? s.images : s.captions),
+              longest(d ? s.most_regions : s.longest), contexts(d ? s.captions : s.images),
+              most_context(d ? s.longest : s.most_regions) {}
     };
 
     static long scratch(const PairSpec<S>& s, const StripSize& most) {
@@ -101,7 +102,8 @@ private:
 
     // The queries' relevances and their inner products with the contexts' means.
     template <int d, class Asks>
-    void gather(const Side& side, const Gram<S>* items, const Gram<S>* contexts, S* turned, long ld_turned, Asks asks) const {
+    void gather(const Side& side, const Gram<S>* items, const Gram<S>* contexts, S* turned, long ld_turned,
+                Asks asks) const {
         const Shape shape(size, d);
         for (long j = 0, at = 0; j < shape.items;) {
             const long count = Attention::together(items + j, shape.items - j);

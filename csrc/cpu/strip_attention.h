@@ -4,7 +4,7 @@
 // Included once per instruction set.
 #pragma once
 
-#include "pair_epilogue.h"
+#include "direction.h"
 
 namespace cmsei {
 namespace CMSEI_ISA {
@@ -131,7 +131,6 @@ template <class S> struct StripAttention {
 private:
     // What follows an attention: nothing, the attended vectors' lengths, or the queries' refinement.
     enum Then { kDotAlone, kLength, kRefine };
-    template <int value_> struct Is { static constexpr int value = value_; };
 
     struct Panel {
         const S* a;
@@ -143,7 +142,11 @@ private:
     static CMSEI_INLINE void store_lanes(S* to, typename V::Mask x) { __builtin_memcpy(to, &x, sizeof x); }
 
     template <class Body> CMSEI_INLINE void each_panel(Body body) const {
-        for (long at = 0; at < n; at += kNR<S>) n - at <= W ? body(Is<1>(), at) : body(Is<kNV>(), at);
+        for (long at = 0; at < n; at += kNR<S>)
+            if (n - at <= W)
+                body(std::integral_constant<int, 1>(), at);
+            else
+                body(std::integral_constant<int, kNV>(), at);
     }
 
     void cut_items(const Gram<S>* items, long count) {
@@ -174,7 +177,8 @@ private:
         if (cut.count > W)
             alone<squares, clip>(block, stride);
         else if (cut.most_layers == 1)
-            cut.count > W / 2 ? side_by_side<squares, clip, 1, 1>(block, stride) : side_by_side<squares, clip, 2, 1>(block, stride);
+            cut.count > W / 2 ? side_by_side<squares, clip, 1, 1>(block, stride)
+                              : side_by_side<squares, clip, 2, 1>(block, stride);
         else
             cut.count > W / 2 ? side_by_side<squares, clip, 1, kLayers>(block, stride)
                               : side_by_side<squares, clip, 2, kLayers>(block, stride);
@@ -198,10 +202,10 @@ private:
             for (int k = 0; k < W; ++k) {
                 const S* row = block + (k < each ? 0 : next);
 #pragma GCC unroll 3
-                for (int i = 0; i < layers; ++i) {
-                    const T a = V::load(row + cut.at[i][k % each]);
-                    const T size = sized<squares, clip>((T)((typename V::Mask)a & cut.valid[i][k % each]));
-                    sums[k] = i == 0 ? size : sums[k] + size;
+                for (int layer = 0; layer < layers; ++layer) {
+                    const T a = V::load(row + cut.at[layer][k % each]);
+                    const T size = sized<squares, clip>((T)((typename V::Mask)a & cut.valid[layer][k % each]));
+                    sums[k] = layer == 0 ? size : sums[k] + size;
                 }
             }
             const T own = lane_sums<S>(sums);
@@ -220,7 +224,8 @@ private:
     template <bool squares, bool clip> void alone(const S* block, long stride) const {
         for (long i = 0; i < context.m; ++i, block += stride) {
             T sum = V::zero();
-            for (long v = 0; v < n; v += W) sum += V::select(V::first(n - v), sized<squares, clip>(V::load(block + v)), V::zero());
+            for (long v = 0; v < n; v += W)
+                sum += V::select(V::first(n - v), sized<squares, clip>(V::load(block + v)), V::zero());
             V::store(factor + i * W, factor_of_scale * M::size_scale(squares, V::set(V::sum(sum))));
         }
     }
@@ -265,7 +270,8 @@ private:
                 V::store(next + k * W, alpha[k] * V::load(a_row + k * W) + beta[k] * V::load(product + k * W));
     }
 
-    // The largest inner product of each query, and the length of the first row of the context that has it; NaN if one is.
+    // The largest inner product of each query, and the length of the first row of the context that has it; NaN if one
+    // is.
     template <int NV> void choose(const S* block, long stride, S* r, long at) const {
         const bool cosines = relevance_kind == kCosine;
         cosines ? choose<NV, true>(block, stride, r, at) : choose<NV, false>(block, stride, r, at);

@@ -4,7 +4,7 @@
 // for images) and the alignment. Included once per instruction set.
 #pragma once
 
-#include "pair_epilogue.h"
+#include "direction.h"
 
 namespace cmsei {
 namespace CMSEI_ISA {
@@ -44,8 +44,9 @@ template <class S> struct StripSide {
     StripSide(const PairSpec<S>& s, int d, long queries, long count, long longest, Arena<S>& arena)
         : active(s.active[d]), guided(is_guided(s, d)), matched(is_matched(s, d)), aligned(d == 0 && s.alignment),
           aggregate(s.aggregate[d]), steps(s.active[d] ? s.steps[d] : 0), weight(s.weight[d]),
-          match_weight(s.weight[d ? kWeightObjectSentence : kWeightWordImage]), align_weight(s.weight[kWeightAlignment]),
-          lse(s.lse[d]), mu(s.mu), others(count), lanes(round_up(count, kNR<S>)), ld(row(queries)) {
+          match_weight(s.weight[d ? kWeightObjectSentence : kWeightWordImage]),
+          align_weight(s.weight[kWeightAlignment]), lse(s.lse[d]), mu(s.mu), others(count),
+          lanes(round_up(count, kNR<S>)), ld(row(queries)) {
         const long rows = round_up(longest, W);
         relevance = arena.take(steps * lanes * ld);
         r = arena.take(steps * rows * lanes);

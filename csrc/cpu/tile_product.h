@@ -3,14 +3,14 @@
 #pragma once
 
 #include "pack.h"
-#include "tiles.h"
+#include "tile_registers.h"
 
 namespace cmsei {
 namespace CMSEI_ISA {
 
-// A is packed tile by tile: 16 rows of 64 bytes, one tile after another along the depth. B keeps 32 columns of four bytes
-// side by side, so that a tile of it is 16 rows of one half. Both end in zeros up to a whole tile. Behind a panel's tiles
-// may lie what else the product wants of its rows.
+// A is packed tile by tile: 16 rows of 64 bytes, one tile after another along the depth. B keeps 32 columns of four
+// bytes side by side, so that a tile of it is 16 rows of one half. Both end in zeros up to a whole tile. Behind a
+// panel's tiles may lie what else the product wants of its rows.
 constexpr long kColumns = 2 * kTileRows, kBRow = kColumns * 4, kElements = kTileBytes / 4;
 static_assert(kNR<float> == kColumns, "the epilogue's panels are two tiles wide");
 
@@ -52,8 +52,8 @@ inline void pack_b_tiles(const char* src, long stride, long cols, long bytes, ui
             pack_b_tile(src + h * stride + k, stride, cols - h, bytes - k, dst + k / 4 * kColumns + h);
 }
 
-// C (M × N tiles of float32 or int32, rows `bytes` apart) = or += A · B over `steps` tiles of depth; a_next: bytes to the
-// next 16 rows of A.
+// C (M × N tiles of float32 or int32, rows `bytes` apart) = or += A · B over `steps` tiles of depth; a_next: bytes to
+// the next 16 rows of A.
 template <TileNumbers numbers, int M, int N>
 __attribute__((noinline)) void tile_block(long steps, const char* a, long a_next, const char* b, char* c, long bytes,
                                           bool accumulate) {
@@ -92,10 +92,11 @@ __attribute__((noinline)) void tile_block(long steps, const char* a, long a_next
 // Tiles of depth in a pass over C: a panel of B stays in the first cache while A streams past it.
 constexpr long kMostSteps = 16;
 
-// Calls block(M, N as constants, first row, first column, accumulate, arguments of tile_block) for the blocks of C, pass
-// by pass. `elements`: of a packed row of A or B, `tiles` tiles of depth and what lies behind them.
+// Calls block(M, N as constants, first row, first column, accumulate, arguments of tile_block) for the blocks of C,
+// pass by pass. `elements`: of a packed row of A or B, `tiles` tiles of depth and what lies behind them.
 template <class Block>
-inline void in_tile_blocks(const uint32_t* a, const uint32_t* b, long elements, long tiles, long rows, long cols, Block block) {
+inline void in_tile_blocks(const uint32_t* a, const uint32_t* b, long elements, long tiles, long rows, long cols,
+                           Block block) {
     const auto one = std::integral_constant<int, 1>();
     const auto two = std::integral_constant<int, 2>();
     const long most = even_part(tiles, kMostSteps), a_next = kTileRows * elements * 4;

@@ -1,6 +1,6 @@
-// Formulas of the pair score (mathematics of the relevance, its refinement and the cosines) and their
-// vector-Jacobian products. `M` is a math policy: M::T is a float, a double or a register of lanes, with
-// M::set, select, max, divide, sqrt, sigmoid. Used by every engine in csrc/, on the host and on the device.
+// Formulas of the pair score (normalisation, relevance, refinement, cosines, aggregation) and their vector-Jacobian
+// products. `M` is a math policy: M::T is a float, a double or a register of lanes, with the functions that Plain has
+// below. Used by every engine in csrc/, on the host and on the device.
 #pragma once
 
 #include "scalar_math.h"
@@ -40,7 +40,9 @@ enum ScalarIndex {
 
 // Norms that leave the inner products at their size.
 CMSEI_FORMULA constexpr bool is_plain(int norm) { return norm == kNone || norm == kClipped; }
-CMSEI_FORMULA constexpr bool is_clipped(int norm) { return norm == kClippedL2 || norm == kClippedL1 || norm == kClipped; }
+CMSEI_FORMULA constexpr bool is_clipped(int norm) {
+    return norm == kClippedL2 || norm == kClippedL1 || norm == kClipped;
+}
 CMSEI_FORMULA constexpr bool is_l2(int norm) { return norm == kL2 || norm == kClippedL2; }
 CMSEI_FORMULA constexpr bool is_l1(int norm) { return norm == kL1 || norm == kClippedL1; }
 
@@ -110,10 +112,12 @@ template <class M> struct PairMath {
             cosine_vjp(cosine(dot, q, u), q, u, d, d_dot, d_q, d_u);
     }
 
-    // A focal attention keeps the weights above Σ p g / Σ g, their mean by confidences g, and divides them by their sum:
-    // the softmax of what is kept, with the softmax's gradient. p may be divided by its sum or not.
+    // A focal attention keeps the weights above Σ p g / Σ g, their mean by confidences g, and divides them by their
+    // sum: the softmax of what is kept, with the softmax's gradient. p may be divided by its sum or not.
     static CMSEI_FORMULA T confidence(bool prob, T p) { return prob ? M::sqrt(p) : M::set(1); }
-    static CMSEI_FORMULA T focal_least(T weighted, T total) { return (S)(1 - kFocalSlack) * M::divide(weighted, total); }
+    static CMSEI_FORMULA T focal_least(T weighted, T total) {
+        return (S)(1 - kFocalSlack) * M::divide(weighted, total);
+    }
     static CMSEI_FORMULA T focal(T p, T least) { return M::select(p > least, p, M::zero()); }
 
     // A negative-aware attention weighs what is above the threshold; the largest weight is then 1, and without one all

@@ -1,4 +1,5 @@
-// The arithmetic and the launch geometry of relation attention, shared by the CUDA kernel and by host code that checks it.
+// The arithmetic and the launch geometry of relation attention, shared by the CUDA kernel and by host code that checks
+// it.
 #pragma once
 
 #include <cstddef>
@@ -127,7 +128,8 @@ constexpr int64_t kBackwardBlocks = 2048;          // that fill any GPU
 constexpr int64_t kMostPartials = int64_t(1) << 24;  // numbers of the tables' gradients, one set for each group
 
 // The backward pass: a block has a group of images and one head; of an image all edges are in shared memory, and of the
-// rows a slice of the channels. Nothing here but `threads` (0: it does not fit) depends on the device, so results do not.
+// rows a slice of the channels. Nothing here but `threads` (0: it does not fit) depends on the device, so results do
+// not.
 struct BackwardPlan {
   int threads;
   int slice_stride, edge_stride, bin_stride;  // elements from row to row, odd: free of bank conflicts

@@ -31,8 +31,8 @@ PRODUCT(amxint8)
 
 }  // namespace cmsei
 
-// `has`: avx2, avx512, avx512bf16, avxvnni, avx512vnni, tiles of bfloat16, tiles of int8, a bit each from the lowest. Writes
-// the variants in their order, each with the product of int8 that it is given.
+// `has`: avx2, avx512, avx512bf16, avxvnni, avx512vnni, tiles of bfloat16, tiles of int8, a bit each from the lowest.
+// Writes the variants in their order, each with the product of int8 that it is given.
 extern "C" void chosen(unsigned has, char* out, std::size_t size) {
   using namespace cmsei;
   const auto bit = [&](int i) { return (has >> i & 1) != 0; };

@@ -163,7 +163,8 @@ static bool go_on(Block& now, bool reversed) {
   for (int warp = 0; warp < threads; warp += 32) {
     if (!all_at(now, warp, warp + 32, {At::kWarp})) continue;
     for (int i = warp; i < warp + 32; ++i)
-      if (now.fibers[i].what != now.fibers[warp].what) throw std::runtime_error("a warp's threads at several instructions");
+      if (now.fibers[i].what != now.fibers[warp].what)
+        throw std::runtime_error("a warp's threads at several instructions");
     release(warp, warp + 32);
   }
   for (int i = 0; i < threads; ++i)

@@ -89,7 +89,8 @@ void run_breaking(int rule, unsigned char* shared, int thread) {
   device::Accumulators sums{};
   const uint64_t step = rule == 6 ? warp * kDescriptorStep : 0, odd = rule == 7 ? 1 << 14 : 0;
   if (rule != 8) device::wgmma_fence();
-  device::wgmma<false>(sums, descriptor(memory.work_address) + step + odd, descriptor(memory.work_address + kWordBytes));
+  const uint64_t words = descriptor(memory.work_address), regions = descriptor(memory.work_address + kWordBytes);
+  device::wgmma<false>(sums, words + step + odd, regions);
   device::wgmma_commit();
   device::wgmma_finish(sums);
   if (rule == 9 && thread == 0) device::barrier_expect(memory.free, 1 << 20);

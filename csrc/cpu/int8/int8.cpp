@@ -1,7 +1,7 @@
 // Products of rows rounded to whole numbers of 8 bits, where the processor has them (AVX-VNNI, AVX512-VNNI, AMX-INT8).
 //
-// Compiled for the instructions alone, whatever else a processor that has them lacks; dispatch.cpp adds these kernels to
-// those of an instruction set with registers as wide.
+// Compiled for the instructions alone, whatever else a processor that has them lacks; dispatch.cpp adds these kernels
+// to those of an instruction set with registers as wide.
 #if defined(__AMX_INT8__) || defined(CMSEI_EMULATE_TILES)
 #include "tiles.h"
 #else

@@ -1,6 +1,6 @@
 // Products of whole numbers by instructions that add up four at a time (AVX-VNNI, AVX512-VNNI): four times the float32
-// rate, sums in whole numbers. The instruction takes the left factor without a sign: A is stored 128 higher, and what that
-// adds to a column's sums is taken back from them.
+// rate, sums in whole numbers. The instruction takes the left factor without a sign: A is stored 128 higher, and what
+// that adds to a column's sums is taken back from them.
 #pragma once
 
 #include "whole_numbers.h"
@@ -11,8 +11,8 @@ namespace {
 
 constexpr uint32_t kRaised = 0x80808080u; // four times 128
 
-// A panel of A: its quads, element k of row i at k * rows + i, then the rows' scales. One of B: the same of kNR columns,
-// then, of each pass over the depth, what is taken back from the columns' sums.
+// A panel of A: its quads, element k of row i at k * rows + i, then the rows' scales. One of B: the same of kNR
+// columns, then, of each pass over the depth, what is taken back from the columns' sums.
 long quads_of(long depth) { return divide_up(depth, 4); }
 long passes_of(long depth) { return divide_up(depth, pass_of(depth)); }
 long elements_int8(long depth) { return quads_of(depth) + 1 + passes_of(depth); }

@@ -22,15 +22,20 @@ struct Quads {
             for (long r = 0; r < most; ++r) scales[r] = r < n ? src.scales[i + r] : 0;
         }
     }
-    static void pack_a(Rows src, long rows, long depth, uint32_t* dst) { pack(src, rows, depth, kTileRows, dst, pack_a_tiles); }
-    static void pack_b(Rows src, long cols, long depth, uint32_t* dst) { pack(src, cols, depth, kColumns, dst, pack_b_tiles); }
+    static void pack_a(Rows src, long rows, long depth, uint32_t* dst) {
+        pack(src, rows, depth, kTileRows, dst, pack_a_tiles);
+    }
+    static void pack_b(Rows src, long cols, long depth, uint32_t* dst) {
+        pack(src, cols, depth, kColumns, dst, pack_b_tiles);
+    }
 
     static void gemm(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long depth) {
         static_assert(kMostSteps * kTileBytes == kMostOfPass, "the sums of a pass are exact in float32");
         const long size = elements(depth);
         const auto block = [&](auto m, auto n, long i, long j, bool accumulate, auto... x) {
             alignas(64) int32_t sums[m.value * kTileRows][kColumns];
-            tile_block<TileNumbers::kQuads, m.value, n.value>(x..., reinterpret_cast<char*>(sums), sizeof sums[0], false);
+            auto* const out = reinterpret_cast<char*>(sums);
+            tile_block<TileNumbers::kQuads, m.value, n.value>(x..., out, sizeof sums[0], false);
             const auto* const columns = reinterpret_cast<const float*>(b + j * size + kColumns * (size - 1));
             for (int h = 0; h < m.value; ++h) {
                 const long first = h * kTileRows, row = i + first;

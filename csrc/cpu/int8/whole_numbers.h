@@ -1,5 +1,5 @@
-// Rows rounded to whole numbers of 8 bits times a power of two, and their products' way back to float32. Included once per
-// instruction set.
+// Rows rounded to whole numbers of 8 bits times a power of two, and their products' way back to float32. Included once
+// per instruction set.
 #pragma once
 
 #include <algorithm>

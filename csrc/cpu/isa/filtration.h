@@ -40,7 +40,7 @@ template <class S> struct Filtration {
             const long at = block.offsets[j] - block.offsets[0], n = block.size(j), own = block.first + j;
             S total = whole_gate[own];
             for (long i = 0; i < n; ++i) total += gate[at + i];
-            const S inverse = 1 / (total > (S)kEps || total != total ? total : (S)kEps);
+            const S inverse = 1 / at_least_eps(total);
             T square = V::zero(), dot = V::zero();
             for (long o = 0; o < padded; o += W) {
                 T x = V::load(whole_row + own * padded + o) * whole_weight[own];
@@ -50,7 +50,7 @@ template <class S> struct Filtration {
                 dot += x * V::load(model.evaluate + o);
             }
             const S length = static_cast<S>(__builtin_sqrt(V::sum(square)));
-            logit[j] = V::sum(dot) / (length > (S)kEps || length != length ? length : (S)kEps) + model.evaluate_bias;
+            logit[j] = V::sum(dot) / at_least_eps(length) + model.evaluate_bias;
         }
         for (long j = 0; j < block.count; j += W) {
             const T x = V::sigmoid(V::load(logit + j));
@@ -59,6 +59,9 @@ template <class S> struct Filtration {
     }
 
 private:
+    // NaN stays NaN.
+    static CMSEI_INLINE S at_least_eps(S x) { return x > (S)kEps || x != x ? x : (S)kEps; }
+
     void ready(const S* y, long ld, long n, S* g, S* w, S* rows) {
         unit_factors<S, true>(y, ld, model.width, n, w, model.gate, g);
         for (long v = 0; v < n; v += W) {

@@ -1,5 +1,6 @@
 // Graph reasoning over a pair's similarity vectors: each step every node asks all nodes of its pair. The nodes of many
-// pairs lie side by side in the lanes, so that the layers are products of full width. Included once per instruction set.
+// pairs lie side by side in the lanes, so that the layers are products of full width. Included once per instruction
+// set.
 #pragma once
 
 #include "layer.h"
@@ -55,7 +56,8 @@ template <class S> struct GraphReasoning {
             reason(block, ld);
             apply_layer(step.answer, width, width, other, ld, node, ld, n);
             for (long o = 0; o < width; ++o)
-                for (long v = 0; v < n; v += W) V::store(node + o * ld + v, V::max(V::zero(), V::load(node + o * ld + v)));
+                for (long v = 0; v < n; v += W)
+                    V::store(node + o * ld + v, V::max(V::zero(), V::load(node + o * ld + v)));
         }
         transpose(node, ld, width, n, row, padded);
         last(block, ld, out);

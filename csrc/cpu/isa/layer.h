@@ -89,7 +89,8 @@ inline void add_panel(const S* weight, long rows, long k0, long k, const S* x, l
         if constexpr (form == Form::kPairs) {
             const long pairs = (k + 1) / 2;
             micro_pairs_any(m, nv, pairs, reinterpret_cast<const uint32_t*>(a) + i * pairs, m,
-                            reinterpret_cast<const uint32_t*>(x), kNR<S>, y + i * ldy, ldy, true, Ahead::part(x, 0, 0, 1));
+                            reinterpret_cast<const uint32_t*>(x), kNR<S>, y + i * ldy, ldy, true,
+                            Ahead::part(x, 0, 0, 1));
             continue;
         }
 #endif
@@ -144,7 +145,7 @@ inline void unit_factors(const S* y, long ld, long width, long n, S* factor, con
             }
         }
         for (int i = 0; i < some; ++i) {
-            V::store(factor + v + i * V::W, 1 / V::max(V::sqrt(square[i]), V::set((S)kEps)));
+            V::store(factor + v + i * V::W, PairMath<V>::unit_factor(V::sqrt(square[i])));
             if (gated) V::store(dot + v + i * V::W, along[i]);
         }
     }

@@ -1,5 +1,6 @@
 // The score of one pair from its inner products, and its gradient: terms put together.
 #include "../cross_level.h"
+#include "../direction_vjp.h"
 #include "../strip.h"
 
 namespace cmsei {
@@ -17,7 +18,7 @@ template <class S> struct PairTerms {
     long R, L, ld_w, ld_v; // lanes of words and of regions, which are also the padded rows
     bool cross, transposed;
     S *by_region, *by_word; // (ld_v, ld_w) the block and (ld_w, ld_v) its transpose, padding zero
-    Direction<S> direction[2];
+    DirectionVjp<S> direction[2];
     CrossLevel<S> objects, words;
     S total, term[5];
 
@@ -31,8 +32,8 @@ template <class S> struct PairTerms {
         for (int d = 0; d < 2; ++d) {
             if (!spec.active[d]) continue;
             const long rows = d ? l : r, lanes = d ? r : l;
-            size += (backward ? spec.steps[d] : 1) * Direction<S>::step_size(rows, lanes, spec.aware(d));
-            if (backward) size += Direction<S>::backward_size(rows, lanes);
+            size += (backward ? spec.steps[d] : 1) * DirectionVjp<S>::step_size(rows, lanes, spec.aware(d));
+            if (backward) size += DirectionVjp<S>::gradients_size(rows, lanes);
         }
         return size;
     }
@@ -113,15 +114,16 @@ template <class S> struct PairTerms {
             for (long v = 0; v < (i % 2 ? ld_w : ld_v); v += W) V::store(zeroed[i] + v, V::zero());
         for (int t = 0; t < 5; ++t) g.d_scalars[t] += static_cast<double>(g.d_score) * term[t];
 
-        typename Direction<S>::Backward b[2];
+        typename DirectionVjp<S>::Gradients b[2];
         for (int d = 0; d < 2; ++d) {
             if (!spec.active[d]) continue;
-            direction[d].lay_out(b[d], arena);
+            direction[d].lay_out_gradients(b[d], arena);
             b[d].d_guide = d ? d_p : d_omega;
             b[d].d_context = d ? g.d_w : g.d_v;
             direction[d].backward(g.d_score * spec.weight[d], b[d]);
             S* lengths = d ? d_length_v : d_length_w;
-            for (long v = 0; v < direction[d].ld; v += W) V::store(lengths + v, V::load(lengths + v) + V::load(b[d].d_q + v));
+            for (long v = 0; v < direction[d].ld; v += W)
+                V::store(lengths + v, V::load(lengths + v) + V::load(b[d].d_q + v));
             g.d_scalars[d ? kI2TTemperature : kT2ITemperature] += b[d].d_temperature;
             g.d_scalars[d ? kI2TLse : kT2ILse] += b[d].d_lse;
             if (spec.aware(d)) g.d_scalars[spec.threshold_at(d)] += b[d].d_threshold;
@@ -174,7 +176,8 @@ template <class S> struct PairTerms {
         const S share = One::length_vjp(length, d) / (static_cast<S>(gram.m) * gram.m);
         if (share == 0) return;
         for (long i = 0; i < gram.m; ++i)
-            for (long v = 0; v < gram.ld; v += W) V::store(d_gram + i * gram.ld + v, V::load(d_gram + i * gram.ld + v) + share);
+            for (long v = 0; v < gram.ld; v += W)
+                V::store(d_gram + i * gram.ld + v, V::load(d_gram + i * gram.ld + v) + share);
     }
 };
 

@@ -1,5 +1,5 @@
-// The register-tile product of bfloat16 pairs, where the processor has it (AVX512-BF16), with float32 sums. Included once
-// per instruction set.
+// The register-tile product of bfloat16 pairs, where the processor has it (AVX512-BF16), with float32 sums. Included
+// once per instruction set.
 #pragma once
 
 #include "../pack.h"

@@ -179,7 +179,7 @@ void backward_tables(BackwardSpace<S>& space, const RelationInputs<S>& in, const
         for (long l = 1; l < in.labels; ++l) {
             typename Simd<S>::T sum = Simd<S>::zero();
             for (long n = 0; n < L; n += Simd<S>::W) sum += Simd<S>::load(space.dbins + l * L + n);
-            bias[l] += lane_sum<S>(sum);
+            bias[l] += Simd<S>::sum(sum);
         }
     }
 }
@@ -208,8 +208,8 @@ void backward_head(BackwardSpace<S>& space, const RelationInputs<S>& in, const R
         const Rows<S> dq = direct ? rows_q : Rows<S>{space.dquery, D};
         pack(Rows<const S>{q.data + first * q.row, q.row}, count, dim, L, D, space.query);
         pack(Rows<const S>{g.data + first * g.row, g.row}, count, dim, L, D, space.grad);
-        transpose_blocks(space.query, D, L, D, space.query_t, L);
-        transpose_blocks(space.grad, D, L, D, space.grad_t, L);
+        transpose(space.query, D, L, D, space.query_t, L);
+        transpose(space.grad, D, L, D, space.grad_t, L);
 
         const Product<S> score{dim, space.key, D, 1, space.query_t, L};
         gemm<S, false>(&score, 1, R, L, space.weight, L, false, ahead);

@@ -62,7 +62,7 @@ void forward_head(ForwardSpace<S>& space, const RelationInputs<S>& in, const Rel
         finite = pack(Rows<const S>{q.data + first * q.row, q.row}, count, in.dim, L, D, space.query) && finite;
         // A product with zero weights would spread an infinity or NaN to queries that have no edge to it.
         if (!finite) return forward_edges(space, in, out, image, head, ahead);
-        transpose_blocks(space.query, D, L, D, space.query_t, L);
+        transpose(space.query, D, L, D, space.query_t, L);
         const Product<S> score{in.dim, space.key, D, 1, space.query_t, L};
         gemm<S, false>(&score, 1, R, L, space.score, L, false, ahead);
         softmax_block(plan, in, head, b, logit_scale<S>(in.dim), space.score);

@@ -125,17 +125,6 @@ inline void gemm(const Product<S>* terms, long count, long rows, long lanes, S* 
     }
 }
 
-template <class S> CMSEI_INLINE S lane_sum(typename Simd<S>::T v) {
-    constexpr int W = Simd<S>::W;
-    S part[W];
-    Simd<S>::store(part, v);
-#pragma GCC unroll 8
-    for (int half = W / 2; half > 0; half /= 2)
-#pragma GCC unroll 16
-        for (int i = 0; i < half; ++i) part[i] += part[i + half];
-    return part[0];
-}
-
 // The first n < W elements, the other lanes 0.
 template <class S> CMSEI_INLINE typename Simd<S>::T load_first(const S* p, long n) {
     typename Simd<S>::T v = Simd<S>::zero();
@@ -166,7 +155,7 @@ template <class S, bool WithC> CMSEI_INLINE S dot(const S* a, const S* b, const 
         if (WithC) x += load_first(c + i, n - i);
         sum[1] += load_first(a + i, n - i) * x;
     }
-    return lane_sum<S>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    return V::sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
 // Weighted rows base[index[e] * row], e = 0..count-1.
@@ -240,51 +229,6 @@ inline void scatter_rows(const S* x, long n, const int32_t* index, const S* weig
     for (; column + 8 * W <= n; column += 8 * W)
         scatter_block<S, 8>(x + column, index, weight, count, table + column, row);
     for (; column < n; column += W) scatter_block<S, 1>(x + column, index, weight, count, table + column, row);
-}
-
-// For each run of 2 * Half lanes: its first (High: last) Half lanes of a, then those of b.
-template <class S, int Half, bool High>
-CMSEI_INLINE typename Simd<S>::T halves(typename Simd<S>::T a, typename Simd<S>::T b) {
-    constexpr int W = Simd<S>::W;
-#if defined(__clang__)
-    typename Simd<S>::T v;
-    for (int i = 0; i < W; ++i) v[i] = i & Half ? b[i - (High ? 0 : Half)] : a[i + (High ? Half : 0)];
-    return v;
-#else
-    typename Simd<S>::Mask pick;
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) pick[i] = i & Half ? W + i - (High ? 0 : Half) : i + (High ? Half : 0);
-    return __builtin_shuffle(a, b, pick);
-#endif
-}
-
-template <class S, int Half = Simd<S>::W / 2> CMSEI_INLINE void transpose_block(typename Simd<S>::T* v) {
-    if constexpr (Half > 0) {
-#pragma GCC unroll 16
-        for (int i = 0; i < Simd<S>::W; ++i) {
-            if (i & Half) continue;
-            const typename Simd<S>::T low = halves<S, Half, false>(v[i], v[i + Half]);
-            v[i + Half] = halves<S, Half, true>(v[i], v[i + Half]);
-            v[i] = low;
-        }
-        transpose_block<S, Half / 2>(v);
-    }
-}
-
-// dst (columns × rows) = src (rows × columns) transposed; both are multiples of the width.
-template <class S>
-inline void transpose_blocks(const S* src, long src_row, long rows, long columns, S* dst, long dst_row) {
-    using V = Simd<S>;
-    constexpr int W = V::W;
-    for (long r = 0; r < rows; r += W)
-        for (long c = 0; c < columns; c += W) {
-            typename V::T v[W];
-#pragma GCC unroll 16
-            for (int i = 0; i < W; ++i) v[i] = V::load(src + (r + i) * src_row + c);
-            transpose_block<S>(v);
-#pragma GCC unroll 16
-            for (int i = 0; i < W; ++i) V::store(dst + (c + i) * dst_row + r, v[i]);
-        }
 }
 
 // out[e] = x · table[index[e] * row] over n elements, n a multiple of the width; W rows at a time share the loads of x.

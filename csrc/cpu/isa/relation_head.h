@@ -41,7 +41,7 @@ bool pack(const Rows<const S>& src, long rows, long dim, long padded_rows, long 
         }
     }
     for (long n = rows * padded; n < padded_rows * padded; n += W) V::store(dst + n, V::zero());
-    return lane_sum<S>(check) == 0;
+    return V::sum(check) == 0;
 }
 
 template <class S> inline void unpack(const S* src, long padded, long rows, long dim, const Rows<S>& dst) {

@@ -18,7 +18,8 @@ template <class S, class Head> struct Similarity {
 
     Similarity(const SimilarityModel<S>& model, const SimilaritySizes& most, Space<S> space)
         : vectors(model, most, space),
-          y(space.take(round_up(model.width, Simd<S>::W) * lead<S>(most.words > most.captions ? most.words : most.captions))),
+          y(space.take(round_up(model.width, Simd<S>::W) *
+                       lead<S>(most.words > most.captions ? most.words : most.captions))),
           packing(space.take(0)), shared(space.used), head(model, most, space), used(space.used) {}
 
     static long scratch(const SimilarityModel<S>& model, const SimilaritySizes& most) {

@@ -99,8 +99,8 @@ template <class S> struct SimilarityVectors {
     }
 
 private:
-    // out = f · leaky a / its length over a caption's n words, for each region. Up to a register's lanes can be read and
-    // written past the last.
+    // out = f · leaky a / its length over a caption's n words, for each region. Up to a register's lanes can be read
+    // and written past the last.
     void normalise(const S* a, long ld, long n, S f, S* out) const {
         for (long i = 0; i < R; i += W, a += W * ld, out += W * ld) {
             const long some = R - i < W ? R - i : W;
@@ -167,7 +167,8 @@ private:
                 for (; i + 2 <= k; i += 2, own += 2, q += 2 * kNR<S>)
                     store_rows<S, form, 2, kNV>(square + (form == Form::kPairs ? i / 2 : i) * kNR<S>, apart);
                 if (i < k) store_rows<S, form, 1, kNV>(square + (form == Form::kPairs ? i / 2 : i) * kNR<S>, apart);
-                add_panel<S, form>(model.whole.weight, model.width, k0, k, square, kNR<S>, y + j, ld, registers<S>(n, j));
+                add_panel<S, form>(model.whole.weight, model.width, k0, k, square, kNR<S>, y + j, ld,
+                                   registers<S>(n, j));
             }
         }
     }

@@ -1,5 +1,5 @@
-// Products of bfloat16 pairs in tile registers, where the processor has them (AMX-BF16): sixteen times the float32 rate,
-// float32 sums.
+// Products of bfloat16 pairs in tile registers, where the processor has them (AMX-BF16): sixteen times the float32
+// rate, float32 sums.
 #include "../pack.h"
 
 #if defined(__AMX_BF16__) || defined(CMSEI_EMULATE_TILES)
@@ -18,13 +18,15 @@ struct Pairs {
     static void pack_a(Rows src, long rows, long depth, uint32_t* dst) {
         const auto* p = static_cast<const char*>(src.data);
         const long stride = 2 * src.stride, size = elements(depth);
-        for (long i = 0; i < rows; i += kTileRows) pack_a_tiles(p + i * stride, stride, rows - i, 2 * depth, dst + i * size);
+        for (long i = 0; i < rows; i += kTileRows)
+            pack_a_tiles(p + i * stride, stride, rows - i, 2 * depth, dst + i * size);
     }
 
     static void pack_b(Rows src, long cols, long depth, uint32_t* dst) {
         const auto* p = static_cast<const char*>(src.data);
         const long stride = 2 * src.stride, size = elements(depth);
-        for (long j = 0; j < cols; j += kColumns) pack_b_tiles(p + j * stride, stride, cols - j, 2 * depth, dst + j * size);
+        for (long j = 0; j < cols; j += kColumns)
+            pack_b_tiles(p + j * stride, stride, cols - j, 2 * depth, dst + j * size);
     }
 
     static void gemm(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long depth) {
