@@ -3,9 +3,9 @@
 A program owns one image and walks over groups of C captions of about one length, so that the image's Gram matrix is
 loaded once. One side asks a pass (``pair.py``); a second pass, where both do, reads the products from the cache
 again. With 36 regions and 13 words a pair reads 13 · 36 · 4 = 1.9 KB of products from the second cache and, of what
-i2t needs, 13² · 4 = 0.7 KB of the caption's Gram matrix; it computes 16 · 64 padded places: about 30 operations and
-one exponential each a direction and step, and 2 · 16 · 64² = 131 kFLOP on the tensor cores (i2t: 2 · 64 · 16 · 64).
-The product before it is 2 · 13 · 36 · D = 0.96 MFLOP at D 1024.
+i2t needs, 16² · 4 = 1 KB of the caption's padded Gram matrix; it computes 16 · 64 padded places: about 30 operations
+and one exponential each a direction and step, and 2 · 16 · 64² = 131 kFLOP on the tensor cores (i2t: 2 · 64 · 32 · 16
+= 66 kFLOP). The product before it is 2 · 13 · 36 · D = 0.96 MFLOP at D 1024.
 """
 
 import triton

@@ -3,7 +3,7 @@
 A program owns one image and walks over groups of captions, as in ``pair_score.py``. What belongs to the image is
 summed in registers; what belongs to a caption is written for each image and summed afterwards, in a fixed order:
 nothing is added by atomics. A pair (36 regions, 13 words) reads its inner products (1.9 KB), adds its gradient to dS
-(0.9 KB read and written in bfloat16) and, where the caption's Gram matrix counts, 0.7 KB to its partial sum. It
+(0.9 KB read and written in bfloat16) and, where the caption's Gram matrix counts, 1 KB to its partial sum. It
 computes three to four times what the forward pass does. Around it stand three products of 0.96 MFLOP a pair at D
 1024.
 """

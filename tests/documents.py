@@ -6,19 +6,36 @@ import importlib.util
 import json
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from cmsei_fast import CMSEI, ModelConfig, cli, doctor
+from cmsei_fast import CMSEI, ModelConfig, cli
 from cmsei_fast.data import Vocabulary, split_from_scenes, synthetic_scenes, write_split
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "csrc" / "README.md",
+    ROOT / "kernels" / "README.md",
+]
 LANGUAGES = ("python", "json", "text", "diff", "sh", "bash")
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 _FIRST_WORDS = ("cmsei-fast", "torchrun", "pip", "pytest", "python")
+
+
+def title(path: Path) -> str:
+    """A document's name: that of its file, with the folder where that is README again."""
+    return path.name if path.parent in (ROOT, ROOT / "docs") else path.relative_to(ROOT).as_posix()
+
+
+def anchors(text: str) -> set[str]:
+    """The names by which links find a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -27,7 +44,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
     for path in DOCUMENTS:
         for name, text in _FENCE.findall(path.read_text(encoding="utf-8")):
             if name == language:
-                found.append((path.name, text))
+                found.append((title(path), text))
     return found
 
 
@@ -51,7 +68,7 @@ def command_lines() -> list[tuple[str, str]]:
         indented = [x for x in re.findall(r"^    (\S.*(?:\\\n.*)*)$", plain, re.MULTILINE) if _begins_a_command(x)]
         for line in [*shell.replace("\\\n", " ").splitlines(), *(x.replace("\\\n", " ") for x in indented)]:
             if line.strip() and not line.lstrip().startswith("#"):
-                found += [(path.name, part.strip()) for part in line.split("&&")]
+                found += [(title(path), part.strip()) for part in line.split("&&")]
     return found
 
 
@@ -69,7 +86,7 @@ def check_command(command: str) -> None:
     words = shlex.split(command, comments=True)
     while words and _ASSIGNMENT.fullmatch(words[0]):
         name = words.pop(0).partition("=")[0]
-        assert not name.startswith("CMSEI_") or name in {x for x, _, _ in doctor.ENVIRONMENT}, name
+        assert not name.startswith("CMSEI_") or name in variables(), name
     if words[0] == "torchrun":
         assert words[words.index("-m") + 1] == "cmsei_fast", command
         words = ["cmsei-fast", *words[words.index("-m") + 2 :]]
@@ -87,7 +104,13 @@ def check_command(command: str) -> None:
         assert all((ROOT / words[i + 1]).exists() for i, word in enumerate(words) if word == "-c"), command
     else:
         assert words[0] == "pytest", f"{command}: a command that no test knows"
-        assert all((ROOT / word).exists() for word in words[1:] if not word.startswith("-")), command
+        paths = [word for option, word in pairwise(words) if not word.startswith("-") and option != "-k"]
+        assert all((ROOT / word).exists() for word in paths), command
+
+
+def variables() -> set[str]:
+    """The environment variables of README's table."""
+    return set(re.findall(r"^\| `([A-Z_]+)` \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def make_files(text: str, folder: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,15 @@ def test_the_code_is_found() -> None:
 
 def test_readme_links_every_document_and_no_link_is_dead() -> None:
     for path in documents.DOCUMENTS:
-        links = re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
-        assert all((path.parent / link).exists() for link in links), path.name
-        if path.name == "README.md":
-            assert {f"docs/{x.name}" for x in documents.DOCUMENTS[1:]} <= set(links)
+        links = re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", path.read_text(encoding="utf-8"))
+        for link, anchor in links:
+            target = path.parent / link if link else path
+            assert target.exists(), f"{documents.title(path)}: {link}"
+            if anchor:
+                assert anchor in documents.anchors(target.read_text(encoding="utf-8")), f"{path.name}: #{anchor}"
+        if path == ROOT / "README.md":
+            wanted = {x.relative_to(ROOT).as_posix() for x in documents.DOCUMENTS[1:]}
+            assert wanted <= {link for link, _ in links}
 
 
 def test_readme_and_doctor_know_the_same_environment_variables() -> None:
@@ -57,11 +64,58 @@ def test_readme_and_doctor_know_the_same_environment_variables() -> None:
     assert {*told, ("OMP_NUM_THREADS", "run")} == {(name, when) for name, _, when in doctor.ENVIRONMENT}
 
 
-def test_files_that_extending_names_are_there() -> None:
-    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-    named = re.findall(r"`((?:cmsei_fast|csrc|tests|benchmarks|kernels|docs)/[\w./-]*)`", text)
-    assert len(named) >= 12
-    assert all((ROOT / name).exists() for name in named)
+def test_every_document_is_looked_at() -> None:
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no history here that could list them")
+    assert {ROOT / x for x in listed.stdout.splitlines()} == set(documents.DOCUMENTS)
+
+
+def test_files_that_documents_name_are_there() -> None:
+    found = 0
+    for path in documents.DOCUMENTS:
+        named = re.findall(
+            r"`((?:cmsei_fast|csrc|tests|benchmarks|kernels|docs)/[\w./-]*)`", path.read_text(encoding="utf-8")
+        )
+        assert [x for x in named if not (ROOT / x).exists()] == [], documents.title(path)
+        found += len(named)
+    assert found >= 20
+
+
+@pytest.mark.parametrize("folder", ["csrc/cpu", "csrc/cuda", "csrc/include", "kernels"])
+def test_a_folder_s_own_document_names_its_files(folder: str) -> None:
+    text = (ROOT / folder.partition("/")[0] / "README.md").read_text(encoding="utf-8")
+    names = re.findall(r"`([\w*.]+)`", text)
+    files = [x.name for x in (ROOT / folder).iterdir() if x.suffix in (".h", ".cuh", ".cpp", ".cu", ".py")]
+    headers = {f"{Path(x).stem}.h" for x in names if x.endswith(".cpp")}  # "and their headers"
+    missing = [x for x in files if not any(fnmatch(x, y) for y in names) and x not in headers]
+    assert [x for x in missing if x != "__init__.py"] == []
+    tops = ("csrc", "kernels", "cmsei_fast", "tests")
+    there = {x.name for top in tops for x in (ROOT / top).rglob("*.*")} | {x.name for x in ROOT.glob("*.py")}
+    told = [x for x in names if re.search(r"\w\.(h|cuh|cpp|cu|py)$", x)]
+    assert [x for x in told if not any(fnmatch(file, x) for file in there)] == []
+
+
+# Figures in prose that a results file has: the document, how it says them, and what they are of.
+EPYC = "amd-epyc-family-26-model-2.json"
+FIGURES = [
+    ("docs/scores.md", "SCAN is {:.2f} times as fast as in `bfloat16`", lambda rows: rows["scan_int8"]["median"]),
+    ("docs/scores.md", "CMSEI {:.2f} times.", lambda rows: rows["cmsei_int8"]["median"]),
+    ("docs/distributed.md", "{:.2f} times as fast as one, in the median", lambda rows: rows["distributed"]["median"]),
+    ("docs/distributed.md", "so e = {:.2f};", lambda rows: rows["distributed"]["median"] / 2),
+    (
+        "docs/distributed.md",
+        "| AMD EPYC (family 26), 1 thread, AVX-512 | {:,.0f},000 |",
+        lambda rows: rows["distributed"]["pairs"] / rows["distributed"]["other_seconds"] / 1000,
+    ),
+]
+
+
+@pytest.mark.parametrize(("document", "saying", "of"), FIGURES, ids=[x[1] for x in FIGURES])
+def test_figures_in_prose_are_those_of_the_results(document: str, saying: str, of: Any) -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / EPYC).read_text(encoding="utf-8"))["rows"]
+    text = " ".join((ROOT / document).read_text(encoding="utf-8").split())
+    assert saying.format(of(rows)) in text
 
 
 @pytest.mark.parametrize(("name", "block"), BLOCKS, ids=[f"{name}-{i}" for i, (name, _) in enumerate(BLOCKS)])

@@ -39,7 +39,7 @@ extern "C" void chosen(unsigned has, char* out, std::size_t size) {
   const Available found(Processor{bit(0), bit(1), bit(2), bit(3), bit(4), {bit(5), bit(6)}});
   std::string text;
   for (const CpuKernels* const* k = found.list; *k; ++k) {
-    const NarrowKernels* const int8 = (*k)->pair_f32.int8;
+    const NarrowKernels* const int8 = (*k)->f32.pair.int8;
     text += (text.empty() ? "" : " ") + std::string((*k)->isa);
     text += int8 == &avxvnni::own ? "+avxvnni" : int8 == &avx512vnni::own ? "+avx512vnni" : int8 ? "+amxint8" : "";
   }
