@@ -141,10 +141,10 @@ def bounds(sides: tuple[np.ndarray, ...], owner: np.ndarray, n: int) -> None:
             v, w = regions @ low, words @ low
             a, b = (regions - v).norm(dim=1).view(n, width).amax(1), mean((words - w).norm(dim=-1))
             tell(f"{k} of {regions.shape[1]} dimensions", exact, mean(largest(v, w, n, width)), a[:, None] * b)
-    softmax(regions.view(n, width, -1), words, mask, own, tell)
+    softmax(regions.view(n, width, -1), words, mask, tell)
 
 
-def softmax(regions: Tensor, words: Tensor, mask: Tensor, own: Tensor, tell: Callable[..., None]) -> None:
+def softmax(regions: Tensor, words: Tensor, mask: Tensor, tell: Callable[..., None]) -> None:
     """SCAN's t2i, means, temperature 9: what a bound of bfloat16's rounding leaves undecided."""
     count = mask.sum(1)
     ev, ew = (regions - regions.bfloat16().float()).norm(dim=-1), (words - words.bfloat16().float()).norm(dim=-1)
@@ -175,7 +175,7 @@ def main() -> None:
     shape = f"{len(sides[3])} × {len(sides[2])}, D = {sides[0].shape[1]}"
     print(f"{cpu()}, {native.current_isa()}, {torch.get_num_threads()} threads, {shape}")
     for module in (best, evaluation):
-        module.Screen = CountedScreen  # type: ignore[attr-defined]
+        module.Screen = CountedScreen
     if options.rounds:
         compare(
             "evaluate",
@@ -185,7 +185,7 @@ def main() -> None:
         for query in ("caption", "image"):
             compare(
                 f"retrieve, {query}",
-                lambda screen, query=query: retrieve(*sides, scorer=SCORER, query=query, screen=screen),  # type: ignore[misc]
+                lambda screen, query=query: retrieve(*sides, scorer=SCORER, query=query, screen=screen),
                 options.rounds,
             )
     if options.sample:
