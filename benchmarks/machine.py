@@ -50,8 +50,9 @@ def describe() -> dict[str, Any]:
         from cmsei_fast.engines import native
 
         isas, isa = native.isas(), native.current_isa()
-    # Results are written into the tree themselves: they alone do not make a commit another one.
-    changed = git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results", ":(exclude)README.md")
+    # Results, and the pages made of them, are written into the tree: they alone do not make a commit another one.
+    made = [f":(exclude){x}" for x in ("benchmarks/results", "README.md", "docs/speed.md", "docs/plots")]
+    changed = git("status", "--porcelain", "--", ".", *made)
     return {
         "commit": git("rev-parse", "HEAD"),
         "changed_since_commit": None if changed is None else bool(changed),

@@ -1,8 +1,10 @@
-"""The source tree, and the tables between two marks that the benchmarks write into its pages."""
+"""The source tree, and what the benchmarks write into it: files, and tables between two marks of its pages."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from cmsei_fast.data.files import replacing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,3 +20,9 @@ def replaced(page: str, table: str, begin_mark: str, end_mark: str) -> str:
     if not begin or not end or begin_mark in rest or end_mark in after:
         raise ValueError(f"expected {begin_mark} and then {end_mark}, once each")
     return f"{before}{begin_mark}\n\n{table}\n\n{end_mark}{after}"
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all."""
+    with replacing(path) as temporary:
+        Path(temporary).write_bytes(content.encode() if isinstance(content, str) else content)

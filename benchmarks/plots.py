@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import ROOT, replaced
+from benchmarks.pages import ROOT, replaced, write
 from benchmarks.table import README, RESULTS, processors
 from cmsei_fast.report import charts
 
@@ -147,10 +147,10 @@ def main() -> int:
     PLOTS.mkdir(exist_ok=True)
     for name in ALL:
         if name in made:
-            (PLOTS / name).write_bytes(made[name])
+            write(PLOTS / name, made[name])
         else:
             (PLOTS / name).unlink(missing_ok=True)
-    README.write_text(new, encoding="utf-8")
+    write(README, new)
     return 0
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.pages import write
 from benchmarks.paired import Paired, spread
 from benchmarks.rows import ROWS, extent, figure
 from benchmarks.settings import QUICK
@@ -89,9 +89,7 @@ class Report:
         """Writes the file of this processor at once or not at all; returns its path."""
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{machine.slug(self.about['cpu'])}.json"
-        part = path.with_suffix(".part")
         ordered = {key: self.rows[key] for key in ROWS}
         text = json.dumps({**self.about, "rows": ordered}, indent=2, ensure_ascii=False)
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write(path, text + "\n")
         return path

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
-from benchmarks.pages import replaced
-from cmsei_fast.data.files import replacing
+from benchmarks.pages import replaced, write
 
 
 def claimed(target: Path) -> bool:
@@ -24,7 +23,7 @@ def claimed(target: Path) -> bool:
 def leave(target: Path, found: dict[str, Any]) -> None:
     """Writes a run's file: what was found, and the machine that found it."""
     about = describe()
-    _write(target, json.dumps({**found, **{key: about[key] for key in ("cpu", "python", "torch")}}, indent=1) + "\n")
+    write(target, json.dumps({**found, **{key: about[key] for key in ("cpu", "python", "torch")}}, indent=1) + "\n")
 
 
 def read(runs: Path) -> list[dict[str, Any]]:
@@ -39,11 +38,6 @@ def publish(record: dict[str, Any], results: Path, table: str, page: Path, marks
         ValueError: if the marks are not there once each; nothing is written then.
     """
     text = replaced(page.read_text(encoding="utf-8"), table, *marks)
-    _write(results, json.dumps(record, indent=1) + "\n")
-    _write(page, text)
+    write(results, json.dumps(record, indent=1) + "\n")
+    write(page, text)
     print(table)
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")

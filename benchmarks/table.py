@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import ROOT, replaced
+from benchmarks.pages import ROOT, replaced, write
 from benchmarks.rows import ROWS, extent, figure
 
 README, SPEED, RESULTS = ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "benchmarks" / "results"
@@ -191,7 +191,7 @@ def main() -> int:
         print(f"{', '.join(old)}: out of date, run python -m benchmarks.table" if old else "up to date")
         return int(bool(old))
     for path, text in wanted.items():
-        path.write_text(text, encoding="utf-8")
+        write(path, text)
     return 0
 
 
