@@ -31,6 +31,7 @@ from ..packing import as_tensor
 from ..scorer import Attention
 from . import options
 from .scan import i2t, t2i
+from .scores import check_padded
 
 __all__ = ["i2t", "shard_xattn", "t2i"]
 
@@ -48,17 +49,20 @@ class Memory(NamedTuple):
     bias: tuple[Tensor, Tensor]
 
     @classmethod
-    def of(cls, model: Any, direction: str, device: torch.device) -> Memory:
-        """That of a model, whose ``linear_…`` and ``gate_…`` are layers from 2 D to D.
+    def of(cls, model: Any, direction: str, width: int, device: torch.device) -> Memory:
+        """That of a model, whose ``linear_…`` and ``gate_…`` are layers from 2 D to D, the width of the features.
 
         Raises:
             TypeError: if it has none.
+            ValueError: if it is of another width.
         """
-        layers = [getattr(model, f"{kind}_{direction}", None) for kind in ("linear", "gate")]
+        layers: list[Any] = [getattr(model, f"{kind}_{direction}", None) for kind in ("linear", "gate")]
         if not all(isinstance(layer, nn.Linear) and layer.in_features == 2 * layer.out_features for layer in layers):
             raise TypeError(f"model: expected IMRAM's, with linear_{direction} and gate_{direction}, got another")
-        weights = [layer.weight.detach().to(device, torch.float32).chunk(2, 1) for layer in layers if layer is not None]
-        bias = [layer.bias.detach().to(device, torch.float32) for layer in layers if layer is not None]
+        if len(layers[0].bias) != width:
+            raise ValueError(f"model: expected memories of width {width}, as images, got {len(layers[0].bias)}")
+        weights = [layer.weight.detach().to(device, torch.float32).chunk(2, 1) for layer in layers]
+        bias = [layer.bias.detach().to(device, torch.float32) for layer in layers]
         return cls((weights[0][0], weights[1][0]), (weights[0][1], weights[1][1]), (bias[0], bias[1]))
 
     def read(self, rows: Tensor, asks: bool) -> Side:
@@ -114,11 +118,7 @@ def shard_xattn(
         norm=options.choice(opt, "raw_feature_norm", options.NORMS_OF),
     )
     for name, x in (("images", images), ("captions", captions)):
-        checks.kind_of(name, x)
-        checks.dtype_of(name, x)
-        if len(x.shape) != 3:
-            raise ValueError(f"{name}: expected 3 dimensions (n, rows, d), got shape {tuple(x.shape)}")
-        checks.check_features(name, x)
+        check_padded(name, x)
     if images.shape[2] != captions.shape[2]:
         raise ValueError(f"captions: expected width {images.shape[2]} (as images), got {captions.shape[2]}")
     if caplens is None:
@@ -127,12 +127,7 @@ def shard_xattn(
     assert lengths is not None
     place = own_device(device)
     how = direction_of(attention, torch.float32, place)
-    memories = {name: Memory.of(model, name, place) for name in directions}
-    for memory in memories.values():
-        if len(memory.bias[0]) != images.shape[2]:
-            raise ValueError(
-                f"model: expected memories of width {images.shape[2]}, as images, got {len(memory.bias[0])}"
-            )
+    memories = {name: Memory.of(model, name, images.shape[2], place) for name in directions}
     out = np.zeros((len(images), len(captions)))
     for some in _runs(len(images), _IMAGES[_kind(place)]):
         own = as_tensor(images[some]).to(place, torch.float32)  # (I, R, D)
