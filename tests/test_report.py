@@ -345,6 +345,10 @@ SAVED = ["--scores", "{f}/scores.npy"]
             "whole.npy: expected a floating matrix (n_image, n_caption), got int64",
         ),
         (["--scores", "{t}/pickled.npy"], "pickled.npy: expected a .npy file of one floating matrix, got another or a"),
+        (["--scores", "{t}/endless.npy"], "endless.npy: expected a .npy file of one floating matrix, got another or a"),
+        (["--scores", "{t}/huge.npy"], "huge.npy: expected a .npy file of one floating matrix, got another or a"),
+        (["--scores", "{t}/zip.npy"], "zip.npy: expected a .npy file of one floating matrix, got another or a"),
+        ([*SAVED, "--caption-to-image", "{t}/endless.npy"], "endless.npy: expected an integer for each caption, got"),
         (["--scores", "{t}/nan.npy", "--images", "{t}"], "--images: expected --split beside it"),
         (
             [*SAVED, "--split", "{f}/val.h5", "--images", "{t}/no"],
@@ -382,6 +386,10 @@ def test_bad_input_gives_one_line(files, tmp_path, capsys, monkeypatch, argument
     np.save("odd.npy", scores[:, 1:])
     scores.astype(np.float16).tofile("raw.dat")  # a memmap without its header
     np.save("pickled.npy", np.array({"sims": scores}), allow_pickle=True)
+    heads = {"endless": "{'shape': ((", "huge": f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**30},)}}"}
+    for name, head in heads.items():
+        (tmp_path / f"{name}.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode())
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04" + bytes(30))
     scores[3, 4] = np.nan
     np.save("nan.npy", scores)
     (tmp_path / "two.txt").write_text("one\ntwo\n")

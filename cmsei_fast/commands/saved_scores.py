@@ -1,0 +1,146 @@
+"""A saved score matrix, and what says whose its captions are: flags of ``cmsei-fast report``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..data import Split
+
+
+def saved_scores(path: str, split: Split | None, name: str | None) -> np.ndarray:
+    """The matrix (n_image, n_caption), memory-mapped; its shape is the split's where there is one.
+
+    Args:
+        path: of a ``.npy`` file.
+        split: that was scored, if it is known.
+        name: of the split, for messages.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: naming the file: no floating matrix, or of another shape.
+    """
+    import zipfile
+
+    import numpy as np
+
+    from ..data.convert.npy import DAMAGED
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--scores: expected a .npy file, got {path} ({_absent(path)})")
+    try:
+        scores: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, zipfile.BadZipFile, *DAMAGED):
+        raise ValueError(
+            f"{path}: expected a .npy file of one floating matrix, got another or a pickled one{_as_matrix(path)}"
+        ) from None
+    if not isinstance(scores, np.ndarray) or scores.ndim != 2 or scores.dtype.kind != "f":
+        got = f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else f"an archive{_as_matrix(path)}"
+        raise ValueError(f"{path}: expected a floating matrix (n_image, n_caption), got {got}")
+    if split is not None and scores.shape != (shape := (len(split), split.n_captions)):
+        hint = " (its transpose has it)" if scores.shape == shape[::-1] else ""
+        raise ValueError(f"{path}: expected shape {shape} (images, captions of {name}), got {scores.shape}{hint}")
+    return scores
+
+
+def _as_matrix(path: str) -> str:
+    """The line of Python that makes a matrix of a file in which the field's scripts leave scores; "" for any other."""
+    with open(path, "rb") as file:
+        begins = file.read(128)
+    if begins.startswith(b"\x93NUMPY") and b"'|O'" in begins:  # VSE∞'s code and its kin: {'npts': …, 'sims': …}
+        form, trust = f"np.load({path!r}, allow_pickle=True).item()['sims']", ", if you trust the file"
+    elif begins.startswith(b"PK"):  # torch.save, as in IMRAM's
+        form, trust = f"torch.load({path!r}, weights_only=False)", ", if you trust the file"
+    elif path.endswith(".txt"):  # numpy.savetxt, as in ESL's
+        form, trust = f"np.loadtxt({path!r})", ""
+    else:
+        return ""
+    return f"; this makes one{trust}: np.save('scores.npy', {form})"
+
+
+def _absent(path: str) -> str:
+    return "a directory" if Path(path).is_dir() else "no such file"
+
+
+def _check_count(shape: tuple[int, ...], captions_per_image: int) -> None:
+    """So many captions an image, where nothing else says whose they are.
+
+    Raises:
+        ValueError: it is another number, which the message tells where there is one.
+    """
+    n_image, n_caption = shape
+    if n_caption == n_image * captions_per_image or not n_image or not n_caption:
+        return
+    if n_image == n_caption * captions_per_image:
+        hint = "its transpose has it"
+    elif n_caption % n_image == 0:
+        hint = f"--captions-per-image {n_caption // n_image} would fit"
+    else:
+        hint = "--caption-to-image or --split tells whose each is"
+    raise ValueError(
+        f"captions_per_image: expected {captions_per_image} captions for each of {n_image} images "
+        f"({n_image * captions_per_image}), got {n_caption} ({hint})"
+    )
+
+
+def captions_of(arguments: argparse.Namespace, split: Split | None) -> tuple[str, ...] | None:
+    """The captions of the split, or of the file one a line; None without either.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: naming the file: it is not UTF-8.
+    """
+    if split is not None:
+        return split.captions
+    if arguments.captions is None:
+        return None
+    if not Path(arguments.captions).is_file():
+        raise FileNotFoundError(
+            f"--captions: expected a text file, got {arguments.captions} ({_absent(arguments.captions)})"
+        )
+    try:
+        # Not splitlines: a caption may hold one of Unicode's other line ends.
+        lines = Path(arguments.captions).read_text(encoding="utf-8-sig").split("\n")
+        return tuple(lines[:-1] if lines[-1] == "" else lines)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{arguments.captions}: expected UTF-8 text, got {error}") from None
+
+
+def owner_of(arguments: argparse.Namespace, split: Split | None, shape: tuple[int, ...]) -> np.ndarray:
+    """(n_caption,) int64, the image of each caption: as the split or a file says, else so many for each image."""
+    from ..retrieval.metrics import check_map
+
+    each = 5 if arguments.captions_per_image is None else arguments.captions_per_image
+    if split is None and arguments.caption_to_image is None:
+        _check_count(shape, each)
+    return check_map(shape[0], shape[1], each, _map(arguments, split))
+
+
+def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
+    """The split's map or that of the file, None without either.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it does not hold integers.
+    """
+    import numpy as np
+
+    from ..data.convert.npy import DAMAGED
+
+    if split is not None:
+        return split.caption_to_image
+    path = arguments.caption_to_image
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--caption-to-image: expected .npy or text, got {path} ({_absent(path)})")
+    try:
+        if path.endswith(".npy"):
+            return np.load(path, allow_pickle=False)
+        return np.array([int(x) for x in Path(path).read_text(encoding="utf-8").split()], dtype=np.int64)
+    except (ValueError, *DAMAGED) as error:
+        raise ValueError(f"{path}: expected an integer for each caption, got {error}") from None
