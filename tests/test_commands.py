@@ -12,7 +12,7 @@ import pytest
 import scoring_runs
 import torch
 
-from cmsei_fast import CMSEI, cli, progress, recall_metrics, score_file, score_matrix
+from cmsei_fast import CMSEI, cli, engines, progress, recall_metrics, score_file, score_matrix
 from cmsei_fast.commands.sources import load_split
 from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
 from cmsei_fast.devices import own_device
@@ -162,6 +162,28 @@ def test_a_run_in_place_of_its_model(files, run, tmp_path, capsys):
 def test_folds_that_cannot_be(files, run, folds, capsys):
     assert cli.main(["evaluate", str(files / "val.h5"), "--model", str(run / "best"), "--folds", folds]) == 2
     assert f"folds: expected an integer >= 1 that divides 20 images, got {folds}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--engine", "fast"], "engine: expected 'auto' or one of reference, eager, native, triton, cuda, got 'fast'"),
+        (["--precision", "half"], "precision: expected None or one of "),
+        (["--folds", "3"], "folds: expected an integer >= 1 that divides 20 images, got 3"),
+    ],
+    ids=lambda x: x[0] if isinstance(x, list) else "",
+)
+def test_flags_that_cannot_be_are_told_before_anything_is_encoded(files, run, flags, told, capsys, monkeypatch):
+    monkeypatch.setattr(CMSEI, "encode_images", None)
+    assert cli.main(["evaluate", str(files / "val.h5"), "--model", str(run / "best"), *flags]) == 2
+    assert capsys.readouterr().err.startswith(f"cmsei-fast: error: {told}")
+
+
+def test_an_engine_that_cannot_run_is_told_before_anything_is_encoded(files, run, capsys, monkeypatch):
+    monkeypatch.setattr(CMSEI, "encode_images", None)
+    monkeypatch.setattr(engines, "unavailable", lambda name, device=None: "it is not built")
+    assert cli.main(["evaluate", str(files / "val.h5"), "--model", str(run / "best"), "--engine", "native"]) == 2
+    assert capsys.readouterr().err.startswith("cmsei-fast: error: engine 'native' cannot run here: it is not built.")
 
 
 def test_a_split_is_known_by_its_first_bytes(files, tmp_path, run, capsys):

@@ -66,8 +66,11 @@ def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) ->
     stream: ScoreTiles
     if arguments.model:
         from ..process_group import default_group
+        from ..retrieval.metrics import check_map, split_folds
 
         split = load_split(arguments.path)
+        if split.captions:  # what has none is told with the rest
+            split_folds(check_map(len(split), split.n_captions, 1, split.caption_to_image), len(split), folds)
         stream = stream_of_models(arguments.model, arguments, split, device, default_group())
         owner = split.caption_to_image
         named: Any = arguments.model

@@ -62,16 +62,26 @@ def stream_of_models(
         group: of torch.distributed, or None.
 
     Raises:
-        ValueError: for a split without captions, or one that lacks what a model is built on, naming the model.
+        ValueError: for a split without captions, an unknown engine or precision, or a split that lacks what a model is
+            built on, naming the model.
+        EngineUnavailable: if the engine cannot run here. All but what a model lacks is told before any is encoded.
     """
+    import torch
+
+    from .. import engines
+    from ..checks import check_precision
     from ..ensemble import MeanStream
     from ..model import CMSEI
     from ..scoring import prepare
 
     if not split.captions:
         raise ValueError("split: expected captions to score images with, got none")
+    check_precision(arguments.precision, torch.float32)
+    loaded = [(name, CMSEI.from_pretrained(name, device)) for name in models]
+    for _, model in loaded:
+        engines.resolve(arguments.engine, device, "pair_score", model.scorer.config())
     problems = []
-    for name, model in [(name, CMSEI.from_pretrained(name, device)) for name in models]:
+    for name, model in loaded:
         try:
             images = model.encode_images(split, progress=arguments.progress, group=group)
         except ValueError as error:
