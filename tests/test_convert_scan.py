@@ -313,3 +313,14 @@ def test_memory_does_not_grow_with_the_features(source, tmp_path):
     status, more = map(int, run.stdout.splitlines()[-1].split())
     assert status == 0
     assert more < 20_000_000
+
+
+def test_a_split_that_is_not_there_names_those_that_are(source, tmp_path, capsys):
+    out = tmp_path / "out.h5"
+    write(source, "dev")
+    write(source, "train")
+    assert convert(source, out) == 2
+    assert f"split: expected one of dev, train (those in {source}), got 'test'\n" in capsys.readouterr().err
+    assert convert(tmp_path, out) == 2  # a directory without any names the file
+    assert "test_ims.npy: No such file or directory" in capsys.readouterr().err
+    assert not out.exists()

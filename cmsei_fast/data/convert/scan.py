@@ -49,6 +49,8 @@ def scan_split(
     """
     base = Path(directory)
     path = base / f"{split}_ims.npy"
+    if not path.exists() and (there := sorted(x.name[: -len("_ims.npy")] for x in base.glob("*_ims.npy"))):
+        raise FileNotFoundError(f"split: expected one of {', '.join(there)} (those in {base}), got {split!r}")
     images = map_npy(path, 3)
     captions = read_lines(base / f"{split}_caps.txt")
     entries, regions, width = images.shape
