@@ -52,7 +52,7 @@ template <class Pair> struct TeamBeside {
         const S unit[2] = {M::unit_factor(regions.mean), M::unit_factor(words.mean)};  // of whom each level answers to
         const S gamma[2] = {regions.mean * unit[0], words.mean * unit[1]};
         const S factor[2] = {Math::divide(unit[0], static_cast<S>(regions.n)), Math::divide(unit[1], static_cast<S>(words.n))};
-        S total[kNarrowRows], s[Asking::kSlots], e[Asking::kSlots], column[2 * kTiles], guide[Asking::kFinished];
+        S total[kNarrowRows], s[Asking::kSlots], e[Asking::kSlots], column[2 * kTiles], guide[Asking::Columns::kFinished];
 #pragma unroll
         for (int row = 0; row < kNarrowRows; ++row)
 #pragma unroll
@@ -61,8 +61,8 @@ template <class Pair> struct TeamBeside {
                 total[row] = c == 0 ? y : total[row] + y;
                 column[c] = row == 0 ? y : column[c] + y;
             }
-        x.settle(total, s);
-        x.meet_all(column, [](S y, S z) { return y + z; });
+        Asking::Rows::settle(pair.team, x.lane, total, s);
+        Asking::Columns::meet(pair.team, x.lane, column, [](S y, S z) { return y + z; });
         pair.team.sync();
         S all = 0, mass[2] = {0, 0}; // of the attention of either side
 #pragma unroll
@@ -73,26 +73,26 @@ template <class Pair> struct TeamBeside {
             e[slot] = q < regions.n ? weight : S(0);
             of_regions()[Beside::place_of_mean(q)] = e[slot];
             of_regions()[kMostInFragments + q] = s[slot];
-            if ((x.lane & 3) >= x.rows_of(slot)) s[slot] = e[slot] = 0;
+            if ((x.lane & 3) >= Asking::Rows::rows_of(slot)) s[slot] = e[slot] = 0;
             all += s[slot];
             mass[1] += e[slot];
         }
 #pragma unroll
-        for (int i = 0; i < Asking::kFinished; ++i) {
+        for (int i = 0; i < Asking::Columns::kFinished; ++i) {
             const int c = x.finished_column(i), word = x.finished_item(i);
             const S y = column[i] * factor[0];
             const S weight = Math::exp2(M::cosine(y * mu, words.length[word < words.n ? word : words.n - 1], gamma[0]));
             guide[i] = word < words.n ? weight : S(0);
             of_words()[x.place_of_mean(c)] = guide[i];
             of_words()[8 * kTiles + c] = y;
-            if (x.first_to_finish(i)) mass[0] += guide[i];
+            if (Asking::Columns::first_to_finish(x.lane, i)) mass[0] += guide[i];
         }
         S share[2];
         shares(x.lane, mass, share);
 #pragma unroll
         for (int slot = 0; slot < Asking::kSlots; ++slot) e[slot] *= share[1];
 #pragma unroll
-        for (int i = 0; i < Asking::kFinished; ++i) by_word()[x.finished_item(i)] = guide[i] * share[0];
+        for (int i = 0; i < Asking::Columns::kFinished; ++i) by_word()[x.finished_item(i)] = guide[i] * share[0];
         pair.team.sync();
         if (x.has_mean()) x.length[Asking::kSlots - 1] = gamma[0];
         part = pair.config.alignment ? pair.scalars[kWeightAlignment] * factor[0] * all : S(0);

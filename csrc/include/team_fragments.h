@@ -32,6 +32,7 @@
 #include <string.h>
 
 #include "known_gram.h"
+#include "team_meetings.h"
 
 namespace cmsei {
 
@@ -68,8 +69,9 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual, bool 
     using Math = Plain<S>;
     using M = PairMath<Math>;
     static constexpr int kBlocks = (kRows + 1) / 2; // of the left operand; the last one may be half of one
-    // Of the four lanes that have a row each finishes another one of four eights.
-    static constexpr int kSlots = (kRows + 3) / 4;
+    using Columns = MeetingColumns<2 * kTiles>;
+    using Rows = MeetingRows<kRows>;
+    static constexpr int kSlots = Rows::kSlots;
     // A wide context's Gram matrix is kept. A lane's two items of a tile are neighbours, else four apart: what lanes read
     // of eight queries that are neighbours then lies in different banks.
     static constexpr bool kWide = kRows < kNarrowRows;
@@ -125,14 +127,10 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual, bool 
     CMSEI_TEAM S* lengths() const { return relevances() + n; }
     CMSEI_TEAM S* next() const { return lengths() + n; }
 
-    // How many eights of rows a slot has, and which row the lane finishes.
-    static CMSEI_FORMULA constexpr int rows_of(int slot) { return kRows - 4 * slot < 4 ? kRows - 4 * slot : 4; }
-    CMSEI_TEAM int finished(int slot) const {
-        const int own = lane & 3;
-        return query(4 * slot + (rows_of(slot) == 3 ? (own < 3 ? own : 2) : own & (rows_of(slot) - 1)));
-    }
+    // Which query the lane finishes.
+    CMSEI_TEAM int finished(int slot) const { return query(Rows::finished(lane, slot)); }
     CMSEI_TEAM bool finishes(int slot) const {
-        return finished(slot) < n && (lane & 3) < rows_of(slot);
+        return finished(slot) < n && (lane & 3) < Rows::rows_of(slot);
     }
 
     // Of the two strides one is 1: places are then apart by constants.
@@ -211,55 +209,22 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual, bool 
         }
     }
 
-    // join of x[] over the eight lanes that have a column, in a tree that halves what each has of the kCount columns.
-    template <int kCount, int kMask, class Join> CMSEI_TEAM void meet(S* x, const Join& join) const {
-        constexpr int kHalf = (kCount + 1) / 2;
-        const bool high = (lane & kMask) != 0;
-#pragma unroll
-        for (int i = 0; i < kCount / 2; ++i) {
-            const S given = high ? x[i] : x[i + kHalf], kept = high ? x[i + kHalf] : x[i];
-            x[i] = join(kept, of.team.exchanged(given, kMask));
-        }
-        if (kCount % 2) x[kHalf - 1] = join(x[kHalf - 1], of.team.exchanged(x[kHalf - 1], kMask));
-    }
-    // Which column the lane then has in x[i].
-    template <int kCount, int kMask> CMSEI_TEAM int met(int i) const {
-        constexpr int kHalf = (kCount + 1) / 2;
-        return (lane & kMask) != 0 && i < kCount / 2 ? i + kHalf : i;
-    }
-    // Columns of a lane before the exchanges and after each; where in a memory by column those are that it finishes.
-    static constexpr int kAll = 2 * kTiles, kMany = (kAll + 1) / 2, kSome = (kMany + 1) / 2, kFinished = (kSome + 1) / 2;
+    // Where in a memory by column those are that the lane finishes, and of which item.
     CMSEI_TEAM int finished_column(int i) const {
-        const int c = met<kAll, 16>(met<kMany, 8>(met<kSome, 4>(i)));
+        const int c = Columns::finished(lane, i);
         return 8 * (c / 2) + column + c % 2;
     }
-    // x[i] = join of x[] over all rows of the column that the lane finishes as its number i.
-    template <class Join> CMSEI_TEAM void meet_all(S (&x)[2 * kTiles], const Join& join) const {
-        meet<kAll, 16>(x, join);
-        meet<kMany, 8>(x, join);
-        meet<kSome, 4>(x, join);
-    }
-    // Whether no lane before this one finishes that column.
-    CMSEI_TEAM bool first_to_finish(int i) const {
-        const int j = met<kSome, 4>(i), k = met<kMany, 8>(j);
-        return !left_alone<kSome, 4>(i) && !left_alone<kMany, 8>(j) && !left_alone<kAll, 16>(k);
-    }
-    // Of the two lanes that share the odd one of what they have.
-    template <int kCount, int kMask> CMSEI_TEAM bool left_alone(int i) const {
-        return kCount % 2 && i == kCount / 2 && (lane & kMask) != 0;
-    }
-    // The item of that column.
     CMSEI_TEAM int finished_item(int i) const {
-        const int c = met<kAll, 16>(met<kMany, 8>(met<kSome, 4>(i)));
+        const int c = Columns::finished(lane, i);
         return item(c / 2, 0) + (kWide ? 1 : 4) * (c % 2);
     }
     // memory[] by column = what is made of join of x[] over all rows.
     template <class Join, class Make>
     CMSEI_TEAM void by_column(S (&x)[2 * kTiles], S* memory, const Join& join, const Make& make) const {
-        meet_all(x, join);
+        Columns::meet(of.team, lane, x, join);
         of.team.sync();
 #pragma unroll
-        for (int i = 0; i < kFinished; ++i)
+        for (int i = 0; i < Columns::kFinished; ++i)
             memory[kUsual && kWide ? of.team.known.places[i] : finished_column(i)] = make(x[i]);
         of.team.sync();
     }
@@ -329,33 +294,10 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual, bool 
         by_column(sum, scales(), add, [&](S total) { return f * M::size_scale(squares(), total); });
     }
 
-    CMSEI_TEAM S row_sum(S x) const {
-        x += of.team.exchanged(x, 1);
-        return x + of.team.exchanged(x, 2);
-    }
     CMSEI_TEAM S row_largest(S x) const {
         x = Math::max(of.team.exchanged(x, 1), x);
         return Math::max(of.team.exchanged(x, 2), x);
     }
-    // Of x by eight the sums over the four lanes of each row, where the row is finished.
-    CMSEI_TEAM void settle(const S (&x)[kRows], S (&out)[kSlots]) const {
-        const bool own = (lane & 1) != 0, high = (lane & 2) != 0;
-#pragma unroll
-        for (int slot = 0; slot < kSlots; ++slot) {
-            const S* const y = x + 4 * slot;
-            const auto pair = [&](int e) { return (own ? y[e + 1] : y[e]) + of.team.exchanged(own ? y[e] : y[e + 1], 1); };
-            if (rows_of(slot) == 1) {
-                out[slot] = row_sum(y[0]);
-            } else if (rows_of(slot) == 2) {
-                const S z = pair(0);
-                out[slot] = z + of.team.exchanged(z, 2);
-            } else {
-                const S z = pair(0), w = rows_of(slot) == 3 ? y[2] + of.team.exchanged(y[2], 1) : pair(2);
-                out[slot] = (high ? w : z) + of.team.exchanged(high ? z : w, 2);
-            }
-        }
-    }
-
     // Attention to the context, not yet divided by its sum, and of the rows that the lane finishes Q·U, which it has not
     // divided either.
     CMSEI_TEAM void soften(int k, S (&dot)[kSlots]) {
@@ -402,7 +344,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual, bool 
                 for (int i = 0; i < 2; ++i) product[row] += p[row][j][i] * a[row][j][i];
         }
         // Before the products with the Gram matrix, beside which registers are scarce.
-        settle(product, dot);
+        Rows::settle(of.team, lane, product, dot);
     }
 
     // The last row's attention and inner products in the place of the guide, the latter by column. A lane's two numbers of
@@ -423,7 +365,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual, bool 
         }
     }
     // Whether the lane finishes the last row, and no other lane.
-    CMSEI_TEAM bool finishes_mean() const { return has_mean() && (lane & 3) == rows_of(kSlots - 1) - 1; }
+    CMSEI_TEAM bool finishes_mean() const { return has_mean() && (lane & 3) == Rows::rows_of(kSlots - 1) - 1; }
 
     CMSEI_TEAM void focus() {
         const bool prob = of.how == kFocalProb;
@@ -438,7 +380,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual, bool 
                     weighted += p[row][j][i] * g;
                     confident += g;
                 }
-            const S least = M::focal_least(row_sum(weighted), row_sum(confident));
+            const S least = M::focal_least(Rows::sum(of.team, weighted), Rows::sum(of.team, confident));
 #pragma unroll
             for (int j = 0; j < kTiles; ++j)
 #pragma unroll
@@ -460,7 +402,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual, bool 
             if (of.words && of.team.known.extent >= wanted) return;
             of.team.known.extent = of.words ? wanted : KnownGram::kNone;
 #pragma unroll
-            for (int i = 0; i < 2; ++i) of.team.known.places[i] = finished_column(i < kFinished ? i : 0);
+            for (int i = 0; i < 2; ++i) of.team.known.places[i] = finished_column(i < Columns::kFinished ? i : 0);
         }
         // Which of a tile's items comes where in the depth is free: the lane's own come first and fifth. One base, so that
         // places are numbers of 32 bits.
@@ -607,7 +549,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual, bool 
     CMSEI_TEAM void relate(int k, const S (&quad)[kRows], S (&share)[kSlots], S (&dot)[kSlots], S (&squared)[kSlots],
                            S (&u)[kSlots]) {
         const bool more = k + 1 < of.steps, attended = multiplies(k);
-        settle(quad, squared);
+        Rows::settle(of.team, lane, quad, squared);
 #pragma unroll
         for (int slot = 0; slot < kSlots; ++slot) {
             if (!more) squared[slot] *= 2;
@@ -641,7 +583,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual, bool 
 #pragma unroll
             for (int j = 0; j < kTiles; ++j) total[row] += p[row][j][0] + p[row][j][1];
         }
-        settle(total, share);
+        Rows::settle(of.team, lane, total, share);
 #pragma unroll
         for (int slot = 0; slot < kSlots; ++slot) {
             share[slot] = Math::divide(1, share[slot]);
