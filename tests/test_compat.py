@@ -418,6 +418,42 @@ def test_missing_options_and_wrong_arguments() -> None:
         scan.shard_xattn_t2i(v.numpy(), w.numpy(), LENGTHS, options(), device="cuda:99")
 
 
+@pytest.mark.parametrize("value", [0, 0.0, -1.0, float("nan"), float("inf"), 5e-324, None, "0.1", [], True])
+def test_chan_divides_by_numbers_alone(value: Any) -> None:
+    for name in ("alpha", "belta"):
+        opt = Namespace(**{"alpha": 0.1, "belta": 0.1, name: value})
+        with pytest.raises(ValueError, match=rf"^opt\.{name}: expected a finite number > 0, got"):
+            chan.SimsEncoder("VSACoding", "LSEPooling", opt=opt)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error", "told"),
+    [
+        (None, TypeError, "expected whole numbers, got None"),
+        ([1, float("inf"), 2, 2], TypeError, "expected whole numbers, got float64"),
+        ([1, float("nan"), 2, 2], TypeError, "expected whole numbers, got float64"),
+        ([1, [2, 3], 2, 2], ValueError, "expected whole numbers, got a ragged list"),
+        (3, ValueError, r"expected one dimension, got shape \(\)"),
+        (torch.ones(4, device="meta"), ValueError, "expected a tensor that holds data"),
+    ],
+)
+def test_chan_s_lengths_that_are_none(lengths: Any, error: type[Exception], told: str) -> None:
+    v, w = problem()
+    opt = Namespace(coding_type="VHACoding", pooling_type="MeanPooling")
+    with pytest.raises(error, match=f"^cap_lens: {told}"):
+        chan.SimsEncoder("VHACoding", "MeanPooling", opt=opt)(v, w, [5] * 3, lengths)
+    with pytest.raises(error, match=f"^img_lens: {told}"):
+        chan.compute_sims(v, w, lengths, LENGTHS, opt)
+
+
+def test_chan_s_lengths_in_bfloat16() -> None:
+    v, w = problem()
+    encoder = chan.SimsEncoder("VHACoding", "MeanPooling", opt=Namespace())
+    lengths = torch.tensor([5.0, 3.0, 1.0])
+    expected = encoder(v, w, lengths, torch.tensor(LENGTHS))
+    assert torch.equal(encoder(v, w, lengths.bfloat16(), torch.tensor(LENGTHS).bfloat16()), expected)
+
+
 SCORING = {
     "a tensor": (lambda v, w, opt: scan.xattn_score_i2t(v, w, LENGTHS, opt), torch.as_tensor),
     "LAPS": (lambda v, w, opt: laps.xattn_score_two(v, w, LENGTHS), torch.as_tensor),

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from .. import checks
 from ..scorer import PairScorer
 from . import options, scores
 from .vse_infinity import i2t, t2i
@@ -23,6 +24,7 @@ from .vse_infinity import i2t, t2i
 __all__ = ["SimsEncoder", "compute_sims", "i2t", "t2i"]
 
 _COPIES = 5
+_EXACT = 2**53  # below it, whole numbers are what they say in float64
 
 
 class SimsEncoder(nn.Module):
@@ -86,15 +88,23 @@ def compute_sims(
 
 
 def whole(name: str, lengths: Any) -> np.ndarray:
-    """Lengths as integers.
+    """Lengths (n,) as integers.
 
     Raises:
         TypeError: for None, or numbers that are not whole.
+        ValueError: for another rank, a ragged list or a tensor without data.
     """
-    given = lengths.detach().cpu() if isinstance(lengths, Tensor) else lengths
-    array = np.asarray(given)
-    if array.dtype.kind == "f" and (array == np.round(array)).all():
-        return array.astype(np.int64)
+    if isinstance(lengths, Tensor):
+        checks.check_holds_data(name, lengths)
+        lengths = lengths.detach().cpu().tolist()
+    try:
+        array = np.asarray(lengths)
+    except ValueError:
+        raise ValueError(f"{name}: expected whole numbers, got a ragged {type(lengths).__name__}") from None
+    if array.dtype.kind == "f" and (np.abs(array) < _EXACT).all() and (array == np.round(array)).all():
+        array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected whole numbers, got {array.dtype if lengths is not None else None}")
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
     return array

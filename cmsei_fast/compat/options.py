@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from ..scorer import NORMS, Attention, PairScorer
 
@@ -75,13 +78,27 @@ def naaf(opt: Any) -> PairScorer:
 def chan(coding: Any, pooling: Any, opt: Any) -> PairScorer:
     """CHAN's score from its coding and pooling, with ``alpha`` of ``VSACoding`` and ``belta`` of ``LSEPooling``."""
     for name, value, known in (("coding_type", coding, _CODINGS), ("pooling_type", pooling, tuple(_POOLINGS))):
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
     direction = Attention(norm="none", aggregate=_POOLINGS[pooling])
     if pooling == "LSEPooling":  # log Σ exp(r / β): the weight undoes the division by λ that is not there
-        sharp = 1 / number(opt, "belta")
+        sharp = _inverse(opt, "belta")
         direction = replace(direction, weight=sharp, lse_temperature=sharp)
     if coding == "VSACoding":
-        return PairScorer(i2t=replace(direction, temperature=1 / number(opt, "alpha")))
+        return PairScorer(i2t=replace(direction, temperature=_inverse(opt, "alpha")))
     direction = replace(direction, attend="hard", relevance="dot")
     return PairScorer(t2i=direction) if coding == "VHACoding" else PairScorer(i2t=direction)
+
+
+def _inverse(opt: Any, name: str) -> float:
+    """One divided by the option of that name, whose inverse the field's code multiplies with.
+
+    Raises:
+        AttributeError: if the namespace lacks it.
+        ValueError: for anything but a number whose inverse is finite and positive.
+    """
+    value = number(opt, name)
+    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not real or not 0 < value < math.inf or not math.isfinite(inverse := 1 / float(value)):
+        raise ValueError(f"opt.{name}: expected a finite number > 0, got {value!r:.80}")
+    return inverse
