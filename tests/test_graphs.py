@@ -120,6 +120,29 @@ def test_semantic_labels_are_those_of_plain_loops(edges, threshold):
     assert torch.equal(confidence, expected[1])
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"triplets": [[0, 1, 2], [0, 1, 3]]}, r"triplets\[1\]: expected regions of its image, got \[0, 1, 3\]"),
+        ({"triplets": [[-1, 1, 2], [0, 1, 1]]}, r"triplets\[0\]: expected regions of its image, got \[-1, 1, 2\]"),
+        ({"owners": [0, 1]}, r"triplets\[1\]: expected regions of its image, got \[0, 1, 2\]"),  # image 1 has two
+        ({"triplets": [[0, 1, 2], [0, 4, 1]]}, r"triplets\[1\]: expected a predicate from 0 to 3, got \[0, 4, 1\]"),
+        ({"triplets": [[0, -2, 2], [0, 1, 1]]}, r"triplets\[0\]: expected a predicate from 0 to 3, got \[0, -2, 2\]"),
+        ({"owners": [0, 2]}, r"owners\[1\]: expected an image from 0 to 1, got 2"),
+        ({"owners": [-1, 0]}, r"owners\[0\]: expected an image from 0 to 1, got -1"),
+        ({"owners": [0]}, r"owners: expected shape \(2,\), one a triplet, got \(1,\)"),
+        ({"scores": [0.5]}, r"scores: expected shape \(2,\), one a triplet, got \(1,\)"),
+        ({"triplets": [0, 1, 2]}, r"triplets: expected shape \(E, 3\), got \(3,\)"),
+        ({"mask": [[1, 1, 1], [1, 1, 0]]}, "mask: expected a bool tensor"),
+    ],
+)
+def test_triplets_of_what_is_not_there_are_refused(changes, message):
+    given = {"triplets": [[0, 1, 2], [0, 1, 2]], "owners": [0, 0], "scores": [0.5, 0.4]}
+    given |= {"mask": [[True] * 3, [True, True, False]]} | changes
+    with pytest.raises(ValueError, match=f"^{message}"):
+        semantic_labels(**{name: torch.tensor(x) for name, x in given.items()}, n_predicates=4)
+
+
 def test_semantic_labels_without_scores_are_certain():
     mask = torch.ones(1, 2, dtype=torch.bool)
     labels, confidence = semantic_labels(torch.tensor([[0, 1, 1]]), torch.tensor([0]), None, mask, 3)

@@ -36,11 +36,17 @@ def semantic_labels(
     Returns:
         Labels (B, R, R) int16 (int32 for more than it holds) and confidences (B, R, R) float32 in (0, 1], 1 where
         there is no edge.
+
+    Raises:
+        ValueError: naming the argument, for shapes that do not fit, or the first triplet of an image, a region or a
+            predicate that is not there.
     """
+    _check_shapes(triplets, owners, scores, mask)
     b, r = mask.shape
     device = mask.device
     owners, triplets = owners.long(), triplets.long()
     scores = torch.ones(len(owners), device=device) if scores is None else scores.float()
+    _check_values(triplets, owners, mask, n_predicates)
     own = torch.eye(r, dtype=torch.bool, device=device) & mask[:, :, None]  # (B, R, R)
     labels = torch.where(own, 1 + 2 * n_predicates, 0).flatten()  # (B R R)
     confidence = torch.ones(b * r * r, device=device)
@@ -59,6 +65,37 @@ def semantic_labels(
         confidence[place[first]] = score[first]
     narrow = torch.int16 if n_semantic_labels(n_predicates) <= 2**15 else torch.int32
     return labels.view(b, r, r).to(narrow), confidence.view(b, r, r)
+
+
+def _check_shapes(triplets: Tensor, owners: Tensor, scores: Tensor | None, mask: Tensor) -> None:
+    if mask.dim() != 2 or mask.dtype != torch.bool:
+        raise ValueError(f"mask: expected a bool tensor (B, R), got {mask.dtype} of shape {tuple(mask.shape)}")
+    if triplets.dim() != 2 or triplets.shape[1] != 3:
+        raise ValueError(f"triplets: expected shape (E, 3), got {tuple(triplets.shape)}")
+    for name, x in (("owners", owners), ("scores", scores)):
+        if x is not None and tuple(x.shape) != (len(triplets),):
+            raise ValueError(f"{name}: expected shape ({len(triplets)},), one a triplet, got {tuple(x.shape)}")
+
+
+def _check_values(triplets: Tensor, owners: Tensor, mask: Tensor, n_predicates: int) -> None:
+    """Each triplet is of an image, two of its regions and a predicate: another would be an edge somewhere else."""
+    b, r = mask.shape
+    of_images = (owners >= 0) & (owners < b)
+    ends = triplets[:, ::2]
+    regions = of_images & ((ends >= 0) & (ends < r)).all(1)
+    if b and r:
+        regions &= mask[owners.clamp(0, b - 1)[:, None], ends.clamp(0, r - 1)].all(1)
+    predicates = (triplets[:, 1] >= 0) & (triplets[:, 1] < n_predicates)
+    if bool((regions & predicates).all()):
+        return
+    for good, name, expected, values in (
+        (of_images, "owners", f"an image from 0 to {b - 1}", owners),
+        (regions, "triplets", "regions of its image", triplets),
+        (predicates, "triplets", f"a predicate from 0 to {n_predicates - 1}", triplets),
+    ):
+        if not bool(good.all()):
+            i = int((~good).nonzero()[0])
+            raise ValueError(f"{name}[{i}]: expected {expected}, got {values[i].tolist()}")
 
 
 def _first_of_each(values: Tensor) -> Tensor:
