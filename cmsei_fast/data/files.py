@@ -7,6 +7,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 
+# Bytes of a file's name where the system does not tell, and those that the temporary name beside it has more.
+_USUAL, _ADDED = 255, 15
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -57,7 +60,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def check_target(path: str | os.PathLike[str], name: str | None = None) -> None:
-    """``path`` can be the name of a file: its directory is there and can be written, and it is none itself.
+    """``path`` can be the name of a file: its directory is there and can be written, it is none and not too long.
 
     Args:
         path: to be written to.
@@ -75,3 +78,14 @@ def check_target(path: str | os.PathLike[str], name: str | None = None) -> None:
         raise FileNotFoundError(f"{owner}: expected a file in an existing directory{got}")
     if not os.access(os.path.dirname(target), os.W_OK):
         raise PermissionError(f"{owner}: expected a file in a directory that can be written{got}")
+    longest = _longest_name(os.path.dirname(target))
+    if (size := len(os.fsencode(os.path.basename(target)))) > longest:
+        raise OSError(f"{owner}: expected the name of a file of at most {longest} bytes, got {size}")
+
+
+def _longest_name(directory: str) -> int:
+    """Bytes of a file's name there that leave room for the temporary name beside it."""
+    try:
+        return os.pathconf(directory, "PC_NAME_MAX") - _ADDED
+    except (AttributeError, OSError, ValueError):  # not POSIX, or not told
+        return _USUAL - _ADDED
