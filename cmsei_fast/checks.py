@@ -180,12 +180,19 @@ def integers(name: str, values: Any) -> np.ndarray:
     elif isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
         raise TypeError(f"{name}: expected a list, array or tensor of integers, got {type(values).__name__}")
     try:
-        array = np.asarray(values)
+        array = np.asarray(off_gpu(values))
     except ValueError:
         raise ValueError(f"{name}: expected a sequence of integers, got a ragged {type(values).__name__}") from None
     if array.size and array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {array.dtype}")
     return array
+
+
+def off_gpu(values: Any) -> Any:
+    """A list of tensors, as a loop over a batch's lengths leaves it, with each on the CPU; anything else as it is."""
+    if isinstance(values, (list, tuple)) and values and isinstance(values[0], torch.Tensor):
+        return [x.cpu() if isinstance(x, torch.Tensor) else x for x in values]
+    return values
 
 
 def check_holds_data(name: str, value: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, normalize
 
-from cmsei_fast.compat import imram
+from cmsei_fast.compat import chan, imram
 
 LENGTHS = [4, 1, 6, 4, 3]
 WIDTH = 8
@@ -92,6 +92,29 @@ def test_scores_of_all_steps(mode: str, changes: dict, small: bool, monkeypatch:
     parallel = Namespace(module=model)  # as DataParallel has it
     again = imram.shard_xattn(parallel, None, v.float(), None, w.float(), [torch.tensor(n) for n in LENGTHS], opt)
     np.testing.assert_allclose(again, found, rtol=1e-6, atol=1e-6)
+
+
+class OnGPU(Tensor):
+    """A number that numpy cannot read before it is fetched."""
+
+    def __array__(self, *_: Any, **__: Any) -> Any:  # type: ignore[override]
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()")
+
+    def cpu(self, *_: Any, **__: Any) -> Tensor:
+        return self.as_subclass(Tensor)
+
+
+def test_lengths_are_a_list_of_a_gpu_s_numbers() -> None:
+    """As its ``encode_data`` leaves them: it takes the elements of what ``forward_emb`` returns."""
+    model, v, w = problem()
+    given = model, None, v.numpy(), None, w.numpy()
+    far = [torch.tensor(n).as_subclass(OnGPU) for n in LENGTHS]
+    found = imram.shard_xattn(*given, far, options())
+    np.testing.assert_array_equal(found, imram.shard_xattn(*given, LENGTHS, options()))
+    opt = Namespace(coding_type="VHACoding", pooling_type="MeanPooling")
+    regions = [torch.tensor(5.0).as_subclass(OnGPU)] * len(v)
+    found = chan.compute_sims(v.numpy(), w.numpy(), regions, far, opt)
+    np.testing.assert_array_equal(found, chan.compute_sims(v.numpy(), w.numpy(), [5] * len(v), LENGTHS, opt))
 
 
 def test_what_does_not_fit() -> None:

@@ -98,7 +98,7 @@ def whole(name: str, lengths: Any) -> np.ndarray:
         checks.check_holds_data(name, lengths)
         lengths = lengths.detach().cpu().tolist()
     try:
-        array = np.asarray(lengths)
+        array = np.asarray(checks.off_gpu(lengths))
     except ValueError:
         raise ValueError(f"{name}: expected whole numbers, got a ragged {type(lengths).__name__}") from None
     if array.dtype.kind == "f" and (np.abs(array) < _EXACT).all() and (array == np.round(array)).all():
