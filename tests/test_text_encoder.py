@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from training_runs import tiny_model, tiny_split
+from training_runs import run, tiny_model, tiny_split
 
 from cmsei_fast import CMSEI
 from cmsei_fast.data.batches import caption_batch
@@ -68,6 +69,19 @@ def test_transformer_is_saved_with_the_model(bert, tmp_path):
     assert not list(tmp_path.rglob("*.bin"))
 
 
+def test_word_dropout_that_a_transformer_was_saved_with_is_passed_over(bert, tmp_path):
+    """It was taken once, and never read."""
+    model = run(tmp_path, epochs=1, model={"transformer": bert, "relations": ()})
+    for path in (tmp_path / "last" / "config.json", tmp_path / "run.json"):
+        record = json.loads(path.read_text())
+        record["model"]["word_dropout"] = 0.1
+        path.write_text(json.dumps(record))
+    back = CMSEI.from_pretrained(tmp_path / "last")
+    assert torch.equal(back.encode_captions(["a dog"]).rows, model.eval().encode_captions(["a dog"]).rows)
+    run(tmp_path, epochs=2, model={"transformer": bert, "relations": ()}, resume=True)
+    assert json.loads((tmp_path / "run.json").read_text())["model"]["word_dropout"] == 0
+
+
 def test_no_such_transformer(tmp_path):
     pytest.importorskip("transformers")
     with pytest.raises(OSError, match="absent"):
@@ -101,9 +115,9 @@ def test_without_the_hub_its_cache_is_used_or_one_error_told_at_once(bert, tmp_p
     for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_CACHE"):
         environment.pop(name, None)
     command = [sys.executable, "-c", OFFLINE]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
-    assert "Retrying" not in run.stderr
-    rows, error = run.stdout.splitlines()
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert "Retrying" not in told.stderr
+    rows, error = told.stdout.splitlines()
     assert rows == "3"
     expected = "a directory, or the name of a model of the Hugging Face hub that is in its cache"
     assert error.startswith(f"transformer: expected {expected}, got 'other/bert', and {nowhere} cannot be reached (")

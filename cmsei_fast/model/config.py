@@ -103,6 +103,11 @@ class ModelConfig:
         out = {f.name: getattr(self, f.name) for f in fields(self)}
         return out | {"scorer": self.scorer.to_dict()}
 
+    @staticmethod
+    def without_unread(values: Mapping[str, Any]) -> dict[str, Any]:
+        """What :meth:`to_dict` gave, less what a transformer never read: models were saved with it."""
+        return dict(values) if values.get("transformer") is None else {**values, "word_dropout": 0.0}
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Inverse of :meth:`to_dict`.

@@ -109,7 +109,7 @@ def load(directory: str | os.PathLike[str], device: torch.device | str = "cpu") 
     if record.get("version") != VERSION:
         raise ValueError(f"{path}: expected version {VERSION}, got {record.get('version')!r}")
     try:
-        config = ModelConfig.from_dict(record["model"])
+        config = ModelConfig.from_dict(ModelConfig.without_unread(record["model"]))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
     vocabulary = Vocabulary.load(source / VOCABULARY)

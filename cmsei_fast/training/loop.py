@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..data.json_object import read_json, write_json
 from ..data.split import Split
-from ..model import CMSEI
+from ..model import CMSEI, ModelConfig
 from ..process_group import process_group, rank_and_world
 from ..progress import Steps
 from ..retrieval import RecallMetrics, evaluate
@@ -271,6 +271,8 @@ class _Run:
                 raise ValueError(f"{path}: expected the configuration of a run, got another JSON file")
             # A setting that is younger than the run: it had no such part.
             before["training"] = TrainConfig().to_dict() | before.get("training", {})
+            if "model" in before:
+                before["model"] = ModelConfig.without_unread(before["model"])
             for part in [x for x in record if x in before]:  # an older run has not noted its data
                 for name, value in record[part].items():
                     if (old := before[part].get(name)) != value and not self._may_differ(name, old):
