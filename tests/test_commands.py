@@ -16,6 +16,7 @@ import torch
 from cmsei_fast import CMSEI, cli, engines, progress, recall_metrics, score_file, score_matrix
 from cmsei_fast.commands.sources import load_split
 from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
+from cmsei_fast.data.files import check_target, write_text
 from cmsei_fast.devices import own_device
 from cmsei_fast.training.log import read_log
 
@@ -193,6 +194,16 @@ def test_a_long_name_can_be_written(tmp_path):
     out = tmp_path / ("x" * (os.pathconf(tmp_path, "PC_NAME_MAX") - 36) + ".npy")
     assert score_matrix(*scoring_runs.features(), out=out, engine="eager").shape == (12, 30)
     assert os.listdir(tmp_path) == [out.name]
+
+
+@pytest.mark.parametrize("told", [0, -1])
+def test_a_file_system_that_tells_no_longest_name(told, tmp_path, monkeypatch):
+    """As some of those do that a process serves."""
+    monkeypatch.setattr(os, "pathconf", lambda *_: told)
+    write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    with pytest.raises(OSError, match="expected the name of a file of at most 240 bytes, got 241"):
+        check_target(tmp_path / ("x" * 241))
 
 
 def test_an_engine_that_cannot_run_is_told_before_anything_is_encoded(files, run, capsys, monkeypatch):

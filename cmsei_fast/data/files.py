@@ -86,6 +86,7 @@ def check_target(path: str | os.PathLike[str], name: str | None = None) -> None:
 def _longest_name(directory: str) -> int:
     """Bytes of a file's name there that leave room for the temporary name beside it."""
     try:
-        return os.pathconf(directory, "PC_NAME_MAX") - _ADDED
+        told = os.pathconf(directory, "PC_NAME_MAX")
     except (AttributeError, OSError, ValueError):  # not POSIX, or not told
-        return _USUAL - _ADDED
+        told = 0
+    return (told if told > _ADDED else _USUAL) - _ADDED  # file systems without a limit of their own tell 0 or -1
