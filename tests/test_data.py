@@ -197,6 +197,7 @@ def test_synthetic_scenes_are_reproducible():
     np.testing.assert_array_equal(first.features, again.features)
     assert first.scenes.captions == again.scenes.captions
     assert first.scenes.captions != synthetic_scenes(3, seed=6).scenes.captions
+    assert first.scenes.captions == synthetic_scenes(np.int64(3), seed=np.int64(5)).scenes.captions
 
 
 def test_groups_share_objects_and_differ_in_relations():

@@ -347,6 +347,7 @@ SAVED = ["--scores", "{f}/scores.npy"]
         (["--scores", "{t}/pickled.npy"], "pickled.npy: expected a .npy file of one floating matrix, got another or a"),
         (["--scores", "{t}/endless.npy"], "endless.npy: expected a .npy file of one floating matrix, got another or a"),
         (["--scores", "{t}/huge.npy"], "huge.npy: expected a .npy file of one floating matrix, got another or a"),
+        (["--scores", "{t}/a.npz"], "got an archive; this makes one: np.save('scores.npy', np.load("),
         (["--scores", "{t}/zip.npy"], "zip.npy: expected a .npy file of one floating matrix, got another or a"),
         ([*SAVED, "--caption-to-image", "{t}/endless.npy"], "endless.npy: expected an integer for each caption, got"),
         (["--scores", "{t}/nan.npy", "--images", "{t}"], "--images: expected --split beside it"),
@@ -384,6 +385,7 @@ def test_bad_input_gives_one_line(files, tmp_path, capsys, monkeypatch, argument
     np.save("turned.npy", scores.T)
     np.save("whole.npy", scores.astype(np.int64))
     np.save("odd.npy", scores[:, 1:])
+    np.savez("a.npz", sims=scores)
     scores.astype(np.float16).tofile("raw.dat")  # a memmap without its header
     np.save("pickled.npy", np.array({"sims": scores}), allow_pickle=True)
     heads = {"endless": "{'shape': ((", "huge": f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**30},)}}"}

@@ -299,6 +299,15 @@ def test_shards(module: str) -> None:
     assert sgraf.shard_attn_scores(model, v.numpy(), w.numpy()[:0], [], None).shape == (7, 0)
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_checkpoints_of_an_old_torch_count_no_batches(module: str) -> None:
+    whole = encoder(module).state_dict()
+    without = {name: x for name, x in whole.items() if not name.endswith("num_batches_tracked")}
+    assert len(without) < len(whole)
+    found, expected = (EncoderSimilarity.from_state(dict(state)).state_dict() for state in (without, whole))
+    assert all(torch.equal(found[name], x) for name, x in expected.items())
+
+
 NAMES = {
     "v_global_w": {
         "embedding_local.0": (WIDTH, WIDTH),

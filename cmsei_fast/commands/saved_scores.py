@@ -53,6 +53,8 @@ def _as_matrix(path: str) -> str:
         begins = file.read(128)
     if begins.startswith(b"\x93NUMPY") and b"'|O'" in begins:  # VSE∞'s code and its kin: {'npts': …, 'sims': …}
         form, trust = f"np.load({path!r}, allow_pickle=True).item()['sims']", ", if you trust the file"
+    elif begins.startswith(b"PK") and (arrays := _arrays_of(path)):
+        form, trust = f"np.load({path!r})[{arrays[0]!r}]", ""
     elif begins.startswith(b"PK"):  # torch.save, as in IMRAM's
         form, trust = f"torch.load({path!r}, weights_only=False)", ", if you trust the file"
     elif path.endswith(".txt"):  # numpy.savetxt, as in ESL's
@@ -60,6 +62,18 @@ def _as_matrix(path: str) -> str:
     else:
         return ""
     return f"; this makes one{trust}: np.save('scores.npy', {form})"
+
+
+def _arrays_of(path: str) -> list[str]:
+    """The arrays of an archive by numpy.savez; none of any other zip."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return []
+    return [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
 
 
 def _absent(path: str) -> str:

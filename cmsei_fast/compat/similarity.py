@@ -101,7 +101,8 @@ class EncoderSimilarity(nn.Module):
         name = "SGR" if steps else "SAF"
         out = cls(embed_size, sim_dim, name, steps or 3, num_region=regions, precision=precision)
         expected = {name: tuple(x.shape) for name, x in out.state_dict().items()}
-        given = {name: tuple(x.shape) for name, x in state.items()}
+        counts = {name: x for name, x in expected.items() if name.endswith("num_batches_tracked")}  # old torch has none
+        given = counts | {name: tuple(x.shape) for name, x in state.items()}
         if wrong := [x for x in sorted({*expected, *given}) if expected.get(x) != given.get(x)]:
             sizes = [x.get(wrong[0], "none") for x in (expected, given)]
             raise ValueError(f"state[{wrong[0]!r}]: expected shape {sizes[0]}, got {sizes[1]}")

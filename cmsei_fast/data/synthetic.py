@@ -89,7 +89,8 @@ def synthetic_scenes(
     limits += (("regions", regions, 4, None), ("width", width, 2, None))
     limits += (("captions_per_image", captions_per_image, 1, None), ("seed", seed, 0, None))
     for name, value, low, high in limits:
-        if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not whole or value < low or (high is not None and value > high):
             expected = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
             raise ValueError(f"{name}: expected {expected}, got {value!r}")
     if not isinstance(noise, numbers.Real) or not 0 <= noise < np.inf:
