@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .files import check_target, replacing
 from .rows import MappedRows
 from .split import Split
-from .strings import check_string
+from .strings import check_strings
 
 FORMAT = "cmsei_fast"
 VERSION = 1
@@ -136,8 +136,7 @@ def _write(raw: _Written, split: Split, progress: bool) -> None:
 
 
 def _write_strings(file: h5py.File, name: str, values: tuple[str, ...]) -> None:
-    for i, value in enumerate(values):
-        check_string(f"{name}[{i}]", value)
+    check_strings(lambda i: f"{name}[{i}]", values)
     count = len(values)
     file.create_dataset(
         name, data=list(values), shape=(count,), dtype=h5py.string_dtype(), chunks=(max(1, count),), maxshape=(None,)

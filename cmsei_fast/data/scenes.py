@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .strings import check_string
+from .strings import check_string, check_strings
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -160,7 +160,7 @@ def _strings(name: str, values: Any) -> tuple[str, ...]:
     for i, value in enumerate(values):
         if not isinstance(value, str):
             raise ValueError(f"{name}[{i}]: expected a string, got {_kind(value)}")
-        check_string(f"{name}[{i}]", value)
+    check_strings(lambda i: f"{name}[{i}]", values)
     return tuple(values)
 
 
@@ -187,5 +187,5 @@ def _relations(values: Any, count: int) -> tuple[tuple[int, str, int], ...]:
                 f"relations[{i}]: expected [subject, predicate, object] with indices from 0 to {count - 1}, "
                 f"got {triplet!r:.60}"
             )
-        check_string(f"relations[{i}]", triplet[1])
+    check_strings(lambda i: f"relations[{i}]", [triplet[1] for triplet in values])
     return tuple((triplet[0], triplet[1], triplet[2]) for triplet in values)

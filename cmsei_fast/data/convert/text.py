@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from ..strings import check_string
+from ..strings import check_strings
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[str]:
@@ -30,8 +30,7 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
     except UnicodeDecodeError as error:
         byte = f"byte 0x{error.object[error.start]:02x} at column {error.start + 1}"
         raise ValueError(f"{path}, line {len(decoded) + 1}: expected UTF-8 text, got {byte}") from None
-    for number, text in enumerate(decoded, 1):
-        check_string(f"{path}, line {number}", text)
+    check_strings(lambda i: f"{path}, line {i + 1}", decoded)
     return decoded
 
 
@@ -49,6 +48,5 @@ def string_list(path: str | os.PathLike[str], record: dict[str, Any], key: str) 
     values = record.get(key)
     if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
         raise ValueError(f"{path}: {key}: expected a list of strings, got {values!r:.60}")
-    for i, value in enumerate(values):
-        check_string(f"{path}: {key}[{i}]", value)
+    check_strings(lambda i: f"{path}: {key}[{i}]", values)
     return tuple(values)
