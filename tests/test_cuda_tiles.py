@@ -113,6 +113,20 @@ def test_long_vectors(make: Make, precision: str) -> None:
         assert error(found, wanted) <= 2e-5 * magnitude(wanted)
 
 
+@pytest.mark.parametrize("temperature", [12.0, 30.0])
+def test_long_vectors_near_the_means_that_guide(make: Make, temperature: float) -> None:
+    """Whose weights across the levels are all the largest: divided by their sum at the end, they must leave room."""
+    scorer = dataclasses.replace(PairScorer.cmsei(), guide_temperature=temperature)
+    (v, v_offsets), (w, w_offsets) = (items(n, 32, torch.bfloat16, len(n)) for n in ((36, 20), (13, 20, 7)))
+    v, w = ((1e6 * torch.nn.functional.normalize(x + 3, dim=1)).bfloat16().float() for x in (v, w))
+    v[:36] = w[:33] = v[:1]
+    given = v_offsets, w_offsets
+    wanted = pair_score(v.double(), w.double(), *given, scorer=scorer, engine="reference", precision="float64")
+    with engine_on_host(make()):
+        found = pair_score(v, w, *given, scorer=scorer, engine="cuda", precision="bfloat16")
+    assert error(found, wanted) <= 2e-5 * magnitude(wanted)
+
+
 @pytest.mark.parametrize(
     ("width", "precision"),
     [
@@ -279,8 +293,8 @@ def test_terms_across_the_levels_of_any_lengths(make: Make, name: str) -> None:
     "scorer",
     [
         PairScorer.cmsei(),
-        dataclasses.replace(PairScorer.cmsei(), word_image=0.0, alignment=0.0, guide_temperature=30.0),
-        dataclasses.replace(PairScorer.cmsei(), object_sentence=0.25, word_image=3.0, guide_temperature=31.0),
+        dataclasses.replace(PairScorer.cmsei(), word_image=0.0, alignment=0.0, guide_temperature=12.0),
+        dataclasses.replace(PairScorer.cmsei(), object_sentence=0.25, word_image=3.0, guide_temperature=12.5),
         PairScorer(
             Attention(0.5, 30.0, "l2norm", "guided"),
             Attention(2.0, 4.0, aggregate="guided", steps=3, gates=((4.0, -2.0), (-3.0, 1.0))),

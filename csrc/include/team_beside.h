@@ -14,11 +14,12 @@ namespace cmsei {
 // column of the words; the latter's attention by word.
 constexpr int kBesideNumbers = 2 * kMostInFragments + 3 * kSomeWords;
 
-// Both directions as most scorers ask for them, guided, the cross level's softmax bounded too.
+// Both directions as most scorers ask for them, guided, and a cross level whose softmax takes no maximum: beyond 12 the
+// quadratic form, not yet divided, would leave no room for the squares of long vectors.
 template <class S> CMSEI_FORMULA bool asks_beside(const PairConfig& config, const S* scalars) {
     return config.on(0) && config.on(1) && config.aggregate_of(0) == kGuided && config.aggregate_of(1) == kGuided &&
            is_usual(config, 0, scalars[kT2ITemperature]) && is_usual(config, 1, scalars[kI2TTemperature]) &&
-           is_bounded(kL2, scalars[kGuideTemperature]);
+           scalars[kGuideTemperature] <= 12 && scalars[kGuideTemperature] >= -12;
 }
 // Whether the pair has both rows.
 CMSEI_FORMULA bool means_fit(int regions, int words) {
