@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import functools
-import itertools
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from cuda_on_host import COMPILER, TileCall, TileModule, TileOptions, TileRows, bounds, compiled, engine_on_host
+from cuda_on_host import COMPILER, TileModule, engine_on_host
 from problems import E4M3_ROUNDING, error, magnitude
+from tiles_on_host import SCORERS, compared, items
 
-from cmsei_fast.engines import cuda, cuda_pair, cuda_tiles
+from cmsei_fast.engines import cuda, cuda_tiles
 from cmsei_fast.engines.eight_bits import FORMATS
 from cmsei_fast.engines.terms import rounded_rows
 from cmsei_fast.ops import pair_score
@@ -30,9 +23,6 @@ pytestmark = [
     pytest.mark.usefixtures("poisoned"),
     pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: the kernel cannot be run on the host"),
 ]
-CONFIG = tuple(PairScorer.cmsei().config()[: cuda_pair.OPTIONS])
-
-KERNELS = ("hopper", "ampere")  # files of tests/native
 
 Make = Callable[..., TileModule]
 
@@ -40,51 +30,6 @@ Make = Callable[..., TileModule]
 @pytest.fixture(params=["hopper", "mma"])
 def make(request: pytest.FixtureRequest) -> Make:
     return functools.partial(TileModule, request.param)
-
-
-@pytest.fixture
-def library() -> ctypes.CDLL:
-    return TileModule().plan
-
-
-def items(lengths: tuple[int, ...], width: int, dtype: torch.dtype, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Packed features of the dtype's numbers, as float32, and offsets."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(sum(lengths), width, generator=generator).to(dtype).float()
-    return rows, torch.tensor([0, *itertools.accumulate(lengths)])
-
-
-def compared(
-    module: TileModule,
-    scorer: PairScorer,
-    regions: tuple[int, ...],
-    words: tuple[int, ...],
-    width: int,
-    precision: str = "bfloat16",
-) -> torch.Tensor:
-    """The kernel's scores, which must be the definition's on the same rounded features."""
-    dtype = torch.float32 if precision in FORMATS else getattr(torch, precision)
-    (v, v_offsets), (w, w_offsets) = items(regions, width, dtype, 1), items(words, width, dtype, 2)
-    if precision in FORMATS:  # lengths of several powers of two
-        v, w = (x * torch.logspace(-3, 3, len(x), 2)[:, None] for x in (v, w))
-    inputs = v, w, v_offsets, w_offsets
-    rounded = (rounded_rows(x, precision).double() for x in (v, w))
-    wanted = pair_score(*rounded, v_offsets, w_offsets, scorer=scorer, engine="reference", precision="float64")
-    with engine_on_host(module):
-        found = pair_score(*inputs, scorer=scorer, engine="cuda", precision=precision)
-    assert error(found, wanted) <= 2e-5 * magnitude(wanted)
-    return found
-
-
-SCORERS = {
-    "cmsei": PairScorer.cmsei(),
-    "scan_t2i": PairScorer.scan_t2i(),
-    "scan_i2t": PairScorer.scan_i2t("max"),
-    "chan": PairScorer.chan(),
-    "bfan_prob": PairScorer.bfan("prob"),
-    "naaf": PairScorer.naaf(0.2),
-    "steps": PairScorer(Attention(steps=3, gates=((1.0, 0.5), (-0.5, 1.0))), Attention(aggregate="max")),
-}
 
 
 @pytest.mark.parametrize("name", SCORERS)
@@ -139,89 +84,12 @@ def test_any_width(make: Make, width: int, precision: str) -> None:
     compared(make(late=1), PairScorer.scan_t2i(), (36, 36, 36, 36, 36), (9, 40, 11, 5), width, precision)
 
 
-@pytest.mark.parametrize(("precision", "number"), [("float8", 2), ("int8", 3)])
-def test_numbers_of_8_bits_are_hoppers_alone(monkeypatch: pytest.MonkeyPatch, precision: str, number: int) -> None:
-    """The numbers that the kernel takes, and what the other one takes in their place."""
-    seen = []
-    for name in ("hopper_scores", "ampere_scores"):
-        launch = getattr(TileModule, name)
-        monkeypatch.setattr(
-            TileModule,
-            name,
-            lambda self, call, *rest, launch=launch: (
-                seen.append((call.type, bool(call.words.scales))) or launch(self, call, *rest)
-            ),
-        )
-    for kernel in ("hopper", "mma"):
-        compared(TileModule(kernel), PairScorer.scan_t2i(), (36, 5), (9, 4), 40, precision)
-    assert seen == [(number, True), (0, False)]
-
-
-@pytest.mark.parametrize("precision", FORMATS)
-def test_scales_of_which_only_the_product_leaves_the_range(precision: str) -> None:
-    (v, v_offsets), (w, w_offsets) = (items((n,), 16, torch.float32, n) for n in (4, 3))
-    v, w = v * 2.0**75, w * 2.0**75  # scales of at least 2⁶⁴
-    v[:, ::2], w[:, 1::2] = 0, 0  # inner products of 0
-    with engine_on_host(TileModule()):
-        scores = pair_score(v, w, v_offsets, w_offsets, scorer=PairScorer.maxsim(), engine="cuda", precision=precision)
-    assert torch.equal(scores, torch.zeros(1, 1))
-
-
-@pytest.mark.parametrize("name", ["cmsei", "scan_t2i", "chan", "steps"])
-def test_sums_of_the_bits_that_e4m3_instructions_keep(name: str) -> None:
-    """What a GPU may differ by from every other machine, as its tests allow."""
-    (v, v_offsets), (w, w_offsets) = (items((n,) * 4, 1024, torch.float32, n) for n in (36, 13))
-    v, w = (torch.nn.functional.normalize(x + 0.5, dim=1) for x in (v, w))
-    found = []
-    for bits in (0, 14):
-        with engine_on_host(TileModule(bits=bits)):
-            inputs = v, w, v_offsets, w_offsets
-            found.append(pair_score(*inputs, scorer=SCORERS[name], engine="cuda", precision="float8"))
-    assert 0 < error(found[1], found[0]) <= E4M3_ROUNDING * magnitude(found[0])
-
-
 @pytest.mark.parametrize("name", ["cmsei", "bfan_prob", "steps"])
 def test_sums_as_tensor_cores_make_them(make: Make, name: str) -> None:
     """They align what they add and cut off what is below; no more than float32's bits is the least that they keep."""
     shape = (36,) * 4, (13, 7, 30, 12)
     exact, cut = (compared(make(sum_bits=bits), SCORERS[name], *shape, 600) for bits in (0, 24))
     assert 0 < error(cut, exact) <= 1e-5 * magnitude(exact)  # as the test on a GPU allows
-
-
-@pytest.mark.parametrize("precision", FORMATS)
-def test_8_bits_of_what_is_too_large_for_a_tile(precision: str) -> None:
-    module = TileModule()
-    compared(module, PairScorer.cmsei(), (36, 145, 36), (70, 13, 65, 8), 24, precision)
-    assert module.launches == 1
-    assert module.teams
-
-
-def test_sums_of_whole_numbers_are_exact() -> None:
-    """Though float32 would round them: 1,200 times 127 times 127 is more than 2²⁴, and so is what is taken off it."""
-    v, w = (torch.full((n, 2401), 127.0) for n in (2, 3))
-    v[:, 1200:2400] = -127
-    v[:, 2400], w[:, 2400] = 1, 3
-    with engine_on_host(TileModule()):
-        offsets = (torch.tensor([0, n]) for n in (2, 3))
-        found = pair_score(v, w, *offsets, scorer=PairScorer.maxsim("mean"), engine="cuda", precision="int8")
-    assert found.item() == 3
-
-
-def test_whole_numbers_whose_sums_may_not_fit_are_multiplied_as_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cuda_tiles.MOST_WHOLE * 127**2 < 2**31 <= (cuda_tiles.MOST_WHOLE + 1) * 127**2
-    monkeypatch.setattr(cuda_tiles, "MOST_WHOLE", 24)
-    for width, launches in ((24, 1), (25, 0)):
-        module = TileModule()
-        compared(module, PairScorer.scan_t2i(), (36, 5), (9, 4), width, "int8")
-        assert module.launches == launches
-
-
-def test_the_model_of_the_machine_reads_e4m3_as_torch_does(library: ctypes.CDLL) -> None:
-    library.hopper_e4m3.restype = ctypes.c_float
-    found = torch.tensor([library.hopper_e4m3(i) for i in range(256)])
-    wanted = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
-    assert torch.equal(found.nan_to_num(nan=1e9), wanted.nan_to_num(nan=1e9))
-    assert int(found.isnan().sum()) == 2
 
 
 @pytest.mark.parametrize(
@@ -318,23 +186,6 @@ def test_order_does_not_matter(make: Make) -> None:
     assert all(torch.equal(answers[0], other) for other in answers[1:])
 
 
-@pytest.mark.parametrize(
-    ("rows", "width"),
-    [
-        ({"data": 8, "stride": 16}, 8),
-        ({"data": 16, "stride": 24}, 8),
-        ({"data": 16, "stride": 16}, 9),
-        ({"data": 16, "stride": 1 << 40}, 8),
-        ({"data": 16, "stride": 16, "rows": 0}, 8),
-    ],
-)
-def test_the_model_of_the_machine_refuses_what_tma_does(library: ctypes.CDLL, rows: dict[str, int], width: int) -> None:
-    """So no launch of the other tests has an address, a stride or a size that it would not take."""
-    operand = TileRows(**{"rows": 1} | rows)
-    call = TileCall(CONFIG, width=width, regions=operand, words=operand)
-    assert library.hopper_host(ctypes.byref(call), ctypes.byref(TileOptions(1, 0, 0, 0))) == -4
-
-
 def test_what_is_too_large_for_a_tile_is_left_to_the_other_kernel(make: Make) -> None:
     module = make()
     compared(module, PairScorer.cmsei(), (36, 145, 36, 200), (70, 13, 65, 8, 9, 100), 24)
@@ -369,118 +220,6 @@ def test_strides_and_addresses_that_the_kernels_do_not_take(make: Make) -> None:
     assert torch.equal(*run)
 
 
-def test_which_kernel_and_why() -> None:
-    both, plain = (SimpleNamespace(architectures=x, ampere_bytes=lambda: 164 * 1024) for x in ("80;90a", "80;90"))
-    h100, a100, l4 = ((9, 0), 228 * 1024), ((8, 0), 164 * 1024), ((8, 9), 100 * 1024)
-    assert cuda_tiles.choose(both, "bfloat16", *h100) == ("hopper", "")
-    assert cuda_tiles.choose(both, "float32", *h100) == ("library", "features are float32, not of 16 bits")
-    for module, gpu, kernel, why in [
-        (plain, h100, "mma", "without the architecture 90a"),
-        (both, a100, "mma", "capability is 8.0, not 9.0"),
-        (both, l4, "library", "capability is 8.9, not 9.0, and a multiprocessor has 102400 bytes"),
-    ]:
-        found = cuda_tiles.choose(module, "float16", *gpu)
-        assert found.kernel == kernel
-        assert why in found.reason
-
-
-def test_doctor_tells_the_kernel() -> None:
-    with engine_on_host(TileModule()):
-        assert cuda.limits().startswith("16-bit scores by TMA and wgmma; ")
-    with engine_on_host(TileModule("mma")):
-        assert cuda.limits().startswith("16-bit scores by mma.sync (the GPU's compute capability is 8.0, not 9.0); ")
-
-
-@pytest.mark.parametrize(
-    ("regions", "words", "least", "most"),
-    [(36, 5, 2, 2), (36, 16, 2, 2), (36, 17, 1, 1), (36, 24, 1, 1), (36, 40, 1, 1), (36, 41, 0, 0), (72, 64, 0, 0)],
-)
-@pytest.mark.parametrize("width", [64, 128, 600])
-def test_the_next_tile_is_loaded_while_pairs_are_scored(
-    regions: int, words: int, least: int, most: int, width: int
-) -> None:
-    """As far as the memory that the pairs take does not reach, and no further; but for a tile's last stage."""
-    module = TileModule(blocks=1, cluster=(1, 1))
-    images, captions = (regions,) * (3 * 144 // regions), (words,) * (64 // words)
-    kind = int(regions > 40)
-    _, _, _, *shares = module.pair_tiles(CONFIG, True, bounds(list(images)), bounds(list(captions)))[1][0]
-    teams, size = shares[2 * kind : 2 * kind + 2]
-    held = 4 * module.plan.tile_product_numbers() + teams * size
-    ahead = sum(module.plan.hopper_stage(i) >= held for i in range(module.plan.hopper_stages()))
-    assert least <= ahead <= most
-    before = module.plan.hopper_ahead()
-    compared(module, PairScorer.cmsei(), images, captions, width)
-    loads = 2 * min(ahead, -(-width // 64) - 1)  # of words and of regions
-    assert module.plan.hopper_ahead() - before == 2 * loads  # in the second tile and the third
-
-
-@pytest.mark.parametrize(
-    ("cluster", "images", "captions"),
-    [
-        ((2, 1), [36] * 12, [5] * 12 + [40]),  # a caption tile of short captions and one of a long caption
-        ((1, 2), ([36] * 4 + [90]) * 3, [5] * 12),  # images of either kind
-    ],
-)
-def test_a_cluster_loads_ahead_as_far_as_the_pairs_of_all_its_blocks_allow(
-    cluster: tuple[int, int], images: list[int], captions: list[int]
-) -> None:
-    module = TileModule(blocks=1, cluster=cluster)
-    tiles = module.pair_tiles(CONFIG, True, bounds(images), bounds(captions))
-    ahead = set()
-    for (_, _, kind, *_), (_, _, _, *shares) in itertools.product(*tiles):
-        held = 4 * module.plan.tile_product_numbers() + shares[2 * kind] * shares[2 * kind + 1]
-        ahead.add(sum(module.plan.hopper_stage(i) >= held for i in range(4)))
-    assert ahead == {1, 2}
-    before = module.plan.hopper_ahead()
-    compared(module, PairScorer.cmsei(), tuple(images), tuple(captions), 200)
-    rectangles = len(tiles[0]) // cluster[1]
-    assert module.plan.hopper_ahead() - before == 2 * 2 * (rectangles - 1)  # blocks, words and regions
-
-
-# Three image tiles, of either kind, and three caption tiles, whose teams take more memory or less.
-CLUSTERED = PairScorer.cmsei(), (40, 40, 40, 40, 100), (40, 12, 20, 20, 20, 40, 5)
-
-
-@functools.cache
-def alone(precision: str, width: int) -> torch.Tensor:
-    return compared(TileModule(cluster=(1, 1)), *CLUSTERED, width, precision)
-
-
-@pytest.mark.parametrize("cluster", [(2, 2), (1, 2), (4, 2), (2, 4), (8, 1)])
-@pytest.mark.parametrize(
-    ("late", "precision", "width"),
-    [
-        (0, "bfloat16", 300),
-        (3, "bfloat16", 300),
-        (5, "bfloat16", 380),
-        (4, "float8", 140),
-        (6, "int8", 140),
-        (7, "bfloat16", 64),
-    ],
-)
-def test_clusters_score_each_tile_once_and_the_same(
-    cluster: tuple[int, int], late: int, precision: str, width: int
-) -> None:
-    """However late blocks, warps and what is asynchronous are. Tiles beyond the last are loaded and never scored."""
-    module = TileModule(cluster=cluster, late=late, reverse=late % 2 == 1, blocks=1)
-    before = module.plan.hopper_meetings()
-    found = compared(module, *CLUSTERED, width, precision)
-    walked = np.prod([-(-3 // blocks) * blocks for blocks in cluster])
-    assert module.plan.hopper_meetings() - before == walked + 3 * 3
-    assert torch.equal(found, alone(precision, width))
-
-
-@pytest.mark.parametrize("precision", ["bfloat16", "float8", "int8"])
-@pytest.mark.parametrize("stages", [1, 2, 5])
-def test_a_cluster_is_right_whoever_is_late(precision: str, stages: int) -> None:
-    """Tiles of few pairs, of which two stages are loaded while the pairs of the tile before are scored."""
-    shape = PairScorer.scan_t2i(), (36,) * 13, (7, 8, 50), stages * (128 if precision in FORMATS else 64), precision
-    wanted = compared(TileModule(cluster=(1, 1)), *shape)
-    for late in range(10, 16):
-        module = TileModule(cluster=(1, 2), late=late, reverse=late % 2 == 1, blocks=1)
-        assert torch.equal(compared(module, *shape), wanted)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(cuda.unavailable() is not None, reason="no CUDA GPU, or no CUDA module")
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "float8", "int8"])
@@ -508,30 +247,3 @@ def test_gpu_agrees_with_the_library(monkeypatch: pytest.MonkeyPatch, precision:
                 assert torch.equal(once, again)
                 limit = E4M3_ROUNDING if precision == "float8" and kernel == "hopper" else 1e-5
                 assert error(once, wanted) <= limit * magnitude(wanted), kernel
-
-
-def test_kernels_under_sanitizers(tmp_path: Path) -> None:
-    """What leaves shared memory, which is of exact size, or is undefined, ends the process."""
-    runtimes = [
-        subprocess.run(
-            [str(COMPILER), f"-print-file-name={x}.so"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for x in ("libasan", "libubsan")
-    ]
-    if not all(Path(x).is_absolute() for x in runtimes):
-        pytest.skip("the compiler has no sanitizers to preload")
-    flags = "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
-    libraries = {f"CMSEI_HOST_{x.upper()}": str(compiled(f"{x}_host.cpp", tmp_path, *flags)) for x in KERNELS}
-    code = (
-        "from test_cuda_tiles import *\n"
-        "for run in 'hopper bfloat16', 'hopper float8', 'hopper int8', 'mma bfloat16':\n"
-        "    kernel, precision = run.split()\n"
-        "    module = TileModule(kernel, late=1, blocks=2, reverse=True)\n"
-        "    compared(module, SCORERS['cmsei'], (36,) * 4 + (20,), (13, 40, 12), 72, precision)\n"
-        "print('done')"
-    )
-    environment = os.environ | libraries | {"LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0"}
-    environment |= {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "done"
