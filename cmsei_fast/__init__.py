@@ -12,7 +12,7 @@ from .scorer import Attention, PairScorer
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import nn
+    from . import nn as nn
     from .encoded import Encoded
     from .model import CMSEI, ModelConfig
     from .ops.attended import AttendedTile, attended_features, attended_scores
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .retrieval import evaluate, recall_metrics, retrieve
     from .scoring import score_matrix
 
+# Without nn, which a notebook has for torch's: cmsei_fast.nn is there all the same.
 __all__ = [
     "CMSEI",
     "AttendedTile",
@@ -34,7 +35,6 @@ __all__ = [
     "attended_scores",
     "evaluate",
     "explain",
-    "nn",
     "pair_score",
     "recall_metrics",
     "relation_attention",
@@ -70,4 +70,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "nn"})

@@ -173,7 +173,8 @@ def integers(name: str, values: Any) -> np.ndarray:
         if values.numel() == 0:  # of any dtype, as an empty list is
             return np.zeros(tuple(values.shape), dtype=np.int64)
         if values.is_floating_point() or values.is_complex():
-            raise TypeError(f"{name}: expected integers, got {str(values.dtype).removeprefix('torch.')}")
+            way = _as_integers(values, "torch")
+            raise TypeError(f"{name}: expected integers, got {str(values.dtype).removeprefix('torch.')}{way}")
         values = values.detach().cpu()
         # A tensor within the transforms of torch.func has no memory that numpy could share.
         values = values.tolist() if is_transformed() else values.numpy()
@@ -184,8 +185,21 @@ def integers(name: str, values: Any) -> np.ndarray:
     except ValueError:
         raise ValueError(f"{name}: expected a sequence of integers, got a ragged {type(values).__name__}") from None
     if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integers, got {array.dtype}")
+        kind = "list" if isinstance(values, (list, tuple)) else "numpy"
+        raise TypeError(f"{name}: expected integers, got {array.dtype}{_as_integers(array, kind)}")
     return array
+
+
+def _as_integers(values: Any, kind: str) -> str:
+    """How whole numbers that came as floats are made integers; nothing where others are among them."""
+    if isinstance(values, torch.Tensor):
+        if values.is_complex() or is_transformed():
+            return ""
+        values = values.detach().cpu().double().numpy()
+    if values.dtype.kind != "f" or not (np.isfinite(values) & (values == np.rint(values))).all():
+        return ""
+    ways = {"torch": ".long()", "numpy": ".astype(int)", "list": "[int(x) for x in …]"}
+    return f" of whole numbers: {ways[kind]} makes them integers"
 
 
 def off_gpu(values: Any) -> Any:

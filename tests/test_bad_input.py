@@ -175,11 +175,24 @@ CASES = {
         {"caption_lengths": [[1], [1, 2], [1], [1], [1]]},
     ),
     "float_lengths": Case(
-        TypeError, "caption_lengths: expected integers, got float64", {"caption_lengths": [1.0, 2.0, 3.0, 4.0, 5.0]}
+        TypeError, "caption_lengths: expected integers, got float64", {"caption_lengths": [1.0, 2.0, 3.5, 4.0, 5.0]}
+    ),
+    "nan_lengths": Case(
+        TypeError, "image_lengths: expected integers, got float32", {"image_lengths": torch.full((N,), torch.nan)}
+    ),
+    "whole_float_lengths": Case(
+        TypeError,
+        "caption_lengths: expected integers, got float64 of whole numbers: .astype(int) makes them integers",
+        {"caption_lengths": np.ones(M)},
+    ),
+    "list_of_whole_float_lengths": Case(
+        TypeError,
+        "caption_lengths: expected integers, got float64 of whole numbers: [int(x) for x in …] makes them integers",
+        {"caption_lengths": [1.0] * M},
     ),
     "bfloat16_lengths": Case(
         TypeError,
-        "image_lengths: expected integers, got bfloat16",
+        "image_lengths: expected integers, got bfloat16 of whole numbers: .long() makes them integers",
         {"image_lengths": torch.ones(N, dtype=torch.bfloat16)},
     ),
     "bool_lengths": Case(TypeError, "image_lengths: expected integers, got bool", {"image_lengths": [True] * N}),

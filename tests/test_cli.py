@@ -208,9 +208,18 @@ def test_import_is_light_and_names_are_there():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout == "[]\n"
     assert all(hasattr(cmsei_fast, name) for name in cmsei_fast.__all__)
-    assert set(cmsei_fast.__all__) <= set(dir(cmsei_fast))
+    assert {*cmsei_fast.__all__, "nn"} <= set(dir(cmsei_fast))
     with pytest.raises(AttributeError, match="module 'cmsei_fast' has no attribute 'scores'"):
         _ = cmsei_fast.scores
+
+
+def test_all_names_leave_a_notebook_its_nn():
+    code = (
+        "from torch import nn; own = nn; from cmsei_fast import *; assert nn is own and callable(score_matrix); "
+        "import cmsei_fast; print(cmsei_fast.nn.PairScore.__name__); from cmsei_fast import nn; print(nn.__name__)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.split() == ["PairScore", "cmsei_fast.nn"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process")

@@ -205,7 +205,7 @@ BAD = {
         (np.eye(2),),
         {"caption_to_image": [0.0, 1.0]},
         TypeError,
-        "caption_to_image: expected integers, got float64",
+        "caption_to_image: expected integers, got float64 of whole numbers: [int(x) for x in …] makes them integers",
     ),
     "short map": (
         (np.eye(2),),
