@@ -109,8 +109,9 @@ def check_command(command: str) -> None:
 
 
 def variables() -> set[str]:
-    """The environment variables of README's table."""
-    return set(re.findall(r"^\| `([A-Z_]+)` \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    """The environment variables of the table of docs/engines.md."""
+    text = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    return set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE))
 
 
 def make_files(text: str, folder: Path) -> None:
