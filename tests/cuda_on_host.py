@@ -179,7 +179,9 @@ class TileModule(Module):
             self.plan.tile_team_bytes,
             self.plan.hopper_ahead,
             self.plan.hopper_meetings,
+            self.plan.hopper_counted,
             self.mma.ampere_host,
+            self.mma.ampere_counted,
         ):
             function.restype = ctypes.c_int64
         self.plan.hopper_descriptor.restype = ctypes.c_uint64

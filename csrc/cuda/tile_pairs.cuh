@@ -32,9 +32,9 @@ struct MatrixTeam : pair::WarpTeam {
   static constexpr bool kFragments = true;
   const float* nothing;  // kMostInFragments zeros
   KnownGram& known;
-  int usuals;  // a bit of each direction; one of what both ask for with means beside (team_beside.h)
-  CMSEI_DEVICE bool usual(bool words) const { return (device::opaque(usuals) & (words ? 1 : 2)) != 0; }
-  CMSEI_DEVICE bool beside() const { return (device::opaque(usuals) & 4) != 0; }
+  int has;  // Forms
+  CMSEI_DEVICE int forms() const { return device::opaque(has); }
+  CMSEI_DEVICE void passes(Way way) const { device::count(way); }
   CMSEI_DEVICE const float* zeros() const { return nothing; }
   CMSEI_DEVICE int zeros_behind(const float* place) const { return device::distance(place, nothing); }
   // Opaque, so that what follows from it is not kept in registers over all that a pair asks for.
@@ -86,10 +86,7 @@ CMSEI_DEVICE void score_pairs(const Arguments& a, unsigned char* work, const Til
   KnownGram known{};
   known.lower = reinterpret_cast<float*>(work + kProductBytes + warp * share.bytes);
   float* const own = known.lower + known_numbers(a.config);
-  const MatrixTeam team{{thread % 32}, products + kZeros, known,
-                        (is_usual(a.config, 0, a.scalars[kT2ITemperature]) ? 1 : 0) |
-                            (is_usual(a.config, 1, a.scalars[kI2TTemperature]) ? 2 : 0) |
-                            (asks_beside(a.config, a.scalars) ? 4 : 0)};
+  const MatrixTeam team{{thread % 32}, products + kZeros, known, forms_of(a.config, a.scalars)};
   const int first_row = static_cast<int>(a.captions.offsets[captions.first]);
   // From pair to pair: captions on, and images aside, none where the teams are as many as the images.
   // Both in one register, for these are scarce.

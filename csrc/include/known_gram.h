@@ -3,12 +3,9 @@
 
 #include <string.h>
 
-#include "team.h"
+#include "fragment_forms.h"
 
 namespace cmsei {
-
-// Items of a context that fit the registers.
-constexpr int kMostInFragments = 40;
 
 template <int kCount> struct alignas(4 * kCount) Numbers {
     float x[kCount];

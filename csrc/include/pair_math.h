@@ -53,8 +53,9 @@ CMSEI_FORMULA constexpr bool needs_gram(int attend, int relevance, bool refined)
 }
 
 // With |normalised| <= 1 the temperature's size bounds every logit, which saves the pass for the maximum.
+constexpr int kMostBounded = 30;
 template <class S> CMSEI_FORMULA bool is_bounded(int norm, S temperature) {
-    return !is_plain(norm) && temperature <= 30 && temperature >= -30;
+    return !is_plain(norm) && temperature <= kMostBounded && temperature >= -kMostBounded;
 }
 
 template <class M> struct PairMath {

@@ -30,6 +30,10 @@ struct Alone {
 // A team's lanes take i = lane, lane + size, ...
 #define CMSEI_EACH(i, count) for (int i = team.lane(); i < (count); i += team.size())
 
+// Forms of the score in fragments that are compiled for themselves, as bits of what a scorer has: a usual direction in
+// which words ask, one in which regions do, and both with means that ask beside them.
+enum Forms : int { kUsualWords = 1, kUsualRegions = 2, kMeansBeside = 4 };
+
 // The structure of a scorer, as PairScorer.config(); direction 0 asks with words (t2i), 1 with regions (i2t).
 struct PairConfig {
     int active[2], norm[2], aggregate[2], steps[2], attend[2], relevance[2];
@@ -40,6 +44,7 @@ struct PairConfig {
     // the directions is asked for. Thresholds are behind the gates of both directions; a direction that has one has no
     // gates.
     int levels[2], gates[2], thresholds[2], crosses;
+    int forms; // of those that a pair in fragments may take, at small temperatures: fragment_forms.h
 
     CMSEI_FORMULA bool on(int d) const { return active[d] != 0; }
     CMSEI_FORMULA int norm_of(int d) const { return norm[d]; }
@@ -54,12 +59,6 @@ struct PairConfig {
     inline void derive();
 };
 
-// What most scorers ask for in a direction of this temperature.
-template <class S> CMSEI_FORMULA bool is_usual(const PairConfig& config, int d, S temperature) {
-    return is_l2(config.norm_of(d)) && config.attend_of(d) == kSoft && config.relevance_of(d) == kCosine &&
-           is_bounded(config.norm_of(d), temperature);
-}
-
 constexpr int kMaxScalars = kFirstGate + 2 * 2 * 7;
 
 inline void PairConfig::derive() {
@@ -72,6 +71,10 @@ inline void PairConfig::derive() {
     for (int d = 0; d < 2; ++d)
         levels[d] = (active[d] && aggregate[d] == kGuided) || (d ? object_sentence : word_image);
     crosses = levels[0] || levels[1] || alignment;
+    const auto usual = [this](int d) { return is_l2(norm[d]) && attend[d] == kSoft && relevance[d] == kCosine; };
+    const bool guided = active[0] && active[1] && aggregate[0] == kGuided && aggregate[1] == kGuided;
+    forms = (usual(0) ? kUsualWords : 0) | (usual(1) ? kUsualRegions : 0);
+    forms |= guided && forms == (kUsualWords | kUsualRegions) ? kMeansBeside : 0;
 }
 
 constexpr double kLog2OfE = 1.4426950408889634073599246810019;

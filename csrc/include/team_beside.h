@@ -14,18 +14,6 @@ namespace cmsei {
 // column of the words; the latter's attention by word.
 constexpr int kBesideNumbers = 2 * kMostInFragments + 3 * kSomeWords;
 
-// Both directions as most scorers ask for them, guided, and a cross level whose softmax takes no maximum: beyond 12 the
-// quadratic form, not yet divided, would leave no room for the squares of long vectors.
-template <class S> CMSEI_FORMULA bool asks_beside(const PairConfig& config, const S* scalars) {
-    return config.on(0) && config.on(1) && config.aggregate_of(0) == kGuided && config.aggregate_of(1) == kGuided &&
-           is_usual(config, 0, scalars[kT2ITemperature]) && is_usual(config, 1, scalars[kI2TTemperature]) &&
-           scalars[kGuideTemperature] <= 12 && scalars[kGuideTemperature] >= -12;
-}
-// Whether the pair has both rows.
-CMSEI_FORMULA bool means_fit(int regions, int words) {
-    return regions > 32 && regions < kMostInFragments && words < kSomeWords && words != 8 * kWideRows;
-}
-
 template <class Pair> struct TeamBeside {
     using S = float;
     using Math = Plain<S>;
@@ -121,9 +109,11 @@ template <class Pair> struct TeamBeside {
     CMSEI_TEAM S forward() const {
         S part;
         if (pair.words.n < 8 * kWideRows) {
+            pair.team.passes(kBesideTwoEights);
             ask_regions<kNarrowContext / 8>(part);
             ask_words<kWideRows>(part);
         } else {
+            pair.team.passes(kBesideThreeEights);
             ask_regions<kSomeWords / 8>(part);
             ask_words<kSomeWords / 8>(part);
         }

@@ -17,11 +17,11 @@
 // a cycle, are 216 cycles.
 //                                              words ask once  regions ask once  both twice and across the levels
 //   attention and inner products in memory     1,710           2,260             9,470
-//   here, the only pair of a tile              990             890               2,750
+//   here, the only pair of a tile              970             870               2,720
 //   each further caption of the same image     650             650               2,350
 //   of them products of the tensor cores       45              24                176
 // The same of 20 words; in the last line without a form of their own for 17 to 24:
-//   the only pair of a tile                    1,150           1,080             3,530
+//   the only pair of a tile                    1,130           1,060             3,500
 //   each further caption of the same image     800             840               3,130
 //   of them products of the tensor cores       75              48                320
 //   each further caption, two eights at a time 1,680           2,280             9,150
@@ -35,19 +35,6 @@
 #include "team_meetings.h"
 
 namespace cmsei {
-
-// Queries at a time, in eights of rows, of a narrow context and of a wide one.
-constexpr int kNarrowContext = 16, kNarrowRows = 5, kWideRows = 2;
-// Words of a caption for which there is a form between these, three eights of them, of the usual alone (see usual()).
-constexpr int kSomeWords = 24;
-
-CMSEI_FORMULA constexpr bool fits_fragments(int attend) { return attend == kSoft || is_focal(attend); }
-CMSEI_FORMULA constexpr bool in_fragments(int attend, int64_t context) {
-    return fits_fragments(attend) && context <= kMostInFragments;
-}
-CMSEI_FORMULA constexpr int64_t queries_in_fragments(int64_t context) {
-    return 8 * (context <= kNarrowContext ? kNarrowRows : kWideRows);
-}
 
 // What tf32 has of a number: the tensor cores do not see the other 13 bits.
 CMSEI_FORMULA float cut(float x) {
@@ -99,7 +86,7 @@ template <class Direction, int kRows, int kTiles, int kLeast, bool kUsual, bool 
 
     // What most scorers ask for, of pairs as most are.
     static CMSEI_TEAM bool usual(const Direction& d) {
-        return d.team.usual(d.words) && d.n <= 8 * kRows;
+        return (d.team.forms() & (d.words ? kUsualWords : kUsualRegions)) != 0 && d.n <= 8 * kRows;
     }
     // Whether there are more queries than are at hand.
     CMSEI_TEAM bool many() const { return !kUsual && n > 8 * kRows; }

@@ -166,7 +166,8 @@ template <class S, class Team> struct TeamPair {
     // Every lane gets the score. The block is read behind a barrier.
     CMSEI_TEAM S forward() const {
         if constexpr (Team::kFragments) {
-            if (team.beside() && means_fit(regions.n, words.n)) return TeamBeside<TeamPair>{*this}.forward();
+            if ((team.forms() & kMeansBeside) != 0 && has_rows_for_means(regions.n, words.n))
+                return TeamBeside<TeamPair>{*this}.forward();
         }
         const Crossed with = crossed();
         if constexpr (Team::kFragments) {

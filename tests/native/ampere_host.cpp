@@ -41,6 +41,8 @@ extern "C" int64_t ampere_host(const cuda::TileCall* call, const Options* option
   return kSharedBytes;
 }
 
+// Lanes so far that went this Way of csrc/include/fragment_forms.h.
+extern "C" int64_t ampere_counted(int way) { return device::counted[way]; }
 extern "C" int32_t ampere_fragment(int thread, int m, int n, int i, int column) {
   return column ? fragment_column(thread, n, i) : fragment_row(thread, m, i);
 }

@@ -140,6 +140,8 @@ extern "C" int64_t hopper_host(const cuda::TileCall* call, const Options* option
 
 // Loads so far that were started before the pairs of the tile before were scored.
 extern "C" int64_t hopper_ahead() { return device::loads_ahead; }
+// Lanes so far that went this Way of csrc/include/fragment_forms.h.
+extern "C" int64_t hopper_counted(int way) { return device::counted[way]; }
 // Meetings so far of a block's consumers: one for a rectangle of its cluster, one for a tile whose pairs it scores.
 extern "C" int64_t hopper_meetings() { return device::meetings; }
 
@@ -224,6 +226,12 @@ extern "C" void tile_places(int pads, const int64_t* offsets, int first, int las
 }
 
 extern "C" int32_t tile_product_numbers() { return kProductBytes / 4; }
+// Whether means ask beside in a pair of r + 1 regions and w + 1 words, to out (regions, words).
+extern "C" void tile_beside(const int64_t* config, const float* scalars, int regions, int words, uint8_t* out) {
+  const bool any = (forms_of(pair::parse(config), scalars) & kMeansBeside) != 0;
+  for (int r = 0; r < regions; ++r)
+    for (int w = 0; w < words; ++w) out[r * words + w] = any && has_rows_for_means(r + 1, w + 1);
+}
 // Bytes that a team wants for a pair, and those of all teams of a block.
 extern "C" int64_t tile_team_bytes(const int64_t* config, int64_t regions, int64_t words) {
   return team_bytes(pair::parse(config), regions, words);
