@@ -1,4 +1,4 @@
-"""What the tests share: the backends that this machine has, poisoned memory, and seeded problems."""
+"""Fixtures that files of tests share: the backends that this machine has, poisoned memory, a browser."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import browser
 import pytest
 import torch
 
 from cmsei_fast import engines
+from cmsei_fast.data import layout
 from cmsei_fast.engines import triton
 
 
@@ -147,3 +149,16 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of splits have chunks of a few rows, so that images cross from one into the next."""
+    monkeypatch.setattr(layout, "_CHUNK_BYTES", 100)
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
+    """A browser's window."""
+    with browser.browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened

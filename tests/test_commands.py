@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scoring_runs
 import torch
+from training_runs import SMALL, write_splits
 
 from cmsei_fast import CMSEI, cli, engines, progress, recall_metrics, score_file, score_matrix
 from cmsei_fast.commands.sources import load_split
@@ -20,15 +21,11 @@ from cmsei_fast.data.files import check_target, write_text
 from cmsei_fast.devices import own_device
 from cmsei_fast.training.log import read_log
 
-SMALL = ["--width", "32", "--heads", "4", "--word-width", "24", "--epochs", "2", "--batch-size", "16", "--quiet"]
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("splits")
-    for name, seed in (("train", 0), ("val", 1)):
-        made = synthetic_scenes(5, seed=seed, width=16, captions_per_image=2)
-        write_split(folder / f"{name}.h5", split_from_scenes(made.scenes, features=made.features))
+    write_splits(folder)
     return folder
 
 

@@ -61,12 +61,6 @@ def pages(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def window(tmp_path_factory):
-    with browser.browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("name", ["demo", "report"])
 def test_wide_and_narrow(pages, window, name):
     for width in (1280, 390):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,13 +14,6 @@ from cmsei_fast.nn import RelationAttention
 from cmsei_fast.ops import relation_attention
 
 pytestmark = pytest.mark.usefixtures("poisoned")
-
-
-@pytest.fixture(params=BACKENDS, ids=str)
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    """Each backend that has this operator, forced to its instruction set."""
-    with request.param.forced():
-        yield request.param
 
 
 # (B, H, R, d, n_labels)

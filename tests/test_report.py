@@ -1,4 +1,4 @@
-"""``cmsei-fast report``: its numbers, its page, what it refuses, and how far it goes in time and memory."""
+"""``cmsei-fast report``: its page, and what it refuses."""
 
 from __future__ import annotations
 
@@ -11,145 +11,17 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from score_matrices import matrix
+from training_runs import SMALL, write_splits
 
 from cmsei_fast import cli, engines, recall_metrics
-from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
-from cmsei_fast.report.bootstrap import recall_intervals
 from cmsei_fast.report.drawings import Drawings
-from cmsei_fast.report.evaluation_charts import _thinned, rank_bins
-from cmsei_fast.report.queries import extremes
-
-SMALL = ["--width", "32", "--heads", "4", "--word-width", "24", "--epochs", "2", "--batch-size", "16", "--quiet"]
-
-
-def matrix(n_image=40, per_image=3, seed=0):
-    rng = np.random.default_rng(seed)
-    owner = np.repeat(np.arange(n_image), per_image)
-    own = owner == np.arange(n_image)[:, None]
-    return (rng.standard_normal((n_image, len(owner))) + 2 * own).astype(np.float32), owner
-
-
-def literal_interval(metrics, owner, name, samples, seed):
-    """The bootstrap as it is said: a list of drawn images, their queries, the mean."""
-    rng = np.random.default_rng(seed)
-    n = len(metrics.i2t.ranks)
-    values = []
-    for _ in range(samples):
-        images = rng.integers(0, n, n)
-        if name.startswith("i2t"):
-            ranks = metrics.i2t.ranks[images]
-        else:
-            ranks = np.concatenate([metrics.t2i.ranks[owner == i] for i in images])
-        values.append(np.mean(ranks) if "mean" in name else 100 * np.mean(ranks <= int(name.split("@")[1])))
-    return np.quantile(values, (0.025, 0.975))
-
-
-@pytest.mark.parametrize("name", ["i2t R@1", "t2i R@5", "t2i mean rank"])
-def test_intervals_are_those_of_resampled_images(name):
-    scores, owner = matrix()
-    metrics = recall_metrics(scores, caption_to_image=owner)
-    found = recall_intervals(metrics, owner, samples=4000)[name]
-    low, high = literal_interval(metrics, owner, name, 4000, seed=1)
-    assert high - low > 0.1
-    assert found.low == pytest.approx(low, abs=0.15 * (high - low))
-    assert found.high == pytest.approx(high, abs=0.15 * (high - low))
-
-
-def test_intervals_are_seeded_and_hold_the_figure():
-    scores, owner = matrix()
-    for folds in (1, 4):
-        metrics = recall_metrics(scores, caption_to_image=owner, folds=folds)
-        found = recall_intervals(metrics, owner, seed=3)
-        assert found == recall_intervals(metrics, owner, seed=3)
-        assert found != recall_intervals(metrics, owner, seed=4)
-        for key, d in (("i2t", metrics.i2t), ("t2i", metrics.t2i)):
-            for name, value in zip(("R@1", "R@5", "R@10", "mean rank"), (d.r1, d.r5, d.r10, d.mean_rank), strict=True):
-                assert found[f"{key} {name}"].low <= value <= found[f"{key} {name}"].high
-        assert found["rSum"].low < metrics.rsum < found["rSum"].high
-
-
-def test_intervals_of_perfect_scores_are_points():
-    owner = np.repeat(np.arange(6), 2)
-    owner[-1] = 0  # image 5 keeps one caption
-    scores = (owner == np.arange(7)[:, None]).astype(np.float32)  # image 6 has none
-    found = recall_intervals(recall_metrics(scores, caption_to_image=owner), owner, samples=50)
-    assert found["rSum"].low == found["rSum"].high == pytest.approx(600)
-
-
-@pytest.mark.parametrize(("option", "value"), [("samples", 1), ("samples", True), ("seed", -1), ("seed", 0.5)])
-def test_intervals_name_a_bad_option(option, value):
-    scores, owner = matrix()
-    with pytest.raises(ValueError, match=f"{option}: expected an integer"):
-        recall_intervals(recall_metrics(scores, caption_to_image=owner), owner, **{option: value})
-
-
-@pytest.mark.parametrize("folds", [1, 4])
-@pytest.mark.parametrize("shuffled", [False, True])
-def test_extremes_are_the_literal_ones(folds, shuffled):
-    scores, owner = matrix()
-    if shuffled:
-        order = np.random.default_rng(5).permutation(len(owner))
-        scores, owner = np.ascontiguousarray(scores[:, order]), owner[order]
-    metrics = recall_metrics(scores, caption_to_image=owner, folds=folds)
-    images, captions = extremes(scores, metrics, owner, count=3, top=4)
-    run = np.arange(40) // (40 // folds)
-
-    def sorted_queries(ranks, rows, own, fits):
-        margins = [r[o & f].max() - r[~o & f].max() for r, o, f in zip(rows, own, fits, strict=True)]
-        return sorted(range(len(ranks)), key=lambda i: (ranks[i], -margins[i]))
-
-    own = owner == np.arange(40)[:, None]
-    fits = run[owner] == run[:, None]
-    for found, ranks, rows, mine, there in (
-        (images, metrics.i2t.ranks, scores, own, fits),
-        (captions, metrics.t2i.ranks, scores.T, own.T, fits.T),
-    ):
-        order = sorted_queries(ranks, rows, mine, there)
-        assert [q.index for q in found.best] == order[:3]
-        assert [q.index for q in found.worst] == order[::-1][:3]
-        for q in (*found.best, *found.worst):
-            row = np.where(there[q.index], rows[q.index], -np.inf)
-            assert [f.index for f in q.top] == np.argsort(-row, kind="stable")[:4].tolist()
-            assert [f.own for f in q.top] == mine[q.index][[f.index for f in q.top]].tolist()
-            assert [f.score for f in q.top] == row[[f.index for f in q.top]].tolist()
-            assert q.rank == ranks[q.index]
-            assert q.own.score == row[mine[q.index]].max()
-
-
-def test_extremes_of_few_queries_show_none_twice():
-    scores = np.array([[1.0, 0.0, np.inf]], dtype=np.float32)  # one image: no rival, infinite margins
-    owner = np.zeros(3, dtype=np.int64)
-    images, captions = extremes(scores, recall_metrics(scores, caption_to_image=owner), owner)
-    assert (len(images.best), len(images.worst)) == (1, 0)
-    shown = [q.index for q in (*captions.best, *captions.worst)]
-    assert sorted(shown) == [0, 1, 2]
-
-
-def test_bins_are_what_recalls_count():
-    ranks = np.array([1, 1, 1.5, 2, 3, 5, 5.5, 10, 11, 60, 1500, np.nan])
-    names, heights = rank_bins(ranks)
-    assert names == ["1", "2", "3–5", "6–10", "11–20", "21–50", "51–100", "101–200", "201–500", "501–1k", "1001–2k"]
-    np.testing.assert_allclose(np.array(heights) * 11 / 100, [2, 2, 2, 2, 1, 0, 1, 0, 0, 0, 1])
-    metrics = recall_metrics(*[matrix()[0]], captions_per_image=3)
-    _, heights = rank_bins(metrics.t2i.ranks)
-    np.testing.assert_allclose(np.cumsum(heights)[[0, 2, 3]], [metrics.t2i.r1, metrics.t2i.r5, metrics.t2i.r10])
-
-
-def test_long_curves_are_means_of_runs():
-    steps, values = np.arange(3000.0), np.repeat(np.arange(300.0), 10)
-    where, mean, low, high = _thinned(steps, values)
-    np.testing.assert_array_equal(mean, np.arange(300.0))
-    np.testing.assert_array_equal(where[:2], [4.5, 14.5])
-    np.testing.assert_array_equal(low, high)
-    assert _thinned(steps[:300], values[:300])[2] is None
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    for name, seed in (("train", 0), ("val", 1)):
-        made = synthetic_scenes(5, seed=seed, width=16, captions_per_image=2)
-        write_split(folder / f"{name}.h5", split_from_scenes(made.scenes, features=made.features))
+    write_splits(folder)
     arguments = ["train", str(folder / "train.h5"), str(folder / "run"), "--validation", str(folder / "val.h5")]
     assert cli.main([*arguments, *SMALL]) == 0
     arguments = ["evaluate", str(folder / "val.h5"), "--model", str(folder / "run" / "best")]

@@ -1,4 +1,4 @@
-"""A tiny training run that a test starts here or as processes of its own: ``python training_runs.py OUT JSON``."""
+"""Tiny training runs and what they take; one can be a process of its own: ``python training_runs.py OUT JSON``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,27 @@ from pathlib import Path
 import torch
 
 from cmsei_fast import CMSEI
-from cmsei_fast.data import synthetic_scenes
+from cmsei_fast.data import synthetic_scenes, write_split
 from cmsei_fast.data.from_scenes import split_from_scenes
 from cmsei_fast.data.vocabulary import Vocabulary
 from cmsei_fast.model import ModelConfig
 from cmsei_fast.training import TrainConfig, train
 from cmsei_fast.training.log import Log
 
+# Options of `cmsei-fast train`.
+SMALL = ["--width", "32", "--heads", "4", "--word-width", "24", "--epochs", "2", "--batch-size", "16", "--quiet"]
+
 
 def tiny_split(groups: int = 4, seed: int = 0):
     made = synthetic_scenes(groups, width=16, captions_per_image=2, seed=seed)
     return split_from_scenes(made.scenes, features=made.features, size=(500, 375))
+
+
+def write_splits(folder: Path) -> None:
+    """``train.h5`` and ``val.h5``, of 20 images each."""
+    for name, seed in (("train", 0), ("val", 1)):
+        made = synthetic_scenes(5, seed=seed, width=16, captions_per_image=2)
+        write_split(folder / f"{name}.h5", split_from_scenes(made.scenes, features=made.features))
 
 
 def tiny_model(split, **changes) -> CMSEI:
