@@ -33,9 +33,11 @@ def title(path: Path) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    """The names by which links find a document's headings."""
+    """The names by which links find a document's headings; a second heading of one name ends in ``-1``, and so on."""
     headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", text), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    names = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    before = [names[:i].count(name) for i, name in enumerate(names)]
+    return {f"{name}-{count}" if count else name for name, count in zip(names, before, strict=True)}
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
