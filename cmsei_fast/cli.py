@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .commands import convert, demo, evaluate, explain, report, train
+from .commands import convert, demo, evaluate, explain, report, retrieve, train
 from .version import __version__
 
 BAD_INPUT = 2
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cmsei-fast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    for module in (demo, convert, train, evaluate, explain, report):
+    for module in (demo, convert, train, evaluate, retrieve, explain, report):
         module.add_parser(commands)
     doctor = commands.add_parser(
         "doctor",

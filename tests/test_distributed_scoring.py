@@ -146,6 +146,13 @@ def test_the_command_under_torchrun(tmp_path):
     a, b = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
     assert a.pop("pairs_per_second") > 0 < b.pop("pairs_per_second")
     assert a == b
+    command = ["retrieve", *command[1:], "--caption", split.captions[0], "--caption", "a horse", "--image", "3"]
+    assert cli.main([*command, "--out", f"{tmp_path}/one.json"]) == 0
+    printed = start_two("-m", "cmsei_fast", *command, "--out", f"{tmp_path}/two.json", OMP_NUM_THREADS="1")
+    assert printed[0].count("\nrank ") == 3
+    assert printed[1] == ""
+    a, b = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
+    assert a == b
 
 
 def test_tiles_are_dealt_by_work():

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .sources import load_split
+from .sources import load_split, place_of
 
 if TYPE_CHECKING:
-    from ..data import Split
     from ..report import Explanation
 
 SHOWN = 3
@@ -46,7 +45,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     split = load_split(arguments.path)
-    image = split.subset(np.array([_place(split, arguments.image)]))
+    image = split.subset(np.array([place_of(split, arguments.image)]))
     caption = arguments.caption
     if caption is None:
         if not image.captions:
@@ -105,19 +104,6 @@ def _step(found: Explanation, step: int | None) -> int:
     if step is not None and not 1 <= step <= last:
         raise ValueError(f"--step: expected a step from 1 to {last}, got {step}")
     return (step or last) - 1
-
-
-def _place(split: Split, image: str) -> int:
-    """Place of an image given by its name or by its place.
-
-    Raises:
-        ValueError: the split has no such image.
-    """
-    if image in split.ids:
-        return split.ids.index(image)
-    if image.isascii() and image.isdigit() and int(image) < len(split):
-        return int(image)
-    raise ValueError(f"--image: expected a name in the split or a place from 0 to {len(split) - 1}, got {image}")
 
 
 def _told(found: Explanation, step: int, through_graph: bool) -> str:

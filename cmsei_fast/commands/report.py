@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
 from .saved_scores import captions_of, owner_of, saved_scores
-from .scoring import add_protocol_flags, add_scoring_flags, folds_of, stream_of_models, tell_size
+from .scoring import add_protocol_flags, add_scoring_flags, add_thumbnail_flag, folds_of, stream_of_models, tell_size
 from .settings import check_least
 from .sources import load_split
 
@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
     owner.add_argument("--captions-per-image", type=int, help="without a split: how many (default: 5)")
     owner.add_argument("--caption-to-image", metavar="FILE", help="without a split: .npy or text, an image a caption")
     add_protocol_flags(report)
-    report.add_argument("--images", metavar="DIR", help="image files by the names in the split, for thumbnails")
+    add_thumbnail_flag(report)
     report.add_argument("--queries", type=int, default=5, help="worst and best of each direction (default: 5)")
     report.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     report.add_argument("--out", metavar="HTML", help="default: report.html, in the run's directory if there is one")

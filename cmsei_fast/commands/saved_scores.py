@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .sources import absent, read_captions
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -31,7 +33,7 @@ def saved_scores(path: str, split: Split | None, name: str | None) -> np.ndarray
     from ..data.convert.npy import DAMAGED
 
     if not Path(path).is_file():
-        raise FileNotFoundError(f"--scores: expected a .npy file, got {path} ({_absent(path)})")
+        raise FileNotFoundError(f"--scores: expected a .npy file, got {path} ({absent(path)})")
     try:
         scores: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, zipfile.BadZipFile, *DAMAGED):
@@ -76,10 +78,6 @@ def _arrays_of(path: str) -> list[str]:
     return [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
 
 
-def _absent(path: str) -> str:
-    return "a directory" if Path(path).is_dir() else "no such file"
-
-
 def _check_count(shape: tuple[int, ...], captions_per_image: int) -> None:
     """So many captions an image, where nothing else says whose they are.
 
@@ -112,16 +110,7 @@ def captions_of(arguments: argparse.Namespace, split: Split | None) -> tuple[str
         return split.captions
     if arguments.captions is None:
         return None
-    if not Path(arguments.captions).is_file():
-        raise FileNotFoundError(
-            f"--captions: expected a text file, got {arguments.captions} ({_absent(arguments.captions)})"
-        )
-    try:
-        # Not splitlines: a caption may hold one of Unicode's other line ends.
-        lines = Path(arguments.captions).read_text(encoding="utf-8-sig").split("\n")
-        return tuple(lines[:-1] if lines[-1] == "" else lines)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{arguments.captions}: expected UTF-8 text, got {error}") from None
+    return read_captions("--captions", arguments.captions)
 
 
 def owner_of(arguments: argparse.Namespace, split: Split | None, shape: tuple[int, ...]) -> np.ndarray:
@@ -151,7 +140,7 @@ def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
     if path is None:
         return None
     if not Path(path).is_file():
-        raise FileNotFoundError(f"--caption-to-image: expected .npy or text, got {path} ({_absent(path)})")
+        raise FileNotFoundError(f"--caption-to-image: expected .npy or text, got {path} ({absent(path)})")
     try:
         if path.endswith(".npy"):
             return np.load(path, allow_pickle=False)

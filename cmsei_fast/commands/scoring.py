@@ -7,8 +7,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..data import Split
     from ..ensemble import MeanStream
+    from ..model import CMSEI
 
 # Folds and images of the protocols that papers report.
 PROTOCOLS = {"f30k-1k": (1, 1000), "coco-1k": (5, 5000), "coco-5k": (1, 5000)}
@@ -27,6 +30,11 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="auto", help="auto (default) or the name of an engine")
     parser.add_argument("--precision", help="float32 (default), bfloat16, float16, float64, float8 or int8")
     parser.add_argument("--progress", action="store_true", help="show a bar, or a line now and then in a log")
+
+
+def add_thumbnail_flag(parser: argparse.ArgumentParser) -> None:
+    """``--images``, for :class:`cmsei_fast.report.drawings.Drawings`."""
+    parser.add_argument("--images", metavar="DIR", help="image files by the names in the split, for thumbnails")
 
 
 def folds_of(arguments: argparse.Namespace) -> int:
@@ -66,26 +74,53 @@ def stream_of_models(
             built on, naming the model.
         EngineUnavailable: if the engine cannot run here. All but what a model lacks is told before any is encoded.
     """
+    if not split.captions:
+        raise ValueError("split: expected captions to score images with, got none")
+    return mean_stream(load_models(models, arguments, device), arguments, split, split.captions, group=group)
+
+
+def load_models(models: list[str], arguments: argparse.Namespace, device: str) -> list[tuple[str, CMSEI]]:
+    """The models with their directories, once it is known that the engine can score in the precision.
+
+    Raises:
+        OSError, ValueError: a model cannot be read; an unknown engine or precision.
+        EngineUnavailable: if the engine cannot run here.
+    """
     import torch
 
     from .. import engines
     from ..checks import check_precision
-    from ..ensemble import MeanStream
     from ..model import CMSEI
-    from ..scoring import prepare
 
-    if not split.captions:
-        raise ValueError("split: expected captions to score images with, got none")
     check_precision(arguments.precision, torch.float32)
     loaded = [(name, CMSEI.from_pretrained(name, device)) for name in models]
     for _, model in loaded:
         engines.resolve(arguments.engine, device, "pair_score", model.scorer.config())
+    return loaded
+
+
+def mean_stream(
+    loaded: Sequence[tuple[str, CMSEI]],
+    arguments: argparse.Namespace,
+    split: Split,
+    captions: Sequence[str],
+    images: Sequence[int] | None = None,
+    group: Any = None,
+) -> MeanStream:
+    """The mean scores of a split's images, all or some in this order, with the captions, once each model encoded them.
+
+    Raises:
+        ValueError: for a split that lacks what a model is built on, naming the model.
+    """
+    from ..ensemble import MeanStream
+    from ..scoring import prepare
+
     problems = []
     for name, model in loaded:
         try:
-            images = model.encode_images(split, progress=arguments.progress, group=group)
+            regions = model.encode_images(split, images, progress=arguments.progress, group=group)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        captions = model.encode_captions(split.captions, progress=arguments.progress, group=group)
-        problems.append(prepare(images, captions, None, None, model.scorer, arguments.engine, arguments.precision))
+        words = model.encode_captions(captions, progress=arguments.progress, group=group)
+        problems.append(prepare(regions, words, None, None, model.scorer, arguments.engine, arguments.precision))
     return MeanStream(problems)

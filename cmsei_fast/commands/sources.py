@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..scorer import PairScorer
@@ -45,6 +46,41 @@ def is_split_file(path: str) -> bool:
             return file.read(len(SIGNATURE)) == SIGNATURE
     except OSError:
         return False
+
+
+def place_of(split: Split, image: str) -> int:
+    """Place of an image that ``--image`` gives by its name or by its place.
+
+    Raises:
+        ValueError: the split has no such image.
+    """
+    if image in split.ids:
+        return split.ids.index(image)
+    if image.isascii() and image.isdigit() and int(image) < len(split):
+        return int(image)
+    raise ValueError(f"--image: expected a name in the split or a place from 0 to {len(split) - 1}, got {image}")
+
+
+def read_captions(flag: str, path: str) -> tuple[str, ...]:
+    """The captions of a text file that a flag names, one a line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: naming the file: it is not UTF-8.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{flag}: expected a text file, got {path} ({absent(path)})")
+    try:
+        # Not splitlines: a caption may hold one of Unicode's other line ends.
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text, got {error}") from None
+    return tuple(lines[:-1] if lines[-1] == "" else lines)
+
+
+def absent(path: str) -> str:
+    """What is there in place of a file."""
+    return "a directory" if Path(path).is_dir() else "no such file"
 
 
 def parse_scorer(value: Any) -> PairScorer:

@@ -14,7 +14,7 @@ from ..compiling import outside_graphs
 from ..distributed import Team
 from ..scorer import PairScorer
 from ..scoring import prepare
-from ..tiling import Problem, TileStream
+from ..tiling import Problem, ScoreTiles, TileStream
 from .candidates import best_candidates, check_candidates
 from .screen import Screen, ScreenedTile, check_screen
 from .topk import TopK
@@ -85,16 +85,27 @@ def retrieve(
         raise ValueError(f'query: expected "caption" or "image", got {query!r}')
     problem = prepare(images, captions, caption_lengths, image_lengths, scorer, engine, precision)
     check_screen(screen, problem)
-    n_image, n_caption = problem.shape
     if candidates is not None:
         for name, value in (("screen", screen), ("group", group)):
             if value is not None:
                 raise ValueError(f"{name}: expected None beside candidates, got {value!r}")
         chosen = check_candidates(candidates, query, problem.shape)
         return _retrieved(problem, *best_candidates(TileStream(problem), chosen, query, k, progress))
+    best = find_best(TileStream(problem), k, query, screen=screen, progress=progress, group=group)
+    return _retrieved(problem, best.indices, best.scores)
+
+
+def find_best(
+    stream: ScoreTiles, k: int, query: str, *, screen: str | None = None, progress: bool = False, group: Any = None
+) -> TopK:
+    """The best of all items for each query, from a stream's tiles; arguments and errors are those of :func:`retrieve`.
+
+    Args:
+        stream: of one problem, or of a mean over several, which cannot be screened.
+    """
+    n_image, n_caption = stream.shape
     asks = (n_caption, n_image) if query == "caption" else (n_image, n_caption)
-    best = TopK(*asks, k, problem.dtype, problem.device)
-    stream = TileStream(problem)
+    best = TopK(*asks, k, stream.dtype, stream.device)
     grid, team = stream.grid, Team(group, stream)
     team.agree(k=k, query=query, screen=screen)
     wanted = np.ones(grid.shape, dtype=bool)
@@ -116,12 +127,13 @@ def retrieve(
             if screen is None:
                 team.run(wanted, take, bar)
             else:
+                assert isinstance(stream, TileStream)
                 team.run(wanted, take_screened, bar, Screen(stream).tiles)
             _merge(best, team)
     finally:
         if bar is not None:
             bar.close()
-    return _retrieved(problem, best.indices, best.scores)
+    return best
 
 
 def _retrieved(problem: Problem, *found: Tensor) -> Retrieved:

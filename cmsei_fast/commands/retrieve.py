@@ -1,0 +1,199 @@
+"""``cmsei-fast retrieve``: the best images of a split for sentences, and the best captions for its images."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from ..version import __version__
+from .scoring import add_scoring_flags, add_thumbnail_flag, load_models, mean_stream
+from .settings import check_least
+from .sources import load_split, place_of, read_captions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ..data import Split
+    from ..model import CMSEI
+    from ..report.drawings import Drawings
+
+    Best = list[tuple[int, int, float]]  # rank, item and score, best first
+
+
+def add_parser(commands: Any) -> None:
+    """Adds ``retrieve``."""
+    retrieve = commands.add_parser(
+        "retrieve",
+        help="the best images of a split for a sentence, or the best captions for an image",
+        description="Prints the images of a split that score highest with each sentence, and the captions of the split "
+        "that score highest with each image. Several models are an ensemble: their scores are averaged.",
+    )
+    retrieve.add_argument("path", help="split: .h5, .jsonl or .jsonl.gz")
+    retrieve.add_argument(
+        "--model", action="append", required=True, metavar="DIR", help="a saved model; more than one is an ensemble"
+    )
+    retrieve.add_argument(
+        "--caption", action="append", default=[], metavar="SENTENCE", help="asks for images; more than one is allowed"
+    )
+    retrieve.add_argument("--captions-file", metavar="TXT", help="sentences that ask for images, one a line")
+    retrieve.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        help="asks for captions: its name in the split, or its place from 0; more than one is allowed",
+    )
+    retrieve.add_argument("--top", type=int, default=10, metavar="K", help="how many of the best (default: 10)")
+    retrieve.add_argument("--out", "--json", metavar="JSON", help="write the results to this file too")
+    retrieve.add_argument("--page", metavar="HTML", help="write a page of the results, with the images or their boxes")
+    add_thumbnail_flag(retrieve)
+    add_scoring_flags(retrieve)
+    retrieve.set_defaults(run=_retrieve)
+
+
+def _retrieve(arguments: argparse.Namespace) -> int:
+    sentences = _sentences(arguments)
+    from ..process_group import process_group, rank_and_world
+
+    with process_group(arguments.device) as device:
+        _run(arguments, sentences, str(device), first=rank_and_world()[0] == 0)
+    return 0
+
+
+def _sentences(arguments: argparse.Namespace) -> list[str]:
+    """The sentences that ask for images, once all that the flags alone tell is right.
+
+    Raises:
+        OSError: a file cannot be written, or is not there.
+        ValueError: nothing asks, a sentence that is no text, or a number that cannot be.
+    """
+    from ..data.files import check_target
+    from ..data.strings import check_strings
+
+    check_least("--top", arguments.top, 1)
+    for flag, path in (("--out", arguments.out), ("--page", arguments.page)):
+        if path is not None:
+            check_target(path, flag)
+    if arguments.images is not None and arguments.page is None:
+        raise ValueError("--page: expected a file beside --images, got none")
+    check_strings(lambda i: "--caption", arguments.caption)
+    lines: Sequence[str] = ()
+    if arguments.captions_file is not None:
+        lines = read_captions("--captions-file", arguments.captions_file)
+        check_strings(lambda i: f"{arguments.captions_file}: line {i + 1}", lines)
+    if not (arguments.caption or lines or arguments.image):
+        raise ValueError("--caption: expected a sentence (or --captions-file or --image with what asks), got none")
+    return [*arguments.caption, *lines]
+
+
+def _run(arguments: argparse.Namespace, sentences: list[str], device: str, first: bool) -> None:
+    """Retrieves; of the processes that ``torchrun`` started, each takes part and the first one tells."""
+    from ..process_group import default_group
+    from ..report.drawings import Drawings
+    from ..retrieval.best import find_best
+
+    arguments.progress &= first
+    split = load_split(arguments.path)
+    images = [place_of(split, image) for image in arguments.image]
+    if images and not split.captions:
+        raise ValueError("--image: expected a split with captions to ask for, got one without")
+    drawings = None if arguments.page is None else Drawings(split, arguments.images)
+    loaded = load_models(arguments.model, arguments, device)
+    group = default_group()
+    found: dict[str, Any] = {"path": arguments.path, "model": arguments.model, "version": __version__}
+
+    def best(query: str, captions: Sequence[str], indices: list[int] | None = None) -> Iterator[Best]:
+        stream = mean_stream(loaded, arguments, split, captions, indices, group)
+        top = find_best(stream, arguments.top, query, progress=arguments.progress, group=group)
+        found.update(engine=stream.problems[0].engine, precision=stream.problems[0].precision)
+        for items, scores in zip(top.indices.tolist(), top.scores.tolist(), strict=True):
+            yield list(zip(range(1, len(items) + 1), items, scores, strict=True))
+
+    if sentences:
+        captions = _captions_of(split)
+        each = zip(sentences, best("caption", sentences), strict=True)
+        found["captions"] = [_of_sentence(loaded, split, captions, *x) for x in each]
+    if images:
+        found["images"] = [
+            _of_image(split, *x) for x in zip(images, best("image", split.captions, images), strict=True)
+        ]
+    if first:
+        _tell(arguments, found, drawings)
+
+
+def _tell(arguments: argparse.Namespace, found: dict[str, Any], drawings: Drawings | None) -> None:
+    """Prints and writes what was found."""
+    from ..data.files import write_text
+    from ..data.json_object import write_json
+    from ..report.retrieval_page import retrieval_page
+
+    told = [_told_of_sentence(x) for x in found.get("captions", ())]
+    told += [_told_of_image(x) for x in found.get("images", ())]
+    print("\n\n".join(told))
+    if arguments.out is not None:
+        write_json(arguments.out, found)
+    if drawings is not None:
+        write_text(arguments.page, retrieval_page(found, drawings))
+
+
+def _captions_of(split: Split) -> list[list[str]]:
+    """The captions of each image."""
+    out: list[list[str]] = [[] for _ in split.ids]
+    for image, caption in zip(split.caption_to_image.tolist(), split.captions, strict=True):
+        out[image].append(caption)
+    return out
+
+
+def _of_sentence(
+    loaded: Sequence[tuple[str, CMSEI]], split: Split, captions: list[list[str]], sentence: str, best: Best
+) -> dict[str, Any]:
+    """What a sentence found, and by model the words that it does not know."""
+    unknown = {}
+    for name, model in loaded:
+        if words := list(dict.fromkeys(word for word, known in model.text.spell(sentence) if not known)):
+            unknown[name] = words
+    images = [
+        {"rank": rank, "score": score, "image": i, "name": split.ids[i], "captions": captions[i]}
+        for rank, i, score in best
+    ]
+    return {"caption": sentence, "unknown": unknown, "images": images}
+
+
+def _of_image(split: Split, image: int, best: Best) -> dict[str, Any]:
+    """What an image found; ``own`` says of a caption whether it is the image's."""
+    captions = []
+    for rank, j, score in best:
+        owner = int(split.caption_to_image[j])
+        of = {"image": owner, "name": split.ids[owner], "own": owner == image}
+        captions.append({"rank": rank, "score": score, "caption": j, "text": split.captions[j]} | of)
+    return {"image": image, "name": split.ids[image], "captions": captions}
+
+
+def _told_of_sentence(found: dict[str, Any]) -> str:
+    from ..report.retrieval_page import unknown_words
+
+    rows = []
+    for x in found["images"]:
+        first, others = x["captions"][:1], len(x["captions"]) - 1
+        more = f" (and {others} more)" if others > 0 else ""
+        rows.append((x["rank"], f"{x['score']:.4f}", x["image"], x["name"], "".join(first) + more))
+    table = _table(("rank", "score", "image", "name", "captions"), rows)
+    return "\n".join([f"“{found['caption']}”", *unknown_words(found), table])
+
+
+def _told_of_image(found: dict[str, Any]) -> str:
+    heads = ("rank", "score", "caption", "image", "name", "text")
+    rows = [
+        (x["rank"], f"{x['score']:.4f}", x["caption"], x["image"], x["name"], x["text"] + " (its own)" * x["own"])
+        for x in found["captions"]
+    ]
+    return f"image {found['image']}, {found['name']}\n{_table(heads, rows)}"
+
+
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
+    """Columns of text: numbers at the right, the last two, a name and a text, at the left."""
+    cells = [heads, *(tuple(map(str, row)) for row in rows)]
+    *wide, name = (max(map(len, column)) for column in list(zip(*cells, strict=True))[:-1])
+    return "\n".join(
+        "  ".join([*(x.rjust(n) for x, n in zip(row[:-2], wide, strict=True)), row[-2].ljust(name), row[-1]]).rstrip()
+        for row in cells
+    )

@@ -1,0 +1,75 @@
+"""The page of a retrieval: for each sentence the images that it found, for each image the captions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .drawings import Drawings
+from .html import Html, html, page
+
+_STYLE = """
+section { border-top: 1px solid var(--line); padding: .8rem 0; }
+small, .unknown { color: var(--quiet); }
+figcaption { overflow-wrap: anywhere; }
+.side { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; align-items: flex-start; }
+.side > div { flex: 1 1 18rem; }
+.side ol { margin: 0; padding-left: 1.5rem; }
+"""
+
+
+def retrieval_page(found: Mapping[str, Any], drawings: Drawings) -> str:
+    """The page's text, with no address outside it.
+
+    Args:
+        found: what ``cmsei-fast retrieve --out`` writes.
+        drawings: of the split's images.
+    """
+    title = f"Retrieval from {found['path']}"
+    by = f"<p>By {html(' + '.join(found['model']))}; scores by {html(found['engine'])}, {html(found['precision'])}.</p>"
+    parts = [f"<h1>{html(title)}</h1>", by]
+    parts += [_sentence(query, drawings) for query in found.get("captions", ())]
+    parts += [_image(query, drawings) for query in found.get("images", ())]
+    return page(title, "\n".join(parts), style=_STYLE)
+
+
+def unknown_words(query: Mapping[str, Any]) -> list[str]:
+    """For each model that does not know all words of a sentence, which; its encoder reads them all as one."""
+    return [f"{name} reads as unknown: {', '.join(words)}" for name, words in query["unknown"].items()]
+
+
+def _sentence(query: Mapping[str, Any], drawings: Drawings) -> str:
+    unknown = "".join(f'<p class="unknown">{html(line)}</p>' for line in unknown_words(query))
+    figures = "".join(
+        f"<figure>{drawings.draw(x['image'])}<figcaption>{x['rank']}. {html(x['name'])} {_score(x)}"
+        f"{_texts(x['captions'])}</figcaption></figure>"
+        for x in query["images"]
+    )
+    return f'<section><h2>“{html(query["caption"])}”</h2>{unknown}<div class="gallery">{figures}</div></section>'
+
+
+def _texts(captions: list[str]) -> str:
+    """The first caption, and the others once they are asked for."""
+    first, rest = captions[:1], captions[1:]
+    more = f"<details><summary>{len(rest)} more</summary>{''.join(map(_line, rest))}</details>" if rest else ""
+    return "".join(map(_line, first)) + more
+
+
+def _line(caption: str) -> str:
+    return f"<div>{html(caption)}</div>"
+
+
+def _image(query: Mapping[str, Any], drawings: Drawings) -> str:
+    name = html(query["name"])
+    items = "".join(f"<li>{_own(x)} {_score(x)}</li>" for x in query["captions"])
+    figure = f"<figure>{drawings.draw(query['image'])}<figcaption>{name}</figcaption></figure>"
+    return f'<section><h2>{name}</h2><div class="side">{figure}<div><ol>{items}</ol></div></div></section>'
+
+
+def _own(found: Mapping[str, Any]) -> Html:
+    text = html(f"“{found['text']}”")
+    return Html(f"<b>✓ own: {text}</b>") if found["own"] else Html(f"{text} <small>of {html(found['name'])}</small>")
+
+
+def _score(found: Mapping[str, Any]) -> Html:
+    return Html(f"<small>{found['score']:#.4g}</small>")

@@ -1,0 +1,145 @@
+"""``cmsei-fast retrieve``: the best that the whole matrix has, what it prints and writes, errors before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+from training_runs import tiny_model, tiny_split
+
+from cmsei_fast import cli, engines, retrieve, score_matrix
+from cmsei_fast.data import write_split
+
+SPLIT = tiny_split(3)
+SENTENCES = ["the robot touching the orange horse", "zorblax horse of quux"]
+
+
+def models():
+    return [tiny_model(SPLIT).eval(), tiny_model(SPLIT, width=16).eval()]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("retrieve")
+    write_split(folder / "s.h5", SPLIT)
+    empty = np.zeros(0, dtype=np.int64)
+    write_split(folder / "mute.h5", dataclasses.replace(SPLIT, captions=(), caption_to_image=empty))
+    write_split(folder / "bare.h5", dataclasses.replace(SPLIT, boxes=None, sizes=None))
+    for name, model in zip(("a", "b"), models(), strict=True):
+        model.save_pretrained(folder / name)
+    (folder / "queries.txt").write_text("".join(f"{x}\n" for x in SENTENCES), encoding="utf-8")
+    return folder
+
+
+def run(files, *options, models=("a",), split="s.h5"):
+    named = [x for name in models for x in ("--model", str(files / name))]
+    return cli.main(["retrieve", str(files / split), *named, "--device", "cpu", *map(str, options)])
+
+
+def test_one_model_finds_what_the_function_finds(files, tmp_path, capsys):
+    out = tmp_path / "found.json"
+    asks = ["--caption", SENTENCES[0], "--caption", SENTENCES[1], "--image", 5, "--image", SPLIT.ids[2]]
+    assert run(files, *asks, "--top", 4, "--out", out) == 0
+    found = json.loads(out.read_text(encoding="utf-8"))
+    model = models()[0]
+    images = model.encode_images(SPLIT)
+    best = retrieve(images, model.encode_captions(SENTENCES), scorer=model.scorer, k=4)
+    assert [[x["image"] for x in query["images"]] for query in found["captions"]] == best.indices.tolist()
+    assert [[x["score"] for x in query["images"]] for query in found["captions"]] == best.scores.tolist()
+    some = model.encode_images(SPLIT, [5, 2])
+    best = retrieve(some, model.encode_captions(SPLIT.captions), scorer=model.scorer, k=4, query="image")
+    assert [query["image"] for query in found["images"]] == [5, 2]
+    assert [[x["caption"] for x in query["captions"]] for query in found["images"]] == best.indices.tolist()
+    assert [[x["score"] for x in query["captions"]] for query in found["images"]] == best.scores.tolist()
+    for query in found["captions"]:
+        for rank, x in enumerate(query["images"], start=1):
+            own = [text for text, i in zip(SPLIT.captions, SPLIT.caption_to_image, strict=True) if i == x["image"]]
+            assert (x["rank"], x["name"], x["captions"]) == (rank, SPLIT.ids[x["image"]], own)
+    for query in found["images"]:
+        for x in query["captions"]:
+            assert x["text"] == SPLIT.captions[x["caption"]]
+            assert x["image"] == SPLIT.caption_to_image[x["caption"]]
+            assert x["own"] == (x["image"] == query["image"])
+    assert [x["unknown"] for x in found["captions"]] == [{}, {str(files / "a"): ["zorblax", "quux"]}]
+    assert (found["engine"], found["precision"]) == (
+        engines.choose("cpu", "pair_score", model.scorer.config()),
+        "float32",
+    )
+
+    first, second, third, _ = capsys.readouterr().out.split("\n\n")
+    lines = first.splitlines()
+    assert lines[0] == f"“{SENTENCES[0]}”"
+    assert lines[1].split() == ["rank", "score", "image", "name", "captions"]
+    top = found["captions"][0]["images"][0]
+    assert lines[2].split(maxsplit=4)[:4] == ["1", f"{top['score']:.4f}", str(top["image"]), top["name"]]
+    assert lines[2].endswith(f"{top['captions'][0]} (and 1 more)")
+    assert len(lines) == 2 + 4
+    assert second.splitlines()[1] == f"{files / 'a'} reads as unknown: zorblax, quux"
+    assert third.startswith(f"image 5, {SPLIT.ids[5]}\n")
+    assert third.count("(its own)") == sum(x["own"] for x in found["images"][0]["captions"])
+
+
+def test_an_ensemble_finds_by_the_mean_and_a_file_asks_as_flags_do(files, tmp_path, capsys):
+    asked = []
+    for asks in (["--captions-file", files / "queries.txt"], ["--caption", SENTENCES[0], "--caption", SENTENCES[1]]):
+        assert run(files, *asks, "--top", 99, "--out", tmp_path / "x.json", models=("a", "b")) == 0
+        asked.append((json.loads((tmp_path / "x.json").read_text()), capsys.readouterr().out))
+    assert asked[0] == asked[1]
+    scores = [
+        score_matrix(m.encode_images(SPLIT), m.encode_captions(SENTENCES), scorer=m.scorer).numpy() for m in models()
+    ]
+    mean = (scores[0] + scores[1]) / 2
+    for query, column in zip(asked[0][0]["captions"], mean.T, strict=True):
+        order = np.argsort(-column, kind="stable")
+        assert [x["image"] for x in query["images"]] == order.tolist()  # all, where there are fewer than asked for
+        np.testing.assert_array_equal([x["score"] for x in query["images"]], column[order].astype(float))
+    assert asked[0][1].count(" reads as unknown: zorblax, quux") == 2
+
+
+def test_the_page_needs_nothing_outside_itself(files, tmp_path):
+    page = tmp_path / "x.html"
+    assert run(files, "--caption", "a <b>zorblax</b> horse", "--image", 1, "--top", 3, "--page", page) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "a &lt;b&gt;zorblax&lt;/b&gt; horse" in text
+    assert "reads as unknown: " in text
+    assert text.count("<svg ") == 3 + 1
+    assert text.count("<li>") == 3
+    assert not re.search(r"(src|href)=(?!\")|https?:|url\(|<b>zorblax", text)
+
+
+def test_a_split_without_captions_is_asked_by_sentences(files, capsys):
+    assert run(files, "--caption", SENTENCES[0], "--top", 2, split="mute.h5") == 0
+    assert capsys.readouterr().out.count(SPLIT.ids[0][:9]) == 2
+
+
+@pytest.mark.parametrize(
+    ("split", "options", "message"),
+    [
+        ("s.h5", [], "--caption: expected a sentence (or --captions-file or --image with what asks), got none"),
+        ("s.h5", ["--captions-file", "empty.txt"], "--caption: expected a sentence (or --captions-file or --image"),
+        ("s.h5", ["--captions-file", "no.txt"], "--captions-file: expected a text file, got no.txt (no such file)"),
+        ("s.h5", ["--caption", "x", "--top", "0"], "--top: expected an integer >= 1, got 0"),
+        ("s.h5", ["--caption", "x", "--out", "no/x.json"], "--out: expected a file in an existing directory"),
+        ("s.h5", ["--caption", "x", "--page", "no/x.html"], "--page: expected a file in an existing directory"),
+        ("s.h5", ["--caption", "x", "--images", "."], "--page: expected a file beside --images, got none"),
+        ("s.h5", ["--caption", "a\0b"], "--caption: expected text without NUL and lone surrogates"),
+        ("s.h5", ["--image", "12"], "--image: expected a name in the split or a place from 0 to 11, got 12"),
+        ("s.h5", ["--caption", "x", "--engine", "warp"], "engine: expected"),
+        ("s.h5", ["--caption", "x", "--precision", "int3"], "precision: expected None or one of"),
+        ("s.h5", ["--caption", "x", "--device", "warp"], "device: expected"),
+        ("mute.h5", ["--image", "0"], "--image: expected a split with captions to ask for, got one without"),
+        ("bare.h5", ["--caption", "x"], "/a: boxes: expected images with boxes"),
+    ],
+)
+def test_bad_input(files, tmp_path, capsys, monkeypatch, split, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").touch()
+    assert run(files, *options, split=split) == 2
+    out, error = capsys.readouterr()
+    assert error.startswith("cmsei-fast: error: ")
+    assert message in error
+    assert (error.count("\n"), out) == (1, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
