@@ -105,6 +105,12 @@ def _sizes(items: int, rows: int, group: Any, device: torch.device) -> Tensor:
     return torch.stack(parts).cpu()
 
 
+def dealt(work: np.ndarray, size: int) -> np.ndarray:
+    """The process, of so many, of each piece of work, in order: a run of about the same work for each; int64."""
+    middle = np.cumsum(work).reshape(work.shape) - work / 2
+    return np.minimum(middle * size / max(work.sum(), 1.0), size - 1).astype(np.int64)
+
+
 class Team:
     """The processes of a group, or one process without a group.
 
@@ -152,9 +158,7 @@ class Team:
 
     def deal(self, wanted: np.ndarray) -> None:
         """Deals tiles (I, J) bool: row by row, each process a run of about the same work."""
-        work = np.where(wanted, self.work(), 0.0)
-        middle = np.cumsum(work).reshape(work.shape) - work / 2
-        self._dealt = np.minimum(middle * self.size / max(work.sum(), 1.0), self.size - 1).astype(np.int64)
+        self._dealt = dealt(np.where(wanted, self.work(), 0.0), self.size)
 
     def work(self) -> np.ndarray:
         """(I, J) inner products that each tile takes: regions with words, and both sides' items within themselves."""
@@ -187,13 +191,28 @@ class Team:
             ProcessLost: if another process failed or is lost.
         """
         mine = wanted & (self._dealt == self.rank)
-        meetings = self._most(-(-int(mine.sum()) // TILES_A_ROUND))
+        tiles = (source or self._stream.tiles)(mine)
+        self.go_through(int(mine.sum()), TILES_A_ROUND, (take(*tile) for tile in tiles), bar)
+
+    def go_through(self, most: int, a_round: int, steps: Iterator[int], bar: Progress | None) -> None:
+        """Goes through this process's steps, and meets the other processes after so many of them.
+
+        Args:
+            most: steps that there are, or more.
+            a_round: steps between two meetings, the same in every process.
+            steps: each gives the pairs that are done by it.
+            bar: of the process that shows the progress of all.
+
+        Raises:
+            ProcessLost: if another process failed or is lost.
+        """
+        meetings = self._most(-(-most // a_round))
         pairs = count = 0
         try:
-            for i, j, tile in (source or self._stream.tiles)(mine):
-                pairs += take(i, j, tile)
+            for done in steps:
+                pairs += done
                 count += 1
-                if self.alone or count % TILES_A_ROUND == 0:
+                if self.alone or count % a_round == 0:
                     pairs, meetings = self._meet(pairs, bar), meetings - 1
             while meetings > 0 and not self.alone:
                 pairs, meetings = self._meet(pairs, bar), meetings - 1

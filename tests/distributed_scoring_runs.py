@@ -17,7 +17,7 @@ from cmsei_fast import CMSEI, ModelConfig, PairScorer, engines, evaluate, retrie
 from cmsei_fast import distributed as sharing
 from cmsei_fast.data import Vocabulary, split_from_scenes, synthetic_scenes
 from cmsei_fast.model import cmsei
-from cmsei_fast.retrieval import pace
+from cmsei_fast.retrieval import candidates, pace
 
 OWNER = np.random.default_rng(5).permutation(np.arange(30) % 12)
 
@@ -29,6 +29,13 @@ def tied() -> tuple[np.ndarray, ...]:
     return images[of_image], captions[of_caption], m[of_caption], n[of_image]
 
 
+def chosen(query: str) -> np.ndarray:
+    """Candidates for each query, five of the 12 images or of the 30 captions."""
+    asks, items = (30, 12) if query == "caption" else (12, 30)
+    rng = np.random.default_rng(7)
+    return np.stack([rng.permutation(items)[:5] for _ in range(asks)])
+
+
 def results(group=None) -> dict[str, np.ndarray]:
     """Everything that a group computes, of distinct features and of ones with ties; a group screens, one does not."""
     out = {}
@@ -36,6 +43,8 @@ def results(group=None) -> dict[str, np.ndarray]:
         for query in ("caption", "image"):
             best = retrieve(*features, k=k, query=query, engine="eager", group=group)
             out |= {f"{name} {query} {x}": getattr(best, x) for x in ("indices", "scores")}
+            best = retrieve(*features, k=k, query=query, candidates=chosen(query), engine="eager", group=group)
+            out |= {f"{name} candidates {query} {x}": getattr(best, x) for x in ("indices", "scores")}
         found = evaluate(*features, caption_to_image=OWNER, folds=folds, engine="eager", group=group)
         out |= {f"{name} ranks {x}": getattr(found, x).ranks for x in ("i2t", "t2i")}
         out[f"{name} numbers"] = np.array([found.rsum, found.i2t.mean_rank, found.t2i.median_rank])
@@ -54,7 +63,7 @@ def results(group=None) -> dict[str, np.ndarray]:
 def same(folder: Path, rank: int) -> None:
     """All results, the pairs that this process scored for them, and a score matrix in a file."""
     with scoring_runs.small_tiles() as scored:
-        sharing.TILES_A_ROUND = 3
+        sharing.TILES_A_ROUND = candidates._CALLS_A_ROUND = 3
         if rank == 1:
             pace.clock = lambda: 0.0  # nothing pays: one process screens where the other, by its clock, may not
         found = results(dist.group.WORLD)
@@ -119,6 +128,10 @@ def fails(folder: Path, rank: int) -> None:
             lambda: retrieve(images, captions, m, n, group="world"),
             lambda: screened(images, captions, m, n, group=group),
             lambda: screened(*scoring_runs.features(), screen="bfloat16" if rank else None, group=group),
+            lambda: retrieve(images, captions, m, n, candidates=chosen("caption"), engine="eager", group=group),
+            lambda: retrieve(
+                *scoring_runs.features(), candidates=(chosen("caption") + rank) % 12, engine="eager", group=group
+            ),
         ]
         for call in calls:
             print(error_of(call), flush=True)

@@ -101,8 +101,10 @@ def test_an_error_in_one_process_ends_both(finished):
     if engines.unavailable("native") is None:  # screened; else two lines say that nothing was
         assert [first[7], second[7]] == [f"ProcessLost: process 1 of 2 failed: {nan}", nan]
         assert [first[8], second[8]] == [f"{other}screen in process {a} than in process {1 - a}" for a in (1, 0)]
-    assert first[9] == "ProcessLost: process 1 of 2 failed to encode its share"
-    assert second[9] == "TypeError: 'NoneType' object is not callable"
+    assert [first[9], second[9]] == [f"ProcessLost: process 1 of 2 failed: {nan}", nan]
+    assert [first[10], second[10]] == [f"{other}candidates in process {a} than in process {1 - a}" for a in (1, 0)]
+    assert first[11] == "ProcessLost: process 1 of 2 failed to encode its share"
+    assert second[11] == "TypeError: 'NoneType' object is not callable"
     assert [re.sub(r", got .*", "", line) for line in first[4:7]] == [
         "ValueError: out: expected the name of a file that ends in .npy",
         "ValueError: group: expected out= to be the name of a file",

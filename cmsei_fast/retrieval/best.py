@@ -68,7 +68,7 @@ def retrieve(
         screen: "bfloat16": score with rounded features first, and exactly only the pairs that these leave undecided
             (docs/pruning.md); the result is the same to the bit. For scorers made of largest inner products, such as
             ``PairScorer.maxsim()``, in float32 or float64 on the native engine.
-        group: of torch.distributed: its processes, each with the same call, share the tiles, and all get the same
+        group: of torch.distributed: its processes, each with the same call, share the pairs, and all get the same
             result, that of one process (docs/distributed.md). None: this process alone.
 
     Returns:
@@ -76,7 +76,7 @@ def retrieve(
 
     Raises:
         TypeError, ValueError, MemoryError: as :func:`cmsei_fast.score_matrix` does, and for k, query, screen or
-            candidates, which come without a screen or a group.
+            candidates, which come without a screen.
         ProcessLost: where another process of the group failed or is lost.
     """
     if not is_whole(k):
@@ -86,11 +86,10 @@ def retrieve(
     problem = prepare(images, captions, caption_lengths, image_lengths, scorer, engine, precision)
     check_screen(screen, problem)
     if candidates is not None:
-        for name, value in (("screen", screen), ("group", group)):
-            if value is not None:
-                raise ValueError(f"{name}: expected None beside candidates, got {value!r}")
+        if screen is not None:
+            raise ValueError(f"screen: expected None beside candidates, got {screen!r}")
         chosen = check_candidates(candidates, query, problem.shape)
-        return _retrieved(problem, *best_candidates(TileStream(problem), chosen, query, k, progress))
+        return _retrieved(problem, *best_candidates(TileStream(problem), chosen, query, k, progress, group))
     best = find_best(TileStream(problem), k, query, screen=screen, progress=progress, group=group)
     return _retrieved(problem, best.indices, best.scores)
 
@@ -107,7 +106,7 @@ def find_best(
     asks = (n_caption, n_image) if query == "caption" else (n_image, n_caption)
     best = TopK(*asks, k, stream.dtype, stream.device)
     grid, team = stream.grid, Team(group, stream)
-    team.agree(k=k, query=query, screen=screen)
+    team.agree(k=k, query=query, screen=screen, candidates=None)
     wanted = np.ones(grid.shape, dtype=bool)
     team.deal(wanted)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,16 @@ import torch
 from torch import Tensor
 
 from ..checks import integers
+from ..distributed import Team, dealt
 from ..packing import Block
-from ..progress import Progress
 from ..tiling import Part, TileStream, call_engine, overflow
 
 # An image is gone through with its captions, a caption with its images where these are so many times more: what is
 # computed of one item alone is more of an image, whose regions are more than a caption's words.
 _FEWER = 4
+
+# Calls of the engine between two meetings of the processes of a group.
+_CALLS_A_ROUND = 256
 
 
 def check_candidates(candidates: Any, query: str, shape: tuple[int, int]) -> np.ndarray:
@@ -43,45 +48,113 @@ def check_candidates(candidates: Any, query: str, shape: tuple[int, int]) -> np.
 
 
 def best_candidates(
-    stream: TileStream, candidates: np.ndarray, query: str, k: int, progress: bool
+    stream: TileStream, candidates: np.ndarray, query: str, k: int, progress: bool, group: Any = None
 ) -> tuple[Tensor, Tensor]:
     """(n_query, min(k, c)) of the best candidates: their indices and scores, of equal scores the lower index first."""
-    items = torch.from_numpy(np.sort(candidates, axis=1))
+    ordered = np.sort(candidates, axis=1)
+    team = Team(group, stream)
+    team.agree(k=k, query=query, screen=None, candidates=zlib.crc32(ordered.tobytes()))
+    items = torch.from_numpy(ordered)
     asks = np.repeat(np.arange(len(items)), items.shape[1])
     flat = items.flatten().numpy()
     images, captions = (flat, asks) if query == "caption" else (asks, flat)
-    found = _scores(stream, images, captions, progress).view(items.shape)
+    found = _scores(stream, images, captions, progress, team).view(items.shape)
     scores, order = found.sort(dim=1, descending=True, stable=True)
     k = min(k, items.shape[1])
     return items.to(scores.device).gather(1, order[:, :k]), scores[:, :k].contiguous()
 
 
+@dataclass(frozen=True)
+class _Calls:
+    """The engine's calls: each of one image with some captions, or of one caption with some images, of two blocks.
+
+    They are the same whichever process makes them, so that a pair's score has the same bits.
+
+    Args:
+        pairs: (P,) the pairs, call after call, and the calls in the order of their blocks.
+        cuts: (C + 1,) pairs before each call.
+        blocks: (C,) number of the blocks of images and captions.
+        by_image: (C,) whether there is one image.
+    """
+
+    pairs: np.ndarray
+    cuts: np.ndarray
+    blocks: np.ndarray
+    by_image: np.ndarray
+
+    def of(self, call: int) -> np.ndarray:
+        """Its pairs."""
+        return self.pairs[self.cuts[call] : self.cuts[call + 1]]
+
+
+def _calls(images: np.ndarray, captions: np.ndarray, number: np.ndarray) -> _Calls:
+    """The calls for pairs (images[p], captions[p]) of the blocks number[p]."""
+    order = np.lexsort((captions, images, number))  # as the blocks come, and by image in each
+    pairs, sizes, blocks, by_image = [order[:0]], [], [], []
+    for run in np.split(order, np.flatnonzero(np.diff(number[order])) + 1) if len(order) else []:
+        image = len(np.unique(images[run])) <= _FEWER * len(np.unique(captions[run]))
+        if not image:
+            run = run[np.argsort(captions[run], kind="stable")]
+        one = (images if image else captions)[run]
+        ends = np.append(np.flatnonzero(np.diff(one)) + 1, len(run))
+        pairs.append(run)
+        sizes.append(np.diff(ends, prepend=0))
+        blocks.append(np.full(len(ends), number[run[0]]))
+        by_image.append(np.full(len(ends), image))
+    return _Calls(
+        np.concatenate(pairs),
+        np.concatenate([np.zeros(1, dtype=np.int64), *sizes]).cumsum(),
+        np.concatenate([np.zeros(0, dtype=np.int64), *blocks]),
+        np.concatenate([np.zeros(0, dtype=bool), *by_image]),
+    )
+
+
 @torch.no_grad()
-def _scores(stream: TileStream, images: np.ndarray, captions: np.ndarray, progress: bool) -> Tensor:
+def _scores(stream: TileStream, images: np.ndarray, captions: np.ndarray, progress: bool, team: Team) -> Tensor:
     """The scores of pairs (images[p], captions[p]), in their order."""
     grid = stream.grid
-    out = torch.empty(len(images), dtype=stream.dtype, device=stream.device)
-    wanted = np.zeros(grid.shape, dtype=bool)
-    wanted[_place(grid.image_cuts, images), _place(grid.caption_cuts, captions)] = True
     starts = [
         cuts[[first for first, _ in blocks]]
         for cuts, blocks in ((grid.image_cuts, grid.image_blocks), (grid.caption_cuts, grid.caption_blocks))
     ]
-    number = _place(starts[0], images) * len(starts[1]) + _place(starts[1], captions)
-    order = np.lexsort((captions, images, number))  # as the blocks come, and by image in each
-    number = number[order]
-    bar = Progress(len(images)) if progress else None
-    try:
+    calls = _calls(images, captions, _place(starts[0], images) * len(starts[1]) + _place(starts[1], captions))
+    work = _work(stream, images, captions, calls)
+    first, last = np.searchsorted(dealt(work, team.size), [team.rank, team.rank + 1])
+    mine = calls.pairs[calls.cuts[first] : calls.cuts[last]]
+    wanted = np.zeros(grid.shape, dtype=bool)
+    wanted[_place(grid.image_cuts, images[mine]), _place(grid.caption_cuts, captions[mine])] = True
+    out = torch.zeros(len(images), dtype=stream.dtype, device=stream.device)
+
+    def steps() -> Iterator[int]:
         for regions, words in stream.blocks(wanted):
             at = _place(starts[0], regions.first) * len(starts[1]) + _place(starts[1], words.first)
-            run = order[np.searchsorted(number, at) : np.searchsorted(number, at, "right")]
-            for pairs, scores in _in_blocks(stream, regions, words, images, captions, run):
+            own = np.searchsorted(calls.blocks, [at, at + 1])
+            for call in range(max(first, own[0]), min(last, own[1])):
+                pairs = calls.of(call)
+                scores = _call(stream, regions, words, images[pairs], captions[pairs], calls.by_image[call])
                 out[torch.from_numpy(pairs).to(out.device)] = scores
-                if bar is not None:
-                    bar.update(len(pairs))
+                yield len(pairs)
+
+    bar = team.bar(progress, len(images))
+    try:
+        team.go_through(int(last - first), _CALLS_A_ROUND, steps(), bar)
+        team.sum_(out.view(torch.int64 if out.dtype == torch.float64 else torch.int32))  # as bits: -0.0 + 0.0 is 0.0
     finally:
         if bar is not None:
             bar.close()
+    return out
+
+
+def _work(stream: TileStream, images: np.ndarray, captions: np.ndarray, calls: _Calls) -> np.ndarray:
+    """(C,) inner products that each call takes: regions with words, and rows of each of its items with each other."""
+    n, m = (
+        np.diff(side.row_offsets)[items[calls.pairs]].astype(np.float64)
+        for side, items in ((stream.problem.images, images), (stream.problem.captions, captions))
+    )
+    by_image = np.repeat(calls.by_image, np.diff(calls.cuts))
+    one, others = np.where(by_image, n, m), np.where(by_image, m, n)
+    first = calls.cuts[:-1]
+    out: np.ndarray = np.add.reduceat(n * m + others**2, first) + one[first] ** 2 if len(first) else np.zeros(0)
     return out
 
 
@@ -89,26 +162,18 @@ def _place(starts: np.ndarray, item: Any) -> Any:
     return np.searchsorted(starts, item, "right") - 1
 
 
-def _in_blocks(
-    stream: TileStream, regions: Block, words: Block, images: np.ndarray, captions: np.ndarray, run: np.ndarray
-) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Some of the pairs ``run`` and their scores, one image or one caption after the other."""
-    by_image = len(np.unique(images[run])) <= _FEWER * len(np.unique(captions[run]))
-    if not by_image:
-        run = run[np.argsort(captions[run], kind="stable")]
-    one, others = (images, captions) if by_image else (captions, images)
-    for pairs in np.split(run, np.flatnonzero(np.diff(one[run])) + 1):
-        item = one[pairs[:1]]
-        sides = (regions, item), (words, others[pairs])
-        if not by_image:
-            sides = (regions, others[pairs]), (words, item)
-        # The engine reads the features alone, not where they are from.
-        part = Part(slice(0), slice(0), *_picked(*sides[0]), *_picked(*sides[1]))
-        scores = call_engine("pair_score", stream.problem, part).flatten()
-        if len(bad := (~torch.isfinite(scores)).nonzero()):
-            pair = pairs[int(bad[0])]
-            raise overflow(int(images[pair]), int(captions[pair]))
-        yield pairs, scores
+def _call(
+    stream: TileStream, regions: Block, words: Block, images: np.ndarray, captions: np.ndarray, by_image: bool
+) -> Tensor:
+    """Scores of one image with some captions, or of some images with one caption."""
+    sides = (regions, images[:1] if by_image else images), (words, captions if by_image else captions[:1])
+    # The engine reads the features alone, not where they are from.
+    part = Part(slice(0), slice(0), *_picked(*sides[0]), *_picked(*sides[1]))
+    scores = call_engine("pair_score", stream.problem, part).flatten()
+    if len(bad := (~torch.isfinite(scores)).nonzero()):
+        pair = int(bad[0])
+        raise overflow(int(images[pair]), int(captions[pair]))
+    return scores
 
 
 def _picked(block: Block, items: np.ndarray) -> tuple[Tensor, Tensor]:
