@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import Linear, Module, Parameter
 
 from cmsei_fast.checks import check_scorer, is_whole
+from cmsei_fast.encoded import Encoded
 from cmsei_fast.engines.relations import attention_probabilities
 from cmsei_fast.ops import pair_score, relation_attention
 from cmsei_fast.scorer import FIRST_GATE, PairScorer
@@ -65,7 +66,13 @@ class PairScore(Module):
         """The scorer with the current numbers."""
         return self._structure.with_scalars(self.scalars().tolist())
 
-    def forward(self, regions: Tensor, words: Tensor, region_offsets: Tensor, word_offsets: Tensor) -> Tensor:
+    def forward(
+        self,
+        regions: Tensor | Encoded,
+        words: Tensor | Encoded,
+        region_offsets: Tensor | None = None,
+        word_offsets: Tensor | None = None,
+    ) -> Tensor:
         """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); arguments as of :func:`cmsei_fast.pair_score`."""
         return pair_score(
             regions,

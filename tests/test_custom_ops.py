@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -355,6 +356,30 @@ def test_padded_items_become_packed_ones_with_their_gradient() -> None:
         Encoded.from_padded(padded, [2, 6, 1])
     with pytest.raises(ValueError, match=r"^regions: expected 2 dimensions .*Encoded\.from_padded packs padded items$"):
         pair_score(padded, encoded.rows, whole.offsets, encoded.offsets, scorer=SCORER)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_encoded_items_are_their_rows_and_offsets(compiled: bool) -> None:
+    torch.manual_seed(0)
+    v, w = torch.randn(7, 4), torch.randn(9, 4)
+    images, captions = Encoded(v, torch.tensor([2, 4, 1])), Encoded(w, torch.tensor([5, 4]))
+    score = PairScore(SCORER)
+
+    def found(of: Any, *sides: Any) -> list[Tensor]:
+        for x in (v, w):
+            x.requires_grad_()
+        scores = of(*sides)
+        return [scores, *torch.autograd.grad(scores.square().sum(), [v, w])]
+
+    def of(images: Encoded, captions: Encoded) -> Tensor:
+        return score(images, captions) + pair_score(images, captions, scorer=SCORER)
+
+    expected = found(lambda *x: 2 * score(*x), v, w, images.offsets, captions.offsets)
+    got = found(torch.compile(of, fullgraph=True, backend="aot_eager") if compiled else of, images, captions)
+    for a, b in zip(got, expected, strict=True):
+        assert torch.equal(a, b)
+    mixed = pair_score(images, w, None, captions.offsets, scorer=SCORER)
+    assert torch.equal(mixed, pair_score(v, captions, images.offsets, scorer=SCORER))
 
 
 def test_numbers_of_another_structure_do_not_load() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cmsei_fast import engines
+from cmsei_fast import Encoded, engines
 from cmsei_fast.ops import pair_score
 from cmsei_fast.scorer import PairScorer
 
@@ -53,6 +53,26 @@ BAD = {
         _call(regions=torch.randn(6, 0), words=torch.randn(5, 0)),
         ValueError,
         "regions: expected a last dimension of at least 1, got 0",
+    ),
+    "offsets-beside-encoded": (
+        _call(regions=Encoded(torch.randn(6, 4), torch.tensor([2, 4]))),
+        TypeError,
+        "region_offsets: expected None (regions are encoded and have theirs), got Tensor",
+    ),
+    "no-offsets": (
+        _call(word_offsets=None),
+        TypeError,
+        "word_offsets: expected a tensor beside words that are not Encoded, got None",
+    ),
+    "encoded-lengths": (
+        _call(words=Encoded(torch.randn(5, 4), [5]), word_offsets=None),
+        TypeError,
+        "words.lengths: expected a tensor, got list",
+    ),
+    "encoded-float-lengths": (
+        _call(words=Encoded(torch.randn(5, 4), torch.tensor([5.0])), word_offsets=None),
+        TypeError,
+        "word_offsets: expected dtype torch.int64, got torch.float32",
     ),
     "offsets-dtype": (
         _call(region_offsets=torch.tensor([0, 2, 6], dtype=torch.int32)),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cmsei_fast import engines
 from cmsei_fast.checks import scorer_at_hand
+from cmsei_fast.encoded import Encoded
 from cmsei_fast.engines.eight_bits import taken
 from cmsei_fast.engines.terms import PRECISIONS, accumulator
 from cmsei_fast.scorer import (
@@ -30,10 +31,10 @@ _FLOATS = tuple(PRECISIONS.values())
 
 
 def pair_score(
-    regions: Tensor,
-    words: Tensor,
-    region_offsets: Tensor,
-    word_offsets: Tensor,
+    regions: Tensor | Encoded,
+    words: Tensor | Encoded,
+    region_offsets: Tensor | None = None,
+    word_offsets: Tensor | None = None,
     *,
     scorer: PairScorer,
     scalars: Tensor | None = None,
@@ -43,9 +44,11 @@ def pair_score(
     """Scores of every image with every sentence; differentiable for regions, words and scalars.
 
     Args:
-        regions: (ΣR, D) regions of all images, one image after the other; float16, bfloat16, float32 or float64.
-        words: (ΣL, D) words of all sentences, in regions' dtype and on its device.
+        regions: (ΣR, D) regions of all images, one image after the other; float16, bfloat16, float32 or float64. Or
+            :class:`cmsei_fast.Encoded` images, which have their offsets with them.
+        words: (ΣL, D) words of all sentences, in regions' dtype and on its device; or encoded ones.
         region_offsets: (N + 1,) int64 on the CPU: image i owns the rows from offset i to offset i + 1, at least one.
+            None for encoded images alone.
         word_offsets: (M + 1,) int64 on the CPU, likewise.
         scorer: what the score is; fixes the structure and, where scalars is None, the numbers.
         scalars: (n,) weights, temperatures, gates and thresholds in the order of ``scorer.scalars()``, on the CPU or
@@ -65,17 +68,33 @@ def pair_score(
         ValueError: for shapes, offsets, devices or names that do not fit.
         EngineUnavailable: if the engine asked for by name cannot run here.
     """
-    _check_tensors(regions=regions, words=words, region_offsets=region_offsets, word_offsets=word_offsets)
+    v, v_offsets = _packed("region", regions, region_offsets)
+    w, w_offsets = _packed("word", words, word_offsets)
+    _check_tensors(regions=v, words=w, region_offsets=v_offsets, word_offsets=w_offsets)
     if not isinstance(scorer, PairScorer):
         raise TypeError(f"scorer: expected a PairScorer, got {type(scorer).__name__}{scorer_at_hand(scorer)}")
     if precision is None:
-        precision = _own_precision(regions)
+        precision = _own_precision(v)
     if scalars is None:
         scalars = torch.tensor(scorer.scalars(), dtype=accumulator(precision), device="cpu")
     _check_tensors(scalars=scalars)
-    refuse_tangents("pair_score", regions, words, scalars)
+    refuse_tangents("pair_score", v, w, scalars)
     options = (scorer.config(), engine, precision)
-    return _differentiable(regions, words, region_offsets, word_offsets, scalars, *options)
+    return _differentiable(v, w, v_offsets, w_offsets, scalars, *options)
+
+
+def _packed(row: str, rows: Any, offsets: Any) -> tuple[Any, Any]:
+    """Rows and offsets of :class:`Encoded` items; anything else as it is."""
+    if not isinstance(rows, Encoded):
+        if offsets is None:
+            raise TypeError(f"{row}_offsets: expected a tensor beside {row}s that are not Encoded, got None")
+        return rows, offsets
+    if offsets is not None:
+        raise TypeError(
+            f"{row}_offsets: expected None ({row}s are encoded and have theirs), got {type(offsets).__name__}"
+        )
+    _check_tensors(**{f"{row}s.rows": rows.rows, f"{row}s.lengths": rows.lengths})
+    return rows.rows, rows.offsets
 
 
 def _own_precision(regions: Tensor) -> str:
