@@ -1,10 +1,11 @@
-"""The pages of demo and report in a browser: nothing is cut off on a phone, nothing fails, names keep apart."""
+"""The pages of demo, report and retrieval in a browser: nothing is cut off on a phone or fails, names keep apart."""
 
 from __future__ import annotations
 
 import browser
 import numpy as np
 import pytest
+from training_runs import tiny_model
 
 from cmsei_fast import cli
 from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
@@ -58,10 +59,22 @@ def pages(tmp_path_factory):
     np.save(folder / "scores.npy", scores)
     saved = ["--scores", str(folder / "scores.npy"), "--split", str(folder / "s.h5")]
     assert cli.main(["report", *saved, "--out", str(folder / "report.html")]) == 0
+    tiny_model(split).save_pretrained(folder / ("model" * 20))
+    asks = [
+        "--caption",
+        "a zorblax horse",
+        "--caption",
+        "quux" * 30,
+        "--image",
+        "3",
+        "--model",
+        f"{folder}/{'model' * 20}",
+    ]
+    assert cli.main(["retrieve", f"{folder}/s.h5", *asks, "--page", str(folder / "retrieval.html")]) == 0
     return folder
 
 
-@pytest.mark.parametrize("name", ["demo", "report"])
+@pytest.mark.parametrize("name", ["demo", "report", "retrieval"])
 def test_wide_and_narrow(pages, window, name):
     for width in (1280, 390):
         window.open(pages / f"{name}.html", width=width)

@@ -11,7 +11,7 @@ from .html import Html, html, page
 _STYLE = """
 section { border-top: 1px solid var(--line); padding: .8rem 0; }
 small, .unknown { color: var(--quiet); }
-figcaption { overflow-wrap: anywhere; }
+:is(h1, h2, p, figcaption, li) { overflow-wrap: anywhere; }
 .side { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; align-items: flex-start; }
 .side > div { flex: 1 1 18rem; }
 .side ol { margin: 0; padding-left: 1.5rem; }
