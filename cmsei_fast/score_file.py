@@ -22,7 +22,7 @@ from torch import Tensor
 from .data.files import check_target, naming, replacing
 from .distributed import ProcessLost, Team
 from .fingerprint import differences, fingerprint
-from .score_record import Marks, ScoreRecord
+from .score_record import ENDING, Marks, ScoreRecord
 from .tiling import Grid, ScoreTiles
 
 fcntl: Any = None
@@ -98,7 +98,7 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix != ".npy":
         raise ValueError(f"out: expected the name of a file that ends in .npy, got {os.fspath(path)!r}")
-    check_target(target)
+    check_target(target, beside=ENDING)
     return target
 
 
@@ -112,7 +112,7 @@ class ScoreFile:
     def __init__(self, path: str | os.PathLike[str], tiles: ScoreTiles, rank: int = 0) -> None:
         self.path = check_path(path)
         self.part = self.path.with_name(f"{self.path.name}.part")
-        self._record = ScoreRecord(self.path.with_name(f"{self.path.name}.record"), rank)
+        self._record = ScoreRecord(self.path.with_name(f"{self.path.name}{ENDING}"), rank)
         self._problems, self._grid, self._shape = tiles.problems, tiles.grid, tiles.shape
         self._dtype = np.dtype(str(tiles.dtype).removeprefix("torch."))
         head = io.BytesIO()
@@ -142,7 +142,7 @@ class ScoreFile:
             self._verify(before, self.part)
         else:
             self._record.remove()
-            os.ftruncate(self._file, 0)
+            self._renew()
         try:
             self._reserve()
         except OSError:
@@ -255,6 +255,15 @@ class ScoreFile:
             if self.part.exists() and os.path.samestat(os.fstat(file), self.part.stat()):
                 return file
             os.close(file)  # another run has just given it its name
+
+    def _renew(self) -> None:
+        """A part of its own: a process that outlives its run may still write to the one that was there."""
+        old = self._file
+        try:
+            self.part.unlink()
+            self._file = self._open()
+        finally:
+            os.close(old)
 
     def _reserve(self) -> None:
         """The header and the full size, sparse.

@@ -19,6 +19,8 @@ FORMAT = {"format": "cmsei_fast score record", "version": 1}
 
 _MARK = re.compile(rb"(\d+) (\d+) ([0-9a-f]{8})")
 
+ENDING = ".record"  # after the name of the matrix
+
 Marks = dict[tuple[int, int], int]  # CRC-32 of the scores of each finished tile (i, j)
 
 

@@ -113,6 +113,20 @@ def test_a_run_that_is_stopped_several_times(out, scored, monkeypatch):
     assert sum(scored) == sum(sizes) + sizes[2] + sizes[3] + sizes[9]  # those that were scored and not written
 
 
+def test_a_process_that_outlives_its_run_does_not_write_into_the_next(out, scored, monkeypatch):
+    """As one whose launcher and first process were killed: it goes on to the next exchange."""
+    expected = np.array(score_matrix(*scoring_runs.features(), engine="eager"))
+    stopped(out, monkeypatch, 3)
+    left = os.open(f"{out}.part", os.O_RDWR)
+    try:
+        run(out, resume=False)
+        os.pwrite(left, b"\x40" * 400, 200)
+    finally:
+        os.close(left)
+    np.testing.assert_array_equal(np.load(out), expected)
+    assert names(out.parent) == ["scores.npy"]
+
+
 def test_without_resume_it_starts_afresh(out, scored, monkeypatch):
     np.save(out, np.ones(3))
     stopped(out, monkeypatch, 5)

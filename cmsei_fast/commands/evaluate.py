@@ -41,10 +41,11 @@ def add_parser(commands: Any) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from ..data.files import check_target
+    from ..score_record import ENDING
 
-    for flag, path in (("--json", arguments.json), ("--scores", arguments.scores)):
+    for flag, path, beside in (("--json", arguments.json, ""), ("--scores", arguments.scores, ENDING)):
         if path is not None:
-            check_target(path, flag)
+            check_target(path, flag, beside)
     if arguments.scores is not None and not arguments.scores.endswith(".npy"):
         raise ValueError(f"--scores: expected the name of a file that ends in .npy, got {arguments.scores}")
     if arguments.resume and arguments.scores is None:

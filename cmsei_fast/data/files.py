@@ -59,12 +59,13 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         file.write(text)
 
 
-def check_target(path: str | os.PathLike[str], name: str | None = None) -> None:
+def check_target(path: str | os.PathLike[str], name: str | None = None, beside: str = "") -> None:
     """``path`` can be the name of a file: its directory is there and can be written, it is none and not too long.
 
     Args:
         path: to be written to.
         name: of the argument or flag that it came by, for the message; None: the path alone says what is meant.
+        beside: the longest ending of a file that is written beside it, under its name and that.
 
     Raises:
         OSError: otherwise.
@@ -78,7 +79,7 @@ def check_target(path: str | os.PathLike[str], name: str | None = None) -> None:
         raise FileNotFoundError(f"{owner}: expected a file in an existing directory{got}")
     if not os.access(os.path.dirname(target), os.W_OK):
         raise PermissionError(f"{owner}: expected a file in a directory that can be written{got}")
-    longest = _longest_name(os.path.dirname(target))
+    longest = _longest_name(os.path.dirname(target)) - len(os.fsencode(beside))
     if (size := len(os.fsencode(os.path.basename(target)))) > longest:
         raise OSError(f"{owner}: expected the name of a file of at most {longest} bytes, got {size}")
 
