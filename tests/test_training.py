@@ -16,6 +16,7 @@ import torch
 import training_runs
 from safetensors.torch import load_file
 
+from cmsei_fast.data import Vocabulary
 from cmsei_fast.training import TrainConfig, train
 from cmsei_fast.training.log import read_log
 
@@ -73,6 +74,31 @@ def test_the_loss_falls(tmp_path, loss, precision):
     found = losses(tmp_path)
     assert len(found) == 32
     assert sum(found[-4:]) < 0.8 * sum(found[:4])
+
+
+def test_a_resumed_run_has_its_vocabulary_and_its_validation_split(tmp_path, monkeypatch):
+    longer = {"epochs": 2, "schedule": "constant", "resume": True}
+    training_runs.run(tmp_path, epochs=1, schedule="constant", validated=False)
+    record = json.loads((tmp_path / "run.json").read_text())
+    split, build = training_runs.tiny_split(), Vocabulary.build
+    with monkeypatch.context() as patched:  # as many words in another order
+        words = build(split.captions).words
+        patched.setattr(Vocabulary, "build", lambda _: Vocabulary([*words[:4], *reversed(words[4:])]))
+        expected = record["vocabulary"]["words"]
+        with pytest.raises(ValueError, match=rf"^vocabulary\.words: expected '{expected}' \(as the run began\), got '"):
+            training_runs.run(tmp_path, **longer)
+    training_runs.run(tmp_path, **longer)
+    training_runs.run(tmp_path, validated=False, **longer)
+    other = training_runs.tiny_split(seed=1)
+    with pytest.raises(ValueError, match=r"^validation\.\w+: expected '.*' \(as the run began\), got '"):
+        train(
+            training_runs.tiny_model(split),
+            split,
+            other,
+            tmp_path,
+            training_runs.config(epochs=2, schedule="constant"),
+            resume=True,
+        )
 
 
 def test_refusals(tmp_path, monkeypatch):

@@ -40,13 +40,16 @@ def tiny_model(split, **changes) -> CMSEI:
     return CMSEI(ModelConfig(**(parts | changes)), Vocabulary.build(split.captions))
 
 
+def config(**training) -> TrainConfig:
+    return TrainConfig(**({"epochs": 2, "batch_size": 8, "learning_rate": 0.003, "warmup_steps": 2} | training))
+
+
 def run(directory, *, resume=False, model=None, validated=True, **training):
     """Trains, and returns the model."""
     split = tiny_split()
     made = tiny_model(split, **(model or {}))
     validation = split if validated else None
-    config = TrainConfig(**({"epochs": 2, "batch_size": 8, "learning_rate": 0.003, "warmup_steps": 2} | training))
-    train(made, split, validation, Path(directory), config, resume=resume, device="cpu", progress=False)
+    train(made, split, validation, Path(directory), config(**training), resume=resume, device="cpu", progress=False)
     return made
 
 

@@ -1,4 +1,4 @@
-"""What tells one training split from another, so that a run goes on with the data that it began with."""
+"""What tells one split or vocabulary from another, so that a run goes on with those that it began with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..data.split import Split
+from ..data.vocabulary import Vocabulary
 from ..fingerprint import sample_of
 
 
@@ -27,6 +28,11 @@ def identity(split: Split) -> dict[str, Any]:
     out: dict[str, Any] = {name: f"{len(x)}, {_crc([_bytes(x)])}" for name, x in texts.items()}
     out["caption_to_image"] = _crc([split.caption_to_image])
     return out | {name: _crc(x) for name, x in arrays.items()}
+
+
+def vocabulary_identity(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Count and CRC-32 of the words in their order, for JSON."""
+    return {"words": f"{len(vocabulary)}, {_crc([_bytes(vocabulary.words)])}"}
 
 
 def _bytes(texts: Iterable[str]) -> np.ndarray:

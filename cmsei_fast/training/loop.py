@@ -26,12 +26,14 @@ from . import checkpoint as disk
 from .alone import alone_in
 from .batches import Batches
 from .config import TrainConfig
-from .identity import identity
+from .identity import identity, vocabulary_identity
 from .log import Log
 from .mentions import find_mentions
 from .objective import Objective
 
 CHECKPOINTS, BEST, LAST, CONFIG = "checkpoints", "best", "last", "run.json"
+# What the parts of the configuration that are no settings are of, for messages.
+_OWNERS = {"data": "training.", "validation": "validation.", "vocabulary": "vocabulary."}
 # Settings that a resumed run may change: no step depends on them.
 _FREE = ("workers", "checkpoint_every", "validate_every")
 
@@ -71,8 +73,9 @@ def train(
         FileExistsError: the directory holds a run and ``resume`` is False.
         OSError: another process is training in the directory.
         TypeError: no split or no TrainConfig in its place.
-        ValueError: a configuration or training data that differ from the run's that is resumed; a validation split
-            without captions or what the model is built on; float16 on the CPU; a loss that is not finite.
+        ValueError: a configuration, a vocabulary, training data or a validation split that differ from
+            the run's that is resumed (one that had no validation split may be given one); a validation split without
+            captions or what the model is built on; float16 on the CPU; a loss that is not finite.
     """
     for name, value, kind in (("training", training, Split), ("config", config, TrainConfig)):
         if not isinstance(value, kind):
@@ -125,7 +128,10 @@ class _Run:
         self.metrics: RecallMetrics | None = None
         held.enter_context(alone_in(directory))
         found = disk.latest_checkpoint(directory / CHECKPOINTS)
-        self._check_directory(found, resume, identity(training))
+        data = {"data": identity(training), "vocabulary": vocabulary_identity(model.vocabulary)}
+        if validation is not None:
+            data["validation"] = identity(validation)
+        self._check_directory(found, resume, data)
         torch.manual_seed(config.seed + 1000003 * self.rank)  # dropout differs between processes
         if found is not None:
             self._restore(*disk.read_checkpoint(found))
@@ -260,7 +266,7 @@ class _Run:
     def _check_directory(self, found: Path | None, resume: bool, data: dict[str, Any]) -> None:
         """A new run begins in a directory without one; a resumed run has the configuration and data it began with."""
         path = self.directory / CONFIG
-        record = {"training": self.config.to_dict(), "model": self.model.config.to_dict(), "data": data}
+        record = {"training": self.config.to_dict(), "model": self.model.config.to_dict(), **data}
         record = json.loads(json.dumps(record))
         before = None
         if path.exists():
@@ -276,8 +282,10 @@ class _Run:
             for part in [x for x in record if x in before]:  # an older run has not noted its data
                 for name, value in record[part].items():
                     if (old := before[part].get(name)) != value and not self._may_differ(name, old):
-                        name = f"training.{name}" if part == "data" else name
+                        name = _OWNERS.get(part, "") + name
                         raise ValueError(f"{name}: expected {old!r:.80} (as the run began), got {value!r:.80}")
+            if "validation" in before:  # a run that goes on without it keeps to it
+                record.setdefault("validation", before["validation"])
         elif found is not None:
             raise ValueError(f"{path}: expected the configuration of the run, got checkpoints without it")
         if self.world > 1:
