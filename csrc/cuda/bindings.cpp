@@ -152,7 +152,8 @@ void bind_pair_score(py::module_& module) {
         if (!problem.empty()) throw std::runtime_error(problem);
         return bytes;
       },
-      py::arg("call"), py::arg("backward"), py::arg("device"), "Bytes of device memory that a launch wants as scratch.");
+      py::arg("call"), py::arg("backward"), py::arg("device"),
+      "Bytes of device memory that a launch wants as scratch.");
   module.def("pair_scores", &pair_kernel<PairCall, cmsei::cuda::pair_scores>, py::arg("call"), py::arg("device"),
              py::arg("stream"), "Enqueues the kernel that writes scores.");
   module.def("pair_gradients", &pair_kernel<PairCall, cmsei::cuda::pair_gradients>, py::arg("call"), py::arg("device"),

@@ -2,8 +2,8 @@
 // hopper_device.cuh, which the includer has defined, so that it also runs on a host (tests/).
 //
 // Two threads of one warpgroup load tiles by TMA into a ring of stages, the words and the regions: a share of them,
-// into the memory of all blocks of the cluster that multiply it. The other warpgroup multiplies them by wgmma and writes
-// the products into shared memory in the stages' place, an image's block after another's; its warps score pairs.
+// into the memory of all blocks of the cluster that multiply it. The other warpgroup multiplies them by wgmma and
+// writes the products into shared memory in the stages' place, an image's block after another's; its warps score pairs.
 #pragma once
 
 #include "hopper_cluster.h"

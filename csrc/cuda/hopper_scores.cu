@@ -45,7 +45,8 @@ cudaError_t find_encode(EncodeTiled& encode) {
 std::string make_map(EncodeTiled encode, const TileRows& rows, const TileCall& call, int box_rows,
                      CUtensorMap& map) {
   const int type = static_cast<int>(call.type);
-  const TensorMap plan = tensor_map(static_cast<uint64_t>(rows.data), rows.stride, rows.rows, call.width, type, box_rows);
+  const TensorMap plan =
+      tensor_map(static_cast<uint64_t>(rows.data), rows.stride, rows.rows, call.width, type, box_rows);
   const cuuint64_t sizes[2] = {plan.sizes[0], plan.sizes[1]}, strides[1] = {plan.strides[0]};
   const auto numbers = plan.bytes == 1  ? CU_TENSOR_MAP_DATA_TYPE_UINT8
                        : type == kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16

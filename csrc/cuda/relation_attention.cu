@@ -39,7 +39,8 @@ std::string launch(const RelationAttention& call, int device, cudaStream_t strea
   int shared_limit = 0;
   cudaError_t error = cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (error != cudaSuccess) return explain(error, "while asking for the device's shared memory");
-  const Plan plan = make_plan(shape_of(call), kRowLanes * kRowsPerLane<Acc>, sizeof(Acc), static_cast<size_t>(shared_limit));
+  const Plan plan =
+      make_plan(shape_of(call), kRowLanes * kRowsPerLane<Acc>, sizeof(Acc), static_cast<size_t>(shared_limit));
   if (plan.warps == 0)
     return "relation_attention: a block needs more shared memory than the " + std::to_string(shared_limit) +
            " bytes of this device";

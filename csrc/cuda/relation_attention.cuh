@@ -320,7 +320,8 @@ struct Kernel {
 #pragma unroll
           for (int e = 0; e < kVector; ++e)
             if (c + e < channels)
-              to[static_cast<int64_t>(row) * channels + c + e] = static_cast<T>(out[row][vector * kVector + e] * factor);
+              to[static_cast<int64_t>(row) * channels + c + e] =
+                  static_cast<T>(out[row][vector * kVector + e] * factor);
         }
       }
     }

@@ -1,9 +1,9 @@
 // Relation attention backward: the body of the kernel, in terms of the primitives of device.cuh, which the includer has
 // defined, so that the same text also runs on a host (tests/).
 //
-// A block has one head of a group of images. The weights are computed again; they and the gradients of the logits stay in
-// shared memory, while rows of queries, keys, values and gradients pass through it a slice of their channels at a time.
-// The tables' gradients are a sum for each group, added up by the caller: every order of summation is fixed.
+// A block has one head of a group of images. The weights are computed again; they and the gradients of the logits stay
+// in shared memory, while rows of queries, keys, values and gradients pass through it a slice of their channels at a
+// time. The tables' gradients are a sum for each group, added up by the caller: every order of summation is fixed.
 #pragma once
 
 #include "../include/team.h"
@@ -67,8 +67,8 @@ struct GradientKernel {
   CMSEI_DEVICE Grid<const Acc> edges(const Acc* x) const { return {x, a.plan.edge_stride, 1}; }
   CMSEI_DEVICE Grid<const Acc> turned(const Acc* x, int stride) const { return {x, 1, stride}; }
 
-  // Channels [first, first + width) of all nodes, times `factor`. Whatever stands in a node without an edge becomes 0, so
-  // that it does not meet a weight of 0.
+  // Channels [first, first + width) of all nodes, times `factor`. Whatever stands in a node without an edge becomes 0,
+  // so that it does not meet a weight of 0.
   CMSEI_DEVICE void load(const Rows<T>& from, int64_t image, int first, int width, const int32_t* wanted, Acc factor,
                          Acc* to) const {
     const T* const source = from.at(image, head, 0) + first * from.channel_stride;
@@ -237,9 +237,13 @@ struct GradientKernel {
       load(a.k, image, first, width, answers, scale, right);
       sync_block();
       contract<Acc>(team, turned(weights, a.plan.edge_stride), rows(left), nodes, width, nodes,
-                    [&](int i, int c, Acc x) { a.d_v[corner + static_cast<int64_t>(i) * channels + c] = static_cast<T>(x); });
+                    [&](int i, int c, Acc x) {
+                      a.d_v[corner + static_cast<int64_t>(i) * channels + c] = static_cast<T>(x);
+                    });
       contract<Acc>(team, edges(d_edges), rows(right), nodes, width, nodes,
-                    [&](int i, int c, Acc x) { a.d_q[corner + static_cast<int64_t>(i) * channels + c] = static_cast<T>(x); });
+                    [&](int i, int c, Acc x) {
+                      a.d_q[corner + static_cast<int64_t>(i) * channels + c] = static_cast<T>(x);
+                    });
       if (a.value) {
         Acc* const table = a.d_value + (group * a.shape.labels * a.shape.heads + head) * channels + first;
         contract<Acc>(team, turned(bins, a.plan.bin_stride), rows(left), label_count, width, nodes,
@@ -252,7 +256,9 @@ struct GradientKernel {
       load(a.q, image, first, width, asks, scale, left);
       sync_block();
       contract<Acc>(team, turned(d_edges, a.plan.edge_stride), rows(left), nodes, width, nodes,
-                    [&](int i, int c, Acc x) { a.d_k[corner + static_cast<int64_t>(i) * channels + c] = static_cast<T>(x); });
+                    [&](int i, int c, Acc x) {
+                      a.d_k[corner + static_cast<int64_t>(i) * channels + c] = static_cast<T>(x);
+                    });
       sync_block();
     }
   }

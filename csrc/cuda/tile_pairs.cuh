@@ -27,7 +27,7 @@ struct Rows {
   int64_t stride, rows, width;  // stride and width in bytes
 };
 
-// A warp that has its rows in the fragments of mma m16n8k8: team_fragments.h.
+// A warp that has its rows in the fragments of mma m16n8k8: fragments.h.
 struct MatrixTeam : pair::WarpTeam {
   static constexpr bool kFragments = true;
   const float* nothing;  // kMostInFragments zeros

@@ -37,10 +37,10 @@ constexpr int kProductBytes = (kZeros + kMostInFragments) * 4;
 constexpr int kColumnBytes = kColumns * 8;
 static_assert(kProductBytes % 16 == 0, "what follows is aligned");
 
-// An image's block of inner products is row after row of words. For fragments there are zeros behind a row's last region
-// up to the next multiple of eight, so that they need no condition, and rows are an odd number of eights apart: half a
-// warp, which reads eight numbers of each of four rows, then meets every bank once. Where lanes have rows of their own
-// rows are an odd number apart.
+// An image's block of inner products is row after row of words. For fragments there are zeros behind a row's last
+// region up to the next multiple of eight, so that they need no condition, and rows are an odd number of eights apart:
+// half a warp, which reads eight numbers of each of four rows, then meets every bank once. Where lanes have rows of
+// their own rows are an odd number apart.
 CMSEI_FORMULA bool pads(const PairConfig& config) {
   return (config.on(0) && fits_fragments(config.attend_of(0))) || (config.on(1) && fits_fragments(config.attend_of(1)));
 }
@@ -75,8 +75,8 @@ struct Share {
   int32_t teams, bytes;
 };
 
-// Items [first, last). Images are of one kind, 1 where they have more regions than fragments hold; captions have a share
-// for each kind that they meet, so that a large image takes no memory from the pairs of others.
+// Items [first, last). Images are of one kind, 1 where they have more regions than fragments hold; captions have a
+// share for each kind that they meet, so that a large image takes no memory from the pairs of others.
 struct Tile {
   int32_t first, last, kind;
   Share shares[2];
@@ -121,7 +121,8 @@ inline Tiles make_tiles(const PairConfig& config, int room, const int64_t* image
     if (!fits) continue;
     const bool joins = !tiles.captions.empty() && tiles.captions.back().last == i && rows + n <= kRows;
     if (!joins) {
-      tiles.captions.push_back({static_cast<int32_t>(i), static_cast<int32_t>(i), 0, {{kMostTeams, 0}, {kMostTeams, 0}}});
+      const auto begin = static_cast<int32_t>(i);
+      tiles.captions.push_back({begin, begin, 0, {{kMostTeams, 0}, {kMostTeams, 0}}});
       rows = 0;
     }
     Tile& tile = tiles.captions.back();

@@ -31,8 +31,8 @@ template <class S> CMSEI_FORMULA int forms_of(const PairConfig& config, const S*
     const bool all = left == (kUsualWords | kUsualRegions) && within(scalars[kGuideTemperature], 12);
     return config.forms & (left | (all ? kMeansBeside : 0));
 }
-// Of a scorer with kMeansBeside: whether a pair's means ask beside, where both sides have a row that is of no region, of
-// no word. A caption's rows are two eights or three.
+// Of a scorer with kMeansBeside: whether a pair's means ask beside, where both sides have a row that is of no region,
+// of no word. A caption's rows are two eights or three.
 CMSEI_FORMULA constexpr bool has_rows_for_means(int regions, int words) {
     return regions > 32 && regions < kMostInFragments && words < kSomeWords && words != 8 * kWideRows;
 }

@@ -17,15 +17,15 @@ template <int kCount> CMSEI_FORMULA Numbers<kCount> read(const float* from) {
 }
 
 // The Gram matrix of a wide context as the right operand, tile by tile: what a team keeps from pair to pair while the
-// context is the same. The tiles not below the diagonal are in registers; where a step refines, those below are in memory,
-// two of a lane side by side.
+// context is the same. The tiles not below the diagonal are in registers; where a step refines, those below are in
+// memory, two of a lane side by side.
 struct KnownGram {
     static constexpr int kTiles = kMostInFragments / 8;
     enum Extent : int { kNone, kUpper, kWhole };
     int extent; // what is known of the regions' matrix; whoever comes to other regions sets it to kNone
     float upper[kTiles][kTiles][2];
     float* lower;
-    int places[2]; // of the columns that a lane finishes: see TeamFragments::by_column()
+    int places[2]; // of the columns that a lane finishes: see Fragments::finished_column()
 
     static CMSEI_FORMULA constexpr int number(int k, int j) { return k * (k - 1) / 2 + j; }
     static CMSEI_FORMULA constexpr int lower_numbers() { return number(kTiles, 0) * 64; }

@@ -1,6 +1,7 @@
 // A team is a number of lanes that work on one problem in memory they share. A policy of it has lane(), size(), sync()
-// (a barrier that also orders what the lanes wrote), and sum(x) and largest(x) over the lanes, which give every lane the
-// same bits. The pair score in team_*.h is written against it: on a GPU a warp or a block is a team, on a host Alone.
+// (a barrier that also orders what the lanes wrote), and sum(x) and largest(x) over the lanes, which give every lane
+// the same bits. The pair score in team_*.h is written against it: on a GPU a warp or a block is a team, on a host
+// Alone.
 // kFragments: whether it is a warp that also multiplies matrices in its registers, as team_fragments.h wants.
 #pragma once
 
@@ -39,10 +40,10 @@ struct PairConfig {
     int active[2], norm[2], aggregate[2], steps[2], attend[2], relevance[2];
     int object_sentence, word_image, alignment;
 
-    // Derived of those, by direction or the side that it asks with: whether the regions (1), the words (0) attend to the
-    // other side's mean; the places of the first gate and of the threshold among the scalars. And whether anything but
-    // the directions is asked for. Thresholds are behind the gates of both directions; a direction that has one has no
-    // gates.
+    // Derived of those, by direction or the side that it asks with: whether the regions (1), the words (0) attend to
+    // the other side's mean; the places of the first gate and of the threshold among the scalars. And whether anything
+    // but the directions is asked for. Thresholds are behind the gates of both directions; a direction that has one has
+    // no gates.
     int levels[2], gates[2], thresholds[2], crosses;
     int forms; // of those that a pair in fragments may take, at small temperatures: fragment_forms.h
 
@@ -86,8 +87,8 @@ template <class S> struct Grid {
     CMSEI_FORMULA S* at(int i, int j) const { return data + i * row + j * column; }
 };
 
-// put(i, j, sum) for every element of x (rows, depth) · y (depth, columns). A lane takes tiles of 2 x 4 whose columns lie
-// apart, so that neighbouring lanes read neighbours; the lane of an element depends on the sizes alone.
+// put(i, j, sum) for every element of x (rows, depth) · y (depth, columns). A lane takes tiles of 2 x 4 whose columns
+// lie apart, so that neighbouring lanes read neighbours; the lane of an element depends on the sizes alone.
 template <class S, class Team, class Put>
 CMSEI_TEAM void contract(const Team& team, Grid<const S> x, Grid<const S> y, int rows, int columns, int depth,
                          const Put& put) {
@@ -128,8 +129,8 @@ CMSEI_TEAM void contract(const Team& team, Grid<const S> x, Grid<const S> y, int
 
 // out (rows, columns) = or += x (rows, depth) · y (depth, columns).
 template <class S, class Team>
-CMSEI_TEAM void multiply(const Team& team, Grid<const S> x, Grid<const S> y, Grid<S> out, int rows, int columns, int depth,
-                         bool add) {
+CMSEI_TEAM void multiply(const Team& team, Grid<const S> x, Grid<const S> y, Grid<S> out, int rows, int columns,
+                         int depth, bool add) {
     contract<S>(team, x, y, rows, columns, depth, [&](int row, int column, S sum) {
         S* to = out.at(row, column);
         *to = add ? *to + sum : sum;

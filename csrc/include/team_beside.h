@@ -1,8 +1,8 @@
-// The score of a pair whose means ask beside its regions and words, by a warp that multiplies matrices: a direction's rows
-// are whole eights, so that most captions leave one of no word, and 33 to 39 regions one of no region. There the mean of
-// all words asks the regions in the first step, with the attention of the cross level, and its relevance is
-// object-sentence; that of the mean region is word-image. Both attentions follow from the sums of the inner products that
-// the regions begin with: of their rows and of their columns.
+// The score of a pair whose means ask beside its regions and words, by a warp that multiplies matrices: a direction's
+// rows are whole eights, so that most captions leave one of no word, and 33 to 39 regions one of no region. There the
+// mean of all words asks the regions in the first step, with the attention of the cross level, and its relevance is
+// object-sentence; that of the mean region is word-image. Both attentions follow from the sums of the inner products
+// that the regions begin with: of their rows and of their columns.
 #pragma once
 
 #include "team_direction.h"
@@ -28,20 +28,22 @@ template <class Pair> struct TeamBeside {
 
     CMSEI_TEAM S weight_of(bool asked, int i) const { return asked ? pair.scalars[i] : S(0); }
 
-    template <int kRows> using AskingWords = TeamFragments<Direction, kRows, kMostInFragments / 8, 33, true, true>;
+    template <int kRows> using AskingWords = Fragments<Direction, kRows, kMostInFragments / 8, 33, true, true>;
 
     template <int kTiles> CMSEI_TEAM void ask_regions(S& part) const {
         using Beside = AskingWords<kWideRows>;
-        using Asking = TeamFragments<Direction, kNarrowRows, kTiles, kTiles == 2 ? 1 : 8 * kWideRows + 1, true, true>;
+        using Asking = Fragments<Direction, kNarrowRows, kTiles, kTiles == 2 ? 1 : 8 * kWideRows + 1, true, true>;
         const PairSide<S>&regions = pair.regions, &words = pair.words;
         const Direction direction = pair.direction(1, of_words(), pair.memory + kBesideNumbers);
         Asking x(direction);
-        x.begin();
+        fragments::begin(x);
         const S mu = pair.scalars[kGuideTemperature] * static_cast<S>(kLog2OfE);
         const S unit[2] = {M::unit_factor(regions.mean), M::unit_factor(words.mean)};  // of whom each level answers to
         const S gamma[2] = {regions.mean * unit[0], words.mean * unit[1]};
-        const S factor[2] = {Math::divide(unit[0], static_cast<S>(regions.n)), Math::divide(unit[1], static_cast<S>(words.n))};
-        S total[kNarrowRows], s[Asking::kSlots], e[Asking::kSlots], column[2 * kTiles], guide[Asking::Columns::kFinished];
+        const S factor[2] = {Math::divide(unit[0], static_cast<S>(regions.n)),
+                             Math::divide(unit[1], static_cast<S>(words.n))};
+        S total[kNarrowRows], s[Asking::kSlots], e[Asking::kSlots];
+        S column[2 * kTiles], guide[Asking::Columns::kFinished];
 #pragma unroll
         for (int row = 0; row < kNarrowRows; ++row)
 #pragma unroll
@@ -86,7 +88,7 @@ template <class Pair> struct TeamBeside {
         if (x.has_mean()) x.length[Asking::kSlots - 1] = gamma[0];
         part = pair.config.alignment ? pair.scalars[kWeightAlignment] * factor[0] * all : S(0);
         S sum[Asking::kSlots];
-        x.sum_steps(sum);
+        fragments::sum_steps(x, sum);
 #pragma unroll
         for (int slot = 0; slot < Asking::kSlots; ++slot) part += e[slot] * sum[slot];
         if (x.finishes_mean()) part += weight_of(pair.config.word_image, kWeightWordImage) * sum[Asking::kSlots - 1];
@@ -96,11 +98,11 @@ template <class Pair> struct TeamBeside {
         using Asking = AskingWords<kRows>;
         const Direction direction = pair.direction(0, of_regions(), pair.memory + pair.renewed(kBesideNumbers));
         Asking x(direction);
-        x.begin();
+        fragments::begin(x);
         const S mean = pair.words.mean;
         if (x.has_mean() && x.finished(0) >= 8 * (kRows - 1)) x.length[0] = mean * M::unit_factor(mean);
         S sum[1];
-        x.sum_steps(sum);
+        fragments::sum_steps(x, sum);
         if (x.finishes(0)) part += by_word()[x.finished(0)] * sum[0];
         if (x.finishes_mean()) part += weight_of(pair.config.object_sentence, kWeightObjectSentence) * sum[0];
     }

@@ -41,7 +41,8 @@ template <class S, class Team> struct TeamDirection {
 
     static CMSEI_FORMULA int64_t step_size(int64_t area, int64_t n, int64_t m) { return 3 * area + 5 * n + 2 * m; }
     // `fragments`: of a team that has them and keeps nothing.
-    static CMSEI_FORMULA int64_t size(int64_t area, int64_t n, int64_t m, int steps, int attend, bool keep, bool fragments) {
+    static CMSEI_FORMULA int64_t size(int64_t area, int64_t n, int64_t m, int steps, int attend, bool keep,
+                                      bool fragments) {
         if (fragments && in_fragments(attend, m))
             return 2 * kMostInFragments + (n > queries_in_fragments(m) ? 2 * n + (steps > 1 ? area : 0) : 0);
         return (keep ? steps : 1) * step_size(area, n, m) + (keep ? 2 * area + 2 * n : 0);
@@ -278,8 +279,8 @@ template <class S, class Team> struct TeamDirection {
 
     CMSEI_TEAM bool linear() const { return aggregate != kMax && aggregate != kLse; }
 
-    // One number from relevances, which `each` gives one by one: those of the lane to a function of query and relevance.
-    // `part`: what the lane has of it, of a linear one.
+    // One number from relevances, which `each` gives one by one: those of the lane to a function of query and
+    // relevance. `part`: what the lane has of it, of a linear one.
     template <bool part = false, class Each> CMSEI_TEAM S aggregate_of(const Each& each) const {
         S total = 0, most = -static_cast<S>(INFINITY);
         if (aggregate == kMax || aggregate == kLse) {
@@ -308,8 +309,8 @@ template <class S, class Team> struct TeamDirection {
         return aggregate_of([&](const auto& use) { CMSEI_EACH(q, n) use(q, r[q]); });
     }
 
-    // Every lane gets the score; of a team that has fragments a part of it. What was written before is read only after a
-    // barrier, and one stands at the end.
+    // Every lane gets the score; of a team that has fragments a part of it. What was written before is read only after
+    // a barrier, and one stands at the end.
     CMSEI_TEAM S forward(bool keep) const {
         if constexpr (Team::kFragments) {
             if (!keep && in_fragments(how, m)) return forward_in_fragments();
@@ -351,22 +352,26 @@ template <class S, class Team> struct TeamDirection {
         return Math::divide(score, static_cast<S>(steps));
     }
     template <int kRows, int kTiles, int kLeast>
-    using Usual = TeamFragments<TeamDirection, kRows, kTiles, kLeast, true>;
+    using Usual = Fragments<TeamDirection, kRows, kTiles, kLeast, true>;
     template <int kTiles, int kLeast> CMSEI_TEAM S scored_beside_wide() const {
         // Usual captions of up to kSomeWords words.
         if (words) {
             using Some = Usual<kSomeWords / 8, kTiles, kLeast>;
-            if (n > 8 * kWideRows && Some::usual(*this)) return Some(*this).forward();
+            if (n > 8 * kWideRows && Some::usual(*this)) return scored_in<Some>();
         } else if constexpr (kLeast <= kSomeWords) {
             using Some = Usual<kNarrowRows, kSomeWords / 8, kLeast>;
-            if (m <= kSomeWords && Some::usual(*this)) return Some(*this).forward();
+            if (m <= kSomeWords && Some::usual(*this)) return scored_in<Some>();
         }
         return scored_in_fragments<kWideRows, kTiles, kLeast>();
     }
     template <int kRows, int kTiles, int kLeast> CMSEI_TEAM S scored_in_fragments() const {
         using Most = Usual<kRows, kTiles, kLeast>;
-        if (Most::usual(*this)) return Most(*this).forward();
-        return TeamFragments<TeamDirection, kRows, kTiles, kLeast, false>(*this).forward();
+        if (Most::usual(*this)) return scored_in<Most>();
+        return scored_in<Fragments<TeamDirection, kRows, kTiles, kLeast, false>>();
+    }
+    template <class Form> CMSEI_TEAM S scored_in() const {
+        Form form(*this);
+        return fragments::forward(form);
     }
 
     // d_r of one step from the gradient of its aggregate.
@@ -415,8 +420,8 @@ template <class S, class Team> struct TeamDirection {
                 const auto f = refined(s, k, q);
                 alpha = f.alpha;
                 beta = f.beta;
-                M::refine_vjp(f, scalars[gate + 2 * k], length_q, u, quad, dot, d_alpha, d_beta, g.d_q[q], d_r, d_q, d_u, d_quad,
-                              d_dot, d_z);
+                M::refine_vjp(f, scalars[gate + 2 * k], length_q, u, quad, dot, d_alpha, d_beta, g.d_q[q], d_r, d_q,
+                              d_u, d_quad, d_dot, d_z);
                 d_gate[0] += d_z * r;
                 d_gate[1] += d_z;
             }
@@ -509,7 +514,8 @@ template <class S, class Team> struct TeamDirection {
             for (int q = 0; q < n; ++q) {
                 const int i = at(q, c);
                 const S raw = s.a[i], x = shaped(raw, shift), d = g.d_p[i];
-                S out = norm == kSoftmax ? M::softmax_vjp(x * scale, d, total) : M::sized_vjp(squares, x, d, scale, pull);
+                S out = norm == kSoftmax ? M::softmax_vjp(x * scale, d, total)
+                                         : M::sized_vjp(squares, x, d, scale, pull);
                 if (clip) out = M::leaky_vjp(raw, out);
                 g.d_a[i] += out;
             }

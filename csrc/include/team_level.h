@@ -1,5 +1,5 @@
-// One side of the cross-level attention by a team (team.h): the items (regions or words) answer to the mean of the other
-// side. Object-sentence for regions, word-image for words.
+// One side of the cross-level attention by a team (team.h): the items (regions or words) answer to the mean of the
+// other side. Object-sentence for regions, word-image for words.
 #pragma once
 
 #include "team.h"

@@ -91,8 +91,8 @@ template <class Team> struct TeamLevelFragments {
         return all;
     }
 
-    // A lane's part of half of p G pᵀ, n in the last of kTall tiles of 8 x 8. Of those below the diagonal there is none:
-    // G is symmetric. Columns behind the last read the next row, and weigh 0.
+    // A lane's part of half of p G pᵀ, n in the last of kTall tiles of 8 x 8. Of those below the diagonal there is
+    // none: G is symmetric. Columns behind the last read the next row, and weigh 0.
     template <int kTall> CMSEI_TEAM S square_of(int lane, const S* p, const S* gram, int n) const {
         const int down = lane >> 3 << 1, across = lane & 7, last = n - 1;
         const S* top = team.opaque(gram + (down * n + across));
@@ -151,7 +151,8 @@ template <class Team> struct TeamLevelFragments {
             const S unit = M::unit_factor(other.mean);
             gamma[d] = other.mean * unit;
             factor[d] = Math::divide(unit, static_cast<S>(other.n));
-            weight[d] = (d ? config.object_sentence : config.word_image) ? scalars[d ? kWeightObjectSentence : kWeightWordImage] : S(0);
+            const bool scored = (d ? config.object_sentence : config.word_image) != 0;
+            weight[d] = scored ? scalars[d ? kWeightObjectSentence : kWeightWordImage] : S(0);
 #pragma unroll
             for (int slot = 0; slot < kSlots; ++slot) {
                 const int i = lane + 32 * slot;

@@ -1,6 +1,6 @@
-// How lanes of a warp meet whose numbers lie as mma m16n8k8 has its sums: lane l has rows l / 4 of the eights of rows and,
-// of each tile of 8 columns, two. The eight lanes that have a column, and the four that have a row, exchange in trees that
-// halve what each has, until every lane finishes a share of its columns, of its rows.
+// How lanes of a warp meet whose numbers lie as mma m16n8k8 has its sums: lane l has rows l / 4 of the eights of rows
+// and, of each tile of 8 columns, two. The eight lanes that have a column, and the four that have a row, exchange in
+// trees that halve what each has, until every lane finishes a share of its columns, of its rows.
 #pragma once
 
 #include "team.h"
@@ -13,7 +13,8 @@ template <int kAll> struct MeetingColumns {
     static constexpr int kMany = (kAll + 1) / 2, kSome = (kMany + 1) / 2, kFinished = (kSome + 1) / 2;
 
     // x[i] = join of x[] over all rows of the column that the lane finishes as its number i.
-    template <class Team, class Join> static CMSEI_TEAM void meet(const Team& team, int lane, float* x, const Join& join) {
+    template <class Team, class Join>
+    static CMSEI_TEAM void meet(const Team& team, int lane, float* x, const Join& join) {
         halve<kAll, 16>(team, lane, x, join);
         halve<kMany, 8>(team, lane, x, join);
         halve<kSome, 4>(team, lane, x, join);

@@ -42,7 +42,8 @@ template <class S, class Team> struct TeamPair {
         }
         return most + levels_size(config, r, l, keep, fragments);
     }
-    static CMSEI_FORMULA int64_t levels_size(const PairConfig& config, int64_t r, int64_t l, bool keep, bool fragments) {
+    static CMSEI_FORMULA int64_t levels_size(const PairConfig& config, int64_t r, int64_t l, bool keep,
+                                             bool fragments) {
         if (!config.cross()) return 0;
         if (fragments && !keep && levels_in_fragments(r, l))
             return kBesideNumbers > TeamLevelFragments<Team>::kSize ? kBesideNumbers : TeamLevelFragments<Team>::kSize;
@@ -58,8 +59,8 @@ template <class S, class Team> struct TeamPair {
     // Level d, its attention computed.
     CMSEI_TEAM Level level(int d) const {
         const PairSide<S> own = side(d), other = side(1 - d);
-        Level x{&team, own.n, own.gram, own.length, scalars[kGuideTemperature], other.mean, memory + (d ? Level::size(words.n) : 0),
-                0,    0,     0,        0,          0};
+        S* const place = memory + (d ? Level::size(words.n) : 0);
+        Level x{&team, own.n, own.gram, own.length, scalars[kGuideTemperature], other.mean, place, 0, 0, 0, 0, 0};
         const int along = d ? 1 : ld, across = d ? ld : 1;
         CMSEI_EACH(i, own.n) {
             S sum = 0;
@@ -107,8 +108,8 @@ template <class S, class Team> struct TeamPair {
         return Plain<S>::divide(team.sum(sum), static_cast<S>(words.n) * static_cast<S>(regions.n));
     }
 
-    // What the score has besides the directions and, by side, where in the memory its attention lies and what that is to
-    // be multiplied by.
+    // What the score has besides the directions and, by side, where in the memory its attention lies and what that is
+    // to be multiplied by.
     struct Crossed {
         S score;
         int guide[2];
@@ -118,7 +119,9 @@ template <class S, class Team> struct TeamPair {
     // Has the Gram matrix of 33 regions or more in registers, where words will want it there; says whether it is.
     CMSEI_TEAM bool know_regions() const {
         if (!config.on(0) || !in_fragments(config.attend_of(0), regions.n) || regions.n <= 32) return false;
-        TeamFragments<Direction, kWideRows, kMostInFragments / 8, 33, true>(direction(0, nullptr, memory)).load_gram();
+        const Direction asking = direction(0, nullptr, memory);
+        const Fragments<Direction, kWideRows, kMostInFragments / 8, 33, true> x(asking);
+        fragments::load_gram(x);
         return true;
     }
     CMSEI_TEAM Crossed crossed() const {
@@ -144,7 +147,8 @@ template <class S, class Team> struct TeamPair {
         }
         x.numbers = static_cast<int>(even(Level::size(words.n + regions.n)));
         if (config.alignment)
-            x.score += scalars[kWeightAlignment] * alignment_sum() * M::unit_factor(regions.mean) * M::unit_factor(words.mean);
+            x.score += scalars[kWeightAlignment] * alignment_sum() * M::unit_factor(regions.mean) *
+                       M::unit_factor(words.mean);
         return x;
     }
 
@@ -160,7 +164,9 @@ template <class S, class Team> struct TeamPair {
         if (!config.on(d)) return 0;
         S weight = scalars[d ? kWeightI2T : kWeightT2I];
         if (config.aggregate_of(d) == kGuided) weight *= d ? with.share[1] : with.share[0];
-        return weight * direction(d, memory + (d ? with.guide[1] : with.guide[0]), memory + renewed(with.numbers)).forward(false);
+        const Direction asking =
+            direction(d, memory + (d ? with.guide[1] : with.guide[0]), memory + renewed(with.numbers));
+        return weight * asking.forward(false);
     }
 
     // Every lane gets the score. The block is read behind a barrier.
