@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-import browser
 import pytest
 import torch
 
 from cmsei_fast import engines
 from cmsei_fast.data import layout
 from cmsei_fast.engines import triton
+
+if TYPE_CHECKING:
+    from browser import Browser
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,18 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser's window."""
+    import browser
+
     with browser.browser(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def building() -> ModuleType:
+    """The package that ``setup.py`` builds with: it lies in the source tree and is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).resolve().parents[1]))
+        importlib.import_module("building.command")
+    return sys.modules["building"]
