@@ -2,7 +2,7 @@
 #pragma once
 
 #include "team_beside.h"
-#include "team_direction.h"
+#include "team_direction_vjp.h"
 #include "team_level_fragments.h"
 
 namespace cmsei {
