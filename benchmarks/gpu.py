@@ -47,9 +47,10 @@ MEASURE_SECONDS = 150
 _BUILT = "import cmsei_fast._native, cmsei_fast._cuda, cmsei_fast.kernels"
 # Without pip, or where it may not write: the modules beside the sources, and the kernels where they are imported from.
 _BESIDE = """
-import pathlib, shutil, setup
+import pathlib, shutil
+from building.modules import build_modules
 from cmsei_fast.version import __version__
-for name, outcome in setup.build_modules(__version__).items():
+for name, outcome in build_modules(__version__).items():
     if outcome.path is not None:
         shutil.copy(outcome.path, "cmsei_fast")
     print(name, outcome.reason or "built")

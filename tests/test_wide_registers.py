@@ -12,6 +12,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -44,31 +45,24 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def _load(name_: str, path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(name_, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def emulated() -> object:
+def emulated(building: ModuleType) -> object:
     """The native module with baseline and the 512-bit variants, all made of instructions that this processor has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXXFLAGS", "-DCMSEI_EMULATE_512")
-        build = _load("cmsei_fast_setup", ROOT / "setup.py")
-        own = build.VARIANTS["avx2"][0] if "avx2" in native.isas() else ()
+        known = building.instruction_sets
+        own = known.VARIANTS["avx2"][0] if "avx2" in native.isas() else ()
         wide = dict.fromkeys(WIDE, (own, 64)) | {"avx512amx": ((*own, "-DCMSEI_EMULATE_TILES"), 64)}
-        patch.setattr(build, "VARIANTS", {"baseline": ((), 16), "avx2": ((), 32), **wide})
+        patch.setattr(known, "VARIANTS", {"baseline": ((), 16), "avx2": ((), 32), **wide})
         directory = f"build/emulated-{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
         products = {"avx512vnni": (own, 64), "amxint8": ((*own, "-DCMSEI_EMULATE_TILES"), 64)}
-        patch.setattr(build, "PRODUCTS", products)
-        module = build.native_module(directory, ["baseline", *WIDE], list(products))
-    loaded = _load("emulated._native", ROOT / module)
-    del sys.modules["cmsei_fast_setup"]
+        patch.setattr(known, "PRODUCTS", products)
+        module = building.native.native_module(directory, ["baseline", *WIDE], list(products))
+    spec = importlib.util.spec_from_file_location("emulated._native", ROOT / module)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
     return loaded
 
 

@@ -1,0 +1,1 @@
+"""How the compiled modules are built, with pybind11 and ninja; ``setup.py`` says which."""

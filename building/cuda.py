@@ -1,0 +1,37 @@
+"""The CUDA module."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+from . import tree
+from .architectures import gencode_flags
+from .plan import Plan
+
+
+def plan_cuda(plan: Plan, nvcc: str, includes: list[str], archs: list[str], version: str) -> str:
+    """Steps of the CUDA module; returns its path. What ptxas reports of each kernel is kept beside its object."""
+    toolchain = [f"{plan.directory}/{tool}.txt" for tool in ("cxx", "nvcc")]
+    host = ["-ccbin", os.environ["CXX"]] if os.environ.get("CXX") else []
+    tool = plan.quoted(nvcc, *host)
+    plan.rule(
+        "nvcc",
+        f"{tool} -MMD -MF $out.d $flags -c $in -o $out > $out.ptxas.txt 2>&1 || {{ cat $out.ptxas.txt; exit 1; }}",
+        "nvcc",
+        depfile=True,
+    )
+    hidden = "" if sys.platform == "darwin" else "-Xlinker --exclude-libs -Xlinker ALL"
+    plan.rule("nvlink", f"{tool} -shared --cudart static {hidden} $in -o $out", "link")
+    device = ["-O3", "-std=c++17", "-t", "2", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xptxas", "-v"]
+    device += ["-Icsrc/include", *gencode_flags(archs)]
+    objects = [
+        plan.step("nvcc", f"{plan.directory}/cuda/{Path(source).stem}.o", [source], toolchain, device)
+        for source in tree.sources("csrc/cuda/*.cu")
+    ]
+    flags = ["-O2", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Icsrc/include", *includes]
+    flags += [f'-DCMSEI_CUDA_ARCHS="{";".join(archs)}"', f'-DCMSEI_VERSION="{version}"']
+    objects.append(plan.step("cxx", f"{plan.directory}/cuda/bindings.o", ["csrc/cuda/bindings.cpp"], toolchain, flags))
+    return plan.step("nvlink", f"{plan.directory}/_cuda{sysconfig.get_config_var('EXT_SUFFIX')}", objects, [])

@@ -1,0 +1,7 @@
+"""What a build may end in."""
+
+from __future__ import annotations
+
+
+class BuildError(RuntimeError):
+    """A module that was asked for cannot be built; the message says why and what to do."""
