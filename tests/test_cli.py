@@ -130,6 +130,29 @@ def test_an_interrupted_file_is_not_left_behind(scenes, tmp_path, monkeypatch, c
     assert capsys.readouterr().err == "cmsei-fast: interrupted\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["train", "x.h5", ""], "directory"),
+        (["train", "x.h5", "run", "--word-vectors", ""], "--word-vectors"),
+        (["evaluate", "x.h5", "--model", "a", "--model", ""], "--model"),
+        (["report", ""], "RUN"),
+        (["convert", "butd", "a.tsv", "", "--out", "x.h5"], "tsv"),
+        (["explain", "x.h5", "--model", "", "--image", "0"], "--model"),
+        (["demo", "--directory", ""], "--directory"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_directory(tmp_path, monkeypatch, capsys, arguments, named):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert f": error: argument {named}: expected a path, got an empty string (" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("arguments", [[], ["unknown"], ["evaluate"], ["evaluate", "x", "--scorer", "bm25"]])
 def test_usage_errors(arguments, capsys):
     with pytest.raises(SystemExit) as caught:

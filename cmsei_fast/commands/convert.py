@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .paths import given_path
 from .sources import SPLIT_ENDINGS
 
 if TYPE_CHECKING:
@@ -27,16 +28,19 @@ def add_parser(commands: Any) -> None:
     for command in (butd, npz, graph):
         command.add_argument(
             "--captions",
+            type=given_path,
             metavar="FILE",
             help="dataset_*.json (with --split), MS-COCO's captions_*.json, captions a line (with --ids), or name, "
             "tab and caption a line",
         )
-        command.add_argument("--ids", metavar="FILE", help="image names, one a caption or one an image, for --captions")
+        command.add_argument(
+            "--ids", type=given_path, metavar="FILE", help="image names, one a caption or one an image, for --captions"
+        )
         command.add_argument("--split", help="of the dataset_*.json; several with commas, as train,restval")
     for command in (scan, butd, npz):
         command.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of features")
     for command in (scan, butd, npz, graph, jsonl):
-        command.add_argument("--out", required=True, metavar="FILE", help="the split's file, .h5")
+        command.add_argument("--out", type=given_path, required=True, metavar="FILE", help="the split's file, .h5")
         command.add_argument("--progress", action="store_true", help="show bars even where there is no terminal")
         command.set_defaults(run=run)
 
@@ -63,7 +67,7 @@ def _add_scan(formats: Any) -> argparse.ArgumentParser:
         description="Reads {split}_ims.npy, {split}_caps.txt and, where they are there, {split}_ids.txt and boxes with "
         "image sizes ({split}_ims_bbx.npy and _ims_size.npy, or _boxes.npy and _img_sizes.npy).",
     )
-    scan.add_argument("directory", help="folder of the files, as data/f30k_precomp")
+    scan.add_argument("directory", type=given_path, help="folder of the files, as data/f30k_precomp")
     scan.add_argument("--split", required=True, help="train, dev, test or testall")
     scan.add_argument("--captions-per-image", type=_positive, default=5, metavar="K", help="default: 5")
     scan.set_defaults(read=_scan)
@@ -88,7 +92,7 @@ def _add_butd(formats: Any) -> argparse.ArgumentParser:
         help="bottom-up-attention's .tsv files, base64 in them",
         description="Reads lines of image_id, image_w, image_h, num_boxes, boxes and features (base64 of float32).",
     )
-    butd.add_argument("tsv", nargs="+", help="file of image features; several make one split")
+    butd.add_argument("tsv", type=given_path, nargs="+", help="file of image features; several make one split")
     butd.set_defaults(read=_butd)
     return butd
 
@@ -105,7 +109,7 @@ def _add_npz(formats: Any) -> argparse.ArgumentParser:
         help="a folder of bottom-up-attention.pytorch's .npz files",
         description="Reads a file an image, named after it, with x, bbox, num_bbox, image_h and image_w.",
     )
-    npz.add_argument("directory", help="folder of the files")
+    npz.add_argument("directory", type=given_path, help="folder of the files")
     npz.set_defaults(read=_npz)
     return npz
 
@@ -122,9 +126,11 @@ def _add_graph(formats: Any) -> argparse.ArgumentParser:
         help="Scene-Graph-Benchmark's custom_prediction.json",
         description="Makes a split without features, or adds labels and relations to one that has features (--onto).",
     )
-    graph.add_argument("prediction", help="custom_prediction.json")
-    graph.add_argument("info", help="custom_data_info.json")
-    graph.add_argument("--onto", metavar="SPLIT", help="a split's file whose regions get the labels and relations")
+    graph.add_argument("prediction", type=given_path, help="custom_prediction.json")
+    graph.add_argument("info", type=given_path, help="custom_data_info.json")
+    graph.add_argument(
+        "--onto", type=given_path, metavar="SPLIT", help="a split's file whose regions get the labels and relations"
+    )
     graph.add_argument("--overlap", type=float, help="of boxes that are one, with --onto (default: 0.5)")
     graph.add_argument("--unscaled", action="store_true", help="boxes are in the image's own pixels, not 600 to 1000")
     graph.add_argument("--max-boxes", type=_positive, metavar="K", help="the first K boxes of an image (default: all)")
@@ -168,9 +174,12 @@ def _add_jsonl(formats: Any) -> argparse.ArgumentParser:
         help="scene graphs as JSON lines, captions included",
         description="Reads an object an image with image, labels, boxes, relations, captions and, if known, its size.",
     )
-    jsonl.add_argument("path", help=".jsonl or .jsonl.gz")
+    jsonl.add_argument("path", type=given_path, help=".jsonl or .jsonl.gz")
     jsonl.add_argument(
-        "--names", metavar="JSON", help="a JSON file with the lists objects and predicates (default: those that occur)"
+        "--names",
+        type=given_path,
+        metavar="JSON",
+        help="a JSON file with the lists objects and predicates (default: those that occur)",
     )
     jsonl.set_defaults(read=_jsonl)
     return jsonl

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .paths import given_path
 from .settings import check_least
 
 if TYPE_CHECKING:
@@ -39,8 +40,10 @@ def add_parser(commands: Any) -> None:
     demo.add_argument("--groups", type=int, default=700, help="groups of four training images (default: 700)")
     demo.add_argument("--epochs", type=int, default=4, help="of each training (default: 4)")
     demo.add_argument("--seed", type=int, default=0, help="of the scenes and the weights (default: 0)")
-    demo.add_argument("--page", default="cmsei-fast-demo.html", help="default: cmsei-fast-demo.html")
-    demo.add_argument("--directory", help="keep the runs (logs, checkpoints, models) there; default: nowhere")
+    demo.add_argument("--page", type=given_path, default="cmsei-fast-demo.html", help="default: cmsei-fast-demo.html")
+    demo.add_argument(
+        "--directory", type=given_path, help="keep the runs (logs, checkpoints, models) there; default: nowhere"
+    )
     demo.add_argument("--progress", action="store_true", help="show a bar for each epoch")
     demo.set_defaults(run=_demo)
 

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
+from .paths import given_path
 from .scoring import add_protocol_flags, add_scoring_flags, folds_of, stream_of_models, tell_size
 from .sources import SCORERS, is_split_file, load_split
 
@@ -28,13 +29,17 @@ def add_parser(commands: Any) -> None:
         "file, and --resume goes on after a run that was killed. Without a model, images and captions of JSON lines of "
         "scene graphs are encoded by their words alone (nothing is trained).",
     )
-    evaluate.add_argument("path", help="split: .h5, .jsonl or .jsonl.gz")
-    evaluate.add_argument("--model", action="append", metavar="DIR", help="a saved model; more than one is an ensemble")
+    evaluate.add_argument("path", type=given_path, help="split: .h5, .jsonl or .jsonl.gz")
+    evaluate.add_argument(
+        "--model", type=given_path, action="append", metavar="DIR", help="a saved model; more than one is an ensemble"
+    )
     evaluate.add_argument("--scorer", choices=SCORERS, help="without a model (default: scan_t2i)")
     add_protocol_flags(evaluate)
-    evaluate.add_argument("--scores", metavar="NPY", help="save the score matrix (n_image, n_caption) here")
+    evaluate.add_argument(
+        "--scores", type=given_path, metavar="NPY", help="save the score matrix (n_image, n_caption) here"
+    )
     evaluate.add_argument("--resume", action="store_true", help="go on with the file of --scores where it was left")
-    evaluate.add_argument("--json", metavar="OUT", help="write the results to this file too")
+    evaluate.add_argument("--json", type=given_path, metavar="OUT", help="write the results to this file too")
     add_scoring_flags(evaluate)
     evaluate.set_defaults(run=_evaluate)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from .paths import given_path
 from .sources import load_split, place_of
 
 if TYPE_CHECKING:
@@ -20,13 +21,19 @@ def add_parser(commands: Any) -> None:
         help="which regions each word attends to, and what makes the score of a pair",
         description="Prints the terms of one pair's score and the regions that each word attends to.",
     )
-    explain.add_argument("path", help="split: .h5, .jsonl or .jsonl.gz")
-    explain.add_argument("--model", required=True, metavar="DIR", help="a saved model")
+    explain.add_argument("path", type=given_path, help="split: .h5, .jsonl or .jsonl.gz")
+    explain.add_argument("--model", type=given_path, required=True, metavar="DIR", help="a saved model")
     explain.add_argument("--image", required=True, help="its name in the split, or its place from 0")
     explain.add_argument("--caption", help="a sentence; default: the image's own first caption")
-    explain.add_argument("--json", metavar="OUT", help="write all steps, weights, edges and terms to this file")
-    explain.add_argument("--page", metavar="HTML", help="write a page on which a word lights up its regions")
-    explain.add_argument("--picture", metavar="OUT", help="draw the pair into this .png or .svg (extra: plot)")
+    explain.add_argument(
+        "--json", type=given_path, metavar="OUT", help="write all steps, weights, edges and terms to this file"
+    )
+    explain.add_argument(
+        "--page", type=given_path, metavar="HTML", help="write a page on which a word lights up its regions"
+    )
+    explain.add_argument(
+        "--picture", type=given_path, metavar="OUT", help="draw the pair into this .png or .svg (extra: plot)"
+    )
     explain.add_argument(
         "--word", help="of the caption: shades the picture, is lit first on the page (default: the most telling)"
     )
@@ -36,7 +43,9 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="tell attention of the regions that states came from, through the graphs; the page can show both",
     )
-    explain.add_argument("--image-file", metavar="FILE", help="the image itself, under the boxes (extra: plot)")
+    explain.add_argument(
+        "--image-file", type=given_path, metavar="FILE", help="the image itself, under the boxes (extra: plot)"
+    )
     explain.set_defaults(run=_explain)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
+from .paths import given_path
 from .saved_scores import captions_of, owner_of, saved_scores
 from .scoring import add_protocol_flags, add_scoring_flags, add_thumbnail_flag, folds_of, stream_of_models, tell_size
 from .settings import check_least
@@ -27,19 +28,25 @@ def add_parser(commands: Any) -> None:
         description="Writes a page that needs nothing outside itself. Of a run, its model is evaluated on --split (or "
         "--scores is what it gave); of any other model, --scores alone is enough.",
     )
-    report.add_argument("run_directory", nargs="?", metavar="RUN", help="directory of a training run")
-    report.add_argument("--split", help="what is evaluated, and shown: .h5, .jsonl or .jsonl.gz")
-    report.add_argument("--scores", metavar="NPY", help="a saved score matrix (n_image, n_caption); read in blocks")
+    report.add_argument("run_directory", type=given_path, nargs="?", metavar="RUN", help="directory of a training run")
+    report.add_argument("--split", type=given_path, help="what is evaluated, and shown: .h5, .jsonl or .jsonl.gz")
+    report.add_argument(
+        "--scores", type=given_path, metavar="NPY", help="a saved score matrix (n_image, n_caption); read in blocks"
+    )
     report.add_argument("--which", choices=("best", "last"), help="model of the run (default: best, if there is one)")
-    report.add_argument("--captions", metavar="TXT", help="without a split: the captions, one a line")
+    report.add_argument("--captions", type=given_path, metavar="TXT", help="without a split: the captions, one a line")
     owner = report.add_mutually_exclusive_group()
     owner.add_argument("--captions-per-image", type=int, help="without a split: how many (default: 5)")
-    owner.add_argument("--caption-to-image", metavar="FILE", help="without a split: .npy or text, an image a caption")
+    owner.add_argument(
+        "--caption-to-image", type=given_path, metavar="FILE", help="without a split: .npy or text, an image a caption"
+    )
     add_protocol_flags(report)
     add_thumbnail_flag(report)
     report.add_argument("--queries", type=int, default=5, help="worst and best of each direction (default: 5)")
     report.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
-    report.add_argument("--out", metavar="HTML", help="default: report.html, in the run's directory if there is one")
+    report.add_argument(
+        "--out", type=given_path, metavar="HTML", help="default: report.html, in the run's directory if there is one"
+    )
     add_scoring_flags(report)
     report.set_defaults(run=_report)
 

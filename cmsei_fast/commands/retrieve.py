@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
+from .paths import given_path
 from .scoring import add_scoring_flags, add_thumbnail_flag, load_models, mean_stream
 from .settings import check_least
 from .sources import load_split, place_of, read_captions
@@ -28,14 +29,21 @@ def add_parser(commands: Any) -> None:
         description="Prints the images of a split that score highest with each sentence, and the captions of the split "
         "that score highest with each image. Several models are an ensemble: their scores are averaged.",
     )
-    retrieve.add_argument("path", help="split: .h5, .jsonl or .jsonl.gz")
+    retrieve.add_argument("path", type=given_path, help="split: .h5, .jsonl or .jsonl.gz")
     retrieve.add_argument(
-        "--model", action="append", required=True, metavar="DIR", help="a saved model; more than one is an ensemble"
+        "--model",
+        type=given_path,
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="a saved model; more than one is an ensemble",
     )
     retrieve.add_argument(
         "--caption", action="append", default=[], metavar="SENTENCE", help="asks for images; more than one is allowed"
     )
-    retrieve.add_argument("--captions-file", metavar="TXT", help="sentences that ask for images, one a line")
+    retrieve.add_argument(
+        "--captions-file", type=given_path, metavar="TXT", help="sentences that ask for images, one a line"
+    )
     retrieve.add_argument(
         "--image",
         action="append",
@@ -43,8 +51,10 @@ def add_parser(commands: Any) -> None:
         help="asks for captions: its name in the split, or its place from 0; more than one is allowed",
     )
     retrieve.add_argument("--top", type=int, default=10, metavar="K", help="how many of the best (default: 10)")
-    retrieve.add_argument("--out", "--json", metavar="JSON", help="write the results to this file too")
-    retrieve.add_argument("--page", metavar="HTML", help="write a page of the results, with the images or their boxes")
+    retrieve.add_argument("--out", "--json", type=given_path, metavar="JSON", help="write the results to this file too")
+    retrieve.add_argument(
+        "--page", type=given_path, metavar="HTML", help="write a page of the results, with the images or their boxes"
+    )
     add_thumbnail_flag(retrieve)
     add_scoring_flags(retrieve)
     retrieve.set_defaults(run=_retrieve)

@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .paths import given_path
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -34,7 +36,9 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_thumbnail_flag(parser: argparse.ArgumentParser) -> None:
     """``--images``, for :class:`cmsei_fast.report.drawings.Drawings`."""
-    parser.add_argument("--images", metavar="DIR", help="image files by the names in the split, for thumbnails")
+    parser.add_argument(
+        "--images", type=given_path, metavar="DIR", help="image files by the names in the split, for thumbnails"
+    )
 
 
 def folds_of(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .paths import given_path
 from .settings import add_flags, given, read_settings
 from .sources import SCORERS, load_split, parse_scorer
 
@@ -32,12 +33,18 @@ def add_parser(commands: Any) -> None:
         "the last model, the log and the newest checkpoint in the run's directory. Run it under torchrun to train in "
         "many processes: the result is that of one. Flags go over the settings file, both over the defaults.",
     )
-    train.add_argument("training", help="split to learn from: .h5, .jsonl or .jsonl.gz")
-    train.add_argument("directory", help="of the run")
-    train.add_argument("--validation", metavar="SPLIT", help="split that chooses the best model")
-    train.add_argument("--settings", metavar="JSON", help=f"a file with the objects {' and '.join(SECTIONS)}")
-    train.add_argument("--word-vectors", metavar="FILE", help="start from these (GloVe's or word2vec's text format)")
-    train.add_argument("--vocabulary", metavar="JSON", help="the field's vocabulary file; else made of the captions")
+    train.add_argument("training", type=given_path, help="split to learn from: .h5, .jsonl or .jsonl.gz")
+    train.add_argument("directory", type=given_path, help="of the run")
+    train.add_argument("--validation", type=given_path, metavar="SPLIT", help="split that chooses the best model")
+    train.add_argument(
+        "--settings", type=given_path, metavar="JSON", help=f"a file with the objects {' and '.join(SECTIONS)}"
+    )
+    train.add_argument(
+        "--word-vectors", type=given_path, metavar="FILE", help="start from these (GloVe's or word2vec's text format)"
+    )
+    train.add_argument(
+        "--vocabulary", type=given_path, metavar="JSON", help="the field's vocabulary file; else made of the captions"
+    )
     train.add_argument(
         "--scorer", choices=SCORERS, default=argparse.SUPPRESS, help="structure and start of the score (default: cmsei)"
     )
