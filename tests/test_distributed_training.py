@@ -14,6 +14,9 @@ import training_runs
 from safetensors.torch import load_file
 from test_training import NOISY, losses
 
+from cmsei_fast import CMSEI, evaluate
+from cmsei_fast.training.log import read_log
+
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 
 
@@ -63,6 +66,51 @@ def test_two_processes_resume_to_the_bit(tmp_path):
     assert losses(tmp_path / "killed") == expected
     with pytest.raises(ValueError, match=r"^resume: expected 2 processes \(as the run had\), got 1$"):
         training_runs.run(tmp_path / "killed", resume=True, **NOISY)
+
+
+SHARED_VALIDATION = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+import training_runs, torch
+from cmsei_fast import tiling
+from cmsei_fast.distributed import Team
+from cmsei_fast.model import CMSEI
+torch.set_num_threads(1)
+tiling.TILE_WORK = dict.fromkeys(tiling.TILE_WORK, 1)
+shares = []
+run = Team.run
+def counted(team, wanted, take, *more):
+    def note(i, j, tile):
+        shares[-1][1] += 1
+        return take(i, j, tile)
+    shares.append([int(wanted.sum()), 0])
+    run(team, wanted, note, *more)
+Team.run = counted
+for name, items in (("encode_images", 3), ("encode_captions", 5)):
+    def encode(self, *arguments, whole=getattr(CMSEI, name), items=items, **options):
+        return whole(self, *arguments, batch_size=items, **options)
+    setattr(CMSEI, name, encode)
+training_runs.run(sys.argv[2], **json.loads(sys.argv[3]))
+with open(f"{sys.argv[2]}/shares.{os.environ['RANK']}", "w") as file:
+    json.dump(shares, file)
+"""
+
+
+def test_a_validation_is_shared_and_the_same_to_the_bit(tmp_path):
+    """What two processes measured after the last epoch is what one measures of the model they saved then."""
+    start_two(tmp_path / "two", program=("-c", SHARED_VALIDATION, os.path.dirname(training_runs.__file__)), epochs=2)
+    records = [r for r in read_log(tmp_path / "two" / "log.jsonl") if "validation" in r]
+    model = CMSEI.from_pretrained(tmp_path / "two" / "last")
+    split = training_runs.tiny_split()
+    images, captions = model.encode_images(split, batch_size=3), model.encode_captions(split.captions, batch_size=5)
+    alone = evaluate(images, captions, scorer=model.scorer, caption_to_image=split.caption_to_image)
+    assert len(records) == 2
+    assert records[-1]["validation"] == alone.to_dict()
+    shares = [json.loads((tmp_path / "two" / f"shares.{rank}").read_text()) for rank in "01"]
+    assert len(shares[0]) == len(shares[1]) == 4  # of two validations, the true pairs and the others
+    for (wanted, zero), (_, one) in zip(shares[0][::2], shares[1][::2], strict=True):
+        assert min(zero, one) > 0
+        assert zero + one == wanted
 
 
 OWN_GROUP = """

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..data.json_object import read_json, write_json
 from ..data.split import Split
 from ..model import CMSEI, ModelConfig
-from ..process_group import process_group, rank_and_world
+from ..process_group import default_group, process_group, rank_and_world
 from ..progress import Steps
 from ..retrieval import RecallMetrics, evaluate
 from . import checkpoint as disk
@@ -51,8 +51,8 @@ def train(
 ) -> RecallMetrics | None:
     """Trains a model and keeps the run in a directory: configuration, log, checkpoints, the best and the last model.
 
-    Under ``torchrun`` each process takes its part of every batch; the result is that of one process. Process 0
-    validates, writes and shows progress.
+    Under ``torchrun`` each process takes its part of every batch and of what a validation encodes and scores; the
+    result is that of one process. Process 0 writes and shows progress.
 
     Args:
         model: with its initial weights; a resumed run gives it its own.
@@ -209,31 +209,42 @@ class _Run:
         return value
 
     def _validate(self, epoch: int) -> None:
-        """Process 0 scores the validation split and keeps the model if it is the best; the others wait."""
-        if self.rank == 0 and self.validation is not None:
-            model, split = self.scored_model, self.validation
-            with preserved_random_state(self.device):
-                images, captions = model.encode_images(split), model.encode_captions(split.captions)
-            metrics = evaluate(images, captions, scorer=model.scorer, caption_to_image=split.caption_to_image)
-            self.metrics = metrics
-            self.log.write(self.step, epoch=epoch, validation=metrics.to_dict(), scorer=model.scorer.to_dict())
-            better = metrics.rsum > self.best
-            if better:
-                self.best = metrics.rsum
-                model.save_pretrained(self.directory / BEST)
-            if self.progress:
-                told = "the best so far" if better else f"best {self.best:.1f}"
-                print(
-                    f"epoch {epoch + 1}/{self.config.epochs}: validation: rSum {metrics.rsum:.1f} ({told}), "
-                    + ", ".join(
-                        f"{name} {d.r1:.1f} {d.r5:.1f} {d.r10:.1f}"
-                        for name, d in (("i2t", metrics.i2t), ("t2i", metrics.t2i))
-                    ),
-                    file=sys.stderr,
-                    flush=True,
-                )
+        """All processes encode and score the validation split; process 0 keeps the model if it is the best."""
+        if self.validation is None:
+            return
+        model, split = self.scored_model, self.validation
+        group = default_group() if self.world > 1 else None
+        with preserved_random_state(self.device):
+            images = model.encode_images(split, group=group)
+            captions = model.encode_captions(split.captions, group=group)
+        scorers = [model.scorer]
+        if self.world > 1:
+            dist.broadcast_object_list(scorers)  # of processors that round apart, one
+        metrics = evaluate(images, captions, scorer=scorers[0], caption_to_image=split.caption_to_image, group=group)
+        if self.rank == 0:
+            self._keep(epoch, model, metrics)
         if self.world > 1:
             dist.barrier()
+
+    def _keep(self, epoch: int, model: CMSEI, metrics: RecallMetrics) -> None:
+        """Logs a validation, tells it, and saves the model if it is the best so far."""
+        self.metrics = metrics
+        self.log.write(self.step, epoch=epoch, validation=metrics.to_dict(), scorer=model.scorer.to_dict())
+        better = metrics.rsum > self.best
+        if better:
+            self.best = metrics.rsum
+            model.save_pretrained(self.directory / BEST)
+        if self.progress:
+            told = "the best so far" if better else f"best {self.best:.1f}"
+            print(
+                f"epoch {epoch + 1}/{self.config.epochs}: validation: rSum {metrics.rsum:.1f} ({told}), "
+                + ", ".join(
+                    f"{name} {d.r1:.1f} {d.r5:.1f} {d.r10:.1f}"
+                    for name, d in (("i2t", metrics.i2t), ("t2i", metrics.t2i))
+                ),
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _checkpoint(self) -> None:
         tensors = {f"objective.{k}": x for k, x in self.objective.state_dict().items()}
