@@ -147,6 +147,11 @@ def test_blocks_walk_over_each_tile_once(library: ctypes.CDLL) -> None:
             assert (counts == 1).all()
 
 
+def test_few_teams_are_divided_by_any_number_of_images(library: ctypes.CDLL) -> None:
+    for teams, images in itertools.product(range(5), range(1, COLUMNS + 1)):
+        assert library.tile_quotient(teams, images) == teams // images
+
+
 @pytest.mark.parametrize("pads", [False, True])
 def test_every_product_of_a_tile_has_a_place_of_its_own(library: ctypes.CDLL, pads: bool) -> None:
     lengths = [36] * 4, [144], [50, 20, 3], [37, 37, 36, 1], *([[1] * 20, [2] * 20] if pads else [[1] * 144, [2] * 49])

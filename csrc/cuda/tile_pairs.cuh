@@ -90,8 +90,9 @@ CMSEI_DEVICE void score_pairs(const Arguments& a, unsigned char* work, const Til
   const int first_row = static_cast<int>(a.captions.offsets[captions.first]);
   // From pair to pair: captions on, and images aside, none where the teams are as many as the images.
   // Both in one register, for these are scarce.
-  const int on = share.teams / across, step = on << 8 | (share.teams - on * across);
-  int image = images.first + warp % across, caption = captions.first + warp / across, before = -1;
+  const int on = quotient(share.teams, across), step = on << 8 | (share.teams - on * across);
+  const int down = quotient(warp, across);
+  int image = images.first + warp - down * across, caption = captions.first + down, before = -1;
   PairSide<float> regions{};
   Column corner{};
 #pragma unroll 1

@@ -70,6 +70,13 @@ inline int teams_of(const PairConfig& config, int64_t regions, int64_t words, in
   return static_cast<int>(fit < kMostTeams ? fit : kMostTeams);
 }
 
+// few / by, of at most as many as there are teams: a division of any numbers is twenty instructions.
+CMSEI_FORMULA constexpr int quotient(int few, int by) {
+  int times = 0;
+  for (int i = 1; i <= kMostTeams; ++i) times += few >= i * by ? 1 : 0;
+  return times;
+}
+
 // How many warps' memory fits, a warp being a team, and the bytes of one.
 struct Share {
   int32_t teams, bytes;

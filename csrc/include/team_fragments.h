@@ -8,11 +8,11 @@
 // 2,048 a cycle, are 216 cycles.
 //                                              words ask once  regions ask once  both twice and across the levels
 //   attention and inner products in memory     1,710           2,260             9,470
-//   here, the only pair of a tile              970             870               2,720
+//   here, the only pair of a tile              960             860               2,710
 //   each further caption of the same image     650             650               2,350
 //   of them products of the tensor cores       45              24                176
 // The same of 20 words; in the last line without a form of their own for 17 to 24:
-//   the only pair of a tile                    1,130           1,060             3,500
+//   the only pair of a tile                    1,120           1,050             3,490
 //   each further caption of the same image     800             840               3,130
 //   of them products of the tensor cores       75              48                320
 //   each further caption, two eights at a time 1,680           2,280             9,150

@@ -225,6 +225,7 @@ extern "C" void tile_places(int pads, const int64_t* offsets, int first, int las
     }
 }
 
+extern "C" int32_t tile_quotient(int few, int by) { return quotient(few, by); }
 extern "C" int32_t tile_product_numbers() { return kProductBytes / 4; }
 // Whether means ask beside in a pair of r + 1 regions and w + 1 words, to out (regions, words).
 extern "C" void tile_beside(const int64_t* config, const float* scalars, int regions, int words, uint8_t* out) {
