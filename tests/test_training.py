@@ -172,3 +172,14 @@ def test_rates():
     cosine = TrainConfig(schedule="cosine", epochs=2, warmup_steps=0)
     assert [cosine.rate(i, 10) for i in (0, 10, 20, 30)] == pytest.approx([1, 0.505, 0.01, 0.01])
     assert TrainConfig(schedule="constant", warmup_steps=0).rate(1000, 10) == 1
+
+
+def test_the_log_says_over_which_negatives_its_loss_is(tmp_path, capsys):
+    split = training_runs.tiny_split()
+    for loss, expected in (("hinge", ["sum"] * 4 + ["hardest"] * 4), ("infonce", [None] * 8)):
+        config = TrainConfig(epochs=2, batch_size=8, loss=loss)
+        train(training_runs.tiny_model(split), split, None, tmp_path / loss, config, device="cpu")
+        records = read_log(tmp_path / loss / "log.jsonl")
+        assert [record.get("negatives") for record in records] == expected
+        lines = [line for line in capsys.readouterr().err.splitlines() if "loss" in line]
+        assert [" (sum over negatives)" in line for line in lines] == [loss == "hinge", False]

@@ -34,7 +34,7 @@ class TrainConfig:
         margin: of the hinge.
         grounding: weight of a loss that asks a caption's words of relations to look at both ends of the relation in the
             image's scene graph (``cmsei_fast.training.grounding_loss``; no part of the paper); 0 is none.
-        warmup_epochs: epochs of the hinge over the sum of negatives before the hardest (VSE++).
+        warmup_epochs: epochs of the hinge over the sum of negatives, a larger number, before the hardest (VSE++).
         average: decay of the running average of the weights that is validated and saved, in [0, 1); 0 is none.
         precision: ``"float32"``; ``"bfloat16"`` and ``"float16"`` train under autocast (float16 on GPUs alone, its loss
             scaled).

@@ -168,6 +168,9 @@ class _Run:
     def _epoch(self, objective: Any, epoch: int) -> None:
         config, steps = self.config, len(self.batches)
         done = self.step - epoch * steps
+        warm = config.loss == "hinge" and epoch < config.warmup_epochs
+        # The warm-up's loss is a sum where the later one is its greatest term: their sizes do not compare.
+        kind = {"negatives": "sum" if warm else "hardest"} if config.loss == "hinge" else {}
         self.model.train()
         loader = self.batches.loader(epoch, done, config.workers, pin=self.device.type == "cuda")
         with self._bar(epoch, steps, done) as bar:
@@ -176,13 +179,15 @@ class _Run:
                 rate = config.learning_rate * config.rate(self.step, steps)
                 for group, factor in zip(self.optimizer.param_groups, (1.0, 1.0, config.scalar_rate), strict=True):
                     group["lr"] = rate * factor
-                loss = self._learn(objective, share.to(self.device), epoch < config.warmup_epochs)
+                loss = self._learn(objective, share.to(self.device), warm)
                 self.step += 1
                 pairs = sum(share.image_counts) * sum(share.caption_counts)
                 speed = pairs / (time.perf_counter() - start)
-                self.log.write(self.step, epoch=epoch, loss=loss, learning_rate=rate, pairs_per_second=round(speed))
+                told = {"learning_rate": rate, "pairs_per_second": round(speed)}
+                self.log.write(self.step, epoch=epoch, loss=loss, **kind, **told)
                 if bar is not None:
-                    figures = {"loss": f"{loss:.3f}", "pairs": f"{speed:,.0f}/s"}
+                    shown = f"{loss:.3f} (sum over negatives)" if warm else f"{loss:.3f}"
+                    figures = {"loss": shown, "pairs": f"{speed:,.0f}/s"}
                     if self.best >= 0:
                         figures["best rSum"] = f"{self.best:.1f}"
                     bar.update(1, figures)
