@@ -19,7 +19,6 @@
 // Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it
 // from pair to pair.
 #pragma once
-#pragma once
 
 #include "fragment_gram.h"
 #include "fragment_softmax.h"
