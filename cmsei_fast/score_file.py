@@ -258,7 +258,7 @@ class ScoreFile:
 
     def _renew(self) -> None:
         """A part of its own: a process that outlives its run may still write to the one that was there."""
-        old = self._file
+        old, self._file = self._file, -1  # so that it is closed once, though another run takes the name
         try:
             self.part.unlink()
             self._file = self._open()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +127,22 @@ def test_a_process_that_outlives_its_run_does_not_write_into_the_next(out, score
         os.close(left)
     np.testing.assert_array_equal(np.load(out), expected)
     assert names(out.parent) == ["scores.npy"]
+
+
+def test_another_run_that_takes_the_part_meanwhile_is_told(out, monkeypatch):
+    others, unlink = [], Path.unlink
+
+    def unlink_and_begin(self, missing_ok=False):
+        unlink(self, missing_ok)
+        if self.name == "scores.npy.part":
+            others.append(os.open(self, os.O_RDWR | os.O_CREAT))
+            fcntl.flock(others[-1], fcntl.LOCK_EX)
+
+    monkeypatch.setattr(Path, "unlink", unlink_and_begin)
+    with pytest.raises(OSError, match=r"scores\.npy\.part: expected no other run that writes it, got one$"):
+        run(out, resume=False)
+    assert len(others) == 1
+    os.close(others[0])
 
 
 def test_without_resume_it_starts_afresh(out, scored, monkeypatch):
