@@ -1,4 +1,4 @@
-"""What is built: the package, its kernels and two compiled modules. How those are built is in ``building``.
+"""What is built: the package, its kernels and two compiled modules. How those are built is in ``csrc/building``.
 
 Environment: CMSEI_NATIVE and CMSEI_CUDA (0: leave out, 1: must be built, auto: build if possible), CMSEI_CUDA_ARCHS
 ("80;90a"), CUDA_HOME, CXX, CXXFLAGS, LDFLAGS.
@@ -12,7 +12,7 @@ import sys
 from setuptools import Extension, find_packages, setup
 
 # An isolated build has only what pyproject.toml requires on its path.
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "csrc"))
 from building.command import NinjaBuild
 
 PACKAGE = "cmsei_fast"

@@ -47,7 +47,8 @@ MEASURE_SECONDS = 150
 _BUILT = "import cmsei_fast._native, cmsei_fast._cuda, cmsei_fast.kernels"
 # Without pip, or where it may not write: the modules beside the sources, and the kernels where they are imported from.
 _BESIDE = """
-import pathlib, shutil
+import pathlib, shutil, sys
+sys.path.insert(0, "csrc")
 from building.modules import build_modules
 from cmsei_fast.version import __version__
 for name, outcome in build_modules(__version__).items():

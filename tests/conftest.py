@@ -177,6 +177,6 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def building() -> ModuleType:
     """The package that ``setup.py`` builds with: it lies in the source tree and is not installed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).resolve().parents[1]))
+        patch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "csrc"))
         importlib.import_module("building.command")
     return sys.modules["building"]

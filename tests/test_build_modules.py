@@ -14,16 +14,16 @@ from setuptools import Distribution, Extension
 
 @pytest.mark.parametrize("name", ["CMSEI_CUDA", "CMSEI_NATIVE"])
 def test_wishes(building, name):
-    assert [building.wishes.wish(name, {name: value}) for value in ("0", "1", "auto", "AUTO", "")] == [
+    assert [building.switches.switch(name, {name: value}) for value in ("0", "1", "auto", "AUTO", "")] == [
         "0",
         "1",
         "auto",
         "auto",
         "auto",
     ]
-    assert building.wishes.wish(name, {}) == "auto"
+    assert building.switches.switch(name, {}) == "auto"
     with pytest.raises(building.errors.BuildError, match=f"{name}: expected 0, 1 or auto, got 'yes'"):
-        building.wishes.wish(name, {name: "yes"})
+        building.switches.switch(name, {name: "yes"})
 
 
 def test_compiler_is_the_one_asked_for(building):

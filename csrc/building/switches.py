@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from .errors import BuildError
 
 
-def wish(name: str, environ: Mapping[str, str]) -> str:
+def switch(name: str, environ: Mapping[str, str]) -> str:
     """The value of CMSEI_NATIVE or CMSEI_CUDA: "0", "1" or "auto" (the default)."""
     value = environ.get(name, "").strip().lower() or "auto"
     if value not in ("0", "1", "auto"):

@@ -15,7 +15,7 @@ from .errors import BuildError
 from .instruction_sets import PRODUCTS, VARIANTS, supported_variants
 from .native import plan_native
 from .plan import ninja_run, start_plan
-from .wishes import wish
+from .switches import switch
 
 
 @dataclass
@@ -33,9 +33,9 @@ class Outcome:
 
 def build_modules(version: str) -> dict[str, Outcome]:
     """Compiles what can be compiled and raises where a module that must be there cannot."""
-    wishes = {"native": wish("CMSEI_NATIVE", os.environ), "cuda": wish("CMSEI_CUDA", os.environ)}
-    outcomes = {name: Outcome() for name in wishes}
-    for name, value in wishes.items():
+    switches = {"native": switch("CMSEI_NATIVE", os.environ), "cuda": switch("CMSEI_CUDA", os.environ)}
+    outcomes = {name: Outcome() for name in switches}
+    for name, value in switches.items():
         if value == "0":
             outcomes[name].reason = f"left out by CMSEI_{name.upper()}=0"
     compiler = tools.find_compiler(os.environ)
@@ -48,7 +48,7 @@ def build_modules(version: str) -> dict[str, Outcome]:
     if compiler is not None and any(outcome.reason is None for outcome in outcomes.values()):
         compile_all(outcomes, compiler, nvcc, version)
     for name, outcome in outcomes.items():
-        if outcome.path is None and wishes[name] == "1":
+        if outcome.path is None and switches[name] == "1":
             raise BuildError(f"CMSEI_{name.upper()}=1, but {tree.PACKAGE}._{name} was not built: {outcome.reason}")
         if outcome.path is None:
             print(f"warning: {tree.PACKAGE}._{name} was not built: {outcome.reason}", file=sys.stderr)
