@@ -57,7 +57,11 @@ def _explains_itself(error: Exception) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="cmsei-fast", description="Fast cross-modal scores of images and sentences.")
+    parser = _Parser(
+        prog="cmsei-fast",
+        description="Image-sentence retrieval by fine-grained cross-attention: trains, evaluates and explains models.",
+        epilog="cmsei-fast COMMAND --help describes the options of a command.",
+    )
     parser.add_argument("--version", action="version", version=f"cmsei-fast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -65,9 +69,10 @@ def _parser() -> argparse.ArgumentParser:
         module.add_parser(commands)
     doctor = commands.add_parser(
         "doctor",
-        help="what can run here, what cannot and why, and whether it is right",
-        description="Says which engines can run here and why the others cannot, which environment variables are set, "
-        "and whether each engine gives the definition's scores of a small problem; the status is 1 if one does not.",
+        help="check which engines can run on this machine and whether their scores are right",
+        description="Lists the engines that can run on this machine and why the others cannot, and the environment "
+        "variables that are set; then checks each engine against the reference on a small problem. The exit status "
+        "is 1 if an engine disagrees.",
     )
     doctor.set_defaults(run=_doctor)
     return parser

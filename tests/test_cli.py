@@ -173,6 +173,9 @@ def test_help_says_what_every_command_and_flag_is():
                 parsers += action.choices.values()
             else:
                 assert action.help, f"{parser.prog}: {action.dest}"
+                assert not action.help.startswith(("of ", "default")), f"{parser.prog}: {action.dest}: {action.help}"
+                if action.default not in (None, False, argparse.SUPPRESS) and action.default != []:
+                    assert f"(default: {action.default:{'g' * isinstance(action.default, float)}})" in action.help
     assert {parser.prog.split(" ", 1)[-1] for parser in parsers} >= {"train", "doctor", "convert scan", "convert jsonl"}
 
 
@@ -181,9 +184,11 @@ def test_help_of_train_has_the_settings_of_the_docstrings(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     lines = " ".join(capsys.readouterr().out.split())
-    assert "--batch-size INT captions a step, over all processes; their images come with them, each once (def" in lines
-    assert '"cosine" takes it to 1 % of its height' in lines
-    assert "--layers INT layers of reasoning over each of them (default: 1)" in lines
+    assert (
+        "--batch-size INT captions in a step, over all processes; each of their images is included once (def" in lines
+    )
+    assert '"cosine" lowers it to 1 % of its peak' in lines
+    assert "--layers INT number of reasoning layers over each graph (default: 1)" in lines
     assert "(default: spatial semantic)" in lines
     assert "(default: yes)" in lines
 

@@ -18,9 +18,11 @@ def add_parser(commands: Any) -> None:
     """Adds ``convert`` and a parser for each format."""
     convert = commands.add_parser(
         "convert",
-        help="make the file of a split from the field's formats",
-        description="Writes one HDF5 file a split from features, boxes, scene graphs and captions in the formats of "
-        "others. The file appears when it is complete; features are never wholly in memory.",
+        help="convert features, boxes, scene graphs and captions to a split file",
+        description="Reads features, boxes, scene graphs and captions in the formats of other projects and writes one "
+        "HDF5 file per split. The file appears only once it is complete; features are streamed, so they need not fit "
+        "in memory.",
+        epilog="cmsei-fast convert FORMAT --help describes the options of a format.",
     )
     formats = convert.add_subparsers(dest="format", required=True, metavar="FORMAT")
 
@@ -30,18 +32,35 @@ def add_parser(commands: Any) -> None:
             "--captions",
             type=given_path,
             metavar="FILE",
-            help="dataset_*.json (with --split), MS-COCO's captions_*.json, captions a line (with --ids), or name, "
-            "tab and caption a line",
+            help="captions: Karpathy's dataset_*.json (with --split), MS-COCO's captions_*.json, a text file with one "
+            "caption per line (with --ids), or a text file whose lines are an image name, a tab and a caption "
+            "(default: no captions)",
         )
         command.add_argument(
-            "--ids", type=given_path, metavar="FILE", help="image names, one a caption or one an image, for --captions"
+            "--ids",
+            type=given_path,
+            metavar="FILE",
+            help="image names for a text file of --captions, one line per caption or one per image",
         )
-        command.add_argument("--split", help="of the dataset_*.json; several with commas, as train,restval")
+        command.add_argument(
+            "--split",
+            metavar="NAME",
+            help="which split of dataset_*.json to read; separate several by commas, e.g. train,restval",
+        )
     for command in (scan, butd, npz):
-        command.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of features")
+        command.add_argument(
+            "--dtype",
+            choices=("float32", "float16"),
+            default="float32",
+            help="data type in which to store the features (default: float32)",
+        )
     for command in (scan, butd, npz, graph, jsonl):
-        command.add_argument("--out", type=given_path, required=True, metavar="FILE", help="the split's file, .h5")
-        command.add_argument("--progress", action="store_true", help="show bars even where there is no terminal")
+        command.add_argument(
+            "--out", type=given_path, required=True, metavar="FILE", help="split file to write (.h5 or .hdf5)"
+        )
+        command.add_argument(
+            "--progress", action="store_true", help="show progress bars even if standard error is not a terminal"
+        )
         command.set_defaults(run=run)
 
 
@@ -63,13 +82,20 @@ def run(arguments: argparse.Namespace) -> int:
 def _add_scan(formats: Any) -> argparse.ArgumentParser:
     scan: argparse.ArgumentParser = formats.add_parser(
         "scan",
-        help="SCAN's .npy and text files, with GSMN's or CAMERA's boxes",
-        description="Reads {split}_ims.npy, {split}_caps.txt and, where they are there, {split}_ids.txt and boxes with "
-        "image sizes ({split}_ims_bbx.npy and _ims_size.npy, or _boxes.npy and _img_sizes.npy).",
+        help="SCAN's .npy and text files, optionally with GSMN's or CAMERA's boxes",
+        description="Reads {split}_ims.npy, {split}_caps.txt and, if they exist, {split}_ids.txt and the boxes with "
+        "image sizes ({split}_ims_bbx.npy and {split}_ims_size.npy, or {split}_boxes.npy and {split}_img_sizes.npy).",
     )
-    scan.add_argument("directory", type=given_path, help="folder of the files, as data/f30k_precomp")
-    scan.add_argument("--split", required=True, help="train, dev, test or testall")
-    scan.add_argument("--captions-per-image", type=_positive, default=5, metavar="K", help="default: 5")
+    scan.add_argument("directory", type=given_path, help="directory of the files, e.g. data/f30k_precomp")
+    scan.add_argument(
+        "--split",
+        required=True,
+        metavar="NAME",
+        help="split to read, the prefix of the file names: train, dev, test or testall",
+    )
+    scan.add_argument(
+        "--captions-per-image", type=_positive, default=5, metavar="K", help="number of captions per image (default: 5)"
+    )
     scan.set_defaults(read=_scan)
     return scan
 
@@ -89,10 +115,13 @@ def _scan(arguments: argparse.Namespace) -> Split:
 def _add_butd(formats: Any) -> argparse.ArgumentParser:
     butd: argparse.ArgumentParser = formats.add_parser(
         "butd",
-        help="bottom-up-attention's .tsv files, base64 in them",
-        description="Reads lines of image_id, image_w, image_h, num_boxes, boxes and features (base64 of float32).",
+        help="bottom-up-attention's .tsv files",
+        description="Reads tab-separated lines of image_id, image_w, image_h, num_boxes, boxes and features, the last "
+        "two as base64 of float32.",
     )
-    butd.add_argument("tsv", type=given_path, nargs="+", help="file of image features; several make one split")
+    butd.add_argument(
+        "tsv", type=given_path, nargs="+", help=".tsv file of image features; several files make one split"
+    )
     butd.set_defaults(read=_butd)
     return butd
 
@@ -106,10 +135,10 @@ def _butd(arguments: argparse.Namespace) -> Split:
 def _add_npz(formats: Any) -> argparse.ArgumentParser:
     npz: argparse.ArgumentParser = formats.add_parser(
         "npz",
-        help="a folder of bottom-up-attention.pytorch's .npz files",
-        description="Reads a file an image, named after it, with x, bbox, num_bbox, image_h and image_w.",
+        help="a directory of bottom-up-attention.pytorch's .npz files",
+        description="Reads one file per image, named after the image, with x, bbox, num_bbox, image_h and image_w.",
     )
-    npz.add_argument("directory", type=given_path, help="folder of the files")
+    npz.add_argument("directory", type=given_path, help="directory of the .npz files")
     npz.set_defaults(read=_npz)
     return npz
 
@@ -124,20 +153,45 @@ def _add_graph(formats: Any) -> argparse.ArgumentParser:
     graph: argparse.ArgumentParser = formats.add_parser(
         "scene-graph",
         help="Scene-Graph-Benchmark's custom_prediction.json",
-        description="Makes a split without features, or adds labels and relations to one that has features (--onto).",
+        description="Writes a split without features, or with --onto adds labels and relations to a split that has "
+        "features.",
     )
-    graph.add_argument("prediction", type=given_path, help="custom_prediction.json")
-    graph.add_argument("info", type=given_path, help="custom_data_info.json")
     graph.add_argument(
-        "--onto", type=given_path, metavar="SPLIT", help="a split's file whose regions get the labels and relations"
+        "prediction", type=given_path, help="predicted boxes, labels and relations (custom_prediction.json)"
     )
-    graph.add_argument("--overlap", type=float, help="of boxes that are one, with --onto (default: 0.5)")
-    graph.add_argument("--unscaled", action="store_true", help="boxes are in the image's own pixels, not 600 to 1000")
-    graph.add_argument("--max-boxes", type=_positive, metavar="K", help="the first K boxes of an image (default: all)")
+    graph.add_argument("info", type=given_path, help="image files and names of the classes (custom_data_info.json)")
     graph.add_argument(
-        "--max-relations", type=_positive, default=100, metavar="K", help="the first K of an image (default: 100)"
+        "--onto", type=given_path, metavar="SPLIT", help="split file whose regions are given the labels and relations"
     )
-    graph.add_argument("--min-score", type=float, default=0.0, help="of a relation (default: 0)")
+    graph.add_argument(
+        "--overlap",
+        type=float,
+        metavar="IOU",
+        help="least intersection over union, in (0, 1], for a box to match a region of --onto (default: 0.5)",
+    )
+    graph.add_argument(
+        "--unscaled",
+        action="store_true",
+        help="with --onto: boxes are in pixels of the original image, not of the image as scaled for the detector "
+        "(shorter side 600)",
+    )
+    graph.add_argument(
+        "--max-boxes", type=_positive, metavar="K", help="keep the first K boxes of each image (default: all)"
+    )
+    graph.add_argument(
+        "--max-relations",
+        type=_positive,
+        default=100,
+        metavar="K",
+        help="keep the first K relations of each image (default: 100)",
+    )
+    graph.add_argument(
+        "--min-score",
+        type=float,
+        default=0.0,
+        metavar="SCORE",
+        help="drop relations with a score below this (default: 0)",
+    )
     graph.set_defaults(read=_scene_graph)
     return graph
 
@@ -171,15 +225,16 @@ def _scene_graph(arguments: argparse.Namespace) -> Split:
 def _add_jsonl(formats: Any) -> argparse.ArgumentParser:
     jsonl: argparse.ArgumentParser = formats.add_parser(
         "jsonl",
-        help="scene graphs as JSON lines, captions included",
-        description="Reads an object an image with image, labels, boxes, relations, captions and, if known, its size.",
+        help="scene graphs and captions as JSON lines",
+        description="Reads one JSON object per image with image, labels, boxes, relations, captions and, if known, "
+        "its size.",
     )
-    jsonl.add_argument("path", type=given_path, help=".jsonl or .jsonl.gz")
+    jsonl.add_argument("path", type=given_path, help="file of scene graphs (.jsonl or .jsonl.gz)")
     jsonl.add_argument(
         "--names",
         type=given_path,
         metavar="JSON",
-        help="a JSON file with the lists objects and predicates (default: those that occur)",
+        help="JSON file with the lists objects and predicates of all names (default: the names that occur)",
     )
     jsonl.set_defaults(read=_jsonl)
     return jsonl

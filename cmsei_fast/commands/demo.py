@@ -32,19 +32,33 @@ def add_parser(commands: Any) -> None:
     """Adds ``demo``."""
     demo = commands.add_parser(
         "demo",
-        help="generate, train, evaluate: what the graphs are for",
-        description="Generates scenes in groups of four with the same objects in different relations, trains SCAN and "
-        "CMSEI with and without its graphs, evaluates them on scenes none has seen, prints the table of it and writes "
-        "a page with the table and some retrievals. About two minutes on two processor cores.",
+        help="train and evaluate small models on generated scenes, with and without graphs",
+        description="Generates scenes in groups of four that have the same objects in different relations, trains "
+        "SCAN and CMSEI with and without its graphs, and evaluates them on unseen scenes. Prints a table of the "
+        "results and writes an HTML page with the table and some retrievals. Takes about two minutes on two processor "
+        "cores.",
     )
-    demo.add_argument("--groups", type=int, default=700, help="groups of four training images (default: 700)")
-    demo.add_argument("--epochs", type=int, default=4, help="of each training (default: 4)")
-    demo.add_argument("--seed", type=int, default=0, help="of the scenes and the weights (default: 0)")
-    demo.add_argument("--page", type=given_path, default="cmsei-fast-demo.html", help="default: cmsei-fast-demo.html")
     demo.add_argument(
-        "--directory", type=given_path, help="keep the runs (logs, checkpoints, models) there; default: nowhere"
+        "--groups", type=int, default=700, metavar="N", help="groups of four images to train on (default: 700)"
     )
-    demo.add_argument("--progress", action="store_true", help="show a bar for each epoch")
+    demo.add_argument("--epochs", type=int, default=4, metavar="N", help="epochs to train each model for (default: 4)")
+    demo.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed for the scenes and the weights (default: 0)"
+    )
+    demo.add_argument(
+        "--page",
+        type=given_path,
+        default="cmsei-fast-demo.html",
+        metavar="HTML",
+        help="file to write the page to (default: cmsei-fast-demo.html)",
+    )
+    demo.add_argument(
+        "--directory",
+        type=given_path,
+        metavar="DIR",
+        help="keep the runs (logs, checkpoints, models) in this directory (default: discard them)",
+    )
+    demo.add_argument("--progress", action="store_true", help="show a progress bar for each epoch")
     demo.set_defaults(run=_demo)
 
 

@@ -23,23 +23,30 @@ def add_parser(commands: Any) -> None:
     """Adds ``evaluate``."""
     evaluate = commands.add_parser(
         "evaluate",
-        help="recalls of trained models, or of an untrained encoding, on a split",
-        description="Scores every image of a split with every caption and prints recalls in both directions. Several "
-        "models are an ensemble: their scores are averaged. The matrix is not held in memory; --scores writes it to a "
-        "file, and --resume goes on after a run that was killed. Without a model, images and captions of JSON lines of "
-        "scene graphs are encoded by their words alone (nothing is trained).",
+        help="compute recalls of trained models, or of an untrained encoding, on a split",
+        description="Scores every image of a split with every caption and prints the recalls in both directions. The "
+        "scores of several models are averaged (an ensemble). The score matrix is not held in memory: --scores writes "
+        "it to a file, and --resume continues an interrupted run. Without --model, the split must be JSON lines of "
+        "scene graphs: its images and captions are encoded by their words alone, without training.",
     )
-    evaluate.add_argument("path", type=given_path, help="split: .h5, .jsonl or .jsonl.gz")
+    evaluate.add_argument("path", type=given_path, help="split to evaluate on (.h5, .jsonl or .jsonl.gz)")
     evaluate.add_argument(
-        "--model", type=given_path, action="append", metavar="DIR", help="a saved model; more than one is an ensemble"
+        "--model",
+        type=given_path,
+        action="append",
+        metavar="DIR",
+        help="directory of a saved model; repeat it to average the scores of several (an ensemble)",
     )
-    evaluate.add_argument("--scorer", choices=SCORERS, help="without a model (default: scan_t2i)")
+    evaluate.add_argument("--scorer", choices=SCORERS, help="scorer to use without --model (default: scan_t2i)")
     add_protocol_flags(evaluate)
     evaluate.add_argument(
-        "--scores", type=given_path, metavar="NPY", help="save the score matrix (n_image, n_caption) here"
+        "--scores",
+        type=given_path,
+        metavar="NPY",
+        help="also save the score matrix, of shape (n_image, n_caption), to this .npy file",
     )
-    evaluate.add_argument("--resume", action="store_true", help="go on with the file of --scores where it was left")
-    evaluate.add_argument("--json", type=given_path, metavar="OUT", help="write the results to this file too")
+    evaluate.add_argument("--resume", action="store_true", help="continue an unfinished file of --scores")
+    evaluate.add_argument("--json", type=given_path, metavar="OUT", help="also write the results to this JSON file")
     add_scoring_flags(evaluate)
     evaluate.set_defaults(run=_evaluate)
 

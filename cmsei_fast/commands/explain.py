@@ -18,33 +18,53 @@ def add_parser(commands: Any) -> None:
     """Adds ``explain``."""
     explain = commands.add_parser(
         "explain",
-        help="which regions each word attends to, and what makes the score of a pair",
-        description="Prints the terms of one pair's score and the regions that each word attends to.",
+        help="show which regions each word attends to and what makes up the score of a pair",
+        description="Prints the terms of the score of one image and one sentence, and the regions that each word "
+        "attends to.",
     )
-    explain.add_argument("path", type=given_path, help="split: .h5, .jsonl or .jsonl.gz")
-    explain.add_argument("--model", type=given_path, required=True, metavar="DIR", help="a saved model")
-    explain.add_argument("--image", required=True, help="its name in the split, or its place from 0")
-    explain.add_argument("--caption", help="a sentence; default: the image's own first caption")
+    explain.add_argument("path", type=given_path, help="split that holds the image (.h5, .jsonl or .jsonl.gz)")
+    explain.add_argument("--model", type=given_path, required=True, metavar="DIR", help="directory of a saved model")
     explain.add_argument(
-        "--json", type=given_path, metavar="OUT", help="write all steps, weights, edges and terms to this file"
-    )
-    explain.add_argument(
-        "--page", type=given_path, metavar="HTML", help="write a page on which a word lights up its regions"
+        "--image", required=True, help="image to explain: its name in the split, or its index, counted from 0"
     )
     explain.add_argument(
-        "--picture", type=given_path, metavar="OUT", help="draw the pair into this .png or .svg (extra: plot)"
+        "--caption", metavar="SENTENCE", help="sentence to explain (default: the image's first caption)"
     )
     explain.add_argument(
-        "--word", help="of the caption: shades the picture, is lit first on the page (default: the most telling)"
+        "--json",
+        type=given_path,
+        metavar="OUT",
+        help="also write all steps, weights, edges and terms to this JSON file",
     )
-    explain.add_argument("--step", type=int, help="of the attention that is shown, from 1 (default: the last)")
+    explain.add_argument(
+        "--page",
+        type=given_path,
+        metavar="HTML",
+        help="also write an HTML page on which each word lights up its regions",
+    )
+    explain.add_argument(
+        "--picture",
+        type=given_path,
+        metavar="OUT",
+        help="also draw the pair to this .png or .svg file (needs the extra plot)",
+    )
+    explain.add_argument(
+        "--word",
+        help="word of the caption to shade in the picture and to light first on the page (default: the most telling)",
+    )
+    explain.add_argument(
+        "--step", type=int, metavar="N", help="attention step to show, counted from 1 (default: the last)"
+    )
     explain.add_argument(
         "--through-graph",
         action="store_true",
-        help="tell attention of the regions that states came from, through the graphs; the page can show both",
+        help="trace attention through the graphs to the regions it comes from; the page can show both",
     )
     explain.add_argument(
-        "--image-file", type=given_path, metavar="FILE", help="the image itself, under the boxes (extra: plot)"
+        "--image-file",
+        type=given_path,
+        metavar="FILE",
+        help="image file to draw under the boxes (needs the extra plot)",
     )
     explain.set_defaults(run=_explain)
 

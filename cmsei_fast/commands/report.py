@@ -24,28 +24,59 @@ def add_parser(commands: Any) -> None:
     """Adds ``report``."""
     report = commands.add_parser(
         "report",
-        help="one HTML page about an evaluation: recalls with intervals, ranks, worst and best queries, training",
-        description="Writes a page that needs nothing outside itself. Of a run, its model is evaluated on --split (or "
-        "--scores is what it gave); of any other model, --scores alone is enough.",
+        help="write an HTML page about an evaluation: recalls with intervals, ranks, worst and best queries, training",
+        description="Writes a self-contained HTML page about an evaluation. Given a run, its model is evaluated on "
+        "--split, unless --scores holds its scores; for any other model, --scores alone is enough.",
     )
-    report.add_argument("run_directory", type=given_path, nargs="?", metavar="RUN", help="directory of a training run")
-    report.add_argument("--split", type=given_path, help="what is evaluated, and shown: .h5, .jsonl or .jsonl.gz")
     report.add_argument(
-        "--scores", type=given_path, metavar="NPY", help="a saved score matrix (n_image, n_caption); read in blocks"
+        "run_directory", type=given_path, nargs="?", metavar="RUN", help="run directory of cmsei-fast train"
     )
-    report.add_argument("--which", choices=("best", "last"), help="model of the run (default: best, if there is one)")
-    report.add_argument("--captions", type=given_path, metavar="TXT", help="without a split: the captions, one a line")
+    report.add_argument("--split", type=given_path, help="split to evaluate on and to show (.h5, .jsonl or .jsonl.gz)")
+    report.add_argument(
+        "--scores",
+        type=given_path,
+        metavar="NPY",
+        help="saved score matrix, a .npy file of shape (n_image, n_caption), to report on instead of running a model",
+    )
+    report.add_argument(
+        "--which",
+        choices=("best", "last"),
+        help="which model of the run to evaluate (default: best if there is one, else last)",
+    )
+    report.add_argument(
+        "--captions", type=given_path, metavar="TXT", help="without --split: text file of the captions, one per line"
+    )
     owner = report.add_mutually_exclusive_group()
-    owner.add_argument("--captions-per-image", type=int, help="without a split: how many (default: 5)")
     owner.add_argument(
-        "--caption-to-image", type=given_path, metavar="FILE", help="without a split: .npy or text, an image a caption"
+        "--captions-per-image", type=int, metavar="K", help="without --split: number of captions per image (default: 5)"
+    )
+    owner.add_argument(
+        "--caption-to-image",
+        type=given_path,
+        metavar="FILE",
+        help="without --split: .npy or text file with the image index of each caption, counted from 0",
     )
     add_protocol_flags(report)
     add_thumbnail_flag(report)
-    report.add_argument("--queries", type=int, default=5, help="worst and best of each direction (default: 5)")
-    report.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     report.add_argument(
-        "--out", type=given_path, metavar="HTML", help="default: report.html, in the run's directory if there is one"
+        "--queries",
+        type=int,
+        default=5,
+        metavar="N",
+        help="number of worst and of best queries to show in each direction (default: 5)",
+    )
+    report.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="random seed for the bootstrap confidence intervals (default: 0)",
+    )
+    report.add_argument(
+        "--out",
+        type=given_path,
+        metavar="HTML",
+        help="file to write the page to (default: report.html, in the run directory if one is given)",
     )
     add_scoring_flags(report)
     report.set_defaults(run=_report)

@@ -25,35 +25,49 @@ def add_parser(commands: Any) -> None:
     """Adds ``retrieve``."""
     retrieve = commands.add_parser(
         "retrieve",
-        help="the best images of a split for a sentence, or the best captions for an image",
+        help="find the best images of a split for a sentence, or the best captions for an image",
         description="Prints the images of a split that score highest with each sentence, and the captions of the split "
-        "that score highest with each image. Several models are an ensemble: their scores are averaged.",
+        "that score highest with each image. The scores of several models are averaged (an ensemble).",
     )
-    retrieve.add_argument("path", type=given_path, help="split: .h5, .jsonl or .jsonl.gz")
+    retrieve.add_argument("path", type=given_path, help="split to search (.h5, .jsonl or .jsonl.gz)")
     retrieve.add_argument(
         "--model",
         type=given_path,
         action="append",
         required=True,
         metavar="DIR",
-        help="a saved model; more than one is an ensemble",
+        help="directory of a saved model; repeat it to average the scores of several (an ensemble)",
     )
     retrieve.add_argument(
-        "--caption", action="append", default=[], metavar="SENTENCE", help="asks for images; more than one is allowed"
+        "--caption",
+        action="append",
+        default=[],
+        metavar="SENTENCE",
+        help="sentence to find images for; may be repeated",
     )
     retrieve.add_argument(
-        "--captions-file", type=given_path, metavar="TXT", help="sentences that ask for images, one a line"
+        "--captions-file",
+        type=given_path,
+        metavar="TXT",
+        help="text file of sentences to find images for, one per line",
     )
     retrieve.add_argument(
         "--image",
         action="append",
         default=[],
-        help="asks for captions: its name in the split, or its place from 0; more than one is allowed",
+        help="image to find captions for: its name in the split, or its index, counted from 0; may be repeated",
     )
-    retrieve.add_argument("--top", type=int, default=10, metavar="K", help="how many of the best (default: 10)")
-    retrieve.add_argument("--out", "--json", type=given_path, metavar="JSON", help="write the results to this file too")
     retrieve.add_argument(
-        "--page", type=given_path, metavar="HTML", help="write a page of the results, with the images or their boxes"
+        "--top", type=int, default=10, metavar="K", help="number of results for each query (default: 10)"
+    )
+    retrieve.add_argument(
+        "--out", "--json", type=given_path, metavar="JSON", help="also write the results to this JSON file"
+    )
+    retrieve.add_argument(
+        "--page",
+        type=given_path,
+        metavar="HTML",
+        help="also write an HTML page of the results, showing the images or their boxes",
     )
     add_thumbnail_flag(retrieve)
     add_scoring_flags(retrieve)

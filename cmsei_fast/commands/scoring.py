@@ -22,22 +22,47 @@ PROTOCOLS = {"f30k-1k": (1, 1000), "coco-1k": (5, 5000), "coco-5k": (1, 5000)}
 def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
     """``--protocol`` or ``--folds``; :func:`folds_of` reads them."""
     protocol = parser.add_mutually_exclusive_group()
-    protocol.add_argument("--protocol", choices=PROTOCOLS, help="f30k-1k and coco-5k: all images; coco-1k: five folds")
-    protocol.add_argument("--folds", type=int, help="mean over so many equal runs of images (default: 1)")
+    protocol.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        help="evaluation protocol: f30k-1k and coco-5k rank all images at once, coco-1k averages five folds (default: "
+        "none)",
+    )
+    protocol.add_argument(
+        "--folds",
+        type=int,
+        metavar="N",
+        help="split the images into N consecutive folds of equal size and average over them (default: 1)",
+    )
 
 
 def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
     """The device of the models, and flags of :func:`cmsei_fast.score_matrix`."""
-    parser.add_argument("--device", help="of a model: cpu, cuda or cuda:N; default: the GPU if there is one")
-    parser.add_argument("--engine", default="auto", help="auto (default) or the name of an engine")
-    parser.add_argument("--precision", help="float32 (default), bfloat16, float16, float64, float8 or int8")
-    parser.add_argument("--progress", action="store_true", help="show a bar, or a line now and then in a log")
+    parser.add_argument(
+        "--device", help="device to run on: cpu, cuda or cuda:N (default: the GPU if there is one, else cpu)"
+    )
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        help="engine that computes the scores: auto, reference, eager, native, triton or cuda (default: auto)",
+    )
+    parser.add_argument(
+        "--precision",
+        help="precision of the scores' products: float32, bfloat16, float16, float64, float8 or int8 (default: "
+        "float32)",
+    )
+    parser.add_argument(
+        "--progress", action="store_true", help="show progress: a bar on a terminal, else a line every ten seconds"
+    )
 
 
 def add_thumbnail_flag(parser: argparse.ArgumentParser) -> None:
     """``--images``, for :class:`cmsei_fast.report.drawings.Drawings`."""
     parser.add_argument(
-        "--images", type=given_path, metavar="DIR", help="image files by the names in the split, for thumbnails"
+        "--images",
+        type=given_path,
+        metavar="DIR",
+        help="directory of image files, named as in the split, to show as thumbnails",
     )
 
 

@@ -20,7 +20,7 @@ def add_flags(parser: argparse.ArgumentParser, dataclass: type, section: str, le
         section: of the settings file that holds the same fields.
         leave_out: fields without a flag.
     """
-    group = parser.add_argument_group(f"settings of the {section} (the object {section!r} of a settings file)")
+    group = parser.add_argument_group(f"{section} settings (the object {section!r} of a settings file)")
     told = _told(dataclass)
     for f in fields(dataclass):
         if f.name in leave_out:

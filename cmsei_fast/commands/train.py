@@ -29,30 +29,52 @@ def add_parser(commands: Any) -> None:
     train = commands.add_parser(
         "train",
         help="train a model on a split",
-        description="Trains on a split (HDF5, or JSON lines of scene graphs), validates by rSum and keeps the best and "
-        "the last model, the log and the newest checkpoint in the run's directory. Run it under torchrun to train in "
-        "many processes: the result is that of one. Flags go over the settings file, both over the defaults.",
+        description="Trains a model on a split (HDF5, or JSON lines of scene graphs) and validates it by rSum. The "
+        "best and the last model, the log and the newest checkpoint are kept in the run directory. Run it under "
+        "torchrun to train in several processes, with the same result as in one. Options override the settings file, "
+        "which overrides the defaults.",
     )
-    train.add_argument("training", type=given_path, help="split to learn from: .h5, .jsonl or .jsonl.gz")
-    train.add_argument("directory", type=given_path, help="of the run")
-    train.add_argument("--validation", type=given_path, metavar="SPLIT", help="split that chooses the best model")
+    train.add_argument("training", type=given_path, help="split to train on (.h5, .jsonl or .jsonl.gz)")
+    train.add_argument("directory", type=given_path, help="run directory to write models, log and checkpoint to")
     train.add_argument(
-        "--settings", type=given_path, metavar="JSON", help=f"a file with the objects {' and '.join(SECTIONS)}"
-    )
-    train.add_argument(
-        "--word-vectors", type=given_path, metavar="FILE", help="start from these (GloVe's or word2vec's text format)"
-    )
-    train.add_argument(
-        "--vocabulary", type=given_path, metavar="JSON", help="the field's vocabulary file; else made of the captions"
+        "--validation",
+        type=given_path,
+        metavar="SPLIT",
+        help="split to validate on; the model of the highest rSum on it is kept as the best (default: none)",
     )
     train.add_argument(
-        "--scorer", choices=SCORERS, default=argparse.SUPPRESS, help="structure and start of the score (default: cmsei)"
+        "--settings",
+        type=given_path,
+        metavar="JSON",
+        help=f"JSON file with the objects {' and '.join(SECTIONS)}, whose keys are the settings below with underscores",
     )
     train.add_argument(
-        "--resume", action="store_true", help="go on from the run's newest checkpoint, or begin if there is none"
+        "--word-vectors",
+        type=given_path,
+        metavar="FILE",
+        help="file of pretrained word vectors to start from, in GloVe's or word2vec's text format (default: none)",
     )
-    train.add_argument("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one")
-    train.add_argument("--quiet", action="store_true", help="show no progress")
+    train.add_argument(
+        "--vocabulary",
+        type=given_path,
+        metavar="JSON",
+        help="vocabulary file with word2idx and idx2word, as SCAN writes it (default: built from the training split)",
+    )
+    train.add_argument(
+        "--scorer",
+        choices=SCORERS,
+        default=argparse.SUPPRESS,
+        help="preset for the score's structure and initial parameters (default: cmsei)",
+    )
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="resume from the newest checkpoint of the run, or start afresh if there is none",
+    )
+    train.add_argument(
+        "--device", help="device to train on: cpu, cuda or cuda:N (default: the GPU if there is one, else cpu)"
+    )
+    train.add_argument("--quiet", action="store_true", help="do not show progress")
     add_flags(train, TrainConfig, "training")
     add_flags(train, ModelConfig, "model", _WITHOUT_FLAG)
     train.set_defaults(run=_train)

@@ -16,24 +16,26 @@ class ModelConfig:
     """Structure of a :class:`cmsei_fast.CMSEI`; SCAN is ``relations=()`` with ``PairScorer.scan_t2i()``.
 
     Args:
-        width: D of the joint space, a multiple of heads.
-        feature_width: Dx of the region features; 0 where regions have none.
+        width: dimension D of the joint space, a multiple of heads.
+        feature_width: dimension Dx of the region features; 0 if regions have none.
         object_names: what region labels index; empty where labels are not used. A name's words share the embedding of
             the captions' words with the GRU.
         predicate_names: what scene-graph predicates index.
-        boxes: whether the geometry of a region's box is part of it.
+        boxes: whether a region's encoding includes the geometry of its box.
         relations: graphs to reason over, any of ``"implicit"``, ``"spatial"`` (needs boxes) and ``"semantic"`` (needs
             scene graphs); empty for none.
-        layers: layers of reasoning over each of them.
-        heads: attention heads of a graph.
-        confidence_threshold: scene-graph relations below it are dropped.
-        transformer: None is the GRU; else a local directory or hub name of a Hugging Face text model.
-        word_width: width of the word embedding.
-        trained_words: the first words of the vocabulary have vectors that learn, so many; None is all of them.
+        layers: number of reasoning layers over each graph.
+        heads: number of attention heads of each graph.
+        confidence_threshold: confidence, in [0, 1], below which scene-graph relations are dropped.
+        transformer: Hugging Face text model to encode captions with, a local directory or a hub name; a GRU if not
+            given.
+        word_width: dimension of the word embeddings.
+        trained_words: number of words, from the start of the vocabulary, whose vectors are trained; all if not given.
         word_residual: whether a word's own embedding is added to the GRU's output.
-        dropout: of the encoders' inputs and outputs, in [0, 1).
-        word_dropout: chance of a token to be replaced by ``<unk>`` in training; the GRU's alone, 0 with a transformer.
-        region_dropout: chance of a region to be left out in training; one always stays.
+        dropout: dropout probability at the inputs and outputs of the encoders, in [0, 1).
+        word_dropout: probability of replacing a token by ``<unk>`` in training, in [0, 1); for the GRU only: must be 0
+            with a transformer.
+        region_dropout: probability of leaving out a region in training, in [0, 1); at least one always stays.
         scorer: structure and initial numbers of the score.
 
     Raises:

@@ -17,35 +17,40 @@ class TrainConfig:
     """The numbers of a training run (§5 of the mathematics).
 
     Args:
-        epochs: passes over the captions.
-        batch_size: captions a step, over all processes; their images come with them, each once.
-        learning_rate: of AdamW, at its height.
-        scalar_rate: factor of the learning rate for the score's weights, temperatures and gates and the loss's scale.
-        weight_decay: of matrices; vectors and scalars have none.
-        warmup_steps: steps of linear growth of the learning rate.
-        schedule: ``"step"`` multiplies the rate by ``decay`` after every ``decay_epochs``, ``"cosine"`` takes it to 1 %
-            of its height, ``"constant"`` leaves it.
-        decay: factor of ``"step"``.
-        decay_epochs: epochs between two decays.
-        clip: largest norm of the gradient.
-        loss: ``"infonce"`` or ``"hinge"`` (hardest negative).
-        scale: factor of the scores in InfoNCE, one over the temperature, at most 148; learned.
+        epochs: number of passes over the captions.
+        batch_size: captions in a step, over all processes; each of their images is included once.
+        learning_rate: peak learning rate of AdamW.
+        scalar_rate: factor on the learning rate for the weights, temperatures and gates of the score and the scale of
+            the loss.
+        weight_decay: weight decay of matrices; vectors and scalars have none.
+        warmup_steps: steps over which the learning rate grows linearly to its peak.
+        schedule: learning-rate schedule: ``"step"`` multiplies the rate by ``decay`` every ``decay_epochs`` epochs,
+            ``"cosine"`` lowers it to 1 % of its peak, ``"constant"`` keeps it.
+        decay: factor on the learning rate at each decay of the ``"step"`` schedule.
+        decay_epochs: epochs between two decays of the ``"step"`` schedule.
+        clip: largest norm of the gradient; a larger one is scaled down to it.
+        loss: loss function, ``"infonce"`` or ``"hinge"`` (with the hardest negatives).
+        scale: initial factor on the scores in InfoNCE, the inverse of the temperature, at most 148; it is learned.
         smoothing: label smoothing of InfoNCE, in [0, 1).
-        margin: of the hinge.
-        grounding: weight of a loss that asks a caption's words of relations to look at both ends of the relation in the
-            image's scene graph (``cmsei_fast.training.grounding_loss``; no part of the paper); 0 is none.
-        warmup_epochs: epochs of the hinge over the sum of negatives, a larger number, before the hardest (VSE++).
-        average: decay of the running average of the weights that is validated and saved, in [0, 1); 0 is none.
-        precision: ``"float32"``; ``"bfloat16"`` and ``"float16"`` train under autocast (float16 on GPUs alone, its loss
-            scaled).
-        seed: of the initial weights, the order of captions and all dropout.
-        min_count: words rarer than that in the training captions are unknown; those with a pretrained vector stay.
-        vector_limit: words of the pretrained vectors that are kept though no training caption has them.
-        neighbours: so many images that follow each other in the split come into a batch together, one caption of each
-            (hard negatives, where a split lists alike images side by side).
+        margin: margin of the hinge loss.
+        grounding: weight of a loss that asks a caption's relation words to attend to both ends of the relation in the
+            image's scene graph (``cmsei_fast.training.grounding_loss``; not part of the paper); 0 turns it off.
+        warmup_epochs: first epochs, in which the hinge loss sums all negatives instead of taking the hardest (VSE++);
+            the sum is a larger number.
+        average: decay of the running average of the weights, in [0, 1); the average is what is validated and saved. 0
+            turns it off.
+        precision: precision to train in: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` under autocast (float16 on
+            GPUs only, with its loss scaled).
+        seed: random seed for the initial weights, the order of captions and all dropout.
+        min_count: least number of occurrences in the training captions for a word to enter the vocabulary;
+            ``vector_limit`` may keep rarer ones.
+        vector_limit: number of words, from the start of the file of pretrained vectors, to keep even if no training
+            caption has them; these vectors are not trained.
+        neighbours: number of consecutive images of the split to put in a batch together, with one caption each; gives
+            hard negatives where the split lists similar images side by side.
         validate_every: epochs between two validations.
-        checkpoint_every: steps between two checkpoints within an epoch; 0 writes them at its end alone.
-        workers: processes that read batches.
+        checkpoint_every: steps between two checkpoints within an epoch; 0 writes one only at its end.
+        workers: number of processes that load batches; 0 loads them in the training process.
 
     Raises:
         TypeError, ValueError: naming the field, what it takes and what it was given.
