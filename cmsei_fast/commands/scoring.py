@@ -48,8 +48,8 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        help="precision of the scores' products: float32, bfloat16, float16, float64, float8 or int8 (default: "
-        "float32)",
+        help="what features are rounded to: float32, bfloat16, float16, float64, float8 or int8; sums are in float32, "
+        "of float64 in float64 (default: float32)",
     )
     parser.add_argument(
         "--progress", action="store_true", help="show progress: a bar on a terminal, else a line every ten seconds"
