@@ -108,7 +108,7 @@ def check_features(name: str, value: Any) -> None:
     if len(shape) not in (2, 3):
         raise ValueError(f"{name}: expected a padded (n, rows, D) or a packed (rows, D) array, got shape {shape}")
     if shape[-1] == 0 or (len(shape) == 3 and shape[0] > 0 and shape[1] == 0):
-        raise ValueError(f"{name}: expected at least one row an item and one dimension, got shape {shape}")
+        raise ValueError(f"{name}: expected at least one row per item and one dimension, got shape {shape}")
 
 
 def check_agreement(images: Any, captions: Any) -> None:

@@ -24,9 +24,9 @@ def own_device(device: torch.device | str | None = None) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if number >= count:
             has = f"GPUs that torch can use: {count}"
-            raise ValueError(f"device: expected one that is here ({has}), got {str(device)!r}")
+            raise ValueError(f"device: expected an available device ({has}), got {str(device)!r}")
         return torch.device("cuda", number)
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if chosen.type != "cpu" and (accelerator is None or accelerator.type != chosen.type):
-        raise ValueError(f"device: expected one that is here and holds data, got {str(device)!r}")
+        raise ValueError(f"device: expected an available device that holds data, got {str(device)!r}")
     return chosen

@@ -120,8 +120,8 @@ def test_a_split_without_what_a_graph_needs(tmp_path, capsys):
 def test_devices_by_name(files, tmp_path, run, capsys, monkeypatch):
     for device, told in (
         ("gpu", "device: expected cpu, cuda or cuda:N, got 'gpu'"),
-        ("cuda:77", "device: expected one that is here (GPUs that torch can use: "),
-        ("meta", "device: expected one that is here and holds data, got 'meta'"),
+        ("cuda:77", "device: expected an available device (GPUs that torch can use: "),
+        ("meta", "device: expected an available device that holds data, got 'meta'"),
     ):
         assert cli.main(["train", str(files / "train.h5"), str(tmp_path / "run"), *SMALL, "--device", device]) == 2
         assert told in capsys.readouterr().err
@@ -134,7 +134,7 @@ def test_devices_by_name(files, tmp_path, run, capsys, monkeypatch):
     assert own_device("cuda") == own_device() == torch.device("cuda", 2)
     assert own_device("cuda:1") == torch.device("cuda", 1)
     monkeypatch.setenv("LOCAL_RANK", "3")
-    with pytest.raises(ValueError, match=r"one that is here \(GPUs that torch can use: 3\), got 'cuda'"):
+    with pytest.raises(ValueError, match=r"an available device \(GPUs that torch can use: 3\), got 'cuda'"):
         own_device("cuda")
 
 

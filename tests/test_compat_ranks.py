@@ -55,7 +55,7 @@ def test_wrong_matrices_are_refused() -> None:
     sims = np.random.default_rng(0).standard_normal((4, 20))
     with pytest.raises(ValueError, match="NaN"):
         bfan.i2t(4, np.where(sims == sims[2, 3], np.nan, sims))
-    with pytest.raises(ValueError, match=r"sims: expected 5 rows \(npts, one an image\), got shape \(4, 20\)"):
+    with pytest.raises(ValueError, match=r"sims: expected 5 rows \(npts, one per image\), got shape \(4, 20\)"):
         bfan.i2t(5, sims)
     with pytest.raises(ValueError, match="expected 5 captions for each of 20 images"):
         vse_infinity.t2i(20, np.repeat(sims, 5, axis=0))

@@ -67,7 +67,11 @@ def test_bad_input() -> None:
         sgraf.shard_attn_scores(model, v, w, [1, 4, 9, 3, 4], None)
     with pytest.raises(TypeError, match="cap_lens: expected the number of words"):
         sgraf.shard_attn_scores(model, v, w, None, None)
-    for device, told in (("gpu", "cpu, cuda or cuda:N"), ("cuda:77", "one that is here"), ("meta", "one that is here")):
+    for device, told in (
+        ("gpu", "cpu, cuda or cuda:N"),
+        ("cuda:77", "an available device"),
+        ("meta", "an available device"),
+    ):
         with pytest.raises(ValueError, match=rf"^device: expected {told}.*, got '{device}'$"):
             sgraf.shard_attn_scores(model, v, w, LENGTHS, None, device=device)
     for name, images, captions in (("images", v[..., 1:], w), ("captions", v, w[..., 1:])):

@@ -56,7 +56,7 @@ def test_lines_with_a_name_each_image(tmp_path):
             "i.txt: expected one line for each of 3 captions (line 2 is blank) or a divisor, got 2",
         ),
         ("1\n", "a\nb\n", "i.txt: expected one line for each of 1 captions or a divisor, got 2"),
-        ("1\n2\n3\n4\n", "a\na\n", "i.txt: expected one line an image, each once, got 'a' twice"),
+        ("1\n2\n3\n4\n", "a\na\n", "i.txt: expected one line per image, each name once, got 'a' twice"),
         ("", "a\n", "c.txt: expected at least one line, got an empty file"),
         (b"ok\n\xe9t\xe9\n", "a\n", "c.txt, line 2: expected UTF-8 text, got byte 0xe9 at column 1"),
         ("ok\na\0b\n", "a\n", r"c.txt, line 2: expected text without NUL and lone surrogates, got 'a\x00b'"),
@@ -191,5 +191,5 @@ def test_choice_of_images(tmp_path):
     with pytest.raises(ValueError, match=r"s\.tsv: expected each image once, got '12' and '012' \(line 1 and line 2\)"):
         match_images(["12", "012"], "s.tsv", None, ["line 1", "line 2"])
     twice = caption_table(write(tmp_path / "t.txt", "12.jpg\ta\n012.jpg\tb\n"))
-    with pytest.raises(ValueError, match=r"expected one name an image, got '12\.jpg' under another name too"):
+    with pytest.raises(ValueError, match=r"expected one name per image, got '12\.jpg' under another name too"):
         match_images(["12"], "s.tsv", twice)

@@ -237,7 +237,7 @@ BAD = {
     ),
     "sizes of others": (
         save("test_ims_size.npy", size_array()[:3]),
-        "test_ims_size.npy: expected shape (4, 2), one an",
+        "test_ims_size.npy: expected shape (4, 2), one per image, got (3, 2)",
     ),
     "size 0": (
         save("test_ims_size.npy", size_array() * 0),

@@ -255,11 +255,11 @@ def test_pair_score_module_learns_and_stays_legal() -> None:
 def test_a_second_derivative_is_refused() -> None:
     x = scored()
     (d,) = torch.autograd.grad(pair_score(*x, scorer=SCORER).sum(), x[0], create_graph=True)
-    with pytest.raises(RuntimeError, match=r"^pair_score: expected first derivatives alone, got a backward pass"):
+    with pytest.raises(RuntimeError, match=r"^pair_score: expected first derivatives only, got a backward pass"):
         d.pow(2).sum().backward()
     y = attended()
     (d,) = torch.autograd.grad(relation_attention(*y).sum(), y[0], create_graph=True)
-    with pytest.raises(RuntimeError, match=r"^relation_attention: expected first derivatives alone, got"):
+    with pytest.raises(RuntimeError, match=r"^relation_attention: expected first derivatives only, got"):
         d.pow(2).sum().backward()
 
 
@@ -270,7 +270,7 @@ def test_forward_mode_is_refused() -> None:
     attend = lambda q: relation_attention(q, *x[1:])  # noqa: E731
     for f, at in ((lambda v: pair_score(v, w.detach(), *offsets, scorer=SCORER), v), (attend, x[0])):
         at = at.detach()
-        with pytest.raises(RuntimeError, match=r"^\w+: expected derivatives backward alone, got forward mode"):
+        with pytest.raises(RuntimeError, match=r"^\w+: expected reverse-mode derivatives only, got forward mode"):
             torch.func.jvp(f, (at,), (torch.ones_like(at),))
         with forward_ad.dual_level(), pytest.raises(RuntimeError, match="got forward mode"):
             f(forward_ad.make_dual(at, torch.ones_like(at)))
@@ -325,9 +325,9 @@ def test_transforms_refuse_second_derivatives() -> None:
         ("relation_attention", x[0], lambda q: relation_attention(q, *x[1:]).sum()),
     )
     for name, at, f in calls:
-        with pytest.raises(RuntimeError, match=rf"^{name}: expected first derivatives alone, got a backward pass"):
+        with pytest.raises(RuntimeError, match=rf"^{name}: expected first derivatives only, got a backward pass"):
             torch.func.grad(lambda at, f=f: torch.func.grad(f)(at).square().sum())(at)
-        with pytest.raises(RuntimeError, match=rf"^{name}: expected derivatives backward alone, got forward mode"):
+        with pytest.raises(RuntimeError, match=rf"^{name}: expected reverse-mode derivatives only, got forward mode"):
             torch.func.hessian(f)(at)
 
 

@@ -59,7 +59,7 @@ BAD = {
     "image number": (GOOD | {"image": 3}, "image: expected a string, got a number"),
     "no labels": (GOOD | {"labels": []}, "labels: expected a list of at least one string, got an empty list"),
     "label null": (GOOD | {"labels": ["dog", None, "tree"]}, "labels[1]: expected a string, got null"),
-    "count": (GOOD | {"boxes": GOOD["boxes"][:2]}, "boxes: expected 3 (one a label), got 2"),
+    "count": (GOOD | {"boxes": GOOD["boxes"][:2]}, "boxes: expected 3 (one per label), got 2"),
     "boxes object": (GOOD | {"boxes": {}}, "boxes: expected a list, got an object"),
     "box of three": (
         GOOD | {"boxes": [[0, 0, 1]] * 3},

@@ -106,7 +106,7 @@ def test_command(files, tmp_path, capsys):
         (["--picture", "x.png", "--image-file", "no.jpg"], "--image-file: expected an image file, got no.jpg"),
         (["--picture", "x.png", "--word", "zorblax"], "word: expected one of the caption's words"),
         (["--picture", "x.png", "--step", "3"], "--step: expected a step from 1 to 2, got 3"),
-        (["--word", "a"], "--picture or --page: expected a file beside --word, got none"),
+        (["--word", "a"], "--picture or --page: expected a file (--word needs one), got none"),
     ],
 )
 def test_bad_input(files, tmp_path, capsys, monkeypatch, options, message):
@@ -134,8 +134,8 @@ def test_without_matplotlib(found, files, tmp_path, capsys, monkeypatch):
 def test_types(found, tmp_path):
     with pytest.raises(TypeError, match="explanation: expected an Explanation, got dict"):
         draw(found.to_dict(), tmp_path / "a.png")
-    with pytest.raises(ValueError, match="word: expected a place from 0"):
+    with pytest.raises(ValueError, match="word: expected an index from 0"):
         draw(found, tmp_path / "a.png", 99)
     for step in (2, -2, 0.0, True):
-        with pytest.raises(ValueError, match="step: expected a place from 0 to 1, or -1 for the last"):
+        with pytest.raises(ValueError, match="step: expected an index from 0 to 1, or -1 for the last"):
             draw(found, tmp_path / "a.png", step=step)

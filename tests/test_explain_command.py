@@ -46,8 +46,8 @@ def test_a_sentence_of_no_known_word_is_told(files, capsys):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("s.h5", ["--image", "4"], "--image: expected a name in the split or a place from 0 to 3, got 4"),
-        ("s.h5", ["--image", "-1"], "--image: expected a name in the split or a place from 0 to 3, got -1"),
+        ("s.h5", ["--image", "4"], "--image: expected a name in the split or an index from 0 to 3, got 4"),
+        ("s.h5", ["--image", "-1"], "--image: expected a name in the split or an index from 0 to 3, got -1"),
         ("s.h5", ["--image", "0", "--json", "no/x.json"], "--json: expected a file in an existing directory"),
         ("bare.h5", ["--image", "0"], "boxes: expected images with boxes"),
     ],

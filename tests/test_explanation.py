@@ -318,7 +318,7 @@ def test_json(model, tmp_path):
         (
             lambda m: explain(m, SPLIT.subset([0]), "a dog").find_word(2),
             ValueError,
-            "word: expected a place from 0 to 1",
+            "word: expected an index from 0 to 1",
         ),
     ],
 )

@@ -211,7 +211,7 @@ def test_bad_input(files, tmp_path, capsys, monkeypatch, options, message):
 def test_refusals(found, tmp_path, monkeypatch):
     with pytest.raises(TypeError, match="explanation: expected an Explanation, got dict"):
         save_page(found.to_dict(), tmp_path / "a.html")
-    with pytest.raises(ValueError, match="step: expected a place from 0 to 1, or -1 for the last, got 2"):
+    with pytest.raises(ValueError, match="step: expected an index from 0 to 1, or -1 for the last, got 2"):
         save_page(found, tmp_path / "a.html", step=2)
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "PIL" else find(name, *a))

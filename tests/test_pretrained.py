@@ -156,7 +156,7 @@ def test_damaged_models(tmp_path, name):
 
 def test_a_device_that_is_not_here(tmp_path):
     tiny_model(SPLIT).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"^device: expected one that is here .*, got 'cuda:99'$"):
+    with pytest.raises(ValueError, match=r"^device: expected an available device .*, got 'cuda:99'$"):
         CMSEI.from_pretrained(tmp_path, "cuda:99")
     with pytest.raises(ValueError, match=r"^device: expected cpu, cuda or cuda:N, got 'gpu'$"):
         CMSEI.from_pretrained(tmp_path, device="gpu")

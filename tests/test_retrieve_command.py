@@ -118,19 +118,27 @@ def test_a_split_without_captions_is_asked_by_sentences(files, capsys):
 @pytest.mark.parametrize(
     ("split", "options", "message"),
     [
-        ("s.h5", [], "--caption: expected a sentence (or --captions-file or --image with what asks), got none"),
-        ("s.h5", ["--captions-file", "empty.txt"], "--caption: expected a sentence (or --captions-file or --image"),
+        ("s.h5", [], "--caption: expected a sentence (or one of --captions-file and --image), got none"),
+        (
+            "s.h5",
+            ["--captions-file", "empty.txt"],
+            "--caption: expected a sentence (or one of --captions-file and --image",
+        ),
         ("s.h5", ["--captions-file", "no.txt"], "--captions-file: expected a text file, got no.txt (no such file)"),
         ("s.h5", ["--caption", "x", "--top", "0"], "--top: expected an integer >= 1, got 0"),
         ("s.h5", ["--caption", "x", "--out", "no/x.json"], "--out: expected a file in an existing directory"),
         ("s.h5", ["--caption", "x", "--page", "no/x.html"], "--page: expected a file in an existing directory"),
-        ("s.h5", ["--caption", "x", "--images", "."], "--page: expected a file beside --images, got none"),
+        (
+            "s.h5",
+            ["--caption", "x", "--images", "."],
+            "--page: expected a file (--images needs one), got none",
+        ),
         ("s.h5", ["--caption", "a\0b"], "--caption: expected text without NUL and lone surrogates"),
-        ("s.h5", ["--image", "12"], "--image: expected a name in the split or a place from 0 to 11, got 12"),
+        ("s.h5", ["--image", "12"], "--image: expected a name in the split or an index from 0 to 11, got 12"),
         ("s.h5", ["--caption", "x", "--engine", "warp"], "engine: expected"),
         ("s.h5", ["--caption", "x", "--precision", "int3"], "precision: expected None or one of"),
         ("s.h5", ["--caption", "x", "--device", "warp"], "device: expected"),
-        ("mute.h5", ["--image", "0"], "--image: expected a split with captions to ask for, got one without"),
+        ("mute.h5", ["--image", "0"], "--image: expected a split with captions to search, got one without"),
         ("bare.h5", ["--caption", "x"], "/a: boxes: expected images with boxes"),
     ],
 )

@@ -115,12 +115,12 @@ CASES = {
     ),
     "no_width": Case(
         ValueError,
-        "images: expected at least one row an item and one dimension, got shape (3, 4, 0)",
+        "images: expected at least one row per item and one dimension, got shape (3, 4, 0)",
         {"images": array(N, R, 0), "captions": array(M, L, 0)},
     ),
     "no_regions": Case(
         ValueError,
-        "images: expected at least one row an item and one dimension, got shape (3, 0, 8)",
+        "images: expected at least one row per item and one dimension, got shape (3, 0, 8)",
         {"images": array(N, 0, D)},
     ),
     # lengths

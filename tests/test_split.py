@@ -194,7 +194,10 @@ def test_split_from_synthetic_scenes():
             {"features": np.zeros((1, 3, 4), np.float32)},
             "features: expected shape (1, R, Dx) with 2 regions in all, got",
         ),
-        ({"features": np.zeros((3, 4), np.float32)}, "features: expected shape (2, Dx), one row a region, got (3, 4)"),
+        (
+            {"features": np.zeros((3, 4), np.float32)},
+            "features: expected shape (2, Dx), one row per region, got (3, 4)",
+        ),
     ],
 )
 def test_split_from_scenes_bad_options(options, message):

@@ -61,7 +61,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.scores is not None and not arguments.scores.endswith(".npy"):
         raise ValueError(f"--scores: expected the name of a file that ends in .npy, got {arguments.scores}")
     if arguments.resume and arguments.scores is None:
-        raise ValueError("--resume: expected --scores with the file to go on with, got none")
+        raise ValueError("--resume: expected --scores with the file to continue, got none")
     folds = folds_of(arguments)
     if arguments.model and arguments.scorer is not None:
         raise ValueError("--scorer: expected none beside --model (a model has its own), got one")
@@ -147,7 +147,7 @@ def _by_words(arguments: argparse.Namespace, scorer: PairScorer) -> tuple[TileSt
 
     if is_split_file(arguments.path):
         raise ValueError(
-            f"--model: expected a saved model for {arguments.path} (JSON lines of scene graphs alone go without), "
+            f"--model: expected a saved model for {arguments.path} (only JSON lines of scene graphs need none), "
             "got none"
         )
     encoding = lexical_encoding(read_scenes(arguments.path))

@@ -114,7 +114,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     if arguments.picture is None and arguments.page is None:
         for flag, value in (("--word", arguments.word), ("--image-file", arguments.image_file)):
             if value is not None:
-                raise ValueError(f"--picture or --page: expected a file beside {flag}, got none")
+                raise ValueError(f"--picture or --page: expected a file ({flag} needs one), got none")
     from ..report.draw_explanation import check_picture, read_image
 
     if arguments.picture is not None:

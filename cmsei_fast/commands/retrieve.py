@@ -98,14 +98,14 @@ def _sentences(arguments: argparse.Namespace) -> list[str]:
         if path is not None:
             check_target(path, flag)
     if arguments.images is not None and arguments.page is None:
-        raise ValueError("--page: expected a file beside --images, got none")
+        raise ValueError("--page: expected a file (--images needs one), got none")
     check_strings(lambda i: "--caption", arguments.caption)
     lines: Sequence[str] = ()
     if arguments.captions_file is not None:
         lines = read_captions("--captions-file", arguments.captions_file)
         check_strings(lambda i: f"{arguments.captions_file}: line {i + 1}", lines)
     if not (arguments.caption or lines or arguments.image):
-        raise ValueError("--caption: expected a sentence (or --captions-file or --image with what asks), got none")
+        raise ValueError("--caption: expected a sentence (or one of --captions-file and --image), got none")
     return [*arguments.caption, *lines]
 
 
@@ -119,7 +119,7 @@ def _run(arguments: argparse.Namespace, sentences: list[str], device: str, first
     split = load_split(arguments.path)
     images = [place_of(split, image) for image in arguments.image]
     if images and not split.captions:
-        raise ValueError("--image: expected a split with captions to ask for, got one without")
+        raise ValueError("--image: expected a split with captions to search, got one without")
     drawings = None if arguments.page is None else Drawings(split, arguments.images)
     loaded = load_models(arguments.model, arguments, device)
     group = default_group()

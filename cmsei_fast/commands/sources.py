@@ -58,7 +58,7 @@ def place_of(split: Split, image: str) -> int:
         return split.ids.index(image)
     if image.isascii() and image.isdigit() and int(image) < len(split):
         return int(image)
-    raise ValueError(f"--image: expected a name in the split or a place from 0 to {len(split) - 1}, got {image}")
+    raise ValueError(f"--image: expected a name in the split or an index from 0 to {len(split) - 1}, got {image}")
 
 
 def read_captions(flag: str, path: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def retrieval(direction: str, npts: Any, sims: Any, return_ranks: bool, captions
     """
     rows, columns = check_scores(sims, "sims")
     if npts is not None and npts != rows:
-        raise ValueError(f"sims: expected {npts} rows (npts, one an image), got shape ({rows}, {columns})")
+        raise ValueError(f"sims: expected {npts} rows (npts, one per image), got shape ({rows}, {columns})")
     owner = check_map(rows, columns, captions_per_image, None)
     found = fold_ranks(sims, split_folds(owner, rows, 1)[0])
     # Their ranks are whole and count from 0; a half from an odd number of ties is rounded up, to be a hit for no one.

@@ -130,7 +130,7 @@ def _scene(line: bytes) -> Scene:
     labels = _strings("labels", record["labels"])
     boxes = _boxes(record["boxes"])
     if len(boxes) != len(labels):
-        raise ValueError(f"boxes: expected {len(labels)} (one a label), got {len(boxes)}")
+        raise ValueError(f"boxes: expected {len(labels)} (one per label), got {len(boxes)}")
     relations = _relations(record["relations"], len(labels))
     return Scene(record["image"], labels, boxes, relations, _strings("captions", record["captions"]), _size(record))
 

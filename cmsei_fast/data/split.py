@@ -222,7 +222,7 @@ def _check_features(features: Any, n_region: int) -> None:
         raise TypeError(f"features: expected float16 or float32, got {features.dtype}")
     shape = tuple(features.shape)
     if len(shape) != 2 or shape[0] != n_region or shape[1] < 1:
-        raise ValueError(f"features: expected shape ({n_region}, Dx), one row a region, got {shape}")
+        raise ValueError(f"features: expected shape ({n_region}, Dx), one row per region, got {shape}")
 
 
 def _check_offsets(name: str, offsets: np.ndarray, least: int) -> None:

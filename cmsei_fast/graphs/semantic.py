@@ -74,7 +74,7 @@ def _check_shapes(triplets: Tensor, owners: Tensor, scores: Tensor | None, mask:
         raise ValueError(f"triplets: expected shape (E, 3), got {tuple(triplets.shape)}")
     for name, x in (("owners", owners), ("scores", scores)):
         if x is not None and tuple(x.shape) != (len(triplets),):
-            raise ValueError(f"{name}: expected shape ({len(triplets)},), one a triplet, got {tuple(x.shape)}")
+            raise ValueError(f"{name}: expected shape ({len(triplets)},), one per triplet, got {tuple(x.shape)}")
 
 
 def _check_values(triplets: Tensor, owners: Tensor, mask: Tensor, n_predicates: int) -> None:

@@ -295,5 +295,6 @@ def _check_state(name: str, state: Any, count: int, device: torch.device) -> Non
     checks.kind_of(name, state)
     if state.dim() == 0 or state.shape[0] != count or state.device != device:
         raise ValueError(
-            f"{name}: expected {count} rows (one an item) on {device}, got shape {tuple(state.shape)} on {state.device}"
+            f"{name}: expected {count} rows (one per item) on {device}, "
+            f"got shape {tuple(state.shape)} on {state.device}"
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..transforms import has_tangent, is_transformed
 
-_FORWARD_MODE = "{name}: expected derivatives backward alone, got forward mode (torch.func.jvp)"
+_FORWARD_MODE = "{name}: expected reverse-mode derivatives only, got forward mode (torch.func.jvp)"
 
 
 def differentiable(
@@ -63,7 +63,7 @@ def first_only(name: str) -> Callable[..., NoReturn]:
 
     def second(ctx: Any, *grads: Any) -> NoReturn:
         raise RuntimeError(
-            f"{name}: expected first derivatives alone, got a backward pass through its gradient (create_graph=True)"
+            f"{name}: expected first derivatives only, got a backward pass through its gradient (create_graph=True)"
         )
 
     return second

@@ -35,7 +35,7 @@ class Drawings:
         self.split, self.files = split, None
         if folder is not None:
             if split is None:
-                raise ValueError("--images: expected --split beside it (it names the images), got none")
+                raise ValueError("--images: expected --split with it (the split names the images), got none")
             self.files = _find(split.ids, Path(folder))
 
     def name(self, image: int) -> str:

@@ -204,7 +204,7 @@ class Explanation:
         """
         if isinstance(word, int):
             if not 0 <= word < len(self.words):
-                raise ValueError(f"word: expected a place from 0 to {len(self.words) - 1}, got {word}")
+                raise ValueError(f"word: expected an index from 0 to {len(self.words) - 1}, got {word}")
             return word
         places = [i for i, own in enumerate(self.words) if own.lower() == word.lower()]
         if not places:
@@ -219,7 +219,7 @@ class Explanation:
         """
         last = max(self.n_steps, 1) - 1
         if isinstance(step, bool) or not isinstance(step, int) or not -1 <= step <= last:
-            raise ValueError(f"step: expected a place from 0 to {last}, or -1 for the last, got {step!r:.60}")
+            raise ValueError(f"step: expected an index from 0 to {last}, or -1 for the last, got {step!r:.60}")
         return last if step == -1 else step
 
     def telling_word(self) -> int:

@@ -32,7 +32,7 @@ def group_accuracy(scores: Any, caption_to_image: Any, group: Any) -> float:
     owner = check_map(matrix.shape[0], matrix.shape[1], 1, caption_to_image)
     number = integers("group", group)
     if number.shape != (len(matrix),):
-        raise ValueError(f"group: expected shape ({len(matrix)},), one an image, got {number.shape}")
+        raise ValueError(f"group: expected shape ({len(matrix)},), one per image, got {number.shape}")
     own = matrix[owner, np.arange(len(owner))]
     rivals = number[:, None] == number[owner]  # (n_image, n_caption)
     best = np.where(rivals, matrix, -np.inf).max(0)

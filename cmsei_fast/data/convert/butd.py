@@ -67,7 +67,7 @@ def butd_split(
         raise ValueError(f"{source}: expected at least one image, got an empty file")
     for line in lines:
         if line.width != lines[0].width:
-            raise ValueError(f"{line.place}: features: expected {lines[0].width} numbers a box, got {line.width}")
+            raise ValueError(f"{line.place}: features: expected {lines[0].width} numbers per box, got {line.width}")
     chosen = match_images([line.name for line in lines], source, captions, [line.place for line in lines])
     kept = [lines[i] for i in chosen.order]
     offsets = offsets_of([len(line.boxes) for line in kept])

@@ -50,7 +50,7 @@ def caption_lines(path: str | os.PathLike[str], ids: str | os.PathLike[str]) -> 
     if per_name > 1:
         if len(set(names)) < len(names):
             twice = Counter(names).most_common(1)[0][0]
-            raise ValueError(f"{ids}: expected one line an image, each once, got {twice!r} twice")
+            raise ValueError(f"{ids}: expected one line per image, each name once, got {twice!r} twice")
         names = [name for name in names for _ in range(per_name)]
     return _collect(str(path), list(zip(names, captions, strict=True)))
 

@@ -70,7 +70,7 @@ def match_images(
     keys = [image_key(name) for name in captions.images]
     if len(set(keys)) < len(keys):
         twice = captions.images[keys.index(Counter(keys).most_common(1)[0][0])]
-        raise ValueError(f"{captions.source}: expected one name an image, got {twice!r} under another name too")
+        raise ValueError(f"{captions.source}: expected one name per image, got {twice!r} under another name too")
     missing = [name for name, key in zip(captions.images, keys, strict=True) if key not in place]
     if missing:
         raise ValueError(

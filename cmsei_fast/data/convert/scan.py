@@ -144,7 +144,7 @@ def _boxes(
 def _per_image(path: Path, rank: int, shape: tuple[int, ...], count: int, step: int) -> np.ndarray:
     array = map_npy(path, rank)
     if array.shape[1:] != shape or len(array) not in (count, count * step):
-        raise ValueError(f"{path}: expected shape {(count, *shape)}, one an image, got {array.shape}")
+        raise ValueError(f"{path}: expected shape {(count, *shape)}, one per image, got {array.shape}")
     return array if len(array) == count else array[::step]
 
 
