@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import io
 import json
+import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -80,6 +84,44 @@ def test_one_model_finds_what_the_function_finds(files, tmp_path, capsys):
     assert second.splitlines()[1] == f"{files / 'a'} reads as unknown: zorblax, quux"
     assert third.startswith(f"image 5, {SPLIT.ids[5]}\n")
     assert third.count("(its own)") == sum(x["own"] for x in found["images"][0]["captions"])
+
+
+class Gone(io.StringIO):
+    """Standard output whose reader has left."""
+
+    def write(self, text):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def fileno(self):
+        return os.open(os.devnull, os.O_WRONLY)
+
+
+ASKS = {"retrieve": ["--caption", "a horse"], "evaluate": ["--device", "cpu"], "explain": ["--image", "0"]}
+
+
+def write_json(command, files, out):
+    return cli.main([command, str(files / "s.h5"), "--model", str(files / "a"), *ASKS[command], "--json", str(out)])
+
+
+@pytest.mark.parametrize("command", ASKS)
+def test_files_are_written_though_nobody_reads_what_is_printed(files, tmp_path, monkeypatch, command):
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", Gone())
+        assert write_json(command, files, tmp_path / "x.json") == 0
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("command", ASKS)
+def test_what_was_found_is_printed_though_the_disk_is_full(files, tmp_path, monkeypatch, capsys, command):
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    assert write_json(command, files, tmp_path / "x.json") == 2
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) > 3
+    assert "No space left on device" in printed.err
 
 
 def test_an_ensemble_finds_by_the_mean_and_a_file_asks_as_flags_do(files, tmp_path, capsys):

@@ -102,17 +102,19 @@ def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) ->
     speed = pairs / (time.perf_counter() - start)
     if not first:
         return
-    print(f"{arguments.path}: {n_image} images, {n_caption} captions")
-    print(heading)
-    print(metrics)
-    print(f"{'pairs/s':15}{speed:7.0f}")
-    if arguments.json is not None:
-        from ..data.json_object import write_json
+    try:  # the file is there though the reader of what is printed has left
+        if arguments.json is not None:
+            from ..data.json_object import write_json
 
-        result = {"path": arguments.path, "images": n_image, "captions": n_caption, by: named}
-        result |= {"engine": stream.problems[0].engine, "precision": stream.problems[0].precision}
-        result |= {"version": __version__}
-        write_json(arguments.json, result | metrics.to_dict() | {"pairs_per_second": speed})
+            result = {"path": arguments.path, "images": n_image, "captions": n_caption, by: named}
+            result |= {"engine": stream.problems[0].engine, "precision": stream.problems[0].precision}
+            result |= {"version": __version__}
+            write_json(arguments.json, result | metrics.to_dict() | {"pairs_per_second": speed})
+    finally:
+        print(f"{arguments.path}: {n_image} images, {n_caption} captions")
+        print(heading)
+        print(metrics)
+        print(f"{'pairs/s':15}{speed:7.0f}")
 
 
 def _measure(

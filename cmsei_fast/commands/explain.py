@@ -87,14 +87,16 @@ def _explain(arguments: argparse.Namespace) -> int:
     if arguments.word is not None:
         found.find_word(arguments.word)
     step = _step(found, arguments.step)
-    print(_told(found, step, arguments.through_graph))
-    if arguments.json is not None:
-        found.save(arguments.json)
     from ..report import draw, save_page
 
-    for path, write in ((arguments.page, save_page), (arguments.picture, draw)):
-        if path is not None:
-            write(found, path, arguments.word, arguments.image_file, step, through_graph=arguments.through_graph)
+    try:  # the files are there though the reader of what is printed has left
+        if arguments.json is not None:
+            found.save(arguments.json)
+        for path, write in ((arguments.page, save_page), (arguments.picture, draw)):
+            if path is not None:
+                write(found, path, arguments.word, arguments.image_file, step, through_graph=arguments.through_graph)
+    finally:
+        print(_told(found, step, arguments.through_graph))
     return 0
 
 

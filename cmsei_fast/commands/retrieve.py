@@ -145,18 +145,20 @@ def _run(arguments: argparse.Namespace, sentences: list[str], device: str, first
 
 
 def _tell(arguments: argparse.Namespace, found: dict[str, Any], drawings: Drawings | None) -> None:
-    """Prints and writes what was found."""
+    """Writes and prints what was found: the files are there though the reader of what is printed has left."""
     from ..data.files import write_text
     from ..data.json_object import write_json
     from ..report.retrieval_page import retrieval_page
 
     told = [_told_of_sentence(x) for x in found.get("captions", ())]
     told += [_told_of_image(x) for x in found.get("images", ())]
-    print("\n\n".join(told))
-    if arguments.out is not None:
-        write_json(arguments.out, found)
-    if drawings is not None:
-        write_text(arguments.page, retrieval_page(found, drawings))
+    try:
+        if arguments.out is not None:
+            write_json(arguments.out, found)
+        if drawings is not None:
+            write_text(arguments.page, retrieval_page(found, drawings))
+    finally:
+        print("\n\n".join(told))
 
 
 def _captions_of(split: Split) -> list[list[str]]:
