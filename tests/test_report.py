@@ -222,7 +222,10 @@ SAVED = ["--scores", "{f}/scores.npy"]
         (["--scores", "{t}/a.npz"], "got an archive; this makes one: np.save('scores.npy', np.load("),
         (["--scores", "{t}/zip.npy"], "zip.npy: expected a .npy file of one floating matrix, got another or a"),
         ([*SAVED, "--caption-to-image", "{t}/endless.npy"], "endless.npy: expected an integer for each caption, got"),
-        (["--scores", "{t}/nan.npy", "--images", "{t}"], "--images: expected --split beside it"),
+        (
+            ["--scores", "{t}/nan.npy", "--images", "{t}"],
+            "--images: expected --split with it (the split names the images)",
+        ),
         (
             [*SAVED, "--split", "{f}/val.h5", "--images", "{t}/no"],
             "--images: expected a directory",
