@@ -34,6 +34,14 @@ def _sqrt(x: Tensor) -> Tensor:
     return torch.where(positive, x.where(positive, 1).sqrt(), 0)
 
 
+def _within(dot: Tensor, most: Tensor) -> Tensor:
+    """An inner product held to the product of the lengths, beyond which rounding alone takes it.
+
+    Of vectors that cancel out, whose lengths are 0 but for rounding, a cosine would be of any size.
+    """
+    return most.where(dot > most, (-most).where(dot < -most, dot))
+
+
 def _fill(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
     return x if mask is None else x.masked_fill(~mask, value)
 
@@ -132,7 +140,12 @@ def _direction(a: Tensor, context: Side, queries: Side, how: Direction, guide: T
             dot = (p * a).sum(-1)  # Q·U (X, Y, n)
             square = (p * pg).sum(-1)
         length_u = _sqrt(square)
-        r = dot / (length_q * length_u).clamp(min=EPS) if how.relevance == "cosine" else dot
+        lengths = length_q * length_u
+        if how.relevance == "cosine":
+            dot = _within(dot, lengths)
+            r = dot / lengths.clamp(min=EPS)
+        else:
+            r = dot
         r = r if extra is None else r + extra
         scores.append(_aggregate(r, how, queries, guide))
         if last:
@@ -141,6 +154,7 @@ def _direction(a: Tensor, context: Side, queries: Side, how: Direction, guide: T
         g = torch.sigmoid(gate_a * r + gate_b)
         # Q' = (of_q Q + of_u U) / its length; of_q and of_u hold the lengths of Q and U, which may be 0.
         of_q, of_u = (1 - g) / length_q.clamp(min=EPS), g / length_u.clamp(min=EPS)
+        dot = _within(dot, lengths)
         length_b = _sqrt((of_q * length_q) ** 2 + (of_u * length_u) ** 2 + 2 * of_q * of_u * dot)
         scale = 1 / length_b.clamp(min=EPS)
         length_q = length_b * scale
@@ -155,17 +169,18 @@ def _attend_mean(total: Tensor, own: Side, other: Side, mu: Tensor) -> tuple[Ten
     Returns member · ĝ (X, Y, n), the attention (X, Y, n), 0 in the padding, and |ĝ| (Y,): 1, or less for a mean near 0.
     """
     mean = _sqrt(other.mean_square)
-    dot = total / (mean.clamp(min=EPS) * other.size)[:, None]
     length = mean / mean.clamp(min=EPS)
-    logits = mu * dot / (_sqrt(own.square)[:, None] * length[:, None]).clamp(min=EPS)
+    lengths = _sqrt(own.square)[:, None] * length[:, None]
+    dot = _within(total / (mean.clamp(min=EPS) * other.size)[:, None], lengths)
+    logits = mu * dot / lengths.clamp(min=EPS)
     mask = None if own.mask is None else own.mask[:, None]
     return dot, _fill(logits, mask, -torch.inf).softmax(-1), length
 
 
 def _attended_cosine(dot: Tensor, attention: Tensor, length: Tensor, own: Side) -> Tensor:
     """(X, Y): cosine of the attended sum of own members and ĝ, from what :func:`_attend_mean` returns."""
-    attended = _sqrt(((attention @ own.gram) * attention).sum(-1))
-    return (attention * dot).sum(-1) / (attended * length).clamp(min=EPS)
+    lengths = _sqrt(((attention @ own.gram) * attention).sum(-1)) * length
+    return _within((attention * dot).sum(-1), lengths) / lengths.clamp(min=EPS)
 
 
 def score_tile(s: Tensor, images: Side, captions: Side, terms: Terms) -> Tensor:
@@ -193,6 +208,9 @@ def score_tile(s: Tensor, images: Side, captions: Side, terms: Terms) -> Tensor:
         asked = s.permute(1, 0, 3, 2).contiguous()  # (J, I, R, L)
         parts.append(terms.i2t.weight * _direction(asked, captions, images, terms.i2t, guide).T)
     if terms.alignment is not None:
-        length_v, length_t = (_sqrt(x.mean_square).clamp(min=EPS) * x.size for x in (images, captions))
-        parts.append(terms.alignment * s.sum((-2, -1)) / (length_v[:, None] * length_t))
+        means = [_sqrt(x.mean_square) for x in (images, captions)]
+        length_v, length_t = (mean / mean.clamp(min=EPS) for mean in means)
+        size_v, size_t = (mean.clamp(min=EPS) * x.size for mean, x in zip(means, (images, captions), strict=True))
+        cosine = _within(s.sum((-2, -1)) / (size_v[:, None] * size_t), length_v[:, None] * length_t)
+        parts.append(terms.alignment * cosine)
     return torch.stack(parts).sum(0)

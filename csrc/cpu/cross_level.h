@@ -51,8 +51,8 @@ template <class S> struct CrossLevel {
         gamma = other_length * factor;
         T most = V::set(static_cast<S>(-1e30));
         for (long v = 0; v < n; v += W) {
-            const T a = V::load(other + v) * factor;
-            const T c = M::cosine(a, V::load(gram->length + v), V::set(gamma));
+            const T length = V::load(gram->length + v), a = within<V>(V::load(other + v) * factor, length * gamma);
+            const T c = M::cosine(a, length, V::set(gamma));
             V::store(x + v, a);
             V::store(cosine + v, c);
             most = V::max(V::select(lanes(v), c, most), most);
@@ -79,9 +79,9 @@ template <class S> struct CrossLevel {
             product += V::load(p + v) * V::load(x + v);
             square += V::load(p + v) * V::load(h + v);
         }
-        dot = V::sum(product);
         quad = V::sum(square);
         length = One::length(quad);
+        dot = within<Plain<S>>(V::sum(product), length * gamma);
         score = One::cosine(dot, length, gamma);
     }
 

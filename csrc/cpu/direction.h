@@ -9,6 +9,12 @@
 namespace cmsei {
 namespace CMSEI_ISA {
 
+// An inner product held to the product of the lengths, beyond which rounding alone takes it: of vectors that cancel out,
+// whose lengths are 0 but for it, a cosine would be of any size. NaN stays NaN.
+template <class M> CMSEI_INLINE typename M::T within(typename M::T dot, typename M::T most) {
+    return M::select(dot > most, most, M::select(dot < -most, -most, dot));
+}
+
 template <class S> struct Arena {
     S* next;
     S* take(long n) {
@@ -219,10 +225,11 @@ template <class S> struct Direction {
                 u = V::select(here, V::set(context->length[c]), u);
                 if (attention) V::store(s.p + c * ld + v, V::select(here, V::set(1), V::zero()));
             }
-            V::store(s.dot + v, found.value);
+            const T q = V::load(s.q + v), dot = within<V>(found.value, q * u);
+            V::store(s.dot + v, dot);
             V::store(s.u + v, u);
             V::store(s.quad + v, u * u);
-            V::store(s.r + v, M::relevance(relevance_kind, found.value, V::load(s.q + v), u));
+            V::store(s.r + v, relevance_kind == kDot ? found.value : M::cosine(dot, q, u));
         }
     }
 
@@ -279,7 +286,8 @@ template <class S> struct Direction {
             quadratic_form(n - v <= W ? 1 : kNV, m, context->half, s.p + v, ld, quad);
             for (int j = 0; j < kNV && v + j * W < n; ++j) {
                 const long q = v + j * W;
-                V::store(s.r + q, M::cosine(V::load(s.dot + q), V::load(s.q + q), M::length(quad[j])));
+                const T length = V::load(s.q + q), u = M::length(quad[j]);
+                V::store(s.r + q, M::cosine(within<V>(V::load(s.dot + q), length * u), length, u));
             }
         }
     }
@@ -291,10 +299,12 @@ template <class S> struct Direction {
         for (long v = 0; v < n; v += W) {
             T quad = V::zero();
             for (long c = 0; c < m; ++c) quad += V::load(s.p + c * ld + v) * V::load(s.h + c * ld + v);
-            const T u = M::length(quad);
+            const T u = M::length(quad), q = V::load(s.q + v), product = V::load(s.dot + v);
+            const T dot = within<V>(product, q * u);
             V::store(s.quad + v, quad);
             V::store(s.u + v, u);
-            V::store(s.r + v, M::relevance(relevance_kind, V::load(s.dot + v), V::load(s.q + v), u));
+            V::store(s.dot + v, dot);
+            V::store(s.r + v, relevance_kind == kDot ? product : M::cosine(dot, q, u));
         }
     }
 

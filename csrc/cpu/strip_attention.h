@@ -252,10 +252,11 @@ private:
         for (int k = 0; k < NV; ++k) {
             const T inverse = 1 / sum[k], product = dot[k] * inverse;
             const T length = V::load(x.q + k * W), u = then == kDotAlone ? sum[k] : M::length(quad[k]) * inverse;
-            const T r = then == kDotAlone ? product : M::relevance(relevance_kind, product, length, u);
+            const T held = within<V>(product, length * u);
+            const T r = then == kDotAlone || relevance_kind == kDot ? product : M::cosine(held, length, u);
             V::store(x.r + k * W, r);
             if (then != kRefine) continue;
-            const auto y = M::refine(gate[0], gate[1], r, length, u, quad[k] * inverse * inverse, product);
+            const auto y = M::refine(gate[0], gate[1], r, length, u, quad[k] * inverse * inverse, held);
             V::store(x.next_q + k * W, y.length);
             alpha[k] = y.alpha;
             beta[k] = y.beta * inverse;
@@ -296,7 +297,8 @@ private:
 #pragma GCC unroll 2
         for (int k = 0; k < NV; ++k) {
             const T dot = V::select(sum[k] == sum[k], best[k], sum[k]);
-            V::store(r + k * W, cosines ? M::cosine(dot, V::load(q + at + k * W), u[k]) : dot);
+            const T length = V::load(q + at + k * W);
+            V::store(r + k * W, cosines ? M::cosine(within<V>(dot, length * u[k]), length, u[k]) : dot);
         }
     }
 };

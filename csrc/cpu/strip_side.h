@@ -106,7 +106,9 @@ private:
             factor[k] = M::unit_factor(length);
             gamma[k] = length * factor[k];
         }
-        const auto product = [&](long i, int k) { return V::load(x + i * lanes + v + k * W) * factor[k]; };
+        const auto product = [&](long i, int k) {
+            return within<V>(V::load(x + i * lanes + v + k * W) * factor[k], item.length[i] * gamma[k]);
+        };
         const auto logit = [&](long i, int k, T a) { return f * M::cosine(a, V::set(item.length[i]), gamma[k]); };
         if (!bounded)
             for (long i = 0; i < item.m; ++i)
@@ -127,8 +129,9 @@ private:
 #pragma GCC unroll 2
         for (int k = 0; k < NV; ++k) {
             share[k] = 1 / sum[k];
-            if (matched)
-                score[k] = match_weight * M::cosine(dot[k] * share[k], M::length(quad[k]) * share[k], gamma[k]);
+            if (!matched) continue;
+            const T attended = M::length(quad[k]) * share[k];
+            score[k] = match_weight * M::cosine(within<V>(dot[k] * share[k], attended * gamma[k]), attended, gamma[k]);
         }
     }
 
@@ -161,7 +164,9 @@ private:
     CMSEI_INLINE T alignment(const Gram<S>& item, long lane) const {
         T sum = V::zero();
         for (long i = 0; i < item.m; ++i) sum += V::load(x + i * lanes + lane);
-        return sum / static_cast<S>(item.m) * One::unit_factor(*item.mean) * M::unit_factor(V::load(other_mean + lane));
+        const S own = One::unit_factor(*item.mean);
+        const T length = V::load(other_mean + lane), other = M::unit_factor(length);
+        return within<V>(sum / static_cast<S>(item.m) * own * other, *item.mean * own * length * other);
     }
 };
 

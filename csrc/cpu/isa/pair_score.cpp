@@ -71,8 +71,9 @@ template <class S> struct PairTerms {
                 T sum = V::zero();
                 for (long v = 0; v < ld_w; v += W) sum += V::load(words.other + v);
                 total = V::sum(sum) / L;
+                const S t = One::unit_factor(objects.other_length), i = One::unit_factor(words.other_length);
                 term[kWeightAlignment] =
-                    total * One::unit_factor(objects.other_length) * One::unit_factor(words.other_length);
+                    within<Plain<S>>(total * t * i, objects.other_length * t * words.other_length * i);
             }
         }
         for (int d = 0; d < 2; ++d) {
