@@ -113,7 +113,6 @@ def test_files_are_written_though_nobody_reads_what_is_printed(files, tmp_path, 
 
 @pytest.mark.parametrize("command", ASKS)
 def test_what_was_found_is_printed_though_the_disk_is_full(files, tmp_path, monkeypatch, capsys, command):
-
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -76,6 +76,7 @@ def train(
         ValueError: a configuration, a vocabulary, training data or a validation split that differ from
             the run's that is resumed (one that had no validation split may be given one); a validation split without
             captions or what the model is built on; float16 on the CPU; a loss that is not finite.
+        ProcessLost: another process failed or is lost while the validation split is encoded or scored.
     """
     for name, value, kind in (("training", training, Split), ("config", config, TrainConfig)):
         if not isinstance(value, kind):
