@@ -153,6 +153,45 @@ def test_an_empty_path_is_not_the_current_directory(tmp_path, monkeypatch, capsy
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "retrieve x.h5 --model m --caption a --out y --page y",
+            "--page: expected another file than that of --out, got y",
+        ),
+        ("retrieve x.h5 --model m --caption a --out x.h5", "--out: expected another file than that of path, got x.h5"),
+        (
+            "retrieve x.h5 --model m --captions-file y --page link",
+            "--page: expected another file than that of --captions-file, got link",
+        ),
+        (
+            "explain x.h5 --model m --image 0 --page y.png --picture y.png",
+            "--picture: expected another file than that of --page, got y.png",
+        ),
+        (
+            "explain x.h5 --model m --image 0 --json ./x.h5",
+            "--json: expected another file than that of path, got ./x.h5",
+        ),
+        ("evaluate x.h5 --model m --json x.h5", "--json: expected another file than that of path, got x.h5"),
+        (
+            "evaluate x.h5 --model m --scores y.npy --json y.npy",
+            "--json: expected another file than that of --scores, got y.npy",
+        ),
+        ("report --scores y.npy --out y.npy", "--out: expected another file than that of --scores, got y.npy"),
+    ],
+)
+def test_no_file_takes_the_place_of_another(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.h5", "y", "y.npy"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "link").symlink_to("y")
+    assert cli.main(arguments.split()) == 2
+    assert capsys.readouterr() == ("", f"cmsei-fast: error: {message}\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "x.h5", "y", "y.npy"]
+    assert all((tmp_path / name).read_text() == name for name in ("x.h5", "y", "y.npy"))
+
+
 @pytest.mark.parametrize("arguments", [[], ["unknown"], ["evaluate"], ["evaluate", "x", "--scorer", "bm25"]])
 def test_usage_errors(arguments, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
-from .paths import given_path
+from .paths import check_outputs, given_path
 from .scoring import add_protocol_flags, add_scoring_flags, folds_of, stream_of_models, tell_size
 from .sources import SCORERS, is_split_file, load_split
 
@@ -52,12 +52,10 @@ def add_parser(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from ..data.files import check_target
     from ..score_record import ENDING
 
-    for flag, path, beside in (("--json", arguments.json, ""), ("--scores", arguments.scores, ENDING)):
-        if path is not None:
-            check_target(path, flag, beside)
+    check_outputs({"--scores": arguments.scores}, {"path": arguments.path}, ENDING)
+    check_outputs({"--json": arguments.json}, {"path": arguments.path, "--scores": arguments.scores})
     if arguments.scores is not None and not arguments.scores.endswith(".npy"):
         raise ValueError(f"--scores: expected the name of a file that ends in .npy, got {arguments.scores}")
     if arguments.resume and arguments.scores is None:

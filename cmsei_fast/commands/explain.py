@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .paths import given_path
+from .paths import check_outputs, given_path
 from .sources import load_split, place_of
 
 if TYPE_CHECKING:
@@ -105,14 +105,13 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 
     Raises:
         OSError: a file cannot be written.
-        ValueError: a flag has nothing to go with, or the image cannot be read.
+        ValueError: a flag has nothing to go with, two files are one, or the image cannot be read.
         ModuleNotFoundError: matplotlib or Pillow is not installed.
     """
-    from ..data.files import check_target
-
-    for flag, path in (("--json", arguments.json), ("--page", arguments.page), ("--picture", arguments.picture)):
-        if path is not None:
-            check_target(path, flag)
+    check_outputs(
+        {"--json": arguments.json, "--page": arguments.page, "--picture": arguments.picture},
+        {"path": arguments.path, "--image-file": arguments.image_file},
+    )
     if arguments.picture is None and arguments.page is None:
         for flag, value in (("--word", arguments.word), ("--image-file", arguments.image_file)):
             if value is not None:

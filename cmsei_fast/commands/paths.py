@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Mapping
 
 
 def given_path(text: str) -> str:
@@ -15,3 +17,26 @@ def given_path(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got an empty string")
     return text
+
+
+def check_outputs(written: Mapping[str, str | None], read: Mapping[str, str | None], beside: str = "") -> None:
+    """Each file that is written has a place and is no other of the command's files.
+
+    Args:
+        written: by flag, each file that the command writes; None where it is not asked for.
+        read: by argument, each file that it reads.
+        beside: the longest ending of a file that is written beside one of them, under its name and that.
+
+    Raises:
+        OSError: a file cannot be written.
+        ValueError: two of the files are one, of which the later would take the place of the other.
+    """
+    from ..data.files import check_target
+
+    others = {os.path.realpath(path): name for name, path in read.items() if path is not None}
+    for flag, path in written.items():
+        if path is None:
+            continue
+        check_target(path, flag, beside)
+        if (other := others.setdefault(os.path.realpath(path), flag)) != flag:
+            raise ValueError(f"{flag}: expected another file than that of {other}, got {path}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
-from .paths import given_path
+from .paths import check_outputs, given_path
 from .saved_scores import captions_of, owner_of, saved_scores
 from .scoring import add_protocol_flags, add_scoring_flags, add_thumbnail_flag, folds_of, stream_of_models, tell_size
 from .settings import check_least
@@ -83,7 +83,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from ..data.files import check_target, write_text
+    from ..data.files import write_text
     from ..report.drawings import Drawings
     from ..report.evaluation_page import Evaluation, evaluation_page
     from ..report.extras import require
@@ -96,7 +96,8 @@ def _report(arguments: argparse.Namespace) -> int:
     out = arguments.out or (str(Path(home) / "report.html") if home else "report.html")
     require("report")
     run = None if home is None else read_run(home)
-    check_target(out, "--out")
+    read = {"--split": arguments.split, "--scores": arguments.scores, "--captions": arguments.captions}
+    check_outputs({"--out": out}, read)
     split = None if arguments.split is None else load_split(arguments.split)
     drawings = Drawings(split, arguments.images)
     saved = None if arguments.scores is None else saved_scores(arguments.scores, split, arguments.split)

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
-from .paths import given_path
+from .paths import check_outputs, given_path
 from .scoring import add_scoring_flags, add_thumbnail_flag, load_models, mean_stream
 from .settings import check_least
 from .sources import load_split, place_of, read_captions
@@ -90,13 +90,13 @@ def _sentences(arguments: argparse.Namespace) -> list[str]:
         OSError: a file cannot be written, or is not there.
         ValueError: nothing asks, a sentence that is no text, or a number that cannot be.
     """
-    from ..data.files import check_target
     from ..data.strings import check_strings
 
     check_least("--top", arguments.top, 1)
-    for flag, path in (("--out", arguments.out), ("--page", arguments.page)):
-        if path is not None:
-            check_target(path, flag)
+    check_outputs(
+        {"--out": arguments.out, "--page": arguments.page},
+        {"path": arguments.path, "--captions-file": arguments.captions_file},
+    )
     if arguments.images is not None and arguments.page is None:
         raise ValueError("--page: expected a file (--images needs one), got none")
     check_strings(lambda i: "--caption", arguments.caption)
