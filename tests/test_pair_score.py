@@ -152,10 +152,14 @@ def test_images_whose_regions_have_no_mean(length: int, engine: str) -> None:
         (PairScorer(None, None, object_sentence=1.0, word_image=1.0, alignment=1.0), 3),
         (PairScorer(alignment=1.0), 1),
         (PairScorer(Attention(norm="softmax", steps=3)), 1),
+        (PairScorer(Attention(norm="softmax", steps=8)), 1),
     ):
-        scores = pair_score(v, w.float(), v_offsets, w_offsets, scorer=scorer, engine=engine)
+        sides = [x.float().requires_grad_() for x in (v, w)]
+        scores = pair_score(*sides, v_offsets, w_offsets, scorer=scorer, engine=engine)
         assert scores.isfinite().all()
         assert scores.abs().max() <= largest + 1e-5
+        scores.sum().backward()
+        assert all(x.grad.isfinite().all() for x in sides)
 
 
 def test_ties_share_the_gradient_of_max(backend: Backend) -> None:

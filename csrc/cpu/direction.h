@@ -15,6 +15,15 @@ template <class M> CMSEI_INLINE typename M::T within(typename M::T dot, typename
     return M::select(dot > most, most, M::select(dot < -most, -most, dot));
 }
 
+// Of an inner product beyond the product of the lengths a and b the gradient is theirs.
+template <class M, class T> CMSEI_INLINE void within_vjp(T dot, T a, T b, T& d_dot, T& d_a, T& d_b) {
+    const auto beyond = M::abs(dot) > a * b;
+    const T held = M::select(beyond, M::select(dot < 0, -d_dot, d_dot), M::zero());
+    d_dot = M::select(beyond, M::zero(), d_dot);
+    d_a += held * b;
+    d_b += held * a;
+}
+
 template <class S> struct Arena {
     S* next;
     S* take(long n) {
@@ -225,11 +234,11 @@ template <class S> struct Direction {
                 u = V::select(here, V::set(context->length[c]), u);
                 if (attention) V::store(s.p + c * ld + v, V::select(here, V::set(1), V::zero()));
             }
-            const T q = V::load(s.q + v), dot = within<V>(found.value, q * u);
-            V::store(s.dot + v, dot);
+            const T q = V::load(s.q + v);
+            V::store(s.dot + v, found.value);
             V::store(s.u + v, u);
             V::store(s.quad + v, u * u);
-            V::store(s.r + v, relevance_kind == kDot ? found.value : M::cosine(dot, q, u));
+            V::store(s.r + v, relevance_kind == kDot ? found.value : M::cosine(within<V>(found.value, q * u), q, u));
         }
     }
 
@@ -299,19 +308,18 @@ template <class S> struct Direction {
         for (long v = 0; v < n; v += W) {
             T quad = V::zero();
             for (long c = 0; c < m; ++c) quad += V::load(s.p + c * ld + v) * V::load(s.h + c * ld + v);
-            const T u = M::length(quad), q = V::load(s.q + v), product = V::load(s.dot + v);
-            const T dot = within<V>(product, q * u);
+            const T u = M::length(quad), q = V::load(s.q + v), dot = V::load(s.dot + v);
             V::store(s.quad + v, quad);
             V::store(s.u + v, u);
-            V::store(s.dot + v, dot);
-            V::store(s.r + v, relevance_kind == kDot ? product : M::cosine(dot, q, u));
+            V::store(s.r + v, relevance_kind == kDot ? dot : M::cosine(within<V>(dot, q * u), q, u));
         }
     }
 
     void refine(const Step<S>& s, const Step<S>& next, const S* gate) const {
         for (long v = 0; v < n; v += W) {
-            const auto f = M::refine(gate[0], gate[1], V::load(s.r + v), V::load(s.q + v), V::load(s.u + v),
-                                     V::load(s.quad + v), V::load(s.dot + v));
+            const T q = V::load(s.q + v), u = V::load(s.u + v);
+            const auto f = M::refine(gate[0], gate[1], V::load(s.r + v), q, u, V::load(s.quad + v),
+                                     within<V>(V::load(s.dot + v), q * u));
             V::store(s.gate + v, f.gate);
             V::store(s.x + v, f.x);
             V::store(s.y + v, f.y);

@@ -78,7 +78,7 @@ template <class S> struct DirectionVjp : Direction<S> {
         T d_gate[2] = {V::zero(), V::zero()};
         for (long v = 0; v < n; v += W) {
             const T q = V::load(s.q + v), u = V::load(s.u + v), quad = V::load(s.quad + v);
-            const T dot = V::load(s.dot + v), r = V::load(s.r + v);
+            const T product = V::load(s.dot + v), dot = within<V>(product, q * u), r = V::load(s.r + v);
             T dr = V::load(b.d_r + v), dq = V::zero(), du = V::zero(), dquad = V::zero(), ddot = V::zero();
             if (refined) {
                 T d_alpha = V::zero(), d_beta = V::zero(), d_z;
@@ -97,7 +97,9 @@ template <class S> struct DirectionVjp : Direction<S> {
                 d_gate[0] += V::select(lanes(v), d_z * r, V::zero());
                 d_gate[1] += V::select(lanes(v), d_z, V::zero());
             }
-            M::relevance_vjp(relevance_kind, dot, q, u, dr, ddot, dq, du);
+            if (relevance_kind == kCosine) M::cosine_vjp(M::cosine(dot, q, u), q, u, dr, ddot, dq, du);
+            if (refined || relevance_kind == kCosine) within_vjp<V>(product, q, u, ddot, dq, du);
+            if (relevance_kind == kDot) ddot += dr;
             dquad += M::length_vjp(u, du);
             V::store(b.d_q + v, dq);
             V::store(d_dot + v, ddot);

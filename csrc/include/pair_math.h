@@ -138,13 +138,13 @@ template <class M> struct PairMath {
     struct Refined {
         T gate, x, y, norm, alpha, beta, length;
     };
-    // q, u: lengths of Q and U; quad = u²; dot = Q·U.
+    // q, u: lengths of Q and U; quad = u², which rounding takes below 0; dot = Q·U.
     static CMSEI_FORMULA Refined refine(S a, S b, T r, T q, T u, T quad, T dot) {
         Refined f;
         f.gate = M::sigmoid(a * r + b);
         f.x = (1 - f.gate) * unit_factor(q);
         f.y = f.gate * unit_factor(u);
-        f.norm = length(f.x * f.x * q * q + f.y * f.y * quad + 2 * f.x * f.y * dot);
+        f.norm = length(f.x * f.x * q * q + f.y * f.y * M::max(quad, M::zero()) + 2 * f.x * f.y * dot);
         const T factor = unit_factor(f.norm);
         f.alpha = f.x * factor;
         f.beta = f.y * factor;
@@ -160,9 +160,9 @@ template <class M> struct PairMath {
         const T d_norm = d_length * factor + unit_factor_vjp(f.norm, d_factor);
         const T d_squared = length_vjp(f.norm, d_norm);
         d_x += d_squared * 2 * (f.x * q * q + f.y * dot);
-        d_y += d_squared * 2 * (f.y * quad + f.x * dot);
+        d_y += d_squared * 2 * (f.y * M::max(quad, M::zero()) + f.x * dot);
         d_q += d_squared * 2 * f.x * f.x * q;
-        d_quad += d_squared * f.y * f.y;
+        d_quad += M::select(quad > 0, d_squared * f.y * f.y, M::zero());
         d_dot += d_squared * 2 * f.x * f.y;
         const T d_gate = d_y * unit_factor(u) - d_x * unit_factor(q);
         d_q += unit_factor_vjp(q, d_x * (1 - f.gate));
