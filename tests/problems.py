@@ -278,6 +278,40 @@ def attention_options() -> list[Problem]:
     return [decided(problem) for problem in out]
 
 
+def check_opposite_vectors(norm: str, aggregate: str, engine: str, dtype: torch.dtype) -> None:
+    """Opposite vectors, whose sum is 0: what their rounding leaves of it is no vector of any length."""
+    attention = Attention(norm=norm, aggregate=aggregate, steps=3)
+    scorer = PairScorer(attention, attention, object_sentence=1.0, word_image=1.0, alignment=1.0)
+    v, w, v_offsets, w_offsets = Problem(scorer, (2, 3, 1), (4, 2, 5), 7).tensors()
+    v[1], v[3:5], w[4:6] = -v[0], v[2], torch.stack([w[6], -w[6]])
+    w[1:4] = w[0]  # attends evenly to opposite regions under a softmax
+    v, w = v.to(dtype), w.to(dtype)
+    expected = pair_score(v.double(), w.double(), v_offsets, w_offsets, scorer=scorer, engine="reference")
+    precision = str(dtype).removeprefix("torch.")
+    actual = pair_score(v, w, v_offsets, w_offsets, scorer=scorer, engine=engine, precision=precision)
+    assert error(actual.double(), expected) <= 1e-3
+
+
+def check_regions_without_a_mean(length: int, engine: str, dtype: torch.dtype) -> None:
+    """The direction of a mean that is rounding alone is any; cosines with it are cosines all the same."""
+    v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (36,) * 6, (length,) * 6, 64).tensors()
+    images = v.view(6, 36, 64)
+    few = images[:, :12].to(dtype).double()
+    precision = str(dtype).removeprefix("torch.")
+    for same in (images - images.mean(1, keepdim=True), torch.cat([few, few, -2 * few], 1)):
+        regions = same.flatten(0, 1).to(dtype)
+        for scorer, largest in (
+            (PairScorer.cmsei(), 5),
+            (PairScorer(None, None, object_sentence=1.0, word_image=1.0, alignment=1.0), 3),
+            (PairScorer(alignment=1.0), 1),
+            (PairScorer(Attention(norm="softmax", steps=3)), 1),
+        ):
+            given = regions, w.to(dtype), v_offsets, w_offsets
+            scores = pair_score(*given, scorer=scorer, engine=engine, precision=precision)
+            assert scores.isfinite().all()
+            assert scores.abs().max() <= largest + 1e-5
+
+
 def name(problem: Problem) -> str:
     """A readable id: the structure, then the shapes."""
     parts = []

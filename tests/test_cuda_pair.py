@@ -14,6 +14,8 @@ from cuda_on_host import library as host_library
 from problems import (
     Problem,
     attention_options,
+    check_opposite_vectors,
+    check_regions_without_a_mean,
     computed,
     error,
     every_direction,
@@ -26,7 +28,7 @@ from problems import (
 
 from cmsei_fast.engines import cuda, cuda_pair
 from cmsei_fast.ops import pair_score
-from cmsei_fast.scorer import PairScorer
+from cmsei_fast.scorer import NORMS, PairScorer
 
 pytestmark = [
     pytest.mark.usefixtures("poisoned"),
@@ -116,6 +118,20 @@ def test_low_precision(library: Path, dtype: torch.dtype) -> None:
     with engine_on_host(Module(library, fibers=False)):
         off = error(computed(problem, "cuda", dtype).scores, expected)
     assert off <= 2 * error(literal(problem, dtype).scores, expected) + 1e-3 * magnitude(expected)
+
+
+@pytest.mark.parametrize("aggregate", ["lse", "guided"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_vectors_that_cancel_out(library: Path, norm: str, aggregate: str) -> None:
+    for fibers in (False, True):
+        with engine_on_host(Module(library, fibers=fibers)):
+            check_opposite_vectors(norm, aggregate, "cuda", torch.float32)
+
+
+@pytest.mark.parametrize("length", [1, 12])
+def test_images_whose_regions_have_no_mean(library: Path, length: int) -> None:
+    with engine_on_host(Module(library, fibers=False)):
+        check_regions_without_a_mean(length, "cuda", torch.float32)
 
 
 def test_pairs_without_a_gradient_are_left_out(library: Path) -> None:

@@ -10,14 +10,14 @@ from collections.abc import Callable
 import pytest
 import torch
 from cuda_on_host import COMPILER, TileModule, engine_on_host
-from problems import E4M3_ROUNDING, error, magnitude
+from problems import E4M3_ROUNDING, check_opposite_vectors, check_regions_without_a_mean, error, magnitude
 from tiles_on_host import SCORERS, compared, items
 
 from cmsei_fast.engines import cuda, cuda_tiles
 from cmsei_fast.engines.eight_bits import FORMATS
 from cmsei_fast.engines.terms import rounded_rows
 from cmsei_fast.ops import pair_score
-from cmsei_fast.scorer import Attention, PairScorer
+from cmsei_fast.scorer import NORMS, Attention, PairScorer
 
 pytestmark = [
     pytest.mark.usefixtures("poisoned"),
@@ -132,6 +132,20 @@ def test_vectors_so_short_that_epsilon_counts(make: Make, short: float, temperat
     with engine_on_host(make()):
         found = pair_score(v, w, *offsets, scorer=scorer, engine="cuda", precision="bfloat16")
     assert error(found, wanted) <= 2e-5 * magnitude(wanted)
+
+
+@pytest.mark.parametrize("aggregate", ["lse", "guided"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_vectors_that_cancel_out(make: Make, norm: str, aggregate: str) -> None:
+    with engine_on_host(make()):
+        check_opposite_vectors(norm, aggregate, "cuda", torch.bfloat16)
+
+
+@pytest.mark.parametrize("length", [1, 12, 16, 20])
+def test_images_whose_regions_have_no_mean(make: Make, length: int) -> None:
+    """Captions whose means ask in rows of no word, and one without such a row."""
+    with engine_on_host(make()):
+        check_regions_without_a_mean(length, "cuda", torch.bfloat16)
 
 
 def test_the_usual_of_any_length(make: Make) -> None:

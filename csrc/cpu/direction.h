@@ -9,21 +9,6 @@
 namespace cmsei {
 namespace CMSEI_ISA {
 
-// An inner product held to the product of the lengths, beyond which rounding alone takes it: of vectors that cancel out,
-// whose lengths are 0 but for it, a cosine would be of any size. NaN stays NaN.
-template <class M> CMSEI_INLINE typename M::T within(typename M::T dot, typename M::T most) {
-    return M::select(dot > most, most, M::select(dot < -most, -most, dot));
-}
-
-// Of an inner product beyond the product of the lengths a and b the gradient is theirs.
-template <class M, class T> CMSEI_INLINE void within_vjp(T dot, T a, T b, T& d_dot, T& d_a, T& d_b) {
-    const auto beyond = M::abs(dot) > a * b;
-    const T held = M::select(beyond, M::select(dot < 0, -d_dot, d_dot), M::zero());
-    d_dot = M::select(beyond, M::zero(), d_dot);
-    d_a += held * b;
-    d_b += held * a;
-}
-
 template <class S> struct Arena {
     S* next;
     S* take(long n) {

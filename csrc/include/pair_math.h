@@ -58,6 +58,24 @@ template <class S> CMSEI_FORMULA bool is_bounded(int norm, S temperature) {
     return !is_plain(norm) && temperature <= kMostBounded && temperature >= -kMostBounded;
 }
 
+// An inner product held to the product of the lengths, beyond which rounding alone takes it: of vectors that cancel out,
+// whose lengths are 0 but for it, a cosine would be of any size. NaN stays NaN.
+template <class M> CMSEI_FORMULA typename M::T within(typename M::T dot, typename M::T most) {
+#if defined(__CUDA_ARCH__)
+    if constexpr (sizeof dot == sizeof(float)) return scalar::within(dot, most);
+#endif
+    return M::select(dot > most, most, M::select(dot < -most, -most, dot));
+}
+
+// Of an inner product beyond the product of the lengths a and b the gradient is theirs.
+template <class M, class T> CMSEI_FORMULA void within_vjp(T dot, T a, T b, T& d_dot, T& d_a, T& d_b) {
+    const auto beyond = M::abs(dot) > a * b;
+    const T held = M::select(beyond, M::select(dot < 0, -d_dot, d_dot), M::zero());
+    d_dot = M::select(beyond, M::zero(), d_dot);
+    d_a += held * b;
+    d_b += held * a;
+}
+
 template <class M> struct PairMath {
     using T = typename M::T;
     using S = typename M::S;
@@ -104,8 +122,10 @@ template <class M> struct PairMath {
         d_b += free * a;
     }
 
-    // r of a query of length q and its attended vector of length u, dot = Q·U.
-    static CMSEI_FORMULA T relevance(int kind, T dot, T q, T u) { return kind == kDot ? dot : cosine(dot, q, u); }
+    // r of a query of length q and its attended vector of length u; held: dot = Q·U within these.
+    static CMSEI_FORMULA T relevance(int kind, T dot, T held, T q, T u) {
+        return kind == kDot ? dot : cosine(held, q, u);
+    }
     static CMSEI_FORMULA void relevance_vjp(int kind, T dot, T q, T u, T d, T& d_dot, T& d_q, T& d_u) {
         if (kind == kDot)
             d_dot += d;

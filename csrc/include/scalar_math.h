@@ -31,6 +31,15 @@ template <class S> CMSEI_FORMULA S rounded_product(S a, S b) { return a * b; }
 #if defined(__CUDA_ARCH__)
 // max of NaN and x is x.
 CMSEI_FORMULA float max(float a, float b) { return ::fmaxf(a, b); }
+// x where it is between -most and most, else that of them which has its sign; NaN where x or most is NaN.
+CMSEI_FORMULA float within(float x, float most) {
+#if __CUDA_ARCH__ >= 860
+    asm("min.NaN.xorsign.abs.f32 %0, %0, %1;" : "+f"(x) : "f"(most));
+#else
+    asm("min.NaN.f32 %0, %0, %1;\n\tmax.NaN.f32 %0, %0, %2;" : "+f"(x) : "f"(most), "f"(-most));
+#endif
+    return x;
+}
 CMSEI_FORMULA float sqrt(float x) {
     asm("sqrt.approx.ftz.f32 %0, %0;" : "+f"(x));
     return x;

@@ -60,10 +60,11 @@ template <class Pair> struct TeamBeside {
         for (int slot = 0; slot < Asking::kSlots; ++slot) {
             const int q = x.finished(slot);
             s[slot] *= factor[1];
-            const S weight = Math::exp2(M::cosine(s[slot] * mu, x.length[slot], gamma[1]));
+            const S held = within<Math>(s[slot], x.length[slot] * gamma[1]);
+            const S weight = Math::exp2(M::cosine(held * mu, x.length[slot], gamma[1]));
             e[slot] = q < regions.n ? weight : S(0);
             of_regions()[Beside::place_of_mean(q)] = e[slot];
-            of_regions()[kMostInFragments + q] = s[slot];
+            of_regions()[kMostInFragments + q] = held;
             if ((x.lane & 3) >= Asking::Rows::rows_of(slot)) s[slot] = e[slot] = 0;
             all += s[slot];
             mass[1] += e[slot];
@@ -71,22 +72,24 @@ template <class Pair> struct TeamBeside {
 #pragma unroll
         for (int i = 0; i < Asking::Columns::kFinished; ++i) {
             const int c = x.finished_column(i), word = x.finished_item(i);
-            const S y = column[i] * factor[0];
-            const S weight = Math::exp2(M::cosine(y * mu, words.length[word < words.n ? word : words.n - 1], gamma[0]));
+            const S length = words.length[word < words.n ? word : words.n - 1];
+            const S y = within<Math>(column[i] * factor[0], length * gamma[0]);
+            const S weight = Math::exp2(M::cosine(y * mu, length, gamma[0]));
             guide[i] = word < words.n ? weight : S(0);
             of_words()[x.place_of_mean(c)] = guide[i];
             of_words()[8 * kTiles + c] = y;
             if (Asking::Columns::first_to_finish(x.lane, i)) mass[0] += guide[i];
         }
         S share[2];
-        shares(x.lane, mass, share);
+        shares(x.lane, mass, share, all);
 #pragma unroll
         for (int slot = 0; slot < Asking::kSlots; ++slot) e[slot] *= share[1];
 #pragma unroll
         for (int i = 0; i < Asking::Columns::kFinished; ++i) by_word()[x.finished_item(i)] = guide[i] * share[0];
         pair.team.sync();
         if (x.has_mean()) x.length[Asking::kSlots - 1] = gamma[0];
-        part = pair.config.alignment ? pair.scalars[kWeightAlignment] * factor[0] * all : S(0);
+        const S aligned = pair.scalars[kWeightAlignment] * within<Math>(factor[0] * all, gamma[0] * gamma[1]);
+        part = pair.config.alignment && x.lane == 0 ? aligned : S(0);
         S sum[Asking::kSlots];
         fragments::sum_steps(x, sum);
 #pragma unroll
@@ -123,18 +126,21 @@ template <class Pair> struct TeamBeside {
         return pair.team.sum(part);
     }
 
-    // What the attention of each side is to be multiplied by, from the lanes' parts of its sum.
-    CMSEI_TEAM void shares(int lane, const S (&mass)[2], S (&share)[2]) const {
+    // What the attention of each side is to be multiplied by, from the lanes' parts of its sum; and the sum of all.
+    CMSEI_TEAM void shares(int lane, const S (&mass)[2], S (&share)[2], S& all) const {
         const auto& team = pair.team;
         const bool high = (lane & 16) != 0;
         S x = (high ? mass[1] : mass[0]) + team.exchanged(high ? mass[0] : mass[1], 16);
+        all += team.exchanged(all, 16);
+        const bool sums = (lane & 8) == 0; // all; the others the attention
+        x = (sums ? all : x) + team.exchanged(sums ? x : all, 8);
 #pragma unroll
-        for (int bit = 8; bit > 0; bit /= 2) x += team.exchanged(x, bit);
+        for (int bit = 4; bit > 0; bit /= 2) x += team.exchanged(x, bit);
+        all = x;
         const S own = Math::divide(pair.scalars[high ? kWeightI2T : kWeightT2I],
                                    x * static_cast<S>(high ? pair.config.steps_of(1) : pair.config.steps_of(0)));
-        const S other = team.exchanged(own, 16);
-        share[0] = high ? other : own;
-        share[1] = high ? own : other;
+        share[0] = team.taken(own, 8);
+        share[1] = team.taken(own, 24);
     }
 };
 

@@ -203,10 +203,11 @@ template <class S, class Team> struct TeamDirection {
         CMSEI_EACH(q, n) {
             int place;
             const S dot = largest(s.a + q * query, place), quad = gram[place * m + place], u = M::length(quad);
-            s.dot[q] = dot;
+            const S held = within<Math>(dot, s.q[q] * u);
+            s.dot[q] = held;
             s.quad[q] = quad;
             s.u[q] = u;
-            s.r[q] = M::relevance(relevance_kind, dot, s.q[q], u);
+            s.r[q] = M::relevance(relevance_kind, dot, held, s.q[q], u);
             if (weighs)
 #pragma unroll 1
                 for (int c = 0; c < m; ++c) s.p[at(q, c)] = c == place ? S(1) : S(0);
@@ -256,10 +257,12 @@ template <class S, class Team> struct TeamDirection {
         CMSEI_EACH(q, n) {
             S quad = 0;
             for (int c = 0; c < m; ++c) quad += s.p[at(q, c)] * s.h[at(q, c)];
-            const S u = M::length(quad);
+            const S u = M::length(quad), dot = s.dot[q];
             s.quad[q] = quad;
             s.u[q] = u;
-            const S r = M::relevance(relevance_kind, s.dot[q], s.q[q], u);
+            S r = dot;
+            s.dot[q] = within<Math>(dot, s.q[q] * u);
+            if (relevance_kind != kDot) r = M::cosine(s.dot[q], s.q[q], u);
             s.r[q] = how == kNegativeAware ? r + s.r[q] + M::mismatch(agreed(s, q), s.next_q[q]) : r;
         }
     }

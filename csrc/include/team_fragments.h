@@ -8,12 +8,12 @@
 // 2,048 a cycle, are 216 cycles.
 //                                              words ask once  regions ask once  both twice and across the levels
 //   attention and inner products in memory     1,710           2,260             9,470
-//   here, the only pair of a tile              960             860               2,710
-//   each further caption of the same image     650             650               2,350
+//   here, the only pair of a tile              960             860               2,720
+//   each further caption of the same image     650             650               2,370
 //   of them products of the tensor cores       45              24                176
 // The same of 20 words; in the last line without a form of their own for 17 to 24:
-//   the only pair of a tile                    1,120           1,050             3,490
-//   each further caption of the same image     800             840               3,130
+//   the only pair of a tile                    1,120           1,050             3,500
+//   each further caption of the same image     800             840               3,150
 //   of them products of the tensor cores       75              48                320
 //   each further caption, two eights at a time 1,680           2,280             9,150
 // Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it
@@ -75,8 +75,11 @@ CMSEI_TEAM void relate(F& f, int k, const S (&quad)[F::kRows], S (&share)[F::kSl
     }
     if (!F::kUsual || !direction_suffices(f, u)) divide(f, share, dot, squared, u);
 #pragma unroll
-    for (int slot = 0; slot < F::kSlots; ++slot)
-        f.r[slot] = attended ? M::relevance(f.relevance_kind(), dot[slot], f.length[slot], u[slot]) : dot[slot];
+    for (int slot = 0; slot < F::kSlots; ++slot) {
+        const S held = within<Math>(dot[slot], f.length[slot] * u[slot]);
+        f.r[slot] = attended ? M::relevance(f.relevance_kind(), dot[slot], held, f.length[slot], u[slot]) : dot[slot];
+        dot[slot] = held;
+    }
 }
 
 // Relevances of step k in the rows at hand and, where another step follows, its inner products and lengths.

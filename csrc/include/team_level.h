@@ -43,7 +43,7 @@ template <class S, class Team> struct TeamLevel {
         gamma = mean * factor;
         S most = -static_cast<S>(INFINITY), total = 0;
         CMSEI_EACH(i, n) {
-            const S x = other()[i] * factor, c = M::cosine(x, length[i], gamma);
+            const S x = within<Math>(other()[i] * factor, length[i] * gamma), c = M::cosine(x, length[i], gamma);
             dot()[i] = x;
             cosine()[i] = c;
             most = Math::max(c, most);
@@ -66,7 +66,7 @@ template <class S, class Team> struct TeamLevel {
         product = team.sum(product);
         quad = team.sum(square);
         attended = M::length(quad);
-        score = M::cosine(product, attended, gamma);
+        score = M::cosine(within<Math>(product, attended * gamma), attended, gamma);
     }
 
     // d_p (n): gradient that guided aggregation has left, used up. Each lane's d_other (n) is written and its d_length

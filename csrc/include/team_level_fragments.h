@@ -161,7 +161,9 @@ template <class Team> struct TeamLevelFragments {
                 if (d || slot == 0 || words.n > 32) {
                     const bool inside = i < own.n;
                     if (!d) sum[d][slot] = inside ? weights(0)[i] : S(0);
-                    const S c = M::cosine(sum[d][slot] * (factor[d] * mu), length[inside ? i : own.n - 1], gamma[d]);
+                    const S size = length[inside ? i : own.n - 1];
+                    sum[d][slot] = within<Math>(sum[d][slot] * factor[d], size * gamma[d]);
+                    const S c = M::cosine(sum[d][slot] * mu, size, gamma[d]);
                     logit[d][slot] = inside ? c : -static_cast<S>(INFINITY);
                 }
             }
@@ -209,16 +211,16 @@ template <class Team> struct TeamLevelFragments {
         const int first = lane & 16;
         const S inverse = Math::divide(1, team.taken(y[0], first));
         const S dot = team.taken(y[0], first + 4), quad = 2 * team.taken(y[0], first + 8);
-        const S attended = M::length(quad) * inverse;
-        S score = M::cosine(dot * inverse * (high ? factor[0] : factor[1]), attended, high ? gamma[0] : gamma[1]);
+        const S attended = M::length(quad) * inverse, mean = high ? gamma[0] : gamma[1];
+        S score = M::cosine(within<Math>(dot * inverse, attended * mean), attended, mean);
         score *= high ? weight[0] : weight[1];
         add(score, 16);
         const S other = team.exchanged(inverse, 16);
         share[0] = high ? inverse : other;
         share[1] = high ? other : inverse;
         if (config.alignment)
-            score += scalars[kWeightAlignment] * S(0.5) * team.taken(y[0], 12) * factor[0] *
-                     Math::divide(M::unit_factor(words.mean), static_cast<S>(words.n));
+            score += scalars[kWeightAlignment] *
+                     within<Math>(S(0.5) * team.taken(y[0], 12) * factor[0] * factor[1], gamma[0] * gamma[1]);
         return score;
     }
 };

@@ -108,6 +108,11 @@ template <class S, class Team> struct TeamPair {
         return Plain<S>::divide(team.sum(sum), static_cast<S>(words.n) * static_cast<S>(regions.n));
     }
 
+    CMSEI_TEAM S aligned(S sum) const {
+        const S v = M::unit_factor(regions.mean), w = M::unit_factor(words.mean);
+        return within<Plain<S>>(sum * v * w, regions.mean * v * words.mean * w);
+    }
+
     // What the score has besides the directions and, by side, where in the memory its attention lies and what that is
     // to be multiplied by.
     struct Crossed {
@@ -146,9 +151,7 @@ template <class S, class Team> struct TeamPair {
             (d ? x.guide[1] : x.guide[0]) = static_cast<int>(own.p() - memory);
         }
         x.numbers = static_cast<int>(even(Level::size(words.n + regions.n)));
-        if (config.alignment)
-            x.score += scalars[kWeightAlignment] * alignment_sum() * M::unit_factor(regions.mean) *
-                       M::unit_factor(words.mean);
+        if (config.alignment) x.score += scalars[kWeightAlignment] * aligned(alignment_sum());
         return x;
     }
 
@@ -203,7 +206,7 @@ template <class S, class Team> struct TeamPair {
         if (config.alignment) {
             const S sum = alignment_sum(), v = M::unit_factor(regions.mean), w = M::unit_factor(words.mean);
             const S share = d * scalars[kWeightAlignment];
-            add(to.totals, kWeightAlignment, d * (sum * v * w));
+            add(to.totals, kWeightAlignment, d * aligned(sum));
             d_mean_region = M::unit_factor_vjp(regions.mean, share * sum * w);
             d_mean_word = M::unit_factor_vjp(words.mean, share * sum * v);
             align = share * v * w / (static_cast<S>(words.n) * static_cast<S>(regions.n));
