@@ -14,7 +14,7 @@ from cmsei_fast.kernels.axes import (
     sum_of,
     sum_queries,
 )
-from cmsei_fast.kernels.formulas import cosine, length, refine
+from cmsei_fast.kernels.formulas import cosine, length, refine, within
 from cmsei_fast.kernels.products import gram_product, unrounded_square
 
 
@@ -113,7 +113,8 @@ def attend(
 def refined(a, q, h, dot, quad, r, gates, k, queries, context, QUERY: tl.constexpr):
     """The inner products and lengths of the queries after step k, from what it attended to and its relevances r."""
     gate_a, gate_b = tl.load(gates + 2 * k), tl.load(gates + 2 * k + 1)
-    _, _, _, _, alpha, beta, q = refine(gate_a, gate_b, r, q, length(quad), quad, dot)
+    u = length(quad)
+    _, _, _, _, alpha, beta, q = refine(gate_a, gate_b, r, q, u, quad, within(dot, q * u))
     a = along_context(alpha, QUERY) * a + along_context(beta, QUERY) * h
     return tl.where(queries & context, a, 0.0), q
 

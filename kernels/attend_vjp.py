@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from cmsei_fast.kernels.attend import activated, aggregate, attend, normalise, refined, relevance
 from cmsei_fast.kernels.axes import along_context, along_queries, each, sum_context, sum_of, sum_queries
-from cmsei_fast.kernels.formulas import cosine_vjp, length, length_vjp, refine, refine_vjp
+from cmsei_fast.kernels.formulas import cosine_vjp, length, length_vjp, refine, refine_vjp, within
 from cmsei_fast.kernels.pair import load_gram
 from cmsei_fast.kernels.products import gram_gradient, gram_product
 
@@ -127,10 +127,11 @@ def step_vjp(
     alpha, beta = tl.zeros_like(r), tl.zeros_like(r)
     if is_refined:
         gate_a, gate_b = tl.load(gates + 2 * k), tl.load(gates + 2 * k + 1)
-        gate, x, y, norm, alpha, beta, _ = refine(gate_a, gate_b, r, q, u, quad, dot)
+        held = within(dot, q * u)
+        gate, x, y, norm, alpha, beta, _ = refine(gate_a, gate_b, r, q, u, quad, held)
         d_alpha, d_beta = sum_context(later * a, QUERY), sum_context(later * h, QUERY)
         more, d_q, d_u, d_quad, d_dot, d_z = refine_vjp(
-            gate, x, y, norm, gate_a, q, u, quad, dot, d_alpha, d_beta, d_length
+            gate, x, y, norm, gate_a, q, u, quad, held, d_alpha, d_beta, d_length
         )
         d_r += more
         d_z = tl.where(mask, d_z, 0.0)

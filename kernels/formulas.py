@@ -26,9 +26,19 @@ def length_vjp(length, d):
 
 
 @triton.jit
+def within(dot, most):
+    """An inner product held to the product of the lengths, beyond which rounding alone takes it.
+
+    Of vectors that cancel out, whose lengths are 0 but for it, a cosine would be of any size. The gradient is that of
+    the formula that it enters, at the held value.
+    """
+    return tl.where(dot > most, most, tl.where(dot < -most, -most, dot))
+
+
+@triton.jit
 def cosine(dot, a, b):
-    """dot / max(a b, eps) of vectors of lengths a and b."""
-    return dot / at_least_eps(a * b)
+    """dot / max(a b, eps) of vectors of lengths a and b, dot held to a b."""
+    return within(dot, a * b) / at_least_eps(a * b)
 
 
 @triton.jit
@@ -56,8 +66,8 @@ def unit_factor_vjp(length, d):
 def refine(gate_a, gate_b, r, q, u, quad, dot):
     """Refinement Q' = unit((1 − g) unit(Q) + g unit(U)) = alpha Q + beta U, g = sigmoid(gate_a r + gate_b).
 
-    q and u are the lengths of Q and U, quad is u² and dot Q·U. Returns gate, x, y, norm (of x Q + y U), alpha, beta and
-    the length of Q'.
+    q and u are the lengths of Q and U, quad is u² and dot Q·U, held to q u. Returns gate, x, y, norm (of x Q + y U),
+    alpha, beta and the length of Q'.
     """
     gate = 1 / (1 + tl.exp(-(gate_a * r + gate_b)))
     x = (1 - gate) * unit_factor(q)

@@ -6,7 +6,16 @@ Word–image for words (QUERY 1), object–sentence for regions (QUERY 2). The o
 import triton
 import triton.language as tl
 from cmsei_fast.kernels.axes import each, max_of, sum_context, sum_of
-from cmsei_fast.kernels.formulas import cosine, cosine_vjp, length, length_vjp, unit_factor, unit_factor_vjp
+from cmsei_fast.kernels.formulas import (
+    at_least_eps,
+    cosine,
+    cosine_vjp,
+    length,
+    length_vjp,
+    unit_factor,
+    unit_factor_vjp,
+    within,
+)
 from cmsei_fast.kernels.products import gram_product
 
 
@@ -20,12 +29,14 @@ def attend_mean(total, q, mask, mean_length, count, mu, QUERY: tl.constexpr):
         mu: temperature.
 
     Returns:
-        query · ĝ, the attention, 0 in the padding, and |ĝ| (C,), less than 1 only for a mean near 0.
+        query · ĝ, held to the product of the lengths; the attention, 0 in the padding; |ĝ| (C,), less than 1 only for a
+        mean near 0.
     """
     factor = unit_factor(mean_length)
-    dot = total * each(factor / count, QUERY)
     gamma = mean_length * factor
-    logits = tl.where(mask, mu * cosine(dot, q, each(gamma, QUERY)), float("-inf"))
+    most = q * each(gamma, QUERY)
+    dot = within(total * each(factor / count, QUERY), most)
+    logits = tl.where(mask, mu * (dot / at_least_eps(most)), float("-inf"))
     e = tl.exp(logits - each(max_of(logits, QUERY), QUERY))
     return dot, e / each(sum_of(e, QUERY), QUERY), gamma
 

@@ -15,7 +15,7 @@ import triton.language as tl
 from cmsei_fast.kernels.attend import direction
 from cmsei_fast.kernels.aware import aware_direction
 from cmsei_fast.kernels.axes import sum_context
-from cmsei_fast.kernels.formulas import unit_factor
+from cmsei_fast.kernels.formulas import unit_factor, within
 from cmsei_fast.kernels.levels import attend_mean, attended_cosine, attended_gram
 
 
@@ -92,7 +92,9 @@ def pair_terms(
             total += tl.load(scalars + 4 - QUERY) * attended_cosine(dot, guide, h, gamma, QUERY)
     if ALIGN:
         product = tl.sum(tl.sum(a, 2), 0) / (n_q * n_c)
-        total += tl.load(scalars + 4) * product * unit_factor(mean_q) * unit_factor(mean_c)
+        f_q, f_c = unit_factor(mean_q), unit_factor(mean_c)
+        most = (mean_q * f_q) * (mean_c * f_c)
+        total += tl.load(scalars + 4) * within(product * f_q * f_c, most)
     if NORM != "":
         temperature, lse = tl.load(scalars + 4 + 2 * QUERY), tl.load(scalars + 5 + 2 * QUERY)
         if ATTEND == "negative_aware":

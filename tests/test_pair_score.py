@@ -126,14 +126,12 @@ def test_zero_vectors(norm: str, backend: Backend) -> None:
             assert off <= (1e-3 if dtype == torch.float32 else 1e-7)
 
 
-@pytest.mark.parametrize("engine", ["eager", "native"])
 @pytest.mark.parametrize("aggregate", ["lse", "guided"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_vectors_that_cancel_out(norm: str, aggregate: str, engine: str) -> None:
     check_opposite_vectors(norm, aggregate, engine, torch.float32)
 
 
-@pytest.mark.parametrize("engine", ["eager", "native"])
 @pytest.mark.parametrize("length", [1, 12])
 def test_images_whose_regions_have_no_mean(length: int, engine: str) -> None:
     check_regions_without_a_mean(length, engine, torch.float32)
