@@ -23,7 +23,7 @@ template <class S> struct Step {
     S *a, *p, *h;                  // (m, ld) inner products, attention, Gram · attention
     S *shift, *scale;              // (m) of the normalisation: exp(a - shift) * scale, or a * scale
     S *factor;                     // (m) temperature * scale, for powers of two
-    S *q, *dot, *quad, *u, *r;     // (ld) |Q|, Q·U, |U|², |U|, relevance
+    S *q, *dot, *u, *r;            // (ld) |Q|, Q·U, |U|, relevance
     S *gate, *x, *y, *norm, *alpha, *beta; // (ld) of the refinement that follows
     // Of a negative-aware direction, whose only step takes the refinement's place: its softmax, which `p` is not, (m,
     // ld); largest product less the threshold and where it is; what it adds to the relevance, and of that the mismatch.
@@ -49,7 +49,7 @@ template <class S> struct Direction {
     Step<S> step[kMaxSteps];
 
     static long step_size(long m_padded, long ld, bool aware) {
-        return (aware ? 4 : 3) * m_padded * ld + 3 * m_padded + 11 * ld;
+        return (aware ? 4 : 3) * m_padded * ld + 3 * m_padded + 10 * ld;
     }
 
     void lay_out(Arena<S>& arena, bool keep) {
@@ -62,7 +62,7 @@ template <class S> struct Direction {
             Step<S>& s = step[k];
             S** const matrices[] = {&s.a, &s.p, &s.h};
             S** const rows[] = {&s.shift, &s.scale, &s.factor};
-            S** const lane[] = {&s.q, &s.dot, &s.quad, &s.u, &s.r, &s.gate, &s.x, &s.y, &s.norm, &s.alpha, &s.beta};
+            S** const lane[] = {&s.q, &s.dot, &s.u, &s.r, &s.gate, &s.x, &s.y, &s.norm, &s.alpha, &s.beta};
             for (S** x : matrices) *x = p, p += m_padded * ld;
             for (S** x : rows) *x = p, p += m_padded;
             for (S** x : lane) *x = p, p += ld;
@@ -222,7 +222,6 @@ template <class S> struct Direction {
             const T q = V::load(s.q + v);
             V::store(s.dot + v, found.value);
             V::store(s.u + v, u);
-            V::store(s.quad + v, u * u);
             V::store(s.r + v, relevance_kind == kDot ? found.value : M::cosine(within<V>(found.value, q * u), q, u));
         }
     }
@@ -294,7 +293,6 @@ template <class S> struct Direction {
             T quad = V::zero();
             for (long c = 0; c < m; ++c) quad += V::load(s.p + c * ld + v) * V::load(s.h + c * ld + v);
             const T u = M::length(quad), q = V::load(s.q + v), dot = V::load(s.dot + v);
-            V::store(s.quad + v, quad);
             V::store(s.u + v, u);
             V::store(s.r + v, relevance_kind == kDot ? dot : M::cosine(within<V>(dot, q * u), q, u));
         }
@@ -303,7 +301,7 @@ template <class S> struct Direction {
     void refine(const Step<S>& s, const Step<S>& next, const S* gate) const {
         for (long v = 0; v < n; v += W) {
             const T q = V::load(s.q + v), u = V::load(s.u + v);
-            const auto f = M::refine(gate[0], gate[1], V::load(s.r + v), q, u, V::load(s.quad + v),
+            const auto f = M::refine(gate[0], gate[1], V::load(s.r + v), q, u,
                                      within<V>(V::load(s.dot + v), q * u));
             V::store(s.gate + v, f.gate);
             V::store(s.x + v, f.x);

@@ -77,7 +77,7 @@ template <class S> struct DirectionVjp : Direction<S> {
         S *d_dot = b.left, *d_quad = b.left + ld; // (ld) each, used before the transposes are
         T d_gate[2] = {V::zero(), V::zero()};
         for (long v = 0; v < n; v += W) {
-            const T q = V::load(s.q + v), u = V::load(s.u + v), quad = V::load(s.quad + v);
+            const T q = V::load(s.q + v), u = V::load(s.u + v);
             const T product = V::load(s.dot + v), dot = within<V>(product, q * u), r = V::load(s.r + v);
             T dr = V::load(b.d_r + v), dq = V::zero(), du = V::zero(), dquad = V::zero(), ddot = V::zero();
             if (refined) {
@@ -92,8 +92,8 @@ template <class S> struct DirectionVjp : Direction<S> {
                 f.x = V::load(s.x + v);
                 f.y = V::load(s.y + v);
                 f.norm = V::load(s.norm + v);
-                M::refine_vjp(f, gates[k][0], q, u, quad, dot, d_alpha, d_beta, V::load(b.d_q + v), dr, dq, du, dquad,
-                              ddot, d_z);
+                M::refine_vjp(f, gates[k][0], q, u, dot, d_alpha, d_beta, V::load(b.d_q + v), dr, dq, du, dquad, ddot,
+                              d_z);
                 d_gate[0] += V::select(lanes(v), d_z * r, V::zero());
                 d_gate[1] += V::select(lanes(v), d_z, V::zero());
             }

@@ -256,7 +256,7 @@ private:
             const T r = then == kDotAlone || relevance_kind == kDot ? product : M::cosine(held, length, u);
             V::store(x.r + k * W, r);
             if (then != kRefine) continue;
-            const auto y = M::refine(gate[0], gate[1], r, length, u, quad[k] * inverse * inverse, held);
+            const auto y = M::refine(gate[0], gate[1], r, length, u, held);
             V::store(x.next_q + k * W, y.length);
             alpha[k] = y.alpha;
             beta[k] = y.beta * inverse;

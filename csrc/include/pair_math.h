@@ -158,13 +158,13 @@ template <class M> struct PairMath {
     struct Refined {
         T gate, x, y, norm, alpha, beta, length;
     };
-    // q, u: lengths of Q and U; quad = u², which rounding takes below 0; dot = Q·U.
-    static CMSEI_FORMULA Refined refine(S a, S b, T r, T q, T u, T quad, T dot) {
+    // q, u: lengths of Q and U, not u² as it came, which rounding takes below 0; dot = Q·U.
+    static CMSEI_FORMULA Refined refine(S a, S b, T r, T q, T u, T dot) {
         Refined f;
         f.gate = M::sigmoid(a * r + b);
         f.x = (1 - f.gate) * unit_factor(q);
         f.y = f.gate * unit_factor(u);
-        f.norm = length(f.x * f.x * q * q + f.y * f.y * M::max(quad, M::zero()) + 2 * f.x * f.y * dot);
+        f.norm = length(f.x * f.x * q * q + f.y * f.y * u * u + 2 * f.x * f.y * dot);
         const T factor = unit_factor(f.norm);
         f.alpha = f.x * factor;
         f.beta = f.y * factor;
@@ -172,17 +172,17 @@ template <class M> struct PairMath {
         return f;
     }
     // Adds to d_r, d_q, d_u, d_quad, d_dot; d_z is the gradient of the gate's argument (d_a = Σ d_z r, d_b = Σ d_z).
-    static CMSEI_FORMULA void refine_vjp(const Refined& f, S a, T q, T u, T quad, T dot, T d_alpha, T d_beta,
-                                         T d_length, T& d_r, T& d_q, T& d_u, T& d_quad, T& d_dot, T& d_z) {
+    static CMSEI_FORMULA void refine_vjp(const Refined& f, S a, T q, T u, T dot, T d_alpha, T d_beta, T d_length,
+                                         T& d_r, T& d_q, T& d_u, T& d_quad, T& d_dot, T& d_z) {
         const T factor = unit_factor(f.norm);
         T d_x = d_alpha * factor, d_y = d_beta * factor;
         const T d_factor = d_alpha * f.x + d_beta * f.y + d_length * f.norm;
         const T d_norm = d_length * factor + unit_factor_vjp(f.norm, d_factor);
         const T d_squared = length_vjp(f.norm, d_norm);
         d_x += d_squared * 2 * (f.x * q * q + f.y * dot);
-        d_y += d_squared * 2 * (f.y * M::max(quad, M::zero()) + f.x * dot);
+        d_y += d_squared * 2 * (f.y * u * u + f.x * dot);
         d_q += d_squared * 2 * f.x * f.x * q;
-        d_quad += M::select(quad > 0, d_squared * f.y * f.y, M::zero());
+        d_quad += M::select(u > 0, d_squared * f.y * f.y, M::zero());
         d_dot += d_squared * 2 * f.x * f.y;
         const T d_gate = d_y * unit_factor(u) - d_x * unit_factor(q);
         d_q += unit_factor_vjp(q, d_x * (1 - f.gate));

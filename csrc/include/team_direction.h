@@ -19,7 +19,7 @@ template <class S, class Team> struct TeamDirection {
         S *p, *h;                        // (n, m) attention, attention · Gram
         S *shift, *scale;                // (m) of the normalisation
         const S* q;                      // (n) |Q|
-        S *dot, *quad, *u, *r;           // (n) Q·U, |U|², |U|, relevance
+        S *dot, *u, *r;                  // (n) Q·U, |U|, relevance
         S *next_a, *next_q;              // (n, m), (n) of the step that follows; see `match`
     };
 
@@ -39,7 +39,7 @@ template <class S, class Team> struct TeamDirection {
     const S* guide;  // (n) of guided aggregation
     S* memory;       // size(...) numbers
 
-    static CMSEI_FORMULA int64_t step_size(int64_t area, int64_t n, int64_t m) { return 3 * area + 5 * n + 2 * m; }
+    static CMSEI_FORMULA int64_t step_size(int64_t area, int64_t n, int64_t m) { return 3 * area + 4 * n + 2 * m; }
     // `fragments`: of a team that has them and keeps nothing.
     static CMSEI_FORMULA int64_t size(int64_t area, int64_t n, int64_t m, int steps, int attend, bool keep,
                                       bool fragments) {
@@ -71,8 +71,7 @@ template <class S, class Team> struct TeamDirection {
         s.shift = s.next_a + area;
         s.scale = s.shift + m;
         s.dot = s.scale + m;
-        s.quad = s.dot + n;
-        s.u = s.quad + n;
+        s.u = s.dot + n;
         s.r = s.u + n;
         s.next_q = s.r + n;
         s.a = k == 0 ? first : before + (s.next_a - base);
@@ -202,10 +201,9 @@ template <class S, class Team> struct TeamDirection {
     CMSEI_TEAM void choose(const Step& s, bool weighs) const {
         CMSEI_EACH(q, n) {
             int place;
-            const S dot = largest(s.a + q * query, place), quad = gram[place * m + place], u = M::length(quad);
+            const S dot = largest(s.a + q * query, place), u = M::length(gram[place * m + place]);
             const S held = within<Math>(dot, s.q[q] * u);
             s.dot[q] = held;
-            s.quad[q] = quad;
             s.u[q] = u;
             s.r[q] = M::relevance(relevance_kind, dot, held, s.q[q], u);
             if (weighs)
@@ -258,7 +256,6 @@ template <class S, class Team> struct TeamDirection {
             S quad = 0;
             for (int c = 0; c < m; ++c) quad += s.p[at(q, c)] * s.h[at(q, c)];
             const S u = M::length(quad), dot = s.dot[q];
-            s.quad[q] = quad;
             s.u[q] = u;
             S r = dot;
             s.dot[q] = within<Math>(dot, s.q[q] * u);
@@ -269,7 +266,7 @@ template <class S, class Team> struct TeamDirection {
 
     CMSEI_TEAM typename M::Refined refined(const Step& s, int k, int q) const {
         const S* own = scalars + gate + 2 * k;
-        return M::refine(own[0], own[1], s.r[q], s.q[q], s.u[q], s.quad[q], s.dot[q]);
+        return M::refine(own[0], own[1], s.r[q], s.q[q], s.u[q], s.dot[q]);
     }
 
     CMSEI_TEAM void refine(const Step& s, int k) const {

@@ -42,7 +42,7 @@ CMSEI_TEAM void TeamDirection<S, Team>::attended_vjp(const Step& s, int k, const
     S d_gate[2] = {0, 0};
     CMSEI_EACH(q, n) {
         S d_r = g.d_r[q], d_q = 0, d_u = 0, d_quad = 0, d_dot = 0, alpha = 0, beta = 0;
-        const S dot = s.dot[q], quad = s.quad[q], u = s.u[q], r = s.r[q], length_q = s.q[q];
+        const S dot = s.dot[q], u = s.u[q], r = s.r[q], length_q = s.q[q];
         if (more) {
             S d_alpha = 0, d_beta = 0, d_z = 0;
 #pragma unroll kUnroll
@@ -54,7 +54,7 @@ CMSEI_TEAM void TeamDirection<S, Team>::attended_vjp(const Step& s, int k, const
             const auto f = refined(s, k, q);
             alpha = f.alpha;
             beta = f.beta;
-            M::refine_vjp(f, scalars[gate + 2 * k], length_q, u, quad, dot, d_alpha, d_beta, g.d_q[q], d_r, d_q,
+            M::refine_vjp(f, scalars[gate + 2 * k], length_q, u, dot, d_alpha, d_beta, g.d_q[q], d_r, d_q,
                           d_u, d_quad, d_dot, d_z);
             d_gate[0] += d_z * r;
             d_gate[1] += d_z;

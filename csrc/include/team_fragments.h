@@ -102,7 +102,7 @@ template <class F> CMSEI_TEAM void attend(F& f, int k) {
 #pragma unroll
     for (int slot = 0; slot < F::kSlots; ++slot) {
         const auto next = M::refine(f.of.scalars[gate], f.of.scalars[gate + 1], f.r[slot], f.length[slot], u[slot],
-                                    squared[slot], dot[slot]);
+                                    dot[slot]);
         const bool inside = f.finished(slot) < f.n;
         f.length[slot] = next.length;
         alpha[slot] = inside ? next.alpha : S(0);
