@@ -32,9 +32,14 @@ def title(path: Path) -> str:
     return path.name if path.parent in (ROOT, ROOT / "docs") else path.relative_to(ROOT).as_posix()
 
 
+def without_fences(text: str) -> str:
+    """A document without its fenced blocks."""
+    return _FENCE.sub("", text)
+
+
 def anchors(text: str) -> set[str]:
     """The names by which links find a document's headings; a second heading of one name ends in ``-1``, and so on."""
-    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", text), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", without_fences(text), re.MULTILINE)
     names = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
     before = [names[:i].count(name) for i, name in enumerate(names)]
     return {f"{name}-{count}" if count else name for name, count in zip(names, before, strict=True)}
@@ -66,8 +71,8 @@ def command_lines() -> list[tuple[str, str]]:
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
         shell = "".join(block for name, block in _FENCE.findall(text) if name in ("sh", "bash"))
-        plain = _FENCE.sub("", text)
-        indented = [x for x in re.findall(r"^    (\S.*(?:\\\n.*)*)$", plain, re.MULTILINE) if _begins_a_command(x)]
+        plain = without_fences(text)
+        indented = [x for x in re.findall(r"^    (\S(?:.*\\\n)*.*)$", plain, re.MULTILINE) if _begins_a_command(x)]
         for line in [*shell.replace("\\\n", " ").splitlines(), *(x.replace("\\\n", " ") for x in indented)]:
             if line.strip() and not line.lstrip().startswith("#"):
                 found += [(title(path), part.strip()) for part in line.split("&&")]

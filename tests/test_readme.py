@@ -46,6 +46,13 @@ def test_the_code_is_found() -> None:
         json.loads(text)
 
 
+def test_no_code_hides_in_an_indented_block() -> None:
+    """Python is run and checked where a fence names its language; shell lines are found by their first word."""
+    for path in documents.DOCUMENTS:
+        text = documents.without_fences(path.read_text(encoding="utf-8"))
+        assert not re.findall(r"^    (?:from \w|import \w|\$ |>>> |print\().*", text, re.MULTILINE), path.name
+
+
 def test_readme_links_every_document_and_no_link_is_dead() -> None:
     for path in documents.DOCUMENTS:
         links = re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", path.read_text(encoding="utf-8"))
