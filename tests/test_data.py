@@ -129,6 +129,7 @@ def test_tokenize():
         "a", "man's", "dog", "2", "well", "known", "cafés", "no", "one",
     ]  # fmt: skip
     assert tokenize("?!") == []
+    assert tokenize("the man\u2019s CAFE\u0301") == tokenize("the man's caf\u00e9") == ["the", "man's", "caf\u00e9"]
 
 
 def test_singular():

@@ -16,6 +16,7 @@ from training_runs import SMALL, write_splits
 
 from cmsei_fast import cli, engines, recall_metrics
 from cmsei_fast.report.drawings import Drawings
+from cmsei_fast.report.run_files import Run
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,17 @@ def test_of_a_run(files, capsys):
     again = files / "run" / "again.html"
     assert cli.main([*arguments, "--queries", "2", "--out", str(again)]) == 0
     assert again.read_bytes() == saved.read_bytes()
+
+
+def test_beside_saved_scores_the_score_is_the_best_model_s(tmp_path):
+    """The scores are of a model that ``evaluate`` was given, by default the best, not of what the run ended with."""
+    told = [(1, 30.0, 0.1), (2, 50.0, 0.2), (3, 50.0, 0.3), (4, 40.0, 0.4)]
+    records = [{"validation": {"rSum": rsum}, "step": step, "scorer": {"alignment": x}} for step, rsum, x in told]
+    run = Run(tmp_path, {}, [], records)
+    assert run.scorer() == {"alignment": 0.4}  # no best model was kept
+    (tmp_path / "best").mkdir()
+    assert run.scorer() == {"alignment": 0.2}  # of equal ones the first is kept
+    assert Run(tmp_path, {}, [], []).scorer() is None
 
 
 def test_the_engine_is_the_one_that_scored(files, monkeypatch):

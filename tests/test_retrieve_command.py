@@ -140,6 +140,15 @@ def test_an_ensemble_finds_by_the_mean_and_a_file_asks_as_flags_do(files, tmp_pa
     assert asked[0][1].count(" reads as unknown: zorblax, quux") == 2
 
 
+def test_a_sentence_without_words_is_told_as_that(files, tmp_path, capsys):
+    found, page = tmp_path / "x.json", tmp_path / "x.html"
+    assert run(files, "--caption", " … ", "--top", 1, "--out", found, "--page", page) == 0
+    told = f"{files / 'a'} finds no word in it and reads one unknown word"
+    assert capsys.readouterr().out.splitlines()[1] == told
+    assert told in page.read_text(encoding="utf-8")
+    assert json.loads(found.read_text())["captions"][0]["unknown"] == {str(files / "a"): ["<unk>"]}
+
+
 def test_the_page_needs_nothing_outside_itself(files, tmp_path):
     page = tmp_path / "x.html"
     assert run(files, "--caption", "a <b>zorblax</b> horse", "--image", 1, "--top", 3, "--page", page) == 0

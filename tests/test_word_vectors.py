@@ -5,9 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 
+import numpy as np
 import pytest
 
+from cmsei_fast.data import Vocabulary
 from cmsei_fast.data.word_vectors import read_word_vectors
+from cmsei_fast.model.words import WordEmbedding
 
 TEXT = "the 1 2 3\nat name@domain.com 4 5 6\n. . . 7 8 9\nat 0.5 -1e-2 0 \n"
 VALUES = {"the": [1, 2, 3], "at name@domain.com": [4, 5, 6], ". . .": [7, 8, 9], "at": [0.5, -0.01, 0]}
@@ -78,3 +81,13 @@ def test_json(tmp_path):
     assert {w: v.tolist() for w, v in read_word_vectors(path).items()} == {"a": [1, 2], "b": [3, 4]}
     with pytest.raises(ValueError, match="expected words, dimensions and vectors as JSON"):
         read_word_vectors(write(tmp_path / "bad.json", json.dumps({"words": []})))
+
+
+@pytest.mark.parametrize("words", [["dog"], ["dog", "cat"]])
+def test_vectors_that_centring_leaves_nothing_of_are_refused(words):
+    """They had no length to be scaled by, and training said that its loss was NaN."""
+    embedding = WordEmbedding(Vocabulary.build(["a dog", "a cat"]), 4, 8)
+    with pytest.raises(ValueError, match=f"vectors: expected at least two that differ, got {len(words)} "):
+        embedding.load({word: np.float32([1, 2, 3]) for word in words})
+    assert embedding.load({"dog": np.float32([1, 2]), "cat": np.float32([1, 3])}) == 2
+    assert embedding.trained.isfinite().all()

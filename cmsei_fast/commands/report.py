@@ -126,8 +126,8 @@ def _report(arguments: argparse.Namespace) -> int:
         scorer = problem.scorer.to_dict()
     metrics = recall_metrics(scores, caption_to_image=owner, folds=folds)
     about |= {"cmsei_fast": __version__}
-    if scorer is None and run is not None and run.validations:
-        scorer = run.validations[-1].get("scorer")
+    if scorer is None and run is not None:
+        scorer = run.scorer()
     what = Evaluation(
         title=_title(arguments),
         scores=scores,

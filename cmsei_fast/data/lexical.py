@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ import numpy as np
 from .scenes import SceneSet
 
 _PRIVATE = 64  # dimensions of the space of words that are no label
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,11 @@ class LexicalEncoding:
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-case words of a sentence: runs of letters and digits, with an inner apostrophe; no punctuation."""
-    return _WORD.findall(text.lower())
+    """Lower-case words of a sentence: runs of letters and digits, with an inner apostrophe; no punctuation.
+
+    A word is one however it was typed: accents are composed (Unicode NFC), a typeset apostrophe is a plain one.
+    """
+    return _WORD.findall(unicodedata.normalize("NFC", text.lower()).replace("’", "'"))
 
 
 def singular(word: str) -> str:

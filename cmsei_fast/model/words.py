@@ -61,7 +61,7 @@ class WordEmbedding(Module):
         and near the words that are like it.
 
         Raises:
-            ValueError: for vectors that are wider than the embedding.
+            ValueError: for vectors that are wider than the embedding, or that are all the same: centred they are none.
         """
         found = [(i, vectors[word]) for word, i in self.vocabulary.index.items() if word in vectors]
         values = torch.from_numpy(np.stack([vector for _, vector in found])) if found else torch.zeros(1, 0)
@@ -70,6 +70,10 @@ class WordEmbedding(Module):
             raise ValueError(f"vectors: expected a width of at most {self.width}, got {width}")
         out = torch.zeros(len(self.vocabulary), self.width)
         if found:
+            if (values == values[0]).all():
+                raise ValueError(
+                    f"vectors: expected at least two that differ, got {len(found)} of the words' all alike"
+                )
             values -= values.mean(0)
             out[[i for i, _ in found], :width] = values / values.norm(dim=1).mean()
         if width < self.width:

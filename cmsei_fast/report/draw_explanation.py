@@ -190,6 +190,7 @@ def _shaded(
     from matplotlib.patches import Rectangle
 
     _canvas(axes, size)
+    axes.set_anchor("N")  # a long sentence's heat map is far higher
     if pixels is not None:
         axes.imshow(pixels, extent=(0, size[0], size[1], 0))
     best = np.argsort(-attention, kind="stable")
@@ -221,7 +222,7 @@ def _heat_map(figure: Any, axes: Any, explanation: Explanation, word: int, atten
     regions = [f"{name} {i}" for i, name in enumerate(explanation.regions)]
     axes.set_xticks(range(len(regions)), regions, rotation=90, fontsize=7, **_PLAIN)
     axes.set_title(f"attention of words (rows) to regions, {way}")
-    figure.colorbar(shown, ax=axes, pad=0.01)
+    figure.colorbar(shown, ax=axes, pad=0.01, aspect=max(20, 1.4 * len(words)))  # as wide beside a long sentence
 
 
 def _graph(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..data.vocabulary import SPECIAL, UNKNOWN
 from .drawings import Drawings
 from .html import Html, html, page
 
@@ -35,7 +36,12 @@ def retrieval_page(found: Mapping[str, Any], drawings: Drawings) -> str:
 
 def unknown_words(query: Mapping[str, Any]) -> list[str]:
     """For each model that does not know all words of a sentence, which; its encoder reads them all as one."""
-    return [f"{name} reads as unknown: {', '.join(words)}" for name, words in query["unknown"].items()]
+    return [
+        f"{name} finds no word in it and reads one unknown word"
+        if words == [SPECIAL[UNKNOWN]]
+        else f"{name} reads as unknown: {', '.join(words)}"
+        for name, words in query["unknown"].items()
+    ]
 
 
 def _sentence(query: Mapping[str, Any], drawings: Drawings) -> str:

@@ -41,6 +41,14 @@ class Run:
                 return self.directory / name
         raise FileNotFoundError(f"{self.directory}: expected a model in {' or '.join(wanted)}/, got none")
 
+    def scorer(self) -> dict[str, Any] | None:
+        """The score as it was learned when :meth:`model` took its default; None if no validation tells."""
+        best = (self.directory / BEST).is_dir()
+        kept = max(self.validations, key=_rsum) if best and self.validations else None  # of equal ones the first
+        told = kept if kept is not None else (self.validations or [{}])[-1]
+        scorer = told.get("scorer")
+        return scorer if isinstance(scorer, dict) else None
+
 
 def read_run(directory: str) -> Run:
     """Reads the configuration and the log.
@@ -63,6 +71,11 @@ def read_run(directory: str) -> Run:
         raise ValueError(f"{home / LOG}: expected at least one step with a loss, got none")
     validations = [record for record in records if isinstance(record.get("validation"), dict)]
     return Run(home, {part: config[part] for part in parts}, steps, validations)
+
+
+def _rsum(record: dict[str, Any]) -> float:
+    value = record["validation"].get("rSum")
+    return float(value) if _is_number(value) else float("-inf")
 
 
 def _is_number(value: Any) -> bool:
