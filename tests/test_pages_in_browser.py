@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import browser
 import numpy as np
 import pytest
@@ -91,3 +93,19 @@ def test_the_name_of_an_action_stands_beside_its_arrow(pages, window):
         count, wrong = window.run(ON_ARROWS)
         assert count >= 8
         assert wrong == []
+
+
+def test_charts_are_dark_where_the_page_is(pages, window):
+    """They are drawn on white, which the page turns around: a white block on a dark page hurts."""
+    image = pytest.importorskip("PIL.Image", reason="a screenshot is read by Pillow (extra plot)")
+    brightness = []
+    for dark in (False, True):
+        window.open(pages / "report.html", dark=dark)
+        corner = (
+            "const r = document.querySelector('.chart img').getBoundingClientRect(); return [r.left + 3, r.top + 3]"
+        )
+        at = window.run(corner)
+        with image.open(io.BytesIO(window.screenshot())) as shot:
+            brightness.append(sum(shot.convert("RGB").getpixel(tuple(map(int, at)))) / 3)
+    assert brightness[0] == 255
+    assert brightness[1] < 40

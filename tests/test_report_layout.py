@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
 from cmsei_fast import Attention, PairScorer
-from cmsei_fast.report import explain_features
+from cmsei_fast.report import explain_features, save_page
 from cmsei_fast.report.canvas import about_box, about_point, keep_clear, off_lines, strengths
 from cmsei_fast.report.explanation import Edge
 from cmsei_fast.report.relations import lit_relations, said, strongest_relations
@@ -125,3 +126,25 @@ def test_a_word_lights_up_the_relation_that_it_alone_reaches():
     (only, *_) = lit_relations(alone, strongest_relations(alone), 0)
     assert only.share == only.usual == pytest.approx(0.5, abs=1e-6)
     assert lit_relations(explain_features(v, words), [], 0) == []
+
+
+@pytest.mark.parametrize("kinds", [("semantic",), ("spatial", "semantic"), ("implicit", "spatial", "semantic")])
+def test_rings_of_nodes_stay_on_the_canvas_and_off_each_other(kinds, tmp_path):
+    """A region with more graphs has more rings; at the canvas's edge the outer one was cut off."""
+    rng = np.random.default_rng(0)
+    n, size = 12, (500.0, 375.0)
+    corners = rng.uniform(0, 1, (n, 2)).round() * (np.array(size) - 10)  # all in the four corners of the canvas
+    boxes = np.concatenate([corners, corners + 10], axis=1)
+    edges = [Edge(kind, 0, i, j, "near", True, 0.5, 1.0) for kind in kinds for i in range(n) for j in (i, (i + 1) % n)]
+    found = explain_features(np.eye(n), np.eye(n)[:2], edges=edges, boxes=boxes, size=size)
+    save_page(found, tmp_path / "a.html")
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    pattern = r'class="ring [a-z]+" cx="([\d.-]+)" cy="([\d.-]+)" r="([\d.]+)"[^>]*--ring:([\d.]+)px'
+    rings = np.array(re.findall(pattern, text), dtype=float)
+    assert len(rings) == n * len(kinds)
+    outer = rings.reshape(n, len(kinds), 4)[:, -1]
+    reach = outer[:, 2] + outer[:, 3] / 2
+    assert (outer[:, :2] >= reach[:, None] - 0.2).all()
+    assert (outer[:, :2] <= np.array(size) - reach[:, None] + 0.2).all()
+    apart = np.abs(outer[:, None, :2] - outer[None, :, :2]).max(-1) + 1e9 * np.eye(n)
+    assert apart.min() >= 2 * reach.max() - 0.4

@@ -26,6 +26,7 @@ section { margin-top: 2.5rem; }
 .side { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; align-items: flex-start; }
 .side > div { flex: 1 1 18rem; }
 .chart img { min-width: 40rem; background: #fff; }
+@media (prefers-color-scheme: dark) { .chart img { filter: invert(.9) hue-rotate(180deg); } }
 .side ol { margin: 0; padding-left: 1.5rem; }
 figure.own { border: 3px solid var(--ink); padding: calc(.5rem - 2px); }
 figcaption { overflow-wrap: anywhere; }

@@ -112,14 +112,15 @@ def _drawing(
     explanation: Explanation, relations: Sequence[tuple[int, Relation]], boxes: np.ndarray, size: Point
 ) -> Html:
     radius = _NODE * max(size)
+    reach = radius * (1 + _RING * (len({edge.kind for edge in explanation.edges}) - 0.5) + _STROKE / 2)  # of the rings
     drawn = _drawn(explanation, relations)
     ends = list(dict.fromkeys(end for _, relation in drawn for end in (relation.subject, relation.target)))
     usual = {end for _, relation in relations[:SHOWN] for end in (relation.subject, relation.target)}
-    room = (2.6 * radius, 2.6 * radius)
+    room = (2 * reach, 2 * reach)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     corners = keep_clear([(room, about_point(centres[i].tolist(), room)) for i in ends], size)
     nodes = {
-        i: centres[i] if corner is None else np.array(corner) + 1.3 * radius
+        i: np.clip(centres[i], reach, np.array(size) - reach) if corner is None else np.array(corner) + reach
         for i, corner in zip(ends, corners, strict=True)
     }
     parts = []
