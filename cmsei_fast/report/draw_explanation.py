@@ -12,6 +12,7 @@ import numpy as np
 from .canvas import Point, about_box, about_point, keep_clear, layout, strengths
 from .explanation import TERM_TITLES, Explanation
 from .extras import require
+from .fonts import boxes_for_missing_characters, families
 from .relations import Lit, Relation, lit_relations, said, strongest_relations
 
 SUFFIXES = (".png", ".svg")
@@ -98,7 +99,9 @@ def draw(
     from matplotlib.figure import Figure
 
     extra = 0.16 * max(0, len(explanation.words) - 14)
-    with matplotlib.rc_context({"svg.hashsalt": "cmsei_fast", "font.size": 9}):
+    text = "".join((explanation.image, explanation.caption, *explanation.words, *explanation.regions))
+    settings: Any = {"svg.hashsalt": "cmsei_fast", "font.size": 9, "font.family": families(text)}
+    with matplotlib.rc_context(settings), boxes_for_missing_characters():
         figure = Figure(figsize=(15, 9 + extra), dpi=_DPI, layout="constrained")
         FigureCanvasAgg(figure)
         title = textwrap.fill(f"{explanation.image}: {explanation.caption}", 150)

@@ -1,0 +1,47 @@
+"""Fonts for the text of pictures: matplotlib's own has no Chinese, Japanese, Korean or Hindi characters."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def families(text: str) -> list[str]:
+    """matplotlib's font families, then installed ones for the characters that those before them lack.
+
+    Characters that no installed font has stay out; matplotlib draws boxes for them.
+    """
+    import matplotlib
+    from matplotlib import font_manager
+
+    def taken(*names: str) -> str:
+        return font_manager.findfont(font_manager.FontProperties(family=list(names)))
+
+    found = list(matplotlib.rcParams["font.family"])
+    lacking = {ord(character) for character in text if not character.isspace()} - _characters(taken(*found))
+    for name in sorted({entry.name for entry in font_manager.fontManager.ttflist}) if lacking else ():
+        has = lacking & _characters(taken(name))
+        if has and not name.startswith("Last Resort"):  # a font of boxes
+            found.append(name)
+            lacking -= has
+    return found
+
+
+def _characters(path: str) -> set[int]:
+    """Code points that a font has an outline for; none of a file that is no such font."""
+    from matplotlib import font_manager
+
+    try:
+        font = font_manager.get_font(path)
+    except (OSError, RuntimeError):  # a bitmap font, or one that is damaged
+        return set()
+    return set(font.get_charmap()) if font.scalable else set()
+
+
+@contextmanager
+def boxes_for_missing_characters() -> Iterator[None]:
+    """A box in the picture says that a font lacks a character; a warning a character on the terminal says no more."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        yield
