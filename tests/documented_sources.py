@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import documents
 import numpy as np
 from training_runs import tiny_model
 
@@ -101,6 +102,12 @@ def _tokens(path: Path) -> None:
     path.write_text("".join(f"{name}#0\tA dog.\n" for name in made_split().ids), encoding="utf-8")
 
 
+def _settings(path: Path) -> None:
+    """As docs/ablation.md prints them."""
+    (text,) = (text for name, text in documents.blocks("json") if name == "ablation.md")
+    path.write_text(text, encoding="utf-8")
+
+
 def _image(path: Path) -> None:
     """A grey PNG, whatever the ending of its name."""
 
@@ -131,4 +138,5 @@ SOURCES: dict[str, Callable[[Path], None]] = {
     "test.jsonl.gz": _scenes,
     "labels.json": _names,
     "17.jpg": _image,
+    "settings.json": _settings,
 }

@@ -8,9 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import documents
 import pytest
 
+from cmsei_fast import PairScorer
 from cmsei_fast.data import split_from_scenes, synthetic_scenes
+from cmsei_fast.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,6 +34,14 @@ def test_page_is_what_the_results_give(ablation: Any) -> None:
         "run python -m benchmarks.ablation table"
     )
     assert {run["row"] for run in record["runs"]} == set(ablation.ROWS)
+
+
+def test_the_settings_to_copy_are_those_of_the_whole_model(ablation: Any) -> None:
+    (settings,) = (json.loads(text) for name, text in documents.blocks("json") if name == "ablation.md")
+    scorer = PairScorer.from_dict(settings["model"].pop("scorer"))
+    assert scorer == ablation.ROWS["full-2"][1]
+    assert settings["model"] == ablation.MODEL
+    assert TrainConfig.from_dict(settings["training"]) == ablation.TRAINING
 
 
 def test_table_is_the_mean_of_the_seeds(ablation: Any) -> None:
