@@ -82,9 +82,8 @@ def _engines() -> Iterator[str]:
             line += f"; variants {', '.join(module.isas())}; in use {module.current_isa()}"
         if hasattr(module, "limits"):
             line += f"; {module.limits()}"
-        pairs = engines.KNOWN_ATTENTION.get(name)
-        if pairs is not None and "pair_score" in operators:
-            line += "; of attend and relevance only " + ", ".join("/".join(pair) for pair in pairs)
+        for option, values in engines.MISSING_OPTIONS.get(name, {}).items():
+            line += f"; without {option} {', '.join(values)}"
         yield line
     chosen = [f"{operator} {engines.choose('cpu', operator)}" for operator in engines.OPERATORS]
     yield f"  auto on the CPU: {', '.join(chosen)}"

@@ -18,6 +18,7 @@ import torch
 from cmsei_fast import engines
 from cmsei_fast.data import layout
 from cmsei_fast.engines import triton
+from cmsei_fast.scorer import PairScorer
 
 if TYPE_CHECKING:
     from browser import Browser
@@ -123,16 +124,35 @@ def _fewer(items: list[pytest.Item]) -> list[pytest.Item]:
     return [x for x in items if id(x) not in left_out]
 
 
+def leave_out(engine: str, scorer: PairScorer) -> None:
+    """Skips the test where the engine says that it lacks an option of the scorer."""
+    if (lacking := engines.lacks(engine, scorer.config())) is not None:
+        pytest.skip(f"{engine} has no {lacking}")
+
+
+def _leave_out_case(request: pytest.FixtureRequest) -> None:
+    """Skips a case whose problem, scorer or option the engine of its backend lacks."""
+    engine, case = request.param.engine, request.node.callspec.params
+    scorer = case.get("scorer") or getattr(case.get("problem"), "scorer", None)
+    if isinstance(scorer, PairScorer):
+        leave_out(engine, scorer)
+    for option, values in engines.MISSING_OPTIONS.get(engine, {}).items():
+        if case.get(option) in values:
+            pytest.skip(f"{engine} has no {option}={case[option]!r}")
+
+
 @pytest.fixture(params=BACKENDS, ids=str)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    """Each backend in turn, forced to its instruction set."""
+    """Each backend in turn, forced to its instruction set; without the cases that its engine lacks an option of."""
+    _leave_out_case(request)
     with request.param.forced():
         yield request.param
 
 
 @pytest.fixture(params=[b for b in BACKENDS if b.device == "cpu"], ids=str)
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The engine's name of each backend on the CPU, forced to its instruction set."""
+    """The engine's name of each backend on the CPU, likewise."""
+    _leave_out_case(request)
     with request.param.forced():
         yield request.param.engine
 

@@ -198,6 +198,12 @@ def whole_scores() -> list[Problem]:
     ]
 
 
+def thinned(n: int) -> list[Problem]:
+    """An n-th of the directions, every norm, aggregate and number of steps among them, and every whole score."""
+    of_a_norm = 3 * len(AGGREGATES)
+    return [p for i, p in enumerate(every_direction()) if i % n == (i // of_a_norm) % n] + whole_scores()
+
+
 def margin(problem: Problem, dtype: torch.dtype = torch.float64) -> float:
     """How far the problem's features, rounded to the dtype, are from another choice of any attention; ∞ without one.
 
@@ -255,7 +261,7 @@ def attention_options() -> list[Problem]:
     for i, (attend, relevance, direction, steps) in enumerate(grid):
         if (attend, relevance) in (("softmax", "cosine"), ("negative_aware", "dot")):
             continue
-        attention = getattr(one_direction(direction, NORMS[i % 7], AGGREGATES[i % 5], steps), direction)
+        attention = getattr(one_direction(direction, NORMS[i % len(NORMS)], AGGREGATES[i % len(AGGREGATES)], steps), direction)
         if attend == "negative_aware":
             attention = dataclasses.replace(attention, steps=1, gates=(), threshold=0.1 * steps)
         attention = dataclasses.replace(attention, attend=attend, relevance=relevance)

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import Backend
+from conftest import Backend, leave_out
 from problems import (
     TF32_ROUNDING,
     Problem,
@@ -24,26 +24,13 @@ from problems import (
 from cmsei_fast import engines, score_matrix
 from cmsei_fast.nn import PairScore
 from cmsei_fast.ops import pair_score
-from cmsei_fast.scorer import ATTENDS, RELEVANCES, Attention, PairScorer
+from cmsei_fast.scorer import AGGREGATES, ATTENDS, NORMS, RELEVANCES, Attention, PairScorer
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 PROBLEMS = attention_options()
 # Float32 loses digits where a query hangs between two contexts, as with the softmax.
 GRADIENT_FLOOR = 1e-4
-
-
-def leave_out(scorer: PairScorer, backend: Backend) -> None:
-    """Skips what an engine says that it lacks."""
-    lacking = engines.lacks(backend.engine, scorer.config())
-    if lacking is not None:
-        pytest.skip(f"the engine has no {lacking}")
-
-
-@pytest.fixture(autouse=True)
-def _known(request: pytest.FixtureRequest) -> None:
-    if {"backend", "problem"} <= set(request.fixturenames):
-        leave_out(request.getfixturevalue("problem").scorer, request.getfixturevalue("backend"))
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=name)
@@ -122,7 +109,7 @@ PRESETS = {
 @pytest.mark.parametrize("scorer", PRESETS.values(), ids=PRESETS)
 def test_zero_vectors_and_equal_items(scorer: PairScorer, backend: Backend) -> None:
     """A zero region and word, and an image of one region four times: a choice among equals makes no difference."""
-    leave_out(scorer, backend)
+    leave_out(backend.engine, scorer)
     v, w, v_offsets, w_offsets = Problem(scorer, (4, 2, 4), (3, 1, 5), 8).tensors()
     v[1], w[2], v[6:] = 0, 0, v[6]
     expected = pair_score(v, w, v_offsets, w_offsets, scorer=scorer, engine="reference")
@@ -135,7 +122,7 @@ def test_zero_vectors_and_equal_items(scorer: PairScorer, backend: Backend) -> N
 def test_hard_takes_the_first_of_equals(backend: Backend) -> None:
     """Exact arithmetic: two equal regions, and the gradient goes to the first alone."""
     scorer = PairScorer(t2i=Attention(attend="hard", relevance="dot"))
-    leave_out(scorer, backend)
+    leave_out(backend.engine, scorer)
     v = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]], device=backend.device, requires_grad=True)
     w = torch.tensor([[1.0, 0.0], [2.0, 0.0]], device=backend.device)
     pair_score(v, w, offsets((3,)), offsets((2,)), scorer=scorer, engine=backend.engine).sum().backward()
@@ -144,7 +131,7 @@ def test_hard_takes_the_first_of_equals(backend: Backend) -> None:
 
 @pytest.mark.parametrize("scorer", PRESETS.values(), ids=PRESETS)
 def test_an_overflow_is_never_a_score(scorer: PairScorer, backend: Backend) -> None:
-    leave_out(scorer, backend)
+    leave_out(backend.engine, scorer)
     v, w = torch.full((2, 4), 1e18), torch.full((3, 4), 1.0)
     v[1] /= 2
     w[1] *= 1e21
@@ -159,7 +146,7 @@ def test_an_overflow_is_never_a_score(scorer: PairScorer, backend: Backend) -> N
 @pytest.mark.parametrize("place", [0, 1, 20])
 def test_nan_is_never_passed_over(scorer: PairScorer, place: int, backend: Backend) -> None:
     """A largest of numbers one of which is none, first or last of them, is none."""
-    leave_out(scorer, backend)
+    leave_out(backend.engine, scorer)
     v, w, v_offsets, w_offsets = (x.to(backend.device) for x in Problem(scorer, (21, 2), (3, 18, 1), 8).tensors())
     v[place] = torch.nan
     out = pair_score(v, w, v_offsets.cpu(), w_offsets.cpu(), scorer=scorer, engine=backend.engine)
@@ -167,27 +154,38 @@ def test_nan_is_never_passed_over(scorer: PairScorer, place: int, backend: Backe
     assert out[1].isfinite().all()
 
 
+OPTIONS = {"norm": NORMS, "aggregate": AGGREGATES, "attend": ATTENDS, "relevance": RELEVANCES}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("name", ["native", "triton", "cuda"])
-def test_an_engine_that_lacks_an_attention_is_refused_and_auto_takes_another(
-    name: str, monkeypatch: pytest.MonkeyPatch
+def test_an_engine_that_lacks_an_option_is_refused_and_auto_takes_another(
+    name: str, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "KNOWN_ATTENTION", {name: (("softmax", "cosine"), ("hard", "dot"))})
-    for attend in ATTENDS:
-        for relevance in RELEVANCES if attend != "negative_aware" else ("cosine",):
-            config = PairScorer(i2t=Attention(attend=attend, relevance=relevance)).config()
-            known = (attend, relevance) in engines.KNOWN_ATTENTION[name]
-            expected = None if known else f"attend={attend!r} with relevance={relevance!r} (i2t)"
+    missing, *_, known = OPTIONS[option]
+    monkeypatch.setitem(engines.MISSING_OPTIONS, name, {option: (missing,)})
+    monkeypatch.setattr(engines, "fastest", lambda *_: name)
+    options = {"norm": "l1norm", "aggregate": "max", "attend": "hard", "relevance": "dot"}
+    for direction in ("t2i", "i2t"):
+        for value, expected in ((missing, f"{option}={missing!r} ({direction})"), (known, None)):
+            attention = Attention(**{**options, option: value} if value != "negative_aware" else {option: value})
+            config = PairScorer(**{direction: attention}).config()
             assert engines.lacks(name, config) == expected
-            monkeypatch.setattr(engines, "fastest", lambda *_: name)
-            assert engines.choose("cuda", "pair_score", config) == (name if known else "eager")
+            assert engines.choose("cuda", "pair_score", config) == (name if expected is None else "eager")
+    assert engines.lacks(name, PairScorer(alignment=1.0).config()) is None  # an absent direction asks for nothing
+    assert engines.lacks("eager", PairScorer(Attention(**{option: missing})).config()) is None
+
+
+@pytest.mark.parametrize("name", ["native", "triton", "cuda"])
+def test_every_entry_says_which_option_the_engine_lacks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = engines.get("eager")
     monkeypatch.setattr(engines, "unavailable", lambda *_: None)
     monkeypatch.setattr(engines, "_module", lambda _: module)
-    monkeypatch.setitem(engines.KNOWN_ATTENTION, name, (("softmax", "cosine"),))
-    message = f"^engine '{name}' cannot run here: it has no attend='hard' with relevance='dot' .t2i.. Ask for engine="
+    monkeypatch.setattr(engines, "_devices", lambda _: None)
+    monkeypatch.setitem(engines.MISSING_OPTIONS, name, {"attend": ("focal_prob", "hard")})
+    message = f"^engine '{name}' cannot run here: it has no attend='hard' .t2i.. Ask for engine="
     with pytest.raises(engines.EngineUnavailable, match=message):
         engines.get(name, None, "pair_score", PairScorer.maxsim().config())
-    monkeypatch.setattr(engines, "_devices", lambda _: None)
     features = torch.ones(2, 3, 4)
     with pytest.raises(engines.EngineUnavailable, match=message):
         score_matrix(features, features, scorer=PairScorer.maxsim(), engine=name)
@@ -197,7 +195,7 @@ def test_an_engine_that_lacks_an_attention_is_refused_and_auto_takes_another(
 
 def test_opcheck(backend: Backend) -> None:
     scorer = PairScorer(Attention(attend="negative_aware", threshold=0.2), Attention(steps=2, attend="focal_prob"))
-    leave_out(scorer, backend)
+    leave_out(backend.engine, scorer)
     v, w, v_offsets, w_offsets = Problem(scorer, (5, 1, 7), (3, 2), 8).tensors()
     leaves = [x.to(backend.device, torch.float32).requires_grad_() for x in (v, w)]
     scalars = torch.tensor(scorer.scalars(), requires_grad=True)

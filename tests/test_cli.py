@@ -232,9 +232,11 @@ def test_help_of_train_has_the_settings_of_the_docstrings(capsys, monkeypatch):
     assert "(default: yes)" in lines
 
 
-def test_doctor(capsys):
+def test_doctor(monkeypatch, capsys):
+    monkeypatch.setitem(engines.MISSING_OPTIONS, "eager", {"norm": ("l1norm", "none")})
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
+    assert "\n  eager      pair_score, relation_attention; without norm l1norm, none\n" in out
     assert out.startswith(f"cmsei_fast {cmsei_fast.__version__}, Python ")
     for name in engines.names():
         reason = engines.unavailable(name)

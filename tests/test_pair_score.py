@@ -20,6 +20,7 @@ from problems import (
     magnitude,
     name,
     offsets,
+    thinned,
     truth,
     whole_scores,
 )
@@ -31,8 +32,7 @@ from cmsei_fast.scorer import NORMS, Attention, PairScorer
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 PROBLEMS = every_direction() + whole_scores()
-# A third of the directions, every norm, aggregate and number of steps among them, and every whole score.
-LOW_PRECISION = [p for i, p in enumerate(PROBLEMS) if i % 3 == (i // 15) % 3 or i >= 210]
+LOW_PRECISION = thinned(3)
 FLOOR = {torch.bfloat16: 1e-3, torch.float16: 2e-4}
 
 

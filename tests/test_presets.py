@@ -7,10 +7,10 @@ import math
 
 import pytest
 import torch
+from conftest import leave_out
 from problems import Problem, features, offsets
 from torch import Tensor
 
-from cmsei_fast import engines
 from cmsei_fast.nn import PairScore
 from cmsei_fast.ops import pair_score
 from cmsei_fast.scorer import Attention, PairScorer
@@ -117,8 +117,6 @@ CASES = {
 
 @pytest.mark.parametrize(("scorer", "form"), CASES.values(), ids=CASES)
 def test_preset_is_the_papers_form(scorer: PairScorer, form, engine: str) -> None:
-    if (lacking := engines.lacks(engine, scorer.config())) is not None:
-        pytest.skip(f"the engine has no {lacking}")
     lengths, words = (5, 3, 12), (4, 2, 7)
     generator = torch.Generator().manual_seed(16)
     v, w = (features(sum(n), 10, generator) for n in (lengths, words))
@@ -178,8 +176,7 @@ def test_a_scorer_saved_before_these_options_is_read_as_it_was() -> None:
 def test_one_word_and_one_region_are_kept_by_a_focal_attention(engine: str) -> None:
     """The published code divides 0 by 0 where the context is one item."""
     problem = Problem(PairScorer.bfan(), (1, 3), (1, 2), 8)
-    if engines.lacks(engine, problem.scorer.config()) is not None:
-        pytest.skip("the engine lacks it")
+    leave_out(engine, problem.scorer)
     v, w, v_offsets, w_offsets = problem.tensors()
     out = pair_score(v, w, v_offsets, w_offsets, scorer=problem.scorer, engine=engine)
     assert torch.isfinite(out).all()

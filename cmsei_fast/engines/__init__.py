@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 
 from cmsei_fast.engines.choice import fastest
-from cmsei_fast.scorer import ATTENDS, I2T_ATTEND, RELEVANCES, T2I_ATTEND
+from cmsei_fast.scorer import AGGREGATES, ATTENDS, I2T_ATTEND, NORMS, RELEVANCES, T2I_ATTEND
 
 OPERATORS = ("pair_score", "relation_attention")
 
@@ -21,9 +21,8 @@ _DEVICES: dict[str, tuple[str, ...] | None] = {
     "cuda": ("cuda",),
 }
 
-
-# What an engine's pair_score knows of attend and relevance, where it does not know them all.
-KNOWN_ATTENTION: dict[str, tuple[tuple[str, str], ...]] = {}
+# Values of an Attention's options that an engine's pair_score cannot compute yet: {engine: {option: values}}.
+MISSING_OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {}
 
 
 class EngineUnavailable(RuntimeError):
@@ -57,11 +56,20 @@ def unavailable(name: str, device: torch.device | str | None = None) -> str | No
 
 def lacks(name: str, config: list[int]) -> str | None:
     """What of a scorer (its ``config()``) an engine's pair_score cannot compute; None where it can compute it all."""
-    known = KNOWN_ATTENTION.get(name)
-    for direction, at in (("t2i", T2I_ATTEND), ("i2t", I2T_ATTEND)):
-        attend, relevance = ATTENDS[config[at]], RELEVANCES[config[at + 1]]
-        if known is not None and (attend, relevance) not in known:
-            return f"attend={attend!r} with relevance={relevance!r} ({direction})"
+    missing = MISSING_OPTIONS.get(name)
+    if not missing:
+        return None
+    for direction, place, attend in (("t2i", 0, T2I_ATTEND), ("i2t", 4, I2T_ATTEND)):
+        active, norm, aggregate = config[place : place + 3]
+        asked = {
+            "norm": NORMS[norm],
+            "aggregate": AGGREGATES[aggregate],
+            "attend": ATTENDS[config[attend]],
+            "relevance": RELEVANCES[config[attend + 1]],
+        }
+        for option, values in missing.items() if active else ():
+            if asked[option] in values:
+                return f"{option}={asked[option]!r} ({direction})"
     return None
 
 
@@ -81,7 +89,7 @@ def get(
 
     Raises:
         ValueError: for a name that is not in :func:`names`.
-        EngineUnavailable: if it cannot run here, not on that device, or has no such operator or attention.
+        EngineUnavailable: if it cannot run here, not on that device, or has no such operator or option.
     """
     reason = unavailable(name, device)
     if reason is not None:
