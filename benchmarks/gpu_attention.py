@@ -7,9 +7,9 @@ from torch import Tensor
 
 from benchmarks.gpu_timing import Rows, Run, ratio
 from benchmarks.paired import agree
-from benchmarks.relations import graphs
+from benchmarks.relation_graphs import graphs
 from cmsei_fast import relation_attention
-from cmsei_fast.engines import relations
+from cmsei_fast.engines import eager_relation
 
 
 def graph_inputs(at: Run, kind: str) -> tuple[Tensor, ...]:
@@ -53,7 +53,7 @@ def compiled_attention(at: Run) -> Rows:
     rows: Rows = {}
     for kind in ("spatial", "semantic"):
         inputs = graph_inputs(at, kind)
-        run = torch.compile(relations.relation_attention)
+        run = torch.compile(eager_relation.relation_attention)
         theirs = at.other(f"{kind} compiled", lambda run=run, i=inputs: at.attempt(lambda: run(*i)))
         ours = at.seconds(lambda i=inputs: relation_attention(*i, engine=at.engine))
         bare = at.seconds(lambda i=inputs: relation_attention(*i[:5], engine=at.engine))

@@ -11,7 +11,7 @@ from benchmarks.captions import features
 from benchmarks.paired import timed
 from benchmarks.report import Report
 from benchmarks.settings import SIZES
-from benchmarks.test_score import SCAN
+from benchmarks.test_pair_score import SCAN
 from cmsei_fast import score_matrix
 
 PRECISIONS = ("float32", "bfloat16", "float16")

@@ -11,7 +11,7 @@ from benchmarks.memory import in_process
 from benchmarks.paired import Paired
 from benchmarks.report import Report
 from benchmarks.settings import QUICK
-from benchmarks.test_score import SCAN, check
+from benchmarks.test_pair_score import SCAN, check
 
 
 def test_two_processes_over_one(benchmark: Any, report: Report) -> None:

@@ -13,7 +13,7 @@ from benchmarks.memory import in_process
 from benchmarks.paired import Paired, timed
 from benchmarks.report import Report
 from benchmarks.settings import SIZES
-from benchmarks.test_score import SCAN, check, check_int8
+from benchmarks.test_pair_score import SCAN, check, check_int8
 
 # Row -> its place in SIZES.large and the precision.
 CASES = {

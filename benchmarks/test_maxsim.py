@@ -14,7 +14,7 @@ from benchmarks.memory import in_process
 from benchmarks.paired import Paired, alternate
 from benchmarks.report import Report
 from benchmarks.settings import SIZES
-from benchmarks.test_score import native_scores
+from benchmarks.test_pair_score import native_scores
 from cmsei_fast import PairScorer
 
 

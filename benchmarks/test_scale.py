@@ -10,7 +10,7 @@ from benchmarks import field
 from benchmarks.memory import in_process
 from benchmarks.report import Report
 from benchmarks.settings import SIZES
-from benchmarks.test_score import SCAN, check
+from benchmarks.test_pair_score import SCAN, check
 
 RESOLUTION = 2**20  # bytes; below it the allocator's leftovers decide, and a small first size may need nothing at all
 

@@ -10,7 +10,7 @@ from torch.nn import Linear, Module, Parameter
 
 from cmsei_fast.checks import check_scorer, is_whole
 from cmsei_fast.encoded import Encoded
-from cmsei_fast.engines.relations import attention_probabilities
+from cmsei_fast.engines.eager_relation import attention_probabilities
 from cmsei_fast.ops import pair_score, relation_attention
 from cmsei_fast.scorer import FIRST_GATE, PairScorer
 

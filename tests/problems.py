@@ -261,7 +261,9 @@ def attention_options() -> list[Problem]:
     for i, (attend, relevance, direction, steps) in enumerate(grid):
         if (attend, relevance) in (("softmax", "cosine"), ("negative_aware", "dot")):
             continue
-        attention = getattr(one_direction(direction, NORMS[i % len(NORMS)], AGGREGATES[i % len(AGGREGATES)], steps), direction)
+        attention = getattr(
+            one_direction(direction, NORMS[i % len(NORMS)], AGGREGATES[i % len(AGGREGATES)], steps), direction
+        )
         if attend == "negative_aware":
             attention = dataclasses.replace(attention, steps=1, gates=(), threshold=0.1 * steps)
         attention = dataclasses.replace(attention, attend=attend, relevance=relevance)

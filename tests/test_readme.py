@@ -104,6 +104,13 @@ def test_a_folder_s_own_document_names_its_files(folder: str) -> None:
     assert [x for x in told if not any(fnmatch(file, x) for file in there)] == []
 
 
+def test_the_map_names_every_part_of_the_package() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = {x.rstrip("/") for x in re.findall(r"`([\w/.]+)`", text)}
+    parts = {x.name for x in (ROOT / "cmsei_fast").iterdir() if x.suffix == ".py" or (x / "__init__.py").exists()}
+    assert parts - names == {"__init__.py", "__main__.py", "version.py"}
+
+
 # Figures in prose that a results file has: the document, how it says them, and what they are of.
 EPYC = "amd-epyc-family-26-model-2.json"
 FIGURES = [

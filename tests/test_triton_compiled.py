@@ -135,14 +135,14 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_relation_attention(arch: int, tmp_path: Path) -> None:
     """36 nodes, heads 128 wide, every table given."""
     import triton.language as tl
-    from cmsei_fast.kernels import relation
+    from cmsei_fast.kernels import relation_attention
 
     options = {f"HAS_{x}": True for x in ("BIAS", "VALUE", "CONFIDENCE")} | {"BQ": 16, "BK": 64, "BD": 128}
     options |= {"WIDE": tl.float32, "NATIVE": "tf32", "PRECISION": "tf32", "qd": 1, "kd": 1, "vd": 1}
     types = dict.fromkeys(("q", "k", "v", "out"), "*bf16") | {"labels": "*i32", "scale": "fp32", "heads": "i32"}
-    forward = build(relation.relations_forward, arch, 4, types, options, tmp_path)
+    forward = build(relation_attention.relations_forward, arch, 4, types, options, tmp_path)
     assert forward.spills <= ({80: 24, 90: 20, 100: 22}[arch] if OLDER else 0)
-    backward = build(relation.relations_backward, arch, 8, types, options, tmp_path)
+    backward = build(relation_attention.relations_backward, arch, 8, types, options, tmp_path)
     for found in (forward, backward):
         assert found.registers > 16, "an empty kernel"
         assert found.shared <= SHARED[arch]
@@ -156,7 +156,7 @@ def test_relation_attention_of_wide_heads_fits(
 ) -> None:
     """Forward, what has no other kernel, fits GPUs of 99 KB, whose instructions are sm_80's, too."""
     import triton.language as tl
-    from cmsei_fast.kernels import relation
+    from cmsei_fast.kernels import relation_attention
 
     if dtype == "fp64" and arch == 100:
         pytest.skip("takes 20 s to compile")
@@ -168,7 +168,7 @@ def test_relation_attention_of_wide_heads_fits(
     types = dict.fromkeys(("q", "k", "v", "out", "bias", "value", "confidence"), f"*{dtype}")
     types |= {"labels": "*i32", "scale": dtype}
     options |= {"qd": 1, "kd": 1, "vd": 1}
-    found = build(relation.relations_forward, arch, 4, types, options, tmp_path)
+    found = build(relation_attention.relations_forward, arch, 4, types, options, tmp_path)
     assert found.registers > 16, "an empty kernel"
     assert found.shared <= most * 1024
 

@@ -52,10 +52,10 @@ class TooLarge:
 
 
 def test_relation_attention_that_does_not_fit_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cmsei_fast.kernels import relation
+    from cmsei_fast.kernels import relation_attention
 
     for name in ("relations_forward", "relations_backward"):
-        monkeypatch.setattr(relation, name, TooLarge())
+        monkeypatch.setattr(relation_attention, name, TooLarge())
     warn_once.cache_clear()
     generator = torch.Generator().manual_seed(0)
     q, k, v, grad = (torch.randn(1, 2, 5, 3, generator=generator) for _ in range(4))

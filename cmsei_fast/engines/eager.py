@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cmsei_fast.engines.eager_relation import relation_attention, relation_attention_backward
 from cmsei_fast.engines.gram import Side, score_tile
 from cmsei_fast.engines.products import inner_products, inner_products_vjp
 from cmsei_fast.engines.recording import recording
-from cmsei_fast.engines.relations import relation_attention, relation_attention_backward
 from cmsei_fast.engines.terms import PRECISIONS, Direction, Terms, accumulator, read_terms
 
 __all__ = [

@@ -68,7 +68,7 @@ def relation_attention(
     confidence: Tensor | None = None,
 ) -> Tensor:
     """out (B, H, R, d) in q's dtype; arguments as the operator has checked them."""
-    from cmsei_fast.kernels.relation import relations_forward
+    from cmsei_fast.kernels.relation_attention import relations_forward
 
     b, h, r, d = q.shape
     if not q.is_cuda and q.dtype == torch.bfloat16:  # the interpreter: NumPy has no bfloat16
@@ -112,7 +112,7 @@ def relation_attention_backward(
     confidence: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Gradients for q, k, v, bias, value and confidence (None for those not given), in their dtypes."""
-    from cmsei_fast.kernels.relation import relations_backward
+    from cmsei_fast.kernels.relation_attention import relations_backward
 
     b, h, r, d = q.shape
     if not q.is_cuda and q.dtype == torch.bfloat16:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.paired import agree, alternate
-from benchmarks.relations import KINDS, Graphs, graphs
+from benchmarks.relation_graphs import KINDS, Graphs, graphs
 from benchmarks.report import Report
 from benchmarks.settings import QUICK, SIZES
 from cmsei_fast import relation_attention
-from cmsei_fast.engines import relations
+from cmsei_fast.engines import eager_relation
 
 SHAPE = (SIZES.graphs, SIZES.heads, SIZES.head_width)
 
@@ -52,7 +52,7 @@ def test_over_compiled_eager(benchmark: Any, report: Report) -> None:
     if QUICK:
         pytest.skip("torch.compile takes longer than a quick run may")
     given = graphs("spatial", *SHAPE)
-    compiled = torch.compile(relations.relation_attention)
+    compiled = torch.compile(eager_relation.relation_attention)
 
     def other() -> Tensor:
         with torch.no_grad():
