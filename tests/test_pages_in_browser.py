@@ -10,7 +10,9 @@ import pytest
 from training_runs import tiny_model
 
 from cmsei_fast import cli
-from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
+from cmsei_fast.data import Split, split_from_scenes, synthetic_scenes, write_split
+from cmsei_fast.report.drawings import Drawings
+from cmsei_fast.report.html import page
 
 pytestmark = pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
 
@@ -85,6 +87,27 @@ def test_wide_and_narrow(pages, window, name):
         assert count > 40
         assert wrong == []
         assert window.complaints() == []
+
+
+def test_names_of_wide_letters_are_not_cut_off(window, tmp_path):
+    """Boxes at the right edge: their names are moved in by the room that they take."""
+    names = ("woman", "women", "swimmer", "MOMMY", "雪山和冰湖", "wwwmmm")
+    n = len(names)
+    tops = np.arange(n, dtype=np.float32) * 60
+    boxes = np.stack([np.full(n, 390), tops, np.full(n, 400), tops + 10], axis=1).astype(np.float32)
+    split = Split(
+        ids=("a.jpg",),
+        offsets=np.array([0, n]),
+        captions=(),
+        caption_to_image=np.zeros(0, dtype=np.int64),
+        boxes=boxes,
+        sizes=np.array([[400, 400]], dtype=np.float32),
+        labels=np.arange(n, dtype=np.int32),
+        object_names=names,
+    )
+    (tmp_path / "a.html").write_text(page("names", Drawings(split).draw(0)), encoding="utf-8")
+    window.open(tmp_path / "a.html")
+    assert window.run(OVERLAPS) == [n, []]
 
 
 def test_the_name_of_an_action_stands_beside_its_arrow(pages, window):
