@@ -8,8 +8,9 @@ import json
 import pytest
 from training_runs import tiny_model, tiny_split
 
-from cmsei_fast import cli, explain
+from cmsei_fast import CMSEI, cli, explain
 from cmsei_fast.data import write_split
+from cmsei_fast.devices import own_device
 
 SPLIT = tiny_split(1)
 
@@ -37,6 +38,22 @@ def test_prints_terms_and_words_and_writes_the_numbers(files, tmp_path, capsys, 
         assert any(line.startswith(word) for line in printed.splitlines())
 
 
+@pytest.mark.parametrize(("options", "expected"), [(["--device", "cpu"], "cpu"), ([], None)])
+def test_the_model_runs_on_the_device_that_is_asked_for(files, monkeypatch, options, expected):
+    """Without the flag on the GPU if there is one, as train, evaluate and retrieve do."""
+    seen = []
+    load = CMSEI.from_pretrained
+
+    def note(directory, device):
+        seen.append(device)
+        return load(directory, device)
+
+    monkeypatch.setattr(CMSEI, "from_pretrained", note)
+    arguments = ["explain", str(files / "s.h5"), "--model", str(files / "model"), "--image", "0"]
+    assert cli.main([*arguments, *options]) == 0
+    assert seen == [own_device(expected)]
+
+
 def test_a_sentence_of_no_known_word_is_told(files, capsys):
     arguments = ["explain", str(files / "s.h5"), "--model", str(files / "model"), "--image", "0"]
     assert cli.main([*arguments, "--caption", "zorblax quux"]) == 0
@@ -50,6 +67,7 @@ def test_a_sentence_of_no_known_word_is_told(files, capsys):
         ("s.h5", ["--image", "-1"], "--image: expected a name in the split or an index from 0 to 3, got -1"),
         ("s.h5", ["--image", "0", "--json", "no/x.json"], "--json: expected a file in an existing directory"),
         ("bare.h5", ["--image", "0"], "boxes: expected images with boxes"),
+        ("s.h5", ["--image", "0", "--device", "cuda:77"], "device: expected an available device (GPUs that torch can"),
     ],
 )
 def test_bad_input(files, tmp_path, capsys, monkeypatch, name, options, message):

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .paths import check_outputs, given_path
+from .scoring import add_device_flag
 from .sources import load_split, place_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def add_parser(commands: Any) -> None:
         metavar="FILE",
         help="image file to draw under the boxes (needs the extra plot)",
     )
+    add_device_flag(explain)
     explain.set_defaults(run=_explain)
 
 
@@ -73,6 +75,9 @@ def _explain(arguments: argparse.Namespace) -> int:
     _check_outputs(arguments)
     import numpy as np
 
+    from ..devices import own_device
+
+    device = own_device(arguments.device)
     split = load_split(arguments.path)
     image = split.subset(np.array([place_of(split, arguments.image)]))
     caption = arguments.caption
@@ -83,7 +88,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     from ..model import CMSEI
     from ..report import explain
 
-    found = explain(CMSEI.from_pretrained(arguments.model), image, caption)
+    found = explain(CMSEI.from_pretrained(arguments.model, device), image, caption)
     if arguments.word is not None:
         found.find_word(arguments.word)
     step = _step(found, arguments.step)

@@ -36,11 +36,16 @@ def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
-    """The device of the models, and flags of :func:`cmsei_fast.score_matrix`."""
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """``--device``, for :func:`cmsei_fast.devices.own_device`."""
     parser.add_argument(
         "--device", help="device to run on: cpu, cuda or cuda:N (default: the GPU if there is one, else cpu)"
     )
+
+
+def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
+    """The device of the models, and flags of :func:`cmsei_fast.score_matrix`."""
+    add_device_flag(parser)
     parser.add_argument(
         "--engine",
         default="auto",
