@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -150,6 +152,58 @@ def test_scoring_within_a_compiled_function_is_silent(name: str, caplog: pytest.
     assert torch.equal(found, call(v, w))
     assert not caplog.records
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # before it and after it
+
+
+def test_an_operator_outside_all_graphs_is_not_traced(caplog: pytest.LogCaptureFixture) -> None:
+    """A function that cannot be compiled runs as it is, and the operators that it calls too: no graph, no warning."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    v, w, *offsets = (x.detach() for x in scored())
+    options = (torch.tensor(SCORER.scalars()), SCORER.config(), "eager", "float32")
+
+    def call(v: Tensor) -> list[Tensor]:
+        out = []
+        for _ in range(2):
+            torch._dynamo.graph_break()
+            out.append(torch.ops.cmsei_fast.pair_score(v, w, *offsets, *options))
+        return out
+
+    with warnings.catch_warnings(), caplog.at_level("WARNING"):
+        warnings.simplefilter("error")
+        found = torch.compile(call, backend="aot_eager")(v)
+    for a, b in zip(found, call(v), strict=True):
+        assert torch.equal(a, b)
+    assert not caplog.records
+    assert torch._dynamo.utils.counters["stats"].get("unique_graphs", 0) == 0
+
+
+FIRST_CALL = """
+import sys, torch
+from cmsei_fast import PairScorer, pair_score, relation_attention
+x, o = torch.randn(4, 8, requires_grad=True), torch.tensor([0, 2, 4])
+pair_score(x, x, o, o, scorer=PairScorer.cmsei()).sum().backward()
+q = torch.randn(1, 1, 3, 2, requires_grad=True)
+relation_attention(q, q, q, torch.ones(1, 3, 3, dtype=torch.long)).sum().backward()
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_calls_do_not_import_the_compiler() -> None:
+    """It takes as long as torch itself; ``torch.library.custom_op`` imports it at the first call."""
+    subprocess.run([sys.executable, "-c", FIRST_CALL], check=True)
+
+
+def test_a_module_of_operators_can_be_read_anew() -> None:
+    """As notebooks do that follow the source; the operator is the new one's, with its gradient."""
+    code = """
+import importlib, sys, torch
+from cmsei_fast import PairScorer, pair_score
+module = importlib.reload(sys.modules["cmsei_fast.ops.pair_score"])
+x, o = torch.randn(4, 8, requires_grad=True), torch.tensor([0, 2, 4])
+module.pair_score(x, x, o, o, scorer=PairScorer.cmsei()).sum().backward()
+assert x.grad.abs().sum() > 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

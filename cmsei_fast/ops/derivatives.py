@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..transforms import has_tangent, is_transformed
+from .operator import Operator
 
 _FORWARD_MODE = "{name}: expected reverse-mode derivatives only, got forward mode (torch.func.jvp)"
 
 
 def differentiable(
     name: str,
-    operator: torch.library.CustomOpDef,
+    operator: Operator,
     backward: Callable[..., Any],
     setup_context: Callable[[Any, tuple, Any], None] = lambda ctx, inputs, output: None,
 ) -> Callable[..., Any]:

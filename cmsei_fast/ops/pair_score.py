@@ -26,6 +26,7 @@ from cmsei_fast.scorer import (
 )
 
 from .derivatives import differentiable, first_only, refuse_tangents
+from .operator import operator
 
 _FLOATS = tuple(PRECISIONS.values())
 
@@ -186,10 +187,9 @@ def _check_offsets(name: str, offsets: Tensor, rows: int, owner: str) -> None:
         raise ValueError(f"{name}: expected the last offset to be {rows}, the rows of {owner}, got {int(offsets[-1])}")
 
 
-@torch.library.custom_op(
+@operator(
     "cmsei_fast::pair_score",
-    mutates_args=(),
-    schema="(Tensor regions, Tensor words, Tensor region_offsets, Tensor word_offsets, Tensor scalars, int[] config, "
+    "(Tensor regions, Tensor words, Tensor region_offsets, Tensor word_offsets, Tensor scalars, int[] config, "
     "str engine, str precision) -> Tensor",
 )
 def _pair_score(
@@ -233,10 +233,9 @@ def _(
     return _empty_scores(regions, region_offsets, word_offsets, precision)
 
 
-@torch.library.custom_op(
+@operator(
     "cmsei_fast::pair_score_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor regions, Tensor words, Tensor region_offsets, Tensor word_offsets, Tensor scalars, "
+    "(Tensor grad, Tensor regions, Tensor words, Tensor region_offsets, Tensor word_offsets, Tensor scalars, "
     "int[] config, str engine, str precision) -> (Tensor, Tensor, Tensor)",
 )
 def _pair_score_backward(

@@ -11,6 +11,7 @@ from cmsei_fast import engines
 
 from .derivatives import differentiable, first_only, refuse_tangents
 from .edge_values import check_edges
+from .operator import operator
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -124,10 +125,9 @@ def _check_float(name: str, x: Tensor) -> None:
         raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
 
 
-@torch.library.custom_op(
+@operator(
     "cmsei_fast::relation_attention",
-    mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor labels, Tensor? bias, Tensor? value, Tensor? confidence, str engine)"
+    "(Tensor q, Tensor k, Tensor v, Tensor labels, Tensor? bias, Tensor? value, Tensor? confidence, str engine)"
     " -> Tensor",
 )
 def _relation_attention(
@@ -165,10 +165,9 @@ def _(
     return q.new_empty(q.shape)
 
 
-@torch.library.custom_op(
+@operator(
     "cmsei_fast::relation_attention_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor labels, Tensor? bias, Tensor? value, "
+    "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor labels, Tensor? bias, Tensor? value, "
     "Tensor? confidence, str engine) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _relation_attention_backward(
