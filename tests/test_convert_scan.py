@@ -246,6 +246,19 @@ BAD = {
 }
 
 
+def test_pickled_sizes_are_told_before_copies_are_compared_with_a_line_that_mends_them(source, tmp_path, capsys):
+    directory = write(source, boxes="gsmn", copies=5)
+    sizes = [{"image_w": int(w), "image_h": int(h)} for w, h in np.load(directory / "test_ims_size.npy")]
+    np.save(directory / "test_ims_size.npy", np.array(sizes))
+    features = np.load(directory / "test_ims.npy")
+    features[6] += 1  # no copy of its image
+    np.save(directory / "test_ims.npy", features)
+    assert convert(source, tmp_path / "o.h5") == 2
+    line = capsys.readouterr().err.partition("this makes numbers of it: ")[2]
+    exec(line, {"np": np})
+    np.testing.assert_array_equal(np.load(directory / "test_ims_size.npy"), np.repeat(size_array(), 5, axis=0))
+
+
 @pytest.mark.parametrize("before", [False, True], ids=["new", "old there"])
 @pytest.mark.parametrize(("damage", "message"), BAD.values(), ids=BAD)
 def test_bad_files(source, tmp_path, capsys, damage, message, before):

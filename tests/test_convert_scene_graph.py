@@ -178,7 +178,7 @@ def test_of_boxes_of_one_region_the_best_gives_the_label(files):
     [
         (
             lambda: (base([[0, 0, 1, 1]], name="5"), {}),
-            "graphs: expected one for each image, got none for 1 of them, '5' the first",
+            "graphs: expected one for each image, got none for 1 of 1, '5' the first",
         ),
         (lambda: (base([[0, 0, 1, 1]]), {"overlap": 0.0}), "overlap: expected a number > 0 and <= 1, got 0.0"),
         (lambda: (random_split(boxes=None), {}), "base: expected a split with boxes, got one without"),
@@ -195,6 +195,13 @@ def test_what_cannot_be_attached(files, change, message):
 def test_how_boxes_are_matched_goes_with_onto(files, tmp_path, capsys, options):
     assert convert(files, tmp_path / "o.h5", *options) == 2
     assert f"{options[0]}: expected none without --onto (no boxes are matched), got one" in capsys.readouterr().err
+
+
+def test_onto_a_split_without_boxes_is_told_before_anything_is_read(tmp_path, capsys):
+    write_split(tmp_path / "base.h5", random_split(boxes=None))
+    absent = tmp_path / "prediction.json", tmp_path / "info.json"
+    assert convert(absent, tmp_path / "o.h5", "--onto", tmp_path / "base.h5") == 2
+    assert "--onto: expected a split with boxes, to find its regions by, got " in capsys.readouterr().err
 
 
 def test_onto_excludes_captions(files, tmp_path, capsys):

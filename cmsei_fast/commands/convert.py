@@ -207,6 +207,8 @@ def _scene_graph(arguments: argparse.Namespace) -> Split:
         raise ValueError("--captions: expected none with --onto, whose file has captions")
     captions = _captions(arguments)
     base = None if arguments.onto is None else open_split(arguments.onto)
+    if base is not None and base.boxes is None:
+        raise ValueError(f"--onto: expected a split with boxes, to find its regions by, got {arguments.onto} without")
     graphs = scene_graph_split(
         arguments.prediction,
         arguments.info,

@@ -52,7 +52,7 @@ def attach(base: Split, graphs: Split, *, overlap: float = 0.5, scaled: bool = T
     missing = [name for name, key in zip(base.ids, keys, strict=True) if key not in place]
     if missing:
         raise ValueError(
-            f"graphs: expected one for each image, got none for {len(missing)} of them, {missing[0]!r} the first"
+            f"graphs: expected one for each image, got none for {len(missing)} of {len(keys)}, {missing[0]!r} the first"
         )
     parts_of = [_on_regions(base, i, graphs, place[key], overlap, scaled) for i, key in enumerate(keys)]
     labels, label_scores, relations, scores = (np.concatenate([parts[k] for parts in parts_of]) for k in range(4))

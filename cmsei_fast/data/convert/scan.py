@@ -57,8 +57,8 @@ def scan_split(
     if len(captions) == entries and captions_per_image > 1:
         step = captions_per_image if entries > 1 and _alike(images[0], images[1]) else 1
         per_image = step
-        if step > 1:
-            _check_copies(path, images, step, progress)
+        if entries % step:
+            raise ValueError(f"{path}: expected copies in groups of {step}, got {entries} images")
     else:
         step, per_image = 1, captions_per_image
     count = entries // step
@@ -67,10 +67,13 @@ def scan_split(
             f"{base / f'{split}_caps.txt'}: expected {entries} captions or {captions_per_image} × {entries} "
             f"({path.name} has {entries} images), got {len(captions)}{blank_line(captions)}"
         )
+    ids = _ids(base / f"{split}_ids.txt", count, per_image)
     boxes, sizes = _boxes(base, split, entries, step, regions)
+    if step > 1:  # last: it reads all features
+        _check_copies(path, images, step, progress)
     offsets = offsets_of([regions] * count)
     return Split(
-        ids=_ids(base / f"{split}_ids.txt", count, per_image),
+        ids=ids,
         offsets=offsets,
         captions=tuple(captions),
         caption_to_image=np.repeat(np.arange(count), per_image),
@@ -81,8 +84,6 @@ def scan_split(
 
 
 def _check_copies(path: Path, images: np.ndarray, step: int, progress: bool) -> None:
-    if len(images) % step:
-        raise ValueError(f"{path}: expected copies in groups of {step}, got {len(images)} images")
     for first in tqdm(range(0, len(images), step), unit=" images", desc="comparing copies", disable=not progress):
         for i in range(first + 1, first + step):
             if not _alike(images[first], images[i]):
@@ -154,5 +155,8 @@ def _sizes(path: Path, count: int, step: int) -> np.ndarray:
     except ValueError as error:
         if "pickled" not in str(error):
             raise
-        fix = "[[s['image_w'], s['image_h']] for s in np.load(path, allow_pickle=True)]"
-        raise ValueError(f"{error}; if you trust the file, save np.array({fix}) in its place") from None
+        name = str(path)
+        fix = f"[[s['image_w'], s['image_h']] for s in np.load({name!r}, allow_pickle=True)]"
+        raise ValueError(
+            f"{error}; if you trust the file, this makes numbers of it: np.save({name!r}, {fix})"
+        ) from None
