@@ -39,9 +39,14 @@ def _precomp(folder: Path) -> None:
     folder.mkdir()
     split = made_split()
     assert split.features is not None
-    for name, count in (("train", 4), ("dev", 8), ("test", 20)):
+    for name, count in (("train", 4), ("dev", 8), ("test", 20), ("testall", 20)):
         np.save(folder / f"{name}_ims.npy", split.features[: split.offsets[count]].reshape(count, -1, WIDTH))
         (folder / f"{name}_caps.txt").write_text("\n".join(split.captions[: 5 * count]) + "\n", encoding="utf-8")
+
+
+def _scores(path: Path) -> None:
+    split = made_split()
+    np.save(path, np.random.default_rng(0).standard_normal((len(split), len(split.captions)), dtype=np.float32))
 
 
 def _vectors(path: Path) -> None:
@@ -126,6 +131,10 @@ SOURCES: dict[str, Callable[[Path], None]] = {
     "f30k_test.h5": _split,
     "runs/f30k/best": _model,
     "data/f30k_precomp": _precomp,
+    "data/coco_precomp": _precomp,
+    "coco_test.h5": _split,
+    "coco.npy": _scores,
+    "runs/coco/best": _model,
     "glove.6B.300d.txt": _vectors,
     "trainval.tsv.0": _tsv,
     "trainval.tsv.1": _tsv,
