@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .compiling import outside_graphs
+
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
@@ -30,6 +32,7 @@ class Encoded:
         """(n + 1,) int64 on the CPU: rows before each item."""
         return torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)])
 
+    @outside_graphs
     def padded(self) -> tuple[Tensor, Tensor]:
         """Rows as (n, longest, D), 0 in the padding, and the lengths."""
         mask = length_mask(self.lengths).to(self.rows.device)  # (n, longest)
@@ -38,6 +41,7 @@ class Encoded:
         return out, self.lengths
 
     @staticmethod
+    @outside_graphs
     def from_padded(features: Tensor, lengths: Any = None) -> Encoded:
         """Padded items (n, L, D) without their padding; differentiable.
 

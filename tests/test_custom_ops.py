@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +16,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 import cmsei_fast
-from cmsei_fast import Encoded
+from cmsei_fast import CMSEI, Encoded, ModelConfig
+from cmsei_fast.data import Vocabulary, split_from_scenes, synthetic_scenes
+from cmsei_fast.data.batches import caption_batch, image_batch
+from cmsei_fast.model.cmsei import without_regions
 from cmsei_fast.nn import PairScore, RelationAttention
 from cmsei_fast.ops import pair_score, relation_attention
 from cmsei_fast.scorer import Attention, PairScorer
@@ -204,6 +207,55 @@ module.pair_score(x, x, o, o, scorer=PairScorer.cmsei()).sum().backward()
 assert x.grad.abs().sum() > 0
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def silently_compiled(call: Callable[..., Tensor], inputs: Sequence[Any], caplog: pytest.LogCaptureFixture) -> int:
+    """The number of graphs, of a function that warns of nothing and gives the same to the bit, gradients too."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    leaves = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
+    found = []
+    with warnings.catch_warnings(), caplog.at_level("WARNING"):
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "The .grad attribute")  # torch's own, of each break in a graph with gradients
+        for f in (torch.compile(call, backend="aot_eager"), call):
+            out = f(*inputs)
+            found.append([out, *torch.autograd.grad(out.sum(), leaves)])
+    assert all(map(torch.equal, *found))
+    assert not caplog.records
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def test_padded_batches_within_a_compiled_function_break_its_graph_once_each(caplog: pytest.LogCaptureFixture) -> None:
+    lengths = torch.tensor([3, 1])
+
+    def call(v: Tensor, w: Tensor) -> Tensor:
+        images, captions = Encoded.from_padded(v * 2), Encoded.from_padded(w * 3, lengths)
+        return pair_score(images, captions, scorer=SCORER).sin()
+
+    inputs = [torch.randn(2, 3, 4, requires_grad=True) for _ in range(2)]
+    assert silently_compiled(call, inputs, caplog) == 3
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_compiled_model_breaks_at_its_graphs_and_its_words_alone(
+    padded: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = synthetic_scenes(2, width=16)
+    split = split_from_scenes(made.scenes, features=made.features)
+    config = ModelConfig(width=16, heads=2, feature_width=16, predicate_names=split.predicate_names, word_width=8)
+    torch.manual_seed(0)
+    model = CMSEI(config, Vocabulary.build(split.captions))
+    images = image_batch(model.aligned(split), range(3))
+    if padded:
+        images = without_regions(images, torch.arange(int(images.lengths.sum())) != 2)
+    assert (len(set(images.lengths.tolist())) > 1) == padded
+    captions = caption_batch([model.vocabulary.encode(caption) for caption in split.captions[:4]])
+    scale = torch.ones((), requires_grad=True)
+    model.regions.features.register_forward_hook(lambda module, inputs, out: out * scale)
+
+    graphs = silently_compiled(lambda scale: model(images, captions), [scale], caplog)
+    assert graphs == 6  # regions as they come, reasoning, unit regions; tokens, words; the score
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Dropout, LayerNorm, Linear, Module, ModuleDict, ModuleList
 
+from ..compiling import outside_graphs
 from ..data.batches import ImageBatch, given
 from ..data.vocabulary import Vocabulary
 from ..graphs import (
@@ -101,18 +102,20 @@ class GraphReasoning(Module):
         """
         if not self.relations:
             return regions
-        mask = batch.mask(regions.device)  # (B, R)
-        graphs = self.graphs(batch, mask)
-        uniform = bool((batch.lengths == mask.shape[1]).all())
-        if uniform:
-            nodes = regions.view(*mask.shape, -1)
-        else:
-            nodes = regions.new_zeros(*mask.shape, regions.shape[-1])
-            nodes[mask] = regions
+        graphs, mask, uniform = self._structure(batch, regions.device)
+        nodes = regions.view(*mask.shape, -1) if uniform else _padded(regions, mask)
         named = self.predicates(words.names(self.name_tokens)) if self.predicates is not None else None
         for layer in self.layers:
             nodes = layer(nodes, graphs, named)
-        return nodes.flatten(0, 1) if uniform else nodes[mask]
+        return nodes.flatten(0, 1) if uniform else _packed(nodes, mask)
+
+    @outside_graphs
+    def _structure(
+        self, batch: ImageBatch, device: torch.device
+    ) -> tuple[dict[str, tuple[Tensor, Tensor | None]], Tensor, bool]:
+        """The graphs, which places (B, R) are regions, and whether all are."""
+        mask = batch.mask(device)
+        return self.graphs(batch, mask), mask, bool((batch.lengths == mask.shape[1]).all())
 
     def graphs(self, batch: ImageBatch, mask: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
         """Labels (B, R, R) of each graph and the confidences of its edges, None where all are certain."""
@@ -123,9 +126,7 @@ class GraphReasoning(Module):
             elif kind == "spatial":
                 boxes = given("boxes", batch.boxes)
                 if boxes.shape[0] != mask.numel():
-                    padded = boxes.new_zeros(*mask.shape, 4)
-                    padded[mask] = boxes
-                    boxes = padded
+                    boxes = _padded(boxes, mask)
                 out[kind] = spatial_labels(boxes.view(*mask.shape, 4), given("sizes", batch.sizes), mask), None
             else:
                 labels, confidence = semantic_labels(
@@ -138,3 +139,17 @@ class GraphReasoning(Module):
                 )
                 out[kind] = labels, None if batch.scores is None else confidence
         return out
+
+
+@outside_graphs
+def _padded(rows: Tensor, mask: Tensor) -> Tensor:
+    """(B, R, …) from rows of the places that the mask (B, R) has, 0 elsewhere."""
+    padded = rows.new_zeros(*mask.shape, rows.shape[-1])
+    padded[mask] = rows
+    return padded
+
+
+@outside_graphs
+def _packed(padded: Tensor, mask: Tensor) -> Tensor:
+    """The rows of the places that the mask (B, R) has."""
+    return padded[mask]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import GRU, Dropout, Linear, Module, Parameter
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from ..compiling import outside_graphs
 from ..data.batches import CaptionBatch
 from ..data.vocabulary import SPECIAL, UNKNOWN, Vocabulary
 from ..encoded import Encoded, length_mask
@@ -60,14 +61,19 @@ class GRUEncoder(Module):
             lost = torch.rand(tokens.shape, device=tokens.device) < self.word_dropout
             tokens = tokens.masked_fill(lost, UNKNOWN)
         vectors = self.dropout(words(tokens))  # (ΣL, word_width)
-        mask = length_mask(batch.lengths).to(tokens.device)
-        padded = vectors.new_zeros(*mask.shape, vectors.shape[-1])
-        padded[mask] = vectors
-        packed = pack_padded_sequence(padded, batch.lengths, batch_first=True, enforce_sorted=False)
-        states = pad_packed_sequence(self.gru(packed)[0], batch_first=True)[0][mask]  # (ΣL, 2 D)
-        forwards, backwards = states.chunk(2, -1)
+        forwards, backwards = self._states(vectors, batch.lengths).chunk(2, -1)
         out = self.dropout((forwards + backwards) / 2)
         return Encoded(out if self.gain is None else words.project(vectors) + self.gain * out, batch.lengths)
+
+    @outside_graphs
+    def _states(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """(ΣL, 2 D): the states of both directions."""
+        mask = length_mask(lengths).to(vectors.device)
+        padded = vectors.new_zeros(*mask.shape, vectors.shape[-1])
+        padded[mask] = vectors
+        packed = pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=False)
+        states: Tensor = pad_packed_sequence(self.gru(packed)[0], batch_first=True)[0][mask]
+        return states
 
 
 class TransformerEncoder(Module):
@@ -122,16 +128,27 @@ class TransformerEncoder(Module):
 
         ``words`` is what :class:`GRUEncoder` is given; a transformer has an embedding of its own.
         """
+        padded, mask = self._padded(batch)
+        states = self.model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
+        kept, lengths = self._words(states, mask, batch)
+        return Encoded(self.dropout(self.project(kept)), lengths)
+
+    @outside_graphs
+    def _padded(self, batch: CaptionBatch) -> tuple[Tensor, Tensor]:
+        """(M, longest) tokens, and which of them are a caption's own."""
         mask = length_mask(batch.lengths).to(batch.tokens.device)
         padded = batch.tokens.new_full(mask.shape, self.tokenizer.pad_token_id or 0)
         padded[mask] = batch.tokens
-        states = self.model(input_ids=padded, attention_mask=mask.long()).last_hidden_state[mask]  # (ΣL, hidden)
-        owners = torch.repeat_interleave(torch.arange(len(batch)), batch.lengths).to(padded.device)
+        return padded, mask
+
+    @outside_graphs
+    def _words(self, states: Tensor, mask: Tensor, batch: CaptionBatch) -> tuple[Tensor, Tensor]:
+        """(ΣL', hidden) states of words, and how many each caption has."""
+        owners = torch.repeat_interleave(torch.arange(len(batch)), batch.lengths).to(states.device)
         word = ~self.special[batch.tokens]
         wordless = torch.bincount(owners[word], minlength=len(batch)) == 0
         kept = word | wordless[owners]
-        lengths = torch.bincount(owners[kept], minlength=len(batch)).cpu()
-        return Encoded(self.dropout(self.project(states[kept])), lengths)
+        return states[mask][kept], torch.bincount(owners[kept], minlength=len(batch)).cpu()
 
 
 @contextmanager
