@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from argparse import Namespace
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from training_runs import SMALL, write_splits
 
 from cmsei_fast import CMSEI, cli, engines, progress, recall_metrics, score_file, score_matrix
+from cmsei_fast.commands.scoring import tell_counts
 from cmsei_fast.commands.sources import load_split
 from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
 from cmsei_fast.data.files import check_target, write_text
@@ -316,6 +318,20 @@ def test_folds(files, run, tmp_path, capsys, options, folds):
         assert "--protocol coco-1k: papers have 5,000 images (5 folds of 1,000), this split has 20, 4 a fold" in warned
     else:
         assert "warning" not in warned
+
+
+def test_a_protocol_of_five_captions_is_told_of_others(capsys):
+    arguments = Namespace(protocol="f30k-1k", folds=None)
+    owner = np.repeat(np.arange(1000), 5)
+    tell_counts(arguments, 1000, owner)
+    tell_counts(Namespace(protocol=None, folds=5), 3, np.arange(3))
+    assert capsys.readouterr().err == ""
+    tell_counts(arguments, 1000, np.append(owner, [7, 8, 8]))
+    warned = capsys.readouterr().err
+    assert "--protocol f30k-1k: papers have 5 captions of each image, this split has 5 to 7; more captions" in warned
+    assert warned.endswith(" (convert --max-captions 5 keeps the first 5)\n")
+    tell_counts(arguments, 1000, owner[::5])
+    assert capsys.readouterr().err.endswith("this split has 1; more captions give higher recalls from image to text\n")
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,9 @@ def test_convert_two_files_for_a_split_of_a_dataset(tmp_path):
     assert split.captions == ("A", "B", "C")
     assert split.caption_to_image.tolist() == [0, 0, 1]
     check(split, ["1000092795", "12"])
+    options = ("--captions", dataset, "--split", "test", "--max-captions", 1)
+    assert convert(tmp_path / "o.h5", *files, *options) == 0
+    assert open_split(tmp_path / "o.h5").captions == ("A", "C")
 
 
 def test_caption_files(tmp_path):
@@ -161,7 +164,8 @@ def test_bad_files(tmp_path, capsys, content, message, before):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--ids", "i.txt"], "--ids: expected a text file as --captions with it, got None"),
+        (["--ids", "i.txt"], "--ids: expected a text file as --captions with it, got none"),
+        (["--max-captions", "5"], "--max-captions: expected --captions with it, got none"),
         (
             ["--captions", "d.json", "--split", "a", "--ids", "i"],
             "--ids: expected a text file as --captions with it, got",

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cmsei_fast.data.convert import caption_lines, caption_table, coco_captions, karpathy_captions
+from cmsei_fast.data.convert import caption_lines, caption_table, coco_captions, first_captions, karpathy_captions
 from cmsei_fast.data.convert.matching import image_key, match_images
 
 
@@ -67,6 +67,14 @@ def test_bad_lines(tmp_path, caps, ids, message):
     with pytest.raises(ValueError, match="expected") as caught:
         caption_lines(write(tmp_path / "c.txt", caps), write(tmp_path / "i.txt", ids))
     assert str(caught.value) == f"{tmp_path}/{message}"
+
+
+def test_first_captions(tmp_path):
+    table = caption_table(write(tmp_path / "r.token", "b\t1\na\t2\nb\t3\nb\t4\na\t5\n"))
+    got = first_captions(table, 2)
+    assert (got.images, got.captions) == (("b", "a"), ("1", "2", "3", "5"))
+    assert got.caption_to_image.tolist() == [0, 1, 0, 1]
+    assert first_captions(table, 3).captions == table.captions
 
 
 def test_token_table(tmp_path):

@@ -47,6 +47,12 @@ def add_parser(commands: Any) -> None:
             metavar="NAME",
             help="which split of dataset_*.json to read; separate several by commas, e.g. train,restval",
         )
+        command.add_argument(
+            "--max-captions",
+            type=_positive,
+            metavar="K",
+            help="keep the first K captions of each image; papers on MS-COCO keep 5 (default: all)",
+        )
     for command in (scan, butd, npz):
         command.add_argument(
             "--dtype",
@@ -249,6 +255,17 @@ def _jsonl(arguments: argparse.Namespace) -> Split:
 
 
 def _captions(arguments: argparse.Namespace) -> Captions | None:
+    from ..data.convert import first_captions
+
+    if arguments.captions is None and arguments.max_captions is not None:
+        raise ValueError("--max-captions: expected --captions with it, got none")
+    captions = _all_captions(arguments)
+    if captions is None or arguments.max_captions is None:
+        return captions
+    return first_captions(captions, arguments.max_captions)
+
+
+def _all_captions(arguments: argparse.Namespace) -> Captions | None:
     from ..data.convert import caption_lines, caption_table, coco_captions, karpathy_captions
 
     path, ids, split = arguments.captions, arguments.ids, arguments.split
@@ -256,7 +273,7 @@ def _captions(arguments: argparse.Namespace) -> Captions | None:
     for name, value, wanted in (("--ids", ids, path is not None and not dataset), ("--split", split, dataset)):
         if value is not None and not wanted:
             kind = "a dataset_*.json" if name == "--split" else "a text file"
-            raise ValueError(f"{name}: expected {kind} as --captions with it, got {path}")
+            raise ValueError(f"{name}: expected {kind} as --captions with it, got {path or 'none'}")
     if path is None:
         return None
     if dataset:

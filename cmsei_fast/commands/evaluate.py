@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
 from .paths import check_outputs, given_path
-from .scoring import add_protocol_flags, add_scoring_flags, folds_of, stream_of_models, tell_size
+from .scoring import add_protocol_flags, add_scoring_flags, folds_of, stream_of_models, tell_counts
 from .sources import SCORERS, is_split_file, load_split
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) ->
         heading = f"{named} on an untrained encoding by words; recalls in percent, a tie counts as half a rank\n"
     n_image, n_caption = stream.shape
     if first:
-        tell_size(arguments, n_image)
+        tell_counts(arguments, n_image, owner)
     if folds > 1:
         heading = f"mean over {folds} folds of {n_image // folds:,} images each, by {heading}"
     start = time.perf_counter()

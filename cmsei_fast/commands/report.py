@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from ..version import __version__
 from .paths import check_outputs, given_path
 from .saved_scores import captions_of, owner_of, saved_scores
-from .scoring import add_protocol_flags, add_scoring_flags, add_thumbnail_flag, folds_of, stream_of_models, tell_size
+from .scoring import (
+    add_protocol_flags,
+    add_scoring_flags,
+    add_thumbnail_flag,
+    folds_of,
+    stream_of_models,
+    tell_counts,
+)
 from .settings import check_least
 from .sources import load_split
 
@@ -106,7 +113,7 @@ def _report(arguments: argparse.Namespace) -> int:
     shape = saved.shape if saved is not None else (len(split), split.n_captions)  # type: ignore[arg-type,union-attr]
     owner = owner_of(arguments, split, shape)
     split_folds(owner, shape[0], folds)
-    tell_size(arguments, shape[0])
+    tell_counts(arguments, shape[0], owner)
     if captions is not None and len(captions) != shape[1]:
         raise ValueError(f"--captions: expected {shape[1]} lines (as the scores have captions), got {len(captions)}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from .paths import given_path
@@ -11,12 +12,15 @@ from .paths import given_path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+
     from ..data import Split
     from ..ensemble import MeanStream
     from ..model import CMSEI
 
-# Folds and images of the protocols that papers report.
+# Folds and images of the protocols that papers report, and captions of an image.
 PROTOCOLS = {"f30k-1k": (1, 1000), "coco-1k": (5, 5000), "coco-5k": (1, 5000)}
+CAPTIONS = 5
 
 
 def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
@@ -77,10 +81,31 @@ def folds_of(arguments: argparse.Namespace) -> int:
     return folds if arguments.protocol is None else PROTOCOLS[arguments.protocol][0]
 
 
-def tell_size(arguments: argparse.Namespace, n_image: int) -> None:
-    """Warns on standard error of a protocol on another number of images than papers report it for."""
-    if arguments.protocol is None or n_image == (expected := PROTOCOLS[arguments.protocol][1]):
+def tell_counts(arguments: argparse.Namespace, n_image: int, owner: np.ndarray) -> None:
+    """Warns on standard error of a protocol on other numbers than papers report it for.
+
+    Args:
+        arguments: with the flags of :func:`add_protocol_flags`.
+        n_image: number of images.
+        owner: (n_caption,) image of each caption.
+    """
+    if arguments.protocol is None:
         return
+    if n_image != PROTOCOLS[arguments.protocol][1]:
+        _tell_size(arguments, n_image)
+    counts = sorted({*Counter(owner.tolist()).values()})
+    if counts != [CAPTIONS]:
+        have = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        fewer = f" (convert --max-captions {CAPTIONS} keeps the first {CAPTIONS})" if counts[-1] > CAPTIONS else ""
+        print(
+            f"cmsei-fast: warning: --protocol {arguments.protocol}: papers have {CAPTIONS} captions of each image, "
+            f"this split has {have}; more captions give higher recalls from image to text{fewer}",
+            file=sys.stderr,
+        )
+
+
+def _tell_size(arguments: argparse.Namespace, n_image: int) -> None:
+    expected = PROTOCOLS[arguments.protocol][1]
     folds = folds_of(arguments)
     what = f"{expected:,} images" if folds == 1 else f"{expected:,} images ({folds} folds of {expected // folds:,})"
     each = f", {n_image // folds:,} a fold" if folds > 1 else ""

@@ -2,7 +2,7 @@
 
 from .attach import attach
 from .butd import butd_split
-from .captions import Captions, caption_lines, caption_table, coco_captions, karpathy_captions
+from .captions import Captions, caption_lines, caption_table, coco_captions, first_captions, karpathy_captions
 from .jsonl import jsonl_split
 from .npz import npz_split
 from .scan import scan_split
@@ -15,6 +15,7 @@ __all__ = [
     "caption_lines",
     "caption_table",
     "coco_captions",
+    "first_captions",
     "jsonl_split",
     "karpathy_captions",
     "npz_split",

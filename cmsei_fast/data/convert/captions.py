@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -137,6 +137,20 @@ def coco_captions(path: str | os.PathLike[str]) -> Captions:
         check_string(f"{path}: annotations[{i}]: caption", caption)
         sentences[number].append(" ".join(caption.split()))
     return _collect(str(path), [(names[number], caption) for number in names for caption in sentences[number]])
+
+
+def first_captions(captions: Captions, count: int) -> Captions:
+    """The first ``count`` captions of each image, in their order; all of an image that has no more.
+
+    Some images of MS-COCO have six or seven captions. The splits of the field keep five.
+    """
+    rank, seen = [], Counter[int]()
+    for image in captions.caption_to_image.tolist():
+        rank.append(seen[image])
+        seen[image] += 1
+    kept = [i for i, place in enumerate(rank) if place < count]
+    chosen = tuple(captions.captions[i] for i in kept)
+    return replace(captions, captions=chosen, caption_to_image=captions.caption_to_image[kept])
 
 
 def _list_in(path: str | os.PathLike[str], record: dict[str, Any], key: str) -> list[Any]:
