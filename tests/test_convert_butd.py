@@ -93,6 +93,20 @@ def test_caption_files(tmp_path):
     check(open_split(tmp_path / "o.h5"), ["12"])
 
 
+def test_lines_of_images_that_captions_do_not_name_may_be_damaged(tmp_path, capsys):
+    damaged = line("7", 100)[:-9] + "\n"
+    path = write(tmp_path / "a.tsv", damaged, line("12", COUNTS["12"]), damaged)
+    (tmp_path / "t.token").write_text("12.jpg#0\tA\n")
+    assert convert(tmp_path / "o.h5", path, "--captions", tmp_path / "t.token") == 0
+    check(open_split(tmp_path / "o.h5"), ["12"])
+    (tmp_path / "t.token").write_text("12.jpg#0\tA\n7.jpg#0\tB\n")
+    assert convert(tmp_path / "p.h5", path, "--captions", tmp_path / "t.token") == 2
+    assert "a.tsv, line 1: features: expected base64 of 100" in capsys.readouterr().err
+    (tmp_path / "t.token").write_text("5.jpg#0\tA\n")
+    assert convert(tmp_path / "p.h5", path, "--captions", tmp_path / "t.token") == 2
+    assert "a.tsv: expected the 1 images of " in capsys.readouterr().err
+
+
 def test_rows_across_images(tmp_path):
     rows = butd_split([write(tmp_path / "a.tsv")]).features
     expected = np.concatenate([parts(name, count)[1] for name, count in COUNTS.items()])

@@ -16,7 +16,7 @@ from ..split import Split, offsets_of
 from ..strings import check_string
 from .boxes import check_inside
 from .captions import Captions
-from .matching import match_images
+from .matching import image_key, match_images
 from .rows import ImageRows
 
 _FIELDS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
@@ -48,7 +48,8 @@ def butd_split(
 ) -> Split:
     """The split of one or more tsv files (image_id, image_w, image_h, num_boxes, boxes, features); R may vary.
 
-    The files are read once for everything but the features, which are read line by line when they are sliced.
+    The files are read once for everything but the features, which are read line by line when they are sliced. Lines of
+    images that the captions do not name are passed over, whatever is in them: published files have damaged ones.
 
     Args:
         paths: the files, as one.
@@ -61,9 +62,10 @@ def butd_split(
         ValueError: naming the file, the line and the field; an image is there twice, or has captions and is not there.
     """
     names = [os.fspath(path) for path in paths]
-    lines = [line for name in names for line in _index(name, progress)]
+    wanted = None if captions is None else {image_key(name) for name in captions.images}
+    lines = [line for name in names for line in _index(name, wanted, progress)]
     source = ", ".join(names)
-    if not lines:
+    if not lines and captions is None:
         raise ValueError(f"{source}: expected at least one image, got an empty file")
     for line in lines:
         if line.width != lines[0].width:
@@ -82,14 +84,15 @@ def butd_split(
     )
 
 
-def _index(path: str, progress: bool) -> list[_Line]:
+def _index(path: str, wanted: set[str] | None, progress: bool) -> list[_Line]:
+    """The lines of the images wanted, by their keys; None: of all."""
     lines, begin = [], 0
     with (
         open(path, "rb") as file,
         tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, disable=not progress) as bar,
     ):
         for number, raw in enumerate(file, 1):
-            if raw.strip():
+            if raw.strip() and (wanted is None or _key(raw) in wanted):
                 try:
                     lines.append(_line(path, number, begin, raw))
                 except ValueError as error:
@@ -97,6 +100,10 @@ def _index(path: str, progress: bool) -> list[_Line]:
             begin += len(raw)
             bar.update(len(raw))
     return lines
+
+
+def _key(raw: bytes) -> str:
+    return image_key(raw.partition(b"\t")[0].decode("utf-8", "replace"))
 
 
 def _line(path: str, number: int, begin: int, raw: bytes) -> _Line:
