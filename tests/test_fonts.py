@@ -33,9 +33,10 @@ def test_a_file_that_is_no_font_has_no_characters(tmp_path):
     assert _characters(str(tmp_path / "a.ttf")) == set()
 
 
-def test_a_character_of_no_font_is_a_box_and_no_warning(tmp_path):
+def test_a_character_of_no_font_is_a_box_and_no_warning(tmp_path, caplog):
     found = explain_features(np.eye(3), np.eye(3)[:2], word_names=["a", ABSENT])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw(found, tmp_path / "a.png")
+    assert caplog.records == []
     assert (tmp_path / "a.png").stat().st_size > 0

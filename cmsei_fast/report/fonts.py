@@ -15,17 +15,29 @@ def families(text: str) -> list[str]:
     import matplotlib
     from matplotlib import font_manager
 
-    def taken(*names: str) -> str:
-        return font_manager.findfont(font_manager.FontProperties(family=list(names)))
-
     found = list(matplotlib.rcParams["font.family"])
-    lacking = {ord(character) for character in text if not character.isspace()} - _characters(taken(*found))
-    for name in sorted({entry.name for entry in font_manager.fontManager.ttflist}) if lacking else ():
-        has = lacking & _characters(taken(name))
-        if has and not name.startswith("Last Resort"):  # a font of boxes
+    usual = font_manager.findfont(font_manager.FontProperties(family=found))
+    lacking = {ord(character) for character in text if not character.isspace()} - _characters(usual)
+    for name, path in sorted(_regular().items()) if lacking else ():
+        has = lacking & _characters(path)
+        if has:
             found.append(name)
             lacking -= has
     return found
+
+
+def _regular() -> dict[str, str]:
+    """Files of the installed families, upright and of a regular weight: one without would be told in its place."""
+    from matplotlib import font_manager
+
+    weights = font_manager.weight_dict
+    return {
+        entry.name: entry.fname
+        for entry in font_manager.fontManager.ttflist
+        if entry.style == "normal"
+        and weights.get(entry.weight, entry.weight) == 400
+        and not entry.name.startswith("Last Resort")  # a font of boxes
+    }
 
 
 def _characters(path: str) -> set[int]:
