@@ -118,6 +118,15 @@ def test_the_name_of_an_action_stands_beside_its_arrow(pages, window):
         assert wrong == []
 
 
+def test_intervals_of_large_ranks_fit_a_phone(pages, window):
+    window.open(pages / "report.html", width=390)
+    widths = window.run("""
+      document.querySelectorAll(".recalls td:last-child small").forEach((e) => { e.textContent = "181.1–1206.8" });
+      const box = document.querySelector(".recalls").parentElement;
+      return [box.scrollWidth, box.clientWidth]""")
+    assert widths[0] <= widths[1]
+
+
 def test_charts_are_dark_where_the_page_is(pages, window):
     """They are drawn on white, which the page turns around: a white block on a dark page hurts."""
     image = pytest.importorskip("PIL.Image", reason="a screenshot is read by Pillow (extra plot)")

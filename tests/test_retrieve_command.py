@@ -16,6 +16,7 @@ from training_runs import tiny_model, tiny_split
 
 from cmsei_fast import cli, engines, retrieve, score_matrix
 from cmsei_fast.data import write_split
+from cmsei_fast.report.drawings import Drawings
 
 SPLIT = tiny_split(3)
 SENTENCES = ["the robot touching the orange horse", "zorblax horse of quux"]
@@ -138,6 +139,31 @@ def test_an_ensemble_finds_by_the_mean_and_a_file_asks_as_flags_do(files, tmp_pa
         assert [x["image"] for x in query["images"]] == order.tolist()  # all, where there are fewer than asked for
         np.testing.assert_array_equal([x["score"] for x in query["images"]], column[order].astype(float))
     assert asked[0][1].count(" reads as unknown: zorblax, quux") == 2
+
+
+def test_boxes_that_the_sentence_names_stand_out():
+    names = ["traffic light", "dog", "man", "dog", *(f"thing{i}" for i in range(9))]
+    n = len(names)
+    corners = np.stack(np.divmod(np.arange(n), 4), axis=1) * 90
+    objects = tuple(dict.fromkeys(names))
+    split = dataclasses.replace(
+        SPLIT.subset([0]),
+        features=None,
+        offsets=np.array([0, n]),
+        boxes=np.concatenate([corners, corners + 80 - np.arange(n)[::-1, None]], axis=1).astype(np.float32),
+        sizes=np.array([[400, 400]], dtype=np.float32),
+        labels=np.array([objects.index(name) for name in names], dtype=np.int32),
+        object_names=objects,
+        relations=None,
+        relation_offsets=None,
+        relation_scores=None,
+        predicate_names=(),
+    )
+    bold = re.compile(r'font-weight="bold">([^<]*)<')
+    drawn = Drawings(split).draw(0, "Two DOGS at a traffic light , a woman")
+    assert bold.findall(drawn) == ["dog", "traffic light"]  # though smaller than the eight that have names without it
+    assert drawn.count('stroke-width="2"') == 3
+    assert bold.findall(Drawings(split).draw(0)) == bold.findall(Drawings(split).draw(0, "light")) == []
 
 
 def test_a_sentence_without_words_is_told_as_that(files, tmp_path, capsys):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import Split
+from ..data import Split, tokenize
+from ..data.lexical import singular
 from .canvas import about_box, keep_clear
 from .extras import require
 from .html import Html, html, name_size, named, picture, svg
@@ -42,12 +43,12 @@ class Drawings:
         """The image's name, or its number."""
         return f"image {image}" if self.split is None else self.split.ids[image]
 
-    def draw(self, image: int) -> Html:
-        """The image, at most ``WIDTH`` × ``HEIGHT`` CSS pixels."""
+    def draw(self, image: int, sentence: str = "") -> Html:
+        """The image, at most ``WIDTH`` × ``HEIGHT`` CSS pixels; boxes that the sentence names stand out."""
         if self.files is not None:
             return _thumbnail(self.files[image], self.name(image))
         if self.split is not None and self.split.boxes is not None:
-            return _boxes(self.split, image)
+            return _boxes(self.split, image, {singular(word) for word in tokenize(sentence)})
         return html("")
 
 
@@ -77,7 +78,7 @@ def _thumbnail(path: Path, name: str) -> Html:
     return picture(buffer.getvalue(), "image/jpeg", name, width=round(small.width * scale))
 
 
-def _boxes(split: Split, image: int) -> Html:
+def _boxes(split: Split, image: int, words: set[str]) -> Html:
     rows = slice(int(split.offsets[image]), int(split.offsets[image + 1]))
     assert split.boxes is not None
     boxes = split.boxes[rows]
@@ -87,23 +88,27 @@ def _boxes(split: Split, image: int) -> Html:
     names = [""] * len(boxes)
     if split.labels is not None:
         names = ["unknown" if i < 0 else split.object_names[i] for i in split.labels[rows].tolist()]
+    told = {name for name in names if words.issuperset(map(singular, tokenize(name) or [name]))}
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     parts = []
-    for x1, y1, x2, y2 in (boxes * scale).tolist():
+    for name, (x1, y1, x2, y2) in zip(names, (boxes * scale).tolist(), strict=True):
         parts.append(
             f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}" fill="var(--accent)" '
-            f'fill-opacity=".03" stroke="var(--accent)" stroke-opacity=".7"/>'
+            f'fill-opacity=".03" stroke="var(--accent)" '
+            + ('stroke-width="2"/>' if name in told else 'stroke-opacity=".7"/>')
         )
-    # The first box of a name in the detector's order of confidence, or in that of its size, as long as there is room.
-    order = np.argsort(-(area if split.label_scores is None else split.label_scores[rows]), kind="stable")
+    # The first box of a name in the detector's order of confidence, or in that of its size, as long as there is room;
+    # names of the sentence before the others.
+    order = np.argsort(-(area if split.label_scores is None else split.label_scores[rows]), kind="stable").tolist()
+    order.sort(key=lambda i: names[i] not in told)
     first: dict[str, int] = {}
-    for i in order.tolist():
+    for i in order:
         if names[i] and len(first) < _NAMED:
             first.setdefault(names[i], i)
-    sizes = [name_size(name, _TEXT) for name in first]
+    sizes = [name_size(name, _TEXT, bold=name in told) for name in first]
     places = [about_box((boxes[i] * scale).tolist(), size) for i, size in zip(first.values(), sizes, strict=True)]
     for name, corner in zip(first, keep_clear(zip(sizes, places, strict=True), (wide, high)), strict=True):
         if corner is not None:
-            parts.append(named(name, *corner, _TEXT))
+            parts.append(named(name, *corner, _TEXT, bold=name in told))
     label = f"{split.ids[image]}: {', '.join(dict.fromkeys(x for x in names if x)) or f'{len(boxes)} regions'}"
     return svg(wide, high, label, "".join(parts))

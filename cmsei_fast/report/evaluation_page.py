@@ -32,6 +32,7 @@ figure.own { border: 3px solid var(--ink); padding: calc(.5rem - 2px); }
 figcaption { overflow-wrap: anywhere; }
 .side figcaption { max-width: 12.5rem; }
 td small { white-space: nowrap; }
+@media (max-width: 40rem) { td small { white-space: normal; } }
 .settings td { overflow-wrap: anywhere; max-width: 50rem; text-align: left; }
 details { margin: .5rem 0; }
 @media (max-width: 40rem) {
@@ -140,18 +141,19 @@ def _image_query(query: Query, what: Evaluation) -> str:
 
 
 def _caption_query(query: Query, what: Evaluation) -> str:
-    figures = [_figure(found, f"{place}.", what) for place, found in enumerate(query.top, start=1)]
+    sentence = "" if what.captions is None else what.captions[query.index]
+    figures = [_figure(found, f"{place}.", what, sentence) for place, found in enumerate(query.top, start=1)]
     if not any(found.own for found in query.top):
-        figures.append(_figure(query.own, f"rank {query.rank:g}:", what))
+        figures.append(_figure(query.own, f"rank {query.rank:g}:", what, sentence))
     text = html(_caption(what, query.index))
     return f'<h4>{text}, rank {query.rank:g}</h4><div class="gallery">{"".join(figures)}</div>'
 
 
-def _figure(found: Found, place: str, what: Evaluation) -> str:
+def _figure(found: Found, place: str, what: Evaluation, sentence: str) -> str:
     name = html(what.drawings.name(found.index))
     text = f"{place} {_marked(found, name)}"
     kind = ' class="own"' if found.own else ""
-    return f"<figure{kind}>{what.drawings.draw(found.index)}<figcaption>{text}</figcaption></figure>"
+    return f"<figure{kind}>{what.drawings.draw(found.index, sentence)}<figcaption>{text}</figcaption></figure>"
 
 
 def _marked(found: Found, text: str) -> str:

@@ -47,7 +47,7 @@ def unknown_words(query: Mapping[str, Any]) -> list[str]:
 def _sentence(query: Mapping[str, Any], drawings: Drawings) -> str:
     unknown = "".join(f'<p class="unknown">{html(line)}</p>' for line in unknown_words(query))
     figures = "".join(
-        f"<figure>{drawings.draw(x['image'])}<figcaption>{x['rank']}. {html(x['name'])} {_score(x)}"
+        f"<figure>{drawings.draw(x['image'], query['caption'])}<figcaption>{x['rank']}. {html(x['name'])} {_score(x)}"
         f"{_texts(x['captions'])}</figcaption></figure>"
         for x in query["images"]
     )
