@@ -30,12 +30,12 @@ def _regular() -> dict[str, str]:
     """Files of the installed families, upright and of a regular weight: one without would be told in its place."""
     from matplotlib import font_manager
 
-    weights = font_manager.weight_dict
+    regular = {400, *(name for name, weight in font_manager.weight_dict.items() if weight == 400)}
     return {
         entry.name: entry.fname
         for entry in font_manager.fontManager.ttflist
         if entry.style == "normal"
-        and weights.get(entry.weight, entry.weight) == 400
+        and entry.weight in regular
         and not entry.name.startswith("Last Resort")  # a font of boxes
     }
 
