@@ -37,7 +37,8 @@ from cmsei_fast.data import Split
 from cmsei_fast.report import Explanation
 from cmsei_fast.report.relations import relation_shares, strongest_relations
 from cmsei_fast.training import train
-from cmsei_fast.training.loop import CONFIG, LAST
+from cmsei_fast.training.loop import LAST
+from cmsei_fast.training.run_record import CONFIG
 
 RESULTS, PAGE = ROOT / "benchmarks" / "relation_words.json", ROOT / "docs" / "explain.md"
 MARKS = "<!-- relation words: made by python -m benchmarks.relation_words table -->", "<!-- end of relation words -->"

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .commands import convert, demo, evaluate, explain, report, retrieve, train
+from .commands import convert, demo, doctor, evaluate, explain, report, retrieve, train
 from .version import __version__
 
 BAD_INPUT = 2
@@ -17,7 +17,7 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; its status is 0, 1 (doctor found a disagreement), 2 (bad input) or 130 (interrupted)."""
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -56,7 +56,8 @@ def _explains_itself(error: Exception) -> bool:
     return not isinstance(error, RuntimeError) or isinstance(error, (EngineUnavailable, ProcessLost))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; what it parses has ``run``, the command itself."""
     parser = _Parser(
         prog="cmsei-fast",
         description="Image-sentence retrieval by fine-grained cross-attention: trains, evaluates and explains models.",
@@ -65,20 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cmsei-fast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    for module in (demo, convert, train, evaluate, retrieve, explain, report):
+    for module in (demo, convert, train, evaluate, retrieve, explain, report, doctor):
         module.add_parser(commands)
-    doctor = commands.add_parser(
-        "doctor",
-        help="check which engines can run on this machine and whether their scores are right",
-        description="Lists the engines that can run on this machine and why the others cannot, and the environment "
-        "variables that are set; then checks each engine against the reference on a small problem. The exit status "
-        "is 1 if an engine disagrees.",
-    )
-    doctor.set_defaults(run=_doctor)
     return parser
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    from .doctor import doctor
-
-    return doctor()

@@ -100,7 +100,7 @@ def check_command(command: str) -> None:
     if words[:3] == ["python", "-m", "cmsei_fast"]:
         words = ["cmsei-fast", *words[3:]]
     if words[0] == "cmsei-fast":
-        cli._parser().parse_args(words[1:])
+        cli.build_parser().parse_args(words[1:])
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]) is not None, words[2]
     elif words[0] == "pip":

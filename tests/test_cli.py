@@ -203,7 +203,7 @@ def test_usage_errors(arguments, capsys):
 
 
 def test_help_says_what_every_command_and_flag_is():
-    parsers = [cli._parser()]
+    parsers = [cli.build_parser()]
     for parser in parsers:
         assert parser.description, parser.prog
         for action in parser._actions:

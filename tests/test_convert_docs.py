@@ -41,5 +41,5 @@ def test_every_format_has_a_command():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_taken(command):
-    arguments = cli._parser().parse_args(shlex.split(command))
+    arguments = cli.build_parser().parse_args(shlex.split(command))
     assert arguments.out.endswith(".h5")

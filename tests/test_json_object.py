@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from cmsei_fast.commands.settings import read_settings
 from cmsei_fast.data.json_object import read_json
+from cmsei_fast.model import ModelConfig
 from cmsei_fast.report.run_files import read_run
 from cmsei_fast.training import TrainConfig
 from cmsei_fast.training.checkpoint import read_checkpoint
-from cmsei_fast.training.loop import _Run
+from cmsei_fast.training.run_record import compared_record
 
 DAMAGED = {
     "empty": (b"", "malformed JSON: "),
@@ -23,9 +22,7 @@ DAMAGED = {
 
 
 def resumed(directory) -> None:
-    model = SimpleNamespace(config=SimpleNamespace(to_dict=dict))
-    run = SimpleNamespace(directory=directory, config=TrainConfig(), model=model)
-    _Run._check_directory(run, None, True, {})  # type: ignore[arg-type]
+    compared_record(directory, TrainConfig(), ModelConfig(relations=()), {}, True, None)
 
 
 READERS = {

@@ -71,12 +71,12 @@ def training_curves(run: Run) -> Html:
     told = f"Loss from {loss[0]:.3g} to {loss[-1]:.3g} in {run.steps[-1]['step']:,} steps."
     with charts.style():
         figure, axes = charts.panels(3 if run.validations else 2)
-        where, mean, low, high = _thinned(steps, loss)
+        where, mean, low, high = thinned(steps, loss)
         axes[0].plot(where, mean, color=charts.COLOURS[0])
         if low is not None and high is not None:
             axes[0].fill_between(where, low, high, color=charts.COLOURS[0], alpha=0.2, linewidth=0)
         axes[0].set(title="loss", xlabel="step")
-        axes[1].plot(*_thinned(at, rate)[:2], color=charts.COLOURS[0])
+        axes[1].plot(*thinned(at, rate)[:2], color=charts.COLOURS[0])
         axes[1].set(title="learning rate", xlabel="step")
         axes[1].ticklabel_format(axis="y", scilimits=(-2, 3))
         if run.validations:
@@ -98,7 +98,7 @@ def _series(records: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.nd
     return np.array([s for s, _ in pairs], dtype=float), np.array([x for _, x in pairs])
 
 
-def _thinned(
+def thinned(
     steps: np.ndarray, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Steps and values; of more than ``_POINTS`` the means of equal runs, and their quartiles."""

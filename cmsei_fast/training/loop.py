@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..data.json_object import read_json, write_json
+from ..data.json_object import write_json
 from ..data.split import Split
-from ..model import CMSEI, ModelConfig
+from ..model import CMSEI
 from ..process_group import default_group, process_group, rank_and_world
 from ..progress import Steps
 from ..retrieval import RecallMetrics, evaluate
@@ -30,12 +29,9 @@ from .identity import identity, vocabulary_identity
 from .log import Log
 from .mentions import find_mentions
 from .objective import Objective
+from .run_record import CONFIG, compared_record
 
-CHECKPOINTS, BEST, LAST, CONFIG = "checkpoints", "best", "last", "run.json"
-# What the parts of the configuration that are no settings are of, for messages.
-_OWNERS = {"data": "training.", "validation": "validation.", "vocabulary": "vocabulary."}
-# Settings that a resumed run may change: no step depends on them.
-_FREE = ("workers", "checkpoint_every", "validate_every")
+CHECKPOINTS, BEST, LAST = "checkpoints", "best", "last"
 
 
 def train(
@@ -132,7 +128,7 @@ class _Run:
         data = {"data": identity(training), "vocabulary": vocabulary_identity(model.vocabulary)}
         if validation is not None:
             data["validation"] = identity(validation)
-        self._check_directory(found, resume, data)
+        self._note(found, resume, data)
         torch.manual_seed(config.seed + 1000003 * self.rank)  # dropout differs between processes
         if found is not None:
             self._restore(*disk.read_checkpoint(found))
@@ -280,42 +276,14 @@ class _Run:
         self.scaler.load_state_dict(state["scaler"])
         disk.restore_random_state(_part(tensors, f"{self.rank}."), self.device)
 
-    def _check_directory(self, found: Path | None, resume: bool, data: dict[str, Any]) -> None:
-        """A new run begins in a directory without one; a resumed run has the configuration and data it began with."""
-        path = self.directory / CONFIG
-        record = {"training": self.config.to_dict(), "model": self.model.config.to_dict(), **data}
-        record = json.loads(json.dumps(record))
-        before = None
-        if path.exists():
-            if not resume:
-                raise FileExistsError(f"{self.directory}: expected a directory without a run (or resume), got one")
-            before = read_json(path)
-            if not all(isinstance(before.get(part, {}), dict) for part in record):
-                raise ValueError(f"{path}: expected the configuration of a run, got another JSON file")
-            # A setting that is younger than the run: it had no such part.
-            before["training"] = TrainConfig().to_dict() | before.get("training", {})
-            if "model" in before:
-                before["model"] = ModelConfig.without_unread(before["model"])
-            for part in [x for x in record if x in before]:  # an older run has not noted its data
-                for name, value in record[part].items():
-                    if (old := before[part].get(name)) != value and not self._may_differ(name, old):
-                        name = _OWNERS.get(part, "") + name
-                        raise ValueError(f"{name}: expected {old!r:.80} (as the run began), got {value!r:.80}")
-            if "validation" in before:  # a run that goes on without it keeps to it
-                record.setdefault("validation", before["validation"])
-        elif found is not None:
-            raise ValueError(f"{path}: expected the configuration of the run, got checkpoints without it")
+    def _note(self, found: Path | None, resume: bool, data: dict[str, Any]) -> None:
+        """Checks what the run was begun with, and writes it down."""
+        record, before = compared_record(self.directory, self.config, self.model.config, data, resume, found)
         if self.world > 1:
             dist.barrier()
         if self.rank == 0 and record != before:
             self.directory.mkdir(parents=True, exist_ok=True)
-            write_json(path, record)
-
-    def _may_differ(self, name: str, old: Any) -> bool:
-        """Whether a resumed run learns the same steps though this setting is no longer what it was."""
-        if name == "epochs":
-            return self.config.schedule != "cosine" and isinstance(old, int) and self.config.epochs > old
-        return name in _FREE
+            write_json(self.directory / CONFIG, record)
 
     def _bar(self, epoch: int, steps: int, done: int) -> contextlib.AbstractContextManager[Steps | None]:
         if not self.progress:

@@ -1,0 +1,72 @@
+"""``run.json``: what a run was begun with, and what of it a resumed run may change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..data.json_object import read_json
+from ..model import ModelConfig
+from .config import TrainConfig
+
+CONFIG = "run.json"
+# What the parts of the configuration that are no settings are of, for messages.
+_OWNERS = {"data": "training.", "validation": "validation.", "vocabulary": "vocabulary."}
+# Settings that a resumed run may change: no step depends on them.
+_FREE = ("workers", "checkpoint_every", "validate_every")
+
+
+def compared_record(
+    directory: Path,
+    config: TrainConfig,
+    model: ModelConfig,
+    data: dict[str, Any],
+    resume: bool,
+    found: Path | None,
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What the file of a run should hold, and what it holds; None where there is none.
+
+    Args:
+        directory: of the run.
+        config: the numbers; ``model``: what the model is made of.
+        data: for JSON, what tells the splits and the vocabulary from others.
+        resume: whether the run goes on.
+        found: its newest checkpoint, None without one.
+
+    Raises:
+        FileExistsError: for a new run in a directory that holds one.
+        ValueError: for a resumed run with another configuration or other data than it began with, for a file that is
+            no run's, and for checkpoints without it.
+    """
+    path = directory / CONFIG
+    record: dict[str, Any] = {"training": config.to_dict(), "model": model.to_dict(), **data}
+    record = json.loads(json.dumps(record))  # as it is read back: a tuple is a list
+    if not path.exists():
+        if found is not None:
+            raise ValueError(f"{path}: expected the configuration of the run, got checkpoints without it")
+        return record, None
+    if not resume:
+        raise FileExistsError(f"{directory}: expected a directory without a run (or resume), got one")
+    before = read_json(path)
+    if not all(isinstance(before.get(part, {}), dict) for part in record):
+        raise ValueError(f"{path}: expected the configuration of a run, got another JSON file")
+    # A setting that is younger than the run: it had no such part.
+    before["training"] = TrainConfig().to_dict() | before.get("training", {})
+    if "model" in before:
+        before["model"] = ModelConfig.without_unread(before["model"])
+    for part in [x for x in record if x in before]:  # an older run has not noted its data
+        for name, value in record[part].items():
+            if (old := before[part].get(name)) != value and not _may_differ(name, old, config):
+                name = _OWNERS.get(part, "") + name
+                raise ValueError(f"{name}: expected {old!r:.80} (as the run began), got {value!r:.80}")
+    if "validation" in before:  # a run that goes on without it keeps to it
+        record.setdefault("validation", before["validation"])
+    return record, before
+
+
+def _may_differ(name: str, old: Any, config: TrainConfig) -> bool:
+    """Whether a resumed run learns the same steps though this setting was ``old`` before."""
+    if name == "epochs":
+        return config.schedule != "cosine" and isinstance(old, int) and config.epochs > old
+    return name in _FREE
