@@ -99,7 +99,10 @@ def test_scores_and_gradients(attention: Attention, direction: str, unit: bool) 
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])
 def test_small_tiles_give_the_same(direction: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     v, w = problem()
-    run = lambda v, w, head: attended_scores(v, w, WORDS, REGIONS, head=head, direction=direction, unit=True)  # noqa: E731
+
+    def run(v: Tensor, w: Tensor, head: Any) -> Tensor:
+        return attended_scores(v, w, WORDS, REGIONS, head=head, direction=direction, unit=True)
+
     expected = with_gradients(run, v, w)
     monkeypatch.setattr(attended, "_TILE", {"cpu": tile, "other": tile})
     monkeypatch.setattr(attended, "_QUERY_ROWS", {"cpu": 7, "other": 7})
@@ -187,8 +190,13 @@ def test_narrow_features_are_used_in_float32(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])
 def test_attention_is_not_rounded_by_autocast(direction: str, unit: bool) -> None:
     v, w = (x.float() for x in problem())
-    head = lambda tile: (tile.attended * tile.queries).sum((-1, -2))  # noqa: E731
-    call = lambda: attended_scores(v, w, WORDS, REGIONS, head=head, direction=direction, unit=unit)  # noqa: E731
+
+    def head(tile: AttendedTile) -> Tensor:
+        return (tile.attended * tile.queries).sum((-1, -2))
+
+    def call() -> Tensor:
+        return attended_scores(v, w, WORDS, REGIONS, head=head, direction=direction, unit=unit)
+
     with torch.autocast("cpu", torch.bfloat16):
         found = call()
     torch.testing.assert_close(found, call(), rtol=1e-6, atol=1e-6)
@@ -199,7 +207,10 @@ def test_attention_is_not_rounded_by_autocast(direction: str, unit: bool) -> Non
 def test_transforms(recorded: bool, kind: Any) -> None:
     v, w = problem()
     head = Head()
-    call = lambda v: attended_scores(v, w, kind(WORDS), REGIONS, head=head, unit=True).sum()  # noqa: E731
+
+    def call(v: Tensor) -> Tensor:
+        return attended_scores(v, w, kind(WORDS), REGIONS, head=head, unit=True).sum()
+
     (expected,) = torch.autograd.grad(call(v.requires_grad_()), v)
     v = v.detach()
     torch.testing.assert_close(torch.func.grad(call)(v), expected)

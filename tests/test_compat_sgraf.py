@@ -97,7 +97,10 @@ def test_transforms(module: str, recorded: bool) -> None:
     (gradient,) = torch.autograd.grad(model(v, w, LENGTHS).sum(), v)
     v = v.detach()
     direction = torch.linspace(-1, 1, v.numel(), dtype=v.dtype).view(v.shape)
-    call = lambda v: model(v, w, LENGTHS).sum()  # noqa: E731
+
+    def call(v: torch.Tensor) -> torch.Tensor:
+        return model(v, w, LENGTHS).sum()
+
     with torch.set_grad_enabled(recorded):
         _, slope = torch.func.jvp(call, (v,), (direction,))
         torch.testing.assert_close(slope, (gradient * direction).sum())

@@ -57,7 +57,10 @@ def test_native_rounds_what_it_says(module: str, shape: str, backend: Backend) -
     for name in ("sim_tranloc_w", "sim_tranglo_w"):
         for x in ("weight", "bias"):
             state[f"{name}.{x}"] = state[f"{name}.{x}"].bfloat16().double()
-    square = lambda x: x.square().bfloat16().double()  # noqa: E731
+
+    def square(x: torch.Tensor) -> torch.Tensor:
+        return x.square().bfloat16().double()
+
     expected = literal(v, w, state, module, lengths=lengths, square=square)
     with backend.forced():
         found = model.float()(v.float(), w.float(), lengths)

@@ -373,7 +373,10 @@ def test_forward_mode_is_refused() -> None:
     """A custom operator drops tangents: the derivative came out as 0."""
     v, w, *offsets = scored()
     x = attended()
-    attend = lambda q: relation_attention(q, *x[1:])  # noqa: E731
+
+    def attend(q: Tensor) -> Tensor:
+        return relation_attention(q, *x[1:])
+
     for f, at in ((lambda v: pair_score(v, w.detach(), *offsets, scorer=SCORER), v), (attend, x[0])):
         at = at.detach()
         with pytest.raises(RuntimeError, match=r"^\w+: expected reverse-mode derivatives only, got forward mode"):

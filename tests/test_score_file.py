@@ -294,7 +294,7 @@ class Journal:
     """A file that takes what there is room for, a few bytes at a time."""
 
     def __init__(self, path, take):
-        self.file, self.take = open(path, "ab", buffering=0), take  # noqa: SIM115
+        self.file, self.take = open(path, "ab", buffering=0), take  # noqa: SIM115 - closed by close
 
     def close(self):
         self.file.close()
