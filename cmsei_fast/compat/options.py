@@ -76,7 +76,12 @@ def naaf(opt: Any) -> PairScorer:
 
 
 def chan(coding: Any, pooling: Any, opt: Any) -> PairScorer:
-    """CHAN's score from its coding and pooling, with ``alpha`` of ``VSACoding`` and ``belta`` of ``LSEPooling``."""
+    """CHAN's score from its coding and pooling, with ``alpha`` of ``VSACoding`` and ``belta`` of ``LSEPooling``.
+
+    Raises:
+        AttributeError: if the namespace lacks an option that is read.
+        ValueError: naming the argument or option, what it takes and what it was given.
+    """
     for name, value, known in (("coding_type", coding, _CODINGS), ("pooling_type", pooling, tuple(_POOLINGS))):
         if not isinstance(value, str) or value not in known:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")

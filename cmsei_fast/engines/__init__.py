@@ -113,6 +113,9 @@ def choose(device: torch.device | str, operator: str, config: list[int] | None =
 
     On the CPU native where it is built; on a CUDA GPU what :func:`cmsei_fast.engines.choice.fastest` finds; else eager,
     and eager too where that engine lacks what the scorer asks for.
+
+    Raises:
+        ValueError: for an operator that is not in ``OPERATORS``.
     """
     if operator not in OPERATORS:
         raise ValueError(f"operator: expected one of {', '.join(OPERATORS)}, got {operator!r}")

@@ -100,7 +100,11 @@ def current_isa() -> str:
 
 @contextlib.contextmanager
 def use_isa(name: str) -> Iterator[None]:
-    """Run with the variant ``name`` inside the block."""
+    """Run with the variant ``name`` inside the block.
+
+    Raises:
+        ValueError: for a variant that is not in :func:`isas`.
+    """
     if name not in isas():
         raise ValueError(f"name: expected one of {', '.join(isas())}, got {name!r}")
     _forced.append(name)

@@ -32,7 +32,12 @@ CONFIG, WEIGHTS, VOCABULARY, TEXT = "config.json", "model.safetensors", "vocabul
 
 
 def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
-    """Writes a model into a new directory beside the old one, then takes its place."""
+    """Writes a model into a new directory beside the old one, then takes its place.
+
+    Raises:
+        FileExistsError: if something else than a saved model is there.
+        OSError: where the files cannot be written.
+    """
     target = Path(os.path.abspath(directory))
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / CONFIG).is_file())):
         raise FileExistsError(f"{directory}: expected a new directory or one with a saved model, got something else")
@@ -94,7 +99,12 @@ def _replace_directory(new: Path, target: Path) -> None:
 
 
 def load(directory: str | os.PathLike[str], device: torch.device | str = "cpu") -> CMSEI:
-    """Reads a model that :func:`save` wrote."""
+    """Reads a model that :func:`save` wrote, in evaluation mode, onto the device.
+
+    Raises:
+        FileNotFoundError: if no model is there.
+        ValueError: naming the file that is damaged or another's, or the device that is not here.
+    """
     from .cmsei import CMSEI
 
     source, device = Path(directory), own_device(device)
