@@ -17,7 +17,7 @@ from cmsei_fast.data import Split, layout, write_split
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "data-formats.md"
 pytestmark = pytest.mark.skipif(not DOCUMENT.exists(), reason="the documentation is not here")
 TEXT = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
-COMMANDS = re.findall(r"^    cmsei-fast (convert .*)$", TEXT, re.MULTILINE)
+COMMANDS = re.findall(r"^    cmsei-fast (convert .*)$", TEXT.replace("\\\n", ""), re.MULTILINE)
 
 
 def test_the_table_is_the_layout(tmp_path):
