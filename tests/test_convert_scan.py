@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -244,6 +245,53 @@ BAD = {
         "test_ims_bbx.npy, image 0: expected a width and height > 0",
     ),
 }
+
+
+NUMBERED = {"100": "a.jpg", "101": "b/c.jpg", "102": "d.jpg", "103": "e.jpg", "104": 7}
+KARPATHY = [{"imgid": 100 + i, "filename": f"{i}.jpg"} for i in range(5)]
+
+
+@pytest.mark.parametrize("ids", ["copies", "once"])
+@pytest.mark.parametrize(
+    ("mapping", "names"),
+    [
+        (NUMBERED, ("a.jpg", "b/c.jpg", "d.jpg", "e.jpg")),
+        ({"images": KARPATHY, "dataset": "flickr30k"}, ("0.jpg", "1.jpg", "2.jpg", "3.jpg")),
+        (
+            {"images": [{"imgid": i, "cocoid": 103 - i, "filename": f"COCO_{i}.jpg"} for i in range(4)]},
+            ("COCO_3.jpg", "COCO_2.jpg", "COCO_1.jpg", "COCO_0.jpg"),
+        ),
+    ],
+    ids=["id_mapping", "flickr30k", "coco"],
+)
+def test_file_names_of_numbers(source, tmp_path, ids, mapping, names):
+    write(source, ids=ids, copies=5)
+    (tmp_path / "m.json").write_text(json.dumps(mapping))
+    assert convert(source, tmp_path / "o.h5", "--id-mapping", str(tmp_path / "m.json")) == 0
+    assert open_split(tmp_path / "o.h5").ids == names
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({}, "m.json: expected the file name of image '100', got none"),
+        (NUMBERED | {"101": 7}, "m.json: expected the file name of image '101', got 7"),
+        (NUMBERED | {"101": "a.jpg"}, "m.json: expected a file name for each image, got 'a.jpg' for two of them"),
+        ({"images": [{"filename": "a.jpg"}]}, "m.json: images[0]: expected filename and imgid or cocoid, got {"),
+        ([], "m.json: expected one JSON object, got list"),
+    ],
+)
+def test_bad_file_names(source, tmp_path, capsys, mapping, message):
+    write(source)
+    (tmp_path / "m.json").write_text(json.dumps(mapping))
+    assert convert(source, tmp_path / "o.h5", "--id-mapping", str(tmp_path / "m.json")) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_file_names_need_numbers(source, tmp_path, capsys):
+    write(source, ids=None)
+    assert convert(source, tmp_path / "o.h5", "--id-mapping", str(tmp_path / "m.json")) == 2
+    assert "test_ids.txt: expected the numbers that " in capsys.readouterr().err
 
 
 def test_pickled_sizes_are_told_before_copies_are_compared_with_a_line_that_mends_them(source, tmp_path, capsys):

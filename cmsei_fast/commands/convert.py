@@ -102,6 +102,13 @@ def _add_scan(formats: Any) -> argparse.ArgumentParser:
     scan.add_argument(
         "--captions-per-image", type=_positive, default=5, metavar="K", help="number of captions per image (default: 5)"
     )
+    scan.add_argument(
+        "--id-mapping",
+        type=given_path,
+        metavar="JSON",
+        help="name images after their files: the file names of the numbers in {split}_ids.txt, in id_mapping.json (an "
+        "object of numbers and names) or Karpathy's dataset_*.json (default: the numbers are the names)",
+    )
     scan.set_defaults(read=_scan)
     return scan
 
@@ -113,6 +120,7 @@ def _scan(arguments: argparse.Namespace) -> Split:
         arguments.directory,
         arguments.split,
         captions_per_image=arguments.captions_per_image,
+        id_mapping=arguments.id_mapping,
         dtype=arguments.dtype,
         progress=arguments.progress,
     )

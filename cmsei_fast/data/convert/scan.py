@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ..split import Split, offsets_of
 from .boxes import check_inside
+from .file_names import file_names
 from .npy import map_npy
 from .rows import ImageRows
 from .text import blank_line, read_lines
@@ -23,6 +24,7 @@ def scan_split(
     split: str,
     *,
     captions_per_image: int = 5,
+    id_mapping: str | os.PathLike[str] | None = None,
     dtype: Any = np.float32,
     progress: bool = False,
 ) -> Split:
@@ -40,6 +42,8 @@ def scan_split(
         directory: of the files.
         split: ``train``, ``dev``, ``test`` or ``testall``.
         captions_per_image: k.
+        id_mapping: file with the file names of the numbers in ``{split}_ids.txt`` (:mod:`.file_names`); None keeps what
+            stands there.
         dtype: of the split's features.
         progress: show a bar while copies of an image are compared.
 
@@ -67,7 +71,7 @@ def scan_split(
             f"{base / f'{split}_caps.txt'}: expected {entries} captions or {captions_per_image} × {entries} "
             f"({path.name} has {entries} images), got {len(captions)}{blank_line(captions)}"
         )
-    ids = _ids(base / f"{split}_ids.txt", count, per_image)
+    ids = _ids(base / f"{split}_ids.txt", count, per_image, id_mapping)
     boxes, sizes = _boxes(base, split, entries, step, regions)
     if step > 1:  # last: it reads all features
         _check_copies(path, images, step, progress)
@@ -95,8 +99,14 @@ def _alike(a: np.ndarray, b: np.ndarray) -> bool:
     return np.array_equal(a, b) or np.array_equal(a, b, equal_nan=True)
 
 
-def _ids(path: Path, count: int, per_image: int) -> tuple[str, ...]:
+def _ids(path: Path, count: int, per_image: int, id_mapping: str | os.PathLike[str] | None) -> tuple[str, ...]:
+    if id_mapping is not None and path.exists():
+        return tuple(file_names(id_mapping, _ids(path, count, per_image, None)))
     if not path.exists():
+        if id_mapping is not None:
+            raise FileNotFoundError(
+                f"{path}: expected the numbers that {id_mapping} has file names of, got no such file"
+            )
         return tuple(map(str, range(count)))
     lines = read_lines(path)
     if len(lines) == count:
@@ -156,7 +166,7 @@ def _sizes(path: Path, count: int, step: int) -> np.ndarray:
         if "pickled" not in str(error):
             raise
         name = str(path)
-        fix = f"[[s['image_w'], s['image_h']] for s in np.load({name!r}, allow_pickle=True)]"
+        fix = f"[[s['image_w'], s['image_h']] for s in np.load({name!r}, allow_pickle=True, encoding='latin1')]"
         raise ValueError(
             f"{error}; if you trust the file, this makes numbers of it: np.save({name!r}, {fix})"
         ) from None
