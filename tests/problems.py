@@ -320,6 +320,22 @@ def check_regions_without_a_mean(length: int, engine: str, dtype: torch.dtype) -
             assert scores.abs().max() <= largest + 1e-5
 
 
+def check_gradients_without_a_mean(steps: int, engine: str) -> None:
+    """A word that attends to all of them alike is refined by a vector that is rounding alone, step after step."""
+    v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (36,) * 6, (1,) * 6, 64).tensors()
+    images = v.view(6, 36, 64)
+    v = (images - images.mean(1, keepdim=True)).flatten(0, 1)
+    sides = [x.float().requires_grad_() for x in (v, w)]
+    scores = pair_score(
+        *sides, v_offsets, w_offsets, scorer=PairScorer(Attention(norm="softmax", steps=steps)), engine=engine
+    )
+    scores.sum().backward()
+    assert scores.abs().max() <= 1 + 1e-5
+    for x in sides:
+        assert x.grad is not None
+        assert x.grad.abs().max() <= 1e8  # 1 / ε; NaN is above it
+
+
 def name(problem: Problem) -> str:
     """A readable id: the structure, then the shapes."""
     parts = []

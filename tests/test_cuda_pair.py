@@ -14,6 +14,7 @@ from cuda_on_host import library as host_library
 from problems import (
     Problem,
     attention_options,
+    check_gradients_without_a_mean,
     check_opposite_vectors,
     check_regions_without_a_mean,
     computed,
@@ -132,6 +133,12 @@ def test_vectors_that_cancel_out(library: Path, norm: str, aggregate: str) -> No
 def test_images_whose_regions_have_no_mean(library: Path, length: int) -> None:
     with engine_on_host(Module(library, fibers=False)):
         check_regions_without_a_mean(length, "cuda", torch.float32)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 8])
+def test_gradients_of_images_whose_regions_have_no_mean(library: Path, steps: int) -> None:
+    with engine_on_host(Module(library, fibers=False)):
+        check_gradients_without_a_mean(steps, "cuda")
 
 
 def test_pairs_without_a_gradient_are_left_out(library: Path) -> None:

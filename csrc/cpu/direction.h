@@ -222,7 +222,7 @@ template <class S> struct Direction {
             const T q = V::load(s.q + v);
             V::store(s.dot + v, found.value);
             V::store(s.u + v, u);
-            V::store(s.r + v, relevance_kind == kDot ? found.value : M::cosine(within<V>(found.value, q * u), q, u));
+            V::store(s.r + v, M::relevance(relevance_kind, found.value, within<V>(found.value, q * u), q, u));
         }
     }
 
@@ -294,7 +294,7 @@ template <class S> struct Direction {
             for (long c = 0; c < m; ++c) quad += V::load(s.p + c * ld + v) * V::load(s.h + c * ld + v);
             const T u = M::length(quad), q = V::load(s.q + v), dot = V::load(s.dot + v);
             V::store(s.u + v, u);
-            V::store(s.r + v, relevance_kind == kDot ? dot : M::cosine(within<V>(dot, q * u), q, u));
+            V::store(s.r + v, M::relevance(relevance_kind, dot, within<V>(dot, q * u), q, u));
         }
     }
 

@@ -78,7 +78,7 @@ template <class S> struct DirectionVjp : Direction<S> {
         T d_gate[2] = {V::zero(), V::zero()};
         for (long v = 0; v < n; v += W) {
             const T q = V::load(s.q + v), u = V::load(s.u + v);
-            const T product = V::load(s.dot + v), dot = within<V>(product, q * u), r = V::load(s.r + v);
+            const T dot = V::load(s.dot + v), held = within<V>(dot, q * u), r = V::load(s.r + v);
             T dr = V::load(b.d_r + v), dq = V::zero(), du = V::zero(), dquad = V::zero(), ddot = V::zero();
             if (refined) {
                 T d_alpha = V::zero(), d_beta = V::zero(), d_z;
@@ -92,14 +92,12 @@ template <class S> struct DirectionVjp : Direction<S> {
                 f.x = V::load(s.x + v);
                 f.y = V::load(s.y + v);
                 f.norm = V::load(s.norm + v);
-                M::refine_vjp(f, gates[k][0], q, u, dot, d_alpha, d_beta, V::load(b.d_q + v), dr, dq, du, dquad, ddot,
-                              d_z);
+                M::refine_vjp(f, gates[k][0], q, u, held, d_alpha, d_beta, V::load(b.d_q + v), dr, dq, du, dquad,
+                              ddot, d_z);
                 d_gate[0] += V::select(lanes(v), d_z * r, V::zero());
                 d_gate[1] += V::select(lanes(v), d_z, V::zero());
             }
-            if (relevance_kind == kCosine) M::cosine_vjp(M::cosine(dot, q, u), q, u, dr, ddot, dq, du);
-            if (refined || relevance_kind == kCosine) within_vjp<V>(product, q, u, ddot, dq, du);
-            if (relevance_kind == kDot) ddot += dr;
+            M::relevance_vjp(relevance_kind, refined, dot, held, q, u, dr, ddot, dq, du);
             dquad += M::length_vjp(u, du);
             V::store(b.d_q + v, dq);
             V::store(d_dot + v, ddot);

@@ -126,11 +126,12 @@ template <class M> struct PairMath {
     static CMSEI_FORMULA T relevance(int kind, T dot, T held, T q, T u) {
         return kind == kDot ? dot : cosine(held, q, u);
     }
-    static CMSEI_FORMULA void relevance_vjp(int kind, T dot, T q, T u, T d, T& d_dot, T& d_q, T& d_u) {
-        if (kind == kDot)
-            d_dot += d;
-        else
-            cosine_vjp(cosine(dot, q, u), q, u, d, d_dot, d_q, d_u);
+    // d_dot comes as the gradient of `held`, as a refinement leaves it where one follows, and goes as that of dot.
+    static CMSEI_FORMULA void relevance_vjp(int kind, bool refined, T dot, T held, T q, T u, T d, T& d_dot, T& d_q,
+                                            T& d_u) {
+        if (kind == kCosine) cosine_vjp(cosine(held, q, u), q, u, d, d_dot, d_q, d_u);
+        if (refined || kind == kCosine) within_vjp<M>(dot, q, u, d_dot, d_q, d_u);
+        if (kind == kDot) d_dot += d;
     }
 
     // A focal attention keeps the weights above Σ p g / Σ g, their mean by confidences g, and divides them by their

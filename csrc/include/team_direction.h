@@ -203,7 +203,7 @@ template <class S, class Team> struct TeamDirection {
             int place;
             const S dot = largest(s.a + q * query, place), u = M::length(gram[place * m + place]);
             const S held = within<Math>(dot, s.q[q] * u);
-            s.dot[q] = held;
+            s.dot[q] = dot;
             s.u[q] = u;
             s.r[q] = M::relevance(relevance_kind, dot, held, s.q[q], u);
             if (weighs)
@@ -257,16 +257,15 @@ template <class S, class Team> struct TeamDirection {
             for (int c = 0; c < m; ++c) quad += s.p[at(q, c)] * s.h[at(q, c)];
             const S u = M::length(quad), dot = s.dot[q];
             s.u[q] = u;
-            S r = dot;
-            s.dot[q] = within<Math>(dot, s.q[q] * u);
-            if (relevance_kind != kDot) r = M::cosine(s.dot[q], s.q[q], u);
+            const S r = M::relevance(relevance_kind, dot, within<Math>(dot, s.q[q] * u), s.q[q], u);
             s.r[q] = how == kNegativeAware ? r + s.r[q] + M::mismatch(agreed(s, q), s.next_q[q]) : r;
         }
     }
 
     CMSEI_TEAM typename M::Refined refined(const Step& s, int k, int q) const {
         const S* own = scalars + gate + 2 * k;
-        return M::refine(own[0], own[1], s.r[q], s.q[q], s.u[q], s.dot[q]);
+        const S length_q = s.q[q], u = s.u[q];
+        return M::refine(own[0], own[1], s.r[q], length_q, u, within<Math>(s.dot[q], length_q * u));
     }
 
     CMSEI_TEAM void refine(const Step& s, int k) const {

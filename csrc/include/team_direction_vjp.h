@@ -42,7 +42,7 @@ CMSEI_TEAM void TeamDirection<S, Team>::attended_vjp(const Step& s, int k, const
     S d_gate[2] = {0, 0};
     CMSEI_EACH(q, n) {
         S d_r = g.d_r[q], d_q = 0, d_u = 0, d_quad = 0, d_dot = 0, alpha = 0, beta = 0;
-        const S dot = s.dot[q], u = s.u[q], r = s.r[q], length_q = s.q[q];
+        const S dot = s.dot[q], u = s.u[q], r = s.r[q], length_q = s.q[q], held = within<Math>(dot, length_q * u);
         if (more) {
             S d_alpha = 0, d_beta = 0, d_z = 0;
 #pragma unroll kUnroll
@@ -54,12 +54,12 @@ CMSEI_TEAM void TeamDirection<S, Team>::attended_vjp(const Step& s, int k, const
             const auto f = refined(s, k, q);
             alpha = f.alpha;
             beta = f.beta;
-            M::refine_vjp(f, scalars[gate + 2 * k], length_q, u, dot, d_alpha, d_beta, g.d_q[q], d_r, d_q,
+            M::refine_vjp(f, scalars[gate + 2 * k], length_q, u, held, d_alpha, d_beta, g.d_q[q], d_r, d_q,
                           d_u, d_quad, d_dot, d_z);
             d_gate[0] += d_z * r;
             d_gate[1] += d_z;
         }
-        M::relevance_vjp(relevance_kind, dot, length_q, u, d_r, d_dot, d_q, d_u);
+        M::relevance_vjp(relevance_kind, more, dot, held, length_q, u, d_r, d_dot, d_q, d_u);
         d_quad += M::length_vjp(u, d_u);
         g.d_q[q] = d_q;
 #pragma unroll kUnroll
