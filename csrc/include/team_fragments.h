@@ -7,15 +7,15 @@
 // sm_90a, counted by walking them. A multiprocessor issues 4 a cycle; the pair's inner products, 12 x 36 x 1,024 at
 // 2,048 a cycle, are 216 cycles.
 //                                              words ask once  regions ask once  both twice and across the levels
-//   attention and inner products in memory     1,710           2,260             9,470
-//   here, the only pair of a tile              960             860               2,720
+//   the only pair of a tile                    960             860               2,720
 //   each further caption of the same image     650             650               2,370
 //   of them products of the tensor cores       45              24                176
+//   such a one made without fragments          4,140           2,750             15,570
 // The same of 20 words; in the last line without a form of their own for 17 to 24:
-//   the only pair of a tile                    1,120           1,050             3,500
+//   the only pair of a tile                    1,120           1,050             3,510
 //   each further caption of the same image     800             840               3,150
 //   of them products of the tensor cores       75              48                320
-//   each further caption, two eights at a time 1,680           2,280             9,150
+//   each further caption, two eights at a time 1,700           2,240             8,790
 // Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it
 // from pair to pair.
 #pragma once
