@@ -45,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None and error.filename2 is None:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    return str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
 
 
 def _explains_itself(error: Exception) -> bool:

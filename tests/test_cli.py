@@ -107,6 +107,17 @@ def test_an_engine_that_cannot_run_is_bad_input(scenes, monkeypatch, capsys):
     assert "engine 'eager' cannot run here: it is switched off" in capsys.readouterr().err
 
 
+def test_no_memory_is_said_in_words(scenes, monkeypatch, capsys):
+    """Python's own MemoryError has no message."""
+
+    def exhausted(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(engines.get("eager"), "pair_score", exhausted)
+    assert cli.main(["evaluate", str(scenes), "--engine", "eager"]) == 2
+    assert capsys.readouterr().err == "cmsei-fast: error: out of memory\n"
+
+
 def test_a_defect_is_not_hidden(scenes, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("a defect")

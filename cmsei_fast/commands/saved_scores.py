@@ -132,7 +132,7 @@ def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
     """
     import numpy as np
 
-    from ..data.convert.npy import DAMAGED
+    from ..data.convert.npy import DAMAGED, said
 
     if split is not None:
         return split.caption_to_image
@@ -146,4 +146,4 @@ def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
             return np.load(path, allow_pickle=False)
         return np.array([int(x) for x in Path(path).read_text(encoding="utf-8").split()], dtype=np.int64)
     except (ValueError, *DAMAGED) as error:
-        raise ValueError(f"{path}: expected an integer for each caption, got {error}") from None
+        raise ValueError(f"{path}: expected an integer for each caption, got {said(error)}") from None

@@ -16,7 +16,7 @@ from ..split import Split, offsets_of
 from .boxes import check_inside
 from .captions import Captions
 from .matching import match_images
-from .npy import DAMAGED
+from .npy import DAMAGED, said
 from .rows import ImageRows
 
 _T = TypeVar("_T")
@@ -73,21 +73,26 @@ def _guard(path: Path, read: Callable[[Path], _T]) -> _T:
     try:
         return read(path)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, *DAMAGED) as error:
-        raise ValueError(f"{path}: truncated or damaged .npz file: {error}") from error
+        raise ValueError(f"{path}: truncated or damaged .npz file: {said(error)}") from error
     except OSError as error:
         if error.filename is not None:
             raise
-        raise ValueError(f"{path}: truncated or damaged .npz file: {error}") from error  # a place before its begin
+        raise ValueError(
+            f"{path}: truncated or damaged .npz file: {said(error)}"
+        ) from error  # a place before its begin
     except KeyError as error:
         raise ValueError(f"{path}: missing {error.args[0]}") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {said(error)}") from None
 
 
 def _read_boxes(path: Path) -> tuple[np.ndarray, tuple[float, float], tuple[int, int]]:
     """(R, 4) float32 boxes, width and height of the image, shape of the features."""
     with _open(path) as file:
-        boxes = np.asarray(_entry(file, "bbox"), dtype=np.float32)
+        boxes = _entry(file, "bbox")
+        if boxes.dtype.kind not in "iuf":
+            raise ValueError(f"bbox: expected numbers, got {boxes.dtype}")
+        boxes = boxes.astype(np.float32)
         count, width, height = (_number(file, name) for name in ("num_bbox", "image_w", "image_h"))
         if count < 1:
             raise ValueError(f"num_bbox: expected at least one region, got {count:g}")
