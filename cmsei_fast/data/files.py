@@ -24,12 +24,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     """
     check_target(path)
     target = os.path.abspath(os.fspath(path))
-    handle, temporary = tempfile.mkstemp(
-        dir=os.path.dirname(target), prefix=f".{os.path.basename(target)}.", suffix=".part"
-    )
-    os.close(handle)
-    try:
-        with naming(path):
+    with naming(path, beside=os.path.dirname(target)):
+        handle, temporary = tempfile.mkstemp(
+            dir=os.path.dirname(target), prefix=f".{os.path.basename(target)}.", suffix=".part"
+        )
+        os.close(handle)
+        try:
             yield temporary
             umask = os.umask(0)
             os.umask(umask)
@@ -37,20 +37,32 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):  # with its directory
+                os.unlink(temporary)
+            raise
 
 
 @contextlib.contextmanager
-def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """In the block, an error of the system that names no file, as of a full disk, is one that names ``path``."""
+def naming(path: str | os.PathLike[str], beside: str | None = None) -> Iterator[None]:
+    """In the block, an error of the system that names no file, as of a full disk, is one that names ``path``.
+
+    So does one that names a hidden ``.part`` in the directory ``beside``: the user never heard of it.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        if error.errno is None or not (error.filename is None or _hidden(error.filename, beside)):
             raise
         raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+
+
+def _hidden(filename: object, directory: str | None) -> bool:
+    """Whether it is a temporary name in the directory."""
+    if directory is None or not isinstance(filename, str) or os.path.dirname(filename) != directory:
+        return False
+    name = os.path.basename(filename)
+    return name.startswith(".") and name.endswith(".part")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -1,0 +1,57 @@
+"""Files that are written whole or not at all: errors name the file that was asked for, never the one beside it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from cmsei_fast.data.files import write_text
+
+
+def test_a_directory_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like a share that is unmounted, or a folder that a script cleans up."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    make = tempfile.mkstemp
+
+    def made(**options: str) -> tuple[int, str]:
+        found = make(**options)
+        shutil.rmtree(folder)
+        return found
+
+    monkeypatch.setattr(tempfile, "mkstemp", made)
+    with pytest.raises(FileNotFoundError) as caught:
+        write_text(folder / "page.html", "text")
+    assert caught.value.filename == str(folder / "page.html")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS], ids=errno.errorcode.get)
+def test_no_room_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Not even for its name."""
+    path = tmp_path / "page.html"
+    path.write_text("old")
+
+    def full(dir: str, prefix: str, suffix: str) -> NoReturn:
+        raise OSError(number, os.strerror(number), os.path.join(dir, f"{prefix}x{suffix}"))
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        write_text(path, "text")
+    assert (caught.value.errno, caught.value.filename) == (number, str(path))
+    assert path.read_text() == "old"
+
+
+def test_an_error_about_another_file_is_left_as_it_is(tmp_path: Path) -> None:
+    from cmsei_fast.data.files import replacing
+
+    with pytest.raises(FileNotFoundError) as caught, replacing(tmp_path / "page.html"):
+        (tmp_path / "features.npy").read_bytes()
+    assert caught.value.filename == str(tmp_path / "features.npy")
+    assert os.listdir(tmp_path) == []
