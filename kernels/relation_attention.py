@@ -111,10 +111,11 @@ def relations_forward(
         NATIVE: how q · k is multiplied; PRECISION: how products with P are.
     """
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    far_head = head.to(tl.int64)  # times a stride it may pass 32 bits, as a row may
     i, column = tl.program_id(1) * BQ + tl.arange(0, BQ), tl.arange(0, BD)
     inside = (i < nodes)[:, None] & (column < width)[None, :]
     q_tile = tl.load(
-        q + batch * qb + head * qh + i[:, None] * qr + column[None, :] * qd, mask=inside, other=0.0
+        q + batch * qb + far_head * qh + i.to(tl.int64)[:, None] * qr + column[None, :] * qd, mask=inside, other=0.0
     )  # [BQ, BD]
     most = tl.full((BQ,), float("-inf"), WIDE)
     total = tl.zeros((BQ,), WIDE)
@@ -128,11 +129,11 @@ def relations_forward(
         # Whatever stands in a node that nobody here has an edge to (NaN included) must not meet a zero of P.
         there = (tl.max(edge.to(tl.int32), 0) > 0)[:, None] & (column < width)[None, :]
         k_tile = tl.load(
-            k + batch * kb + head * kh + j[:, None] * kr + column[None, :] * kd, mask=there, other=0.0
+            k + batch * kb + far_head * kh + j.to(tl.int64)[:, None] * kr + column[None, :] * kd, mask=there, other=0.0
         )  # [BK, BD]
-        v_tile = tl.load(v + batch * vb + head * vh + j[:, None] * vr + column[None, :] * vd, mask=there, other=0.0).to(
-            WIDE
-        )
+        v_tile = tl.load(
+            v + batch * vb + far_head * vh + j.to(tl.int64)[:, None] * vr + column[None, :] * vd, mask=there, other=0.0
+        ).to(WIDE)
         logits = edge_logits(
             q_tile,
             k_tile,
@@ -220,6 +221,7 @@ def relations_backward(
         d_logits: (B, H, R, R), written with HAS_CONFIDENCE.
     """
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    far_head = head.to(tl.int64)  # times a stride it may pass 32 bits, as a row may
     own = batch * heads + head
     j, column = tl.arange(0, BK), tl.arange(0, BD)
     columns = (column < width)[None, :]
@@ -234,8 +236,14 @@ def relations_backward(
         asks = (tl.max(edge.to(tl.int32), 1) > 0)[:, None] & columns
         answers = (tl.max(edge.to(tl.int32), 0) > 0)[:, None] & columns
         rows = (own * nodes + i[:, None]) * width + column[None, :]
-        q_tile = tl.load(q + batch * qb + head * qh + i[:, None] * qr + column[None, :] * qd, mask=asks, other=0.0)
-        k_tile = tl.load(k + batch * kb + head * kh + j[:, None] * kr + column[None, :] * kd, mask=answers, other=0.0)
+        q_tile = tl.load(
+            q + batch * qb + far_head * qh + i.to(tl.int64)[:, None] * qr + column[None, :] * qd, mask=asks, other=0.0
+        )
+        k_tile = tl.load(
+            k + batch * kb + far_head * kh + j.to(tl.int64)[:, None] * kr + column[None, :] * kd,
+            mask=answers,
+            other=0.0,
+        )
         g = tl.load(grad + rows, mask=asks, other=0.0)  # [BQ, BD]
         logits = edge_logits(
             q_tile,
@@ -260,7 +268,11 @@ def relations_backward(
         total = tl.sum(p, 1)
         p = p / tl.where(total == 0, 1.0, total)[:, None]  # [BQ, BK]
         dv_tile += multiply(tl.trans(p), g, PRECISION)
-        v_tile = tl.load(v + batch * vb + head * vh + j[:, None] * vr + column[None, :] * vd, mask=answers, other=0.0)
+        v_tile = tl.load(
+            v + batch * vb + far_head * vh + j.to(tl.int64)[:, None] * vr + column[None, :] * vd,
+            mask=answers,
+            other=0.0,
+        )
         d_p = multiply(g, tl.trans(v_tile.to(WIDE)), PRECISION)
         slot = tl.arange(0, 16)
         if HAS_VALUE:

@@ -159,6 +159,15 @@ def test_labels_of_any_integer_dtype(dtype: torch.dtype, backend: Backend) -> No
     compare(run(inputs, labels.to(dtype), backend.engine, backend.device), expected, 1e-12)
 
 
+@pytest.mark.parametrize("label", [2**31, 2**32, 2**63 - 1])
+def test_labels_of_64_bits(label: int, backend: Backend) -> None:
+    """Without tables any label but 0 is an edge, one whose lower 32 bits are 0 too."""
+    inputs, labels = graph(SHAPES[3])
+    inputs = inputs | {"bias": None, "value": None}
+    expected = run(inputs, labels, "reference")
+    compare(run(inputs, torch.where(labels == 0, 0, label), backend.engine, backend.device), expected, 1e-12)
+
+
 def test_strides_of_any_kind(backend: Backend) -> None:
     inputs, labels = graph(SHAPES[3])
     expected = run(inputs, labels, "reference")

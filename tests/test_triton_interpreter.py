@@ -59,6 +59,7 @@ def interpreted(*arguments: str, **variables: str) -> str:
         ("test_pair_score_gradients.py", 15),
         ("test_attention_options.py", 15),
         ("test_relation_attention.py", 10),
+        ("test_beyond_32_bits.py", 10),
     ],
 )
 def test_as_every_engine(file: str, least: int) -> None:

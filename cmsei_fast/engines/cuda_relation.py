@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines import eager
-from cmsei_fast.engines.terms import accumulator_of
+from cmsei_fast.engines.terms import accumulator_of, narrow_labels
 
 MAX_HEAD_DIM = 256
 
@@ -65,7 +65,7 @@ def relation_attention(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if out.numel() == 0:
         return out
-    labels = labels.to(torch.int32).contiguous()
+    labels = narrow_labels(labels, bias is not None or value is not None)
     tables = _tables(q.dtype, bias, value, confidence)
     if tables[1] is not None:
         tables[1] = _aligned(tables[1])
@@ -105,7 +105,7 @@ def relation_attention_backward(
         return eager.relation_attention_backward(grad, q, k, v, labels, bias, value, confidence)
     batch, heads, nodes, _ = shape
     grad = grad.detach().to(q.dtype)
-    index = labels.to(torch.int32).contiguous()
+    index = narrow_labels(labels, bias is not None or value is not None)
     tables = _tables(q.dtype, bias, value, confidence)
     d_q, d_k, d_v = (torch.empty(shape, dtype=q.dtype, device=q.device) for _ in range(3))
     # One sum for each group of images, so that their order is fixed.

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .terms import accumulator_of
+from . import eager
+from .terms import accumulator_of, narrow_labels
 
 __all__ = ["relation_attention", "relation_attention_backward"]
 
@@ -56,6 +57,11 @@ def _sizes(q: Tensor, bias: Tensor | None, value: Tensor | None) -> list[int]:
     return [*q.shape, 0 if table is None else table.shape[0]]
 
 
+def _too_many(q: Tensor) -> bool:
+    """Whether a graph may have more edges than the kernels' lists, of 32-bit numbers, can tell apart."""
+    return q.shape[2] ** 2 >= 2**31
+
+
 def relation_attention(
     q: Tensor,
     k: Tensor,
@@ -76,13 +82,15 @@ def relation_attention(
         value: (n_labels, H, d) or None.
         confidence: (B, R, R) in (0, 1] or None.
     """
+    if _too_many(q):
+        return eager.relation_attention(q, k, v, labels, bias, value, confidence)
     dtype = accumulator_of(q.dtype)
     qkv = [rows_of(x, dtype) for x in (q, k, v)]
     tables = [_dense(x, dtype) for x in (bias, value, confidence)]
     out = torch.empty(q.shape, dtype=dtype, device="cpu")
     if out.numel() == 0:
         return out.to(q.dtype)
-    index = labels.to(torch.int32).contiguous()
+    index = narrow_labels(labels, bias is not None or value is not None)
     _function("relation_attention", dtype)(
         _sizes(q, bias, value),
         [_strided(x) for x in qkv],
@@ -109,6 +117,8 @@ def relation_attention_backward(
 
     ``grad`` (B, H, R, d) is the gradient of the result; the attention weights are computed again, not stored.
     """
+    if _too_many(q):
+        return eager.relation_attention_backward(grad, q, k, v, labels, bias, value, confidence)
     dtype = accumulator_of(q.dtype)
     inputs = (bias, value, confidence)
     if q.numel() == 0:
@@ -119,7 +129,7 @@ def relation_attention_backward(
     d_out = rows_of(grad, dtype)
     d_qkv = [torch.empty(x.shape, dtype=dtype, device="cpu") for x in qkv]
     d_tables = [None if x is None else torch.empty_like(x) for x in tables]
-    index = labels.to(torch.int32).contiguous()
+    index = narrow_labels(labels, bias is not None or value is not None)
     _function("relation_attention_backward", dtype)(
         _sizes(q, bias, value),
         [_strided(x) for x in qkv],

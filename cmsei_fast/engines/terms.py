@@ -98,6 +98,16 @@ def accumulator(precision: str) -> torch.dtype:
     return torch.float64 if precision == "float64" else torch.float32
 
 
+def narrow_labels(labels: Tensor, tables: bool) -> Tensor:
+    """Labels of relations as kernels read them: int32, contiguous.
+
+    Without tables a label may be any integer, of which only 0 says something: 2³² must not become 0 in 32 bits.
+    """
+    if not tables and labels.dtype == torch.int64:
+        labels = labels != 0
+    return labels.to(torch.int32).contiguous()
+
+
 def accumulator_of(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which sums over numbers of this dtype are kept: float64 for float64, float32 for narrower ones."""
     return torch.float64 if dtype == torch.float64 else torch.float32

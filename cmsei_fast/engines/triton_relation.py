@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines import eager
-from cmsei_fast.engines.terms import accumulator_of
+from cmsei_fast.engines.terms import accumulator_of, narrow_labels
 from cmsei_fast.engines.triton_launch import fitting, on_device
 from cmsei_fast.engines.triton_sides import kernel_dtype
 
@@ -49,7 +49,7 @@ def _prepared(
     """Labels and tables as the kernels read them (any tensor stands for one not given), options, sizes."""
     wide = accumulator_of(q.dtype)
     tables = [None if x is None else x.detach().to(wide).contiguous() for x in (bias, value, confidence)]
-    index = labels.to(torch.int32).contiguous()
+    index = narrow_labels(labels, bias is not None or value is not None)
     given = [index, *(index if x is None else x for x in tables)]
     options: dict[str, Any] = {"WIDE": kernel_dtype(wide), **_precisions(q.dtype)}
     options |= {f"HAS_{n}": x is not None for n, x in zip(("BIAS", "VALUE", "CONFIDENCE"), tables, strict=True)}

@@ -106,7 +106,7 @@ def make_side(rows: Tensor, where: Layout, precision: str) -> Side:
     rows = rows.to(PRECISIONS[precision])
     if not rows.is_cuda:  # the interpreter: NumPy has no bfloat16, and a CPU's product would round its output
         rows = rows.to(wide)
-    if rows.stride(-1) != 1:
+    if rows.stride(-1) != 1 or rows.stride(0) >= 2**32:  # the kernels' stride is of 32 bits
         rows = rows.contiguous()
     lengths, means, grams = (
         torch.empty(n, dtype=wide, device=rows.device) for n in (where.rows, len(where.order), where.grams)
