@@ -274,11 +274,13 @@ def check_out(out: Any, shape: tuple[int, int], inputs: tuple[Any, Any]) -> None
         raise ValueError(f"out: expected shape {shape} (n_image, n_caption), got {tuple(out.shape)}")
     if kind == "torch":
         check_holds_data("out", out)
-        if any(step == 0 and size > 1 for step, size in zip(out.stride(), out.shape, strict=True)):
-            raise ValueError("out: expected a tensor with its own memory for each element, got an expanded one")
     elif (kind == "numpy" and not out.flags.writeable) or (kind == "h5py" and out.file.mode == "r"):
         got = "array" if kind == "numpy" else "file"
         raise ValueError(f"out: expected something writable, got a read-only {got}")
+    strides = out.stride() if kind == "torch" else getattr(out, "strides", ())
+    if any(step == 0 and size > 1 for step, size in zip(strides, shape, strict=False)):  # a dataset has none
+        got = "a tensor" if kind == "torch" else "an array"
+        raise ValueError(f"out: expected {got} with its own memory for each element, got an expanded one")
     for name, value in zip(("images", "captions"), inputs, strict=True):
         if _share_memory(out, value):
             raise ValueError(f"out: expected memory of its own, got memory shared with {name}")

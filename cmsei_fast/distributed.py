@@ -148,7 +148,7 @@ class Team:
         for name in ("scorer", "engine", "precision"):
             call[name] = [getattr(problem, name) for problem in self._stream.problems]
         call |= {"tiles": zlib.crc32(np.concatenate([grid.image_cuts, grid.caption_cuts]).tobytes()), **more}
-        codes = torch.tensor([zlib.crc32(repr(x).encode()) for x in call.values()])
+        codes = torch.tensor([zlib.crc32(repr(x).encode()) for x in call.values()], device="cpu")
         for rank, theirs in enumerate(self.gather(codes)):
             if different := [name for name, same in zip(call, (theirs == codes).tolist(), strict=True) if not same]:
                 raise ValueError(
@@ -265,7 +265,7 @@ class Team:
             return [part.to(tensor.device) for part in parts]
 
     def _most(self, number: int) -> int:
-        return max(int(x) for x in self.gather(torch.tensor([number])))
+        return max(int(x) for x in self.gather(torch.tensor([number], device="cpu")))
 
     def _meet(self, pairs: int, bar: Progress | None) -> int:
         """Exchanges how far this process is; gives 0, the pairs that are yet to be told."""
@@ -278,7 +278,7 @@ class Team:
         """Pairs of all processes; raises where another process has an error and this one has none."""
         if self.alone:
             return pairs
-        told = torch.zeros(1 + self.size, dtype=torch.int64)
+        told = torch.zeros(1 + self.size, dtype=torch.int64, device="cpu")
         told[0] = pairs
         told[1 + self.rank] = error is not None
         try:
@@ -309,7 +309,7 @@ def _lost() -> Iterator[None]:
 
 def _packed(text: str) -> Tensor:
     data = text.encode()[:_MESSAGE_BYTES]
-    return torch.tensor([*data, *bytes(_MESSAGE_BYTES - len(data))], dtype=torch.uint8)
+    return torch.tensor([*data, *bytes(_MESSAGE_BYTES - len(data))], dtype=torch.uint8, device="cpu")
 
 
 def _text(message: Tensor) -> str:

@@ -335,6 +335,11 @@ CASES = {
         "out: expected a tensor with its own memory for each element, got an expanded one",
         {"out": torch.zeros(1, M).expand(N, M)},
     ),
+    "out_expanded_array": Case(
+        ValueError,
+        "out: expected an array with its own memory for each element, got an expanded one",
+        {"out": np.lib.stride_tricks.as_strided(array(M), (N, M), (0, 4))},
+    ),
     "out_meta": Case(
         ValueError,
         "out: expected a tensor that holds data, got one on the meta device",

@@ -115,8 +115,10 @@ def image_batch(split: Split, images: Sequence[int] | np.ndarray) -> ImageBatch:
 
 def caption_batch(tokens: Sequence[Sequence[int]]) -> CaptionBatch:
     """Packs captions given as lists of tokens, each with at least one."""
-    lengths = torch.tensor([len(caption) for caption in tokens], dtype=torch.int64)
-    return CaptionBatch(lengths, torch.tensor([token for caption in tokens for token in caption], dtype=torch.int64))
+    lengths = torch.tensor([len(caption) for caption in tokens], dtype=torch.int64, device="cpu")
+    return CaptionBatch(
+        lengths, torch.tensor([token for caption in tokens for token in caption], dtype=torch.int64, device="cpu")
+    )
 
 
 def given(name: str, value: Tensor | None) -> Tensor:

@@ -222,7 +222,9 @@ class CMSEI(Module):
         shown: Any = (
             contextlib.nullcontext() if unit is None else Steps(sum(map(len, batches)), unit, f"encode {unit}s")
         )
-        parts = [Encoded(torch.empty(0, self.config.width, device=device), torch.empty(0, dtype=torch.int64))]
+        parts = [
+            Encoded(torch.empty(0, self.config.width, device=device), torch.empty(0, dtype=torch.int64, device="cpu"))
+        ]
         try:
             with shown as bar:
                 for batch in batches:
@@ -270,8 +272,8 @@ def kept_regions(lengths: Tensor, chance: float) -> Tensor:
         lengths: (B,) int64 on the CPU, regions of each image.
         chance: in [0, 1].
     """
-    kept = torch.rand(int(lengths.sum())) >= chance
-    owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    kept = torch.rand(int(lengths.sum()), device="cpu") >= chance
+    owner = torch.repeat_interleave(torch.arange(len(lengths), device="cpu"), lengths)
     empty = torch.bincount(owner[kept], minlength=len(lengths)) == 0
     kept[(lengths.cumsum(0) - lengths)[empty]] = True
     return kept
@@ -280,7 +282,7 @@ def kept_regions(lengths: Tensor, chance: float) -> Tensor:
 def without_regions(batch: ImageBatch, kept: Tensor) -> ImageBatch:
     """The batch with only the regions that are ``kept`` (ΣR,) bool, and the relations between them."""
     starts = torch.cat([batch.lengths.new_zeros(1), batch.lengths.cumsum(0)])
-    owner = torch.repeat_interleave(torch.arange(len(batch)), batch.lengths)
+    owner = torch.repeat_interleave(torch.arange(len(batch), device="cpu"), batch.lengths)
     lengths = torch.bincount(owner[kept], minlength=len(batch))
     new = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     number = kept.cumsum(0) - 1 - new[:-1].repeat_interleave(batch.lengths)  # of each kept region within its image

@@ -144,7 +144,7 @@ class TransformerEncoder(Module):
     @outside_graphs
     def _words(self, states: Tensor, mask: Tensor, batch: CaptionBatch) -> tuple[Tensor, Tensor]:
         """(ΣL', hidden) states of words, and how many each caption has."""
-        owners = torch.repeat_interleave(torch.arange(len(batch)), batch.lengths).to(states.device)
+        owners = torch.repeat_interleave(torch.arange(len(batch), device="cpu"), batch.lengths).to(states.device)
         word = ~self.special[batch.tokens]
         wordless = torch.bincount(owners[word], minlength=len(batch)) == 0
         kept = word | wordless[owners]

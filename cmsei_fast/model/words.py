@@ -93,7 +93,7 @@ class WordEmbedding(Module):
 def name_tokens(names: Sequence[str], vocabulary: Vocabulary) -> Tensor:
     """(n, longest) word numbers of names, ``<pad>`` behind; an unknown word is ``<unk>``."""
     numbers = [vocabulary.encode(name) for name in names]
-    out = torch.full((len(names), max(map(len, numbers), default=1)), PAD)
+    out = torch.full((len(names), max(map(len, numbers), default=1)), PAD, device="cpu")
     for row, words in zip(out, numbers, strict=True):
-        row[: len(words)] = torch.tensor(words)
+        row[: len(words)] = torch.tensor(words, device="cpu")
     return out

@@ -125,7 +125,7 @@ def explain_features(
     boxes, size = _canvas(boxes, size, len(v))
     kept = _kept(kept, edges, len(v))
 
-    terms = read_terms(torch.tensor(scorer.scalars(), dtype=torch.float64), scorer.config())
+    terms = read_terms(torch.tensor(scorer.scalars(), dtype=torch.float64, device="cpu"), scorer.config())
     levels = reference.cross_levels(v, w, terms.guide_temperature)
     return Explanation(
         image=image,

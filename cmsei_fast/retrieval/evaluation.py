@@ -113,7 +113,7 @@ def count_ranks_screened(screen: Screen, ranks: RankCount, progress: bool, team:
 
     def note(i: int, j: int, tile: ScreenedTile) -> int:
         own = ranks.own_pairs(tile.rows, tile.columns)
-        scores = torch.zeros(own.shape, dtype=screen.problem.dtype)
+        scores = torch.zeros(own.shape, dtype=screen.problem.dtype, device=own.device)
         scores[own] = tile.exact(own)
         ranks.add_own(tile.rows, tile.columns, scores)
         return 0 if tile.whole is None else kept.add(i, j, tile.whole)

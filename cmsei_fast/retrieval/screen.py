@@ -100,7 +100,7 @@ class ScreenedTile:
         """
         problem, part = self._screen.problem, self._part
         if not wanted.any():
-            return torch.empty(0, dtype=problem.dtype)
+            return torch.empty(0, dtype=problem.dtype, device=wanted.device)
         if self._scattered(wanted):
             scores = call_engine("pair_score_listed", problem, part, None, wanted)
             check_scores(scores, part, wanted)

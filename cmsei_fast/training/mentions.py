@@ -62,9 +62,11 @@ def mention_batch(
         for word, ends in mentions[caption]:
             relations += [(len(rows), subject, target) for subject, target in ends.tolist()]
             rows.append((int(owner[first + place]), place, word))
-    images, own, words = torch.tensor(rows, dtype=torch.int64).view(-1, 3).T.contiguous()
+    images, own, words = torch.tensor(rows, dtype=torch.int64, device="cpu").view(-1, 3).T.contiguous()
     counts = tuple(sum(len(mentions[caption]) for caption in part) for part in captions)
-    return MentionBatch(images, own, words, torch.tensor(relations, dtype=torch.int64).view(-1, 3), counts)
+    return MentionBatch(
+        images, own, words, torch.tensor(relations, dtype=torch.int64, device="cpu").view(-1, 3), counts
+    )
 
 
 def find_mentions(model: CMSEI, split: Split) -> list[list[Mention]]:
