@@ -13,6 +13,7 @@ from .version import __version__
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+_MOST_SAID = 1200  # characters of an error: more than two long paths and what is said about them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, TypeError, MemoryError, RuntimeError, ImportError) as error:
         if not _explains_itself(error):
             raise
-        print(f"cmsei-fast: error: {' '.join(_message(error).split())}", file=sys.stderr)
+        print(f"cmsei-fast: error: {_one_line(_message(error))}", file=sys.stderr)
         return BAD_INPUT
     return status
 
@@ -46,6 +47,12 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None and error.filename2 is None:
         return f"{error.filename}: {error.strerror}"
     return str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, and without the middle where it quotes a damaged file at length."""
+    text = " ".join(text.split())
+    return text if len(text) <= _MOST_SAID else f"{text[: _MOST_SAID * 3 // 4]} … {text[-(_MOST_SAID // 4) :]}"
 
 
 def _explains_itself(error: Exception) -> bool:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 import cmsei_fast
@@ -105,6 +106,20 @@ def test_an_engine_that_cannot_run_is_bad_input(scenes, monkeypatch, capsys):
     monkeypatch.setattr(engines.get("eager"), "unavailable", lambda: "it is switched off")
     assert cli.main(["evaluate", str(scenes), "--engine", "eager"]) == 2
     assert "engine 'eager' cannot run here: it is switched off" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_of_some_length(tmp_path, capsys):
+    """A file may hold anything, and messages quote it."""
+    np.save(tmp_path / "x_ims.npy", np.zeros((2, 3, 4), np.float32))
+    (tmp_path / "x_caps.txt").write_text("a\n" * 10)
+    (tmp_path / "x_ids.txt").write_text("1\n" * 4 + "9" * 5000 + "\n" + "2\n" * 5)
+    command = ["convert", "scan", str(tmp_path), "--split", "x", "--out", str(tmp_path / "o.h5")]
+    assert cli.main(command) == 2
+    printed = capsys.readouterr().err
+    assert "x_ids.txt, line 5: expected each name 5 times in a row, got '9999" in printed
+    assert printed.endswith("after '1'\n")
+    assert len(printed) < 1300
+    assert printed.count("\n") == 1
 
 
 def test_no_memory_is_said_in_words(scenes, monkeypatch, capsys):

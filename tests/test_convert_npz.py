@@ -87,14 +87,17 @@ def flipped(path):
     path.write_bytes(content)
 
 
-def head(body):
-    """Its boxes have that head, which numpy parses as Python and quotes."""
-
+def entry(content):
     def damage(path):
         with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("bbox.npy", b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body)
+            archive.writestr("bbox.npy", content)
 
     return damage
+
+
+def head(body):
+    """Its boxes have that head, which numpy parses as Python and quotes."""
+    return entry(b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body)
 
 
 def without_some(path):
@@ -117,6 +120,7 @@ BAD = {
     "counts": (changed(num_bbox=[1, 2]), "7.npz: num_bbox: expected one number, got int64 of shape (2,)"),
     "complex": (changed(bbox=parts("7")["bbox"] + 1j), "7.npz: bbox: expected numbers, got complex64"),
     "words": (changed(bbox=parts("7")["bbox"].astype(str)), "7.npz: bbox: expected numbers, got <U32"),
+    "no array": (entry(b"text"), "7.npz: bbox: expected an array, got other bytes"),
     "a head of words": (head(b"not " * 2000), "7.npz: Cannot parse header: "),
     "a head too deep to parse": (head(b"-" * 9000), "7.npz: truncated or damaged .npz file: "),
     "a head too long to parse": (head(b"1+" * 4000 + b"1"), "7.npz: truncated or damaged .npz file: "),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -115,21 +116,27 @@ def _read_features(path: Path) -> np.ndarray:
         return _entry(file, "x")
 
 
-def _open(path: Path) -> Any:
-    with path.open("rb") as raw:
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    with path.open("rb") as raw:  # numpy leaves a file that is no archive open
         start = raw.read(6)
-    if start and not start.startswith((b"PK", b"\x93NUMPY")):
-        raise ValueError(f"expected a .npz file, got one that begins with {start!r}")
-    file = np.load(path, allow_pickle=False)
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError(f"expected a .npz file, got an array of shape {file.shape}")
-    return file
+        if start and not start.startswith((b"PK", b"\x93NUMPY")):
+            raise ValueError(f"expected a .npz file, got one that begins with {start!r}")
+        raw.seek(0)
+        file = np.load(raw, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError(f"expected a .npz file, got an array of shape {file.shape}")
+        with file:
+            yield file
 
 
 def _entry(file: Any, name: str) -> np.ndarray:
     if name not in file.files:
         raise KeyError(name)
-    return file[name]
+    value = file[name]
+    if not isinstance(value, np.ndarray):  # numpy gives an entry that does not begin as an array's file as it is
+        raise ValueError(f"{name}: expected an array, got other bytes")
+    return value
 
 
 def _number(file: Any, name: str) -> float:
