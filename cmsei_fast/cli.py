@@ -18,6 +18,7 @@ _MOST_SAID = 1200  # characters of an error: more than two long paths and what i
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; its status is 0, 1 (doctor found a disagreement), 2 (bad input) or 130 (interrupted)."""
+    _open_streams()
     arguments = build_parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
@@ -34,6 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cmsei-fast: error: {_one_line(_message(error))}", file=sys.stderr)
         return BAD_INPUT
     return status
+
+
+def _open_streams() -> None:
+    """Gives standard streams that were closed (``>&-``) to nobody: the next file opened would have their number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        file = os.open(os.devnull, os.O_RDWR)
+        if file != number:  # taken by another file by now
+            os.close(file)
+        setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115 - for good
 
 
 class _Parser(argparse.ArgumentParser):

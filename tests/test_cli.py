@@ -17,7 +17,7 @@ import pytest
 
 import cmsei_fast
 from cmsei_fast import cli, doctor, engines
-from cmsei_fast.data import synthetic_scenes
+from cmsei_fast.data import open_split, synthetic_scenes
 
 
 def scene_lines(groups=6):
@@ -120,6 +120,22 @@ def test_an_error_is_one_line_of_some_length(tmp_path, capsys):
     assert printed.endswith("after '1'\n")
     assert len(printed) < 1300
     assert printed.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes the streams by a shell")
+@pytest.mark.parametrize(
+    ("closed", "split"), [(">&-", "x"), ("2>&-", "x"), ("<&- >&- 2>&-", "x"), ("<&- >&- 2>&-", "y")]
+)
+def test_closed_streams(tmp_path, closed, split):
+    """As of a daemon's child, or of a cron job."""
+    np.save(tmp_path / "x_ims.npy", np.zeros((2, 3, 4), np.float32))
+    (tmp_path / "x_caps.txt").write_text("a\n" * 10)
+    command = [sys.executable, "-m", "cmsei_fast", "convert", "scan", ".", "--out", "o.h5", "--split", split]
+    done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command], cwd=tmp_path, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (0 if split == "x" else 2)
+    assert (tmp_path / "o.h5").exists() == (split == "x")
+    assert split == "y" or len(open_split(tmp_path / "o.h5")) == 2
 
 
 def test_no_memory_is_said_in_words(scenes, monkeypatch, capsys):
