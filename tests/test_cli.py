@@ -138,6 +138,19 @@ def test_closed_streams(tmp_path, closed, split):
     assert split == "y" or len(open_split(tmp_path / "o.h5")) == 2
 
 
+@pytest.mark.parametrize("name", ["o.h5", "\udcff.h5"])
+def test_an_output_that_lacks_characters(tmp_path, name):
+    """The multiplication sign of shapes in a locale without it; a name that is no text."""
+    np.save(tmp_path / "x_ims.npy", np.zeros((2, 3, 4), np.float32))
+    (tmp_path / "x_caps.txt").write_text("a\n" * 10)
+    command = [sys.executable, "-m", "cmsei_fast", "convert", "scan", ".", "--split", "x", "--out", name]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii" if name == "o.h5" else "utf-8"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(name.replace("\udcff", "\\udcff"))
+    assert ("features 6 \\xd7 4" if name == "o.h5" else "features 6 × 4") in done.stdout
+
+
 def test_no_memory_is_said_in_words(scenes, monkeypatch, capsys):
     """Python's own MemoryError has no message."""
 

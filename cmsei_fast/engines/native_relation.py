@@ -112,7 +112,7 @@ def relation_attention_backward(
     bias: Tensor | None,
     value: Tensor | None,
     confidence: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+) -> tuple[Tensor | None, ...]:
     """Gradients of q, k, v, bias, value and confidence, each in its input's dtype, None for an input not given.
 
     ``grad`` (B, H, R, d) is the gradient of the result; the attention weights are computed again, not stored.
