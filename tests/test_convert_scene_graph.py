@@ -178,7 +178,12 @@ def test_of_boxes_of_one_region_the_best_gives_the_label(files):
     [
         (
             lambda: (base([[0, 0, 1, 1]], name="5"), {}),
-            "graphs: expected one for each image, got none for 1 of 1, '5' the first",
+            "graphs: expected one for each image, got none for 1 of 1, '5' the first; numbers get the names of "
+            "their files by convert scan --id-mapping",
+        ),
+        (
+            lambda: (base([[0, 0, 1, 1]], name="e.jpg"), {}),
+            "graphs: expected one for each image, got none for 1 of 1, 'e.jpg' the first",
         ),
         (lambda: (base([[0, 0, 1, 1]]), {"overlap": 0.0}), "overlap: expected a number > 0 and <= 1, got 0.0"),
         (lambda: (random_split(boxes=None), {}), "base: expected a split with boxes, got one without"),

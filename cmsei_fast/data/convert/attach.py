@@ -51,9 +51,11 @@ def attach(base: Split, graphs: Split, *, overlap: float = 0.5, scaled: bool = T
     keys = [image_key(name) for name in base.ids]
     missing = [name for name, key in zip(base.ids, keys, strict=True) if key not in place]
     if missing:
-        raise ValueError(
-            f"graphs: expected one for each image, got none for {len(missing)} of {len(keys)}, {missing[0]!r} the first"
-        )
+        none = f"got none for {len(missing)} of {len(keys)}, {missing[0]!r} the first"
+        # SCAN's numbers of Flickr30K are not the names of files.
+        numbers = len(missing) == len(keys) and all(key.isdigit() for key in keys)
+        hint = "; numbers get the names of their files by convert scan --id-mapping" if numbers else ""
+        raise ValueError(f"graphs: expected one for each image, {none}{hint}")
     parts_of = [_on_regions(base, i, graphs, place[key], overlap, scaled) for i, key in enumerate(keys)]
     labels, label_scores, relations, scores = (np.concatenate([parts[k] for parts in parts_of]) for k in range(4))
     return replace(
