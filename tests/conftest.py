@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -103,6 +103,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out := [x for x in items if id(x) not in ids]:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[object]:
+    """Begins the work of the tests that are marked ``beside``."""
+    waiting = [item for item in session.items if item.get_closest_marker("beside")]
+    if not waiting or session.config.option.collectonly:
+        return (yield)
+    import beside
+
+    with beside.begun(waiting):
+        return (yield)
+
+
+@pytest.fixture
+def outcome(request: pytest.FixtureRequest) -> Any:
+    """What the work gives that a test's mark ``beside`` names."""
+    import beside
+
+    return request.node.stash[beside.JOB].result()
 
 
 def _backend(item: pytest.Item) -> Backend | None:

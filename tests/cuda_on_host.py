@@ -8,12 +8,12 @@ import functools
 import itertools
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import beside
 import torch
 
 from cmsei_fast import engines
@@ -31,19 +31,23 @@ def compiled(source: str, folder: Path, *more: str) -> Path:
     """A shared library of a file of tests/native."""
     library = folder / f"{Path(source).stem}.so"
     command = [str(COMPILER), *FLAGS, *more, str(ROOT / "tests" / "native" / source), "-o", str(library)]
-    subprocess.run(command, check=True)
+    done = beside.run(command, 600)
+    assert done.returncode == 0, done.stderr
     return library
 
 
-@functools.cache
 def library(name: str) -> Path:
     """The library of ``tests/native/NAME_host.cpp``, compiled once a process, or by the process that started it."""
     if given := os.environ.get(f"CMSEI_HOST_{name.upper()}"):
         return Path(given)
-    return compiled(f"{name}_host.cpp", Path(_FOLDER.name))
+    return _LIBRARIES[name].result()
 
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="cmsei-")
+_LIBRARIES = {
+    name: beside.Job(functools.partial(compiled, f"{name}_host.cpp", Path(_FOLDER.name)))
+    for name in ("pair", "hopper", "ampere", "relation")
+}
 
 
 class PairItems(ctypes.Structure):

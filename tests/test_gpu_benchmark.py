@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import beside
 import pytest
 import torch
 from test_triton_interpreter import reason
@@ -29,14 +30,21 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     return gpu
 
 
+def measured() -> dict[str, Any]:
+    """The results file of a run without a GPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        command = [sys.executable, "-m", "benchmarks.gpu", "--cpu", "--out", str(out)]
+        done = beside.run(command, 1800, OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+        found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        return found
+
+
 @pytest.mark.skipif(reason() is not None, reason=str(reason()))
-def test_every_measure_runs(tmp_path: Path) -> None:
-    out = tmp_path / "found.json"
-    command = [sys.executable, "-m", "benchmarks.gpu", "--cpu", "--out", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    found = json.loads(out.read_text(encoding="utf-8"))
+@pytest.mark.beside(work=measured)
+def test_every_measure_runs(outcome: dict[str, Any]) -> None:
+    found = outcome
     assert found["suite"]["green"] is False  # what was not tested verifies nothing
     assert found["suite"]["tail"] == "", "a process of the suite cannot collect its tests"
     assert found["suite"]["collected"] >= 80
@@ -56,23 +64,27 @@ import torch
 
 torch.cuda.is_available = lambda: True
 from cmsei_fast import engines
-from cmsei_fast.engines import cuda, triton
+from cmsei_fast.engines import cuda, native, triton
 
 cuda.unavailable = triton.unavailable = lambda *_: None
+native.unavailable = lambda: "left out: none of its tests is one of a GPU"
 """
 
 
-def test_every_test_of_a_gpu_is_one_units(gpu: Any, tmp_path: Path) -> None:
+def collected() -> str:
+    """What pytest prints of the tests of a GPU, as it would find them on one."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "as_on_a_gpu.py").write_text(COLLECTING_AS_ON_A_GPU, encoding="utf-8")
+        options = ("-p", "as_on_a_gpu", "-q", "-p", "no:cacheprovider", "--collect-only", "-m", "gpu")
+        return beside.run([sys.executable, "-m", "pytest", *options, "tests"], 300, PYTHONPATH=folder).stdout
+
+
+@pytest.mark.beside(work=collected)
+def test_every_test_of_a_gpu_is_one_units(gpu: Any, outcome: str) -> None:
     from benchmarks import gpu_suite
 
-    (tmp_path / "as_on_a_gpu.py").write_text(COLLECTING_AS_ON_A_GPU, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-p", "as_on_a_gpu", "-q", "-p", "no:cacheprovider", "--collect-only"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        [*command, "tests", "-m", "gpu"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
-    found = [x.removeprefix("tests/") for x in done.stdout.splitlines() if "::" in x]
-    assert len(found) > 3000, done.stdout[-2000:]
+    found = [x.removeprefix("tests/") for x in outcome.splitlines() if "::" in x]
+    assert len(found) > 3000, outcome[-2000:]
     once = [unit for unit in gpu_suite.units() if unit.part == 0 and not unit.design]
     ids = [f"{engine}-cuda" for engine in gpu_suite.ENGINES]
     for test in found:
@@ -235,7 +247,7 @@ def test_shards_hold_every_test_once(pytester: pytest.Pytester, monkeypatch: pyt
     seen = []
     for i in range(3):
         monkeypatch.setenv("CMSEI_TEST_SHARD", f"{i}/3")
-        done = pytester.runpytest_subprocess("--collect-only", "-q", "-m", "gpu", "-k", "marked")
+        done = pytester.runpytest_inprocess("--collect-only", "-q", "-m", "gpu", "-k", "marked")
         seen += [x for x in done.outlines if "::" in x]
     assert len(seen) == len(set(seen)) == 10
 

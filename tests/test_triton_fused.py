@@ -25,21 +25,27 @@ interprets = pytest.mark.skipif(reason() is not None, reason=str(reason()))
 SCAN, CMSEI = PairScorer.scan_t2i(), PairScorer.cmsei()
 
 
-@interprets
-def test_as_every_engine() -> None:
-    """Every test that computes a score, with the design forced: float32, float64, and features of 16 bits."""
+def every_engine() -> str:
+    """What pytest prints about every test that computes a score: float32, float64, and features of 16 bits."""
     wanted = "float64_against or float32_against or low_precision or precision_rounds or nan"
     options = ("-q", "-p", "no:cacheprovider", "-k", wanted)
-    printed = interpreted("-m", "pytest", str(TESTS / "test_pair_score.py"), *options, CMSEI_TRITON_DESIGN="fused")
-    passed = re.search(r"(\d+) passed", printed)
-    assert passed is not None, printed
-    assert int(passed[1]) >= 12, printed
+    return interpreted("-m", "pytest", str(TESTS / "test_pair_score.py"), *options, CMSEI_TRITON_DESIGN="fused")
 
 
 @interprets
-def test_many_tiles() -> None:
+@pytest.mark.beside(work=every_engine)
+def test_as_every_engine(outcome: str) -> None:
+    """With the design forced."""
+    passed = re.search(r"(\d+) passed", outcome)
+    assert passed is not None, outcome
+    assert int(passed[1]) >= 12, outcome
+
+
+@interprets
+@pytest.mark.beside(work=lambda: interpreted("-c", MANY_TILES.format(tests=str(TESTS)), CMSEI_TRITON_DESIGN="fused"))
+def test_many_tiles(outcome: str) -> None:
     """More tiles than programs, than a band and than a launch hold, of several padded sizes, the last ones not full."""
-    assert "ok 30" in interpreted("-c", MANY_TILES.format(tests=str(TESTS)), CMSEI_TRITON_DESIGN="fused")
+    assert "ok 30" in outcome
 
 
 MANY_TILES = """

@@ -7,13 +7,12 @@ tests/test_attention_options.py tests/test_relation_attention.py``.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import beside
 import numpy as np
 import pytest
 
@@ -44,14 +43,19 @@ pytestmark = pytest.mark.skipif(reason() is not None, reason=str(reason()))
 
 def interpreted(*arguments: str, **variables: str) -> str:
     """What a process in the interpreter prints, with these environment variables; it must succeed."""
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"} | variables
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=TESTS.parent, env=environment, capture_output=True, text=True, timeout=1800
-    )
+    variables = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", **variables}
+    done = beside.run([sys.executable, *arguments], 1800, **variables)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     return done.stdout
 
 
+def every_engine(file: str) -> str:
+    """What pytest prints about a file in the interpreter."""
+    again = " and not gradcheck and not opcheck" if file == "test_attention_options.py" else ""
+    return interpreted("-m", "pytest", str(TESTS / file), "-q", "-p", "no:cacheprovider", "-k", TOO_SLOW + again)
+
+
+@pytest.mark.beside(work=every_engine)
 @pytest.mark.parametrize(
     ("file", "least"),
     [
@@ -62,18 +66,16 @@ def interpreted(*arguments: str, **variables: str) -> str:
         ("test_beyond_32_bits.py", 10),
     ],
 )
-def test_as_every_engine(file: str, least: int) -> None:
-    again = " and not gradcheck and not opcheck" if file == "test_attention_options.py" else ""
-    options = ("-q", "-p", "no:cacheprovider", "-k", TOO_SLOW + again)
-    printed = interpreted("-m", "pytest", str(TESTS / file), *options)
-    passed = re.search(r"(\d+) passed", printed)
-    assert passed is not None, printed
-    assert int(passed[1]) >= least, printed
+def test_as_every_engine(file: str, least: int, outcome: str) -> None:
+    passed = re.search(r"(\d+) passed", outcome)
+    assert passed is not None, outcome
+    assert int(passed[1]) >= least, outcome
 
 
-def test_small_chunks() -> None:
+@pytest.mark.beside(work=lambda: interpreted("-c", SMALL_CHUNKS.format(tests=str(TESTS))))
+def test_small_chunks(outcome: str) -> None:
     """More chunks than one, of both sides, forward and backward, launches of several padded sizes, both forms."""
-    assert "ok" in interpreted("-c", SMALL_CHUNKS.format(tests=str(TESTS)))
+    assert "ok" in outcome
 
 
 SMALL_CHUNKS = """
@@ -98,9 +100,10 @@ print("ok")
 """
 
 
-def test_labels_outside_the_tables() -> None:
+@pytest.mark.beside(work=lambda: interpreted("-c", LABELS))
+def test_labels_outside_the_tables(outcome: str) -> None:
     """What the replays of a CUDA graph may bring unchecked: the row of its query becomes NaN, nothing else is read."""
-    assert "ok" in interpreted("-c", LABELS)
+    assert "ok" in outcome
 
 
 LABELS = """

@@ -1,0 +1,101 @@
+"""Processes that tests wait for, run on another core while other tests run.
+
+A test that is marked ``beside(work=…)`` says what it waits for: ``work`` takes those of the case's parameters that it
+names, and the fixture ``outcome`` is what it returns or raises. ``conftest.py`` begins the work of all tests, one after
+another in a thread, once they are collected; a test whose turn comes first does its own. With one core, each does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import PIPE, CompletedProcess, Popen
+from threading import Event, Lock, Thread, current_thread
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = dict(os.environ)  # as pytest was started: a test that runs meanwhile may change its own
+RUNNING: dict[Popen[str], Thread] = {}  # and who waits for each
+
+
+def run(command: Sequence[str], timeout: float, **variables: str) -> CompletedProcess[str]:
+    """A process in the source tree, with its output, which ends with this one.
+
+    Raises:
+        subprocess.TimeoutExpired: after so many seconds.
+    """
+    with Popen(command, cwd=ROOT, env=ENVIRONMENT | variables, stdout=PIPE, stderr=PIPE, text=True) as process:
+        RUNNING[process] = current_thread()
+        try:
+            printed, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            del RUNNING[process]
+    return CompletedProcess(command, process.returncode, printed, errors)
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+class Job:
+    """Work that is done once, by whoever asks first."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work, self._lock, self._future = work, Lock(), Future[Any]()
+
+    def result(self) -> Any:
+        """What the work returns, or raises."""
+        with self._lock:
+            if not self._future.done():
+                try:
+                    self._future.set_result(self._work())
+                except BaseException as error:
+                    self._future.set_exception(error)
+        return self._future.result()
+
+
+JOB = pytest.StashKey[Job]()
+
+
+@contextmanager
+def begun(items: Sequence[pytest.Item]) -> Iterator[None]:
+    """Inside the block, the work of these tests is being done, where there is a core for it; what is left then ends."""
+    jobs = []
+    for item in items:
+        if (mark := item.get_closest_marker("beside")) is not None:
+            work = mark.kwargs["work"]
+            case = getattr(item, "callspec", None)
+            arguments = {name: case.params[name] for name in inspect.signature(work).parameters} if case else {}
+            jobs.append(item.stash.setdefault(JOB, Job(lambda work=work, arguments=arguments: work(**arguments))))
+    ended = Event()
+
+    def each() -> None:
+        for job in jobs:
+            if ended.is_set():
+                return
+            try:
+                job.result()
+            except BaseException:  # its test raises it again
+                continue
+
+    thread = Thread(target=each, name="beside", daemon=True)
+    if cores() > 1:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for process, waiting in list(RUNNING.items()):
+            if waiting is thread:
+                process.kill()

@@ -1,0 +1,79 @@
+"""Work that is done beside the tests: once, by whoever asks first, and no longer than the tests run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import beside
+import pytest
+
+
+class Item:
+    """What is asked of a test that has been collected."""
+
+    def __init__(self, work: Any) -> None:
+        self.mark, self.stash = pytest.mark.beside(work=work).mark, pytest.Stash()
+
+    def get_closest_marker(self, name: str) -> pytest.Mark | None:
+        return self.mark if name == self.mark.name else None
+
+
+@pytest.fixture
+def cores(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """As many cores as the case has."""
+    monkeypatch.setattr(beside, "cores", lambda: request.param)
+
+
+@pytest.mark.parametrize("cores", [1, 2], indirect=True)
+def test_work_is_done_once_and_its_error_is_the_tests(cores: None) -> None:
+    done = []
+
+    def work() -> str:
+        done.append(threading.current_thread().name)
+        return "x"
+
+    def broken() -> None:
+        done.append("broken")
+        raise ZeroDivisionError("y")
+
+    items = [Item(work), Item(broken)]
+    with beside.begun(items):  # type: ignore[arg-type]
+        for _ in range(2):
+            assert items[0].stash[beside.JOB].result() == "x"
+            with pytest.raises(ZeroDivisionError, match="y"):
+                items[1].stash[beside.JOB].result()
+    assert len(done) == 2
+
+
+@pytest.mark.parametrize("cores", [1, 2], indirect=True)
+def test_a_second_core_begins_by_itself(cores: None, request: pytest.FixtureRequest) -> None:
+    begun = threading.Event()
+    with beside.begun([Item(begun.set)]):  # type: ignore[list-item]
+        assert begun.wait(20 if request.node.callspec.params["cores"] == 2 else 0.1) is (
+            request.node.callspec.params["cores"] == 2
+        )
+
+
+def test_a_process_ends_with_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "cores", lambda: 2)
+    command = [sys.executable, "-c", "import time; time.sleep(600)  # to be ended"]
+    item = Item(lambda: beside.run(command, 500))
+    start = time.monotonic()
+    with beside.begun([item]):  # type: ignore[list-item]
+        while not any(process.args == command for process in list(beside.RUNNING)):
+            time.sleep(0.01)
+    assert item.stash[beside.JOB].result().returncode != 0
+    assert time.monotonic() - start < 60
+
+
+def test_a_process_has_its_time_and_the_environment_of_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMSEI_ABSENT", "1")
+    code = "import os; print(os.environ.get('CMSEI_ABSENT'), os.environ['OWN'], os.getcwd())"
+    done = beside.run([sys.executable, "-c", code], 60, OWN="2")
+    assert done.stdout.split() == ["None", "2", str(beside.ROOT)]
+    with pytest.raises(subprocess.TimeoutExpired):
+        beside.run([sys.executable, "-c", "import time; time.sleep(600)"], 0.2)
