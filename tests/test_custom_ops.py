@@ -196,15 +196,29 @@ def test_calls_do_not_import_the_compiler() -> None:
     subprocess.run([sys.executable, "-c", FIRST_CALL], check=True)
 
 
-def test_a_module_of_operators_can_be_read_anew() -> None:
-    """As notebooks do that follow the source; the operator is the new one's, with its gradient."""
-    code = """
+ANEW = {
+    "a module": 'importlib.reload(sys.modules["cmsei_fast.ops.pair_score"])',
+    "what makes operators": 'importlib.reload(sys.modules["cmsei_fast.ops.operator"])',
+    "the package": """
+for name in [name for name in sys.modules if name.startswith("cmsei_fast")]:
+    del sys.modules[name]
+""",
+}
+
+
+@pytest.mark.parametrize("anew", ANEW.values(), ids=ANEW)
+def test_operators_can_be_read_anew(anew: str) -> None:
+    """As notebooks do that follow the source; a function from before it works on, with its gradient."""
+    code = f"""
 import importlib, sys, torch
 from cmsei_fast import PairScorer, pair_score
-module = importlib.reload(sys.modules["cmsei_fast.ops.pair_score"])
-x, o = torch.randn(4, 8, requires_grad=True), torch.tensor([0, 2, 4])
-module.pair_score(x, x, o, o, scorer=PairScorer.cmsei()).sum().backward()
-assert x.grad.abs().sum() > 0
+{anew}
+from cmsei_fast.ops.pair_score import PairScorer as Scorer, pair_score as new
+o = torch.tensor([0, 2, 4])
+for scorer, call in (PairScorer.cmsei(), pair_score), (Scorer.cmsei(), new):
+    x = torch.randn(4, 8, requires_grad=True)
+    call(x, x, o, o, scorer=scorer).sum().backward()
+    assert x.grad.abs().sum() > 0
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 

@@ -9,9 +9,14 @@ import torch
 
 from cmsei_fast.compiling import outside_graphs
 
-# By the operators' names, and nowhere else: an operator ends with its library, so that a module that is read anew can
-# make it anew.
-_libraries: dict[str, torch.library.Library] = {}
+
+def _libraries(namespace: str) -> dict[str, torch.library.Library]:
+    """Those of a namespace's operators by name; an operator ends with its library, and can then be made anew.
+
+    The namespace keeps them, not this module, which is itself another one where the package is imported a second time.
+    """
+    found: dict[str, torch.library.Library] = vars(getattr(torch.ops, namespace)).setdefault("_libraries", {})
+    return found
 
 
 class Operator:
@@ -29,32 +34,34 @@ class Operator:
 
     def __init__(self, qualname: str, schema: str, function: Callable[..., Any]) -> None:
         self._qualname = qualname
-        namespace, name = qualname.split("::")
-        _libraries.pop(qualname, None)
-        library = _libraries[qualname] = torch.library.Library(namespace, "FRAGMENT")
-        library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-        library.impl(name, outside_graphs(function), "CompositeExplicitAutograd")
-        self._overload = getattr(getattr(torch.ops, namespace), name).default
+        self._namespace, self._name = qualname.split("::")
+        libraries = _libraries(self._namespace)
+        libraries.pop(self._name, None)
+        library = libraries[self._name] = torch.library.Library(self._namespace, "FRAGMENT")
+        library.define(self._name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        library.impl(self._name, outside_graphs(function), "CompositeExplicitAutograd")
 
     def register_fake(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorator: the outputs' shapes and dtypes, without a tensor's values."""
-        torch.library.register_fake(self._qualname, function, lib=_libraries[self._qualname])
+        torch.library.register_fake(self._qualname, function, lib=self._library())
         return function
 
     def register_autograd(self, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
         """The gradient, as ``torch.library.register_autograd`` takes it."""
-        torch.library.register_autograd(
-            self._qualname, backward, setup_context=setup_context, lib=_libraries[self._qualname]
-        )
+        torch.library.register_autograd(self._qualname, backward, setup_context=setup_context, lib=self._library())
 
     def register_vmap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorator: ``torch.vmap`` of the operator."""
-        torch.library.register_vmap(self._qualname, function, lib=_libraries[self._qualname])
+        torch.library.register_vmap(self._qualname, function, lib=self._library())
         return function
+
+    def _library(self) -> torch.library.Library:
+        return _libraries(self._namespace)[self._name]
 
     def __call__(self, *arguments: Any) -> Any:
         """The operator's outputs."""
-        return self._overload(*arguments)
+        # Found anew: one that was kept would point at freed memory once the operator is made anew.
+        return getattr(getattr(torch.ops, self._namespace), self._name).default(*arguments)
 
 
 def operator(qualname: str, schema: str) -> Callable[[Callable[..., Any]], Operator]:
