@@ -7,7 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from cmsei_fast.report import draw, explain_features
+from cmsei_fast.report import draw, draw_explanation, explain_features
+from cmsei_fast.report.explanation import Edge
 from cmsei_fast.report.fonts import _characters, families
 
 matplotlib = pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra plot)")
@@ -40,3 +41,20 @@ def test_a_character_of_no_font_is_a_box_and_no_warning(tmp_path, caplog):
         draw(found, tmp_path / "a.png")
     assert caplog.records == []
     assert (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_fonts_are_sought_for_all_text_of_the_picture(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(draw_explanation, "families", lambda text: asked.append(text) or families(text))
+    edge = Edge("semantic", 0, 0, 1, "骑", False, 0.5, 1.0)
+    found = explain_features(
+        np.eye(3),
+        np.eye(3)[:2],
+        image="图",
+        caption="人骑马",
+        word_names=["骑着", "马儿"],
+        region_names=["男", "女", "狗"],
+        edges=[edge],
+    )
+    draw(found, tmp_path / "a.png")
+    assert set(asked[0]) == set("图人骑马着儿男女狗")

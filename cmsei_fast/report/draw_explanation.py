@@ -99,7 +99,8 @@ def draw(
     from matplotlib.figure import Figure
 
     extra = 0.16 * max(0, len(explanation.words) - 14)
-    text = "".join((explanation.image, explanation.caption, *explanation.words, *explanation.regions))
+    names = {edge.name for edge in explanation.edges}
+    text = "".join((explanation.image, explanation.caption, *explanation.words, *explanation.regions, *names))
     settings: Any = {"svg.hashsalt": "cmsei_fast", "font.size": 9, "font.family": families(text)}
     with matplotlib.rc_context(settings), boxes_for_missing_characters():
         figure = Figure(figsize=(15, 9 + extra), dpi=_DPI, layout="constrained")
