@@ -143,7 +143,7 @@ class GraphReasoning(Module):
 
 @outside_graphs
 def _padded(rows: Tensor, mask: Tensor) -> Tensor:
-    """(B, R, …) from rows of the places that the mask (B, R) has, 0 elsewhere."""
+    """(B, R, D) from rows (n, D) of the places that the mask (B, R) has, 0 elsewhere."""
     padded = rows.new_zeros(*mask.shape, rows.shape[-1])
     padded[mask] = rows
     return padded

@@ -61,7 +61,7 @@ class WordEmbedding(Module):
         and near the words that are like it.
 
         Raises:
-            ValueError: for vectors that are wider than the embedding, or that are all the same: centred they are none.
+            ValueError: for vectors that are wider than the embedding, or all the same: centred, nothing is left.
         """
         found = [(i, vectors[word]) for word, i in self.vocabulary.index.items() if word in vectors]
         values = torch.from_numpy(np.stack([vector for _, vector in found])) if found else torch.zeros(1, 0)
@@ -71,9 +71,8 @@ class WordEmbedding(Module):
         out = torch.zeros(len(self.vocabulary), self.width)
         if found:
             if (values == values[0]).all():
-                raise ValueError(
-                    f"vectors: expected at least two that differ, got {len(found)} of the words' all alike"
-                )
+                got = "1" if len(found) == 1 else f"{len(found)}, all the same"
+                raise ValueError(f"vectors: expected at least two that differ for the vocabulary's words, got {got}")
             values -= values.mean(0)
             out[[i for i, _ in found], :width] = values / values.norm(dim=1).mean()
         if width < self.width:
