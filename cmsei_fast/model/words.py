@@ -13,6 +13,8 @@ from torch.nn.functional import embedding
 from ..data.lexical import singular, word_vector
 from ..data.vocabulary import PAD, Vocabulary
 
+_AT_ONCE = 1 << 15  # words whose own vectors are made into one table at a time
+
 
 class WordEmbedding(Module):
     """Words to vectors, and to the joint space.
@@ -31,7 +33,7 @@ class WordEmbedding(Module):
         self.width, self.trained = width, Parameter(torch.empty(count, width))
         self.fixed: Tensor
         self.register_buffer("fixed", torch.empty(len(vocabulary) - count, width))
-        self._set(torch.randn(len(vocabulary), width) * width**-0.5)
+        self._fill(torch.randn(len(vocabulary), width).mul_(width**-0.5))
         self.project = Linear(width, joint_width, bias=False)
         torch.nn.init.orthogonal_(self.project.weight)
 
@@ -63,30 +65,41 @@ class WordEmbedding(Module):
         Raises:
             ValueError: for vectors that are wider than the embedding, or all the same: centred, nothing is left.
         """
+        # Of up to a million words one table is hundreds of megabytes: there is one here, beside what is given and what
+        # is filled, and it is changed in its place.
         found = [(i, vectors[word]) for word, i in self.vocabulary.index.items() if word in vectors]
         values = torch.from_numpy(np.stack([vector for _, vector in found])) if found else torch.zeros(1, 0)
         width = values.shape[1]
         if width > self.width:
             raise ValueError(f"vectors: expected a width of at most {self.width}, got {width}")
-        out = torch.zeros(len(self.vocabulary), self.width)
+        self.trained.zero_()
+        self.fixed.zero_()
         if found:
             if (values == values[0]).all():
                 got = "1" if len(found) == 1 else f"{len(found)}, all the same"
                 raise ValueError(f"vectors: expected at least two that differ for the vocabulary's words, got {got}")
             values -= values.mean(0)
-            out[[i for i, _ in found], :width] = values / values.norm(dim=1).mean()
+            values /= values.norm(dim=1).mean()
+            self._fill(values, torch.tensor([i for i, _ in found]))
+        del values
         if width < self.width:
             own = {word: singular(word) for word in self.vocabulary.words}
             unit = {word: word_vector(word, self.width - width) for word in set(own.values())}
-            out[:, width:] = torch.from_numpy(np.stack([unit[own[word]] for word in self.vocabulary.words]))
-        self._set(out)
+            for start in range(0, len(self.vocabulary), _AT_ONCE):
+                words = self.vocabulary.words[start : start + _AT_ONCE]
+                units = torch.from_numpy(np.stack([unit[own[word]] for word in words]))
+                self._fill(units, torch.arange(start, start + len(words)), width)
         return len(found)
 
     @torch.no_grad()
-    def _set(self, vectors: Tensor) -> None:
-        vectors[PAD] = 0
-        self.trained.copy_(vectors[: len(self.trained)])
-        self.fixed.copy_(vectors[len(self.trained) :])
+    def _fill(self, values: Tensor, places: Tensor | None = None, first: int = 0) -> None:
+        """Writes values (n, w) of the words at ``places`` in ascending order, None for all, from a column on."""
+        places = torch.arange(len(values)) if places is None else places
+        count = len(self.trained)
+        learned, columns = int((places < count).sum()), slice(first, first + values.shape[1])
+        self.trained[places[:learned], columns] = values[:learned].to(self.trained)
+        self.fixed[places[learned:] - count, columns] = values[learned:].to(self.fixed)
+        (self.trained if count else self.fixed)[PAD] = 0
 
 
 def name_tokens(names: Sequence[str], vocabulary: Vocabulary) -> Tensor:
