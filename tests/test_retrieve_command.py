@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from training_runs import tiny_model, tiny_split
 
-from cmsei_fast import cli, engines, retrieve, score_matrix
+from cmsei_fast import CMSEI, cli, engines, retrieve, score_matrix
 from cmsei_fast.data import write_split
 from cmsei_fast.report.drawings import Drawings
+from cmsei_fast.report.retrieval_page import closest_first
 
 SPLIT = tiny_split(3)
 SENTENCES = ["the robot touching the orange horse", "zorblax horse of quux"]
@@ -63,6 +64,7 @@ def test_one_model_finds_what_the_function_finds(files, tmp_path, capsys):
         for rank, x in enumerate(query["images"], start=1):
             own = [text for text, i in zip(SPLIT.captions, SPLIT.caption_to_image, strict=True) if i == x["image"]]
             assert (x["rank"], x["name"], x["captions"]) == (rank, SPLIT.ids[x["image"]], own)
+            assert x["own"] == (query["caption"] in own)
     for query in found["images"]:
         for x in query["captions"]:
             assert x["text"] == SPLIT.captions[x["caption"]]
@@ -77,14 +79,93 @@ def test_one_model_finds_what_the_function_finds(files, tmp_path, capsys):
     first, second, third, _ = capsys.readouterr().out.split("\n\n")
     lines = first.splitlines()
     assert lines[0] == f"“{SENTENCES[0]}”"
-    assert lines[1].split() == ["rank", "score", "image", "name", "captions"]
+    assert lines[1].split() == ["rank", "score", "image", "name", "closest", "caption"]
     top = found["captions"][0]["images"][0]
     assert lines[2].split(maxsplit=4)[:4] == ["1", f"{top['score']:.4f}", str(top["image"]), top["name"]]
-    assert lines[2].endswith(f"{top['captions'][0]} (and 1 more)")
+    assert lines[2].endswith(f"{closest_first(SENTENCES[0], top['captions'])[0]} (and 1 more)")
     assert len(lines) == 2 + 4
     assert second.splitlines()[1] == f"{files / 'a'} reads as unknown: zorblax, quux"
     assert third.startswith(f"image 5, {SPLIT.ids[5]}\n")
     assert third.count("(its own)") == sum(x["own"] for x in found["images"][0]["captions"])
+
+
+def test_a_sentence_is_shown_what_is_closest_to_it_and_what_is_its_own(files, tmp_path, capsys):
+    assert closest_first("a red dog runs", ["a cat", "the dog runs", "A red dog", "a red dog runs"]) == [
+        "a red dog runs",
+        "A red dog",
+        "the dog runs",
+        "a cat",
+    ]
+    assert closest_first("", ["a", "b"]) == ["a", "b"]
+    own = SPLIT.captions[1]  # not the first one of its image
+    page = tmp_path / "x.html"
+    assert run(files, "--caption", own, "--top", 99, "--page", page) == 0
+    owners = {i for text, i in zip(SPLIT.captions, SPLIT.caption_to_image.tolist(), strict=True) if text == own}
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert {int(line.split()[2]) for line in lines if line.endswith(f"{own} (its own, and 1 more)")} == owners
+    assert page.read_text(encoding="utf-8").count("✓ own") == len(owners)
+
+
+def test_an_encoded_split_is_kept_and_not_encoded_again(files, tmp_path, monkeypatch):
+    kept, out = tmp_path / "kept.safetensors", tmp_path / "x.json"
+    encoded = []
+
+    def noting(real):
+        def note(self, what, *rest, **options):
+            encoded.append(len(what))
+            return real(self, what, *rest, **options)
+
+        return note
+
+    for name in ("encode_images", "encode_captions"):
+        monkeypatch.setattr(CMSEI, name, noting(getattr(CMSEI, name)))
+
+    def found(*options):
+        encoded.clear()
+        assert run(files, *options, "--out", out, models=("a", "b")) == 0
+        return json.loads(out.read_text(encoding="utf-8"))
+
+    by_sentence, by_image = ["--caption", SENTENCES[0]], ["--image", 3, "--image", 0]
+    expected = found(*by_sentence, *by_image)
+    assert found(*by_sentence, "--encoded", kept)["captions"] == expected["captions"]
+    assert encoded == [len(SPLIT), 1] * 2
+    first = kept.read_bytes()
+    assert found(*by_sentence, "--encoded", kept)["captions"] == expected["captions"]
+    assert encoded == [1, 1]  # the sentence by two models
+    assert kept.read_bytes() == first
+    assert found(*by_image, "--encoded", kept)["images"][0]["name"] == SPLIT.ids[3]
+    assert encoded == [len(SPLIT.captions)] * 2
+    again = found(*by_sentence, *by_image, "--encoded", kept)
+    assert encoded == [1, 1]
+    assert again["captions"] == expected["captions"]
+    for a, b in zip(again["images"], expected["images"], strict=True):
+        assert [x["caption"] for x in a["captions"]] == [x["caption"] for x in b["captions"]]
+        np.testing.assert_allclose(*([x["score"] for x in y["captions"]] for y in (a, b)), rtol=1e-5, atol=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.safetensors", "x.json"]
+
+
+def test_an_encoded_split_of_something_else_is_refused(files, tmp_path, capsys):
+    kept = tmp_path / "kept.safetensors"
+    assert run(files, "--caption", "a horse", "--encoded", kept) == 0
+    other = tmp_path / "other.h5"
+    write_split(other, SPLIT.subset(np.arange(len(SPLIT))[::-1]))
+    (tmp_path / "text").write_text("no safetensors, which begin with eight bytes of a length", encoding="utf-8")
+    capsys.readouterr()
+    for options, change, message in (
+        (kept, {"models": ("b",)}, "got models encoded by other models"),
+        (kept, {"models": ("a", "b")}, "got models encoded by other models"),
+        (kept, {"split": other}, "got images encoded of other images"),
+        (tmp_path / "text", {}, "expected a cmsei_fast encoded split, got another or a damaged file"),
+        (files / "a" / "model.safetensors", {}, "expected a cmsei_fast encoded split of version 1, got another file"),
+        (tmp_path, {}, "--encoded: expected the name of a file, got the directory"),
+        (files / "s.h5", {}, "--encoded: expected another file than that of path"),
+    ):
+        before = kept.read_bytes()
+        assert run(files, "--caption", "a horse", "--encoded", options, **change) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+        assert kept.read_bytes() == before
 
 
 class Gone(io.StringIO):

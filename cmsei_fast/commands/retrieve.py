@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
+from .joining import joined
 from .paths import check_outputs, given_path
 from .scoring import add_scoring_flags, add_thumbnail_flag, load_models, mean_stream
 from .settings import check_least
@@ -64,6 +65,12 @@ def add_parser(commands: Any) -> None:
         "--out", "--json", type=given_path, metavar="JSON", help="also write the results to this JSON file"
     )
     retrieve.add_argument(
+        "--encoded",
+        type=given_path,
+        metavar="FILE",
+        help="file of the encoded split: written where there is none, else read in place of encoding the split again",
+    )
+    retrieve.add_argument(
         "--page",
         type=given_path,
         metavar="HTML",
@@ -75,10 +82,9 @@ def add_parser(commands: Any) -> None:
 
 
 def _retrieve(arguments: argparse.Namespace) -> int:
-    sentences = _sentences(arguments)
-    from ..process_group import process_group, rank_and_world
+    with joined(arguments.device, lambda: _sentences(arguments)) as (device, sentences):
+        from ..process_group import rank_and_world
 
-    with process_group(arguments.device) as device:
         _run(arguments, sentences, str(device), first=rank_and_world()[0] == 0)
     return 0
 
@@ -94,7 +100,7 @@ def _sentences(arguments: argparse.Namespace) -> list[str]:
 
     check_least("--top", arguments.top, 1)
     check_outputs(
-        {"--out": arguments.out, "--page": arguments.page},
+        {"--out": arguments.out, "--page": arguments.page, "--encoded": arguments.encoded},
         {"path": arguments.path, "--captions-file": arguments.captions_file},
     )
     if arguments.images is not None and arguments.page is None:
@@ -111,22 +117,27 @@ def _sentences(arguments: argparse.Namespace) -> list[str]:
 
 def _run(arguments: argparse.Namespace, sentences: list[str], device: str, first: bool) -> None:
     """Retrieves; of the processes that ``torchrun`` started, each takes part and the first one tells."""
-    from ..process_group import default_group
+    from ..encoded_file import EncodedFile
+    from ..process_group import default_group, together
     from ..report.drawings import Drawings
     from ..retrieval.best import find_best
 
     arguments.progress &= first
-    split = load_split(arguments.path)
-    images = [place_of(split, image) for image in arguments.image]
-    if images and not split.captions:
-        raise ValueError("--image: expected a split with captions to search, got one without")
-    drawings = None if arguments.page is None else Drawings(split, arguments.images)
-    loaded = load_models(arguments.model, arguments, device)
+    with together():
+        split = load_split(arguments.path)
+        images = [place_of(split, image) for image in arguments.image]
+        if images and not split.captions:
+            raise ValueError("--image: expected a split with captions to search, got one without")
+        drawings = None if arguments.page is None else Drawings(split, arguments.images)
+        loaded = load_models(arguments.model, arguments, device)
     group = default_group()
+    kept = None
+    if arguments.encoded is not None:
+        kept = EncodedFile(arguments.encoded, [model for _, model in loaded], split, group)
     found: dict[str, Any] = {"path": arguments.path, "model": arguments.model, "version": __version__}
 
     def best(query: str, captions: Sequence[str], indices: list[int] | None = None) -> Iterator[Best]:
-        stream = mean_stream(loaded, arguments, split, captions, indices, group)
+        stream = mean_stream(loaded, arguments, split, captions, indices, group, kept)
         top = find_best(stream, arguments.top, query, progress=arguments.progress, group=group)
         found.update(engine=stream.problems[0].engine, precision=stream.problems[0].precision)
         for items, scores in zip(top.indices.tolist(), top.scores.tolist(), strict=True):
@@ -172,13 +183,14 @@ def _captions_of(split: Split) -> list[list[str]]:
 def _of_sentence(
     loaded: Sequence[tuple[str, CMSEI]], split: Split, captions: list[list[str]], sentence: str, best: Best
 ) -> dict[str, Any]:
-    """What a sentence found, and by model the words that it does not know."""
+    """What a sentence found, and by model the words that it does not know; ``own`` says whether an image has it."""
     unknown = {}
     for name, model in loaded:
         if words := list(dict.fromkeys(word for word, known in model.text.spell(sentence) if not known)):
             unknown[name] = words
     images = [
         {"rank": rank, "score": score, "image": i, "name": split.ids[i], "captions": captions[i]}
+        | {"own": sentence in captions[i]}
         for rank, i, score in best
     ]
     return {"caption": sentence, "unknown": unknown, "images": images}
@@ -195,14 +207,14 @@ def _of_image(split: Split, image: int, best: Best) -> dict[str, Any]:
 
 
 def _told_of_sentence(found: dict[str, Any]) -> str:
-    from ..report.retrieval_page import unknown_words
+    from ..report.retrieval_page import closest_first, unknown_words
 
     rows = []
     for x in found["images"]:
-        first, others = x["captions"][:1], len(x["captions"]) - 1
-        more = f" (and {others} more)" if others > 0 else ""
-        rows.append((x["rank"], f"{x['score']:.4f}", x["image"], x["name"], "".join(first) + more))
-    table = _table(("rank", "score", "image", "name", "captions"), rows)
+        closest, *others = closest_first(found["caption"], x["captions"]) or [""]
+        notes = ", ".join(["its own"] * x["own"] + [f"and {len(others)} more"] * bool(others))
+        rows.append((x["rank"], f"{x['score']:.4f}", x["image"], x["name"], closest + f" ({notes})" * bool(notes)))
+    table = _table(("rank", "score", "image", "name", "closest caption"), rows)
     return "\n".join([f"“{found['caption']}”", *unknown_words(found), table])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..data import Split
+    from ..encoded_file import EncodedFile
     from ..ensemble import MeanStream
     from ..model import CMSEI
 
@@ -165,21 +167,34 @@ def mean_stream(
     captions: Sequence[str],
     images: Sequence[int] | None = None,
     group: Any = None,
+    kept: EncodedFile | None = None,
 ) -> MeanStream:
     """The mean scores of a split's images, all or some in this order, with the captions, once each model encoded them.
+
+    What ``kept`` has is not encoded, and what it lacks is written to it.
 
     Raises:
         ValueError: for a split that lacks what a model is built on, naming the model.
     """
+    from ..encoded import Encoded
     from ..ensemble import MeanStream
+    from ..process_group import agreed_engine
     from ..scoring import prepare
 
     problems = []
-    for name, model in loaded:
+    for number, (name, model) in enumerate(loaded):
+        options: dict[str, Any] = {"progress": arguments.progress, "group": group}
+        of_images = functools.partial(model.encode_images, split, images, **options)
+        of_captions = functools.partial(model.encode_captions, captions, **options)
         try:
-            regions = model.encode_images(split, images, progress=arguments.progress, group=group)
+            regions = of_images() if kept is None else kept.images(number, images, of_images)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        words = model.encode_captions(captions, progress=arguments.progress, group=group)
-        problems.append(prepare(regions, words, None, None, model.scorer, arguments.engine, arguments.precision))
+        words = of_captions() if kept is None else kept.captions(number, captions, of_captions)
+        scorer, own = model.scorer, model.words.project.weight.device
+        engine = agreed_engine(arguments.engine, own, "pair_score", scorer.config())
+        sides = (Encoded(x.rows.to(own), x.lengths) for x in (regions, words))
+        problems.append(prepare(*sides, None, None, scorer, engine, arguments.precision))
+    if kept is not None:
+        kept.save()
     return MeanStream(problems)

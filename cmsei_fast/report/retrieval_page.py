@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..data.lexical import tokenize
 from ..data.vocabulary import SPECIAL, UNKNOWN
 from .drawings import Drawings
 from .html import Html, html, page
@@ -44,18 +45,29 @@ def unknown_words(query: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def closest_first(sentence: str, captions: Sequence[str]) -> list[str]:
+    """An image's captions: a sentence itself first, then those that share the largest part of their words with it."""
+    words = set(tokenize(sentence))
+    shares = [len(words & own) / max(1, len(words | own)) for own in (set(tokenize(x)) for x in captions)]
+    return [captions[i] for i in sorted(range(len(captions)), key=lambda i: (captions[i] != sentence, -shares[i]))]
+
+
 def _sentence(query: Mapping[str, Any], drawings: Drawings) -> str:
     unknown = "".join(f'<p class="unknown">{html(line)}</p>' for line in unknown_words(query))
     figures = "".join(
         f"<figure>{drawings.draw(x['image'], query['caption'])}<figcaption>{x['rank']}. {html(x['name'])} {_score(x)}"
-        f"{_texts(x['captions'])}</figcaption></figure>"
+        f"{_mark(x)}{_texts(closest_first(query['caption'], x['captions']))}</figcaption></figure>"
         for x in query["images"]
     )
     return f'<section><h2>“{html(query["caption"])}”</h2>{unknown}<div class="gallery">{figures}</div></section>'
 
 
+def _mark(found: Mapping[str, Any]) -> str:
+    return " <b>✓ own</b>" if found.get("own") else ""
+
+
 def _texts(captions: list[str]) -> str:
-    """The first caption, and the others once they are asked for."""
+    """The closest caption, and the others once they are asked for."""
     first, rest = captions[:1], captions[1:]
     more = f"<details><summary>{len(rest)} more</summary>{''.join(map(_line, rest))}</details>" if rest else ""
     return "".join(map(_line, first)) + more
