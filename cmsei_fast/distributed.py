@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,45 +17,12 @@ import torch
 from torch import Tensor
 
 from .encoded import Encoded
+from .exchange import Exchange, ProcessLost, exchange_device, lost, place_in
 from .progress import Progress
 from .tiling import ScoreTiles
 
 # Tiles of one process between two exchanges: at most half a minute, as a tile takes half a second or less.
 TILES_A_ROUND = 64
-_MESSAGE_BYTES = 512
-
-
-class ProcessLost(RuntimeError):
-    """Another process of the group failed, was killed or does not answer; the message says what is known."""
-
-
-def place_in(group: Any) -> tuple[int, int]:
-    """This process's number in a group of torch.distributed, and how many there are; (0, 1) for None.
-
-    Raises:
-        TypeError: for another group, or one that this process is not in.
-    """
-    if group is None:
-        return 0, 1
-    import torch.distributed as dist
-
-    if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
-        raise TypeError(
-            f"group: expected None or a group of torch.distributed that this process is in, got {type(group).__name__}"
-        )
-    return dist.get_rank(group), dist.get_world_size(group)
-
-
-def _exchange_device(group: Any, device: torch.device) -> torch.device:
-    """Where tensors must be to go to the other processes, for those that are on a device."""
-    if group is None:
-        return torch.device("cpu")
-    import torch.distributed as dist
-
-    backend = dist.get_backend(group)
-    if device.type == "cuda" and backend != "gloo":
-        return device
-    return torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")
 
 
 def encoded_by_all(encode: Callable[[], Encoded], group: Any) -> Encoded:
@@ -76,7 +42,7 @@ def encoded_by_all(encode: Callable[[], Encoded], group: Any) -> Encoded:
         with contextlib.suppress(ProcessLost):  # the error of this process is the one to raise
             _sizes(-1, -1, group, torch.device("cpu"))
         raise
-    device = _exchange_device(group, mine.rows.device)
+    device = exchange_device(group, mine.rows.device)
     sizes = _sizes(len(mine), len(mine.rows), group, mine.rows.device)
     if (failed := (sizes[:, 0] < 0).nonzero()).numel():
         raise ProcessLost(f"process {int(failed[0])} of {size} failed to encode its share")
@@ -88,7 +54,7 @@ def encoded_by_all(encode: Callable[[], Encoded], group: Any) -> Encoded:
             if sender == rank:
                 whole[first:last] = part
             if first < last:
-                with _lost():
+                with lost():
                     dist.broadcast(whole[first:last], dist.get_global_rank(group, sender), group=group)
         out.append(whole)
     return Encoded(out[1].to(mine.rows.device), out[0].cpu())
@@ -98,9 +64,9 @@ def _sizes(items: int, rows: int, group: Any, device: torch.device) -> Tensor:
     """(P, 2) int64 on the CPU: items and rows of every process."""
     import torch.distributed as dist
 
-    mine = torch.tensor([items, rows], device=_exchange_device(group, device))
+    mine = torch.tensor([items, rows], device=exchange_device(group, device))
     parts = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
-    with _lost():
+    with lost():
         dist.all_gather(parts, mine, group=group)
     return torch.stack(parts).cpu()
 
@@ -111,7 +77,7 @@ def dealt(work: np.ndarray, size: int) -> np.ndarray:
     return np.minimum(middle * size / max(work.sum(), 1.0), size - 1).astype(np.int64)
 
 
-class Team:
+class Team(Exchange):
     """The processes of a group, or one process without a group.
 
     Args:
@@ -123,15 +89,9 @@ class Team:
     """
 
     def __init__(self, group: Any, stream: ScoreTiles) -> None:
-        self._stream, self._group = stream, group
-        self.rank, self.size = place_in(group)
-        self._device = _exchange_device(group, stream.device)
+        super().__init__(group, stream.device)
+        self._stream = stream
         self._dealt = np.zeros(stream.grid.shape, dtype=np.int64)  # (I, J) process of each tile
-
-    @property
-    def alone(self) -> bool:
-        """Whether no other process shares the run."""
-        return self.size == 1
 
     def agree(self, **more: Any) -> None:
         """Checks that every process makes the same call, by what can be known without reading the features.
@@ -148,13 +108,7 @@ class Team:
         for name in ("scorer", "engine", "precision"):
             call[name] = [getattr(problem, name) for problem in self._stream.problems]
         call |= {"tiles": zlib.crc32(np.concatenate([grid.image_cuts, grid.caption_cuts]).tobytes()), **more}
-        codes = torch.tensor([zlib.crc32(repr(x).encode()) for x in call.values()], device="cpu")
-        for rank, theirs in enumerate(self.gather(codes)):
-            if different := [name for name, same in zip(call, (theirs == codes).tolist(), strict=True) if not same]:
-                raise ValueError(
-                    f"group: expected the same call in every process, got another {' and '.join(different)} "
-                    f"in process {rank} than in process {self.rank}"
-                )
+        self.same(call)
 
     def deal(self, wanted: np.ndarray) -> None:
         """Deals tiles (I, J) bool: row by row, each process a run of about the same work."""
@@ -219,98 +173,19 @@ class Team:
         except ProcessLost:
             raise
         except BaseException as error:
-            self._exchange(0, error)
+            self.exchange(0, error)
             raise
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """At the end of the block all processes meet; an error in it is raised there, and ends the others.
-
-        Raises:
-            ProcessLost: if another process failed or is lost.
-        """
-        try:
-            yield
-        except BaseException as error:
-            self._exchange(0, error)
-            raise
-        self._exchange(0)
 
     def bar(self, progress: bool, total: int, done: int = 0) -> Progress | None:
         """What shows the progress, in the first process."""
         return Progress(total, done) if progress and self.rank == 0 else None
-
-    def sum_(self, *tensors: Tensor) -> None:
-        """Each tensor becomes the sum of all processes' tensors."""
-        if self.alone:
-            return
-        import torch.distributed as dist
-
-        with _lost():
-            for tensor in tensors:
-                moved = tensor.to(self._device)
-                dist.all_reduce(moved, group=self._group)
-                tensor.copy_(moved)
-
-    def gather(self, tensor: Tensor) -> list[Tensor]:
-        """The tensors of all processes, of one shape and dtype, in their order."""
-        if self.alone:
-            return [tensor]
-        import torch.distributed as dist
-
-        with _lost():
-            moved = tensor.to(self._device).contiguous()
-            parts = [torch.empty_like(moved) for _ in range(self.size)]
-            dist.all_gather(parts, moved, group=self._group)
-            return [part.to(tensor.device) for part in parts]
 
     def _most(self, number: int) -> int:
         return max(int(x) for x in self.gather(torch.tensor([number], device="cpu")))
 
     def _meet(self, pairs: int, bar: Progress | None) -> int:
         """Exchanges how far this process is; gives 0, the pairs that are yet to be told."""
-        done = self._exchange(pairs)
+        done = self.exchange(pairs)
         if bar is not None and done:
             bar.update(done)
         return 0
-
-    def _exchange(self, pairs: int, error: BaseException | None = None) -> int:
-        """Pairs of all processes; raises where another process has an error and this one has none."""
-        if self.alone:
-            return pairs
-        told = torch.zeros(1 + self.size, dtype=torch.int64, device="cpu")
-        told[0] = pairs
-        told[1 + self.rank] = error is not None
-        try:
-            self.sum_(told)
-            total, *failed = told.tolist()
-            if any(failed):
-                text = "" if error is None else f"{type(error).__name__}: {error}"
-                messages = self.gather(_packed(text))
-        except ProcessLost:
-            if error is None:
-                raise
-            return pairs  # the error of this process is the one to raise
-        if error is None and any(failed):
-            first = failed.index(1)
-            raise ProcessLost(f"process {first} of {self.size} failed: {_text(messages[first])}")
-        return total
-
-
-@contextmanager
-def _lost() -> Iterator[None]:
-    """An error of the transport is a process that is lost."""
-    try:
-        yield
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ProcessLost(f"a process of the group is lost, or does not answer: {reason}") from error
-
-
-def _packed(text: str) -> Tensor:
-    data = text.encode()[:_MESSAGE_BYTES]
-    return torch.tensor([*data, *bytes(_MESSAGE_BYTES - len(data))], dtype=torch.uint8, device="cpu")
-
-
-def _text(message: Tensor) -> str:
-    return bytes(message.tolist()).rstrip(b"\0").decode(errors="replace")

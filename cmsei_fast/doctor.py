@@ -22,6 +22,11 @@ ENVIRONMENT = (
     ("TRITON_INTERPRET", "1 runs the triton engine in Triton's interpreter, on the CPU too: slow, for tests", "run"),
     ("CMSEI_TRITON_DESIGN", "chunked or fused: design of the triton engine's pair_score; the faster if unset", "run"),
     ("CMSEI_CACHE", "folder of the choices measured on a GPU; the platform's folder for caches if unset", "run"),
+    (
+        "CMSEI_CONNECT_SECONDS",
+        "how long processes of torchrun wait for each other at the start; 120 if unset",
+        "run",
+    ),
     ("CMSEI_NATIVE", "build the CPU module: 0 no, 1 yes or fail, auto (default) if a C++ compiler is there", "build"),
     ("CMSEI_CUDA", "build the CUDA module: 0 no, 1 yes or fail, auto (default) if nvcc is there", "build"),
     ("CMSEI_CUDA_ARCHS", "GPU architectures to build for; those present, else 80;90a + PTX if unset", "build"),

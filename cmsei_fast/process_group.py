@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from . import engines
 from .devices import own_device
+from .exchange import Exchange, lost
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -30,27 +33,77 @@ def default_group() -> Any:
 def process_group(device: str | None = None) -> Iterator[torch.device]:
     """Inside the block, the processes that ``torchrun`` started are one group; gives this process's device.
 
-    NCCL where each process has a GPU, else gloo. Without ``torchrun`` there is one process and no group.
+    NCCL where each process has a GPU, else gloo. Without ``torchrun`` there is one process and no group. The processes
+    connect within ``CMSEI_CONNECT_SECONDS`` (120 if unset) or not at all; torch's own 30 minutes are for the work.
 
     Raises:
-        ValueError: for a device that is not here.
+        ValueError: for a device that is not here, or a number of seconds that cannot be.
+        ProcessLost: another process has no such device, or did not come.
     """
-    chosen = own_device(device)
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
     there = dist.is_available() and dist.is_initialized()
     if not there and not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
-        yield chosen
+        yield own_device(device)
         return
     unbind_default_group()
     if there:
+        with together():
+            chosen = _set_device(device)
         yield chosen
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    from .connecting import connect
+
+    with connect(lambda: _set_device(device)) as (chosen, store, rank, size), lost():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield chosen
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """At the end of the block all processes meet: an error in one of them, as of a file that it lacks, ends all.
+
+    Raises:
+        ProcessLost: another process failed, with its error, or is lost.
+    """
+    with Exchange(default_group()).together():
+        yield
+
+
+def agreed_engine(engine: str, device: torch.device | str, operator: str, config: list[int] | None = None) -> str:
+    """The engine of that name, in all processes; of ``"auto"`` what it means in each, and ``eager`` if that differs.
+
+    Args:
+        engine: ``"auto"`` or an engine's name.
+        device: of this process.
+        operator: ``"pair_score"`` or ``"relation_attention"``.
+        config: ``PairScorer.config()`` of what is to be scored.
+
+    Raises:
+        ValueError, EngineUnavailable: as :func:`cmsei_fast.engines.get` does, and where the names differ.
+        ProcessLost: another process cannot have its engine.
+    """
+    exchange = Exchange(default_group())
+    with exchange.together():
+        own = engines.choose(device, operator, config) if engine == "auto" else engine
+        engines.get(own, device, operator, config)
+    each = exchange.texts(own)
+    if len(set(each)) == 1:
+        return own
+    found = ", ".join(f"{name} in process {rank}" for rank, name in enumerate(each))
+    if set(exchange.texts(engine)) != {"auto"}:
+        raise ValueError(f"engine: expected the same in every process, got {found}")
+    if exchange.rank == 0:
+        warnings.warn(f"engine 'auto' is {found}: all of them use 'eager' for {operator}", stacklevel=2)
+    return "eager"
+
+
+def _set_device(device: str | None) -> torch.device:
+    chosen = own_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return chosen
 
 
 def unbind_default_group() -> None:

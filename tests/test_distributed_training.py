@@ -20,7 +20,8 @@ from cmsei_fast.training.log import read_log
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 
 
-def start_two(directory, *, finishes=True, program=(training_runs.__file__,), **options) -> None:
+def start_two(directory, *, finishes=True, program=(training_runs.__file__,), **options) -> list[str]:
+    """What the two processes say on standard error."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -30,21 +31,28 @@ def start_two(directory, *, finishes=True, program=(training_runs.__file__,), **
         subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
         for rank in "01"
     ]
+    said = []
     try:
         for process in processes:
-            _, error = process.communicate(timeout=400)
-            assert (process.returncode == 0) == finishes, error
+            said.append(process.communicate(timeout=400)[1])
+            assert (process.returncode == 0) == finishes, said
     finally:
         for process in processes:
             process.kill()
+    return said
 
 
-@pytest.mark.parametrize(("loss", "grounding"), [("hinge", 0.0), ("infonce", 0.5)])
-def test_two_processes_are_one(tmp_path, loss, grounding):
-    """Batches of 7 captions are split 4 and 3; images have captions in both processes."""
+@pytest.mark.parametrize(("loss", "grounding", "all_learn"), [("hinge", 0.0, False), ("infonce", 0.5, True)])
+def test_two_processes_are_one(tmp_path, loss, grounding, all_learn):
+    """Batches of 7 captions are split 4 and 3; images have captions in both processes.
+
+    Without ``word_residual`` the words' projection has no say, and no gradient in any process.
+    """
     options = {"batch_size": 7, "loss": loss, "grounding": grounding, "epochs": 2, "clip": 0.5}
-    training_runs.run(tmp_path / "one", **options)
-    start_two(tmp_path / "two", **options)
+    options["model"] = {"word_residual": all_learn}
+    model = training_runs.run(tmp_path / "one", **options)
+    assert all(p.grad is not None for p in model.parameters()) == all_learn
+    assert start_two(tmp_path / "two", **options) == ["", ""]  # no warning of parameters that are used or are not
     expected = losses(tmp_path / "one")
     assert len(expected) == 8
     assert losses(tmp_path / "two") == pytest.approx(expected, abs=1e-5)
@@ -111,6 +119,32 @@ def test_a_validation_is_shared_and_the_same_to_the_bit(tmp_path):
     for (wanted, zero), (_, one) in zip(shares[0][::2], shares[1][::2], strict=True):
         assert min(zero, one) > 0
         assert zero + one == wanted
+
+
+MIXED = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+import training_runs, torch
+from cmsei_fast.engines import native
+torch.set_num_threads(1)
+if os.environ["RANK"] == "1":
+    native.unavailable = lambda: "not built here"
+else:
+    native.unavailable = lambda: None
+    native.pair_score = native.pair_score_backward = None  # what uses them fails
+training_runs.run(sys.argv[2], **json.loads(sys.argv[3]))
+"""
+
+
+def test_processes_of_which_one_lacks_the_fastest_engine(tmp_path):
+    """They would score a validation with other engines, and stop at it: all use the one that all have."""
+    program = ("-c", MIXED, os.path.dirname(training_runs.__file__))
+    first, second = start_two(tmp_path / "two", program=program, batch_size=7, epochs=1)
+    for operator in ("relation_attention", "pair_score"):
+        told = f"engine 'auto' is native in process 0, eager in process 1: all of them use 'eager' for {operator}\n"
+        assert told in first
+    assert second == ""
+    assert any("validation" in record for record in read_log(tmp_path / "two" / "log.jsonl"))
 
 
 OWN_GROUP = """

@@ -7,13 +7,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
+from .joining import joined
 from .paths import check_outputs, given_path
-from .scoring import add_protocol_flags, add_scoring_flags, folds_of, stream_of_models, tell_counts
+from .scoring import add_protocol_flags, add_scoring_flags, folds_of, load_models, mean_stream, tell_counts
 from .sources import SCORERS, is_split_file, load_split
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..data import Split
     from ..retrieval import RecallMetrics
     from ..scorer import PairScorer
     from ..tiling import ScoreTiles, TileStream
@@ -52,6 +54,15 @@ def add_parser(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    with joined(arguments.device, lambda: _check(arguments)) as (device, folds):
+        from ..process_group import rank_and_world
+
+        _run(arguments, str(device), folds, first=rank_and_world()[0] == 0)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """The folds, once all that the flags alone tell is right."""
     from ..score_record import ENDING
 
     check_outputs({"--scores": arguments.scores}, {"path": arguments.path}, ENDING)
@@ -63,32 +74,28 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     folds = folds_of(arguments)
     if arguments.model and arguments.scorer is not None:
         raise ValueError("--scorer: expected none beside --model (a model has its own), got one")
-    from ..process_group import process_group, rank_and_world
-
-    with process_group(arguments.device) as device:
-        _run(arguments, str(device), folds, first=rank_and_world()[0] == 0)
-    return 0
+    return folds
 
 
 def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) -> None:
     """Evaluates; of the processes that ``torchrun`` started, each takes part and the first one tells."""
+    from ..process_group import default_group, together
+
     arguments.progress &= first
     by = "model" if arguments.model else "scorer"
     stream: ScoreTiles
     if arguments.model:
-        from ..process_group import default_group
-        from ..retrieval.metrics import check_map, split_folds
-
-        split = load_split(arguments.path)
-        if split.captions:  # what has none is told with the rest
-            split_folds(check_map(len(split), split.n_captions, 1, split.caption_to_image), len(split), folds)
-        stream = stream_of_models(arguments.model, arguments, split, device, default_group())
+        with together():
+            split = _split(arguments, folds)
+            loaded = load_models(arguments.model, arguments, device)
+        stream = mean_stream(loaded, arguments, split, split.captions, group=default_group())
         owner = split.caption_to_image
         named: Any = arguments.model
         heading = f"{' + '.join(named)}; recalls in percent, a tie counts as half a rank\n"
     else:
         named = arguments.scorer or "scan_t2i"
-        stream, owner = _by_words(arguments, SCORERS[named]())
+        with together():
+            stream, owner = _by_words(arguments, SCORERS[named]())
         heading = f"{named} on an untrained encoding by words; recalls in percent, a tie counts as half a rank\n"
     n_image, n_caption = stream.shape
     if first:
@@ -113,6 +120,21 @@ def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) ->
         print(heading)
         print(metrics)
         print(f"{'pairs/s':15}{speed:7.0f}")
+
+
+def _split(arguments: argparse.Namespace, folds: int) -> Split:
+    """The split, which has captions and so many folds.
+
+    Raises:
+        OSError, ValueError: otherwise.
+    """
+    from ..retrieval.metrics import check_map, split_folds
+
+    split = load_split(arguments.path)
+    if not split.captions:
+        raise ValueError("split: expected captions to score images with, got none")
+    split_folds(check_map(len(split), split.n_captions, 1, split.caption_to_image), len(split), folds)
+    return split
 
 
 def _measure(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .joining import joined
 from .paths import given_path
 from .settings import add_flags, given, read_settings
 from .sources import SCORERS, load_split, parse_scorer
@@ -81,33 +81,46 @@ def add_parser(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    with joined(arguments.device, lambda: _settings(arguments)) as (device, (config, own)):
+        from ..process_group import rank_and_world, together
+        from ..training import train
+        from ..training.loop import BEST, LAST
+
+        with together():
+            training = load_split(arguments.training)
+            validation = None if arguments.validation is None else load_split(arguments.validation)
+            model = make_model(training, own, config, arguments.word_vectors, arguments.vocabulary)
+        metrics = train(
+            model,
+            training,
+            validation,
+            arguments.directory,
+            config,
+            resume=arguments.resume,
+            device=str(device),
+            progress=not arguments.quiet,
+        )
+        if metrics is not None:
+            print("validation after the last epoch:")
+            print(metrics)
+        if rank_and_world()[0] == 0:
+            kept = [path for path in (Path(arguments.directory) / name for name in (BEST, LAST)) if path.is_dir()]
+            print(f"saved: {', '.join(map(str, kept))}")
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any]]:
+    """The configuration of the training, and the fields of the model's that are given.
+
+    Raises:
+        OSError, ValueError: the settings file or a setting is wrong.
+    """
     from ..model import ModelConfig
-    from ..training import TrainConfig, train
-    from ..training.loop import BEST, LAST
+    from ..training import TrainConfig
 
     settings = read_settings(arguments.settings, SECTIONS)
     config = TrainConfig.from_dict(settings["training"] | given(arguments, TrainConfig))
-    own = settings["model"] | given(arguments, ModelConfig)
-    training = load_split(arguments.training)
-    validation = None if arguments.validation is None else load_split(arguments.validation)
-    model = make_model(training, own, config, arguments.word_vectors, arguments.vocabulary)
-    metrics = train(
-        model,
-        training,
-        validation,
-        arguments.directory,
-        config,
-        resume=arguments.resume,
-        device=arguments.device,
-        progress=not arguments.quiet,
-    )
-    if metrics is not None:
-        print("validation after the last epoch:")
-        print(metrics)
-    if int(os.environ.get("RANK", "0")) == 0:
-        kept = [path for path in (Path(arguments.directory) / name for name in (BEST, LAST)) if path.is_dir()]
-        print(f"saved: {', '.join(map(str, kept))}")
-    return 0
+    return config, settings["model"] | given(arguments, ModelConfig)
 
 
 def make_model(

@@ -1,4 +1,4 @@
-"""Negatives from all processes: rows and scores are gathered with gradients, so that a step is one process's step."""
+"""A step of all processes is one process's step: rows and scores are gathered with gradients, which are averaged."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import Module, Parameter
 
 from ..encoded import Encoded
+
+# Numbers of the gradients that go to the other processes at once.
+_AT_ONCE = 1 << 24
 
 
 class _Gather(torch.autograd.Function):
@@ -57,3 +61,49 @@ def gather_encoded(encoded: Encoded, counts: Sequence[int]) -> Encoded:
     dist.all_gather(all_lengths, lengths)
     each = [x[:count].cpu() for x, count in zip(all_lengths, counts, strict=True)]
     return Encoded(gather_rows(encoded.rows, [int(x.sum()) for x in each]), torch.cat(each))
+
+
+@torch.no_grad()
+def broadcast_state(module: Module) -> None:
+    """Parameters and buffers become those of process 0."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.numel():
+            dist.broadcast(tensor, 0)
+
+
+@torch.no_grad()
+def average_gradients(parameters: Sequence[Parameter]) -> None:
+    """Each gradient becomes the mean over all processes; what no process's loss depends on keeps having none.
+
+    ``DistributedDataParallel`` does this while the backward pass runs, but sorts gradients anew after its first step
+    where all parameters have a say. The order of a sum is that of the sorting, so that a resumed run would have other
+    bits than one that was not interrupted; here it is always that of the parameters. Where some have none, as a
+    projection that no label uses or a transformer's pooler, it must be told so, and warns where that is not the case.
+
+    Args:
+        parameters: that learn, the same ones in every process.
+    """
+    if not dist.is_available() or not dist.is_initialized() or (size := dist.get_world_size()) == 1:
+        return
+    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=parameters[0].device)
+    dist.all_reduce(used, dist.ReduceOp.MAX)
+    run: list[Parameter] = []
+    for parameter, is_used in zip(parameters, used.tolist(), strict=True):
+        if not is_used:
+            continue
+        if run and (parameter.dtype != run[0].dtype or sum(p.numel() for p in run) + parameter.numel() > _AT_ONCE):
+            _average(run, size)
+            run = []
+        run.append(parameter)
+    if run:
+        _average(run, size)
+
+
+def _average(parameters: Sequence[Parameter], size: int) -> None:
+    own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in own])
+    dist.all_reduce(flat)
+    flat /= size
+    for parameter, gradient, mean in zip(parameters, own, flat.split([p.numel() for p in parameters]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+        parameter.grad = gradient

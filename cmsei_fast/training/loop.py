@@ -12,19 +12,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .. import engines
 from ..data.json_object import write_json
 from ..data.split import Split
+from ..exchange import Exchange
 from ..model import CMSEI
-from ..process_group import default_group, process_group, rank_and_world
+from ..nn import PairScore, RelationAttention
+from ..process_group import agreed_engine, default_group, process_group, rank_and_world, together
 from ..progress import Steps
 from ..retrieval import RecallMetrics, evaluate
 from . import checkpoint as disk
 from .alone import alone_in
 from .batches import Batches
 from .config import TrainConfig
+from .distributed import average_gradients, broadcast_state
 from .identity import identity, vocabulary_identity
 from .log import Log
 from .mentions import find_mentions
@@ -69,18 +72,20 @@ def train(
         FileExistsError: the directory holds a run and ``resume`` is False.
         OSError: another process is training in the directory.
         TypeError: no split or no TrainConfig in its place.
-        ValueError: a configuration, a vocabulary, training data or a validation split that differ from
-            the run's that is resumed (one that had no validation split may be given one); a validation split without
-            captions or what the model is built on; float16 on the CPU; a loss that is not finite.
-        ProcessLost: another process failed or is lost while the validation split is encoded or scored.
+        ValueError: a configuration, a vocabulary, training data or a validation split that differ between processes,
+            or from the run's that is resumed (one that had no validation split may be given one); a validation split
+            without captions or what the model is built on; float16 on the CPU; a loss that is not finite.
+        ProcessLost: another process failed, with its error, or is lost.
     """
-    for name, value, kind in (("training", training, Split), ("config", config, TrainConfig)):
-        if not isinstance(value, kind):
-            raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
-    if validation is not None and not isinstance(validation, Split):
-        raise TypeError(f"validation: expected a Split or None, got {type(validation).__name__}")
     with process_group(device) as place, contextlib.ExitStack() as held:
-        return _Run(model, training, validation, Path(directory), config, place, resume, progress, held).run()
+        with together():
+            for name, value, kind in (("training", training, Split), ("config", config, TrainConfig)):
+                if not isinstance(value, kind):
+                    raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
+            if validation is not None and not isinstance(validation, Split):
+                raise TypeError(f"validation: expected a Split or None, got {type(validation).__name__}")
+            run = _Run(model, training, validation, Path(directory), config, place, resume, progress, held)
+        return run.run()
 
 
 class _Run:
@@ -116,19 +121,20 @@ class _Run:
             find_mentions(model, training) if config.grounding else None,
         )
         self.objective = Objective(self.model, config).to(device)
+        self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
         self.optimizer = _optimizer(self.objective, config)
         self.average: AveragedModel | None = None
         if config.average:
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-        self.step, self.best = 0, -1.0
+        self.step, self.best, self.engine = 0, -1.0, "auto"
         self.metrics: RecallMetrics | None = None
         held.enter_context(alone_in(directory))
         found = disk.latest_checkpoint(directory / CHECKPOINTS)
         data = {"data": identity(training), "vocabulary": vocabulary_identity(model.vocabulary)}
         if validation is not None:
             data["validation"] = identity(validation)
-        self._note(found, resume, data)
+        self._record, self._before = compared_record(directory, config, self.model.config, data, resume, found)
         torch.manual_seed(config.seed + 1000003 * self.rank)  # dropout differs between processes
         if found is not None:
             self._restore(*disk.read_checkpoint(found))
@@ -137,19 +143,20 @@ class _Run:
     def run(self) -> RecallMetrics | None:
         """All epochs that are left."""
         steps = len(self.batches)
-        wrapped: Any = self.objective
-        if self.world > 1:
-            # Some parts of a model may have no say: a projection no label uses, a transformer's pooler.
-            wrapped = DistributedDataParallel(self.objective, find_unused_parameters=True)
+        self._agree()
+        with together():
+            if self.rank == 0 and self._record != self._before:
+                write_json(self.directory / CONFIG, self._record)
         try:
             for epoch in range(self.step // steps, self.config.epochs):
-                self._epoch(wrapped, epoch)
+                self._epoch(epoch)
                 last = epoch + 1 == self.config.epochs
                 if self.validation is not None and (last or (epoch + 1) % self.config.validate_every == 0):
                     self._validate(epoch)
                 self._checkpoint()
-            if self.rank == 0:
-                self.scored_model.save_pretrained(self.directory / LAST)
+            with together():
+                if self.rank == 0:
+                    self.scored_model.save_pretrained(self.directory / LAST)
         finally:
             self.log.close()
         return self.metrics
@@ -162,7 +169,37 @@ class _Run:
         averaged: CMSEI = self.average.module  # type: ignore[assignment]
         return averaged
 
-    def _epoch(self, objective: Any, epoch: int) -> None:
+    def _agree(self) -> None:
+        """What all processes must have is the same: the record, the engines, the numbers that they begin with.
+
+        Raises:
+            ValueError: the records differ, in every process.
+        """
+        if self.world == 1:
+            return
+        named = {f"{a}.{b}": x for a in ("training", "model", "data", "vocabulary") for b, x in self._record[a].items()}
+        Exchange(default_group()).same(named | {"validation": self._record.get("validation"), "step": self.step})
+        self._use_engine("relation_attention", RelationAttention)
+        self.engine = self._use_engine("pair_score", PairScore, self.model.scorer.config())
+        for module in self._modules:
+            broadcast_state(module)
+
+    def _use_engine(
+        self, operator: str, kind: type[PairScore] | type[RelationAttention], config: list[int] | None = None
+    ) -> str:
+        """The engine that ``"auto"`` is in all processes, for the layers too where this one would take another."""
+        engine = agreed_engine("auto", self.device, operator, config)
+        if engine != engines.choose(self.device, operator, config):
+            for layer in (layer for module in self._modules for layer in module.modules()):
+                if isinstance(layer, kind) and layer.engine == "auto":
+                    layer.engine = engine
+        return engine
+
+    @property
+    def _modules(self) -> list[torch.nn.Module]:
+        return [self.objective, *([] if self.average is None else [self.average])]
+
+    def _epoch(self, epoch: int) -> None:
         config, steps = self.config, len(self.batches)
         done = self.step - epoch * steps
         warm = config.loss == "hinge" and epoch < config.warmup_epochs
@@ -171,12 +208,14 @@ class _Run:
         self.model.train()
         loader = self.batches.loader(epoch, done, config.workers, pin=self.device.type == "cuda")
         with self._bar(epoch, steps, done) as bar:
-            for share in loader:
+            for _ in range(done, steps):
+                with together():
+                    share = next(loader)
                 start = time.perf_counter()
                 rate = config.learning_rate * config.rate(self.step, steps)
                 for group, factor in zip(self.optimizer.param_groups, (1.0, 1.0, config.scalar_rate), strict=True):
                     group["lr"] = rate * factor
-                loss = self._learn(objective, share.to(self.device), warm)
+                loss = self._learn(share.to(self.device), warm)
                 self.step += 1
                 pairs = sum(share.image_counts) * sum(share.caption_counts)
                 speed = pairs / (time.perf_counter() - start)
@@ -191,17 +230,18 @@ class _Run:
                 if config.checkpoint_every and self.step % config.checkpoint_every == 0 and self.step % steps:
                     self._checkpoint()
 
-    def _learn(self, objective: Any, share: Any, sum_of_negatives: bool) -> float:
+    def _learn(self, share: Any, sum_of_negatives: bool) -> float:
         """One step; the loss before it."""
         dtype = getattr(torch, self.config.precision)
         mixed = torch.autocast(self.device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
         with mixed:
-            loss: Tensor = objective(share, sum_of_negatives)
+            loss: Tensor = self.objective(share, sum_of_negatives)
         value = loss.item()
         if not torch.isfinite(loss):
             raise ValueError(f"loss: expected a finite number, got {value} at step {self.step} (lower learning_rate)")
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        average_gradients(self.parameters)
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
@@ -222,11 +262,11 @@ class _Run:
         scorers = [model.scorer]
         if self.world > 1:
             dist.broadcast_object_list(scorers)  # of processors that round apart, one
-        metrics = evaluate(images, captions, scorer=scorers[0], caption_to_image=split.caption_to_image, group=group)
-        if self.rank == 0:
-            self._keep(epoch, model, metrics)
-        if self.world > 1:
-            dist.barrier()
+        owner = split.caption_to_image
+        metrics = evaluate(images, captions, scorer=scorers[0], engine=self.engine, caption_to_image=owner, group=group)
+        with together():
+            if self.rank == 0:
+                self._keep(epoch, model, metrics)
 
     def _keep(self, epoch: int, model: CMSEI, metrics: RecallMetrics) -> None:
         """Logs a validation, tells it, and saves the model if it is the best so far."""
@@ -259,11 +299,10 @@ class _Run:
             states = [{} for _ in range(self.world)]
             dist.all_gather_object(states, own)
         tensors |= {f"{i}.{name}": x for i, state in enumerate(states) for name, x in state.items()}
-        if self.rank == 0:
-            state = {"best": self.best, "world": self.world, "scaler": self.scaler.state_dict()}
-            disk.write_checkpoint(self.directory / CHECKPOINTS, self.step, tensors, state)
-        if self.world > 1:
-            dist.barrier()
+        with together():
+            if self.rank == 0:
+                state = {"best": self.best, "world": self.world, "scaler": self.scaler.state_dict()}
+                disk.write_checkpoint(self.directory / CHECKPOINTS, self.step, tensors, state)
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         if state["world"] != self.world:
@@ -275,15 +314,6 @@ class _Run:
             self.average.load_state_dict(_part(tensors, "average."))
         self.scaler.load_state_dict(state["scaler"])
         disk.restore_random_state(_part(tensors, f"{self.rank}."), self.device)
-
-    def _note(self, found: Path | None, resume: bool, data: dict[str, Any]) -> None:
-        """Checks what the run was begun with, and writes it down."""
-        record, before = compared_record(self.directory, self.config, self.model.config, data, resume, found)
-        if self.world > 1:
-            dist.barrier()
-        if self.rank == 0 and record != before:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            write_json(self.directory / CONFIG, record)
 
     def _bar(self, epoch: int, steps: int, done: int) -> contextlib.AbstractContextManager[Steps | None]:
         if not self.progress:

@@ -1,4 +1,4 @@
-"""One step's loss as a module, so that DistributedDataParallel can wrap it."""
+"""One step's loss as a module, which has all that learns."""
 
 from __future__ import annotations
 

@@ -1,0 +1,107 @@
+"""Processes that a launcher started: bad input in one ends all, they wait for each other so long and no longer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from test_distributed_scoring import free_port
+from training_runs import SMALL, tiny_model, tiny_split, write_splits
+
+from cmsei_fast.exchange import ProcessLost
+from cmsei_fast.process_group import process_group, together
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("group")
+    write_splits(out)
+    tiny_model(tiny_split()).eval().save_pretrained(out / "model")
+    return out
+
+
+def run_two(folder, *commands) -> list[str]:
+    """What two processes say of their error, each its own command line; they must end soon, with one line each."""
+    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "cmsei_fast", *command],
+            cwd=folder,
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, command in enumerate(commands)
+    ]
+    said = []
+    try:
+        for process in processes:
+            said.append(process.communicate(timeout=100)[1])  # torch's own wait is 1,800 s
+            assert process.returncode == 2, said
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert [text.count("\n") for text in said] == [1, 1], said
+    return [text.removeprefix("cmsei-fast: error: ").rstrip("\n") for text in said]
+
+
+TRAIN = [*SMALL, "--device", "cpu"]
+EVALUATE = ["evaluate", "val.h5", "--model", "model"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "good", "failing", "message"),
+    [
+        ([*EVALUATE, "--json", "no/x.json"], EVALUATE, 0, "FileNotFoundError: --json: expected a file in an existing "),
+        (["train", "no.h5", "run", *TRAIN], ["train", "train.h5", "run", *TRAIN], 1, "FileNotFoundError: "),
+        ([*EVALUATE, "--device", "cuda:77"], [*EVALUATE, "--device", "cpu"], 0, "ValueError: device: expected an avai"),
+    ],
+    ids=["a flag", "a file", "a device"],
+)
+def test_bad_input_in_one_process_ends_both(folder, bad, good, failing, message):
+    commands = [good, good]
+    commands[failing] = bad
+    said = run_two(folder, *commands)
+    other = said[1 - failing]
+    assert other.startswith(f"process {failing} of 2 failed: {message}"), said
+    assert other.split(": ", 2)[2].startswith(said[failing].split(":")[0])
+    assert not (folder / "run").exists()
+
+
+def test_processes_with_other_settings_do_not_train(folder):
+    said = run_two(folder, *(["train", "train.h5", "other", *TRAIN, "--seed", seed] for seed in "12"))
+    expected = "group: expected the same call in every process, got another training.seed in process"
+    assert said == [f"{expected} {1 - rank} than in process {rank}" for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_nobody_waits_long_for_who_does_not_come(monkeypatch, rank):
+    """As where the launcher is killed: process 0 holds what the others connect to, or the launcher does."""
+    port = str(free_port())
+    named = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in {**named, "CMSEI_CONNECT_SECONDS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    start = time.monotonic()
+    message = rf"^expected the processes of the group to meet at 127\.0\.0\.1:{port} within 1 s, got none or not all: "
+    with pytest.raises(ProcessLost, match=message), process_group("cpu"):
+        pytest.fail("there is no group")
+    assert time.monotonic() - start < 30
+    assert not torch.distributed.is_initialized()
+    for text in ("soon", "0", "-1", "inf", "nan"):
+        monkeypatch.setenv("CMSEI_CONNECT_SECONDS", text)
+        with pytest.raises(ValueError, match=r"^CMSEI_CONNECT_SECONDS: expected a number of seconds above 0, got "):
+            process_group("cpu").__enter__()
+
+
+def test_a_process_alone_meets_nobody():
+    with pytest.raises(KeyError), together():
+        raise KeyError
+    with process_group("cpu") as device, together():
+        assert device == torch.device("cpu")
