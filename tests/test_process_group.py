@@ -105,3 +105,36 @@ def test_a_process_alone_meets_nobody():
         raise KeyError
     with process_group("cpu") as device, together():
         assert device == torch.device("cpu")
+
+
+DIES = """
+import os, torch
+from cmsei_fast.exchange import ProcessLost
+from cmsei_fast.process_group import process_group
+from cmsei_fast.training.distributed import average_gradients, gather_rows
+with process_group("cpu"):
+    if os.environ["RANK"] == "1":
+        os._exit(1)
+    x = torch.nn.Parameter(torch.ones(2))
+    x.grad = torch.ones(2)
+    for call in (lambda: average_gradients([x]), lambda: gather_rows(x, [2, 2])):
+        try:
+            call()
+        except ProcessLost as error:
+            print(str(error).split(":")[0])
+"""
+
+
+def test_a_process_that_dies_in_a_step_of_training_is_told(folder):
+    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", DIES], env=shared | {"RANK": rank}, stdout=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    try:
+        told = processes[0].communicate(timeout=100)[0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert told == "a process of the group is lost, or does not answer\n" * 2
