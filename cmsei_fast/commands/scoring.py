@@ -193,8 +193,8 @@ def mean_stream(
         words = of_captions() if kept is None else kept.captions(number, captions, of_captions)
         scorer, own = model.scorer, model.words.project.weight.device
         engine = agreed_engine(arguments.engine, own, "pair_score", scorer.config())
-        sides = (Encoded(x.rows.to(own), x.lengths) for x in (regions, words))
-        problems.append(prepare(*sides, None, None, scorer, engine, arguments.precision))
+        regions, words = (Encoded(x.rows.to(own), x.lengths) for x in (regions, words))
+        problems.append(prepare(regions, words, None, None, scorer, engine, arguments.precision))
     if kept is not None:
         kept.save()
     return MeanStream(problems)
