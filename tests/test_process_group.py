@@ -92,7 +92,7 @@ def test_nobody_waits_long_for_who_does_not_come(monkeypatch, rank):
     message = rf"^expected the processes of the group to meet at 127\.0\.0\.1:{port} within 1 s, got none or not all: "
     with pytest.raises(ProcessLost, match=message), process_group("cpu"):
         pytest.fail("there is no group")
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 300  # torch waits 1,800 s
     assert not torch.distributed.is_initialized()
     for text in ("soon", "0", "-1", "inf", "nan"):
         monkeypatch.setenv("CMSEI_CONNECT_SECONDS", text)
