@@ -80,7 +80,7 @@ class WordEmbedding(Module):
                 raise ValueError(f"vectors: expected at least two that differ for the vocabulary's words, got {got}")
             values -= values.mean(0)
             values /= values.norm(dim=1).mean()
-            self._fill(values, torch.tensor([i for i, _ in found]))
+            self._fill(values, torch.tensor([i for i, _ in found], device="cpu"))
         del values
         if width < self.width:
             own = {word: singular(word) for word in self.vocabulary.words}
@@ -88,13 +88,13 @@ class WordEmbedding(Module):
             for start in range(0, len(self.vocabulary), _AT_ONCE):
                 words = self.vocabulary.words[start : start + _AT_ONCE]
                 units = torch.from_numpy(np.stack([unit[own[word]] for word in words]))
-                self._fill(units, torch.arange(start, start + len(words)), width)
+                self._fill(units, torch.arange(start, start + len(words), device="cpu"), width)
         return len(found)
 
     @torch.no_grad()
     def _fill(self, values: Tensor, places: Tensor | None = None, first: int = 0) -> None:
         """Writes values (n, w) of the words at ``places`` in ascending order, None for all, from a column on."""
-        places = torch.arange(len(values)) if places is None else places
+        places = torch.arange(len(values), device="cpu") if places is None else places
         count = len(self.trained)
         learned, columns = int((places < count).sum()), slice(first, first + values.shape[1])
         self.trained[places[:learned], columns] = values[:learned].to(self.trained)
