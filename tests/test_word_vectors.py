@@ -87,9 +87,11 @@ def test_json(tmp_path):
 def test_vectors_that_centring_leaves_nothing_of_are_refused(words, got):
     """They had no length to be scaled by, and training said that its loss was NaN."""
     embedding = WordEmbedding(Vocabulary.build(["a dog", "a cat"]), 4, 8)
+    before = embedding.trained.detach().clone()
     with pytest.raises(
         ValueError, match=f"^vectors: expected at least two that differ for the vocabulary's words, got {got}$"
     ):
         embedding.load({word: np.float32([1, 2, 3]) for word in words})
+    assert embedding.trained.equal(before)
     assert embedding.load({"dog": np.float32([1, 2]), "cat": np.float32([1, 3])}) == 2
     assert embedding.trained.isfinite().all()

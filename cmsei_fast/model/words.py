@@ -72,12 +72,12 @@ class WordEmbedding(Module):
         width = values.shape[1]
         if width > self.width:
             raise ValueError(f"vectors: expected a width of at most {self.width}, got {width}")
+        if found and (values == values[0]).all():
+            got = "1" if len(found) == 1 else f"{len(found)}, all the same"
+            raise ValueError(f"vectors: expected at least two that differ for the vocabulary's words, got {got}")
         self.trained.zero_()
         self.fixed.zero_()
         if found:
-            if (values == values[0]).all():
-                got = "1" if len(found) == 1 else f"{len(found)}, all the same"
-                raise ValueError(f"vectors: expected at least two that differ for the vocabulary's words, got {got}")
             values -= values.mean(0)
             values /= values.norm(dim=1).mean()
             self._fill(values, torch.tensor([i for i, _ in found], device="cpu"))
