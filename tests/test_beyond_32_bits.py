@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Products of a place and one of these strides pass 2³¹, the strides do not. Rows are more than any register or panel
 # takes, so that later ones begin beyond 2³¹ too; Triton's interpreter, which is slow, has no such panels.
 ROW, ITEM = 2**28 + 64, 2**30 + 64
-ROWS, NODES = (12, 18) if triton.interpreted() else (40, 80)
+ROWS, NODES, IMAGES = (12, 18, 1) if triton.interpreted() else (40, 80, 3)
 # What a place that wraps goes back by, at most: there are zeros too, not another's memory.
 _BEFORE = 2**31
 _ELEMENTS = _BEFORE + 40 * ROW
@@ -86,9 +86,12 @@ def test_relation_attention(backend: Backend, sparse: Path, axis: str, dense: bo
     """Attention and gradients of queries, keys and values far apart along one axis are those of dense ones."""
     generator = torch.Generator().manual_seed(0)
     n = NODES
-    q, k, v, grad = (torch.randn(3, 3, n, 8, generator=generator) for _ in range(4))
+    q, k, v, grad = (torch.randn(IMAGES, 3, n, 8, generator=generator) for _ in range(4))
     one = torch.eye(n, dtype=torch.int64)
-    few, many = (one + 2 * one.roll(1, 1)).expand(3, n, n), torch.randint(0, 5, (3, n, n), generator=generator)
+    few, many = (
+        (one + 2 * one.roll(1, 1)).expand(IMAGES, n, n),
+        torch.randint(0, 5, (IMAGES, n, n), generator=generator),
+    )
     labels = many if dense else few
     tables = [torch.randn(5, 3, generator=generator), torch.randn(5, 3, 8, generator=generator)]
     strides = {"image": (ITEM, 8 * n, 8, 1), "head": (8 * n, ITEM, 8, 1), "row": (24, 8, 2**32 // n // 8 * 8, 1)}

@@ -63,7 +63,6 @@ def every_engine(file: str) -> str:
         ("test_pair_score_gradients.py", 15),
         ("test_attention_options.py", 15),
         ("test_relation_attention.py", 10),
-        ("test_beyond_32_bits.py", 10),
     ],
 )
 def test_as_every_engine(file: str, least: int, outcome: str) -> None:
@@ -98,6 +97,17 @@ for chunk, form in ((1, True), (300, False)):
         assert error(actual.gradients()[key], value) <= 1e-10 * magnitude(value)
 print("ok")
 """
+
+
+def far_apart() -> str:
+    """What pytest prints of relation attention's rows and heads beyond 32 bits."""
+    options = ("-q", "-p", "no:cacheprovider", "-k", "few_edges and (row or head)")
+    return interpreted("-m", "pytest", str(TESTS / "test_beyond_32_bits.py"), *options)
+
+
+@pytest.mark.beside(work=far_apart)
+def test_beyond_32_bits(outcome: str) -> None:
+    assert "2 passed" in outcome
 
 
 @pytest.mark.beside(work=lambda: interpreted("-c", LABELS))
