@@ -63,6 +63,16 @@ def test_names_and_sizes_that_are_given(tmp_path, size):
 
 
 BAD = {
+    "hundreds of digits": (
+        [RECORD | {"boxes": [[0, 1, 10**400, 20], [3, 3, 30, 4]]}],
+        None,
+        "s.jsonl, line 1: boxes[0]: expected finite pixels",
+    ),
+    "no number": (
+        [RECORD | {"boxes": [[0, 1, float("nan"), 20], [3, 3, float("inf"), 4]]}],
+        None,
+        "s.jsonl, line 1: ",
+    ),
     "truncated": ([json.dumps(RECORD)[:50]], None, "s.jsonl, line 1: expected one JSON object, got"),
     "no scene": (["\n"], None, "s.jsonl"),
     "size": ([RECORD | {"size": [64]}], None, "s.jsonl, line 1: size: expected two numbers of pixels > 0, got [64]"),

@@ -224,6 +224,10 @@ BAD = {
         whole[:-30],
         "custom_prediction.json: expected an object of objects, got malformed or truncated JSON: ",
     ),
+    "hundreds of digits": (
+        whole.replace("60.5", "9" * 400),
+        "bbox: expected a list of numbers, got [[0, 0, 999",
+    ),
     "end missing": (whole[:-1], "malformed or truncated JSON: it ends at character "),
     "empty": ("", "malformed or truncated JSON: it ends at character 0"),
     "malformed": (

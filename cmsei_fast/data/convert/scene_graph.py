@@ -143,7 +143,7 @@ def _numbers(
         raise ValueError(f"missing key {key}")
     try:
         values = np.array(graph[key], dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of a whole number of hundreds of digits
         raise ValueError(f"{key}: expected a list of numbers, got {graph[key]!r:.60}") from None
     if width and values.size == 0:
         values = values.reshape(0, width)
