@@ -64,7 +64,9 @@ def retrieve(
         k: items for each query, from 1; where there are fewer items, all of them.
         query: "caption": each caption asks for images; "image": each image for captions.
         candidates: (n_query, c) integers, the items among which each query chooses, all different, in any order: the
-            first hundred of another model, say. Only these pairs are scored. None: all items.
+            first hundred of another model, say. Only these pairs are scored. On the engine
+            ``eager`` the last bits may then differ from the matrix's: they depend on which pairs share a product. None:
+            all items.
         screen: "bfloat16": score with rounded features first, and exactly only the pairs that these leave undecided
             (docs/pruning.md); the result is the same to the bit. For scorers made of largest inner products, such as
             ``PairScorer.maxsim()``, in float32 or float64 on the native engine.
