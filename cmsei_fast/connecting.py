@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from .exchange import ProcessLost
+from .exchange import ProcessLost, first_line
 
 VARIABLE, SECONDS = "CMSEI_CONNECT_SECONDS", 120.0
 _PAUSE = 0.2  # seconds between two tries to connect
@@ -53,10 +53,9 @@ def connect(check: Callable[[], T]) -> Iterator[tuple[T, Any, int, int]]:
     except (OSError, RuntimeError, ValueError) as error:
         if failure is not None:
             raise failure from None
-        reason = str(error).strip().splitlines()[0]
         raise ProcessLost(
             f"expected the processes of the group to meet at {place} within {seconds:g} s, got none or not all: is the "
-            f"launcher or one of them gone? ({VARIABLE} gives them more time; torch says: {reason:.200})"
+            f"launcher or one of them gone? ({VARIABLE} gives them more time; torch says: {first_line(error):.200})"
         ) from error
     if any(each):
         store.set(f"{_READ}/{rank}", "")
@@ -77,9 +76,9 @@ def _wait_for_host(seconds: float) -> None:
         OSError: nobody does.
     """
     agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    if os.environ["RANK"] == "0" and not agents:
-        return
-    host = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
+    if (os.environ["RANK"] == "0" and not agents) or not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        return  # it holds the store itself, or torch says which variable is missing
+    host = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     end = time.monotonic() + seconds
     while True:
         try:

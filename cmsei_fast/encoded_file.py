@@ -113,7 +113,10 @@ class EncodedFile:
                 metadata = file.metadata() or {}
                 if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
                     raise ValueError(f"{self._path}: expected a {FORMAT} of version {VERSION}, got another file")
-                self._check(json.loads(metadata["fingerprint"]))
+                try:
+                    self._check(json.loads(metadata["fingerprint"]))
+                except (KeyError, json.JSONDecodeError):
+                    raise ValueError(f"{self._path}: expected to be told of which models, got a damaged file") from None
                 for name in file.keys():  # noqa: SIM118 - not a dictionary
                     number, side, part = name.split(".")
                     if part == "rows":

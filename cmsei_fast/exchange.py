@@ -155,8 +155,12 @@ def lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ProcessLost(f"a process of the group is lost, or does not answer: {reason}") from error
+        raise ProcessLost(f"a process of the group is lost, or does not answer: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's message; torch's go on with a trace. Its type, if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _packed(text: str) -> Tensor:

@@ -94,6 +94,9 @@ def test_nobody_waits_long_for_who_does_not_come(monkeypatch, rank):
         pytest.fail("there is no group")
     assert time.monotonic() - start < 300  # torch waits 1,800 s
     assert not torch.distributed.is_initialized()
+    monkeypatch.delenv("MASTER_ADDR")
+    with pytest.raises(ProcessLost, match=r"environment variable MASTER_ADDR expected"), process_group("cpu"):
+        pytest.fail("there is no group")
     for text in ("soon", "0", "-1", "inf", "nan"):
         monkeypatch.setenv("CMSEI_CONNECT_SECONDS", text)
         with pytest.raises(ValueError, match=r"^CMSEI_CONNECT_SECONDS: expected a number of seconds above 0, got "):

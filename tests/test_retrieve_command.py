@@ -12,9 +12,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from training_runs import tiny_model, tiny_split
 
-from cmsei_fast import CMSEI, cli, engines, retrieve, score_matrix
+from cmsei_fast import CMSEI, cli, encoded_file, engines, retrieve, score_matrix
 from cmsei_fast.data import write_split
 from cmsei_fast.report.drawings import Drawings
 from cmsei_fast.report.retrieval_page import closest_first
@@ -150,8 +152,13 @@ def test_an_encoded_split_of_something_else_is_refused(files, tmp_path, capsys):
     other = tmp_path / "other.h5"
     write_split(other, SPLIT.subset(np.arange(len(SPLIT))[::-1]))
     (tmp_path / "text").write_text("no safetensors, which begin with eight bytes of a length", encoding="utf-8")
+    head = {"format": encoded_file.FORMAT, "version": encoded_file.VERSION}
+    save_file({"x": torch.zeros(1)}, tmp_path / "untold", head)
+    save_file({"x": torch.zeros(1)}, tmp_path / "mistold", head | {"fingerprint": "{"})
     capsys.readouterr()
     for options, change, message in (
+        (tmp_path / "untold", {}, "untold: expected to be told of which models, got a damaged file"),
+        (tmp_path / "mistold", {}, "mistold: expected to be told of which models, got a damaged file"),
         (kept, {"models": ("b",)}, "got models encoded by other models"),
         (kept, {"models": ("a", "b")}, "got models encoded by other models"),
         (kept, {"split": other}, "got images encoded of other images"),
