@@ -336,6 +336,25 @@ def check_gradients_without_a_mean(steps: int, engine: str, count: int = 6) -> N
         assert x.grad.abs().max() <= 1e8  # 1 / ε; NaN is above it
 
 
+def check_gradients_across_levels_without_a_mean(side: str, engine: str) -> None:
+    """A mean that is rounding alone: what is asked of it, guided by it and aligned with it has slopes within 1 / ε."""
+    guided = Attention(norm="clipped_l2norm", aggregate="guided")
+    alike = Problem(PairScorer.cmsei(), (36,) * 6, (12,) * 6, 64)
+    v, w, v_offsets, w_offsets = alike.tensors()
+    x, n = (v, 36) if side == "regions" else (w, 12)
+    x -= x.view(6, n, 64).mean(1, keepdim=True).expand(6, n, 64).reshape_as(x)
+    for scorer in (
+        PairScorer(alignment=1.0),
+        PairScorer(object_sentence=1.0, word_image=1.0),
+        PairScorer(guided, guided),
+        PairScorer.cmsei(),
+    ):
+        sides = [y.float().requires_grad_() for y in (v, w)]
+        scores = pair_score(*sides, v_offsets, w_offsets, scorer=scorer, engine=engine)
+        for gradient in torch.autograd.grad(scores.sum(), sides):
+            assert gradient.abs().max() <= 1e8  # NaN is above it
+
+
 def name(problem: Problem) -> str:
     """A readable id: the structure, then the shapes."""
     parts = []

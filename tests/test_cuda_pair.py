@@ -14,6 +14,7 @@ from cuda_on_host import library as host_library
 from problems import (
     Problem,
     attention_options,
+    check_gradients_across_levels_without_a_mean,
     check_gradients_without_a_mean,
     check_opposite_vectors,
     check_regions_without_a_mean,
@@ -139,6 +140,12 @@ def test_images_whose_regions_have_no_mean(library: Path, length: int) -> None:
 def test_gradients_of_images_whose_regions_have_no_mean(library: Path, steps: int) -> None:
     with engine_on_host(Module(library, fibers=False)):
         check_gradients_without_a_mean(steps, "cuda")
+
+
+@pytest.mark.parametrize("side", ["regions", "words"])
+def test_gradients_across_levels_without_a_mean(library: Path, side: str) -> None:
+    with engine_on_host(Module(library, fibers=False)):
+        check_gradients_across_levels_without_a_mean(side, "cuda")
 
 
 def test_pairs_without_a_gradient_are_left_out(library: Path) -> None:

@@ -11,6 +11,7 @@ from problems import (
     E4M3_ROUNDING,
     TF32_ROUNDING,
     Problem,
+    check_gradients_across_levels_without_a_mean,
     check_gradients_without_a_mean,
     check_opposite_vectors,
     check_regions_without_a_mean,
@@ -144,6 +145,12 @@ def test_images_whose_regions_have_no_mean(length: int, engine: str) -> None:
 def test_gradients_of_regions_without_a_mean(steps: int, engine: str) -> None:
     images = 2 if engine == "triton" else 6  # the interpreter takes seconds for eight steps of an image
     check_gradients_without_a_mean(steps, engine, images)
+
+
+@pytest.mark.parametrize("engine", ["eager", "native"])
+@pytest.mark.parametrize("side", ["regions", "words"])
+def test_gradients_across_levels_without_a_mean(side: str, engine: str) -> None:
+    check_gradients_across_levels_without_a_mean(side, engine)
 
 
 def test_ties_share_the_gradient_of_max(backend: Backend) -> None:

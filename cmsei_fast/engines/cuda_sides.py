@@ -143,7 +143,8 @@ def make_side(rows: Tensor, where: Layout, precision: str) -> Side:
         gram = x @ x.mT  # (X, n, n)
         grams[alike.grams] = gram.flatten()
         lengths[alike.rows] = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().flatten()
-        means[alike.items] = gram.sum((1, 2)).clamp(min=0).sqrt() / alike.n
+        # Not of the sum of gram, which is rounding alone for rows that cancel out, and often below 0.
+        means[alike.items] = torch.linalg.vector_norm(x.sum(1), dim=1) / alike.n
     return Side(where, rows, lengths, means, grams)
 
 

@@ -207,6 +207,28 @@ template <class S> void gram_of_product(const S* c, long ldc, const Gram<S>& out
     }
 }
 
+// The length of the mean row, from the rows.
+template <class S> S mean_length(Rows src, long rows, long depth) {
+    using V = Simd<S>;
+    constexpr int W = V::W;
+    typename V::T squares = V::zero();
+    S rest = 0;
+    with_storage(src, [&](auto* p) {
+        long k = 0;
+        for (; k + W <= depth; k += W) {
+            typename V::T sum = V::zero();
+            for (long i = 0; i < rows; ++i) sum += load_wide<S>(p + i * src.stride + k);
+            squares += sum * sum;
+        }
+        for (; k < depth; ++k) {
+            S sum = 0;
+            for (long i = 0; i < rows; ++i) sum += widen<S>(p[i * src.stride + k]);
+            rest += sum * sum;
+        }
+    });
+    return PairMath<Plain<S>>::length(V::sum(squares) + rest) / static_cast<S>(rows);
+}
+
 // The rows are packed once and read as both sides.
 template <class S> void gram(Rows src, long depth, const Gram<S>& out, S* scratch) {
     constexpr long W = Simd<S>::W;
@@ -221,6 +243,11 @@ template <class S> void gram(Rows src, long depth, const Gram<S>& out, S* scratc
         gemm(Gemm<S>{scratch + i, kMR, ld, scratch, kNR<S>, ld, c + i * ldc, ldc, rows, i + rows, depth});
     }
     gram_of_product(c, ldc, out);
+    // Of rows that cancel out the sum of the inner products is rounding alone, often below 0, and a mean of length 0 has
+    // slopes of 1 / ε² where it meets an inner product of 0.
+    S squares = 0;
+    for (long i = 0; i < m; ++i) squares += out.length[i] * out.length[i];
+    if (*out.mean * *out.mean * m < S(1e-3) * squares) *out.mean = mean_length<S>(src, m, depth);
 }
 
 }  // namespace CMSEI_ISA
