@@ -22,9 +22,10 @@ def _libraries(namespace: str) -> dict[str, torch.library.Library]:
 class Operator:
     """An operator ``namespace::name`` that is opaque to ``torch.compile`` and runs on every device.
 
-    It is what ``torch.library.custom_op`` makes of the same parts, less one thing: there the first call imports the
-    compiler (torch._dynamo), about as long as torch itself, to keep it out of the function. :func:`outside_graphs`
-    keeps it out without that.
+    It is what ``torch.library.custom_op`` makes of the same parts, less its check of every call that no output is an
+    argument, which ``opcheck`` makes in the tests, and less what its first call does: it imports the compiler
+    (torch._dynamo), about as long as torch itself, to keep it out of the function. :func:`outside_graphs` keeps it out
+    without that.
 
     Args:
         qualname: ``"namespace::name"``.
