@@ -99,14 +99,15 @@ def attend(
     TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Attention p and h = p · Gram (BR, C, BL); of each query Q·U, |U|² as h has it, and |U|² with less rounding.
+    """Attention p and h = p · Gram (BR, C, BL); of each query Q·U, |U|² as h has it, not below 0, and more exactly.
 
     The former goes with h into the refinement, where a rounding of both cancels; the latter is for the relevance.
     """
     p = weights(a, temperature, queries, context, NORM, ATTEND, QUERY)
     h = gram_product(p, gram, QUERY, TURNED, PRECISION)
     square = sum_context(unrounded_square(p, h, gram, QUERY, PRECISION), QUERY)
-    return p, h, sum_context(p * a, QUERY), sum_context(p * h, QUERY), square
+    quad = sum_context(p * h, QUERY)
+    return p, h, sum_context(p * a, QUERY), tl.where(quad < 0, 0.0, quad), square
 
 
 @triton.jit
@@ -114,7 +115,7 @@ def refined(a, q, h, dot, quad, r, gates, k, queries, context, QUERY: tl.constex
     """The inner products and lengths of the queries after step k, from what it attended to and its relevances r."""
     gate_a, gate_b = tl.load(gates + 2 * k), tl.load(gates + 2 * k + 1)
     u = length(quad)
-    _, _, _, _, alpha, beta, q = refine(gate_a, gate_b, r, q, u, within(dot, q * u))
+    _, _, _, _, alpha, beta, q = refine(gate_a, gate_b, r, q, u, quad, within(dot, q * u))
     a = along_context(alpha, QUERY) * a + along_context(beta, QUERY) * h
     return tl.where(queries & context, a, 0.0), q
 

@@ -320,10 +320,10 @@ def check_regions_without_a_mean(length: int, engine: str, dtype: torch.dtype) -
             assert scores.abs().max() <= largest + 1e-5
 
 
-def check_gradients_without_a_mean(steps: int, engine: str, count: int = 6) -> None:
+def check_gradients_without_a_mean(steps: int, engine: str) -> None:
     """A word that attends to all of them alike is refined by a vector that is rounding alone, step after step."""
-    v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (36,) * count, (1,) * count, 64).tensors()
-    images = v.view(count, 36, 64)
+    v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (36,) * 6, (1,) * 6, 64).tensors()
+    images = v.view(6, 36, 64)
     v = (images - images.mean(1, keepdim=True)).flatten(0, 1)
     sides = [x.float().requires_grad_() for x in (v, w)]
     scores = pair_score(
