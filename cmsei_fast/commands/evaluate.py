@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 from ..version import __version__
 from .joining import joined
 from .paths import check_outputs, given_path
-from .scoring import add_protocol_flags, add_scoring_flags, folds_of, load_models, mean_stream, tell_counts
+from .scoring import (
+    add_encoded_flag,
+    add_protocol_flags,
+    add_scoring_flags,
+    encoded_file,
+    folds_of,
+    load_models,
+    mean_stream,
+    tell_counts,
+)
 from .sources import SCORERS, is_split_file, load_split
 
 if TYPE_CHECKING:
@@ -48,6 +57,7 @@ def add_parser(commands: Any) -> None:
         help="also save the score matrix, of shape (n_image, n_caption), to this .npy file",
     )
     evaluate.add_argument("--resume", action="store_true", help="continue an unfinished file of --scores")
+    add_encoded_flag(evaluate)
     evaluate.add_argument("--json", type=given_path, metavar="OUT", help="also write the results to this JSON file")
     add_scoring_flags(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -66,12 +76,15 @@ def _check(arguments: argparse.Namespace) -> int:
     from ..score_record import ENDING
 
     check_outputs({"--scores": arguments.scores}, {"path": arguments.path}, ENDING)
-    check_outputs({"--json": arguments.json}, {"path": arguments.path, "--scores": arguments.scores})
+    others = {"path": arguments.path, "--scores": arguments.scores}
+    check_outputs({"--json": arguments.json, "--encoded": arguments.encoded}, others)
     if arguments.scores is not None and not arguments.scores.endswith(".npy"):
         raise ValueError(f"--scores: expected the name of a file that ends in .npy, got {arguments.scores}")
     if arguments.resume and arguments.scores is None:
         raise ValueError("--resume: expected --scores with the file to continue, got none")
     folds = folds_of(arguments)
+    if arguments.encoded is not None and not arguments.model:
+        raise ValueError("--encoded: expected --model with what encodes the split, got none")
     if arguments.model and arguments.scorer is not None:
         raise ValueError("--scorer: expected none beside --model (a model has its own), got one")
     return folds
@@ -88,7 +101,8 @@ def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) ->
         with together():
             split = _split(arguments, folds)
             loaded = load_models(arguments.model, arguments, device)
-        stream = mean_stream(loaded, arguments, split, split.captions, group=default_group())
+        kept = encoded_file(arguments, loaded, split, default_group())
+        stream = mean_stream(loaded, arguments, split, split.captions, group=default_group(), kept=kept)
         owner = split.caption_to_image
         named: Any = arguments.model
         heading = f"{' + '.join(named)}; recalls in percent, a tie counts as half a rank\n"

@@ -10,6 +10,7 @@ from ..version import __version__
 from .paths import check_outputs, given_path
 from .saved_scores import captions_of, owner_of, saved_scores
 from .scoring import (
+    add_encoded_flag,
     add_protocol_flags,
     add_scoring_flags,
     add_thumbnail_flag,
@@ -63,6 +64,7 @@ def add_parser(commands: Any) -> None:
         metavar="FILE",
         help="without --split: .npy or text file with the image index of each caption, counted from 0",
     )
+    add_encoded_flag(report)
     add_protocol_flags(report)
     add_thumbnail_flag(report)
     report.add_argument(
@@ -104,7 +106,7 @@ def _report(arguments: argparse.Namespace) -> int:
     require("report")
     run = None if home is None else read_run(home)
     read = {"--split": arguments.split, "--scores": arguments.scores, "--captions": arguments.captions}
-    check_outputs({"--out": out}, read)
+    check_outputs({"--out": out, "--encoded": arguments.encoded}, read)
     split = None if arguments.split is None else load_split(arguments.split)
     drawings = Drawings(split, arguments.images)
     saved = None if arguments.scores is None else saved_scores(arguments.scores, split, arguments.split)
@@ -170,7 +172,7 @@ def _check_flags(arguments: argparse.Namespace) -> None:
             if getattr(arguments, name) is not None:
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag}: expected none beside --split (a split has its captions), got one")
-    of_the_model = {name: getattr(arguments, name) for name in ("which", "device", "engine", "precision")}
+    of_the_model = {name: getattr(arguments, name) for name in ("which", "device", "engine", "precision", "encoded")}
     for name, value in of_the_model.items():
         if arguments.scores is not None and value not in (None, "auto"):
             raise ValueError(f"--{name}: expected none beside --scores (no model is run), got {value}")

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 from ..version import __version__
 from .joining import joined
 from .paths import check_outputs, given_path
-from .scoring import add_scoring_flags, add_thumbnail_flag, load_models, mean_stream
+from .scoring import (
+    add_encoded_flag,
+    add_scoring_flags,
+    add_thumbnail_flag,
+    encoded_file,
+    load_models,
+    mean_stream,
+)
 from .settings import check_least
 from .sources import load_split, place_of, read_captions
 
@@ -64,12 +71,7 @@ def add_parser(commands: Any) -> None:
     retrieve.add_argument(
         "--out", "--json", type=given_path, metavar="JSON", help="also write the results to this JSON file"
     )
-    retrieve.add_argument(
-        "--encoded",
-        type=given_path,
-        metavar="FILE",
-        help="file of the encoded split: written where there is none, else read in place of encoding the split again",
-    )
+    add_encoded_flag(retrieve)
     retrieve.add_argument(
         "--page",
         type=given_path,
@@ -117,7 +119,6 @@ def _sentences(arguments: argparse.Namespace) -> list[str]:
 
 def _run(arguments: argparse.Namespace, sentences: list[str], device: str, first: bool) -> None:
     """Retrieves; of the processes that ``torchrun`` started, each takes part and the first one tells."""
-    from ..encoded_file import EncodedFile
     from ..process_group import default_group, together
     from ..report.drawings import Drawings
     from ..retrieval.best import find_best
@@ -131,9 +132,7 @@ def _run(arguments: argparse.Namespace, sentences: list[str], device: str, first
         drawings = None if arguments.page is None else Drawings(split, arguments.images)
         loaded = load_models(arguments.model, arguments, device)
     group = default_group()
-    kept = None
-    if arguments.encoded is not None:
-        kept = EncodedFile(arguments.encoded, [model for _, model in loaded], split, group)
+    kept = encoded_file(arguments, loaded, split, group)
     found: dict[str, Any] = {"path": arguments.path, "model": arguments.model, "version": __version__}
 
     def best(query: str, captions: Sequence[str], indices: list[int] | None = None) -> Iterator[Best]:

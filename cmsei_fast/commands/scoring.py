@@ -67,6 +67,16 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_encoded_flag(parser: argparse.ArgumentParser) -> None:
+    """``--encoded``, for :func:`encoded_file`."""
+    parser.add_argument(
+        "--encoded",
+        type=given_path,
+        metavar="FILE",
+        help="file of the encoded split: written where there is none, else read in place of encoding the split again",
+    )
+
+
 def add_thumbnail_flag(parser: argparse.ArgumentParser) -> None:
     """``--images``, for :class:`cmsei_fast.report.drawings.Drawings`."""
     parser.add_argument(
@@ -125,19 +135,21 @@ def stream_of_models(
 
     Args:
         models: directories of saved models, at least one.
-        arguments: with the flags of :func:`add_scoring_flags`, but for the device.
+        arguments: with the flags of :func:`add_scoring_flags`, but for the device, and of :func:`add_encoded_flag`.
         split: what is scored.
         device: of the models.
         group: of torch.distributed, or None.
 
     Raises:
         ValueError: for a split without captions, an unknown engine or precision, or a split that lacks what a model is
-            built on, naming the model.
+            built on, naming the model; what :func:`encoded_file` refuses.
         EngineUnavailable: if the engine cannot run here. All but what a model lacks is told before any is encoded.
     """
     if not split.captions:
         raise ValueError("split: expected captions to score images with, got none")
-    return mean_stream(load_models(models, arguments, device), arguments, split, split.captions, group=group)
+    loaded = load_models(models, arguments, device)
+    kept = encoded_file(arguments, loaded, split, group)
+    return mean_stream(loaded, arguments, split, split.captions, group=group, kept=kept)
 
 
 def load_models(models: list[str], arguments: argparse.Namespace, device: str) -> list[tuple[str, CMSEI]]:
@@ -158,6 +170,21 @@ def load_models(models: list[str], arguments: argparse.Namespace, device: str) -
     for _, model in loaded:
         engines.resolve(arguments.engine, device, "pair_score", model.scorer.config())
     return loaded
+
+
+def encoded_file(
+    arguments: argparse.Namespace, loaded: Sequence[tuple[str, CMSEI]], split: Split, group: Any = None
+) -> EncodedFile | None:
+    """What ``--encoded`` keeps of the split by these models; None without it.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or is of something else.
+    """
+    if arguments.encoded is None:
+        return None
+    from ..encoded_file import EncodedFile
+
+    return EncodedFile(arguments.encoded, [model for _, model in loaded], split, group)
 
 
 def mean_stream(
