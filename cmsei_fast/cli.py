@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Sequence
+from typing import NoReturn, TextIO
 
 from .commands import convert, demo, doctor, evaluate, explain, report, retrieve, train
 from .version import __version__
@@ -20,22 +21,69 @@ _MOST_SAID = 1200  # characters of an error: more than two long paths and what i
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; its status is 0, 1 (doctor found a disagreement), 2 (bad input) or 130 (interrupted)."""
     _open_streams()
-    arguments = build_parser().parse_args(argv)
+    with _every_character():
+        try:
+            return _run(argv)
+        except KeyboardInterrupt:
+            _tell("interrupted")
+            return INTERRUPTED
+        except BrokenPipeError:  # the reader left
+            return 0
+        except (OSError, ValueError, TypeError, MemoryError, RuntimeError, ImportError) as error:
+            if not _explains_itself(error):
+                raise
+            _tell(f"error: {_one_line(_message(error))}")
+            return BAD_INPUT
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                _drop_unwritten(stream)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """The command's status, once what it printed is written; the help's ``SystemExit`` too comes after that."""
     try:
+        arguments = build_parser().parse_args(argv)
         status: int = arguments.run(arguments)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("cmsei-fast: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing to flush at exit
-        return 0
-    except (OSError, ValueError, TypeError, MemoryError, RuntimeError, ImportError) as error:
-        if not _explains_itself(error):
-            raise
-        print(f"cmsei-fast: error: {_one_line(_message(error))}", file=sys.stderr)
-        return BAD_INPUT
+    except (OSError, SystemExit):
+        _flush()
+        raise
+    _flush()
     return status
+
+
+def _flush() -> None:
+    """Writes what was printed.
+
+    Raises:
+        OSError: it cannot be written, by standard output's name; BrokenPipeError as it came.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from None
+
+
+def _drop_unwritten(stream: TextIO) -> None:
+    """Gives what a standard stream did not take to nobody: the interpreter's exit would try again, and say so."""
+    try:
+        stream.flush()
+    except OSError:
+        number = stream.fileno()
+        own, nobody = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nobody, number)
+        try:
+            stream.flush()
+        finally:
+            os.dup2(own, number)
+            os.close(own)
+            os.close(nobody)
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it: the status says it
+        print(f"cmsei-fast: {text}", file=sys.stderr)
 
 
 def _open_streams() -> None:
@@ -47,9 +95,24 @@ def _open_streams() -> None:
         if file != number:  # taken by another file by now
             os.close(file)
         setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115 - for good
-    # As standard error does it: a caption that the terminal's encoding lacks must not end a command that is done.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _every_character() -> Iterator[None]:
+    """Inside the block standard output writes what its encoding lacks as standard error does, by its number.
+
+    A caption that a terminal cannot show must not end a command that is done.
+    """
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper):
+        yield
+        return
+    before = stream.errors
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors=before)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,8 +123,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None and error.filename2 is None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror and error.filename2 is None:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
 
 

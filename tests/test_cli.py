@@ -138,6 +138,68 @@ def test_closed_streams(tmp_path, closed, split):
     assert split == "y" or len(open_split(tmp_path / "o.h5")) == 2
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="writes to Linux's device that is full")
+@pytest.mark.parametrize(
+    ("command", "streams", "unbuffered", "status", "said"),
+    [
+        ("convert scan . --split x --out o.h5", ">", "", 2, "error: standard output: No space left on device"),
+        ("convert scan . --split x --out o.h5", ">", "1", 2, "error: No space left on device"),
+        ("convert scan . --split x --out o.h5", "2>", "", 0, ""),
+        ("convert scan . --split y --out o.h5", "2>", "", 2, ""),
+        ("--version", ">", "", 2, "error: standard output: No space left on device"),
+    ],
+)
+def test_an_output_that_is_full_is_told_in_one_line(tmp_path, command, streams, unbuffered, status, said):
+    """Of what is printed; the file that is written before it is there."""
+    np.save(tmp_path / "x_ims.npy", np.zeros((2, 3, 4), np.float32))
+    (tmp_path / "x_caps.txt").write_text("a\n" * 10)
+    line = [sys.executable, "-m", "cmsei_fast", *command.split()]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {streams}/dev/full', "sh", *line],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (status, f"cmsei-fast: {said}\n" if said else "")
+    assert (tmp_path / "o.h5").exists() == ("split x" in command)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of a shell")
+@pytest.mark.parametrize("command", ["train --help", "convert scan . --split x --out o.h5", "--version"])
+def test_a_reader_that_leaves_ends_a_command_in_silence(tmp_path, command):
+    np.save(tmp_path / "x_ims.npy", np.zeros((2, 3, 4), np.float32))
+    (tmp_path / "x_caps.txt").write_text("a\n" * 10)
+    line = [sys.executable, "-m", "cmsei_fast", *command.split()]
+    environment = os.environ | {"PYTHONUNBUFFERED": ""}
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(line, cwd=tmp_path, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "o.h5").exists() == command.startswith("convert")
+
+
+def test_the_caller_s_streams_are_as_they_were(tmp_path, monkeypatch):
+    """Of Python code that runs a command: how they write, and what of theirs was not written yet."""
+    with open(tmp_path / "out", "w", encoding="ascii") as stream, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stream)
+        assert cli.main(["convert", "scan", str(tmp_path), "--split", "x", "--out", str(tmp_path / "o.h5")]) == 2
+        with pytest.raises(SystemExit):
+            cli.main(["--version"])
+        assert stream.errors == "strict"
+        stream.write("after")
+    assert (tmp_path / "out").read_text(encoding="ascii") == f"cmsei-fast {cmsei_fast.__version__}\nafter"
+    if not os.path.exists("/dev/full"):
+        return
+    with monkeypatch.context() as patched, open("/dev/full", "w", encoding="utf-8") as stream:
+        patched.setattr(sys, "stdout", stream)
+        before = os.fstat(stream.fileno()).st_rdev
+        assert cli.main(["--version"]) == 2
+        assert os.fstat(stream.fileno()).st_rdev == before
+
+
 @pytest.mark.parametrize("name", ["o.h5", "\udcff.h5"])
 def test_an_output_that_lacks_characters(tmp_path, name):
     """The multiplication sign of shapes in a locale without it; a name that is no text."""
@@ -347,7 +409,7 @@ def test_all_names_leave_a_notebook_its_nn():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process")
-def test_interrupt_gives_130(tmp_path):
+def test_interrupt_gives_130(tmp_path, interruptible):
     path = tmp_path / "scenes.jsonl"
     path.write_text(scene_lines(400))
     command = [sys.executable, "-m", "cmsei_fast", "evaluate", str(path), "--engine", "reference", "--progress"]

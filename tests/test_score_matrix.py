@@ -248,7 +248,7 @@ def test_after_an_error_incomplete_rows_are_nan(kind, small_blocks):
     assert np.isnan(values[~complete]).all()
 
 
-def test_after_an_interrupt_incomplete_rows_are_nan(monkeypatch, small_blocks):
+def test_after_an_interrupt_incomplete_rows_are_nan(monkeypatch, small_blocks, interruptible):
     images, captions, n, m = problem()
     module = engines.get("eager")
     real, calls = module.pair_score, []
@@ -271,7 +271,7 @@ def test_after_an_interrupt_incomplete_rows_are_nan(monkeypatch, small_blocks):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process")
-def test_interrupt_from_outside_is_answered_soon(tmp_path):
+def test_interrupt_from_outside_is_answered_soon(tmp_path, interruptible):
     code = (
         "import numpy as np, cmsei_fast as c, sys, time\n"
         "x = np.ones((300, 36, 256), np.float32)\n"
