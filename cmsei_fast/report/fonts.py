@@ -55,5 +55,5 @@ def _characters(path: str) -> set[int]:
 def boxes_for_missing_characters() -> Iterator[None]:
     """A box in the picture says that a font lacks a character; a warning a character on the terminal says no more."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from (current )?font", UserWarning)
         yield
