@@ -11,6 +11,7 @@ from splits import files_in
 
 from cmsei_fast import cli
 from cmsei_fast.data import open_split
+from cmsei_fast.data.convert import npz
 
 COUNTS = {"COCO_val2014_000000000012": 10, "7": 100, "a": 36}
 D = 6
@@ -124,6 +125,10 @@ BAD = {
     "a head of words": (head(b"not " * 2000), "7.npz: Cannot parse header: "),
     "a head too deep to parse": (head(b"-" * 9000), "7.npz: truncated or damaged .npz file: "),
     "a head too long to parse": (head(b"1+" * 4000 + b"1"), "7.npz: truncated or damaged .npz file: "),
+    "a head of more than there is": (
+        head(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4)}"),
+        "7.npz: truncated or damaged .npz file: expected 16000000000079 bytes (as its head tells), got 79",
+    ),
     "rows": (changed(x=np.zeros((99, D), np.float32)), "7.npz: x: expected shape (100, Dx), got (99, 6)"),
     "width": (changed(x=np.zeros((100, 5), np.float32)), "x: expected shape ("),
     "integers": (
@@ -161,6 +166,29 @@ def test_bad_files(folder, tmp_path, capsys, damage, message, before):
     assert len(err.replace(str(tmp_path), "")) < 300
     assert files_in(tmp_path) == ["feats", "out.h5"][: 1 + before]
     assert not before or out.read_text() == "old"
+
+
+@pytest.mark.parametrize("message", ["Unable to allocate 9 GiB for an array", ""])
+def test_memory_that_is_short_is_no_damage(folder, tmp_path, capsys, monkeypatch, message):
+    def exhausted(*_):
+        raise MemoryError(message)
+
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", exhausted)
+    assert convert(folder, tmp_path / "o.h5") == 2
+    first = folder / "7.npz"
+    assert capsys.readouterr().err == f"cmsei-fast: error: {first}: {message or 'out of memory'}\n"
+
+
+def test_what_this_package_says_is_not_cut(folder, tmp_path, capsys, monkeypatch):
+    """As numpy's messages are, which quote damaged files."""
+    told = "bbox: " + 40 * "expected this " + "got that"
+
+    def refused(*_):
+        raise ValueError(told)
+
+    monkeypatch.setattr(npz, "check_inside", refused)
+    assert convert(folder, tmp_path / "o.h5") == 2
+    assert capsys.readouterr().err == f"cmsei-fast: error: {folder / '7.npz'}: {told}\n"
 
 
 def test_folder_without_files(tmp_path, capsys):

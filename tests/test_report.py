@@ -196,6 +196,22 @@ def test_a_file_that_the_fields_scripts_save_comes_with_the_line_that_makes_a_ma
     assert capsys.readouterr().err.endswith("got another or a pickled one\n")
 
 
+def test_memory_that_is_short_is_no_fault_of_the_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("scores.npy", np.zeros((2, 4), np.float32))
+    np.save("map.npy", np.array([0, 0, 1, 1]))
+    real = np.load
+
+    def exhausted(path, *rest, **options):
+        if path == "map.npy":
+            raise MemoryError
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(np, "load", exhausted)
+    assert cli.main(["report", "--scores", "scores.npy", "--caption-to-image", "map.npy"]) == 2
+    assert capsys.readouterr().err == "cmsei-fast: error: out of memory\n"
+
+
 SAVED = ["--scores", "{f}/scores.npy"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +31,13 @@ def saved_scores(path: str, split: Split | None, name: str | None) -> np.ndarray
 
     import numpy as np
 
-    from ..data.convert.npy import DAMAGED
+    from ..data.convert.npy import DAMAGED_HEAD
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"--scores: expected a .npy file, got {path} ({absent(path)})")
     try:
         scores: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, zipfile.BadZipFile, *DAMAGED):
+    except (ValueError, zipfile.BadZipFile, *DAMAGED_HEAD):
         raise ValueError(
             f"{path}: expected a .npy file of one floating matrix, got another or a pickled one{_as_matrix(path)}"
         ) from None
@@ -132,7 +133,7 @@ def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
     """
     import numpy as np
 
-    from ..data.convert.npy import DAMAGED, said
+    from ..data.convert.npy import DAMAGED, read_head, said
 
     if split is not None:
         return split.caption_to_image
@@ -143,6 +144,8 @@ def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
         raise FileNotFoundError(f"--caption-to-image: expected .npy or text, got {path} ({absent(path)})")
     try:
         if path.endswith(".npy"):
+            with open(path, "rb") as file:
+                read_head(file, os.fstat(file.fileno()).st_size)
             return np.load(path, allow_pickle=False)
         return np.array([int(x) for x in Path(path).read_text(encoding="utf-8").split()], dtype=np.int64)
     except (ValueError, *DAMAGED) as error:

@@ -17,7 +17,7 @@ from ..split import Split, offsets_of
 from .boxes import check_inside
 from .captions import Captions
 from .matching import match_images
-from .npy import DAMAGED, said
+from .npy import DAMAGED, read_head, said
 from .rows import ImageRows
 
 _T = TypeVar("_T")
@@ -83,8 +83,10 @@ def _guard(path: Path, read: Callable[[Path], _T]) -> _T:
         ) from error  # a place before its begin
     except KeyError as error:
         raise ValueError(f"{path}: missing {error.args[0]}") from None
+    except MemoryError as error:
+        raise MemoryError(f"{path}: {str(error) or 'out of memory'}") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {said(error)}") from None
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _read_boxes(path: Path) -> tuple[np.ndarray, tuple[float, float], tuple[int, int]]:
@@ -102,10 +104,7 @@ def _read_boxes(path: Path) -> tuple[np.ndarray, tuple[float, float], tuple[int,
         check_inside("bbox", boxes, width, height)
         if "x" not in file.files:
             raise KeyError("x")
-        with file.zip.open("x.npy") as stream:  # its head only
-            version = np.lib.format.read_magic(stream)
-            heads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            shape, _, kind = heads.get(version, np.lib.format.read_array_header_2_0)(stream)
+        shape, kind = _head(file, "x")
     if len(shape) != 2 or shape[1] < 1 or kind.kind != "f":
         raise ValueError(f"x: expected floating numbers of shape ({len(boxes)}, Dx), got {kind} of shape {shape}")
     return boxes, (width, height), (shape[0], shape[1])
@@ -123,19 +122,39 @@ def _open(path: Path) -> Iterator[Any]:
         if start and not start.startswith((b"PK", b"\x93NUMPY")):
             raise ValueError(f"expected a .npz file, got one that begins with {start!r}")
         raw.seek(0)
-        file = np.load(raw, allow_pickle=False)
+        with _in_short():
+            file = np.load(raw, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError(f"expected a .npz file, got an array of shape {file.shape}")
         with file:
             yield file
 
 
+@contextlib.contextmanager
+def _in_short() -> Iterator[None]:
+    """numpy quotes a whole damaged head in its ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(said(error)) from None
+
+
+def _head(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an entry."""
+    entry = f"{name}.npy" if f"{name}.npy" in file.zip.namelist() else name
+    with file.zip.open(entry) as stream:
+        if stream.peek(6)[:6] != b"\x93NUMPY":
+            raise ValueError(f"{name}: expected an array, got other bytes")
+        with _in_short():
+            return read_head(stream, file.zip.getinfo(entry).file_size)
+
+
 def _entry(file: Any, name: str) -> np.ndarray:
     if name not in file.files:
         raise KeyError(name)
-    value = file[name]
-    if not isinstance(value, np.ndarray):  # numpy gives an entry that does not begin as an array's file as it is
-        raise ValueError(f"{name}: expected an array, got other bytes")
+    _head(file, name)
+    with _in_short():
+        value: np.ndarray = file[name]
     return value
 
 
