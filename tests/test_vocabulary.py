@@ -36,6 +36,22 @@ def test_encode():
     assert words.encode("", True) == [1, 3, 2]
 
 
+def test_words_that_were_saved_as_they_were_typeset_are_found(tmp_path):
+    """As of a model whose vocabulary was built without regard to how apostrophes and accents are typed."""
+    saved = [*SPECIAL, "man’s", "dog’s", "dog's", "cafe\u0301", "’"]
+    (tmp_path / "v.json").write_text(json.dumps(field_style(saved)))
+    words = Vocabulary.load(tmp_path / "v.json")
+    assert words.words == tuple(saved)
+    for apostrophe in "'’":
+        assert words.encode(f"a man{apostrophe}s dog{apostrophe}s caf\u00e9 cafe\u0301") == [3, 4, 6, 7, 7]
+    assert words.knows("man's")
+    assert not words.knows("'")
+    assert "man's" not in words
+    words.save(tmp_path / "again.json")
+    assert Vocabulary.load(tmp_path / "again.json").encode("man's") == [4]
+    assert Vocabulary(saved, str.split).encode("man's ' ’") == [3, 3, 8]
+
+
 def test_another_tokenizer():
     words = Vocabulary.build(["a b<unk>", "<unk>"], tokenizer=str.split)
     assert words.words == (*SPECIAL, "a", "b<unk>")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,6 +23,9 @@ class Vocabulary:
         words: all words, ``SPECIAL`` first, none twice.
         tokenizer: splits a caption into words; of a module, if the vocabulary is to be pickled.
 
+    A word that is spelled with a typeset apostrophe or decomposed accents also stands for what its tokenizer makes of
+    it, unless that is a word of its own: a caption's words are looked up as the tokenizer gives them.
+
     Attributes:
         words: tuple of all words.
         index: number of each word.
@@ -39,6 +43,12 @@ class Vocabulary:
         if len(self.index) != len(self.words):
             twice = next(word for word, count in Counter(self.words).items() if count > 1)
             raise ValueError(f"words: expected each word once, got {twice!r} twice")
+        self._spelled: dict[str, int] = {}
+        for word, number in self.index.items():
+            if "’" in word or not unicodedata.is_normalized("NFC", word):
+                made = tokenizer(word)
+                if len(made) == 1 and made[0] not in self.index:
+                    self._spelled.setdefault(made[0], number)
 
     @classmethod
     def build(
@@ -84,8 +94,15 @@ class Vocabulary:
 
         A caption without a word is one unknown word.
         """
-        numbers = [self.index.get(word, UNKNOWN) for word in self.tokenizer(caption)] or [UNKNOWN]
+        numbers = [self._number(word) for word in self.tokenizer(caption)] or [UNKNOWN]
         return [START, *numbers, END] if start_end else numbers
+
+    def knows(self, word: str) -> bool:
+        """Whether a word, as the tokenizer gives it, has a number of its own."""
+        return word in self.index or word in self._spelled
+
+    def _number(self, word: str) -> int:
+        return self.index.get(word, self._spelled.get(word, UNKNOWN))
 
     def __len__(self) -> int:
         return len(self.words)

@@ -47,7 +47,7 @@ class GRUEncoder(Module):
         words, start = [], 0
         for word in self.vocabulary.tokenizer(caption):
             at = caption.lower().find(word, start)
-            known = word in self.vocabulary
+            known = self.vocabulary.knows(word)
             # A tokenizer may change words, and lower case the length of a text: then the word is shown as it is known.
             own = caption[at : at + len(word)] if at >= 0 else ""
             words.append((own if own.lower() == word else word, known))
