@@ -230,7 +230,7 @@ def test_an_ensemble_finds_by_the_mean_and_a_file_asks_as_flags_do(files, tmp_pa
 
 
 def test_boxes_that_the_sentence_names_stand_out():
-    names = ["traffic light", "dog", "man", "dog", *(f"thing{i}" for i in range(9))]
+    names = ["traffic light", "dog", "man", "dog", "lady,woman", *(f"thing{i}" for i in range(8))]
     n = len(names)
     corners = np.stack(np.divmod(np.arange(n), 4), axis=1) * 90
     objects = tuple(dict.fromkeys(names))
@@ -249,8 +249,9 @@ def test_boxes_that_the_sentence_names_stand_out():
     )
     bold = re.compile(r'font-weight="bold">([^<]*)<')
     drawn = Drawings(split).draw(0, "Two DOGS at a traffic light , a woman")
-    assert bold.findall(drawn) == ["dog", "traffic light"]  # though smaller than the eight that have names without it
-    assert drawn.count('stroke-width="2"') == 3
+    # Though smaller than the eight that have names without it.
+    assert bold.findall(drawn) == ["lady,woman", "dog", "traffic light"]
+    assert drawn.count('stroke-width="2"') == 4
     assert bold.findall(Drawings(split).draw(0)) == bold.findall(Drawings(split).draw(0, "light")) == []
 
 

@@ -78,6 +78,11 @@ def _thumbnail(path: Path, name: str) -> Html:
     return picture(buffer.getvalue(), "image/jpeg", name, width=round(small.width * scale))
 
 
+def _is_told(name: str, words: set[str]) -> bool:
+    """Whether a sentence's words have all of the name, or of one of its aliases (Visual Genome's ``lady,woman``)."""
+    return any(words.issuperset(map(singular, tokenize(alias) or [alias])) for alias in name.split(","))
+
+
 def _boxes(split: Split, image: int, words: set[str]) -> Html:
     rows = slice(int(split.offsets[image]), int(split.offsets[image + 1]))
     assert split.boxes is not None
@@ -88,7 +93,7 @@ def _boxes(split: Split, image: int, words: set[str]) -> Html:
     names = [""] * len(boxes)
     if split.labels is not None:
         names = ["unknown" if i < 0 else split.object_names[i] for i in split.labels[rows].tolist()]
-    told = {name for name in names if words.issuperset(map(singular, tokenize(name) or [name]))}
+    told = {name for name in names if _is_told(name, words)}
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     parts = []
     for name, (x1, y1, x2, y2) in zip(names, (boxes * scale).tolist(), strict=True):
