@@ -62,8 +62,9 @@ class Encoded:
         if counts is None:
             return Encoded(features.flatten(0, 1), torch.full((len(features),), features.shape[1], device="cpu"))
         kept = torch.from_numpy(counts)
-        mask = length_mask(kept).to(features.device)  # (n, longest)
-        return Encoded(features[:, : mask.shape[1]][mask], kept)
+        # Places, not a mask: how many rows are left is known without the values, as of a tensor on "meta".
+        items, rows = (x.to(features.device) for x in length_mask(kept).nonzero(as_tuple=True))
+        return Encoded(features[items, rows], kept)
 
     @staticmethod
     def cat(parts: Sequence[Encoded]) -> Encoded:

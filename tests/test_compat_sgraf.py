@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from sgraf_written_out import LENGTHS, MODULES, encoder, literal, problem
@@ -104,7 +106,12 @@ def test_transforms(module: str, recorded: bool) -> None:
     with torch.set_grad_enabled(recorded):
         _, slope = torch.func.jvp(call, (v,), (direction,))
         torch.testing.assert_close(slope, (gradient * direction).sum())
-        torch.testing.assert_close(torch.func.vmap(call)(torch.stack([v, v + 1])), torch.stack([call(v), call(v + 1)]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of an operation that vmap has no rule for
+            several = torch.func.vmap(call)(torch.stack([v, v + 1]))
+            torch.testing.assert_close(several, torch.stack([call(v), call(v + 1)]))
+            several = torch.func.vmap(lambda w: model(v, w, LENGTHS).sum())(torch.stack([w, w + 1]))
+            torch.testing.assert_close(several, torch.stack([call(v), model(v, w + 1, LENGTHS).sum()]))
         with forward_ad.dual_level():
             dual = call(forward_ad.make_dual(v, direction))
             torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, slope)

@@ -475,6 +475,9 @@ def test_padded_items_become_packed_ones_with_their_gradient() -> None:
     whole = Encoded.from_padded(padded)
     assert torch.equal(whole.rows, padded.flatten(0, 1))
     assert whole.offsets.tolist() == [0, 5, 10, 15]
+    without_data = Encoded.from_padded(padded.to("meta"), [2, 4, 1])
+    assert (without_data.rows.device.type, without_data.rows.shape) == ("meta", (7, 4))
+    assert without_data.offsets.tolist() == [0, 2, 6, 7]
     with pytest.raises(ValueError, match=r"^lengths\[1\]: expected a length from 1 to 5, got 6$"):
         Encoded.from_padded(padded, [2, 6, 1])
     with pytest.raises(ValueError, match=r"^regions: expected 2 dimensions .*Encoded\.from_padded packs padded items$"):

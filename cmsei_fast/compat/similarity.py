@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.nn.utils.rnn import pad_sequence
 
 from .. import engines
 from ..checks import is_whole
+from ..encoded import length_mask
 from ..engines import native_similarity
 from ..engines.affine import Affine
 from ..ops.attended import AttendedTile, attended_scores
@@ -212,7 +212,10 @@ class EncoderSimilarity(nn.Module):
         out = []
         blocks = lengths.split(_BLOCK)
         for own, rows in zip(blocks, words.split([int(x.sum()) for x in blocks]), strict=True):
-            out.append(self.t_global_w(pad_sequence(rows.split(own.tolist()), batch_first=True), own.to(words.device)))
+            mask = length_mask(own).to(words.device)  # (n, longest)
+            places = (mask.flatten().cumsum(0) - 1).unflatten(0, mask.shape)
+            padded = torch.where(mask[..., None], rows[places], 0)  # as pad_sequence, which vmap does not take
+            out.append(self.t_global_w(padded, own.to(words.device)))
         return torch.cat(out)
 
     def _head(self, found: Statistics) -> Callable[[AttendedTile], Tensor]:
@@ -246,8 +249,9 @@ class EncoderSimilarity(nn.Module):
 
 
 def _vectors(project: Affine, apart: Tensor) -> Tensor:
-    """Similarity vectors of differences, which are overwritten where no gradient needs them."""
-    square = apart * apart if apart.requires_grad else apart.square_()
+    """Similarity vectors of differences, which are overwritten where no derivative and no transform needs them."""
+    kept = apart.requires_grad or is_transformed() or has_tangent(apart)
+    square = apart * apart if kept else apart.square_()
     return normalize(project(square), dim=-1, eps=EPS)
 
 
