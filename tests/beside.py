@@ -2,7 +2,8 @@
 
 A test that is marked ``beside(work=…)`` says what it waits for: ``work`` takes those of the case's parameters that it
 names, and the fixture ``outcome`` is what it returns or raises. ``conftest.py`` begins the work of all tests, one after
-another in a thread, once they are collected; a test whose turn comes first does its own. With one core, each does.
+another in a thread, once they are collected; a test whose turn comes first does its own. With one core, each does, and
+in a worker of pytest-xdist: it has collected the tests of all, and the other cores are the other workers'.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def run(command: Sequence[str], timeout: float, **variables: str) -> CompletedPr
 
 def cores() -> int:
     """How many this process may use."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return 1
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

@@ -58,6 +58,18 @@ def test_a_second_core_begins_by_itself(cores: None, request: pytest.FixtureRequ
         )
 
 
+def test_a_worker_of_several_begins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has collected the tests of all, and would do the work of all."""
+    monkeypatch.setattr(beside.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(beside.os, "cpu_count", lambda: 2)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    assert beside.cores() == 2
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    begun = threading.Event()
+    with beside.begun([Item(begun.set)]):  # type: ignore[list-item]
+        assert not begun.wait(0.1)
+
+
 def test_a_process_ends_with_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beside, "cores", lambda: 2)
     command = [sys.executable, "-c", "import time; time.sleep(600)  # to be ended"]
