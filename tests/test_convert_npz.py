@@ -125,6 +125,7 @@ BAD = {
     "a head of words": (head(b"not " * 2000), "7.npz: Cannot parse header: "),
     "a head too deep to parse": (head(b"-" * 9000), "7.npz: truncated or damaged .npz file: "),
     "a head too long to parse": (head(b"1+" * 4000 + b"1"), "7.npz: truncated or damaged .npz file: "),
+    "a head that is calculated": (head(b"1+1"), "7.npz: truncated or damaged .npz file: its head is no literal"),
     "a head of more than there is": (
         head(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4)}"),
         "7.npz: truncated or damaged .npz file: expected 16000000000079 bytes (as its head tells), got 79",

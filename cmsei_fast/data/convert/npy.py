@@ -40,6 +40,10 @@ def read_head(stream: BinaryIO, size: int) -> tuple[tuple[int, ...], np.dtype[An
         shape, _, dtype = read(stream)
     except MemoryError:  # of Python's parser
         raise RecursionError("its head is nested too deeply") from None
+    except ValueError as error:
+        if not str(error).startswith("malformed node"):  # of Python's parser, with an address in the memory
+            raise
+        raise SyntaxError("its head is no literal") from None
     expected = stream.tell() + math.prod(shape) * dtype.itemsize
     if expected > size and not dtype.hasobject:
         raise EOFError(f"expected {expected} bytes (as its head tells), got {size}")
