@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors
 import torch
-from safetensors.torch import save_file
 
 from .data.files import replacing
 from .data.rows import MappedRows
 from .encoded import Encoded
 from .exchange import Exchange
+from .model.pretrained import write_tensors
 from .training.identity import identity
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class EncodedFile:
         kept = {"models", *(side for _, side in self._parts)}
         told = json.dumps({name: x for name, x in self._fingerprint.items() if name in kept})
         with replacing(self._path) as temporary:
-            save_file(tensors, temporary, {"format": FORMAT, "version": VERSION, "fingerprint": told})
+            write_tensors(tensors, temporary, {"format": FORMAT, "version": VERSION, "fingerprint": told})
 
     def _read(self) -> None:
         try:

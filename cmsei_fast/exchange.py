@@ -137,7 +137,7 @@ class Exchange:
             self.sum_(told)
             total, *failed = told.tolist()
             if any(failed):
-                text = "" if error is None else f"{type(error).__name__}: {error}"
+                text = "" if error is None else f"{type(error).__name__}: {error}".removesuffix(": ")
                 messages = self.texts(text)
         except ProcessLost:
             if error is None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from training_runs import tiny_model, tiny_split
 
 from cmsei_fast import CMSEI, cli
 from cmsei_fast.data import write_split
+from cmsei_fast.model import pretrained
 
 SPLIT = tiny_split(3)
 
@@ -109,3 +111,18 @@ def test_what_else_was_encoded_is_refused_in_one_line(
     assert cli.main(["report", "--scores", str(scores), "--encoded", str(kept)]) == 2
     assert "--encoded: expected none beside --scores (no model is run)" in capsys.readouterr().err
     assert kept.read_bytes() == before
+
+
+def test_a_full_disk_is_told_in_one_line(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors has an error of its own for what the system says."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(pretrained, "save_file", full)
+    kept = tmp_path / "kept.safetensors"
+    assert evaluate(files, "--encoded", kept) == 2
+    assert capsys.readouterr().err == f"cmsei-fast: error: {kept}: No space left on device\n"
+    assert list(tmp_path.iterdir()) == []

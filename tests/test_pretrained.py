@@ -79,8 +79,9 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(pretrained, "save_file", full)
-    with pytest.raises(OSError, match=r"^\[Errno 28\] .*: '.*model\.safetensors'$"):
+    with pytest.raises(OSError, match=r"^\[Errno 28\] .*: '.*model\.safetensors'$") as raised:
         tiny_model(SPLIT).save_pretrained(tmp_path / "model")
+    assert raised.value.filename == str(tmp_path / "model" / "model.safetensors")  # not the hidden one beside it
     assert list(tmp_path.iterdir()) == []
 
 

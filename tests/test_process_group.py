@@ -12,7 +12,7 @@ import torch
 from test_distributed_scoring import free_port
 from training_runs import SMALL, tiny_model, tiny_split, write_splits
 
-from cmsei_fast.exchange import ProcessLost
+from cmsei_fast.exchange import Exchange, ProcessLost
 from cmsei_fast.process_group import process_group, together
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
@@ -101,6 +101,18 @@ def test_nobody_waits_long_for_who_does_not_come(monkeypatch, rank):
         monkeypatch.setenv("CMSEI_CONNECT_SECONDS", text)
         with pytest.raises(ValueError, match=r"^CMSEI_CONNECT_SECONDS: expected a number of seconds above 0, got "):
             process_group("cpu").__enter__()
+
+
+def test_who_was_interrupted_is_told_without_words(monkeypatch):
+    """Ctrl-C has no message."""
+    said = []
+    exchange = Exchange(None)
+    exchange.size = 2
+    monkeypatch.setattr(exchange, "sum_", lambda told: None)
+    monkeypatch.setattr(exchange, "texts", said.append)
+    for error in (KeyboardInterrupt(), ValueError("x: y")):
+        exchange.exchange(0, error)
+    assert said == ["KeyboardInterrupt", "ValueError: x: y"]
 
 
 def test_a_process_alone_meets_nobody():

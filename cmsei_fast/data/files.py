@@ -57,6 +57,20 @@ def naming(path: str | os.PathLike[str], beside: str | None = None) -> Iterator[
         raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
 
 
+@contextlib.contextmanager
+def naming_in(new: str | os.PathLike[str], target: str | os.PathLike[str]) -> Iterator[None]:
+    """In the block, an error about a file in the directory ``new`` names it in ``target``, whose place that takes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or not isinstance(error.filename, (str, os.PathLike)):
+            raise
+        inside = os.path.relpath(error.filename, new)
+        if inside.startswith(os.pardir):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), os.path.join(target, inside)) from error
+
+
 def _hidden(filename: object, directory: str | None) -> bool:
     """Whether it is a temporary name in the directory."""
     if directory is None or not isinstance(filename, str) or os.path.dirname(filename) != directory:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.files import naming
+from ..data.files import naming, naming_in
 from ..data.json_object import read_json
 from ..data.vocabulary import Vocabulary
 from ..devices import own_device
@@ -45,13 +45,14 @@ def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
     new = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
     try:
         record = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()}
-        with naming(new / CONFIG):
-            (new / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        model.vocabulary.save(new / VOCABULARY)
-        save_tensors(model.state_dict(), new / WEIGHTS, metadata={"format": "pt"})
-        if isinstance(model.text, TransformerEncoder):
-            model.text.model.config.save_pretrained(new / TEXT)
-            model.text.tokenizer.save_pretrained(new / TEXT)
+        with naming_in(new, directory):
+            with naming(new / CONFIG):
+                (new / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            model.vocabulary.save(new / VOCABULARY)
+            save_tensors(model.state_dict(), new / WEIGHTS, metadata={"format": "pt"})
+            if isinstance(model.text, TransformerEncoder):
+                model.text.model.config.save_pretrained(new / TEXT)
+                model.text.tokenizer.save_pretrained(new / TEXT)
         if _same_structure(new, target):  # as while training: one rename, so that there is a model at every moment
             os.replace(new / WEIGHTS, target / WEIGHTS)
             shutil.rmtree(new)
@@ -72,9 +73,19 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
         OSError: naming the file, where the disk does not take it.
     """
     # Cloned, since safetensors refuses tensors that share memory, as a transformer's tied weights do.
-    own = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
+    write_tensors({name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}, path, metadata)
+
+
+def write_tensors(
+    tensors: dict[str, Tensor], path: str | os.PathLike[str], metadata: dict[str, str] | None = None
+) -> None:
+    """Writes tensors on the CPU, contiguous and none with another's memory, as safetensors.
+
+    Raises:
+        OSError: naming the file, where the disk does not take it.
+    """
     try:
-        save_file(own, path, metadata=metadata)
+        save_file(tensors, path, metadata=metadata)
     except safetensors.SafetensorError as error:
         if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
             raise

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..data.files import naming
+from ..data.files import naming, naming_in
 from ..data.json_object import read_json
 from ..model.pretrained import save_tensors
 
@@ -31,13 +31,14 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], sta
     target = folder / f"{PREFIX}{step:09d}"
     new = Path(tempfile.mkdtemp(dir=folder, prefix="."))
     try:
-        save_tensors(tensors, new / TENSORS)
         record = {"format": FORMAT, "version": VERSION, "step": step, **state}
-        with naming(new / STATE):
-            (new / STATE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        for path in (new / TENSORS, new / STATE):
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+        with naming_in(new, target):
+            save_tensors(tensors, new / TENSORS)
+            with naming(new / STATE):
+                (new / STATE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            for path in (new / TENSORS, new / STATE):
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
         if target.exists():
             shutil.rmtree(target)
         new.rename(target)
