@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
+import signal
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
+from cmsei_fast.data import files
 from cmsei_fast.data.files import write_text
 
 
@@ -18,14 +19,14 @@ def test_a_directory_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Like a share that is unmounted, or a folder that a script cleans up."""
     folder = tmp_path / "results"
     folder.mkdir()
-    make = tempfile.mkstemp
+    name = files.beside_of
 
-    def made(**options: str) -> tuple[int, str]:
-        found = make(**options)
+    def named(target: str) -> str:
+        found = name(target)
         shutil.rmtree(folder)
         return found
 
-    monkeypatch.setattr(tempfile, "mkstemp", made)
+    monkeypatch.setattr(files, "beside_of", named)
     with pytest.raises(FileNotFoundError) as caught:
         write_text(folder / "page.html", "text")
     assert caught.value.filename == str(folder / "page.html")
@@ -38,14 +39,37 @@ def test_no_room_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num
     path = tmp_path / "page.html"
     path.write_text("old")
 
-    def full(dir: str, prefix: str, suffix: str) -> NoReturn:
-        raise OSError(number, os.strerror(number), os.path.join(dir, f"{prefix}x{suffix}"))
+    def full(name: str, mode: str) -> NoReturn:
+        raise OSError(number, os.strerror(number), name)
 
-    monkeypatch.setattr(tempfile, "mkstemp", full)
+    monkeypatch.setattr(files, "open", full, raising=False)
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
         write_text(path, "text")
     assert (caught.value.errno, caught.value.filename) == (number, str(path))
     assert path.read_text() == "old"
+
+
+def test_ctrl_c_as_soon_as_the_file_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruptible: None
+) -> None:
+    """Before its name is told to anyone."""
+    close = os.close
+
+    def interrupted(name: str, mode: str, *rest: Any, **options: Any) -> Any:
+        if mode.startswith("x"):
+            Path(name).touch()
+            signal.raise_signal(signal.SIGINT)
+        return open(name, mode, *rest, **options)
+
+    def closed(number: int) -> None:
+        close(number)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(files, "open", interrupted, raising=False)
+    monkeypatch.setattr(os, "close", closed)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "page.html", "text")
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_error_about_another_file_is_left_as_it_is(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,6 +85,31 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
         tiny_model(SPLIT).save_pretrained(tmp_path / "model")
     assert raised.value.filename == str(tmp_path / "model" / "model.safetensors")  # not the hidden one beside it
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_ctrl_c_leaves_one_of_two_models(tmp_path, monkeypatch, interruptible, number):
+    """Of two of another structure, whose files are not the same."""
+    tiny_model(SPLIT).save_pretrained(tmp_path / "model")
+    other = tiny_model(SPLIT, width=16)
+    rename, calls = Path.rename, []
+
+    def interrupted(self, target):
+        calls.append(1)
+        if len(calls) == number:
+            signal.raise_signal(signal.SIGINT)
+        done = rename(self, target)
+        if len(calls) == number - 1 and number == 3:
+            signal.raise_signal(signal.SIGINT)
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            other.save_pretrained(tmp_path / "model")
+    assert os.listdir(tmp_path) == ["model"]
+    kept = other if number == 3 else tiny_model(SPLIT)
+    assert torch.equal(scores_of(CMSEI.from_pretrained(tmp_path / "model")), scores_of(kept.eval()))
 
 
 def test_saves_over_a_model_and_over_nothing_else(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 
 # Bytes of a file's name where the system does not tell, and those that the temporary name beside it has more.
@@ -25,15 +25,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     check_target(path)
     target = os.path.abspath(os.fspath(path))
     with naming(path, beside=os.path.dirname(target)):
-        handle, temporary = tempfile.mkstemp(
-            dir=os.path.dirname(target), prefix=f".{os.path.basename(target)}.", suffix=".part"
-        )
-        os.close(handle)
+        temporary = beside_of(target)
         try:
+            with open(temporary, "xb"):
+                pass
             yield temporary
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are for their owner alone
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, target)
@@ -41,6 +37,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
             with contextlib.suppress(FileNotFoundError):  # with its directory
                 os.unlink(temporary)
             raise
+
+
+def beside_of(target: str | os.PathLike[str], ending: str = ".part") -> str:
+    """A hidden name beside ``target`` that nobody has: known before it is there, it can be removed at any moment."""
+    directory, name = os.path.split(os.path.abspath(os.fspath(target)))
+    return os.path.join(directory, f".{name}.{secrets.token_hex(4)}{ending}")
 
 
 @contextlib.contextmanager

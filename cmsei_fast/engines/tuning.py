@@ -59,8 +59,9 @@ class Choices:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
                     json.dump(self.found, file, indent=1, sort_keys=True)
                 os.replace(part, self.path)
-            except OSError:
+            except BaseException:
                 Path(part).unlink(missing_ok=True)
+                raise
 
     def known(self, key: str, candidates: Sequence) -> int | None:
         """Index of the candidate that was fastest, as :meth:`best` found it; None if it has not been measured."""

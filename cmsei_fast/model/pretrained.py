@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.files import naming, naming_in
+from ..data.files import beside_of, naming, naming_in
 from ..data.json_object import read_json
 from ..data.vocabulary import Vocabulary
 from ..devices import own_device
@@ -42,8 +41,9 @@ def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / CONFIG).is_file())):
         raise FileExistsError(f"{directory}: expected a new directory or one with a saved model, got something else")
     target.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    new = Path(beside_of(target))
     try:
+        new.mkdir()
         record = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()}
         with naming_in(new, directory):
             with naming(new / CONFIG):
@@ -57,9 +57,6 @@ def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
             os.replace(new / WEIGHTS, target / WEIGHTS)
             shutil.rmtree(new)
             return
-        umask = os.umask(0)
-        os.umask(umask)
-        new.chmod(0o777 & ~umask)
         _replace_directory(new, target)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
@@ -99,14 +96,18 @@ def _same_structure(new: Path, target: Path) -> bool:
 
 
 def _replace_directory(new: Path, target: Path) -> None:
-    """Puts a directory in the place of another; the old one is moved away first and then removed."""
+    """Puts a directory in the place of another; the old one is moved away and then removed; back, on an error."""
     if not target.exists():
         new.rename(target)
         return
-    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
-    target.rename(old / target.name)
-    new.rename(target)
-    shutil.rmtree(old)
+    old = Path(beside_of(target, ".old"))
+    try:
+        target.rename(old)
+        new.rename(target)
+    finally:
+        if not target.exists():
+            old.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def load(directory: str | os.PathLike[str], device: torch.device | str = "cpu") -> CMSEI:

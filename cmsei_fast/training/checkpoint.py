@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..data.files import naming, naming_in
+from ..data.files import beside_of, naming, naming_in
 from ..data.json_object import read_json
 from ..model.pretrained import save_tensors
 
@@ -29,8 +28,9 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], sta
     """Writes ``folder/step-…`` and then removes older checkpoints: at any moment one of them is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{PREFIX}{step:09d}"
-    new = Path(tempfile.mkdtemp(dir=folder, prefix="."))
+    new = Path(beside_of(target))
     try:
+        new.mkdir()
         record = {"format": FORMAT, "version": VERSION, "step": step, **state}
         with naming_in(new, target):
             save_tensors(tensors, new / TENSORS)
