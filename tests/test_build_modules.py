@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shutil
 import sys
 import sysconfig
@@ -58,6 +59,45 @@ def test_other_processors_get_the_portable_variant_alone(building, tmp_path, mon
     monkeypatch.setattr(known.platform, "machine", lambda: "aarch64")
     assert known.supported_variants(["c++"], tmp_path, known.VARIANTS) == (["baseline"], {})
     assert known.supported_variants(["c++"], tmp_path, known.PRODUCTS) == ([], {})
+
+
+def planned(building, monkeypatch, machine, system):
+    """The plan of the CPU module on such a machine."""
+    monkeypatch.setattr(building.instruction_sets.platform, "machine", lambda: machine)
+    monkeypatch.setattr("sys.platform", system)
+    for name in ("CXXFLAGS", "LDFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    plan = building.plan.Plan("build/elsewhere")
+    known = building.instruction_sets
+    names = [
+        building.instruction_sets.supported_variants(["c++"], building.tree.ROOT, listed)[0]
+        for listed in (known.VARIANTS, known.PRODUCTS)
+    ]
+    building.native.plan_native(plan, ["c++"], [], *names)
+    return plan.text()
+
+
+@pytest.mark.parametrize(("machine", "system"), [("aarch64", "linux"), ("arm64", "darwin")])
+def test_steps_on_arm(building, monkeypatch, machine, system):
+    """Every source once, without a flag that such a compiler does not take."""
+    text = planned(building, monkeypatch, machine, system)
+    compiled = re.findall(r": cxx (\S+)", text)
+    ours = ("csrc/bindings.cpp", "csrc/cpu/*.cpp", "csrc/cpu/isa/*.cpp")
+    assert sorted(compiled) == sorted(source for pattern in ours for source in building.tree.sources(pattern))
+    flags = {flag for line in re.findall(r"flags = (.*)", text) for flag in line.split()}
+    assert not [flag for flag in flags if flag.startswith("-m")]
+    assert {flag for flag in flags if flag.startswith("-DCMSEI")} == {
+        "-DCMSEI_ISA=baseline",
+        "-DCMSEI_VECTOR_BYTES=16",
+    }
+
+
+def test_linking_on_macos(building, monkeypatch):
+    """Python's symbols are found at run time, as its own modules' are; the linker knows none of GNU's options."""
+    (link,) = re.findall(r"rule link\n  command = (.*)", planned(building, monkeypatch, "arm64", "darwin"))
+    assert link == "c++ -bundle -undefined dynamic_lookup $in -o $out -pthread"
+    (link,) = re.findall(r"rule link\n  command = (.*)", planned(building, monkeypatch, "aarch64", "linux"))
+    assert link == "c++ -shared $in -o $out -pthread -ldl"
 
 
 def failing(building, monkeypatch, **environment):

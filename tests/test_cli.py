@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import pytest
 import cmsei_fast
 from cmsei_fast import cli, doctor, engines
 from cmsei_fast.data import open_split, synthetic_scenes
+from cmsei_fast.engines import native
 
 
 def scene_lines(groups=6):
@@ -362,7 +364,24 @@ def test_doctor(monkeypatch, capsys):
         else:
             assert f"\n  {name:10} cannot run: {reason}" in out
     assert all(f"\n  {name}" in out for name, _, _ in doctor.ENVIRONMENT)
+    if engines.unavailable("native") is None:
+        assert f"; in use {native.current_isa()}; {native.limits()}\n" in out
     assert out.endswith("all is well\n")
+
+
+@pytest.mark.parametrize(
+    ("isa", "whole_numbers", "told"),
+    [
+        ("baseline", False, "rounds to bfloat16 and int8, but multiplies in float32"),
+        ("avx512", True, "multiplies int8 as such; rounds to bfloat16, but multiplies in float32"),
+        ("avx512bf16", True, "multiplies bfloat16 and int8 as such"),
+        ("avx512amx", False, "multiplies bfloat16 as such; rounds to int8, but multiplies in bfloat16"),
+    ],
+)
+def test_doctor_tells_what_is_multiplied(monkeypatch, isa, whole_numbers, told):
+    monkeypatch.setattr(native, "current_isa", lambda: isa)
+    monkeypatch.setattr(native, "_module", lambda: SimpleNamespace(multiplies_int8=lambda name: whole_numbers))
+    assert native.limits() == told
 
 
 def test_doctor_finds_a_wrong_engine(monkeypatch, capsys):

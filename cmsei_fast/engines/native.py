@@ -24,6 +24,7 @@ from .terms import accumulator
 __all__ = [
     "current_isa",
     "isas",
+    "limits",
     "pair_score",
     "pair_score_backward",
     "pair_score_listed",
@@ -36,6 +37,8 @@ __all__ = [
 
 _STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _forced: list[str] = []
+# Variants whose instructions multiply pairs of bfloat16.
+_PAIRS = ("avx512bf16", "avx512amx")
 # How many arguments the compiled functions take.
 _ARGUMENTS = {
     "multiplies_int8": 1,
@@ -71,6 +74,16 @@ def unavailable() -> str | None:
 def rounds(precision: str) -> bool:
     """Whether the pair score and its gradient round the features to this precision of 8 bits themselves."""
     return precision == "int8" and bool(_module().multiplies_int8(current_isa()))
+
+
+def limits() -> str:
+    """Which of the narrow types the variant in use multiplies as they are, and what becomes of the others."""
+    can = {"bfloat16": current_isa() in _PAIRS, "int8": rounds("int8")}
+    kept, widened = ([name for name, own in can.items() if own is wanted] for wanted in (True, False))
+    parts = [f"multiplies {' and '.join(kept)} as such"] if kept else []
+    wider = "bfloat16" if can["bfloat16"] else "float32"
+    parts += [f"rounds to {' and '.join(widened)}, but multiplies in {wider}"] if widened else []
+    return "; ".join(parts)
 
 
 @functools.cache
