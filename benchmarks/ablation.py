@@ -91,11 +91,11 @@ def load(folder: Path) -> tuple[Split, Split]:
     return training, test
 
 
-def run(row: str, seed: int, training: Split, test: Split, word_vectors: str) -> dict[str, Any]:
-    """Trains one row with one seed; its recalls on the test split and what it took."""
-    title, scorer, relations = ROWS[row]
-    config = replace(TRAINING, seed=seed)
-    model = make_model(training, {**MODEL, "scorer": scorer.to_dict(), "relations": relations}, config, word_vectors)
+def measure(
+    settings: dict[str, Any], config: TrainConfig, training: Split, test: Split, word_vectors: str
+) -> dict[str, Any]:
+    """Trains a model of these settings; its recalls on the test split, its scorer's numbers and what it took."""
+    model = make_model(training, settings, config, word_vectors)
     with tempfile.TemporaryDirectory() as directory:
         start = time.perf_counter()
         train(model, training, None, Path(directory) / "run", config, progress=False)
@@ -103,14 +103,19 @@ def run(row: str, seed: int, training: Split, test: Split, word_vectors: str) ->
     images, captions = model.encode_images(test), model.encode_captions(test.captions)
     metrics = evaluate(images, captions, scorer=model.scorer, caption_to_image=test.caption_to_image)
     return {
-        "row": row,
-        "title": title,
-        "seed": seed,
         "metrics": metrics.to_dict(),
         "scorer": model.scorer.to_dict(),
         "seconds_per_epoch": seconds / config.epochs,
         "threads": torch.get_num_threads(),
     }
+
+
+def run(row: str, seed: int, training: Split, test: Split, word_vectors: str) -> dict[str, Any]:
+    """Trains one row with one seed; its recalls on the test split and what it took."""
+    title, scorer, relations = ROWS[row]
+    settings = {**MODEL, "scorer": scorer.to_dict(), "relations": relations}
+    found = measure(settings, replace(TRAINING, seed=seed), training, test, word_vectors)
+    return {"row": row, "title": title, "seed": seed, **found}
 
 
 def collect(folder: Path) -> dict[str, Any]:

