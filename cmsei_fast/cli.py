@@ -21,22 +21,30 @@ _MOST_SAID = 1200  # characters of an error: more than two long paths and what i
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; its status is 0, 1 (doctor found a disagreement), 2 (bad input) or 130 (interrupted)."""
     _open_streams()
-    with _every_character():
-        try:
-            return _run(argv)
-        except KeyboardInterrupt:
-            _tell("interrupted")
-            return INTERRUPTED
-        except BrokenPipeError:  # the reader left
-            return 0
-        except (OSError, ValueError, TypeError, MemoryError, RuntimeError, ImportError) as error:
-            if not _explains_itself(error):
-                raise
-            _tell(f"error: {_one_line(_message(error))}")
-            return BAD_INPUT
-        finally:
-            for stream in (sys.stdout, sys.stderr):
-                _drop_unwritten(stream)
+    try:
+        with _every_character():
+            return _status(argv)
+    except KeyboardInterrupt:  # a second one while the first is told, as torchrun sends it after a terminal's Ctrl-C
+        return INTERRUPTED
+
+
+def _status(argv: Sequence[str] | None) -> int:
+    """Runs the command and tells how it ended, if not well."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader left
+        return 0
+    except (OSError, ValueError, TypeError, MemoryError, RuntimeError, ImportError) as error:
+        if not _explains_itself(error):
+            raise
+        _tell(f"error: {_one_line(_message(error))}")
+        return BAD_INPUT
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _drop_unwritten(stream)
 
 
 def _run(argv: Sequence[str] | None) -> int:

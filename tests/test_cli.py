@@ -215,6 +215,18 @@ def test_an_output_that_lacks_characters(tmp_path, name):
     assert ("features 6 \\xd7 4" if name == "o.h5" else "features 6 × 4") in done.stdout
 
 
+def test_a_second_ctrl_c_is_no_traceback(scenes, monkeypatch, capsys):
+    """As of processes of torchrun, which passes on what the terminal has sent them already."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engines.get("eager"), "pair_score", interrupted)
+    monkeypatch.setattr(cli, "_drop_unwritten", interrupted)
+    assert cli.main(["evaluate", str(scenes), "--engine", "eager"]) == cli.INTERRUPTED
+    assert capsys.readouterr().err == "cmsei-fast: interrupted\n"
+
+
 def test_no_memory_is_said_in_words(scenes, monkeypatch, capsys):
     """Python's own MemoryError has no message."""
 
