@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from test_triton_interpreter import too_old
 
 from cmsei_fast import PairScorer
 from cmsei_fast.engines import triton as engine
@@ -22,7 +23,10 @@ from cmsei_fast.engines.triton_relation import forward_tile
 from cmsei_fast.engines.triton_sides import MAX_ROWS
 
 triton = pytest.importorskip("triton")
-pytestmark = pytest.mark.skipif(engine.interpreted(), reason="Triton interprets its kernels in this process")
+pytestmark = [
+    pytest.mark.skipif(engine.interpreted(), reason="Triton interprets its kernels in this process"),
+    pytest.mark.skipif(too_old() is not None, reason=str(too_old())),
+]
 
 # Bytes of shared memory that a block may have.
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}

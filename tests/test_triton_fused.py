@@ -11,7 +11,7 @@ import pytest
 import torch
 from problems import offsets
 from test_triton_compiled import OLDER, SHARED, Compiled, build
-from test_triton_interpreter import TESTS, interpreted, reason
+from test_triton_interpreter import TESTS, interpreted, reason, too_old
 
 from cmsei_fast import PairScorer, engines
 from cmsei_fast.engines import triton as engine
@@ -20,7 +20,10 @@ from cmsei_fast.engines.triton_fused import STAGES, TILES, Tile, depth_block, fo
 from cmsei_fast.engines.triton_launch import launch
 from cmsei_fast.engines.triton_sides import MAX_ROWS, layout, product_precision
 
-compiles = pytest.mark.skipif(engine.interpreted(), reason="Triton interprets its kernels in this process")
+compiles = pytest.mark.skipif(
+    engine.interpreted() or too_old() is not None,
+    reason=too_old() or "Triton interprets its kernels in this process",
+)
 interprets = pytest.mark.skipif(reason() is not None, reason=str(reason()))
 SCAN, CMSEI = PairScorer.scan_t2i(), PairScorer.cmsei()
 
@@ -198,6 +201,7 @@ def test_an_item_larger_than_a_tile_is_left_to_the_other_design_with_a_reason(
     assert computed == ["chunked", "chunked"]
 
 
+@pytest.mark.skipif(too_old() is not None, reason=str(too_old()))
 def test_a_design_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(triton_design.VARIABLE, "best")
     wrong = "CMSEI_TRITON_DESIGN: expected one of chunked, fused, or unset for the faster, got 'best'"

@@ -26,12 +26,20 @@ TOO_SLOW = (
 )
 
 
+def too_old() -> str | None:
+    """What the engine says of a Triton that it does not take; None if it takes this one."""
+    missing = engines.unavailable("triton") or ""
+    return missing if missing.startswith("it needs triton") else None
+
+
 def reason() -> str | None:
     """Why there is nothing to run here; None if there is."""
     if triton.interpreted():
         return "in the interpreter already"
     if "cannot be imported" in (engines.unavailable("triton") or ""):
         return "no triton here"
+    if (missing := too_old()) is not None:
+        return missing
     old = tuple(map(int, version("triton").split(".")[:2])) < (3, 7)
     if old and tuple(map(int, np.__version__.split(".")[:2])) >= (2, 4):
         return "the interpreter of triton before 3.7 needs numpy before 2.4"
