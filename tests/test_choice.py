@@ -130,6 +130,7 @@ def test_of_several_gpus_the_one_with_the_tensors_is_asked(name: str, monkeypatc
     module = types.SimpleNamespace(architectures="90a", device_count=lambda: (2, ""))
     monkeypatch.setattr(cuda, "_module", lambda: module)
     monkeypatch.setattr(triton, "interpreted", lambda: False)
+    monkeypatch.setattr(triton, "_OLDEST", (0, 0))  # this is of GPUs, whatever the Triton here
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     capabilities = {None: (9, 0), 0: (9, 0), 1: (7, 5)}
     monkeypatch.setattr(
