@@ -115,7 +115,7 @@ def refined(a, q, h, dot, quad, r, gates, k, queries, context, QUERY: tl.constex
     """The inner products and lengths of the queries after step k, from what it attended to and its relevances r."""
     gate_a, gate_b = tl.load(gates + 2 * k), tl.load(gates + 2 * k + 1)
     u = length(quad)
-    _, _, _, _, alpha, beta, q = refine(gate_a, gate_b, r, q, u, quad, within(dot, q * u))
+    _, _, _, _, alpha, beta, q = refine(gate_a, gate_b, r, q, u, within(dot, q * u))
     a = along_context(alpha, QUERY) * a + along_context(beta, QUERY) * h
     return tl.where(queries & context, a, 0.0), q
 

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from cmsei_fast.kernels.attend import activated, aggregate, attend, normalise, refined, relevance
 from cmsei_fast.kernels.axes import along_context, along_queries, each, sum_context, sum_of, sum_queries
-from cmsei_fast.kernels.formulas import cosine_vjp, length, length_vjp, refine, refine_vjp, within
+from cmsei_fast.kernels.formulas import cosine_vjp, length, length_vjp, refine, refine_vjp, within, within_vjp
 from cmsei_fast.kernels.pair import load_gram
 from cmsei_fast.kernels.products import gram_gradient, gram_product
 
@@ -123,39 +123,41 @@ def step_vjp(
     d_guide += from_guide
     if AGGREGATE == "lse":
         d_scalars = add_to_slot(d_scalars, 5 + 2 * QUERY, d_lse)
-    d_dot, d_q, d_u, d_quad = tl.zeros_like(r), tl.zeros_like(r), tl.zeros_like(r), tl.zeros_like(r)
+    d_dot, d_q, d_u = tl.zeros_like(r), tl.zeros_like(r), tl.zeros_like(r)
     alpha, beta = tl.zeros_like(r), tl.zeros_like(r)
     if is_refined:
         gate_a, gate_b = tl.load(gates + 2 * k), tl.load(gates + 2 * k + 1)
         held = within(dot, q * u)
-        gate, x, y, norm, alpha, beta, _ = refine(gate_a, gate_b, r, q, u, quad, held)
+        gate, x, y, norm, alpha, beta, _ = refine(gate_a, gate_b, r, q, u, held)
         d_alpha, d_beta = sum_context(later * a, QUERY), sum_context(later * h, QUERY)
-        more, d_q, d_u, d_quad, d_dot, d_z = refine_vjp(
-            gate, x, y, norm, gate_a, q, u, quad, held, d_alpha, d_beta, d_length
-        )
+        more, d_q, d_u, d_dot, d_z = refine_vjp(gate, x, y, norm, gate_a, q, u, held, d_alpha, d_beta, d_length)
         d_r += more
         d_z = tl.where(mask, d_z, 0.0)
         d_scalars = add_to_slot(d_scalars, GATES + 2 * k, sum_of(d_z * r, QUERY))
         d_scalars = add_to_slot(d_scalars, GATES + 2 * k + 1, sum_of(d_z, QUERY))
     if RELEVANCE == "cosine":
-        from_dot, from_q, from_u = cosine_vjp(r, q, u, d_r)
-        d_dot += from_dot
-        d_q += from_q
-        d_u += from_u
+        from_dot, d_most = cosine_vjp(r, q * u, d_r)
+        d_dot, from_held = within_vjp(dot, q * u, d_dot + from_dot)
+        d_most += from_held
     else:
+        d_dot, d_most = within_vjp(dot, q * u, d_dot)
+    d_q += d_most * u
+    d_u += d_most * q
+    if RELEVANCE == "dot":
         d_dot += d_r
-    d_quad += length_vjp(u, d_u)
-    each_dot, each_quad = along_context(d_dot, QUERY), along_context(d_quad, QUERY)
+    each_dot, each_quad = along_context(d_dot, QUERY), along_context(length_vjp(u, d_u), QUERY)
     d_h = each_quad * p
+    if is_refined:
+        d_h += along_context(beta, QUERY) * later
+    # Before d_a and d_p, whose registers the product takes.
+    d_gram += gram_gradient(d_h, p, QUERY, PRECISION)
     d_a = each_dot * p
     d_p = each_dot * a + each_quad * h
     if is_refined:
-        d_h += along_context(beta, QUERY) * later
         d_a += along_context(alpha, QUERY) * later
         d_p += gram_product(d_h, load_gram(grams, captions, C, BL, BR, QUERY), QUERY, TURNED, PRECISION)
     else:
         d_p += each_quad * h  # Gram · d_h is quad · h here
-    d_gram += gram_gradient(d_h, p, QUERY, PRECISION)
     if ATTEND != "hard":  # whose choice is a constant
         d_logit = p * (d_p - along_context(sum_context(p * d_p, QUERY), QUERY))
         d_logit = tl.where(queries, d_logit, 0.0)

@@ -6,7 +6,7 @@ from cmsei_fast.kernels.attend import normalise, weights
 from cmsei_fast.kernels.attend_vjp import add_to_slot, aggregate_vjp, normalise_vjp
 from cmsei_fast.kernels.aware import aware_attention
 from cmsei_fast.kernels.axes import along_context, sum_context, sum_of
-from cmsei_fast.kernels.formulas import cosine, cosine_vjp, length, length_vjp
+from cmsei_fast.kernels.formulas import cosine, cosine_vjp, length, length_vjp, within_vjp
 from cmsei_fast.kernels.pair import load_gram
 from cmsei_fast.kernels.products import gram_gradient, gram_product
 
@@ -54,7 +54,10 @@ def aware_direction_vjp(
     d_scalars = add_to_slot(d_scalars, QUERY - 1, d * value)
     if AGGREGATE == "lse":
         d_scalars = add_to_slot(d_scalars, 5 + 2 * QUERY, d_lse)
-    d_dot, d_q, d_u = cosine_vjp(r, q, u, d_r)
+    d_dot, d_most = cosine_vjp(r, q * u, d_r)
+    d_dot, from_held = within_vjp(dot, q * u, d_dot)
+    d_most += from_held
+    d_q, d_u = d_most * u, d_most * q
     each_dot, each_quad = along_context(d_dot, QUERY), along_context(length_vjp(u, d_u), QUERY)
     d_gram += gram_gradient(each_quad * p, p, QUERY, PRECISION)
     d_p = each_dot * a + 2 * each_quad * h

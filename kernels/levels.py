@@ -15,6 +15,7 @@ from cmsei_fast.kernels.formulas import (
     unit_factor,
     unit_factor_vjp,
     within,
+    within_vjp,
 )
 from cmsei_fast.kernels.products import gram_product
 
@@ -73,10 +74,12 @@ def attended_cosine(dot, attention, h, gamma, QUERY: tl.constexpr):
 @triton.jit
 def attended_cosine_vjp(dot, attention, h, gamma, d, QUERY: tl.constexpr):
     """Gradients of attention and dot, of gamma (C,), and of |Σ attention query|² (C,)."""
-    attended = length(sum_of(attention * h, QUERY))
-    c = cosine(sum_of(attention * dot, QUERY), attended, gamma)
-    d_product, d_attended, d_gamma = cosine_vjp(c, attended, gamma, d)
-    d_quad = length_vjp(attended, d_attended)
+    attended, product = length(sum_of(attention * h, QUERY)), sum_of(attention * dot, QUERY)
+    most = attended * gamma
+    d_product, d_most = cosine_vjp(cosine(product, attended, gamma), most, d)
+    d_product, from_held = within_vjp(product, most, d_product)
+    d_most += from_held
+    d_gamma, d_quad = d_most * attended, length_vjp(attended, d_most * gamma)
     d_attention = each(d_product, QUERY) * dot + 2 * each(d_quad, QUERY) * h
     return d_attention, each(d_product, QUERY) * attention, d_gamma, d_quad
 
@@ -92,9 +95,10 @@ def attend_mean_vjp(total, q, mean_length, count, mu, d_logit, d_dot, d_gamma, Q
     share = each(factor / count, QUERY)
     gamma = mean_length * factor
     c = cosine(total * share, q, each(gamma, QUERY))
-    from_cosine, d_q, d_gammas = cosine_vjp(c, q, each(gamma, QUERY), mu * d_logit)
+    most = q * each(gamma, QUERY)
+    from_cosine, d_most = cosine_vjp(c, most, mu * d_logit)
     d_dot += from_cosine
-    d_gamma += sum_of(d_gammas, QUERY)
+    d_gamma += sum_of(d_most * q, QUERY)
     d_factor = sum_of(d_dot * total, QUERY) / count + d_gamma * mean_length
     d_mean = d_gamma * factor + unit_factor_vjp(mean_length, d_factor)
-    return d_dot * share, d_q, d_mean, sum_of(d_logit * c, QUERY)
+    return d_dot * share, d_most * each(gamma, QUERY), d_mean, sum_of(d_logit * c, QUERY)

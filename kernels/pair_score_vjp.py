@@ -31,6 +31,27 @@ _LOOSE += [
 _LOOSE += ["rows_v", "items_v", "grams_v"]
 
 
+@triton.jit
+def tile_places(word_offsets, caption, exists, word_row, s_stride, column, there, BL: tl.constexpr):
+    """Where a tile's inner products lie.
+
+    Args:
+        caption, exists: (C,) captions and which count; column, there: (BR,) columns of regions and which exist.
+        word_offsets, word_row, s_stride: as ``pair_gradients`` takes them.
+
+    Returns:
+        the captions' first words and numbers of words (C,), which words exist (C, BL), then places and mask
+        (BR, C, BL).
+    """
+    word = tl.load(word_offsets + caption)
+    size = tl.load(word_offsets + caption + 1) - word
+    nth = tl.arange(0, BL)
+    words = (nth[None, :] < size[:, None]) & exists[:, None]
+    row = (word - word_row).to(tl.int32)[:, None] + nth[None, :]
+    places = (row * s_stride)[None, :, :] + column[:, None, None]
+    return word, size, words, places, words[None, :, :] & there[:, None, None]
+
+
 @triton.jit(do_not_specialize=_LOOSE)
 def pair_gradients(
     s,
@@ -126,15 +147,13 @@ def pair_gradients(
         place = group * C + tl.arange(0, C)
         # Places past the last caption repeat it, with no gradient and nothing stored.
         caption = tl.load(caption_order + first_caption + tl.minimum(place, n_captions - 1))
-        d = tl.load(d_scores + image * d_scores_stride + caption, mask=place < n_captions, other=0.0).to(wide)
+        exists = place < n_captions
+        d = tl.load(d_scores + image * d_scores_stride + caption, mask=exists, other=0.0).to(wide)
         # The hardest-negative loss leaves most pairs without a gradient.
         if tl.sum((d != 0).to(tl.int32), 0) > 0:
-            word = tl.load(word_offsets + caption)
-            size_w = tl.load(word_offsets + caption + 1) - word
-            words = (nth[None, :] < size_w[:, None]) & (place < n_captions)[:, None]
-            inside = words[None, :, :] & there[:, None, None]
-            row = (word - word_row).to(tl.int32)[:, None] + nth[None, :]
-            places = (row * s_stride)[None, :, :] + column[:, None, None]
+            word, size_w, words, places, inside = tile_places(
+                word_offsets, caption, exists, word_row, s_stride, column, there, BL
+            )
             a = tl.load(s + places, mask=inside, other=0.0)  # [BR, C, BL]
             length_w = tl.load(word_lengths + word[:, None] + nth[None, :], mask=words, other=0.0)
             mean_w = tl.load(word_means + caption)
@@ -211,13 +230,15 @@ def pair_gradients(
                 d_length_v += tl.sum(d_lengths_v, 1)
             d_mean_v += mean_from_v
             means = d_means_w + (image - item_v) * items_w + (caption - item_w)
-            more = tl.load(means, mask=place < n_captions, other=0.0) + length_vjp(mean_w, mean_from_w)
-            tl.store(means, more, mask=place < n_captions)
+            more = tl.load(means, mask=exists, other=0.0) + length_vjp(mean_w, mean_from_w)
+            tl.store(means, more, mask=exists)
             if (QUERY == 2 and NORM != "") or (QUERY == 1 and LEVEL):
                 grams = d_grams_w + (image - item_v) * grams_w + d_word_gram + group * C * (BL * BL)
                 gram_places, kept = caption_blocks(captions, C, BL)
                 old = tl.load(grams + gram_places, mask=kept, other=0.0)
                 tl.store(grams + gram_places, old + d_gram_w, mask=kept)
+            # Computed again from what is loaded again: kept since the first time, places take a register each.
+            _, _, _, places, inside = tile_places(word_offsets, caption, exists, word_row, s_stride, column, there, BL)
             target = ds + places
             tl.store(target, (tl.load(target, mask=inside, other=0.0) + d_a).to(ds.dtype.element_ty), mask=inside)
     own = split + tl.program_id(1)

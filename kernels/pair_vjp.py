@@ -5,7 +5,7 @@ import triton.language as tl
 from cmsei_fast.kernels.attend_vjp import add_to_slot, direction_vjp
 from cmsei_fast.kernels.aware_vjp import aware_direction_vjp
 from cmsei_fast.kernels.axes import along_context, each, sum_context, sum_of
-from cmsei_fast.kernels.formulas import unit_factor, unit_factor_vjp, within
+from cmsei_fast.kernels.formulas import unit_factor, unit_factor_vjp, within, within_vjp
 from cmsei_fast.kernels.levels import (
     attend_mean,
     attend_mean_vjp,
@@ -133,10 +133,12 @@ def pair_terms_vjp(
         share = 1 / (n_q * n_c)
         product = tl.sum(tl.sum(a, 2), 0) * share
         f_q, f_c = unit_factor(mean_q), unit_factor(mean_c)
-        value = within(product * f_q * f_c, mean_q * f_q * mean_c * f_c)
-        d_scalars = add_to_slot(d_scalars, 4, d * value)
-        d_align = d * tl.load(scalars + 4)
-        d_a += (d_align * share * f_q * f_c)[None, :, None]
-        d_mean_q += unit_factor_vjp(mean_q, d_align * product * f_c)
-        d_mean_c += unit_factor_vjp(mean_c, d_align * product * f_q)
+        unit_q, unit_c = mean_q * f_q, mean_c * f_c
+        dot = product * f_q * f_c
+        d_scalars = add_to_slot(d_scalars, 4, d * within(dot, unit_q * unit_c))
+        d_dot, d_most = within_vjp(dot, unit_q * unit_c, d * tl.load(scalars + 4))
+        d_unit_q, d_unit_c = d_most * unit_c, d_most * unit_q
+        d_a += (d_dot * share * f_q * f_c)[None, :, None]
+        d_mean_q += d_unit_q * f_q + unit_factor_vjp(mean_q, d_dot * product * f_c + d_unit_q * mean_q)
+        d_mean_c += d_unit_c * f_c + unit_factor_vjp(mean_c, d_dot * product * f_q + d_unit_c * mean_c)
     return d_a, d_q, d_mean_q, d_mean_c, d_own_gram, d_context_gram, d_scalars

@@ -300,14 +300,19 @@ def check_opposite_vectors(norm: str, aggregate: str, engine: str, dtype: torch.
     assert error(actual.double(), expected) <= 1e-3
 
 
+def without_a_mean(x: Tensor, items: int) -> Tensor:
+    """The rows x of items, of each as many, less their item's mean: what is left of it is rounding alone."""
+    rows = x.view(items, -1, x.shape[1])
+    return (rows - rows.mean(1, keepdim=True)).flatten(0, 1)
+
+
 def check_regions_without_a_mean(length: int, engine: str, dtype: torch.dtype) -> None:
     """The direction of a mean that is rounding alone is any; cosines with it are cosines all the same."""
     v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (36,) * 6, (length,) * 6, 64).tensors()
-    images = v.view(6, 36, 64)
-    few = images[:, :12].to(dtype).double()
+    few = v.view(6, 36, 64)[:, :12].to(dtype).double()
     precision = str(dtype).removeprefix("torch.")
-    for same in (images - images.mean(1, keepdim=True), torch.cat([few, few, -2 * few], 1)):
-        regions = same.flatten(0, 1).to(dtype)
+    for same in (without_a_mean(v, 6), torch.cat([few, few, -2 * few], 1).flatten(0, 1)):
+        regions = same.to(dtype)
         for scorer, largest in (
             (PairScorer.cmsei(), 5),
             (PairScorer(None, None, object_sentence=1.0, word_image=1.0, alignment=1.0), 3),
@@ -320,12 +325,10 @@ def check_regions_without_a_mean(length: int, engine: str, dtype: torch.dtype) -
             assert scores.abs().max() <= largest + 1e-5
 
 
-def check_gradients_without_a_mean(steps: int, engine: str) -> None:
+def check_gradients_without_a_mean(steps: int, engine: str, count: int = 6) -> None:
     """A word that attends to all of them alike is refined by a vector that is rounding alone, step after step."""
-    v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (36,) * 6, (1,) * 6, 64).tensors()
-    images = v.view(6, 36, 64)
-    v = (images - images.mean(1, keepdim=True)).flatten(0, 1)
-    sides = [x.float().requires_grad_() for x in (v, w)]
+    v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (36,) * count, (1,) * count, 64).tensors()
+    sides = [x.float().requires_grad_() for x in (without_a_mean(v, count), w)]
     scores = pair_score(
         *sides, v_offsets, w_offsets, scorer=PairScorer(Attention(norm="softmax", steps=steps)), engine=engine
     )
@@ -339,10 +342,8 @@ def check_gradients_without_a_mean(steps: int, engine: str) -> None:
 def check_gradients_across_levels_without_a_mean(side: str, engine: str) -> None:
     """A mean that is rounding alone: what is asked of it, guided by it and aligned with it has slopes within 1 / ε."""
     guided = Attention(norm="clipped_l2norm", aggregate="guided")
-    alike = Problem(PairScorer.cmsei(), (36,) * 6, (12,) * 6, 64)
-    v, w, v_offsets, w_offsets = alike.tensors()
-    x, n = (v, 36) if side == "regions" else (w, 12)
-    x -= x.view(6, n, 64).mean(1, keepdim=True).expand(6, n, 64).reshape_as(x)
+    v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (36,) * 6, (12,) * 6, 64).tensors()
+    v, w = (without_a_mean(v, 6), w) if side == "regions" else (v, without_a_mean(w, 6))
     for scorer in (
         PairScorer(alignment=1.0),
         PairScorer(object_sentence=1.0, word_image=1.0),

@@ -210,7 +210,7 @@ def test_the_large_product_is_a_warpgroups(compiled: Any, options: dict[str, Any
 @pytest.mark.parametrize("arch", SHARED)
 def test_the_largest_items_fit(compiled: Any, arch: int) -> None:
     """As ``triton_sides.MAX_ROWS`` promises, in the precision that takes most."""
-    gradients = {80: 164 if OLDER else 147, 90: 135, 100: 106}[arch]
+    gradients = {80: 105, 90: 94 if OLDER else 92, 100: 24}[arch]
     for name, options, most in (
         ("pair_scores", CMSEI[0], 0),
         ("pair_gradients", GRADIENTS["cmsei-words-ask"], gradients),
@@ -255,11 +255,11 @@ def test_backward_does_not_spill(compiled: Any, arch: int, options: dict[str, An
         *((arch, f"cmsei-{who}-ask", 32, "tf32", 0) for arch in SHARED for who in ("words", "regions")),
         *((arch, "cmsei-words-ask", 16, "tf32x3", 0) for arch in SHARED),
         (90, "cmsei-regions-ask", 16, "tf32x3", 0),
-        (80, "cmsei-words-ask", 32, "tf32x3", 27 if OLDER else 25),
+        (80, "cmsei-words-ask", 32, "tf32x3", 7),
         (100, "cmsei-words-ask", 32, "tf32x3", 0),
-        (100, "cmsei-regions-ask", 32, "tf32x3", 4 if OLDER else 0),
-        (80, "cmsei-words-ask", 64, "tf32", 72 if OLDER else 70),
-        (90, "cmsei-words-ask", 64, "tf32", 48 if OLDER else 40),
+        (100, "cmsei-regions-ask", 32, "tf32x3", 0),
+        (80, "cmsei-words-ask", 64, "tf32", 36 if OLDER else 31),
+        (90, "cmsei-words-ask", 64, "tf32", 19),
     ],
 )
 def test_backward_of_longer_captions_and_of_float32(

@@ -113,7 +113,7 @@ def turned(kernel: str, arch: int, words: int, options: dict[str, Any]) -> bool:
     The instructions of sm_90's warpgroups and of sm_100's tensor memory take 64 rows, the regions, and lay results out
     by rows: every thread keeps what belongs to 4 or 8 words, of the many numbers of a refinement. With fewer rows the
     product is by single warps' ``mma``, and its results lie in squares. Compiled for CMSEI and 32 words: gradients for
-    sm_100 take 205 registers and spill nothing, not 255 and 63; a forward pass 167, not 247, so that three programs
+    sm_100 take 206 registers and spill nothing, not 255 and 35; a forward pass 167, not 244, so that three programs
     share a multiprocessor, not two; both two thirds of the instructions.
 
     Not turned: on sm_90, single products of fewer than 64 words, which spill in neither form and stay the warpgroups';
