@@ -343,7 +343,7 @@ def check_gradients_across_levels_without_a_mean(side: str, engine: str) -> None
     """A mean that is rounding alone: what is asked of it, guided by it and aligned with it has slopes within 1 / ε."""
     guided = Attention(norm="clipped_l2norm", aggregate="guided")
     v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (36,) * 6, (12,) * 6, 64).tensors()
-    v, w = (without_a_mean(v, 6), w) if side == "regions" else (v, without_a_mean(w, 6))
+    v, w = v if side == "words" else without_a_mean(v, 6), w if side == "regions" else without_a_mean(w, 6)
     for scorer in (
         PairScorer(alignment=1.0),
         PairScorer(object_sentence=1.0, word_image=1.0),
@@ -354,6 +354,22 @@ def check_gradients_across_levels_without_a_mean(side: str, engine: str) -> None
         scores = pair_score(*sides, v_offsets, w_offsets, scorer=scorer, engine=engine)
         for gradient in torch.autograd.grad(scores.sum(), sides):
             assert gradient.abs().max() <= 1e8  # NaN is above it
+
+
+def check_gradients_of_zero_vectors(steps: int, engine: str) -> None:
+    """A zero word that asks an image of zeros: a refinement has slopes of 1 / ε², three of infinity in float32."""
+    attention = Attention(norm="clipped_l2norm", steps=steps)
+    scorer = PairScorer(attention, attention)
+    v, w, *others = Problem(scorer, (3, 1, 4), (2, 1, 5), 8).tensors()
+    v[:4], w[2:4] = 0, 0  # two images, a caption and the first word of another
+    found = []
+    for dtype, own in ((torch.float64, "reference"), (torch.float32, engine)):
+        leaves = [x.to(dtype).requires_grad_() for x in (v, w, torch.tensor(scorer.scalars()))]
+        scores = pair_score(*leaves[:2], *others, scorer=scorer, scalars=leaves[2], engine=own)
+        found.append([x.double() for x in torch.autograd.grad(scores.sum(), leaves)])
+    for expected, actual in zip(*found, strict=True):
+        size = expected.norm(dim=-1, keepdim=True).clamp(min=1)
+        assert error(actual / size, expected / size) <= 1e-4
 
 
 def name(problem: Problem) -> str:

@@ -12,6 +12,7 @@ from problems import (
     TF32_ROUNDING,
     Problem,
     check_gradients_across_levels_without_a_mean,
+    check_gradients_of_zero_vectors,
     check_gradients_without_a_mean,
     check_opposite_vectors,
     check_regions_without_a_mean,
@@ -159,9 +160,47 @@ def test_gradients_of_regions_without_a_mean(steps: int, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["eager", "native"])
-@pytest.mark.parametrize("side", ["regions", "words"])
+@pytest.mark.parametrize("steps", [3, 4, 8])
+def test_gradients_of_zero_vectors(steps: int, engine: str) -> None:
+    check_gradients_of_zero_vectors(steps, engine)
+
+
+@pytest.mark.parametrize("engine", ["eager", "native"])
+@pytest.mark.parametrize("side", ["regions", "words", "both"])
 def test_gradients_across_levels_without_a_mean(side: str, engine: str) -> None:
     check_gradients_across_levels_without_a_mean(side, engine)
+
+
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b.engine in ("eager", "native")], ids=str, indirect=True)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_a_mean_that_is_less_than_the_rounding_of_inner_products(precision: str, backend: Backend) -> None:
+    """Rows of whole numbers cancel out but for a short one; of their inner products float32 rounds those of 2²⁵."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randint(32, 64, (2, 6, 4096), generator=generator)
+    sign = torch.randint(2, (6, 4096), generator=generator) * 2 - 1
+    short = torch.randint(-63, 64, (6, 4096), generator=generator)
+    v = torch.stack([a * sign, b * sign, -(a + b) * sign, short * 2.0**-12], 1).flatten(0, 1)
+    w = (short + torch.randint(-63, 64, (6, 4096), generator=generator)).float()
+    sides = offsets((4,) * 6), offsets((1,) * 6)
+    scorer = PairScorer(word_image=1.0, alignment=1.0)
+    expected = pair_score(v.double(), w.double(), *sides, scorer=scorer, engine="reference")
+    given = v.to(backend.device), w.to(backend.device), *sides
+    actual = pair_score(*given, scorer=scorer, engine=backend.engine, precision=precision)
+    assert expected.diag().min() > 1
+    assert error(actual.double().cpu(), expected) <= 1e-2
+
+
+@pytest.mark.parametrize("native", [b for b in BACKENDS if b.engine == "native"], ids=str)
+def test_gradients_of_a_mean_that_rounding_hides(native: Backend) -> None:
+    """The sum of these words in float32 is 0. A mean of length 0 has slopes of 1 / ε², this one of less than 1 / ε."""
+    v = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
+    w = torch.tensor([[2.0**-26], [1.0], [-1.0]]) * torch.tensor([1.0, 0.5])
+    sides = [x.requires_grad_() for x in (v, w)]
+    with native.forced():
+        for scorer in (PairScorer(object_sentence=1.0), PairScorer.cmsei()):
+            scores = pair_score(*sides, offsets((2,)), offsets((3,)), scorer=scorer, engine="native")
+            for gradient in torch.autograd.grad(scores.sum(), sides):
+                assert gradient.abs().max() <= 1e8  # NaN is above it
 
 
 def test_ties_share_the_gradient_of_max(backend: Backend) -> None:

@@ -6,7 +6,7 @@ by ``where`` and −inf and takes no part in a sum, a maximum, a norm or a softm
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,22 @@ def _within(dot: Tensor, most: Tensor) -> Tensor:
     Of vectors that cancel out, whose lengths are 0 but for rounding, a cosine would be of any size.
     """
     return most.where(dot > most, (-most).where(dot < -most, dot))
+
+
+class _Steep(torch.autograd.Function):
+    """Its argument, whose gradient is held where a refinement of vectors of length 0 takes it past float32's largest.
+
+    A number, unlike infinity, gives 0 in a product with such a vector.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        most = 1e300 if grad.dtype == torch.float64 else 1e30
+        return grad.clamp(-most, most)
 
 
 def _fill(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
@@ -120,6 +136,7 @@ def _direction(a: Tensor, context: Side, queries: Side, how: Direction, guide: T
     scores = []
     for step in range(how.steps):
         last = step + 1 == how.steps
+        a = a if last else _Steep.apply(a)
         extra: Tensor | None = None
         if how.attend == "hard":
             choice = _fill(a, context_mask, -torch.inf).argmax(-1, keepdim=True)  # (X, Y, n, 1)
@@ -137,6 +154,7 @@ def _direction(a: Tensor, context: Side, queries: Side, how: Direction, guide: T
             if how.attend == "hard":
                 p = one_hot(choice[..., 0], a.shape[-1]).to(a.dtype)
             pg = (p.flatten(1, 2) @ context.gram).view_as(p)  # U·c for each context item
+            pg = pg if last else _Steep.apply(pg)
             dot = (p * a).sum(-1)  # Q·U (X, Y, n)
             square = (p * pg).sum(-1)
         length_u = _sqrt(square)

@@ -34,7 +34,7 @@ template <class S> struct CrossLevel {
     S mu;
     S *x, *cosine, *p, *h; // (ld) products with the unit mean, cosines, attention, Gram · attention
     S factor, gamma;       // 1 / max(length, eps) and the length of the unit mean
-    S quad, length, dot, score;
+    S quad, length, dot, score; // dot: of the attended vector and the unit mean, as it came
 
     static long size(long ld) { return 5 * ld; }
 
@@ -81,8 +81,8 @@ template <class S> struct CrossLevel {
         }
         quad = V::sum(square);
         length = One::length(quad);
-        dot = within<Plain<S>>(V::sum(product), length * gamma);
-        score = One::cosine(dot, length, gamma);
+        dot = V::sum(product);
+        score = One::cosine(within<Plain<S>>(dot, length * gamma), length, gamma);
     }
 
     // d_p: gradient that guided aggregation has left (ld), used up. Writes d_other (ld); adds to d_length (ld),
@@ -91,6 +91,7 @@ template <class S> struct CrossLevel {
         const long n = gram->m, ld = gram->ld;
         S d_dot = 0, d_len = 0, d_gamma = 0;
         One::cosine_vjp(score, length, gamma, d_score, d_dot, d_len, d_gamma);
+        within_vjp<Plain<S>>(dot, length, gamma, d_dot, d_len, d_gamma);
         const S d_quad = One::length_vjp(length, d_len);
         T mean = V::zero();
         for (long v = 0; v < n; v += W) {
@@ -103,10 +104,12 @@ template <class S> struct CrossLevel {
         for (long v = 0; v < n; v += W) {
             const T d_logit = M::softmax_vjp(V::load(p + v), V::load(d_p + v), V::set(pull)), c = V::load(cosine + v);
             T d_x = d_dot * V::load(p + v), d_len_v = V::zero(), d_gamma_v = V::zero();
-            M::cosine_vjp(c, V::load(gram->length + v), V::set(gamma), mu * d_logit, d_x, d_len_v, d_gamma_v);
+            const T own = V::load(gram->length + v), with = V::load(other + v);
+            M::cosine_vjp(c, own, V::set(gamma), mu * d_logit, d_x, d_len_v, d_gamma_v);
+            within_vjp<V>(with * factor, own, V::set(gamma), d_x, d_len_v, d_gamma_v);
             mus += d_logit * c;
             gammas += d_gamma_v;
-            factors += d_x * V::load(other + v);
+            factors += d_x * with;
             V::store(d_other + v, d_x * factor);
             V::store(d_length + v, V::load(d_length + v) + d_len_v);
         }

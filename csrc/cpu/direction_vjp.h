@@ -70,6 +70,11 @@ template <class S> struct DirectionVjp : Direction<S> {
         }
     }
 
+    static CMSEI_INLINE T held(T d) {
+        const T most = V::set(kSteepest<S>);
+        return V::min(most, V::max(-most, d)); // NaN stays NaN
+    }
+
     // Gradients of the attended vector's length and product, per query; the Gram's and the next step's go into d_h.
     void step_vjp(int k, Gradients& b) const {
         const Step<S>& s = step[k];
@@ -114,8 +119,8 @@ template <class S> struct DirectionVjp : Direction<S> {
                 T d_h = quad * p, d_a = dot * p;
                 if (refined) {
                     const T later = V::load(b.d_a + c * ld + v);
-                    d_h += beta * later;
-                    d_a += alpha * later;
+                    d_h = held(d_h + beta * later);
+                    d_a = held(d_a + alpha * later);
                 }
                 V::store(b.d_h + c * ld + v, d_h);
                 V::store(b.d_a + c * ld + v, d_a);

@@ -207,26 +207,38 @@ template <class S> void gram_of_product(const S* c, long ldc, const Gram<S>& out
     }
 }
 
-// The length of the mean row, from the rows.
+// The length of the mean row, from the rows. What a sum rounds is added up beside it: rows that cancel out but for their
+// own rounding have sums of 0 without.
 template <class S> S mean_length(Rows src, long rows, long depth) {
     using V = Simd<S>;
     constexpr int W = V::W;
     typename V::T squares = V::zero();
     S rest = 0;
+    const auto squared_sum = [rows](auto zero, auto at) {
+        auto sum = zero, lost = zero;
+        for (long i = 0; i < rows; ++i) {
+            const auto x = at(i), next = sum + x, taken = next - sum;
+            lost += (sum - (next - taken)) + (x - taken);
+            sum = next;
+        }
+        sum += lost;
+        return sum * sum;
+    };
     with_storage(src, [&](auto* p) {
         long k = 0;
-        for (; k + W <= depth; k += W) {
-            typename V::T sum = V::zero();
-            for (long i = 0; i < rows; ++i) sum += load_wide<S>(p + i * src.stride + k);
-            squares += sum * sum;
-        }
-        for (; k < depth; ++k) {
-            S sum = 0;
-            for (long i = 0; i < rows; ++i) sum += widen<S>(p[i * src.stride + k]);
-            rest += sum * sum;
-        }
+        for (; k + W <= depth; k += W)
+            squares += squared_sum(V::zero(), [&](long i) { return load_wide<S>(p + i * src.stride + k); });
+        for (; k < depth; ++k) rest += squared_sum(S(0), [&](long i) { return widen<S>(p[i * src.stride + k]); });
     });
     return PairMath<Plain<S>>::length(V::sum(squares) + rest) / static_cast<S>(rows);
+}
+
+// The length of the mean row once more, by `of_rows`, where the rows cancel out: the sum of their inner products is then
+// rounding alone, often below 0, and a mean of length 0 has slopes of 1 / ε² where it meets an inner product of 0.
+template <class S, class OfRows> CMSEI_INLINE void mend_mean(const Gram<S>& out, OfRows of_rows) {
+    S squares = 0;
+    for (long i = 0; i < out.m; ++i) squares += out.length[i] * out.length[i];
+    if (*out.mean * *out.mean * out.m < S(1e-3) * squares) *out.mean = of_rows();
 }
 
 // The rows are packed once and read as both sides.
@@ -243,11 +255,7 @@ template <class S> void gram(Rows src, long depth, const Gram<S>& out, S* scratc
         gemm(Gemm<S>{scratch + i, kMR, ld, scratch, kNR<S>, ld, c + i * ldc, ldc, rows, i + rows, depth});
     }
     gram_of_product(c, ldc, out);
-    // Of rows that cancel out the sum of the inner products is rounding alone, often below 0, and a mean of length 0 has
-    // slopes of 1 / ε² where it meets an inner product of 0.
-    S squares = 0;
-    for (long i = 0; i < m; ++i) squares += out.length[i] * out.length[i];
-    if (*out.mean * *out.mean * m < S(1e-3) * squares) *out.mean = mean_length<S>(src, m, depth);
+    mend_mean(out, [&] { return mean_length<S>(src, m, depth); });
 }
 
 }  // namespace CMSEI_ISA

@@ -134,6 +134,7 @@ template <class Kind> void gram_of_tiles(Rows src, long depth, const Gram<float>
     Kind::pack_b(src, m, depth, b);
     Kind::gemm(a, b, c, ldc, m, m, depth);
     gram_of_product(c, ldc, out);
+    mend_mean(out, [&] { return Kind::mean_length(src, m, depth); });
 }
 
 template <class Kind>

@@ -76,6 +76,10 @@ template <class M, class T> CMSEI_FORMULA void within_vjp(T dot, T a, T b, T& d_
     d_b += held * a;
 }
 
+// A refinement multiplies gradients of vectors of length 0 by 1 / ε², past float32's largest at the third step. Held
+// before that they are numbers, which products with the vectors make 0.
+template <class S> constexpr S kSteepest = sizeof(S) == 4 ? S(1e30) : S(1e300);
+
 template <class M> struct PairMath {
     using T = typename M::T;
     using S = typename M::S;
@@ -153,6 +157,21 @@ template <class M> struct PairMath {
     static CMSEI_FORMULA T unit_factor_vjp(T length, T d) {
         const T f = unit_factor(length);
         return M::select(length > (S)kEps, -d * f * f, M::zero());
+    }
+
+    // The alignment ĝ_v · ĝ_t of means of lengths a and b, from their inner product.
+    static CMSEI_FORMULA T alignment(T dot, T a, T b) {
+        const T of_a = unit_factor(a), of_b = unit_factor(b);
+        return within<M>(dot * of_a * of_b, a * of_a * b * of_b);
+    }
+    // Adds to d_dot, d_a and d_b.
+    static CMSEI_FORMULA void alignment_vjp(T dot, T a, T b, T d, T& d_dot, T& d_a, T& d_b) {
+        const T of_a = unit_factor(a), of_b = unit_factor(b);
+        T d_unit_a = M::zero(), d_unit_b = M::zero();
+        within_vjp<M>(dot * of_a * of_b, a * of_a, b * of_b, d, d_unit_a, d_unit_b);
+        d_dot += d * of_a * of_b;
+        d_a += d_unit_a * of_a + unit_factor_vjp(a, d * dot * of_b + d_unit_a * a);
+        d_b += d_unit_b * of_b + unit_factor_vjp(b, d * dot * of_a + d_unit_b * b);
     }
 
     // Refinement Q' = unit((1 - g) unit(Q) + g unit(U)), g = sigmoid(a r + b), as Q' = alpha Q + beta U.

@@ -140,6 +140,7 @@ void gram_int8(Rows src, long depth, const Gram<float>& out, float* scratch) {
         gemm_int8(a + i * size, b, c + i * ldc, ldc, rows, i + rows, depth);
     }
     gram_of_product(c, ldc, out);
+    mend_mean(out, [&] { return mean_length_int8(src, m, depth); });
 }
 
 long gram_scratch_int8(long m, long depth) {

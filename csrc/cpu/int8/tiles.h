@@ -50,6 +50,7 @@ struct Quads {
     }
 
     static void lengths(Rows src, long depth, const Gram<float>& out) { lengths_int8(src, depth, out); }
+    static float mean_length(Rows src, long rows, long depth) { return mean_length_int8(src, rows, depth); }
 };
 
 constexpr const NarrowKernels& kInt8Kernels = kTileKernels<Quads>;

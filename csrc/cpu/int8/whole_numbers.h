@@ -113,5 +113,17 @@ inline void lengths_int8(Rows src, long depth, const Gram<float>& out) {
     }
 }
 
+// The length of the mean row, from the rows.
+inline float mean_length_int8(Rows src, long rows, long depth) {
+    double squares = 0;
+    for (long k = 0; k < depth; ++k) {
+        double sum = 0;
+        for (long i = 0; i < rows; ++i)
+            sum += static_cast<double>(src.scales[i]) * reinterpret_cast<const int8_t*>(row_of(src, i))[k];
+        squares += sum * sum;
+    }
+    return static_cast<float>(std::sqrt(squares) / static_cast<double>(rows));
+}
+
 }  // namespace CMSEI_ISA
 }  // namespace cmsei

@@ -76,6 +76,7 @@ void gram_pairs(Rows src, long depth, const Gram<float>& out, float* scratch) {
         multiply_pairs({packed + i, kMR, ld, packed, kNR<float>, ld, nullptr, ldc, rows, i + rows, pairs}, c + i * ldc);
     }
     gram_of_product(c, ldc, out);
+    mend_mean(out, [&] { return mean_length<float>(src, m, depth); });
 }
 
 }  // namespace

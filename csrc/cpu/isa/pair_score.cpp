@@ -71,9 +71,7 @@ template <class S> struct PairTerms {
                 T sum = V::zero();
                 for (long v = 0; v < ld_w; v += W) sum += V::load(words.other + v);
                 total = V::sum(sum) / L;
-                const S t = One::unit_factor(objects.other_length), i = One::unit_factor(words.other_length);
-                term[kWeightAlignment] =
-                    within<Plain<S>>(total * t * i, objects.other_length * t * words.other_length * i);
+                term[kWeightAlignment] = One::alignment(total, objects.other_length, words.other_length);
             }
         }
         for (int d = 0; d < 2; ++d) {
@@ -145,10 +143,9 @@ template <class S> struct PairTerms {
                                d_length_w, g.d_w, d_image, d_mu);
             if (spec.alignment) {
                 const S d = g.d_score * spec.weight[kWeightAlignment];
-                const S t = One::unit_factor(objects.other_length), i = One::unit_factor(words.other_length);
-                d_sentence += One::unit_factor_vjp(objects.other_length, d * total * i);
-                d_image += One::unit_factor_vjp(words.other_length, d * total * t);
-                for (long j = 0; j < L; ++j) d_other_w[j] += d * t * i / L;
+                S d_total = 0;
+                One::alignment_vjp(total, objects.other_length, words.other_length, d, d_total, d_sentence, d_image);
+                for (long j = 0; j < L; ++j) d_other_w[j] += d_total / L;
             }
             add_mean_length_vjp(pair.w, objects.other_length, d_sentence, g.d_w);
             add_mean_length_vjp(pair.v, words.other_length, d_image, g.d_v);

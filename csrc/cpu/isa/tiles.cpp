@@ -38,6 +38,9 @@ struct Pairs {
     }
 
     static void lengths(Rows src, long depth, const Gram<float>& out) { CMSEI_ISA::lengths(src, depth, out); }
+    static float mean_length(Rows src, long rows, long depth) {
+        return CMSEI_ISA::mean_length<float>(src, rows, depth);
+    }
 };
 
 }  // namespace
