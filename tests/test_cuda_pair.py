@@ -15,6 +15,7 @@ from problems import (
     Problem,
     attention_options,
     check_gradients_across_levels_without_a_mean,
+    check_gradients_of_zero_vectors,
     check_gradients_without_a_mean,
     check_opposite_vectors,
     check_regions_without_a_mean,
@@ -142,7 +143,13 @@ def test_gradients_of_images_whose_regions_have_no_mean(library: Path, steps: in
         check_gradients_without_a_mean(steps, "cuda")
 
 
-@pytest.mark.parametrize("side", ["regions", "words"])
+@pytest.mark.parametrize("steps", [3, 4, 8])
+def test_gradients_of_zero_vectors(library: Path, steps: int) -> None:
+    with engine_on_host(Module(library, fibers=False)):
+        check_gradients_of_zero_vectors(steps, "cuda")
+
+
+@pytest.mark.parametrize("side", ["regions", "words", "both"])
 def test_gradients_across_levels_without_a_mean(library: Path, side: str) -> None:
     with engine_on_host(Module(library, fibers=False)):
         check_gradients_across_levels_without_a_mean(side, "cuda")

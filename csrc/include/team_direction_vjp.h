@@ -66,10 +66,10 @@ CMSEI_TEAM void TeamDirection<S, Team>::attended_vjp(const Step& s, int k, const
         for (int c = 0; c < m; ++c) {
             const int i = at(q, c);
             const S p = s.p[i], later = more ? g.d_a[i] : S(0), h = attended ? s.h[i] : S(0);
-            g.d_a[i] = d_dot * p + alpha * later;
+            g.d_a[i] = within<Math>(d_dot * p + alpha * later, kSteepest<S>);
             // Where no step follows, Gᵀ d_h is d_quad · h once more and needs no product.
             g.d_p[i] = d_dot * s.a[i] + S(more ? 1 : 2) * d_quad * h;
-            s.h[i] = d_quad * p + beta * later;
+            s.h[i] = within<Math>(d_quad * p + beta * later, kSteepest<S>);
         }
     }
     if (more) {

@@ -25,7 +25,6 @@ template <class S, class Team> struct TeamLevel {
     S mu;
     S mean;          // length of the other side's mean
     S* memory;       // size(n) numbers: see below
-    S factor, gamma, quad, attended, score; // score: where it was asked for
 
     static CMSEI_FORMULA int64_t size(int64_t n) { return 5 * n; }
 
@@ -37,10 +36,18 @@ template <class S, class Team> struct TeamLevel {
     CMSEI_TEAM S* p() const { return memory + 3 * n; }
     CMSEI_TEAM S* h() const { return memory + 4 * n; }
 
-    CMSEI_TEAM void forward(bool scored) {
+    // Σ p x over the items; asked again for a gradient, it takes no registers of what lies between.
+    CMSEI_TEAM S attended(const S* x) const {
         const Team& team = *shared_by;
-        factor = M::unit_factor(mean);
-        gamma = mean * factor;
+        S sum = 0;
+        CMSEI_EACH(i, n) sum += p()[i] * x[i];
+        return team.sum(sum);
+    }
+
+    // The score, if it is asked for.
+    CMSEI_TEAM S forward(bool scored) {
+        const Team& team = *shared_by;
+        const S factor = M::unit_factor(mean), gamma = mean * factor;
         S most = -static_cast<S>(INFINITY), total = 0;
         CMSEI_EACH(i, n) {
             const S x = within<Math>(other()[i] * factor, length[i] * gamma), c = M::cosine(x, length[i], gamma);
@@ -53,8 +60,7 @@ template <class S, class Team> struct TeamLevel {
         total = Math::divide(1, team.sum(total));
         CMSEI_EACH(i, n) p()[i] = Math::exp(mu * (cosine()[i] - most)) * total;
         team.sync();
-        score = quad = attended = 0;
-        if (!scored) return;
+        if (!scored) return 0;
         S product = 0, square = 0;
         CMSEI_EACH(i, n) {
             S sum = 0;
@@ -64,9 +70,8 @@ template <class S, class Team> struct TeamLevel {
             square += p()[i] * sum;
         }
         product = team.sum(product);
-        quad = team.sum(square);
-        attended = M::length(quad);
-        score = M::cosine(within<Math>(product, attended * gamma), attended, gamma);
+        const S u = M::length(team.sum(square));
+        return M::cosine(within<Math>(product, u * gamma), u, gamma);
     }
 
     // d_p (n): gradient that guided aggregation has left, used up. Each lane's d_other (n) is written and its d_length
@@ -74,10 +79,14 @@ template <class S, class Team> struct TeamLevel {
     CMSEI_TEAM void backward(S d_score, bool scored, S* d_p, S* d_other, S* d_length, S* d_gram, S& d_mean,
                              double* d_mu) const {
         const Team& team = *shared_by;
-        S d_dot = 0, d_attended = 0, d_gamma = 0, d_quad = 0, pull = 0, factors = 0, mus = 0, gammas = 0;
+        const S factor = M::unit_factor(mean), gamma = mean * factor;
+        S d_dot = 0, d_gamma = 0, d_quad = 0, pull = 0, factors = 0, mus = 0, gammas = 0;
         if (scored) {
-            M::cosine_vjp(score, attended, gamma, d_score, d_dot, d_attended, d_gamma);
-            d_quad = M::length_vjp(attended, d_attended);
+            const S u = M::length(attended(h())), product = attended(dot());
+            S d_u = 0;
+            M::cosine_vjp(M::cosine(within<Math>(product, u * gamma), u, gamma), u, gamma, d_score, d_dot, d_u, d_gamma);
+            within_vjp<Math>(product, u, gamma, d_dot, d_u, d_gamma);
+            d_quad = M::length_vjp(u, d_u);
         }
         CMSEI_EACH(i, n) {
             const S d = d_p[i] + d_dot * dot()[i] + (scored ? 2 * d_quad * h()[i] : S(0));
@@ -89,6 +98,7 @@ template <class S, class Team> struct TeamLevel {
             const S c = cosine()[i], d_logit = M::softmax_vjp(p()[i], d_p[i], pull);
             S d_x = d_dot * p()[i], d_l = 0;
             M::cosine_vjp(c, length[i], gamma, mu * d_logit, d_x, d_l, gammas);
+            within_vjp<Math>(other()[i] * factor, length[i], gamma, d_x, d_l, gammas);
             mus += d_logit * c;
             factors += d_x * other()[i];
             d_other[i] = d_x * factor;

@@ -56,18 +56,18 @@ template <class S, class Team> struct TeamPair {
                 d ? regions.mean : words.mean};
     }
 
-    // Level d, its attention computed.
-    CMSEI_TEAM Level level(int d) const {
+    // Level d, its attention computed, and its score.
+    CMSEI_TEAM Level level(int d, S& score) const {
         const PairSide<S> own = side(d), other = side(1 - d);
         S* const place = memory + (d ? Level::size(words.n) : 0);
-        Level x{&team, own.n, own.gram, own.length, scalars[kGuideTemperature], other.mean, place, 0, 0, 0, 0, 0};
+        Level x{&team, own.n, own.gram, own.length, scalars[kGuideTemperature], other.mean, place};
         const int along = d ? 1 : ld, across = d ? ld : 1;
         CMSEI_EACH(i, own.n) {
             S sum = 0;
             for (int k = 0; k < other.n; ++k) sum += block[i * along + k * across];
             x.other()[i] = Plain<S>::divide(sum, static_cast<S>(other.n));
         }
-        x.forward(scored(d));
+        score = x.forward(scored(d));
         return x;
     }
     CMSEI_TEAM bool scored(int d) const { return (d ? config.object_sentence : config.word_image) != 0; }
@@ -109,8 +109,7 @@ template <class S, class Team> struct TeamPair {
     }
 
     CMSEI_TEAM S aligned(S sum) const {
-        const S v = M::unit_factor(regions.mean), w = M::unit_factor(words.mean);
-        return within<Plain<S>>(sum * v * w, regions.mean * v * words.mean * w);
+        return M::alignment(sum, regions.mean, words.mean);
     }
 
     // What the score has besides the directions and, by side, where in the memory its attention lies and what that is
@@ -146,8 +145,9 @@ template <class S, class Team> struct TeamPair {
 #pragma unroll 1
         for (int d = 0; d < 2; ++d) {
             if (!config.level(d)) continue;
-            const Level own = level(d);
-            if (scored(d)) x.score += level_weight(d) * own.score;
+            S score;
+            const Level own = level(d, score);
+            if (scored(d)) x.score += level_weight(d) * score;
             (d ? x.guide[1] : x.guide[0]) = static_cast<int>(own.p() - memory);
         }
         x.numbers = static_cast<int>(even(Level::size(words.n + regions.n)));
@@ -204,12 +204,11 @@ template <class S, class Team> struct TeamPair {
         S d_mean_region = 0, d_mean_word = 0;  // of the lengths of the means
         S align = 0;
         if (config.alignment) {
-            const S sum = alignment_sum(), v = M::unit_factor(regions.mean), w = M::unit_factor(words.mean);
-            const S share = d * scalars[kWeightAlignment];
+            const S sum = alignment_sum();
             add(to.totals, kWeightAlignment, d * aligned(sum));
-            d_mean_region = M::unit_factor_vjp(regions.mean, share * sum * w);
-            d_mean_word = M::unit_factor_vjp(words.mean, share * sum * v);
-            align = share * v * w / (static_cast<S>(words.n) * static_cast<S>(regions.n));
+            M::alignment_vjp(sum, regions.mean, words.mean, d * scalars[kWeightAlignment], align, d_mean_region,
+                             d_mean_word);
+            align /= static_cast<S>(words.n) * static_cast<S>(regions.n);
         }
         bool first = true;
 #pragma unroll 1
@@ -219,11 +218,12 @@ template <class S, class Team> struct TeamPair {
             S *const d_asks = k ? to.d_regions : to.d_words, *const d_context = k ? to.d_words : to.d_regions;
             S* const d_p = levels + (k ? words.n : 0);
             S *const d_other = d_p + sides, *const d_length = d_other + sides;
-            Level x{&team, 0, nullptr, nullptr, 0, 0, nullptr, 0, 0, 0, 0, 0};
+            Level x{&team, 0, nullptr, nullptr, 0, 0, nullptr};
             if (config.level(k)) {
-                x = level(k);
+                S score;
+                x = level(k, score);
                 CMSEI_EACH(i, asks.n) d_p[i] = 0;
-                if (scored(k)) add(to.totals, k ? kWeightObjectSentence : kWeightWordImage, d * x.score);
+                if (scored(k)) add(to.totals, k ? kWeightObjectSentence : kWeightWordImage, d * score);
             }
             const S* d_a = nullptr;
             if (config.on(k)) {
