@@ -35,10 +35,6 @@ void g() { _tile_dpbf16ps(0, 1, 2); }
 #include <immintrin.h>
 void g() { _tile_dpbssd(0, 1, 2); }
 #endif
-#if defined(__AVXVNNI__) || defined(__AVX512VNNI__)
-#include <immintrin.h>
-int h() { return __builtin_cpu_supports("avxvnni") + __builtin_cpu_supports("avx512vnni"); }
-#endif
 """
 
 

@@ -9,15 +9,18 @@
 namespace cmsei {
 namespace CMSEI_ISA {
 
-// Rows of a tile: as many accumulators as leave room for two columns of B and one element of A.
-constexpr int kMR = CMSEI_VECTOR_BYTES == 64 ? 14 : 6;
+// Whether a multiply-add takes a lane of a register as well as a whole one (NEON): then one load is W rows of A.
+constexpr bool kByLane = CMSEI_REGISTERS == 32 && CMSEI_VECTOR_BYTES == 16;
+// Rows of a tile: as many accumulators as leave room for two columns of B and one element of A, or by lane as many whole
+// registers of A.
+constexpr int kMR = kByLane ? 12 : CMSEI_REGISTERS == 32 ? 14 : 6;
 constexpr int kNV = 2;
 template <class S> constexpr int kNR = kNV * Simd<S>::W;
 
 // Lines of memory that are wanted next, which a tile asks for while it multiplies, one every kStride steps: the
 // processor's own prefetching comes too late for B's next panel, and a burst would hold up the tile's loads.
 struct Ahead {
-    static constexpr int kStride = CMSEI_VECTOR_BYTES == 64 ? 4 : 16;
+    static constexpr int kStride = CMSEI_REGISTERS == 32 ? 4 : 16;
     const char *line, *end;
     CMSEI_INLINE void step() {
         __builtin_prefetch(line);
@@ -50,8 +53,17 @@ CMSEI_INLINE void multiply_add(const S* a, const S* b, typename Simd<S>::T (&acc
     typename V::T x[NV];
 #pragma GCC unroll 2
     for (int j = 0; j < NV; ++j) x[j] = V::load(b + j * V::W);
+    constexpr int by_lane = kByLane ? M / V::W * V::W : 0;
 #pragma GCC unroll 16
-    for (int i = 0; i < M; ++i) {
+    for (int i = 0; i < by_lane; i += V::W) {
+        const typename V::T y = V::load(a + i);
+#pragma GCC unroll 4
+        for (int lane = 0; lane < V::W; ++lane)
+#pragma GCC unroll 2
+            for (int j = 0; j < NV; ++j) acc[i + lane][j] += V::spread(y, lane) * x[j];
+    }
+#pragma GCC unroll 16
+    for (int i = by_lane; i < M; ++i) {
         const typename V::T y = V::set(a[i]);
 #pragma GCC unroll 2
         for (int j = 0; j < NV; ++j) acc[i][j] += y * x[j];

@@ -52,6 +52,17 @@ template <> CMSEI_INLINE Simd<float>::T load_wide<float, Float16>(const Float16*
     __builtin_memcpy(&narrow, p, sizeof narrow);
     return (Simd<float>::T)_mm512_cvtph_ps(narrow);
 }
+#elif CMSEI_VECTOR_BYTES == 16 && defined(__aarch64__)
+template <> CMSEI_INLINE Simd<float>::T load_wide<float, BFloat16>(const BFloat16* p) {
+    uint16x4_t narrow;
+    __builtin_memcpy(&narrow, p, sizeof narrow);
+    return (Simd<float>::T)vshll_n_u16(narrow, 16);
+}
+template <> CMSEI_INLINE Simd<float>::T load_wide<float, Float16>(const Float16* p) {
+    float16x4_t narrow;
+    __builtin_memcpy(&narrow, p, sizeof narrow);
+    return (Simd<float>::T)vcvt_f32_f16(narrow);
+}
 #endif
 
 // Where a row of dst is shorter than W, what a store writes beyond it is written over by the next rows', and the

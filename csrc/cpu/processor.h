@@ -3,6 +3,10 @@
 
 #include "amx_support.h"
 
+#if defined(CMSEI_HAVE_X86_VARIANTS)
+#include <cpuid.h>
+#endif
+
 namespace cmsei {
 
 struct Processor {
@@ -12,13 +16,21 @@ struct Processor {
 };
 
 #if defined(CMSEI_HAVE_X86_VARIANTS)
+// What compilers do not all know by name (f16c, avxvnni); that the system saves the registers, a name beside it says.
+inline bool has_f16c() {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 29);
+}
+inline bool has_avxvnni() {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+}
+
 inline Processor processor() {
     __builtin_cpu_init();
     Processor p{};
-    p.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-#if !defined(CMSEI_NO_AVXVNNI)
-    p.avxvnni = __builtin_cpu_supports("avxvnni"); // older compilers do not know the name
-#endif
+    p.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+    p.avxvnni = p.avx2 && has_avxvnni();
 #if defined(CMSEI_EMULATE_512)
     // A test build: the 512-bit variants compiled for narrower registers, to run anywhere.
     p.avx512 = p.avx512bf16 = p.avx512vnni = true;

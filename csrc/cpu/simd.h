@@ -6,6 +6,9 @@
 #include <cstdint>
 
 #if defined(__AVX2__)
+#if defined(__clang__)
+#include <immintrin.h>
+#else
 // GCC takes the undefined operand that its own header passes on for an oversight.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -13,12 +16,25 @@
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 #endif
+#endif
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 #ifndef CMSEI_ISA
 #define CMSEI_ISA baseline
 #endif
 #ifndef CMSEI_VECTOR_BYTES
 #define CMSEI_VECTOR_BYTES 16
+#endif
+
+// How many vector registers there are.
+#ifndef CMSEI_REGISTERS
+#if CMSEI_VECTOR_BYTES == 64 || defined(__aarch64__)
+#define CMSEI_REGISTERS 32
+#else
+#define CMSEI_REGISTERS 16
+#endif
 #endif
 
 #define CMSEI_INLINE inline __attribute__((always_inline))
@@ -117,12 +133,25 @@ template <class Scalar> struct Simd {
     }
     // Lane i of the result is lane from[i] of v.
     static CMSEI_INLINE T lookup(T v, Mask from) {
-#if defined(__clang__)
+#if defined(__aarch64__) && CMSEI_VECTOR_BYTES == 16
+        // The bytes of each lane. There is no product of lanes of 64 bits, and `from` is 0 or 1 in them.
+        const Mask first = sizeof(S) == 4 ? from * static_cast<Int>(0x04040404)
+                                          : (Mask{} - from) & static_cast<Int>(0x0808080808080808);
+        return (T)vqtbl1q_u8((uint8x16_t)v, (uint8x16_t)(first + static_cast<Int>(0x0706050403020100)));
+#elif defined(__clang__)
         T x;
         for (int i = 0; i < W; ++i) x[i] = v[from[i]];
         return x;
 #else
         return __builtin_shuffle(v, from);
+#endif
+    }
+    // Lane i, a constant, in all lanes.
+    static CMSEI_INLINE T spread(T v, int i) {
+#if defined(__clang__)
+        return set(v[i]);
+#else
+        return __builtin_shuffle(v, Mask{} + static_cast<Int>(i));
 #endif
     }
     template <int Half = W / 2> static CMSEI_INLINE S sum(T v) {

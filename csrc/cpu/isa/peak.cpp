@@ -6,7 +6,7 @@ namespace CMSEI_ISA {
 
 double multiply_add_burst(long iterations, float* sink) {
     using V = Simd<float>;
-    constexpr int chains = CMSEI_VECTOR_BYTES == 64 ? 24 : 12;
+    constexpr int chains = CMSEI_REGISTERS == 32 ? 24 : 12;
     V::T acc[chains];
 #pragma GCC unroll 32
     for (int i = 0; i < chains; ++i) acc[i] = V::set(sink[0] + static_cast<float>(i));

@@ -8,10 +8,10 @@ namespace cmsei {
 namespace CMSEI_ISA {
 namespace relation {
 
-#if CMSEI_VECTOR_BYTES >= 64 || defined(__aarch64__)
-constexpr int kTileRows[4] = {0, 8, 8, 8};  // by registers per row; 32 registers
+#if CMSEI_REGISTERS == 32
+constexpr int kTileRows[4] = {0, 8, 8, 8};  // by registers per row
 #else
-constexpr int kTileRows[4] = {0, 8, 6, 4};  // 16 registers
+constexpr int kTileRows[4] = {0, 8, 6, 4};
 #endif
 
 // One term of C[m, lane] = sum over terms of sum over k of a[m * a_row + k * a_k] * b[k * b_row + lane].

@@ -1,0 +1,117 @@
+"""The CPU kernels' sources by compilers that did not build the module here: clang, and those for ARM that there are.
+
+That they compile, and what their inner loop becomes on ARM. What a module for ARM computes is another matter: no
+instruction of it can run here.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# What binds to Python reads this machine's headers.
+SOURCES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("csrc/cpu", "csrc/cpu/isa", "csrc/cpu/int8")
+    for path in (ROOT / folder).glob("*.cpp")
+    if "pybind11" not in path.read_text() and "binding" not in path.read_text()
+)
+
+
+def works(compiler: str) -> bool:
+    """Whether it is here and finds its standard library."""
+    command = shlex.split(compiler)
+    if shutil.which(command[0]) is None:
+        return False
+    probe = [*command, "-std=c++17", "-fsyntax-only", "-x", "c++", "-"]
+    return subprocess.run(probe, input="#include <thread>", text=True, capture_output=True).returncode == 0
+
+
+ARM = [name for name in ("aarch64-linux-gnu-g++", "clang++ --target=aarch64-linux-gnu") if works(name)]
+ALL = [*ARM, *filter(works, ["clang++"])]
+
+
+def steps(compiler: str, building: ModuleType, directory: Path, patch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Of each source the flags of a step with this compiler, that for the most instructions."""
+    if compiler in ARM:
+        patch.setattr(building.instruction_sets.platform, "machine", lambda: "aarch64")
+    for name in ("CXXFLAGS", "LDFLAGS"):
+        patch.delenv(name, raising=False)
+    known, command = building.instruction_sets, shlex.split(compiler)
+    listed = [known.supported_variants(command, directory, each)[0] for each in (known.VARIANTS, known.PRODUCTS)]
+    plan = building.plan.Plan("build/elsewhere")
+    building.native.plan_native(plan, command, [], *listed)
+    found = re.findall(r": cxx (\S+) .*\n  flags = (.*)", plan.text())
+    return {source: shlex.split(own.replace("$$", "$")) for source, own in found}
+
+
+@pytest.mark.skipif(
+    not ALL, reason="no compiler but this machine's usual one (Debian has clang, g++-aarch64-linux-gnu)"
+)
+@pytest.mark.parametrize("compiler", ALL)
+def test_every_source_compiles(
+    compiler: str, building: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = steps(compiler, building, tmp_path, monkeypatch)
+    sources = [source for source in SOURCES if source in flags]
+    assert len(sources) > 10
+    for source in sources:
+        command = [*shlex.split(compiler), "-Werror", "-fsyntax-only", *flags[source], source]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+KERNELS = """
+#include "csrc/cpu/micro.h"
+namespace cmsei::baseline {
+template void micro_row<float, kMR>(int, long, const float*, long, const float*, long, float*, long, bool, Ahead);
+template void quadratic_rows<float, kMR>(int, long, const float*, const float*, long, Simd<float>::T*);
+template void gram_rows<float, kMR>(int, long, long, const float*, const float*, float*, Simd<float>::T*);
+}
+"""
+
+
+def loops(assembly: str) -> list[list[str]]:
+    """The instructions of each innermost loop."""
+    found: list[list[str]] = []
+    since: dict[str, int] = {}
+    code: list[str] = []
+    for line in assembly.splitlines():
+        if label := re.match(r"(\.L\w+):", line):
+            since[label[1]] = len(code)
+        elif re.match(r"\t[a-z]", line):
+            code.append(line.strip())
+            back = re.match(r"(?:b\.?\w\w|[ct]bn?z\s.*,)\s+(\.L\w+)", code[-1])
+            if back and back[1] in since:
+                begin = since[back[1]]
+                found.append(code[begin:])
+                since = {name: at for name, at in since.items() if at > begin}
+    return found
+
+
+@pytest.mark.skipif(not ARM, reason="no compiler for ARM (Debian has g++-aarch64-linux-gnu)")
+@pytest.mark.parametrize("compiler", ARM)
+def test_inner_loops_on_arm_are_multiply_adds(
+    compiler: str, building: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a whole tile: 24 sums in registers, each step's loads shared by them, next to nothing else."""
+    source = tmp_path / "kernels.cpp"
+    source.write_text(KERNELS)
+    flags = steps(compiler, building, tmp_path, monkeypatch)["csrc/cpu/isa/pair_score.cpp"]
+    flags.remove("-fvisibility=hidden")
+    command = [*shlex.split(compiler), *flags, "-I.", "-S", str(source), "-o", "-"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    whole = [loop for loop in loops(done.stdout) if sum(line.startswith("fmla") for line in loop) >= 96]
+    assert len(whole) == 3  # a product, and both of a Gram matrix
+    for loop in whole:
+        products = sum(line.startswith("fmla") for line in loop)
+        assert sum(".s[" in line for line in loop if line.startswith("fmla")) == products
+        assert len(loop) <= 1.4 * products
+        assert sum("sp" in line for line in loop) <= 4
