@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -85,6 +86,33 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
         tiny_model(SPLIT).save_pretrained(tmp_path / "model")
     assert raised.value.filename == str(tmp_path / "model" / "model.safetensors")  # not the hidden one beside it
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_for_a_directory_is_an_error_that_names_the_model(tmp_path, monkeypatch):
+    make = Path.mkdir
+
+    def full(self, *rest, **options):
+        if self.name.endswith(".part"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        make(self, *rest, **options)
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        tiny_model(SPLIT).save_pretrained(tmp_path / "model")
+    assert raised.value.filename == str(tmp_path / "model")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a symbolic link")
+def test_a_link_to_a_model_gives_way_to_another(tmp_path):
+    tiny_model(SPLIT).save_pretrained(tmp_path / "disk" / "model")
+    (tmp_path / "model").symlink_to(tmp_path / "disk" / "model")
+    other = tiny_model(SPLIT, width=16)
+    other.save_pretrained(tmp_path / "model")
+    assert sorted(os.listdir(tmp_path)) == ["disk", "model"]
+    assert torch.equal(scores_of(CMSEI.from_pretrained(tmp_path / "model")), scores_of(other.eval()))
+    assert torch.equal(
+        scores_of(CMSEI.from_pretrained(tmp_path / "disk" / "model")), scores_of(tiny_model(SPLIT).eval())
+    )
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

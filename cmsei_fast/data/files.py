@@ -61,7 +61,7 @@ def naming(path: str | os.PathLike[str], beside: str | None = None) -> Iterator[
 
 @contextlib.contextmanager
 def naming_in(new: str | os.PathLike[str], target: str | os.PathLike[str]) -> Iterator[None]:
-    """In the block, an error about a file in the directory ``new`` names it in ``target``, whose place that takes."""
+    """In the block, an error about the directory ``new`` or a file in it names ``target``, whose place that takes."""
     try:
         yield
     except OSError as error:
@@ -70,7 +70,8 @@ def naming_in(new: str | os.PathLike[str], target: str | os.PathLike[str]) -> It
         inside = os.path.relpath(error.filename, new)
         if inside.startswith(os.pardir):
             raise
-        raise OSError(error.errno, os.strerror(error.errno), os.path.join(target, inside)) from error
+        named = os.fspath(target) if inside == os.curdir else os.path.join(target, inside)
+        raise OSError(error.errno, os.strerror(error.errno), named) from error
 
 
 def _hidden(filename: object, directory: str | None) -> bool:

@@ -43,9 +43,9 @@ def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     new = Path(beside_of(target))
     try:
-        new.mkdir()
         record = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()}
         with naming_in(new, directory):
+            new.mkdir()
             with naming(new / CONFIG):
                 (new / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             model.vocabulary.save(new / VOCABULARY)
@@ -107,6 +107,8 @@ def _replace_directory(new: Path, target: Path) -> None:
     finally:
         if not target.exists():
             old.rename(target)
+        if old.is_symlink():  # which rmtree leaves
+            old.unlink()
         shutil.rmtree(old, ignore_errors=True)
 
 

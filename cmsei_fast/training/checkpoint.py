@@ -30,9 +30,9 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], sta
     target = folder / f"{PREFIX}{step:09d}"
     new = Path(beside_of(target))
     try:
-        new.mkdir()
         record = {"format": FORMAT, "version": VERSION, "step": step, **state}
         with naming_in(new, target):
+            new.mkdir()
             save_tensors(tensors, new / TENSORS)
             with naming(new / STATE):
                 (new / STATE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
