@@ -310,6 +310,10 @@ def test_an_empty_path_is_not_the_current_directory(tmp_path, monkeypatch, capsy
             "--json: expected another file than that of --scores, got y.npy",
         ),
         ("report --scores y.npy --out y.npy", "--out: expected another file than that of --scores, got y.npy"),
+        (
+            "report --scores y.npy --caption-to-image y --out y",
+            "--out: expected another file than that of --caption-to-image, got y",
+        ),
     ],
 )
 def test_no_file_takes_the_place_of_another(tmp_path, monkeypatch, capsys, arguments, message):

@@ -96,6 +96,16 @@ def entry(content):
     return damage
 
 
+def twice(name):
+    """Other bytes under an entry's name without its ending, which numpy prefers."""
+
+    def damage(path):
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(name, b"text")
+
+    return damage
+
+
 def head(body):
     """Its boxes have that head, which numpy parses as Python and quotes."""
     return entry(b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body)
@@ -122,6 +132,8 @@ BAD = {
     "complex": (changed(bbox=parts("7")["bbox"] + 1j), "7.npz: bbox: expected numbers, got complex64"),
     "words": (changed(bbox=parts("7")["bbox"].astype(str)), "7.npz: bbox: expected numbers, got <U32"),
     "no array": (entry(b"text"), "7.npz: bbox: expected an array, got other bytes"),
+    "two of boxes": (twice("bbox"), "7.npz: bbox: expected an array, got other bytes"),
+    "two of features": (twice("x"), "7.npz: x: expected an array, got other bytes"),
     "a head of words": (head(b"not " * 2000), "7.npz: Cannot parse header: "),
     "a head too deep to parse": (head(b"-" * 9000), "7.npz: truncated or damaged .npz file: "),
     "a head too long to parse": (head(b"1+" * 4000 + b"1"), "7.npz: truncated or damaged .npz file: "),

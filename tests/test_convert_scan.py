@@ -171,6 +171,10 @@ BAD = {
         lambda d: text("test_ims.npy", (d / "test_ims.npy").read_bytes().replace(b"'shape'", b"'sh(pe'"))(d),
         "test_ims.npy: truncated or damaged .npy file: ",
     ),
+    "a head that is calculated": (
+        text("test_ims.npy", b"\x93NUMPY\x01\x00\x03\x001+1"),
+        "test_ims.npy: truncated or damaged .npy file: its head is no literal",
+    ),
     "head without end": (
         lambda d: text("test_ims.npy", (d / "test_ims.npy").read_bytes().replace(b"}", b" "))(d),
         "test_ims.npy: truncated or damaged .npy file: ",

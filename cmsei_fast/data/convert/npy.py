@@ -59,12 +59,14 @@ def map_npy(path: str | os.PathLike[str], rank: int) -> np.ndarray:
             rank, or empty.
     """
     try:
+        with open(path, "rb") as file:
+            read_head(file, os.fstat(file.fileno()).st_size)
         array = np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
         if "Python objects" in str(error):
             raise ValueError(f"{path}: expected an array of numbers, got pickled Python objects (not read)") from None
         raise ValueError(f"{path}: truncated or damaged .npy file: {said(error)}") from error
-    except DAMAGED_HEAD as error:
+    except DAMAGED as error:
         raise ValueError(f"{path}: truncated or damaged .npy file: {said(error)}") from error
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{path}: expected numbers, got {array.dtype}")

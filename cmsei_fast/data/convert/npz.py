@@ -141,7 +141,7 @@ def _in_short() -> Iterator[None]:
 
 def _head(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of an entry."""
-    entry = f"{name}.npy" if f"{name}.npy" in file.zip.namelist() else name
+    entry = name if name in file.zip.namelist() else f"{name}.npy"  # as numpy chooses where both are there
     with file.zip.open(entry) as stream:
         if stream.peek(6)[:6] != b"\x93NUMPY":
             raise ValueError(f"{name}: expected an array, got other bytes")
