@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .data.split import Split
     from .model import CMSEI
 
-FORMAT, VERSION = "cmsei_fast encoded split", "1"
+FORMAT, VERSION = "cmsei_fast encoded split", "2"
 # Of a split's identity, what each side's encoding depends on.
 _SIDES = {"images": ("images", "names", "regions", "relations", "features", "file"), "captions": ("captions",)}
 

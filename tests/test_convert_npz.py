@@ -106,6 +106,17 @@ def twice(name):
     return damage
 
 
+def locked(path):
+    """Each entry is marked as one that a password opens."""
+    content = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        place = content.find(signature)
+        while place >= 0:
+            content[place + flags] |= 1
+            place = content.find(signature, place + 4)
+    path.write_bytes(content)
+
+
 def head(body):
     """Its boxes have that head, which numpy parses as Python and quotes."""
     return entry(b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body)
@@ -134,6 +145,7 @@ BAD = {
     "no array": (entry(b"text"), "7.npz: bbox: expected an array, got other bytes"),
     "two of boxes": (twice("bbox"), "7.npz: bbox: expected an array, got other bytes"),
     "two of features": (twice("x"), "7.npz: x: expected an array, got other bytes"),
+    "a password": (locked, "7.npz: bbox: expected an archive without a password, got one that asks for it"),
     "a head of words": (head(b"not " * 2000), "7.npz: Cannot parse header: "),
     "a head too deep to parse": (head(b"-" * 9000), "7.npz: truncated or damaged .npz file: "),
     "a head too long to parse": (head(b"1+" * 4000 + b"1"), "7.npz: truncated or damaged .npz file: "),

@@ -96,7 +96,7 @@ def test_what_else_was_encoded_is_refused_in_one_line(
         (kept, {"models": ("a", "b")}, "got models encoded by other models"),
         (kept, {"split": "other.h5"}, "got images encoded of other images"),
         (kept, {"models": ()}, "--encoded: expected --model with what encodes the split, got none"),
-        (files / "a" / "model.safetensors", {}, "expected a cmsei_fast encoded split of version 1, got another file"),
+        (files / "a" / "model.safetensors", {}, "expected a cmsei_fast encoded split of version 2, got another file"),
         (tmp_path, {}, "--encoded: expected the name of a file, got the directory"),
         (files / "s.h5", {}, "--encoded: expected another file than that of path"),
     ):

@@ -53,7 +53,6 @@ def test_ctrl_c_as_soon_as_the_file_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruptible: None
 ) -> None:
     """Before its name is told to anyone."""
-    close = os.close
 
     def interrupted(name: str, mode: str, *rest: Any, **options: Any) -> Any:
         if mode.startswith("x"):
@@ -61,12 +60,7 @@ def test_ctrl_c_as_soon_as_the_file_is_there(
             signal.raise_signal(signal.SIGINT)
         return open(name, mode, *rest, **options)
 
-    def closed(number: int) -> None:
-        close(number)
-        signal.raise_signal(signal.SIGINT)
-
     monkeypatch.setattr(files, "open", interrupted, raising=False)
-    monkeypatch.setattr(os, "close", closed)
     with pytest.raises(KeyboardInterrupt):
         write_text(tmp_path / "page.html", "text")
     assert os.listdir(tmp_path) == []

@@ -209,7 +209,7 @@ def test_memory_that_is_short_is_no_fault_of_the_file(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(np, "load", exhausted)
     assert cli.main(["report", "--scores", "scores.npy", "--caption-to-image", "map.npy"]) == 2
-    assert capsys.readouterr().err == "cmsei-fast: error: out of memory\n"
+    assert capsys.readouterr().err == "cmsei-fast: error: map.npy: out of memory\n"
 
 
 SAVED = ["--scores", "{f}/scores.npy"]

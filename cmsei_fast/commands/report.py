@@ -105,8 +105,12 @@ def _report(arguments: argparse.Namespace) -> int:
     out = arguments.out or (str(Path(home) / "report.html") if home else "report.html")
     require("report")
     run = None if home is None else read_run(home)
-    read = {"--split": arguments.split, "--scores": arguments.scores, "--captions": arguments.captions}
-    read |= {"--caption-to-image": arguments.caption_to_image}
+    read = {
+        "--split": arguments.split,
+        "--scores": arguments.scores,
+        "--captions": arguments.captions,
+        "--caption-to-image": arguments.caption_to_image,
+    }
     check_outputs({"--out": out, "--encoded": arguments.encoded}, read)
     split = None if arguments.split is None else load_split(arguments.split)
     drawings = Drawings(split, arguments.images)

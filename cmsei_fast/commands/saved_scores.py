@@ -150,3 +150,5 @@ def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
         return np.array([int(x) for x in Path(path).read_text(encoding="utf-8").split()], dtype=np.int64)
     except (ValueError, *DAMAGED) as error:
         raise ValueError(f"{path}: expected an integer for each caption, got {said(error)}") from None
+    except MemoryError as error:
+        raise MemoryError(f"{path}: {str(error) or 'out of memory'}") from None

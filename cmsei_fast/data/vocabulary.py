@@ -19,12 +19,12 @@ PAD, START, END, UNKNOWN = range(4)
 class Vocabulary:
     """Words numbered from 0; the first four are padding, start, end and any word that is not in the vocabulary.
 
+    A word that is spelled with a typeset apostrophe or decomposed accents also stands for what its tokenizer makes of
+    it, unless that is a word of its own: a caption's words are looked up as the tokenizer gives them.
+
     Args:
         words: all words, ``SPECIAL`` first, none twice.
         tokenizer: splits a caption into words; of a module, if the vocabulary is to be pickled.
-
-    A word that is spelled with a typeset apostrophe or decomposed accents also stands for what its tokenizer makes of
-    it, unless that is a word of its own: a caption's words are looked up as the tokenizer gives them.
 
     Attributes:
         words: tuple of all words.

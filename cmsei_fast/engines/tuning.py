@@ -11,11 +11,11 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cmsei_fast.data.files import write_text
 from cmsei_fast.version import __version__
 
 
@@ -54,14 +54,7 @@ class Choices:
         self.found = self._read() | self.found
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(dir=self.path.parent, suffix=".part")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    json.dump(self.found, file, indent=1, sort_keys=True)
-                os.replace(part, self.path)
-            except BaseException:
-                Path(part).unlink(missing_ok=True)
-                raise
+            write_text(self.path, json.dumps(self.found, indent=1, sort_keys=True))
 
     def known(self, key: str, candidates: Sequence) -> int | None:
         """Index of the candidate that was fastest, as :meth:`best` found it; None if it has not been measured."""

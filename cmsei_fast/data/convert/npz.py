@@ -142,6 +142,8 @@ def _in_short() -> Iterator[None]:
 def _head(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of an entry."""
     entry = name if name in file.zip.namelist() else f"{name}.npy"  # as numpy chooses where both are there
+    if file.zip.getinfo(entry).flag_bits & 1:
+        raise ValueError(f"{name}: expected an archive without a password, got one that asks for it")
     with file.zip.open(entry) as stream:
         if stream.peek(6)[:6] != b"\x93NUMPY":
             raise ValueError(f"{name}: expected an array, got other bytes")
