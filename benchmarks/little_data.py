@@ -3,11 +3,10 @@
     python -m benchmarks.little_data train FOLDER --word-vectors FILE --runs RUNS [--seeds 0 1 2] [--rows defaults …]
     python -m benchmarks.little_data table RUNS
 
-``train`` takes a folder with ``val.jsonl.gz`` and ``labels.json`` as ``benchmarks.ablation`` does, trains each row on
-the split without its last 250 images, tests on those, and leaves one JSON file a run; a run that is done or that
-another process has claimed is passed over. Each row has the settings of the row before and some more; the last one is
-the ablation's row "CMSEI, both graphs, K = 2". ``table`` puts them together into ``benchmarks/little_data.json`` and
-the table of ``docs/ablation.md``.
+``train`` takes the folder that ``benchmarks.ablation`` takes, trains each row on ``val`` without its last 250 images,
+tests on those, and leaves one JSON file a run; a run that is done or that another process has claimed is passed over.
+Each row has the settings of the row before and some more; the last one is the ablation's row "CMSEI, both graphs,
+K = 2". ``table`` puts them together into ``benchmarks/little_data.json`` and the table of ``docs/ablation.md``.
 """
 
 from __future__ import annotations
