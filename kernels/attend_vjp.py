@@ -147,14 +147,16 @@ def step_vjp(
         d_dot += d_r
     each_dot, each_quad = along_context(d_dot, QUERY), along_context(length_vjp(u, d_u), QUERY)
     d_h = each_quad * p
+    # What pair_math.h says of kSteepest.
+    steepest: tl.constexpr = 1e30 if a.dtype == tl.float32 else 1e300
     if is_refined:
-        d_h += along_context(beta, QUERY) * later
+        d_h = within(d_h + along_context(beta, QUERY) * later, steepest)
     # Before d_a and d_p, whose registers the product takes.
     d_gram += gram_gradient(d_h, p, QUERY, PRECISION)
     d_a = each_dot * p
     d_p = each_dot * a + each_quad * h
     if is_refined:
-        d_a += along_context(alpha, QUERY) * later
+        d_a = within(d_a + along_context(alpha, QUERY) * later, steepest)
         d_p += gram_product(d_h, load_gram(grams, captions, C, BL, BR, QUERY), QUERY, TURNED, PRECISION)
     else:
         d_p += each_quad * h  # Gram · d_h is quad · h here

@@ -97,7 +97,8 @@ def attend_mean_vjp(total, q, mean_length, count, mu, d_logit, d_dot, d_gamma, Q
     c = cosine(total * share, q, each(gamma, QUERY))
     most = q * each(gamma, QUERY)
     from_cosine, d_most = cosine_vjp(c, most, mu * d_logit)
-    d_dot += from_cosine
+    d_dot, from_held = within_vjp(total * share, most, d_dot + from_cosine)
+    d_most += from_held
     d_gamma += sum_of(d_most * q, QUERY)
     d_factor = sum_of(d_dot * total, QUERY) / count + d_gamma * mean_length
     d_mean = d_gamma * factor + unit_factor_vjp(mean_length, d_factor)
