@@ -163,7 +163,7 @@ def test_an_encoded_split_of_something_else_is_refused(files, tmp_path, capsys):
         (kept, {"models": ("a", "b")}, "got models encoded by other models"),
         (kept, {"split": other}, "got images encoded of other images"),
         (tmp_path / "text", {}, "expected a cmsei_fast encoded split, got another or a damaged file"),
-        (files / "a" / "model.safetensors", {}, "expected a cmsei_fast encoded split of version 1, got another file"),
+        (files / "a" / "model.safetensors", {}, "expected a cmsei_fast encoded split of version 2, got another file"),
         (tmp_path, {}, "--encoded: expected the name of a file, got the directory"),
         (files / "s.h5", {}, "--encoded: expected another file than that of path"),
     ):
