@@ -6,7 +6,7 @@
 Four objects of a scene are what its captions tell; all further regions are background. ``train`` trains each row with
 more and more of it, tests on scenes none has seen, and leaves one JSON file a run; a run that is done or that another
 process has claimed is passed over. ``table`` puts them together into ``benchmarks/clutter.json`` and the table of
-``docs/ablation.md``. Scenes, training and test are those of ``cmsei-fast demo``, with 500 groups.
+``docs/ablation.md``. Scenes, training and test are those of ``cmsei-fast demo``, with 500 groups in batches of 128.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cmsei_fast.data import synthetic_scenes
 
 RESULTS = ROOT / "benchmarks" / "clutter.json"
 MARKS = "<!-- clutter: made by python -m benchmarks.clutter table -->", "<!-- end of clutter -->"
-GROUPS, EPOCHS, REGIONS = 500, 4, (8, 16, 24, 36)
+GROUPS, EPOCHS, BATCH, REGIONS = 500, 4, 128, (8, 16, 24, 36)
 
 
 def _without_levels(aggregate: str) -> PairScorer:
@@ -57,7 +57,8 @@ def run(row: str, regions: int, seed: int, groups: int = GROUPS, epochs: int = E
     title, scorer = ROWS[row]
     model = (title, scorer.to_dict(), ("spatial", "semantic"))
     with tempfile.TemporaryDirectory() as directory:
-        result = demo.train_and_test(model, training, test, Path(directory) / "run", epochs=epochs, seed=seed)
+        place = Path(directory) / "run"
+        result = demo.train_and_test(model, training, test, place, epochs=epochs, seed=seed, batch_size=BATCH)
     return {
         "row": row,
         "regions": regions,
@@ -75,6 +76,7 @@ def collect(folder: Path) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "groups": GROUPS,
         "epochs": EPOCHS,
+        "batch_size": BATCH,
         "runs": runs.read(folder),
     }
 

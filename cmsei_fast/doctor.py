@@ -31,6 +31,7 @@ ENVIRONMENT = (
     ("CMSEI_CUDA", "build the CUDA module: 0 no, 1 yes or fail, auto (default) if nvcc is there", "build"),
     ("CMSEI_CUDA_ARCHS", "GPU architectures to build for; those present, else 80;90a + PTX if unset", "build"),
     ("OMP_NUM_THREADS", "threads, as torch.get_num_threads() tells; torch.set_num_threads() overrides", "run"),
+    ("GOMP_SPINCOUNT", "how long torch's threads spin for each other before they sleep; cmsei-fast sets 1000", "run"),
 )
 
 # Largest difference to the reference in float64 that the tiny problem may show in float32.

@@ -73,9 +73,9 @@ def looks_at_an_end_of_the_relation(model, test, n_caption):
 folder, captions = Path(sys.argv[1]), {"captions_per_image": demo.CAPTIONS_PER_IMAGE}
 test = synthetic_scenes(demo.TEST_GROUPS, seed=1, **captions)
 out = {}
-for model, groups in ((demo.MODELS[-1], 700), (demo.MODELS[0], 100), (demo.MODELS[1], 100)):
+for model, groups in ((demo.MODELS[-1], demo.GROUPS), (demo.MODELS[0], 100), (demo.MODELS[1], 100)):
     training = synthetic_scenes(groups, seed=0, **captions)
-    row = demo.train_and_test(model, training, test, folder / model[0], epochs=4, seed=0)
+    row = demo.train_and_test(model, training, test, folder / model[0], epochs=demo.EPOCHS, seed=0)
     out[row.title] = {name: float(getattr(row, name)) for name in ("group", "story", "place", "rsum")}
 full = CMSEI.from_pretrained(folder / demo.MODELS[-1][0] / "last")
 out["looks"] = looks_at_an_end_of_the_relation(full, test, 60)

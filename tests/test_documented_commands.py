@@ -27,7 +27,7 @@ _RESULTS = "needs runs of hours, and writes the document"
 NOT_RUN = {
     "pip install -c constraints.txt -e .": _INSTALLS,
     'pip install -c constraints.txt -e ".[test]"': _INSTALLS,
-    "cmsei-fast demo": "takes two minutes; tests/test_demo.py runs a small one",
+    "cmsei-fast demo": "takes a minute or two; tests/test_demo.py runs a small one",
     "pytest": _SUITE,
     "pytest tests/test_triton_interpreter.py": _SUITE,
     "CMSEI_TRITON_GRID=1 TRITON_INTERPRET=1 pytest tests/test_pair_score.py -k triton": _SUITE,

@@ -24,6 +24,7 @@ MODELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("CMSEI, semantic graph", "cmsei", ("semantic",)),
     ("CMSEI", "cmsei", ("spatial", "semantic")),
 )
+GROUPS, EPOCHS, BATCH = 600, 3, 64
 TEST_GROUPS = 60
 CAPTIONS_PER_IMAGE = 3
 
@@ -35,13 +36,15 @@ def add_parser(commands: Any) -> None:
         help="train and evaluate small models on generated scenes, with and without graphs",
         description="Generates scenes in groups of four that have the same objects in different relations, trains "
         "SCAN and CMSEI with and without its graphs, and evaluates them on unseen scenes. Prints a table of the "
-        "results and writes an HTML page with the table and some retrievals. Takes about two minutes on two processor "
+        "results and writes an HTML page with the table and some retrievals. Takes one to two minutes on two processor "
         "cores.",
     )
     demo.add_argument(
-        "--groups", type=int, default=700, metavar="N", help="groups of four images to train on (default: 700)"
+        "--groups", type=int, default=GROUPS, metavar="N", help=f"groups of four images to train on (default: {GROUPS})"
     )
-    demo.add_argument("--epochs", type=int, default=4, metavar="N", help="epochs to train each model for (default: 4)")
+    demo.add_argument(
+        "--epochs", type=int, default=EPOCHS, metavar="N", help=f"epochs to train each model for (default: {EPOCHS})"
+    )
     demo.add_argument(
         "--seed", type=int, default=0, metavar="N", help="random seed for the scenes and the weights (default: 0)"
     )
@@ -115,6 +118,7 @@ def train_and_test(
     *,
     epochs: int,
     seed: int,
+    batch_size: int = BATCH,
     progress: bool = False,
 ) -> Row:
     """Trains one model and tests it.
@@ -126,6 +130,7 @@ def train_and_test(
         directory: of the run; made.
         epochs: of the training.
         seed: of the weights, the order of captions and all dropout.
+        batch_size: captions of a step.
         progress: show a bar for each epoch.
     """
     from ..report.demo_page import Row
@@ -138,7 +143,7 @@ def train_and_test(
     learned, unseen = _split(training), _split(test)
     config = TrainConfig(
         epochs=epochs,
-        batch_size=128,
+        batch_size=batch_size,
         learning_rate=3e-3,
         schedule="cosine",
         loss="infonce",
