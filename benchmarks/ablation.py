@@ -21,6 +21,7 @@ import statistics
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,48 +145,39 @@ def render(record: dict[str, Any]) -> str:
             for level in ("R@1", "R@5", "R@10")
         ]
         sums = [metrics["rSum"] for metrics in own]
-        spread = f" ± {statistics.stdev(sums):.1f}" if len(sums) > 1 else ""
         figures = " | ".join(f"{x:.1f}" for x in recalls)
-        lines.append(f"| {title} | {len(own)} | {figures} | {statistics.mean(sums):.1f}{spread} |")
+        lines.append(f"| {title} | {len(own)} | {figures} | {runs.mean_and_spread(sums)} |")
     return "\n".join(lines)
 
 
-def training_command(commands: Any) -> argparse.ArgumentParser:
-    """The command ``train`` among those of a parser, with what training on the real data asks for."""
-    trained: argparse.ArgumentParser = commands.add_parser("train")
+def data_flags(trained: argparse.ArgumentParser) -> None:
+    """What training on the real data asks for: its folder and ``--word-vectors``."""
     trained.add_argument("folder", type=Path)
     trained.add_argument("--word-vectors", required=True)
-    trained.add_argument("--runs", type=Path, required=True)
-    trained.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    return trained
+
+
+def told(found: dict[str, Any]) -> str:
+    """The line that is printed of a run."""
+    rsum, seconds = found["metrics"]["rSum"], found["seconds_per_epoch"]
+    return f"{found['row']} {found['seed']}: rSum {rsum:.1f}, {seconds:.1f} s an epoch"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    trained = training_command(commands)
-    trained.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    trained.add_argument("--threads", type=int)
-    table = commands.add_parser("table")
-    table.add_argument("runs", type=Path)
+    parser, trained = runs.command_line(__doc__)
+    data_flags(trained)
+    runs.row_flags(trained, ROWS)
     arguments = parser.parse_args()
     if arguments.command == "table":
         record = collect(arguments.runs)
         runs.publish(record, RESULTS, render(record), PAGE, MARKS)
         return
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     training, test = load(arguments.folder)
-    arguments.runs.mkdir(parents=True, exist_ok=True)
-    for seed in arguments.seeds:
-        for row in arguments.rows:
-            target = arguments.runs / f"{row}-{seed}.json"
-            if not runs.claimed(target):
-                continue
-            result = run(row, seed, training, test, arguments.word_vectors)
-            runs.leave(target, result)
-            rsum, seconds = result["metrics"]["rSum"], result["seconds_per_epoch"]
-            print(f"{row} {seed}: rSum {rsum:.1f}, {seconds:.1f} s an epoch", flush=True)
+    wanted = {
+        f"{row}-{seed}": partial(run, row, seed, training, test, arguments.word_vectors)
+        for seed in arguments.seeds
+        for row in arguments.rows
+    }
+    runs.make(arguments.runs, wanted, told, arguments.threads)
 
 
 if __name__ == "__main__":

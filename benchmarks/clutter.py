@@ -11,11 +11,11 @@ process has claimed is passed over. ``table`` puts them together into ``benchmar
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import statistics
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,40 +93,32 @@ def render(record: dict[str, Any]) -> str:
         for size in sizes:
             own = [r for r in record["runs"] if (r["row"], r["regions"]) == (row, size)]
             group, rsum = ([r[key] for r in own] for key in ("group", "rSum"))
-            spread = f" ± {statistics.stdev(group):.1f}" if len(own) > 1 else ""
-            cells.append(f"{statistics.mean(group):.1f}{spread} % · {statistics.mean(rsum):.0f}" if own else "")
+            cells.append(f"{runs.mean_and_spread(group)} % · {statistics.mean(rsum):.0f}" if own else "")
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    trained = commands.add_parser("train")
-    trained.add_argument("--runs", type=Path, required=True)
-    trained.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser, trained = runs.command_line(__doc__)
     trained.add_argument("--regions", type=int, nargs="+", default=list(REGIONS))
-    trained.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    trained.add_argument("--threads", type=int)
-    table = commands.add_parser("table")
-    table.add_argument("runs", type=Path)
+    runs.row_flags(trained, ROWS)
     arguments = parser.parse_args()
     if arguments.command == "table":
         record = collect(arguments.runs)
         runs.publish(record, RESULTS, render(record), PAGE, MARKS)
         return
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    arguments.runs.mkdir(parents=True, exist_ok=True)
-    for seed in arguments.seeds:
-        for regions in arguments.regions:
-            for row in arguments.rows:
-                target = arguments.runs / f"{row}-{regions}-{seed}.json"
-                if not runs.claimed(target):
-                    continue
-                result = run(row, regions, seed)
-                runs.leave(target, result)
-                print(f"{row} {regions} {seed}: {result['group']:.1f} %, {result['seconds']:.0f} s", flush=True)
+    wanted = {
+        f"{row}-{regions}-{seed}": partial(run, row, regions, seed)
+        for seed in arguments.seeds
+        for regions in arguments.regions
+        for row in arguments.rows
+    }
+    runs.make(arguments.runs, wanted, _told, arguments.threads)
+
+
+def _told(found: dict[str, Any]) -> str:
+    name = f"{found['row']} {found['regions']} {found['seed']}"
+    return f"{name}: {found['group']:.1f} %, {found['seconds']:.0f} s"
 
 
 if __name__ == "__main__":

@@ -11,18 +11,16 @@ K = 2". ``table`` puts them together into ``benchmarks/little_data.json`` and th
 
 from __future__ import annotations
 
-import argparse
 import datetime
-import statistics
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks import runs
-from benchmarks.ablation import MODEL, PAGE, ROWS, TRAINING, load, measure, training_command
+from benchmarks.ablation import MODEL, PAGE, ROWS, TRAINING, data_flags, load, measure, told
 from benchmarks.pages import ROOT
 from cmsei_fast import PairScorer
 from cmsei_fast.data import Split
@@ -92,37 +90,26 @@ def render(record: dict[str, Any]) -> str:
     for row, (title, *_) in STEPS.items():
         sums = [r["metrics"]["rSum"] for r in record["runs"] if r["row"] == row]
         if sums:
-            spread = f" ± {statistics.stdev(sums):.1f}" if len(sums) > 1 else ""
-            lines.append(f"| {title} | {len(sums)} | {statistics.mean(sums):.1f}{spread} |")
+            lines.append(f"| {title} | {len(sums)} | {runs.mean_and_spread(sums)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    trained = training_command(commands)
-    trained.add_argument("--rows", nargs="+", choices=STEPS, default=list(STEPS))
-    trained.add_argument("--threads", type=int)
-    table = commands.add_parser("table")
-    table.add_argument("runs", type=Path)
+    parser, trained = runs.command_line(__doc__)
+    data_flags(trained)
+    runs.row_flags(trained, STEPS)
     arguments = parser.parse_args()
     if arguments.command == "table":
         record = collect(arguments.runs)
         runs.publish(record, RESULTS, render(record), PAGE, MARKS)
         return
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     training, test = parted(load(arguments.folder)[0])
-    arguments.runs.mkdir(parents=True, exist_ok=True)
-    for seed in arguments.seeds:
-        for row in arguments.rows:
-            target = arguments.runs / f"{row}-{seed}.json"
-            if not runs.claimed(target):
-                continue
-            result = run(row, seed, training, test, arguments.word_vectors)
-            runs.leave(target, result)
-            rsum, seconds = result["metrics"]["rSum"], result["seconds_per_epoch"]
-            print(f"{row} {seed}: rSum {rsum:.1f}, {seconds:.1f} s an epoch", flush=True)
+    wanted = {
+        f"{row}-{seed}": partial(run, row, seed, training, test, arguments.word_vectors)
+        for seed in arguments.seeds
+        for row in arguments.rows
+    }
+    runs.make(arguments.runs, wanted, told, arguments.threads)
 
 
 if __name__ == "__main__":

@@ -17,25 +17,24 @@ than the mean of its sentence.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks import runs
-from benchmarks.ablation import MODEL, ROWS, TRAINING, load, training_command
+from benchmarks.ablation import MODEL, ROWS, TRAINING, data_flags, load
 from benchmarks.pages import ROOT
 from cmsei_fast import CMSEI, evaluate, explain
 from cmsei_fast.commands.train import make_model
 from cmsei_fast.data import Split
 from cmsei_fast.report import Explanation
-from cmsei_fast.report.relations import relation_shares, strongest_relations
+from cmsei_fast.report.relations import LIT, relation_shares, strongest_relations
 from cmsei_fast.training import train
 from cmsei_fast.training.loop import LAST
 from cmsei_fast.training.run_record import CONFIG
@@ -43,7 +42,6 @@ from cmsei_fast.training.run_record import CONFIG
 RESULTS, PAGE = ROOT / "benchmarks" / "relation_words.json", ROOT / "docs" / "explain.md"
 MARKS = "<!-- relation words: made by python -m benchmarks.relation_words table -->", "<!-- end of relation words -->"
 
-LIT = 5  # relations that a word lights up
 # Word of the captions -> predicates of the scene graphs.
 WORDS = {
     "wearing": ("wearing", "wears"),
@@ -116,10 +114,9 @@ def render(record: dict[str, Any]) -> str:
         own = [run for run in record["runs"] if run["grounding"] == weight]
         loss = f"Trained with grounding of weight {weight:g}" if weight else "Trained by retrieval alone"
         sums = [run["rSum"] for run in own]
-        spread = f" ± {statistics.stdev(sums):.1f}" if len(sums) > 1 else ""
         seeds = f"{len(sums)} seed{'s' if len(sums) > 1 else ''}"
         rows = [_mean(rows) for rows in zip(*(run["rows"] for run in own), strict=True)]
-        tables.append(f"{loss} ({seeds}, rSum {statistics.mean(sums):.1f}{spread}):\n\n{_table(rows)}")
+        tables.append(f"{loss} ({seeds}, rSum {runs.mean_and_spread(sums)}):\n\n{_table(rows)}")
     return "\n\n".join(tables)
 
 
@@ -175,31 +172,33 @@ def train_run(directory: Path, weight: float, seed: int, training: Split, word_v
     train(make_model(training, settings, config, word_vectors), training, None, directory, config, progress=False)
 
 
+def made(directory: Path, weight: float, seed: int, training: Split, test: Split, word_vectors: str) -> dict[str, Any]:
+    """Trains a model, unless it is there, and looks at it."""
+    train_run(directory, weight, seed, training, word_vectors)
+    return looked_at(directory, test)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    trained = training_command(commands)
+    parser, trained = runs.command_line(__doc__)
+    data_flags(trained)
     trained.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.1])
-    table = commands.add_parser("table")
-    table.add_argument("runs", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "table":
         record = {"runs": runs.read(arguments.runs)}
         runs.publish(record, RESULTS, render(record), PAGE, MARKS)
         return
-    torch.set_num_threads(1)
     training, test = load(arguments.folder)
-    arguments.runs.mkdir(parents=True, exist_ok=True)
-    for seed in arguments.seeds:
-        for weight in arguments.weights:
-            directory = arguments.runs / f"{weight:g}-{seed}"
-            target = arguments.runs / f"{weight:g}-{seed}.json"
-            if not runs.claimed(target):
-                continue
-            train_run(directory, weight, seed, training, arguments.word_vectors)
-            found = looked_at(directory, test)
-            runs.leave(target, found)
-            print(f"weight {weight:g}, seed {seed}: rSum {found['rSum']:.1f}", flush=True)
+    wanted = {
+        name: partial(made, arguments.runs / name, weight, seed, training, test, arguments.word_vectors)
+        for seed in arguments.seeds
+        for weight in arguments.weights
+        for name in [f"{weight:g}-{seed}"]
+    }
+    runs.make(arguments.runs, wanted, _told, threads=1)
+
+
+def _told(found: dict[str, Any]) -> str:
+    return f"weight {found['grounding']:g}, seed {found['seed']}: rSum {found['rSum']:.1f}"
 
 
 if __name__ == "__main__":

@@ -1,14 +1,64 @@
-"""Runs that several processes may share out among them: a JSON file each, put together into one and into a page."""
+"""A study's runs, which several processes may share out among them: a JSON file each, put together into a page."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import statistics
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.machine import describe
 from benchmarks.pages import replaced, write
+
+
+def command_line(about: str | None) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """A study's parser, and that of its command ``train``, which takes flags of the study's own.
+
+    ``train`` has ``--runs``, a folder, and ``--seeds``; ``table`` takes a folder of runs.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    trained = commands.add_parser("train")
+    trained.add_argument("--runs", type=Path, required=True)
+    trained.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    commands.add_parser("table").add_argument("runs", type=Path)
+    return parser, trained
+
+
+def row_flags(trained: argparse.ArgumentParser, rows: Collection[str]) -> None:
+    """``--rows``, all of them if it is not given, and ``--threads``."""
+    trained.add_argument("--rows", nargs="+", choices=rows, default=list(rows))
+    trained.add_argument("--threads", type=int)
+
+
+def make(
+    folder: Path,
+    wanted: Mapping[str, Callable[[], dict[str, Any]]],
+    told: Callable[[dict[str, Any]], str],
+    threads: int | None = None,
+) -> None:
+    """Makes those of the runs that no process has claimed.
+
+    Args:
+        folder: of the runs' files; made if it is not there.
+        wanted: by the name of its file without the ending, what makes each.
+        told: the line that is printed of what a run found.
+        threads: of torch; None leaves them as they are.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, run in wanted.items():
+        target = folder / f"{name}.json"
+        if claimed(target):
+            found = run()
+            leave(target, found)
+            print(told(found), flush=True)
 
 
 def claimed(target: Path) -> bool:
@@ -29,6 +79,12 @@ def leave(target: Path, found: dict[str, Any]) -> None:
 def read(runs: Path) -> list[dict[str, Any]]:
     """What all runs of a folder have left, by their files' names."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(runs.glob("*.json"))]
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Their mean and, of several, the standard deviation."""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def publish(record: dict[str, Any], results: Path, table: str, page: Path, marks: tuple[str, str]) -> None:

@@ -16,7 +16,7 @@ import torch
 from training_runs import SMALL, write_splits
 
 from cmsei_fast import CMSEI, cli, engines, progress, recall_metrics, score_file, score_matrix
-from cmsei_fast.commands.scoring import tell_counts
+from cmsei_fast.commands.scoring_flags import tell_counts
 from cmsei_fast.commands.sources import load_split
 from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
 from cmsei_fast.data.files import check_target, write_text

@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..version import __version__
 from .joining import joined
 from .paths import check_outputs, given_path
-from .scoring import (
-    add_encoded_flag,
-    add_protocol_flags,
-    add_scoring_flags,
-    encoded_file,
-    folds_of,
-    load_models,
-    mean_stream,
-    tell_counts,
-)
+from .scoring import encoded_file, load_models, mean_stream
+from .scoring_flags import add_encoded_flag, add_protocol_flags, add_scoring_flags, folds_of, tell_counts
 from .sources import SCORERS, is_split_file, load_split
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .paths import check_outputs, given_path
-from .scoring import add_device_flag
+from .scoring_flags import add_device_flag
 from .sources import load_split, place_of
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         for flag, value in (("--word", arguments.word), ("--image-file", arguments.image_file)):
             if value is not None:
                 raise ValueError(f"--picture or --page: expected a file ({flag} needs one), got none")
-    from ..report.draw_explanation import check_picture, read_image
+    from ..report.draw_explanation import check_picture
+    from ..report.image_file import read_image
 
     if arguments.picture is not None:
         check_picture(arguments.picture, "--picture")

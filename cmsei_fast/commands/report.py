@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from ..version import __version__
 from .paths import check_outputs, given_path
 from .saved_scores import captions_of, owner_of, saved_scores
-from .scoring import (
+from .scoring import stream_of_models
+from .scoring_flags import (
     add_encoded_flag,
     add_protocol_flags,
     add_scoring_flags,
     add_thumbnail_flag,
     folds_of,
-    stream_of_models,
     tell_counts,
 )
 from .settings import check_least
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..data import Split
-    from ..tiling import Problem
 
 
 def add_parser(commands: Any) -> None:
@@ -124,24 +123,15 @@ def _report(arguments: argparse.Namespace) -> int:
     if captions is not None and len(captions) != shape[1]:
         raise ValueError(f"--captions: expected {shape[1]} lines (as the scores have captions), got {len(captions)}")
 
-    about: dict[str, Any] = {
-        "split": arguments.split or "none",
-        "protocol": arguments.protocol or f"{folds} fold{'s' * (folds > 1)}",
-    }
     if saved is not None:
-        scores, scorer = saved, None
-        about |= {"scores": f"{arguments.scores}, {saved.dtype}"}
+        scores, scorer = saved, None if run is None else run.scorer()
+        about = {"scores": f"{arguments.scores}, {saved.dtype}"}
     else:
         assert run is not None
         assert split is not None
-        model = str(run.model(arguments.which))
-        scores, problem = _scored(arguments, model, split)
-        about |= {"model": model, "engine": problem.engine, "precision": problem.precision}
-        scorer = problem.scorer.to_dict()
+        scores, scorer, about = _scored(arguments, str(run.model(arguments.which)), split)
     metrics = recall_metrics(scores, caption_to_image=owner, folds=folds)
-    about |= {"cmsei_fast": __version__}
-    if scorer is None and run is not None:
-        scorer = run.scorer()
+    protocol = arguments.protocol or f"{folds} fold{'s' * (folds > 1)}"
     what = Evaluation(
         title=_title(arguments),
         scores=scores,
@@ -149,7 +139,7 @@ def _report(arguments: argparse.Namespace) -> int:
         caption_to_image=owner,
         captions=captions,
         drawings=drawings,
-        about=about,
+        about={"split": arguments.split or "none", "protocol": protocol, **about, "cmsei_fast": __version__},
         run=run,
         scorer=scorer,
         seed=arguments.seed,
@@ -187,10 +177,15 @@ def _check_flags(arguments: argparse.Namespace) -> None:
     check_least("--folds", arguments.folds, 1)
 
 
-def _scored(arguments: argparse.Namespace, model: str, split: Split) -> tuple[np.ndarray, Problem]:
-    """The matrix (n_image, n_caption) of the saved model, and what was computed, by which engine."""
+def _scored(
+    arguments: argparse.Namespace, model: str, split: Split
+) -> tuple[np.ndarray, dict[str, Any], dict[str, str]]:
+    """The matrix (n_image, n_caption) of the saved model, its scorer, and what computed it."""
     from ..devices import own_device
     from ..scoring import score
 
     stream = stream_of_models([model], arguments, split, str(own_device(arguments.device)))
-    return score(stream, progress=arguments.progress).cpu().numpy(), stream.problems[0]
+    scores = score(stream, progress=arguments.progress).cpu().numpy()
+    problem = stream.problems[0]
+    about = {"model": model, "engine": problem.engine, "precision": problem.precision}
+    return scores, problem.scorer.to_dict(), about

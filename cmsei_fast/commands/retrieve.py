@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..version import __version__
 from .joining import joined
 from .paths import check_outputs, given_path
-from .scoring import (
-    add_encoded_flag,
-    add_scoring_flags,
-    add_thumbnail_flag,
-    encoded_file,
-    load_models,
-    mean_stream,
-)
+from .scoring import encoded_file, load_models, mean_stream
+from .scoring_flags import add_encoded_flag, add_scoring_flags, add_thumbnail_flag
 from .settings import check_least
 from .sources import load_split, place_of, read_captions
 

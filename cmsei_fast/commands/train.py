@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .joining import joined
 from .paths import given_path
+from .scoring_flags import add_device_flag
 from .settings import add_flags, given, read_settings
 from .sources import SCORERS, load_split, parse_scorer
 
@@ -71,9 +72,7 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="resume from the newest checkpoint of the run, or start afresh if there is none",
     )
-    train.add_argument(
-        "--device", help="device to train on: cpu, cuda or cuda:N (default: the GPU if there is one, else cpu)"
-    )
+    add_device_flag(train, "train")
     train.add_argument("--quiet", action="store_true", help="do not show progress")
     add_flags(train, TrainConfig, "training")
     add_flags(train, ModelConfig, "model", _WITHOUT_FLAG)

@@ -13,11 +13,11 @@ from .canvas import Point, about_box, about_point, keep_clear, layout, strengths
 from .explanation import TERM_TITLES, Explanation
 from .extras import require
 from .fonts import boxes_for_missing_characters, families
+from .image_file import read_image
 from .relations import Lit, Relation, lit_relations, said, strongest_relations
 
 SUFFIXES = (".png", ".svg")
 _BOXES_NAMED = 5
-_LIT = 5
 _RELATIONS_SHOWN = 10
 _CHARACTERS = 76
 _LINE = 0.043  # of the panel's height
@@ -41,23 +41,6 @@ def check_picture(path: str | os.PathLike[str], name: str = "path") -> None:
     if os.path.splitext(os.fspath(path))[1].lower() not in SUFFIXES:
         raise ValueError(f"{name}: expected a file that ends in .png or .svg, got {os.fspath(path)}")
     require(name)
-
-
-def read_image(path: str | os.PathLike[str], name: str = "image") -> np.ndarray:
-    """(H, W, 3) uint8 pixels of an image file.
-
-    Raises:
-        ValueError: there is no such file or it is no image, naming the argument ``name``.
-        ModuleNotFoundError: Pillow is not installed.
-    """
-    require(name, "Pillow")
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            return np.asarray(opened.convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{name}: expected an image file, got {os.fspath(path)} ({error})") from None
 
 
 def draw(
@@ -117,7 +100,7 @@ def draw(
         labels = _shaded(shaded, explanation, chosen, attention[chosen], way, boxes, size, pixels)
         _heat_map(upper, heat, explanation, chosen, attention, way)
         relations = strongest_relations(explanation)
-        lit = lit_relations(explanation, relations, chosen, step, _LIT)
+        lit = lit_relations(explanation, relations, chosen, step)
         strongest = [one for one in relations if not any(one is other.relation for other in lit)][:_RELATIONS_SHOWN]
         nodes = _graph(graph, explanation, chosen, lit, strongest, size)
         _bars(bars, explanation)

@@ -117,9 +117,7 @@ def explain_features(
     v, w = rows
     if v.shape[1] != w.shape[1]:
         raise ValueError(f"caption_features: expected a width of {v.shape[1]} (as image_features), got {w.shape[1]}")
-    scorer = PairScorer.cmsei() if scorer is None else scorer
-    if not isinstance(scorer, PairScorer):
-        raise TypeError(f"scorer: expected a PairScorer or None, got {type(scorer).__name__}")
+    scorer = checks.check_scorer(scorer)
     words = _names("word_names", word_names, [f"word {i}" for i in range(len(w))])
     regions = _names("region_names", region_names, ["region"] * len(v))
     boxes, size = _canvas(boxes, size, len(v))

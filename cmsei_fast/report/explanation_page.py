@@ -16,6 +16,7 @@ import numpy as np
 from .canvas import layout
 from .explanation import TERM_TITLES, AttentionStep, Explanation
 from .html import Html, html, page, table
+from .image_file import read_image
 from .relation_page import relations_section
 from .relations import Relation, said, strongest_relations
 
@@ -208,8 +209,6 @@ def _numbers(
 
 def _address(image: str | os.PathLike[str]) -> str:
     """The image as a data address, made smaller where it is large."""
-    from .draw_explanation import read_image
-
     pixels = read_image(image)
     from PIL import Image
 

@@ -14,7 +14,6 @@ from .html import Html, html, svg, table
 from .relations import Relation, lit_relations, said
 
 SHOWN = 12
-LIT = 5  # relations that a word lights up
 _NODE = 0.026  # radius by the longer side of the canvas
 _RING = 0.32  # between the rings of a node, in radii
 _STROKE = 0.24  # of a ring, in radii
@@ -103,7 +102,7 @@ def _drawn(explanation: Explanation, relations: Sequence[tuple[int, Relation]]) 
         id(one.relation)
         for step in range(max(1, explanation.n_steps))
         for word in range(len(explanation.words))
-        for one in lit_relations(explanation, found, word, step, LIT)
+        for one in lit_relations(explanation, found, word, step)
     }
     return [(k, relation) for k, relation in relations if k < SHOWN or id(relation) in lit]
 

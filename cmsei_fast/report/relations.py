@@ -9,6 +9,8 @@ import numpy as np
 
 from .explanation import Edge, Explanation
 
+LIT = 5  # relations that a word lights up
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -82,7 +84,7 @@ def relation_shares(explanation: Explanation, relations: Sequence[Relation], ste
 
 
 def lit_relations(
-    explanation: Explanation, relations: Sequence[Relation], word: int, step: int = -1, count: int = 5
+    explanation: Explanation, relations: Sequence[Relation], word: int, step: int = -1, count: int = LIT
 ) -> list[Lit]:
     """The relations along which a word gets more than the sentence's words do on the mean, by how much more.
 
