@@ -7,68 +7,19 @@ them, and nobody waits longer than that for a process that is lost.
 
 from __future__ import annotations
 
-import contextlib
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from .encoded import Encoded
-from .exchange import Exchange, ProcessLost, exchange_device, lost, place_in
+from .exchange import Exchange, ProcessLost
 from .progress import Progress
 from .tiling import ScoreTiles
 
 # Tiles of one process between two exchanges: at most half a minute, as a tile takes half a second or less.
 TILES_A_ROUND = 64
-
-
-def encoded_by_all(encode: Callable[[], Encoded], group: Any) -> Encoded:
-    """What every process of a group has encoded, one process after the other, in each of them.
-
-    Raises:
-        ProcessLost: where another process failed or is lost; what ``encode`` raises, in the process that it fails in.
-    """
-    rank, size = place_in(group)
-    if size == 1:
-        return encode()
-    import torch.distributed as dist
-
-    try:
-        mine = encode()
-    except BaseException:
-        with contextlib.suppress(ProcessLost):  # the error of this process is the one to raise
-            _sizes(-1, -1, group, torch.device("cpu"))
-        raise
-    device = exchange_device(group, mine.rows.device)
-    sizes = _sizes(len(mine), len(mine.rows), group, mine.rows.device)
-    if (failed := (sizes[:, 0] < 0).nonzero()).numel():
-        raise ProcessLost(f"process {int(failed[0])} of {size} failed to encode its share")
-    own = mine.lengths.to(device), mine.rows.to(device)
-    out = []
-    for part, ends in zip(own, sizes.cumsum(0).T.tolist(), strict=True):
-        whole = part.new_empty(ends[-1], *part.shape[1:])
-        for sender, (first, last) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            if sender == rank:
-                whole[first:last] = part
-            if first < last:
-                with lost():
-                    dist.broadcast(whole[first:last], dist.get_global_rank(group, sender), group=group)
-        out.append(whole)
-    return Encoded(out[1].to(mine.rows.device), out[0].cpu())
-
-
-def _sizes(items: int, rows: int, group: Any, device: torch.device) -> Tensor:
-    """(P, 2) int64 on the CPU: items and rows of every process."""
-    import torch.distributed as dist
-
-    mine = torch.tensor([items, rows], device=exchange_device(group, device))
-    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
-    with lost():
-        dist.all_gather(parts, mine, group=group)
-    return torch.stack(parts).cpu()
 
 
 def dealt(work: np.ndarray, size: int) -> np.ndarray:

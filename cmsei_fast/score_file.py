@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
 import time
 import zlib
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data.files import check_target, naming, replacing
+from .data.files import check_room, check_target, naming, replacing
 from .distributed import ProcessLost, Team
 from .fingerprint import differences, fingerprint
 from .score_record import ENDING, Marks, ScoreRecord
@@ -273,10 +272,7 @@ class ScoreFile:
         """
         size = self._at(self._shape[0] - 1, self._shape[1])
         needed = size - os.fstat(self._file).st_blocks * 512
-        free = shutil.disk_usage(self.path.parent).free
-        if needed > free:
-            got = f"{free / 2**30:.2f} GiB"
-            raise OSError(f"out: expected {needed / 2**30:.2f} GiB of room for {self.part}, got {got}")
+        check_room(self.path.parent, needed, "out", str(self.part))
         with naming(self.part):
             _write(self._file, np.frombuffer(self._head, np.uint8), 0)
             os.ftruncate(self._file, size)

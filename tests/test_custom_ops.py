@@ -19,7 +19,7 @@ import cmsei_fast
 from cmsei_fast import CMSEI, Encoded, ModelConfig
 from cmsei_fast.data import Vocabulary, split_from_scenes, synthetic_scenes
 from cmsei_fast.data.batches import caption_batch, image_batch
-from cmsei_fast.model.cmsei import without_regions
+from cmsei_fast.model.region_dropout import without_regions
 from cmsei_fast.nn import PairScore, RelationAttention
 from cmsei_fast.ops import pair_score, relation_attention
 from cmsei_fast.scorer import Attention, PairScorer

@@ -14,7 +14,7 @@ from cmsei_fast import PairScorer, nn, score_matrix
 from cmsei_fast.data.batches import caption_batch, image_batch
 from cmsei_fast.data.vocabulary import Vocabulary
 from cmsei_fast.model import CMSEI, ModelConfig
-from cmsei_fast.model.cmsei import kept_regions, without_regions
+from cmsei_fast.model.region_dropout import kept_regions, without_regions
 
 SPLIT = random_split(7, seed=3)  # images of 1 to 5 regions, unknown labels among them
 CAPTIONS = ["dog", "a dog near the fence", "tree on a fence", ""]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 
 # Bytes of a file's name where the system does not tell, and those that the temporary name beside it has more.
@@ -111,6 +112,22 @@ def check_target(path: str | os.PathLike[str], name: str | None = None, beside: 
     longest = _longest_name(os.path.dirname(target)) - len(os.fsencode(beside))
     if (size := len(os.fsencode(os.path.basename(target)))) > longest:
         raise OSError(f"{owner}: expected the name of a file of at most {longest} bytes, got {size}")
+
+
+def check_room(directory: str | os.PathLike[str], needed: int, name: str, what: str) -> None:
+    """The disk has room: hours of work do not end at a full one that could be seen.
+
+    Args:
+        directory: on the disk.
+        needed: bytes.
+        name: of the argument or the file, for the message; ``what`` needs the room.
+
+    Raises:
+        OSError: it has less.
+    """
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise OSError(f"{name}: expected {needed / 2**30:.2f} GiB of room for {what}, got {free / 2**30:.2f} GiB")
 
 
 def _longest_name(directory: str) -> int:

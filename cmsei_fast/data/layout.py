@@ -11,7 +11,6 @@ import io
 import math
 import mmap
 import os
-import shutil
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +19,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from .files import check_target, replacing
+from .files import check_room, check_target, replacing
 from .rows import MappedRows
 from .split import Split
 from .strings import check_strings
@@ -62,22 +61,18 @@ def write_split(path: str | os.PathLike[str], split: Split, *, progress: bool = 
         ValueError: a string holds a NUL or a lone surrogate; a feature is not finite.
     """
     check_target(path)
-    _check_room(path, split)
+    check_room(os.path.dirname(os.path.abspath(path)), _bytes_of(split), os.fspath(path), "the split")
     with replacing(path) as temporary, _Written(temporary, "w+b") as raw:
         _write(raw, split, progress)
         raw.check()
 
 
-def _check_room(path: str | os.PathLike[str], split: Split) -> None:
-    """Hours of converting do not end at a full disk that could be seen."""
-    arrays = [array for name in _ARRAYS if (array := getattr(split, name)) is not None]
-    needed = sum(array.nbytes for array in arrays)
+def _bytes_of(split: Split) -> int:
+    """Of its numbers; names and sentences are few beside them."""
+    found = sum(array.nbytes for name in _ARRAYS if (array := getattr(split, name)) is not None)
     if split.features is not None:
-        needed += math.prod(split.features.shape) * split.features.dtype.itemsize
-    free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
-    if needed > free:
-        got = f"{free / 2**30:.2f} GiB"
-        raise OSError(f"{os.fspath(path)}: expected {needed / 2**30:.2f} GiB of room for the split, got {got}")
+        found += math.prod(split.features.shape) * split.features.dtype.itemsize
+    return found
 
 
 class _Written(io.FileIO):
@@ -215,16 +210,23 @@ def _check_heaps(file: h5py.File, name: str) -> None:
         for start, end in [*sorted(features), (len(data), len(data))]:
             at = data.find(_HEAP, begin, start)
             while at >= 0:
-                (size,) = struct.unpack_from("<Q", data, at + len(_HEAP)) if at + 16 <= len(data) else (0,)
-                place, stop = at + 16, min(at + size, len(data))
-                while place + 16 <= stop:
-                    index, taken = struct.unpack_from("<H6xQ", data, place)
-                    taken = taken if index == 0 else 16 + -(-taken // 8) * 8
-                    if taken == 0:
-                        raise _Refused(f"{name}: truncated or damaged HDF5 file: nothing is where its strings were")
-                    place += taken
+                if not _ends(data, at):
+                    raise _Refused(f"{name}: truncated or damaged HDF5 file: nothing is where its strings were")
                 at = data.find(_HEAP, at + len(_HEAP), start)
             begin = max(begin, end)
+
+
+def _ends(data: mmap.mmap, at: int) -> bool:
+    """Whether who goes through the collection at that byte, object by object, comes to its end."""
+    (size,) = struct.unpack_from("<Q", data, at + len(_HEAP)) if at + 16 <= len(data) else (0,)
+    place, stop = at + 16, min(at + size, len(data))
+    while place + 16 <= stop:
+        index, taken = struct.unpack_from("<H6xQ", data, place)
+        taken = taken if index == 0 else 16 + -(-taken // 8) * 8
+        if taken == 0:
+            return False
+        place += taken
+    return True
 
 
 def _read(file: h5py.File, name: str) -> dict[str, Any]:

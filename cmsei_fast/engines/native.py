@@ -35,6 +35,7 @@ __all__ = [
     "use_isa",
 ]
 
+_Side = tuple[Tensor, Tensor]  # rows and offsets as the kernels read them
 _STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _forced: list[str] = []
 # Variants whose instructions multiply pairs of bfloat16.
@@ -127,20 +128,49 @@ def use_isa(name: str) -> Iterator[None]:
         _forced.pop()
 
 
+def _offsets(offsets: Tensor) -> Tensor:
+    return offsets.to(device="cpu", dtype=torch.int64).contiguous()
+
+
+def _sides(
+    regions: Tensor, words: Tensor, region_offsets: Tensor, word_offsets: Tensor, precision: str
+) -> tuple[_Side, _Side, bool]:
+    """Both sides as the kernels read them, and whether they round them to ``"int8"``."""
+    int8 = precision == "int8"
+    v, w = (rows_of(x, x.dtype if int8 else getattr(torch, precision)) for x in (regions, words))
+    return (v, _offsets(region_offsets)), (w, _offsets(word_offsets)), int8
+
+
 def _items(rows: Tensor, offsets: Tensor) -> tuple[int, int, int, int, int]:
     return rows.data_ptr(), _STORAGE[rows.dtype], rows.stride(0), offsets.data_ptr(), offsets.numel() - 1
 
 
-def _rows(regions: Tensor, words: Tensor, precision: str) -> tuple[Tensor, Tensor, bool]:
-    """Both sides' rows as the kernels read them, and whether they round them to ``"int8"``."""
-    if precision == "int8":
-        return rows_of(regions, regions.dtype), rows_of(words, words.dtype), True
-    dtype = getattr(torch, precision)
-    return rows_of(regions, dtype), rows_of(words, dtype), False
+def _run(
+    name: str,
+    images: _Side,
+    captions: _Side,
+    config: list[int],
+    scalars: Tensor,
+    dtype: torch.dtype,
+    *own: int,
+    int8: bool | None = None,
+) -> None:
+    """Calls a compiled function, of float64 or of float32, on addresses and strides of its ``own``.
 
-
-def _offsets(offsets: Tensor) -> Tensor:
-    return offsets.to(device="cpu", dtype=torch.int64).contiguous()
+    ``int8`` is for those that can round the rows themselves.
+    """
+    function = getattr(_module(), f"{name}_f64" if dtype == torch.float64 else f"{name}_f32")
+    function(
+        _items(*images),
+        _items(*captions),
+        images[0].shape[1],
+        list(config),
+        scalars.detach().double().tolist(),
+        *own,
+        torch.get_num_threads(),
+        current_isa(),
+        *(() if int8 is None else (int8,)),
+    )
 
 
 def pair_score(
@@ -153,26 +183,12 @@ def pair_score(
     precision: str,
 ) -> Tensor:
     """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); arguments as the operator has checked them."""
-    wide = precision == "float64"
-    v, w, int8 = _rows(regions, words, precision)
-    i, j = _offsets(region_offsets), _offsets(word_offsets)
-    out = torch.empty(i.numel() - 1, j.numel() - 1, dtype=accumulator(precision), device="cpu")
-    if out.numel() == 0:
-        return out
-    module = _module()
-    run = module.pair_score_f64 if wide else module.pair_score_f32
-    run(
-        _items(v, i),
-        _items(w, j),
-        v.shape[1],
-        list(config),
-        scalars.detach().double().tolist(),
-        out.data_ptr(),
-        out.stride(0),
-        torch.get_num_threads(),
-        current_isa(),
-        int8,
-    )
+    images, captions, int8 = _sides(regions, words, region_offsets, word_offsets, precision)
+    count = region_offsets.numel() - 1, word_offsets.numel() - 1
+    out = torch.empty(count, dtype=accumulator(precision), device="cpu")
+    if out.numel():
+        own = out.data_ptr(), out.stride(0)
+        _run("pair_score", images, captions, config, scalars, out.dtype, *own, int8=int8)
     return out
 
 
@@ -190,29 +206,13 @@ def pair_score_listed(
 
     The other arguments are those of :func:`pair_score`, and each score has the bits that it has there.
     """
-    wide = precision == "float64"
-    v, w, int8 = _rows(regions, words, precision)
-    i, j = _offsets(region_offsets), _offsets(word_offsets)
-    captions = wanted.nonzero()[:, 1].contiguous()
+    images, captions, int8 = _sides(regions, words, region_offsets, word_offsets, precision)
+    listed = wanted.nonzero()[:, 1].contiguous()
     first = torch.nn.functional.pad(wanted.sum(1).cumsum(0), (1, 0)).contiguous()
-    out = torch.empty(len(captions), dtype=accumulator(precision), device="cpu")
-    if out.numel() == 0:
-        return out
-    module = _module()
-    run = module.pair_score_listed_f64 if wide else module.pair_score_listed_f32
-    run(
-        _items(v, i),
-        _items(w, j),
-        v.shape[1],
-        list(config),
-        scalars.detach().double().tolist(),
-        first.data_ptr(),
-        captions.data_ptr(),
-        out.data_ptr(),
-        torch.get_num_threads(),
-        current_isa(),
-        int8,
-    )
+    out = torch.empty(len(listed), dtype=accumulator(precision), device="cpu")
+    if out.numel():
+        own = first.data_ptr(), listed.data_ptr(), out.data_ptr()
+        _run("pair_score_listed", images, captions, config, scalars, out.dtype, *own, int8=int8)
     return out
 
 
@@ -228,29 +228,15 @@ def pair_score_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the regions, the words and the scalars, in their dtypes; the scores' inner products recomputed."""
     wide = accumulator(precision)
-    own = (regions, words) if precision != "int8" else (eight_bits.rounded(x, precision) for x in (regions, words))
     dtype = torch.bfloat16 if precision == "int8" else getattr(torch, precision)
-    v, w = (rows_of(x, dtype) for x in own)
-    i, j = _offsets(region_offsets), _offsets(word_offsets)
+    sides = (regions, words) if precision != "int8" else (eight_bits.rounded(x, precision) for x in (regions, words))
+    v, w = (rows_of(x, dtype) for x in sides)
     if grad.numel() == 0:
         return torch.zeros_like(regions), torch.zeros_like(words), torch.zeros_like(scalars)
     grad = grad.detach().to(wide).contiguous()
     d_v, d_w = (torch.empty(x.shape, dtype=wide, device="cpu") for x in (v, w))
     d_scalars = torch.empty(scalars.numel(), dtype=torch.float64, device="cpu")
-    module = _module()
-    run = module.pair_score_backward_f64 if wide == torch.float64 else module.pair_score_backward_f32
-    run(
-        _items(v, i),
-        _items(w, j),
-        v.shape[1],
-        list(config),
-        scalars.detach().double().tolist(),
-        grad.data_ptr(),
-        grad.stride(0),
-        d_v.data_ptr(),
-        d_w.data_ptr(),
-        d_scalars.data_ptr(),
-        torch.get_num_threads(),
-        current_isa(),
-    )
+    images, captions = (v, _offsets(region_offsets)), (w, _offsets(word_offsets))
+    own = grad.data_ptr(), grad.stride(0), d_v.data_ptr(), d_w.data_ptr(), d_scalars.data_ptr()
+    _run("pair_score_backward", images, captions, config, scalars, wide, *own)
     return d_v.to(regions.dtype), d_w.to(words.dtype), d_scalars.to(scalars.dtype)

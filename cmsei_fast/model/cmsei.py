@@ -23,12 +23,14 @@ from ..data.aligned import aligned
 from ..data.batches import CaptionBatch, ImageBatch, caption_batch, image_batch
 from ..data.split import Split
 from ..data.vocabulary import Vocabulary
-from ..distributed import encoded_by_all, place_in
 from ..encoded import Encoded
+from ..exchange import place_in
 from ..progress import Steps
 from ..scorer import PairScorer
+from ..shared_encoding import encoded_by_all
 from .config import ModelConfig
 from .graph_reasoning import GraphReasoning
+from .region_dropout import kept_regions, without_regions
 from .region_encoder import RegionEncoder
 from .text_encoder import GRUEncoder, TransformerEncoder
 from .words import WordEmbedding
@@ -263,41 +265,3 @@ class CMSEI(Module):
 def _check_batch_size(value: Any) -> None:
     if not is_whole(value):
         raise ValueError(f"batch_size: expected an integer >= 1, got {value!r}")
-
-
-def kept_regions(lengths: Tensor, chance: float) -> Tensor:
-    """(ΣR,) bool: False for each region with that chance, but one of each image always stays.
-
-    Args:
-        lengths: (B,) int64 on the CPU, regions of each image.
-        chance: in [0, 1].
-    """
-    kept = torch.rand(int(lengths.sum()), device="cpu") >= chance
-    owner = torch.repeat_interleave(torch.arange(len(lengths), device="cpu"), lengths)
-    empty = torch.bincount(owner[kept], minlength=len(lengths)) == 0
-    kept[(lengths.cumsum(0) - lengths)[empty]] = True
-    return kept
-
-
-def without_regions(batch: ImageBatch, kept: Tensor) -> ImageBatch:
-    """The batch with only the regions that are ``kept`` (ΣR,) bool, and the relations between them."""
-    starts = torch.cat([batch.lengths.new_zeros(1), batch.lengths.cumsum(0)])
-    owner = torch.repeat_interleave(torch.arange(len(batch), device="cpu"), batch.lengths)
-    lengths = torch.bincount(owner[kept], minlength=len(batch))
-    new = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    number = kept.cumsum(0) - 1 - new[:-1].repeat_interleave(batch.lengths)  # of each kept region within its image
-
-    device = next(x.device for x in (batch.features, batch.labels, batch.boxes) if x is not None)
-    on, number, first = kept.to(device), number.to(device), starts.to(device)
-    parts: dict[str, Any] = {"lengths": lengths, "sizes": batch.sizes}
-    for name in ("features", "boxes", "labels"):
-        value = getattr(batch, name)
-        parts[name] = None if value is None else value[on]
-    if batch.triplets is not None and batch.owners is not None:
-        ends = first[batch.owners][:, None] + batch.triplets[:, ::2]  # (E, 2) rows of subject and object
-        both = on[ends].all(1)
-        moved = number[ends]
-        triplets = torch.stack([moved[:, 0], batch.triplets[:, 1], moved[:, 1]], 1)
-        parts |= {"triplets": triplets[both], "owners": batch.owners[both]}
-        parts["scores"] = None if batch.scores is None else batch.scores[both]
-    return ImageBatch(**parts)
