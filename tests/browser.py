@@ -19,7 +19,7 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 _SECONDS = 60
-TAB, ENTER, SPACE = "\ue004", "\ue007", " "
+TAB = "\ue004"
 LEFT, RIGHT, HOME, END = "\ue012", "\ue014", "\ue011", "\ue010"
 
 

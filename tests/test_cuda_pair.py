@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cuda_on_host import ALONE, BLOCKS, COMPILER, OUTSIDE, WARPS, Module, PairCall, PairItems, engine_on_host
-from cuda_on_host import library as host_library
-from problems import (
-    Problem,
-    attention_options,
+from cancelling import (
     check_gradients_across_levels_without_a_mean,
     check_gradients_of_zero_vectors,
     check_gradients_without_a_mean,
     check_opposite_vectors,
     check_regions_without_a_mean,
+)
+from cuda_on_host import ALONE, BLOCKS, COMPILER, OUTSIDE, WARPS, Module, PairCall, PairItems, engine_on_host
+from cuda_on_host import library as host_library
+from problems import (
+    Problem,
+    attention_options,
     computed,
     error,
     every_direction,

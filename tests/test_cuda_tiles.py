@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from cancelling import check_opposite_vectors, check_regions_without_a_mean
 from cuda_on_host import COMPILER, TileModule, engine_on_host
-from problems import E4M3_ROUNDING, check_opposite_vectors, check_regions_without_a_mean, error, magnitude
+from problems import E4M3_ROUNDING, error, magnitude
 from tiles_on_host import SCORERS, compared, items
 
 from cmsei_fast.engines import cuda, cuda_tiles

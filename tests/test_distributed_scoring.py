@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 
 import distributed_scoring_runs as runs
 import numpy as np
 import pytest
 import scoring_runs
 import torch
+from two_processes import two_processes
 
 from cmsei_fast import CMSEI, ModelConfig, cli, engines, score_matrix
 from cmsei_fast.commands.sources import load_split
@@ -25,35 +22,14 @@ from cmsei_fast.tiling import TileStream
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def start_two(*arguments, waits=(0, 1), **environment) -> list[str]:
     """What the two processes print; those that are waited for must end well."""
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
-            env=shared | environment | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
-    ]
     printed = []
-    try:
+    with two_processes([*map(str, arguments)], **environment) as processes:
         for rank in waits:
             out, error = processes[rank].communicate(timeout=200)
             assert processes[rank].returncode == 0, error
             printed.append(out)
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
     return printed
 
 

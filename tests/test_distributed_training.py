@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 import training_runs
 from safetensors.torch import load_file
-from test_training import NOISY, losses
+from training_runs import NOISY, losses
+from two_processes import two_processes
 
 from cmsei_fast import CMSEI, evaluate
 from cmsei_fast.training.log import read_log
@@ -22,23 +20,11 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="to
 
 def start_two(directory, *, finishes=True, program=(training_runs.__file__,), **options) -> list[str]:
     """What the two processes say on standard error."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, *program, str(directory), json.dumps(options)]
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
-        for rank in "01"
-    ]
     said = []
-    try:
+    with two_processes([*program, str(directory), json.dumps(options)]) as processes:
         for process in processes:
             said.append(process.communicate(timeout=400)[1])
             assert (process.returncode == 0) == finishes, said
-    finally:
-        for process in processes:
-            process.kill()
     return said
 
 

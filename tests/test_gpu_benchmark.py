@@ -14,7 +14,7 @@ from typing import Any
 import beside
 import pytest
 import torch
-from test_triton_interpreter import reason
+from triton_here import no_interpreter
 
 pytest_plugins = ["pytester"]
 
@@ -41,7 +41,7 @@ def measured() -> dict[str, Any]:
         return found
 
 
-@pytest.mark.skipif(reason() is not None, reason=str(reason()))
+@pytest.mark.skipif(no_interpreter() is not None, reason=str(no_interpreter()))
 @pytest.mark.beside(work=measured)
 def test_every_measure_runs(outcome: dict[str, Any]) -> None:
     found = outcome

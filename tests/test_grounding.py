@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import training_runs
-from test_training import NOISY, losses
+from training_runs import NOISY, losses
 
 from cmsei_fast import Attention, Encoded, PairScorer, explain, nn
 from cmsei_fast.data import Split

@@ -6,16 +6,20 @@ import itertools
 
 import pytest
 import torch
-from conftest import BACKENDS, Backend
-from problems import (
-    E4M3_ROUNDING,
-    TF32_ROUNDING,
-    Problem,
+from cancelling import (
     check_gradients_across_levels_without_a_mean,
     check_gradients_of_zero_vectors,
     check_gradients_without_a_mean,
     check_opposite_vectors,
     check_regions_without_a_mean,
+    of_one_size,
+    without_a_mean,
+)
+from conftest import BACKENDS, Backend
+from problems import (
+    E4M3_ROUNDING,
+    TF32_ROUNDING,
+    Problem,
     computed,
     error,
     every_direction,
@@ -26,7 +30,6 @@ from problems import (
     thinned,
     truth,
     whole_scores,
-    without_a_mean,
 )
 
 from cmsei_fast.engines import triton
@@ -145,7 +148,7 @@ def test_images_whose_regions_have_no_mean(length: int, engine: str) -> None:
 @pytest.mark.parametrize("engine", ["triton"] if triton.interpreted() else ["eager", "native"])
 def test_eight_steps_over_regions_without_a_mean(engine: str) -> None:
     """|U|² of a word that attends to all of them alike is rounding, below 0 as often as above."""
-    v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (36,) * 3, (1,) * 3, 64).tensors()
+    v, w, v_offsets, w_offsets = of_one_size(3, 1)
     v, w = without_a_mean(v, 3).float(), w.float()
     scorer = PairScorer(Attention(norm="softmax", steps=8))
     scores = pair_score(v, w, v_offsets, w_offsets, scorer=scorer, engine=engine)

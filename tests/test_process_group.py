@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
-from test_distributed_scoring import free_port
 from training_runs import SMALL, tiny_model, tiny_split, write_splits
+from two_processes import free_port, two_processes
 
 from cmsei_fast.exchange import Exchange, ProcessLost
 from cmsei_fast.process_group import process_group, together
@@ -28,26 +25,12 @@ def folder(tmp_path_factory):
 
 def run_two(folder, *commands) -> list[str]:
     """What two processes say of their error, each its own command line; they must end soon, with one line each."""
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "cmsei_fast", *command],
-            cwd=folder,
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, command in enumerate(commands)
-    ]
     said = []
-    try:
+    started = (["-m", "cmsei_fast", *command] for command in commands)
+    with two_processes(*started, cwd=folder, OMP_NUM_THREADS="1") as processes:
         for process in processes:
             said.append(process.communicate(timeout=100)[1])  # torch's own wait is 1,800 s
             assert process.returncode == 2, said
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
     assert [text.count("\n") for text in said] == [1, 1], said
     return [text.removeprefix("cmsei-fast: error: ").rstrip("\n") for text in said]
 
@@ -141,15 +124,6 @@ with process_group("cpu"):
 
 
 def test_a_process_that_dies_in_a_step_of_training_is_told(folder):
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", DIES], env=shared | {"RANK": rank}, stdout=subprocess.PIPE, text=True)
-        for rank in "01"
-    ]
-    try:
+    with two_processes(["-c", DIES]) as processes:
         told = processes[0].communicate(timeout=100)[0]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
     assert told == "a process of the group is lost, or does not answer\n" * 2

@@ -8,29 +8,17 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import training_runs
 from safetensors.torch import load_file
+from training_runs import NOISY, losses
 
 from cmsei_fast.data import Vocabulary
 from cmsei_fast.training import TrainConfig, train
 from cmsei_fast.training.log import read_log
-
-NOISY = {
-    "model": {"dropout": 0.2, "word_dropout": 0.1, "region_dropout": 0.2},
-    "average": 0.9,
-    "checkpoint_every": 2,
-    "loss": "infonce",
-    "grounding": 0.5,
-}
-
-
-def losses(directory) -> list[float]:
-    return [record["loss"] for record in read_log(Path(directory) / "log.jsonl") if "loss" in record]
 
 
 def start(directory, **options) -> subprocess.CompletedProcess:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from problems import offsets
-from test_triton_compiled import OLDER, SHARED, Compiled, build
-from test_triton_interpreter import TESTS, interpreted, reason, too_old
+from triton_compiler import OLDER, SHARED, Compiled, build
+from triton_here import TESTS, interpreted, no_interpreter, too_old
 
 from cmsei_fast import PairScorer, engines
 from cmsei_fast.engines import triton as engine
@@ -24,7 +24,7 @@ compiles = pytest.mark.skipif(
     engine.interpreted() or too_old() is not None,
     reason=too_old() or "Triton interprets its kernels in this process",
 )
-interprets = pytest.mark.skipif(reason() is not None, reason=str(reason()))
+interprets = pytest.mark.skipif(no_interpreter() is not None, reason=str(no_interpreter()))
 SCAN, CMSEI = PairScorer.scan_t2i(), PairScorer.cmsei()
 
 

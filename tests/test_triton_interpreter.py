@@ -8,53 +8,16 @@ tests/test_attention_options.py tests/test_relation_attention.py``.
 from __future__ import annotations
 
 import re
-import sys
-from importlib.metadata import version
-from pathlib import Path
 
-import beside
-import numpy as np
 import pytest
+from triton_here import TESTS, interpreted, no_interpreter
 
-from cmsei_fast import engines
-from cmsei_fast.engines import triton
-
-TESTS = Path(__file__).resolve().parent
 # Too many pairs, or every problem at once: only with CMSEI_TRITON_GRID.
 TOO_SLOW = (
     "not many_chunks and not usually_much_better and not threads and not smaller_than_the_problem and not bad_input"
 )
 
-
-def too_old() -> str | None:
-    """What the engine says of a Triton that it does not take; None if it takes this one."""
-    missing = engines.unavailable("triton") or ""
-    return missing if missing.startswith("it needs triton") else None
-
-
-def reason() -> str | None:
-    """Why there is nothing to run here; None if there is."""
-    if triton.interpreted():
-        return "in the interpreter already"
-    if "cannot be imported" in (engines.unavailable("triton") or ""):
-        return "no triton here"
-    if (missing := too_old()) is not None:
-        return missing
-    old = tuple(map(int, version("triton").split(".")[:2])) < (3, 7)
-    if old and tuple(map(int, np.__version__.split(".")[:2])) >= (2, 4):
-        return "the interpreter of triton before 3.7 needs numpy before 2.4"
-    return None
-
-
-pytestmark = pytest.mark.skipif(reason() is not None, reason=str(reason()))
-
-
-def interpreted(*arguments: str, **variables: str) -> str:
-    """What a process in the interpreter prints, with these environment variables; it must succeed."""
-    variables = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", **variables}
-    done = beside.run([sys.executable, *arguments], 1800, **variables)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    return done.stdout
+pytestmark = pytest.mark.skipif(no_interpreter() is not None, reason=str(no_interpreter()))
 
 
 def every_engine(file: str) -> str:

@@ -16,10 +16,18 @@ from cmsei_fast.data.from_scenes import split_from_scenes
 from cmsei_fast.data.vocabulary import Vocabulary
 from cmsei_fast.model import ModelConfig
 from cmsei_fast.training import TrainConfig, train
-from cmsei_fast.training.log import Log
+from cmsei_fast.training.log import Log, read_log
 
 # Options of `cmsei-fast train`.
 SMALL = ["--width", "32", "--heads", "4", "--word-width", "24", "--epochs", "2", "--batch-size", "16", "--quiet"]
+# Options of `run` with everything that draws random numbers or stands in a checkpoint.
+NOISY = {
+    "model": {"dropout": 0.2, "word_dropout": 0.1, "region_dropout": 0.2},
+    "average": 0.9,
+    "checkpoint_every": 2,
+    "loss": "infonce",
+    "grounding": 0.5,
+}
 
 
 def tiny_split(groups: int = 4, seed: int = 0):
@@ -51,6 +59,11 @@ def run(directory, *, resume=False, model=None, validated=True, **training):
     validation = split if validated else None
     train(made, split, validation, Path(directory), config(**training), resume=resume, device="cpu", progress=False)
     return made
+
+
+def losses(directory) -> list[float]:
+    """The loss of each step, by the log."""
+    return [record["loss"] for record in read_log(Path(directory) / "log.jsonl") if "loss" in record]
 
 
 def threads() -> list[str]:
