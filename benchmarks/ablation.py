@@ -20,6 +20,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -156,8 +157,17 @@ def data_flags(trained: argparse.ArgumentParser) -> None:
     trained.add_argument("--word-vectors", required=True)
 
 
-def told(found: dict[str, Any]) -> str:
-    """The line that is printed of a run."""
+def make_rows(run: Callable[..., dict[str, Any]], arguments: argparse.Namespace, training: Split, test: Split) -> None:
+    """Makes every row that is asked for with every seed, by the study's ``run``."""
+    wanted = {
+        f"{row}-{seed}": partial(run, row, seed, training, test, arguments.word_vectors)
+        for seed in arguments.seeds
+        for row in arguments.rows
+    }
+    runs.make(arguments.runs, wanted, _told, arguments.threads)
+
+
+def _told(found: dict[str, Any]) -> str:
     rsum, seconds = found["metrics"]["rSum"], found["seconds_per_epoch"]
     return f"{found['row']} {found['seed']}: rSum {rsum:.1f}, {seconds:.1f} s an epoch"
 
@@ -171,13 +181,7 @@ def main() -> None:
         record = collect(arguments.runs)
         runs.publish(record, RESULTS, render(record), PAGE, MARKS)
         return
-    training, test = load(arguments.folder)
-    wanted = {
-        f"{row}-{seed}": partial(run, row, seed, training, test, arguments.word_vectors)
-        for seed in arguments.seeds
-        for row in arguments.rows
-    }
-    runs.make(arguments.runs, wanted, told, arguments.threads)
+    make_rows(run, arguments, *load(arguments.folder))
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import runs
-from benchmarks.ablation import MODEL, PAGE, ROWS, TRAINING, data_flags, load, measure, told
+from benchmarks.ablation import MODEL, PAGE, ROWS, TRAINING, data_flags, load, make_rows, measure
 from benchmarks.pages import ROOT
 from cmsei_fast import PairScorer
 from cmsei_fast.data import Split
@@ -103,13 +102,7 @@ def main() -> None:
         record = collect(arguments.runs)
         runs.publish(record, RESULTS, render(record), PAGE, MARKS)
         return
-    training, test = parted(load(arguments.folder)[0])
-    wanted = {
-        f"{row}-{seed}": partial(run, row, seed, training, test, arguments.word_vectors)
-        for seed in arguments.seeds
-        for row in arguments.rows
-    }
-    runs.make(arguments.runs, wanted, told, arguments.threads)
+    make_rows(run, arguments, *parted(load(arguments.folder)[0]))
 
 
 if __name__ == "__main__":

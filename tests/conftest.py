@@ -7,7 +7,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -230,3 +230,10 @@ def building() -> ModuleType:
         patch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "csrc"))
         importlib.import_module("building.command")
     return sys.modules["building"]
+
+
+@pytest.fixture
+def of_benchmarks(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a module of ``benchmarks/``, which is not installed with the package."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1])
+    return lambda name: importlib.import_module(f"benchmarks.{name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def ablation(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script; benchmarks are not installed with the package."""
-    monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import ablation
-
-    return ablation
+def ablation(of_benchmarks: Callable[[str], Any]) -> Any:
+    """The script."""
+    return of_benchmarks("ablation")
 
 
 def test_page_is_what_the_results_give(ablation: Any) -> None:
@@ -97,3 +95,24 @@ def test_a_row_runs(ablation: Any, row: str, tmp_path: Path, monkeypatch: pytest
     assert math.isfinite(result["metrics"]["rSum"])
     assert result["seconds_per_epoch"] > 0
     assert (result["scorer"]["i2t"] is None) == (row == "scan")
+
+
+def test_the_command_makes_what_is_asked_for_once(
+    ablation: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(row: str, seed: int, *given: str) -> dict[str, Any]:
+        assert given == ("training", "test", "vectors.txt")
+        return {"row": row, "seed": seed, "metrics": {"rSum": 10.0 * seed}, "seconds_per_epoch": 1.5}
+
+    monkeypatch.setattr(ablation, "load", lambda folder: ("training", "test"))
+    monkeypatch.setattr(ablation, "run", run)
+    where = ["folder", "--word-vectors", "vectors.txt", "--runs", str(tmp_path / "new" / "runs")]
+    monkeypatch.setattr("sys.argv", ["ablation", "train", *where, "--seeds", "3", "4", "--rows", "scan", "i2t"])
+    for told in ("scan 3: rSum 30.0, 1.5 s an epoch\ni2t 3: rSum 30.0, 1.5 s an epoch\n", ""):
+        ablation.main()
+        printed = capsys.readouterr().out
+        assert printed.startswith(told)
+        assert printed.count("\n") == 2 * told.count("\n")
+    assert {path.name for path in (tmp_path / "new" / "runs").glob("*.json")} == {
+        f"{row}-{seed}.json" for row in ("scan", "i2t") for seed in (3, 4)
+    }

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module; benchmarks are not installed with the package."""
-    monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import machine
-
-    return machine
+def machine(of_benchmarks: Callable[[str], Any]) -> Any:
+    """The module."""
+    return of_benchmarks("machine")
 
 
 def test_what_results_are_made_into_is_no_change_of_the_source(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def clutter(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script; benchmarks are not installed with the package."""
-    monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import clutter
-
-    return clutter
+def clutter(of_benchmarks: Callable[[str], Any]) -> Any:
+    """The script."""
+    return of_benchmarks("clutter")
 
 
 def test_page_is_what_the_results_give(clutter: Any) -> None:
@@ -49,3 +47,17 @@ def test_a_row_runs(clutter: Any, row: str) -> None:
     assert (result["row"], result["regions"], result["seed"]) == (row, 6, 3)
     assert 0 <= result["group"] <= 100
     assert math.isfinite(result["rSum"])
+
+
+def test_the_command_makes_what_is_asked_for(
+    clutter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(row: str, regions: int, seed: int) -> dict[str, Any]:
+        return {"row": row, "regions": regions, "seed": seed, "group": 50.0, "rSum": 300.0, "seconds": 7.0}
+
+    monkeypatch.setattr(clutter, "run", run)
+    asked = ["--seeds", "0", "--regions", "8", "9", "--rows", "flat"]
+    monkeypatch.setattr("sys.argv", ["clutter", "train", "--runs", str(tmp_path), *asked])
+    clutter.main()
+    assert capsys.readouterr().out == "flat 8 0: 50.0 %, 7 s\nflat 9 0: 50.0 %, 7 s\n"
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["flat-8-0.json", "flat-9-0.json"]

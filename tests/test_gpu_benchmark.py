@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script; benchmarks are not installed with the package."""
-    monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import gpu
-
-    return gpu
+def gpu(of_benchmarks: Callable[[str], Any]) -> Any:
+    """The script."""
+    return of_benchmarks("gpu")
 
 
 def measured() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def little(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script; benchmarks are not installed with the package."""
-    monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import little_data
-
-    return little_data
+def little(of_benchmarks: Callable[[str], Any]) -> Any:
+    """The script."""
+    return of_benchmarks("little_data")
 
 
 def test_page_is_what_the_results_give(little: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from typing import Any
 
 import documents
@@ -17,12 +18,9 @@ NEWEST = PINNED[0]  # makes the committed plots
 
 
 @pytest.fixture
-def plots(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The generator of the plots; benchmarks are not installed with the package."""
-    monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import plots
-
-    return plots
+def plots(of_benchmarks: Callable[[str], Any]) -> Any:
+    """The generator of the plots."""
+    return of_benchmarks("plots")
 
 
 def test_readme_shows_the_plots_there_are(plots: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,9 @@ COMMANDS = (
 
 
 @pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The generator of the table; benchmarks are not installed with the package."""
-    monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import table
-
-    return table
+def table(of_benchmarks: Callable[[str], Any]) -> Any:
+    """The generator of the table."""
+    return of_benchmarks("table")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script; benchmarks are not installed with the package."""
-    monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import relation_words
-
-    return relation_words
+def script(of_benchmarks: Callable[[str], Any]) -> Any:
+    """The script."""
+    return of_benchmarks("relation_words")
 
 
 def test_page_is_what_the_results_give(script: Any) -> None:
@@ -110,3 +108,20 @@ def test_a_model_is_trained_once_and_looked_at(script: Any, tmp_path: Path, monk
     assert (found["seed"], found["grounding"]) == (7, 0.1)
     assert 0 < found["rSum"] <= 600
     assert found["rows"][0]["captions"] >= 1
+
+
+def test_the_command_makes_what_is_asked_for(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], threads: None
+) -> None:
+    def made(directory: Path, weight: float, seed: int, *given: str) -> dict[str, Any]:
+        assert (directory.name, given) == (f"{weight:g}-{seed}", ("training", "test", "vectors.txt"))
+        return {"seed": seed, "grounding": weight, "rSum": 240.0, "rows": []}
+
+    monkeypatch.setattr(script, "load", lambda folder: ("training", "test"))
+    monkeypatch.setattr(script, "made", made)
+    where = ["folder", "--word-vectors", "vectors.txt", "--runs", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["relation_words", "train", *where, "--seeds", "5"])
+    script.main()
+    told = ("weight 0, seed 5: rSum 240.0\n", "weight 0.1, seed 5: rSum 240.0\n")
+    assert capsys.readouterr().out == "".join(told)
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["0-5.json", "0.1-5.json"]
