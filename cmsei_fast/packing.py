@@ -128,7 +128,7 @@ def make_items(name: str, item: str, data: Any, lengths: np.ndarray | None, prec
 
 
 def runs(offsets: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
-    """Cuts items with those offsets into runs of at most ``limit`` rows, at least one item each."""
+    """Cuts items with offsets (n + 1,) into runs (first, last) of at most ``limit`` rows, at least one item each."""
     first, count = 0, len(offsets) - 1
     while first < count:
         last = int(np.searchsorted(offsets, offsets[first] + limit, side="right")) - 1

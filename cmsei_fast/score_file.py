@@ -157,7 +157,7 @@ class ScoreFile:
             self._record.join()
 
     def write(self, i: int, j: int, tile: Tensor) -> int:
-        """Takes the scores of a tile in, to be marked within ``MARK_EVERY`` seconds; gives the number of them."""
+        """Takes a tile's scores (images, captions), to be marked within ``MARK_EVERY`` seconds; gives their number."""
         rows, columns = self._grid.rows(i), self._grid.columns(j)
         values = np.ascontiguousarray(tile.cpu().numpy(), dtype=self._dtype)
         whole = values.shape[1] == self._shape[1]

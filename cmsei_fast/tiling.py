@@ -282,7 +282,10 @@ class TileStream:
 
 
 def call_engine(operator: str, problem: Problem, part: Part, precision: str | None = None, *more: Any) -> Tensor:
-    """What an operator of the problem's engine gives for the features of a tile, in the precision or the problem's."""
+    """Scores (images, captions) of a tile by an operator of the problem's engine, in the precision or the problem's.
+
+    Those of ``pair_score_listed`` are (n,), of the pairs that ``more`` marks.
+    """
     module = engines.get(problem.engine)
     scalars = torch.tensor(problem.scorer.scalars(), dtype=problem.dtype, device="cpu")
     # Neither autocast nor a default device set elsewhere may reach the engine.

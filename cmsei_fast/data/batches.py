@@ -90,7 +90,7 @@ class CaptionBatch:
 
 
 def image_batch(split: Split, images: Sequence[int] | np.ndarray) -> ImageBatch:
-    """Reads some images of a split, in the order given."""
+    """Reads images (n,) of a split, in the order given."""
     chosen = np.asarray(images, dtype=np.int64)
     rows, offsets = gather(split.offsets, chosen)
     parts: dict[str, Any] = {"lengths": np.diff(offsets)}

@@ -193,7 +193,7 @@ def offsets_of(counts: Any) -> np.ndarray:
 
 
 def gather(offsets: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of some items of a packed array, and the items' offsets among them; both int64."""
+    """Rows (T,) of some items (n,) of a packed array with offsets (N + 1,), and their own offsets (n + 1,); int64."""
     chosen = offsets_of(offsets[items + 1] - offsets[items])
     rows = np.repeat(offsets[items] - chosen[:-1], np.diff(chosen)) + np.arange(chosen[-1])
     return rows, chosen

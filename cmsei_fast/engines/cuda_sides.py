@@ -128,7 +128,7 @@ def _blocks(rows: Tensor, alike: Alike, dtype: torch.dtype) -> Tensor:
 
 
 def make_side(rows: Tensor, where: Layout, precision: str) -> Side:
-    """Rounds the rows and computes their Gram matrices, by a library's products of items of one length."""
+    """Rounds the rows (rows, D) and computes their Gram matrices, by a library's products of items of one length."""
     wide = accumulator(precision)
     rows = rows.to(PRECISIONS[precision])
     if not rows.is_cuda:  # a CPU's product would round its output

@@ -59,7 +59,7 @@ class Side:
         self.groups = [(int(n), ids) for n, ids in _runs(ordered, order)]
 
     def chunk(self, length: int, items: Tensor) -> Chunk:
-        """Some items of that length; a view of the features where they lie one behind another."""
+        """Items (X,) of that length; a view of the features where they lie one behind another."""
         starts, width = self._starts[items], self._flat.shape[1]
         first, last = int(starts[0]), int(starts[-1]) + length
         if last - first == length * len(items):

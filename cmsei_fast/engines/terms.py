@@ -99,7 +99,7 @@ def accumulator(precision: str) -> torch.dtype:
 
 
 def narrow_labels(labels: Tensor, tables: bool) -> Tensor:
-    """Labels of relations as kernels read them: int32, contiguous.
+    """Labels (B, R, R) of relations as kernels read them: int32, contiguous.
 
     Without tables a label may be any integer, of which only 0 says something: 2³² must not become 0 in 32 bits.
     """

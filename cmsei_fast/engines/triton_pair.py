@@ -58,7 +58,7 @@ def pass_precision(options: dict[str, Any], precision: str) -> str:
 def sides(
     regions: Tensor, words: Tensor, region_offsets: Tensor, word_offsets: Tensor, precision: str, chunk: int
 ) -> tuple[Side, Side]:
-    """Images and captions, cut so that a chunk of each has about ``chunk`` inner products."""
+    """Images (ΣR, D) and captions (ΣL, D), cut so that a chunk of each has about ``chunk`` inner products."""
     images = make_side(regions, layout(region_offsets, max(1, int(chunk**0.5)), regions.device), precision)
     widest = max(c.rows.stop - c.rows.start for c in images.layout.chunks)
     captions = make_side(words, layout(word_offsets, min(_MOST_ROWS, max(1, chunk // widest)), words.device), precision)

@@ -78,7 +78,7 @@ def _layout(offsets: bytes, limit: int, device: str) -> Layout:
 
 
 def layout(offsets: Tensor, limit: int, device: torch.device) -> Layout:
-    """The layout of items of at most ``MAX_ROWS`` rows in chunks of about ``limit`` rows."""
+    """The layout of items with offsets (items + 1,), at most ``MAX_ROWS`` rows each, in chunks of about ``limit``."""
     return _layout(offsets.numpy().tobytes(), limit, str(device))
 
 
@@ -99,7 +99,7 @@ class Side:
 
 
 def make_side(rows: Tensor, where: Layout, precision: str) -> Side:
-    """Rounds the rows and computes their Gram matrices."""
+    """Rounds the rows (rows, D) and computes their Gram matrices."""
     from cmsei_fast.kernels.gram import item_grams
 
     wide = accumulator(precision)

@@ -26,7 +26,7 @@ def layout(explanation: Explanation) -> tuple[np.ndarray, Point]:
 
 
 def strengths(shares: np.ndarray) -> np.ndarray:
-    """How strongly each share is drawn, in [0, 1]: its part of the largest, all faint where they are about even."""
+    """How strongly shares (n,) are drawn, in [0, 1]: each by its part of the largest, all faint where they are even."""
     shares = shares / max(float(shares.max()), 1e-12)
     if len(shares) == 1:
         return shares

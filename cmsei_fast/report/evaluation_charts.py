@@ -24,7 +24,7 @@ _VALIDATED = {
 
 
 def rank_bins(ranks: np.ndarray) -> tuple[list[str], list[float]]:
-    """Names of the bins and the percentage of ranks in each; NaN, a query that asks nothing, counts nowhere.
+    """Names of the bins and the percentage of ranks (n,) in each; NaN, a query that asks nothing, counts nowhere.
 
     A bin ``3–5`` holds ranks above 2 and up to 5: what recalls count, so that the first bin is R@1.
     """
@@ -101,7 +101,7 @@ def _series(records: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.nd
 def thinned(
     steps: np.ndarray, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Steps and values; of more than ``_POINTS`` the means of equal runs, and their quartiles."""
+    """Steps (n,) and values (n,); of more than ``_POINTS`` the means of equal runs, and their quartiles."""
     if len(steps) <= _POINTS:
         return steps, values, None, None
     runs = np.array_split(np.arange(len(steps)), _POINTS)

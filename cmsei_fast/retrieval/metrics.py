@@ -127,7 +127,7 @@ def check_map(n_image: int, n_caption: int, captions_per_image: int, caption_to_
 
 
 def split_folds(owner: np.ndarray, n_image: int, folds: int) -> list[Fold]:
-    """Equal runs of images with their captions.
+    """Equal runs of images with their captions, by the image (n_caption,) int64 of each.
 
     Raises:
         ValueError: if the folds do not divide the images or one of them has no caption.

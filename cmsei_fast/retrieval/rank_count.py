@@ -55,7 +55,7 @@ class RankCount:
         return out
 
     def add_own(self, rows: slice, columns: slice, tile: Tensor) -> None:
-        """Notes the scores of the true pairs in a tile."""
+        """Notes the scores of the true pairs in a tile (images, captions)."""
         image = self.owner[columns]
         mine = np.nonzero((image >= rows.start) & (image < rows.stop))[0]
         at = torch.from_numpy(mine).to(self._device)
@@ -92,7 +92,7 @@ class RankCount:
         self._best_own = torch.bincount(owner[self.own == best[owner]], minlength=len(best))
 
     def count(self, rows: slice, columns: slice, tile: Tensor) -> None:
-        """Counts what a tile has above and equal to the true pairs, within the folds. Each tile once."""
+        """Counts what a tile (images, captions) has above and equal to the true pairs, within the folds. Each once."""
         folds = self._caption_fold[columns]
         first, last = self._image_fold[rows.start], self._image_fold[rows.stop - 1]
         for fold in range(first, last + 1):
