@@ -17,11 +17,11 @@ import safetensors
 import torch
 
 from .data.files import replacing
+from .data.identity import identity
 from .data.rows import MappedRows
 from .encoded import Encoded
 from .exchange import Exchange
 from .model.pretrained import write_tensors
-from .training.identity import identity
 
 if TYPE_CHECKING:
     from .data.split import Split

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import engines
+from ..data.identity import identity, vocabulary_identity
 from ..data.json_object import write_json
 from ..data.split import Split
 from ..exchange import Exchange
@@ -24,11 +25,10 @@ from ..process_group import agreed_engine, default_group, process_group, rank_an
 from ..progress import Steps
 from ..retrieval import RecallMetrics, evaluate
 from . import checkpoint as disk
-from .alone import alone_in
 from .batches import Batches
 from .config import TrainConfig
+from .directory_lock import alone_in
 from .distributed import average_gradients, broadcast_state
-from .identity import identity, vocabulary_identity
 from .log import Log
 from .mentions import find_mentions
 from .objective import Objective

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..data.split import Split
-from ..data.vocabulary import Vocabulary
 from ..fingerprint import sample_of
+from .split import Split
+from .vocabulary import Vocabulary
 
 
 def identity(split: Split) -> dict[str, Any]:
