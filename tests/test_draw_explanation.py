@@ -98,28 +98,6 @@ def test_command(files, tmp_path, capsys):
     assert drawn(out).std() > 10
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--picture", "x.gif"], "--picture: expected a file that ends in .png or .svg, got x.gif"),
-        (["--picture", "no/x.png"], "--picture: expected a file in an existing directory"),
-        (["--picture", "x.png", "--image-file", "no.jpg"], "--image-file: expected an image file, got no.jpg"),
-        (["--picture", "x.png", "--word", "zorblax"], "word: expected one of the caption's words"),
-        (["--picture", "x.png", "--step", "3"], "--step: expected a step from 1 to 2, got 3"),
-        (["--word", "a"], "--picture or --page: expected a file (--word needs one), got none"),
-    ],
-)
-def test_bad_input(files, tmp_path, capsys, monkeypatch, options, message):
-    monkeypatch.chdir(tmp_path)
-    arguments = ["explain", str(files / "s.h5"), "--model", str(files / "model"), "--image", "0"]
-    assert cli.main([*arguments, *options]) == 2
-    printed = capsys.readouterr()
-    assert message in printed.err
-    assert printed.err.count("\n") == 1
-    assert printed.out == ""
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_without_matplotlib(found, files, tmp_path, capsys, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else find(name, *a))

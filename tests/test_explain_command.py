@@ -63,18 +63,32 @@ def test_a_sentence_of_no_known_word_is_told(files, capsys):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("s.h5", ["--image", "4"], "--image: expected a name in the split or an index from 0 to 3, got 4"),
-        ("s.h5", ["--image", "-1"], "--image: expected a name in the split or an index from 0 to 3, got -1"),
-        ("s.h5", ["--image", "0", "--json", "no/x.json"], "--json: expected a file in an existing directory"),
-        ("bare.h5", ["--image", "0"], "boxes: expected images with boxes"),
-        ("s.h5", ["--image", "0", "--device", "cuda:77"], "device: expected an available device (GPUs that torch can"),
+        ("s.h5", "--image 4", "--image: expected a name in the split or an index from 0 to 3, got 4"),
+        ("s.h5", "--image -1", "--image: expected a name in the split or an index from 0 to 3, got -1"),
+        ("s.h5", "--image 0 --json no/x.json", "--json: expected a file in an existing directory"),
+        ("bare.h5", "--image 0", "boxes: expected images with boxes"),
+        ("s.h5", "--image 0 --device cuda:77", "device: expected an available device (GPUs that torch can"),
+        ("s.h5", "--image 0 --picture x.gif", "--picture: expected a file that ends in .png or .svg, got x.gif"),
+        ("s.h5", "--image 0 --picture no/x.png", "--picture: expected a file in an existing directory"),
+        ("s.h5", "--image 0 --picture x.png --image-file no.jpg", "--image-file: expected an image file, got no.jpg"),
+        ("s.h5", "--image 0 --picture x.png --word zorblax", "word: expected one of the caption's words"),
+        ("s.h5", "--image 0 --picture x.png --step 3", "--step: expected a step from 1 to 2, got 3"),
+        ("s.h5", "--image 0 --word a", "--picture or --page: expected a file (--word needs one), got none"),
+        ("s.h5", "--image 0 --page no/x.html", "--page: expected a file in an existing directory"),
+        ("s.h5", "--image 0 --page x.html --word zorblax", "word: expected one of the caption's words"),
+        ("s.h5", "--image 0 --page x.html --step 3", "--step: expected a step from 1 to 2, got 3"),
+        ("s.h5", "--image 0 --step 0", "--step: expected a step from 1 to 2, got 0"),
+        ("s.h5", "--image 0 --page x.html --image-file no.jpg", "--image-file: expected an image file, got no.jpg"),
     ],
 )
 def test_bad_input(files, tmp_path, capsys, monkeypatch, name, options, message):
+    if "--picture" in options or "--image-file" in options:
+        pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra plot)")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["explain", str(files / name), "--model", str(files / "model"), *options]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("cmsei-fast: error: ")
-    assert message in error
-    assert error.count("\n") == 1
+    assert cli.main(["explain", str(files / name), "--model", str(files / "model"), *options.split()]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("cmsei-fast: error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
     assert list(tmp_path.iterdir()) == []

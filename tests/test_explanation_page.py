@@ -187,27 +187,6 @@ def test_command(files, tmp_path, capsys):
     assert f": {first.max():.2f}," in told
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--page", "no/x.html"], "--page: expected a file in an existing directory"),
-        (["--page", "x.html", "--word", "zorblax"], "word: expected one of the caption's words"),
-        (["--page", "x.html", "--step", "3"], "--step: expected a step from 1 to 2, got 3"),
-        (["--step", "0"], "--step: expected a step from 1 to 2, got 0"),
-        (["--page", "x.html", "--image-file", "no.jpg"], "--image-file: expected an image file, got no.jpg"),
-    ],
-)
-def test_bad_input(files, tmp_path, capsys, monkeypatch, options, message):
-    monkeypatch.chdir(tmp_path)
-    arguments = ["explain", str(files / "s.h5"), "--model", str(files / "model"), "--image", "0"]
-    assert cli.main([*arguments, *options]) == 2
-    printed = capsys.readouterr()
-    assert message in printed.err
-    assert printed.err.count("\n") == 1
-    assert printed.out == ""
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_refusals(found, tmp_path, monkeypatch):
     with pytest.raises(TypeError, match="explanation: expected an Explanation, got dict"):
         save_page(found.to_dict(), tmp_path / "a.html")
