@@ -78,6 +78,8 @@ def dtype_of(name: str, value: Any) -> torch.dtype:
         dtype = narrow.get((value.dtype.kind, value.dtype.itemsize))
     if dtype is None:
         got = str(value.dtype).removeprefix("torch.")
+        if isinstance(value, np.ndarray) and got == "object" and value.ndim == 1:  # items of unlike shapes
+            got += _way_out(list(value))
         raise TypeError(f"{name}: expected a floating dtype (float16, bfloat16, float32 or float64), got {got}")
     return dtype
 
@@ -94,6 +96,17 @@ def check_tensor(name: str, value: Any) -> None:
     kind_of(name, value)
     dtype_of(name, value)
     check_features(name, value)
+
+
+def check_padded_tensor(features: Any) -> None:
+    """A floating tensor of padded items (n, rows, D).
+
+    Raises:
+        TypeError, ValueError: as :func:`check_tensor` has it, and for another rank.
+    """
+    check_tensor("features", features)
+    if features.dim() != 3:
+        raise ValueError(f"features: expected 3 dimensions (n, rows, D), got shape {tuple(features.shape)}")
 
 
 def check_features(name: str, value: Any) -> None:
@@ -120,8 +133,11 @@ def check_agreement(images: Any, captions: Any) -> None:
     """
     tensors = isinstance(images, torch.Tensor), isinstance(captions, torch.Tensor)
     if tensors[0] != tensors[1]:
-        a, b = ("a torch tensor" if tensor else "a numpy array or an h5py dataset" for tensor in tensors)
-        raise TypeError(f"captions: expected {a} (as images), got {b}")
+        kinds = {"torch": "a torch tensor", "numpy": "a numpy array", "h5py": "an h5py dataset"}
+        expected = kinds["torch"] if tensors[0] else f"{kinds['numpy']} or {kinds['h5py']}"
+        got = kinds[kind_of("captions", captions)]
+        way = {kinds["numpy"]: "; torch.from_numpy makes one", kinds["torch"]: "; .detach().cpu().numpy() makes one"}
+        raise TypeError(f"captions: expected {expected} (as images), got {got}{way.get(got, '')}")
     if tensors[0] and images.device != captions.device:
         raise ValueError(f"captions: expected a tensor on {images.device} (as images), got one on {captions.device}")
     if tensors[0] and images.device.type == "meta":
@@ -143,8 +159,16 @@ def check_lengths(name: str, lengths: Any, item: str, shape: tuple[int, ...]) ->
     features = name.split("_")[0] + "s"
     if lengths is None:
         if packed:
-            raise ValueError(f"{name}: expected the number of rows of each {item} ({features} are packed), got None")
+            way = f"where a row is {'an' if item == 'image' else 'a'} {item}, {features}[:, None] have one each"
+            raise ValueError(
+                f"{name}: expected the number of rows of each {item} ({features} are packed), got None; {way}"
+            )
         return None
+    if not packed and tuple(getattr(lengths, "shape", ())) == shape[:2]:
+        way = f"of a mask, {features}[mask > 0] are the rows that it keeps and mask.sum(1) their lengths"
+        if not name.endswith("_lengths"):
+            way = "cmsei_fast.Encoded.from_mask takes a mask"
+        raise ValueError(f"{name}: expected one dimension, got shape {shape[:2]}; {way}")
     array = integers(name, lengths)
     if array.ndim != 1:
         raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
@@ -159,6 +183,37 @@ def check_lengths(name: str, lengths: Any, item: str, shape: tuple[int, ...]) ->
     if packed and (total := int(array.sum())) != shape[0]:
         raise ValueError(f"{name}: expected lengths that sum to {shape[0]} (the rows of {features}), got {total}")
     return array
+
+
+def check_mask(mask: Any, shape: tuple[int, int]) -> torch.Tensor:
+    """A mask (n, L) of those items as bool on the CPU.
+
+    Raises:
+        TypeError: for another type, or a dtype that is neither bool nor of integers.
+        ValueError: for another shape, an integer that is not 0 or 1, an item of which nothing is kept, or a tensor
+            without data.
+    """
+    if not isinstance(mask, (torch.Tensor, np.ndarray)):
+        raise TypeError(
+            f"mask: expected a tensor or an array of bool or of integers 0 and 1, got {type(mask).__name__}"
+        )
+    check_holds_data("mask", mask)
+    if tuple(mask.shape) != shape:
+        raise ValueError(f"mask: expected shape {shape} (items, rows of features), got {tuple(mask.shape)}")
+    if isinstance(mask, np.ndarray):
+        if mask.dtype.kind not in "biu":
+            raise TypeError(f"mask: expected bool or integers 0 and 1, got {mask.dtype}")
+        mask = torch.from_numpy(np.array(mask, dtype=np.int64))
+    elif mask.is_floating_point() or mask.is_complex():
+        raise TypeError(f"mask: expected bool or integers 0 and 1, got {str(mask.dtype).removeprefix('torch.')}")
+    mask = mask.detach().cpu()
+    if len(wrong := ((mask != 0) & (mask != 1)).nonzero()):
+        i, j = wrong[0].tolist()
+        raise ValueError(f"mask[{i}, {j}]: expected 0 or 1, got {int(mask[i, j])}")
+    kept = mask != 0
+    if len(none := (~kept.any(1)).nonzero()):
+        raise ValueError(f"mask[{int(none[0])}]: expected at least one row that is kept, got none")
+    return kept
 
 
 def integers(name: str, values: Any) -> np.ndarray:

@@ -55,9 +55,7 @@ class Encoded:
         """
         from . import checks
 
-        checks.check_tensor("features", features)
-        if features.dim() != 3:
-            raise ValueError(f"features: expected 3 dimensions (n, rows, D), got shape {tuple(features.shape)}")
+        checks.check_padded_tensor(features)
         counts = checks.check_lengths("lengths", lengths, "item", tuple(features.shape))
         if counts is None:
             return Encoded(features.flatten(0, 1), torch.full((len(features),), features.shape[1], device="cpu"))
@@ -65,6 +63,27 @@ class Encoded:
         # Places, not a mask: how many rows are left is known without the values, as of a tensor on "meta".
         items, rows = (x.to(features.device) for x in length_mask(kept).nonzero(as_tuple=True))
         return Encoded(features[items, rows], kept)
+
+    @staticmethod
+    @outside_graphs
+    def from_mask(features: Tensor, mask: Any) -> Encoded:
+        """Padded items (n, L, D) without the rows that a mask leaves out, wherever they are; differentiable.
+
+        Args:
+            features: (n, L, D), floating, on any device.
+            mask: (n, L) tensor or array of bool or of integers 0 and 1, such as a tokenizer's ``attention_mask``. At
+                least one row of each item is kept.
+
+        Raises:
+            TypeError: if features is no floating tensor or mask is neither bool nor of integers.
+            ValueError: for another rank, or a mask that does not fit.
+        """
+        from . import checks
+
+        checks.check_padded_tensor(features)
+        kept = checks.check_mask(mask, (features.shape[0], features.shape[1]))
+        items, rows = (x.to(features.device) for x in kept.nonzero(as_tuple=True))
+        return Encoded(features[items, rows], kept.sum(1))
 
     @staticmethod
     def cat(parts: Sequence[Encoded]) -> Encoded:

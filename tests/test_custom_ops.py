@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import BACKENDS
@@ -315,6 +317,25 @@ def test_autocast_relation_attention(engine: str) -> None:
     assert all(torch.equal(x, y) and x.dtype == torch.float32 for x, y in zip(inside, outside, strict=True))
 
 
+@pytest.mark.parametrize("other", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_takes_sides_of_two_dtypes(other: torch.dtype, engine: str) -> None:
+    """A projection's output is in autocast's dtype, a normalisation's in float32."""
+    v, w, v_offsets, w_offsets = scored()
+    v = v.detach().to(other).requires_grad_()
+    expected = pair_score(v.float(), w, v_offsets, w_offsets, scorer=SCORER, engine=engine, precision="bfloat16")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = pair_score(v, w, v_offsets, w_offsets, scorer=SCORER, engine=engine)
+    assert torch.equal(actual, expected)
+    found = [torch.autograd.grad(x.sum(), (v, w)) for x in (actual, expected)]
+    assert [x.dtype for x in found[0]] == [other, torch.float32]
+    assert all(map(torch.equal, *found))
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(TypeError, match=r"^words: expected float16, .* got torch\.int32$"),
+    ):
+        pair_score(v, w.int(), v_offsets, w_offsets, scorer=SCORER, engine=engine)
+
+
 def test_autocast_compiled() -> None:
     torch._dynamo.reset()
     tensors = scored()
@@ -482,6 +503,48 @@ def test_padded_items_become_packed_ones_with_their_gradient() -> None:
         Encoded.from_padded(padded, [2, 6, 1])
     with pytest.raises(ValueError, match=r"^regions: expected 2 dimensions .*Encoded\.from_padded packs padded items$"):
         pair_score(padded, encoded.rows, whole.offsets, encoded.offsets, scorer=SCORER)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64, np.int8], ids=str)
+def test_a_mask_keeps_rows_wherever_they_are_with_their_gradient(kind: Any) -> None:
+    torch.manual_seed(0)
+    padded = torch.randn(3, 5, 4, requires_grad=True)
+    places = [[1, 1, 0, 0, 0], [0, 1, 0, 1, 1], [0, 0, 0, 0, 1]]  # on the right, with a gap, on the left
+    mask = torch.tensor(places).to(kind) if isinstance(kind, torch.dtype) else np.array(places, dtype=kind)
+    encoded = Encoded.from_mask(padded, mask)
+    assert torch.equal(encoded.rows, torch.cat([padded[0, :2], padded[1, [1, 3, 4]], padded[2, 4:]]))
+    assert encoded.offsets.tolist() == [0, 2, 5, 6]
+    (grad,) = torch.autograd.grad(encoded.rows.sum(), padded)
+    assert torch.equal(grad[..., 0], torch.tensor(places, dtype=torch.float32))
+    without_data = Encoded.from_mask(padded.to("meta"), mask)
+    assert (without_data.rows.device.type, without_data.rows.shape) == ("meta", (6, 4))
+
+
+WRONG_MASKS = {
+    "list": ([[1]], TypeError, "mask: expected a tensor or an array of bool or of integers 0 and 1, got list"),
+    "floats": (torch.ones(2, 3), TypeError, "mask: expected bool or integers 0 and 1, got float32"),
+    "float_array": (np.zeros((2, 3)), TypeError, "mask: expected bool or integers 0 and 1, got float64"),
+    "lengths": (torch.tensor([3, 1]), ValueError, "mask: expected shape (2, 3) (items, rows of features), got (2,)"),
+    "tokens": (torch.tensor([[1, 0, 1], [1, 101, 2]]), ValueError, "mask[1, 1]: expected 0 or 1, got 101"),
+    "nothing": (torch.eye(2, 3) > 2, ValueError, "mask[0]: expected at least one row that is kept, got none"),
+    "meta": (
+        torch.ones(2, 3, dtype=torch.bool, device="meta"),
+        ValueError,
+        "mask: expected a tensor that holds data, got one on the meta device",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_MASKS)
+def test_masks_that_do_not_fit(name: str) -> None:
+    mask, kind, message = WRONG_MASKS[name]
+    with pytest.raises(kind, match=f"^{re.escape(message)}$"):
+        Encoded.from_mask(torch.randn(2, 3, 4), mask)
+
+
+def test_a_mask_in_place_of_lengths_is_told_as_one() -> None:
+    with pytest.raises(ValueError, match=r"got shape \(2, 3\); cmsei_fast\.Encoded\.from_mask takes a mask$"):
+        Encoded.from_padded(torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -200,6 +200,12 @@ BAD = {
         "captions_per_image: expected 5 captions for each of 4 images (20), got 4; "
         "where each image comes 5 times in a row, score images[::5]; or give caption_to_image for another map",
     ),
+    "map in place of a number": (
+        (np.eye(4), [0, 1, 2, 3]),
+        {},
+        ValueError,
+        "captions_per_image: expected an integer >= 1, got list; caption_to_image= takes the image of each caption",
+    ),
     "zero captions": ((np.eye(4), 0), {}, ValueError, "captions_per_image: expected an integer >= 1, got 0"),
     "map of floats": (
         (np.eye(2),),
@@ -284,3 +290,9 @@ def test_evaluate_folds_of_a_map_out_of_order():
 def test_evaluate_checks_the_map_before_scoring():
     with pytest.raises(ValueError, match=r"^captions_per_image: expected 5 captions"):
         evaluate(np.full((2, 3, 4), np.nan), np.zeros((3, 2, 4)))
+
+
+def test_what_a_notebook_shows_is_short():
+    metrics = recall_metrics(np.eye(400, 2000))
+    assert "r1=" in repr(metrics)
+    assert len(repr(metrics)) < 400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -33,6 +34,17 @@ BAD = {
         ValueError,
         "regions: expected 2 dimensions (rows, D), got shape (1, 6, 4); "
         "cmsei_fast.Encoded.from_padded packs padded items",
+    ),
+    "padded-without-offsets": (
+        _call(words=torch.randn(1, 5, 4), word_offsets=None),
+        ValueError,
+        "words: expected 2 dimensions (rows, D), got shape (1, 5, 4); "
+        "cmsei_fast.Encoded.from_padded packs padded items",
+    ),
+    "array-without-offsets": (
+        _call(words=np.ones((5, 4)), word_offsets=None),
+        TypeError,
+        "words: expected a tensor, got ndarray",
     ),
     "words-dtype": (
         _call(words=torch.randn(5, 4).bfloat16()),

@@ -79,12 +79,13 @@ CASES = {
     ),
     "mixed_frameworks": Case(
         TypeError,
-        "captions: expected a torch tensor (as images), got a numpy array or an h5py dataset",
+        "captions: expected a torch tensor (as images), got a numpy array; torch.from_numpy makes one",
         {"images": TENSORS["images"]},
     ),
     "mixed_frameworks_other_way": Case(
         TypeError,
-        "captions: expected a numpy array or an h5py dataset (as images), got a torch tensor",
+        "captions: expected a numpy array or an h5py dataset (as images), got a torch tensor; "
+        ".detach().cpu().numpy() makes one",
         {"captions": TENSORS["captions"]},
     ),
     # device
@@ -168,6 +169,18 @@ CASES = {
     "lengths_of_rank_2": Case(
         ValueError, "caption_lengths: expected one dimension, got shape (5, 1)", {"caption_lengths": [[1]] * M}
     ),
+    "mask_as_lengths": Case(
+        ValueError,
+        "caption_lengths: expected one dimension, got shape (5, 6); "
+        "of a mask, captions[mask > 0] are the rows that it keeps and mask.sum(1) their lengths",
+        {"caption_lengths": array(M, L, dtype=bool)},
+    ),
+    "attention_mask_as_lengths": Case(
+        ValueError,
+        "image_lengths: expected one dimension, got shape (3, 4); "
+        "of a mask, images[mask > 0] are the rows that it keeps and mask.sum(1) their lengths",
+        {"image_lengths": torch.ones(N, R, dtype=torch.int64)},
+    ),
     "ragged_lengths": Case(
         ValueError,
         "caption_lengths: expected a sequence of integers, got a ragged list",
@@ -208,12 +221,14 @@ CASES = {
     ),
     "packed_without_lengths": Case(
         ValueError,
-        "caption_lengths: expected the number of rows of each caption (captions are packed), got None",
+        "caption_lengths: expected the number of rows of each caption (captions are packed), got None; "
+        "where a row is a caption, captions[:, None] have one each",
         PACKED,
     ),
     "packed_images_without_lengths": Case(
         ValueError,
-        "image_lengths: expected the number of rows of each image (images are packed), got None",
+        "image_lengths: expected the number of rows of each image (images are packed), got None; "
+        "where a row is an image, images[:, None] have one each",
         {"images": array(12, D)},
     ),
     "packed_sum_too_small": Case(
@@ -298,6 +313,12 @@ CASES = {
         "captions: expected a numpy array, a torch tensor or an h5py dataset, got list; "
         "items one behind another (numpy.concatenate, torch.cat) go with the lengths of each",
         {"captions": [array(n + 1, D) for n in range(M)]},
+    ),
+    "array_of_items": Case(
+        TypeError,
+        f"captions: {FLOATS}, got object; "
+        "items one behind another (numpy.concatenate, torch.cat) go with the lengths of each",
+        {"captions": np.array([array(n + 1, D) for n in range(M)], dtype=object)},
     ),
     "nested_tensor": Case(
         TypeError,

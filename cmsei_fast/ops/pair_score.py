@@ -47,7 +47,8 @@ def pair_score(
     Args:
         regions: (ΣR, D) regions of all images, one image after the other; float16, bfloat16, float32 or float64. Or
             :class:`cmsei_fast.Encoded` images, which have their offsets with them.
-        words: (ΣL, D) words of all sentences, in regions' dtype and on its device; or encoded ones.
+        words: (ΣL, D) words of all sentences, in regions' dtype (under autocast in any of them) and on its device; or
+            encoded ones.
         region_offsets: (N + 1,) int64 on the CPU: image i owns the rows from offset i to offset i + 1, at least one.
             None for encoded images alone.
         word_offsets: (M + 1,) int64 on the CPU, likewise.
@@ -74,6 +75,10 @@ def pair_score(
     _check_tensors(regions=v, words=w, region_offsets=v_offsets, word_offsets=w_offsets)
     if not isinstance(scorer, PairScorer):
         raise TypeError(f"scorer: expected a PairScorer, got {type(scorer).__name__}{scorer_at_hand(scorer)}")
+    if v.dtype != w.dtype and {v.dtype, w.dtype} <= set(_FLOATS) and _autocast(v.device.type):
+        # A projection leaves autocast's dtype and a normalisation float32: under autocast both go on, as in a product.
+        wide = torch.promote_types(v.dtype, w.dtype)
+        v, w = v.to(wide), w.to(wide)
     if precision is None:
         precision = _own_precision(v)
     if scalars is None:
@@ -87,6 +92,7 @@ def pair_score(
 def _packed(row: str, rows: Any, offsets: Any) -> tuple[Any, Any]:
     """Rows and offsets of :class:`Encoded` items; anything else as it is."""
     if not isinstance(rows, Encoded):
+        _check_packed(f"{row}s", rows)
         if offsets is None:
             raise TypeError(f"{row}_offsets: expected a tensor beside {row}s that are not Encoded, got None")
         return rows, offsets
@@ -98,10 +104,22 @@ def _packed(row: str, rows: Any, offsets: Any) -> tuple[Any, Any]:
     return rows.rows, rows.offsets
 
 
+def _check_packed(name: str, rows: Any) -> None:
+    """Padded items, or what is no tensor, are told before offsets that they do not have."""
+    _check_tensors(**{name: rows})
+    if rows.dim() != 2:
+        way = "; cmsei_fast.Encoded.from_padded packs padded items" if rows.dim() == 3 else ""
+        raise ValueError(f"{name}: expected 2 dimensions (rows, D), got shape {tuple(rows.shape)}{way}")
+
+
+def _autocast(device: str) -> bool:
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
 def _own_precision(regions: Tensor) -> str:
     """Autocast's dtype where it is on (it leaves float64 alone), else that of the features."""
     dtype, device = regions.dtype, regions.device.type
-    if dtype != torch.float64 and device != "meta" and torch.is_autocast_enabled(device):
+    if dtype != torch.float64 and _autocast(device):
         dtype = torch.get_autocast_dtype(device)
     return str(dtype).removeprefix("torch.")
 
@@ -126,9 +144,7 @@ def _check(
     for name, x in (("regions", regions), ("words", words)):
         if x.dtype not in _FLOATS:
             raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
-        if x.dim() != 2:
-            way = "; cmsei_fast.Encoded.from_padded packs padded items" if x.dim() == 3 else ""
-            raise ValueError(f"{name}: expected 2 dimensions (rows, D), got shape {tuple(x.shape)}{way}")
+        _check_packed(name, x)
     if words.dtype != regions.dtype:
         raise TypeError(f"words: expected dtype {regions.dtype} (as regions), got {words.dtype}")
     if words.device != regions.device:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class DirectionMetrics:
     r10: float
     median_rank: float
     mean_rank: float
-    ranks: np.ndarray
+    ranks: np.ndarray = field(repr=False)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DirectionMetrics):
@@ -103,7 +103,10 @@ def check_map(n_image: int, n_caption: int, captions_per_image: int, caption_to_
         raise ValueError(f"scores: expected at least one image and one caption, got shape ({n_image}, {n_caption})")
     if caption_to_image is None:
         if not is_whole(captions_per_image):
-            raise ValueError(f"captions_per_image: expected an integer >= 1, got {captions_per_image!r}")
+            got = repr(captions_per_image)
+            if hasattr(captions_per_image, "__len__"):
+                got = f"{type(captions_per_image).__name__}; caption_to_image= takes the image of each caption"
+            raise ValueError(f"captions_per_image: expected an integer >= 1, got {got}")
         if n_caption != n_image * captions_per_image:
             way = "give caption_to_image for another map"
             if n_caption == n_image:  # the field's arrays have each image once for every caption
