@@ -26,11 +26,20 @@ E4M3_ROUNDING = 5e-3
 REGIONS = (1, 2, 5, 7, 36, 37, 100)
 WORDS = (1, 2, 3, 13, 17)
 WIDTHS = (1, 3, 8, 20, 65)
+NANS = ("host", "gpu", "all-ones")
 
 
 def offsets(lengths: tuple[int, ...]) -> Tensor:
     """(items + 1,) int64 from the items' lengths."""
     return torch.tensor([0, *itertools.accumulate(lengths)])
+
+
+def nan(made_by: str, dtype: torch.dtype) -> Tensor:
+    """() NaN as a host computes it, its last bits 0; as a GPU does, all bits but the sign 1; or with all bits 1."""
+    if made_by == "host":
+        return torch.tensor(torch.nan, dtype=dtype)
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    return torch.tensor(torch.iinfo(whole).max if made_by == "gpu" else -1, dtype=whole).view(dtype)
 
 
 def features(rows: int, width: int, generator: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import BACKENDS, Backend
-from problems import error
+from problems import NANS, error, nan
 from sgraf_written_out import LENGTHS, MODULES, REGIONS, VECTOR, WIDTH, encoder, literal, problem
 
 from cmsei_fast.compat.similarity import EncoderSimilarity
@@ -77,21 +77,24 @@ def test_native_steps(steps: int) -> None:
 
 
 @pytest.mark.skipif(not NATIVE, reason="needs the native module")
+@pytest.mark.parametrize("backend", NATIVE, ids=str)
+@pytest.mark.parametrize("made_by", NANS)
 @pytest.mark.parametrize("module", MODULES)
 @pytest.mark.usefixtures("threads", "poisoned")
 @torch.no_grad()
-def test_native_scores_are_their_pairs_alone(module: str) -> None:
+def test_native_scores_are_their_pairs_alone(module: str, made_by: str, backend: Backend) -> None:
     """Neither threads nor what stands beside a pair change a bit of its score, not even if that is no number."""
     lengths = [1 + i * i % 23 for i in range(40)]
     v, w = (x.float() for x in problem(35, 5, lengths))
     model = encoder(module, engine="native").float()
-    expected = model(v, w, lengths)
-    assert expected.isfinite().all()
-    torch.set_num_threads(3)
-    assert torch.equal(model(v, w, lengths), expected)
     spoiled_images, spoiled_captions = v.clone(), w.clone()
-    spoiled_images[4, 2, 1], spoiled_captions[7, 0, 3] = torch.nan, torch.inf
-    found = model(spoiled_images, spoiled_captions, lengths)
+    spoiled_images[4, 2, 1], spoiled_captions[7, 0, 3] = nan(made_by, torch.float32), torch.inf
+    with backend.forced():
+        expected = model(v, w, lengths)
+        assert expected.isfinite().all()
+        torch.set_num_threads(3)
+        assert torch.equal(model(v, w, lengths), expected)
+        found = model(spoiled_images, spoiled_captions, lengths)
     wrong = found.isnan()
     assert wrong[4].all()
     assert wrong[:, 7].all()

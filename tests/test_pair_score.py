@@ -18,6 +18,7 @@ from cancelling import (
 from conftest import BACKENDS, Backend
 from problems import (
     E4M3_ROUNDING,
+    NANS,
     TF32_ROUNDING,
     Problem,
     computed,
@@ -26,6 +27,7 @@ from problems import (
     literal,
     magnitude,
     name,
+    nan,
     offsets,
     thinned,
     truth,
@@ -242,14 +244,18 @@ def test_empty_sets(images: int, sentences: int, backend: Backend) -> None:
         assert torch.equal(g, torch.zeros_like(x))
 
 
-def test_an_image_of_nan_leaves_the_others_alone(backend: Backend) -> None:
-    v, w, v_offsets, w_offsets = Problem(PairScorer.cmsei(), (3, 5, 2), (2, 4), 6).tensors()
-    v, w = (x.to(backend.device, torch.float32) for x in (v, w))
-    clean = pair_score(v, w, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine=backend.engine)
-    v[4] = torch.nan
-    dirty = pair_score(v, w, v_offsets, w_offsets, scorer=PairScorer.cmsei(), engine=backend.engine)
-    assert torch.isnan(dirty[1]).all()
-    torch.testing.assert_close(dirty[[0, 2]], clean[[0, 2]], atol=1e-6, rtol=0)
+@pytest.mark.parametrize("made_by", NANS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_an_image_of_nan_leaves_the_others_alone(dtype: torch.dtype, made_by: str, backend: Backend) -> None:
+    for problem in every_direction()[::4] + whole_scores():
+        v, w, *given = Problem(problem.scorer, (3, 5, 2), (2, 4), 6).tensors()
+        v, w = (x.to(backend.device, dtype) for x in (v, w))
+        clean = pair_score(v, w, *given, scorer=problem.scorer, engine=backend.engine)
+        assert clean.isfinite().all()
+        v[4] = nan(made_by, dtype)
+        dirty = pair_score(v, w, *given, scorer=problem.scorer, engine=backend.engine)
+        assert dirty[1].isnan().all(), problem
+        torch.testing.assert_close(dirty[[0, 2]], clean[[0, 2]], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("native", [b for b in BACKENDS if b.engine == "native"], ids=str)

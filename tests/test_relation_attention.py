@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 from conftest import BACKENDS, Backend
+from problems import NANS, nan
 from torch import Tensor
 
 from cmsei_fast.nn import RelationAttention
@@ -209,6 +210,21 @@ def test_padding_never_takes_part(backend: Backend) -> None:
     dirty["confidence"][labels == 0] = torch.nan
     dirty["bias"][0], dirty["value"][0] = torch.nan, torch.nan
     compare(run(dirty, labels, backend.engine, backend.device), expected, 1e-12)
+
+
+@pytest.mark.parametrize("made_by", NANS)
+@pytest.mark.parametrize("dtype", LIMIT, ids=str)
+def test_what_asks_with_nan_gets_nan_alone(dtype: torch.dtype, made_by: str, backend: Backend) -> None:
+    inputs, labels = graph(SHAPES[3])
+    labels[0, 5, 2] = 1
+    given = {name: x.to(dtype, copy=True) for name, x in inputs.items()}
+    expected = run(given, labels, backend.engine, backend.device)["out"]
+    assert expected.isfinite().all()
+    given["q"][0, 1, 5, 3] = nan(made_by, dtype)
+    found = run(given, labels, backend.engine, backend.device)["out"]
+    assert found[0, 1, 5].isnan().all()
+    found[0, 1, 5] = expected[0, 1, 5]
+    compare({"out": found}, {"out": expected}, LIMIT[dtype])
 
 
 def test_mixed_dtypes_of_the_tables(backend: Backend) -> None:

@@ -172,16 +172,17 @@ template <class Scalar> struct Simd {
     static CMSEI_INLINE T sigmoid(T x) { return 1 / (1 + exp(-x)); }
 };
 
+// `round` takes what it is added to to a whole number, whose last bits are those of an exponent.
 template <class S> struct ExpConstants;
 template <> struct ExpConstants<float> {
-    static constexpr float lowest = -87.0f, highest = 88.0f, round = 12582912.0f;
+    static constexpr float lowest = -87.0f, highest = 88.0f, round = 12582912.0f + 127.0f;
     static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
     static constexpr int mantissa = 23, terms = 8;
     static constexpr float poly[terms] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f,
                                           1.6666665459e-1f, 5.0000001201e-1f, 1.0f,             1.0f};
 };
 template <> struct ExpConstants<double> {
-    static constexpr double lowest = -708.0, highest = 709.0, round = 6755399441055744.0;
+    static constexpr double lowest = -708.0, highest = 709.0, round = 6755399441055744.0 + 1023.0;
     static constexpr double ln2_high = 6.93147180369123816490e-01, ln2_low = 1.90821492927058770002e-10;
     static constexpr int mantissa = 52, terms = 14;
     static constexpr double poly[terms] = {1.0 / 6227020800.0, 1.0 / 479001600.0, 1.0 / 39916800.0, 1.0 / 3628800.0,
@@ -224,7 +225,8 @@ template <class S> CMSEI_INLINE typename Simd<S>::T Simd<S>::exp(T x) {
     const T r = (x - n * C::ln2_high) - n * C::ln2_low;
     T p = set(C::poly[0]);
     for (int i = 1; i < C::terms; ++i) p = p * r + C::poly[i];
-    return (T)((Mask)p + ((Mask)shifted << C::mantissa));
+    // The last bits of `shifted` are the exponent of 2^n, and those of a NaN make no number of p, which is one too.
+    return p * (T)((Mask)shifted << C::mantissa);
 }
 
 // Sums of a register tile, at 0 in registers: an initialiser would be memory.
