@@ -6,6 +6,7 @@ instruction of it can run here.
 
 from __future__ import annotations
 
+import platform
 import re
 import shlex
 import shutil
@@ -66,6 +67,39 @@ def test_every_source_compiles(
         command = [*shlex.split(compiler), "-Werror", "-fsyntax-only", *flags[source], source]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+X86 = [name for name in ALL if name not in ARM and platform.machine().lower() in ("x86_64", "amd64")]
+
+
+@pytest.mark.skipif(not X86, reason="no other compiler for this machine, or it is not x86 (Debian has clang)")
+@pytest.mark.parametrize(
+    ("source", "instruction"),
+    [("csrc/cpu/isa/tiles.cpp", "tdpbf16ps"), ("csrc/cpu/int8/int8.cpp", "tdpbssd")],
+    ids=["bfloat16", "int8"],
+)
+@pytest.mark.parametrize("compiler", X86)
+def test_what_is_built_for_tile_registers_multiplies_in_them(
+    compiler: str, source: str, instruction: str, building: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compilers differ in the names by which they tell a source that it may."""
+    flags = steps(compiler, building, tmp_path, monkeypatch)[source]
+    if not any(flag.startswith("-mamx") for flag in flags):
+        pytest.skip("the compiler has no such instructions")
+    command = [*shlex.split(compiler), *flags, "-S", source, "-o", "-"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert instruction in done.stdout
+
+
+@pytest.mark.skipif(not ALL, reason="no other compiler (Debian has clang, g++-aarch64-linux-gnu)")
+@pytest.mark.parametrize("compiler", ALL)
+def test_products_are_fused_by_the_expression(
+    compiler: str, building: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clang's own choice in a · b + c · d hangs on how often a product is read, which differs from tile to tile."""
+    flags = steps(compiler, building, tmp_path, monkeypatch)["csrc/cpu/isa/pair_score.cpp"]
+    wanted = "on" if "clang" in compiler else "fast"
+    assert [flag for flag in flags if "contract" in flag] == [f"-ffp-contract={wanted}"]
 
 
 KERNELS = """

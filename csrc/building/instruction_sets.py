@@ -28,10 +28,10 @@ PRODUCTS: dict[str, tuple[tuple[str, ...], int]] = {
 PROBE = """
 typedef float V __attribute__((vector_size(64)));
 void f(V* a, V* b) { *a = *a * *b + *a; }
-#if defined(__AMX_BF16__)
+#if defined(__AMX_BF16__) || defined(__AMXBF16__)
 #include <immintrin.h>
 void g() { _tile_dpbf16ps(0, 1, 2); }
-#elif defined(__AMX_INT8__)
+#elif defined(__AMX_INT8__) || defined(__AMXINT8__)
 #include <immintrin.h>
 void g() { _tile_dpbssd(0, 1, 2); }
 #endif

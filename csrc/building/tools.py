@@ -29,6 +29,11 @@ def find_compiler(environ: Mapping[str, str]) -> list[str] | None:
     return None
 
 
+def is_clang(compiler: list[str]) -> bool:
+    """Whether this C++ compiler is clang, under whatever name."""
+    return "clang" in (output_of(*compiler, "--version") or "")
+
+
 def find_nvcc(environ: Mapping[str, str]) -> str | None:
     """nvcc of $CUDA_HOME or $CUDA_PATH, of $PATH, or of the usual place."""
     homes = [environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if environ.get(name)]

@@ -5,7 +5,9 @@
 
 #include <cstdint>
 
-#if defined(__AMX_TILE__)
+#include "amx_compiled.h"
+
+#if defined(CMSEI_AMX_TILE)
 #include <immintrin.h>
 
 #define CMSEI_TILE_ZERO(t) _tile_zero(t)
@@ -37,7 +39,7 @@ constexpr long kTileRows = 16, kTileBytes = 64, kTileSize = kTileRows * kTileByt
 // What four bytes of a row hold: two bfloat16, summed in float32, or four int8, summed in int32.
 enum class TileNumbers { kPairs, kQuads };
 
-#if defined(__AMX_TILE__)
+#if defined(CMSEI_AMX_TILE)
 // The registers' shapes belong to a thread, and a thread that leaves them configured pays at every switch of context:
 // they are set before a product, and released after it.
 inline void configure_tiles() {

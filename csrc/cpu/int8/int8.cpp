@@ -2,7 +2,9 @@
 //
 // Compiled for the instructions alone, whatever else a processor that has them lacks; dispatch.cpp adds these kernels
 // to those of an instruction set with registers as wide.
-#if defined(__AMX_INT8__) || defined(CMSEI_EMULATE_TILES)
+#include "../amx_compiled.h"
+
+#if defined(CMSEI_AMX_INT8) || defined(CMSEI_EMULATE_TILES)
 #include "tiles.h"
 #else
 #include "quads.h"

@@ -1,15 +1,16 @@
 // Products of bfloat16 pairs in tile registers, where the processor has them (AMX-BF16): sixteen times the float32
 // rate, float32 sums.
+#include "../amx_compiled.h"
 #include "../pack.h"
 
-#if defined(__AMX_BF16__) || defined(CMSEI_EMULATE_TILES)
+#if defined(CMSEI_AMX_BF16) || defined(CMSEI_EMULATE_TILES)
 #include "../tile_product.h"
 #endif
 
 namespace cmsei {
 namespace CMSEI_ISA {
 
-#if defined(__AMX_BF16__) || defined(CMSEI_EMULATE_TILES)
+#if defined(CMSEI_AMX_BF16) || defined(CMSEI_EMULATE_TILES)
 namespace {
 
 struct Pairs {
