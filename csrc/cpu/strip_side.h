@@ -160,13 +160,11 @@ private:
         return V::select(sum == sum, best, sum);
     }
 
-    // ĝ_v · ĝ_t of a caption and the images.
+    // Of a caption and the images.
     CMSEI_INLINE T alignment(const Gram<S>& item, long lane) const {
         T sum = V::zero();
         for (long i = 0; i < item.m; ++i) sum += V::load(x + i * lanes + lane);
-        const S own = One::unit_factor(*item.mean);
-        const T length = V::load(other_mean + lane), other = M::unit_factor(length);
-        return within<V>(sum / static_cast<S>(item.m) * own * other, *item.mean * own * length * other);
+        return M::alignment(sum / static_cast<S>(item.m), V::set(*item.mean), V::load(other_mean + lane));
     }
 };
 
