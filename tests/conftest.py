@@ -117,8 +117,12 @@ def interruptible() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[object]:
-    """Begins the work of the tests that are marked ``beside``."""
-    waiting = [item for item in session.items if item.get_closest_marker("beside")]
+    """Begins the work of the tests that are marked ``beside``, but of those that ``skipif`` leaves out."""
+    waiting = [
+        item
+        for item in session.items
+        if item.get_closest_marker("beside") and not any(mark.args[0] for mark in item.iter_markers("skipif"))
+    ]
     if not waiting or session.config.option.collectonly:
         return (yield)
     import beside

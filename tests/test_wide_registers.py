@@ -10,11 +10,10 @@ from __future__ import annotations
 import importlib.util
 import platform
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
+import beside
 import pytest
 import torch
 from problems import (
@@ -46,20 +45,20 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def build() -> Path:
+    """Builds the native module with NEON's tiles and the 512-bit variants, made of instructions that there are here."""
+    own = ("avx2",) if "avx2" in native.isas() else ()
+    done = beside.run([sys.executable, "tests/emulated_build.py", *own], 1500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return ROOT / done.stdout.splitlines()[-1]
+
+
+BUILD = beside.Job(build)
+
+
 @pytest.fixture(scope="module")
-def emulated(building: ModuleType) -> object:
-    """The native module with NEON's tiles and the 512-bit variants, made of instructions that this processor has."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXXFLAGS", "-DCMSEI_EMULATE_512")
-        known = building.instruction_sets
-        own = known.VARIANTS["avx2"][0] if "avx2" in native.isas() else ()
-        wide = dict.fromkeys(WIDE, (own, 64)) | {"avx512amx": ((*own, "-DCMSEI_EMULATE_TILES"), 64)}
-        patch.setattr(known, "VARIANTS", {"baseline": (("-DCMSEI_REGISTERS=32",), 16), "avx2": ((), 32), **wide})
-        directory = f"build/emulated-{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
-        products = {"avx512vnni": (own, 64), "amxint8": ((*own, "-DCMSEI_EMULATE_TILES"), 64)}
-        patch.setattr(known, "PRODUCTS", products)
-        module = building.native.native_module(directory, ["baseline", *WIDE], list(products))
-    spec = importlib.util.spec_from_file_location("emulated._native", ROOT / module)
+def emulated() -> object:
+    spec = importlib.util.spec_from_file_location("emulated._native", BUILD.result())
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
@@ -85,6 +84,7 @@ def wide(request: pytest.FixtureRequest, in_use: None) -> Iterator[str]:
         yield request.param
 
 
+@pytest.mark.beside(work=BUILD.result)
 def test_it_has_every_variant(emulated) -> None:
     assert emulated.isas() == ["baseline", *WIDE]
 

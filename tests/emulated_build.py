@@ -1,0 +1,35 @@
+"""Builds the CPU module with NEON's register tiles and the 512-bit variants, of instructions that narrower processors
+have; its path from the root is the last line that is printed.
+
+A process of its own, as it changes what the package that builds knows.
+
+    python tests/emulated_build.py avx2   # instructions of AVX2; without it those of any x86-64
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+VARIANTS = ("baseline", "avx512", "avx512bf16", "avx512amx")
+
+
+def main() -> None:
+    os.environ["CXXFLAGS"] = "-O2 -DCMSEI_EMULATE_512"  # -O3 compiles half as long again
+    os.nice(10)  # tests run meanwhile
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "csrc"))
+    from building import instruction_sets, native
+
+    own = instruction_sets.VARIANTS[sys.argv[1]][0] if len(sys.argv) > 1 else ()
+    tiles = (*own, "-DCMSEI_EMULATE_TILES")
+    wide = {"avx512": (own, 64), "avx512bf16": (own, 64), "avx512amx": (tiles, 64)}
+    instruction_sets.VARIANTS = {"baseline": (("-DCMSEI_REGISTERS=32",), 16), "avx2": ((), 32), **wide}
+    instruction_sets.PRODUCTS = {"avx512vnni": (own, 64), "amxint8": (tiles, 64)}
+    directory = f"build/emulated-{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
+    print(native.native_module(directory, list(VARIANTS), list(instruction_sets.PRODUCTS)))
+
+
+if __name__ == "__main__":
+    main()
