@@ -223,10 +223,11 @@ template <class S> CMSEI_INLINE typename Simd<S>::T Simd<S>::exp(T x) {
     const T shifted = x * static_cast<S>(kLog2E) + C::round;
     const T n = shifted - C::round;
     const T r = (x - n * C::ln2_high) - n * C::ln2_low;
+    // 2^n, whose exponent is in the last bits of `shifted`. It is multiplied in, as a NaN's last bits may be any.
+    const T power = (T)((Mask)shifted << C::mantissa);
     T p = set(C::poly[0]);
-    for (int i = 1; i < C::terms; ++i) p = p * r + C::poly[i];
-    // The last bits of `shifted` are the exponent of 2^n, and those of a NaN make no number of p, which is one too.
-    return p * (T)((Mask)shifted << C::mantissa);
+    for (int i = 1; i + 1 < C::terms; ++i) p = p * r + C::poly[i];
+    return p * (r * power) + power;
 }
 
 // Sums of a register tile, at 0 in registers: an initialiser would be memory.
