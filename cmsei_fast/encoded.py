@@ -18,11 +18,20 @@ class Encoded:
 
     Args:
         rows: (T, D) regions or words, item by item without padding; floating.
-        lengths: (n,) int64 on the CPU, rows of each item; their sum is T.
+        lengths: (n,) int64 on the CPU, rows of each item; their sum is T. A list or an array becomes that.
+
+    Raises:
+        TypeError: for lengths that are no integers.
     """
 
     rows: Tensor
     lengths: Tensor
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.lengths, Tensor):
+            from . import checks
+
+            object.__setattr__(self, "lengths", torch.from_numpy(checks.integers("lengths", self.lengths)).long())
 
     def __len__(self) -> int:
         return len(self.lengths)

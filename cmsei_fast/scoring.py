@@ -47,7 +47,8 @@ def score_matrix(
         caption_lengths: (M,) words of each caption, list, array or tensor of integers from 1 to L. None: all L; packed
             captions need it.
         image_lengths: (N,) regions of each image, likewise.
-        scorer: what the score is; None is ``PairScorer.cmsei()``.
+        scorer: what the score is; None is ``PairScorer.cmsei()``. The presets are for unit vectors, as the field's
+            encoders make them; features are taken as they are.
         engine: "auto" or the name of an engine.
         precision: "float32", "bfloat16", "float16", "float64", "float8" (e4m3) or "int8", both with a scale of
             each row (docs/scores.md): features are rounded to it, sums are kept in float32 (in float64 for "float64").

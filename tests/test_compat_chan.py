@@ -55,7 +55,7 @@ def test_chan_scores(coding: str, pooling: str) -> None:
         chan.compute_sims(v.numpy(), w.numpy(), REGIONS, [0.5] * 4, opt)
     with pytest.raises(TypeError, match="img_lens: expected whole numbers, got None"):
         chan.compute_sims(v.numpy(), w.numpy(), None, LENGTHS, opt)
-    with pytest.raises(ValueError, match=r"image_lengths\[0\]: expected a length from 1 to 5, got 6"):
+    with pytest.raises(ValueError, match=r"img_lens\[0\]: expected a length from 1 to 5, got 6"):
         chan.compute_sims(v.numpy(), w.numpy(), [6, 3, 4], LENGTHS, opt)
     with pytest.raises(ValueError, match=r"pooling_type: expected one of LSEPooling, .*, got 'SoftmaxPooling'"):
         chan.SimsEncoder(coding, "SoftmaxPooling", opt=opt)
@@ -87,6 +87,20 @@ def test_chan_s_lengths_that_are_none(lengths: Any, error: type[Exception], told
         chan.SimsEncoder("VHACoding", "MeanPooling", opt=opt)(v, w, [5] * 3, lengths)
     with pytest.raises(error, match=f"^img_lens: {told}"):
         chan.compute_sims(v, w, lengths, LENGTHS, opt)
+
+
+def test_chan_s_arguments_go_by_its_own_names() -> None:
+    v, w = problem()
+    opt = Namespace(coding_type="VHACoding", pooling_type="MeanPooling")
+    few, many = [99] * len(v), [99] * len(w)
+    for name, given in (
+        ("img_embs", (v[0], w, few, LENGTHS)),
+        ("cap_embs", (v, w[0], few, LENGTHS)),
+        (r"img_lens\[0\]", (v, w, few, LENGTHS)),
+        (r"cap_lens\[0\]", (v, w, [1] * len(v), many)),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: expected "):
+            chan.compute_sims(*given, opt)
 
 
 def test_chan_s_lengths_in_bfloat16() -> None:

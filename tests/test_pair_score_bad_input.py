@@ -49,7 +49,7 @@ BAD = {
     "words-dtype": (
         _call(words=torch.randn(5, 4).bfloat16()),
         TypeError,
-        "words: expected dtype torch.float32 (as regions), got torch.bfloat16",
+        "words: expected dtype torch.float32 (as regions), got torch.bfloat16; words.to(regions.dtype) has it",
     ),
     "words-width": (
         _call(words=torch.randn(5, 3)),
@@ -76,15 +76,15 @@ BAD = {
         TypeError,
         "word_offsets: expected a tensor beside words that are not Encoded, got None",
     ),
-    "encoded-lengths": (
-        _call(words=Encoded(torch.randn(5, 4), [5]), word_offsets=None),
-        TypeError,
-        "words.lengths: expected a tensor, got list",
+    "encoded-lengths-device": (
+        _call(words=Encoded(torch.randn(5, 4), torch.tensor([5], device="meta")), word_offsets=None),
+        ValueError,
+        "words.lengths: expected a tensor on the CPU, got one on meta",
     ),
     "encoded-float-lengths": (
         _call(words=Encoded(torch.randn(5, 4), torch.tensor([5.0])), word_offsets=None),
         TypeError,
-        "word_offsets: expected dtype torch.int64, got torch.float32",
+        "words.lengths: expected dtype torch.int64, got torch.float32",
     ),
     "offsets-dtype": (
         _call(region_offsets=torch.tensor([0, 2, 6], dtype=torch.int32)),
@@ -105,6 +105,12 @@ BAD = {
         _call(region_offsets=torch.tensor([1, 2, 6])),
         ValueError,
         "region_offsets: expected the first offset to be 0, got 1",
+    ),
+    "offsets-lengths": (
+        _call(region_offsets=torch.tensor([2, 4])),
+        ValueError,
+        "region_offsets: expected the first offset to be 0, got 2; "
+        "these are lengths, which cmsei_fast.Encoded(regions, lengths) makes offsets of",
     ),
     "offsets-end": (
         _call(region_offsets=torch.tensor([0, 2, 5])),

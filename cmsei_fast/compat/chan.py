@@ -82,8 +82,9 @@ def compute_sims(
     regions, words = whole("img_lens", img_lens), whole("cap_lens", cap_lens)
     if len(regions) == _COPIES * len(img_embs):
         regions = regions[::_COPIES]
+    names = ("img_embs", "cap_embs", "cap_lens", "img_lens")
     return scores.shard_xattn(
-        img_embs, cap_embs, words, scorer, image_lengths=regions, precision=precision, device=device
+        img_embs, cap_embs, words, scorer, image_lengths=regions, names=names, precision=precision, device=device
     )
 
 

@@ -64,18 +64,23 @@ def shard_xattn(
     scorer: PairScorer,
     *,
     image_lengths: Any = None,
+    names: tuple[str, str, str, str] = ("images", "captions", "caplens", "image_lengths"),
     precision: str,
     device: str | None,
 ) -> np.ndarray:
     """(n_image, n_caption) float64 scores of arrays, as the loops over shards return them.
 
+    ``names``: what the caller's own caller calls the first three and image_lengths.
+
     Raises:
         TypeError, ValueError: as :func:`cmsei_fast.score_matrix` does, for a list of items of unlike shapes, and for a
             device that is not here.
     """
-    images, captions = as_array("images", images), as_array("captions", captions)
-    for name, x in (("images", images), ("captions", captions)):
+    images, captions = as_array(names[0], images), as_array(names[1], captions)
+    for name, x in zip(names, (images, captions), strict=False):
         check_padded(name, x)
+    checks.check_lengths(names[2], caplens, "caption", tuple(captions.shape))
+    checks.check_lengths(names[3], image_lengths, "image", tuple(images.shape))
     out = np.empty((len(images), len(captions)))
     place = own_device(device)
     if place.type == "cpu" and not isinstance(images, Tensor) and not isinstance(captions, Tensor):

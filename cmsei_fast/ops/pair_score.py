@@ -100,7 +100,12 @@ def _packed(row: str, rows: Any, offsets: Any) -> tuple[Any, Any]:
         raise TypeError(
             f"{row}_offsets: expected None ({row}s are encoded and have theirs), got {type(offsets).__name__}"
         )
-    _check_tensors(**{f"{row}s.rows": rows.rows, f"{row}s.lengths": rows.lengths})
+    _check_tensors(**{f"{row}s.rows": rows.rows})
+    lengths = rows.lengths
+    if lengths.is_floating_point() or lengths.is_complex():
+        raise TypeError(f"{row}s.lengths: expected dtype torch.int64, got {lengths.dtype}")
+    if lengths.device.type != "cpu":
+        raise ValueError(f"{row}s.lengths: expected a tensor on the CPU, got one on {lengths.device}")
     return rows.rows, rows.offsets
 
 
@@ -146,7 +151,8 @@ def _check(
             raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
         _check_packed(name, x)
     if words.dtype != regions.dtype:
-        raise TypeError(f"words: expected dtype {regions.dtype} (as regions), got {words.dtype}")
+        way = "words.to(regions.dtype) has it"
+        raise TypeError(f"words: expected dtype {regions.dtype} (as regions), got {words.dtype}; {way}")
     if words.device != regions.device:
         raise ValueError(f"words: expected device {regions.device} (as regions), got {words.device}")
     if words.shape[1] != regions.shape[1]:
@@ -191,7 +197,9 @@ def _check_scorer(scalars: Tensor, config: list[int]) -> None:
 def _check_offsets(name: str, offsets: Tensor, rows: int, owner: str) -> None:
     """The offsets' values, read where they are real: tracing never comes here."""
     if offsets[0] != 0:
-        raise ValueError(f"{name}: expected the first offset to be 0, got {int(offsets[0])}")
+        are_lengths = bool((offsets > 0).all()) and int(offsets.sum()) == rows
+        way = f"; these are lengths, which cmsei_fast.Encoded({owner}, lengths) makes offsets of" if are_lengths else ""
+        raise ValueError(f"{name}: expected the first offset to be 0, got {int(offsets[0])}{way}")
     lengths = offsets.diff()
     if bool((lengths < 1).any()):
         at = int((lengths < 1).nonzero()[0])
