@@ -104,7 +104,7 @@ def test_products_are_fused_by_the_expression(
 
 KERNELS = """
 #include "csrc/cpu/micro.h"
-namespace cmsei::baseline {
+namespace cmsei::CMSEI_ISA {
 template void micro_row<float, kMR>(int, long, const float*, long, const float*, long, float*, long, bool, Ahead);
 template void quadratic_rows<float, kMR>(int, long, const float*, const float*, long, Simd<float>::T*);
 template void gram_rows<float, kMR>(int, long, long, const float*, const float*, float*, Simd<float>::T*);
@@ -122,7 +122,7 @@ def loops(assembly: str) -> list[list[str]]:
             since[label[1]] = len(code)
         elif re.match(r"\t[a-z]", line):
             code.append(line.strip())
-            back = re.match(r"(?:b\.?\w\w|[ct]bn?z\s.*,)\s+(\.L\w+)", code[-1])
+            back = re.match(r"(?:b\.?\w\w|[ct]bn?z\s.*,|j\w+)\s+(\.L\w+)", code[-1])
             if back and back[1] in since:
                 begin = since[back[1]]
                 found.append(code[begin:])
@@ -149,3 +149,25 @@ def test_inner_loops_on_arm_are_multiply_adds(
         assert sum(".s[" in line for line in loop if line.startswith("fmla")) == products
         assert len(loop) <= 1.4 * products
         assert sum("sp" in line for line in loop) <= 4
+
+
+@pytest.mark.skipif(not X86, reason="no other compiler for this machine, or it is not x86 (Debian has clang)")
+@pytest.mark.parametrize("compiler", X86)
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_inner_loops_on_x86_keep_their_sums_in_registers(
+    isa: str, compiler: str, building: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sum that waits in memory makes each step wait for it."""
+    source = tmp_path / "kernels.cpp"
+    source.write_text(KERNELS)
+    flags = steps(compiler, building, tmp_path, monkeypatch)["csrc/cpu/isa/pair_score.cpp"]
+    machine, width = building.instruction_sets.VARIANTS[isa]
+    kept = [x for x in flags if not re.match(r"-m|-DCMSEI_(ISA|VECTOR)|-fvisibility", x)]
+    own = [*machine, f"-DCMSEI_ISA={isa}", f"-DCMSEI_VECTOR_BYTES={width}"]
+    command = [*shlex.split(compiler), *kept, *own, "-I.", "-S", str(source), "-o", "-"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    whole = [loop for loop in loops(done.stdout) if sum(line.startswith("vfmadd") for line in loop) >= 48]
+    assert len(whole) >= 3  # a product, and both of a Gram matrix
+    for loop in whole:
+        products = sum(line.startswith("vfmadd") for line in loop)
+        assert sum(bool(re.search(r"[yz]mm.*\(%rsp\)|\(%rsp\).*[yz]mm", line)) for line in loop) <= products // 16

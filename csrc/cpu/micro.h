@@ -50,6 +50,9 @@ template <class Body> CMSEI_INLINE void with_rows(int m, Body body) {
 template <class S, int M, int NV>
 CMSEI_INLINE void multiply_add(const S* a, const S* b, typename Simd<S>::T (&acc)[M][NV]) {
     using V = Simd<S>;
+#if defined(__clang__)
+    asm volatile("" ::: "memory"); // else it loads for the next step before this one is done, with no register for it
+#endif
     typename V::T x[NV];
 #pragma GCC unroll 2
     for (int j = 0; j < NV; ++j) x[j] = V::load(b + j * V::W);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #if defined(__AVX2__)
 #if defined(__clang__)
@@ -45,6 +46,25 @@ namespace CMSEI_ISA {
 template <class T> struct IntOf;
 template <> struct IntOf<float> { using type = int32_t; };
 template <> struct IntOf<double> { using type = int64_t; };
+
+#if defined(__clang__)
+template <class T, class Place, int... I>
+CMSEI_INLINE T shuffled_lanes(T a, T b, Place place, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(a, b, place(I)...);
+}
+#endif
+
+// Lane i of the result is lane place(i) of a and b, whose lanes come after a's; a constant.
+template <int W, class T, class Place> CMSEI_INLINE T shuffled(T a, T b, Place place) {
+#if defined(__clang__)
+    return shuffled_lanes(a, b, place, std::make_integer_sequence<int, W>());
+#else
+    decltype(a < b) places;
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) places[i] = place(i);
+    return __builtin_shuffle(a, b, places);
+#endif
+}
 
 // The math policy of csrc/include/pair_math.h over a register of W lanes.
 template <class Scalar> struct Simd {
@@ -120,16 +140,7 @@ template <class Scalar> struct Simd {
     }
     // Half a register further on, the first lanes after the last.
     template <int Half> static CMSEI_INLINE T turned(T v) {
-#if defined(__clang__)
-        T x;
-        for (int i = 0; i < W; ++i) x[i] = v[(i + Half) % W];
-        return x;
-#else
-        Mask from;
-#pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) from[i] = (i + Half) % W;
-        return __builtin_shuffle(v, from);
-#endif
+        return shuffled<W>(v, v, [](int i) { return (i + Half) % W; });
     }
     // Lane i of the result is lane from[i] of v.
     static CMSEI_INLINE T lookup(T v, Mask from) {
@@ -242,23 +253,11 @@ template <class S, int M, int NV> CMSEI_INLINE void clear(typename Simd<S>::T (&
 template <class S, int Half>
 CMSEI_INLINE typename Simd<S>::T half_sums(typename Simd<S>::T a, typename Simd<S>::T b) {
     constexpr int W = Simd<S>::W;
-#if defined(__clang__)
-    typename Simd<S>::T own, other;
-    for (int i = 0; i < W; ++i) {
-        own[i] = i & Half ? b[i] : a[i];
-        other[i] = i & Half ? b[i - Half] : a[i + Half];
-    }
-    return own + other;
-#else
+    using T = typename Simd<S>::T;
     // A blend and a shuffle: two shuffles would share one port.
-    typename Simd<S>::Mask own, other;
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) {
-        own[i] = i & Half ? W + i : i;
-        other[i] = i & Half ? W + i - Half : i + Half;
-    }
-    return __builtin_shuffle(a, b, own) + __builtin_shuffle(a, b, other);
-#endif
+    const T own = shuffled<W>(a, b, [](int i) { return i & Half ? W + i : i; });
+    const T other = shuffled<W>(a, b, [](int i) { return i & Half ? W + i - Half : i + Half; });
+    return own + other;
 }
 
 // The sums over the lanes of W registers; v is used up.
@@ -276,16 +275,7 @@ template <class S, int Half = Simd<S>::W / 2> CMSEI_INLINE typename Simd<S>::T l
 template <class S, int Half, bool High>
 CMSEI_INLINE typename Simd<S>::T halves(typename Simd<S>::T a, typename Simd<S>::T b) {
     constexpr int W = Simd<S>::W;
-#if defined(__clang__)
-    typename Simd<S>::T v;
-    for (int i = 0; i < W; ++i) v[i] = i & Half ? b[i - (High ? 0 : Half)] : a[i + (High ? Half : 0)];
-    return v;
-#else
-    typename Simd<S>::Mask pick;
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) pick[i] = i & Half ? W + i - (High ? 0 : Half) : i + (High ? Half : 0);
-    return __builtin_shuffle(a, b, pick);
-#endif
+    return shuffled<W>(a, b, [](int i) { return i & Half ? W + i - (High ? 0 : Half) : i + (High ? Half : 0); });
 }
 
 // W registers of W lanes as a matrix, transposed.
