@@ -63,13 +63,23 @@ def _status(argv: Sequence[str] | None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     """The command's status, once what it printed is written; the help's ``SystemExit`` too comes after that."""
     try:
-        arguments = build_parser().parse_args(argv)
+        arguments = _parsed(argv)
         status: int = arguments.run(arguments)
     except (OSError, SystemExit):
         _flush()
         raise
     _flush()
     return status
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; those that a command does not know are told with its own name, whose help has the right ones."""
+    parser = build_parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.prog = " ".join(filter(None, (parser.prog, arguments.command, getattr(arguments, "format", None))))
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
 
 
 def _flush() -> None:

@@ -337,6 +337,21 @@ def test_usage_errors(arguments, capsys):
     assert "--help tells more)" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ("train a.h5 run --validaton b.h5", "train"),
+        ("convert scan data --split test --out x.h5 --box y", "convert scan"),
+    ],
+)
+def test_an_unknown_flag_is_told_with_the_command_whose_help_has_the_right_one(arguments, command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(arguments.split())
+    told = "unrecognized arguments: " + " ".join(arguments.split()[-2:])
+    name = f"cmsei-fast {command}"
+    assert capsys.readouterr().err == f"{name}: error: {told} ({name} --help tells more)\n"
+
+
 def test_help_says_what_every_command_and_flag_is():
     parsers = [cli.build_parser()]
     for parser in parsers:

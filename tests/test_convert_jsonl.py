@@ -81,6 +81,12 @@ BAD = {
         None,
         "s.jsonl: image 1.jpg: boxes: box 0: expected x1 <= x2, y1 <= y2 within an image of 64 × 12 pixels, got",
     ),
+    "parts of the sides": (
+        [RECORD | {"size": [64, 48], "boxes": [[0, 0.1, 0.9, 0.4], [0.3, 0.3, 1, 1]]}],
+        None,
+        "s.jsonl: image 1.jpg: boxes: expected boxes in pixels of 64 × 48, got all boxes in its first pixel; "
+        "where they are parts of its sides, multiply them by width, height, width, height",
+    ),
     "height": (
         [RECORD | {"width": 3, "height": 0}],
         None,

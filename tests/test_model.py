@@ -155,6 +155,14 @@ def test_a_split_that_lacks_a_part(name, lacking, message):
     assert str(caught.value) == f"{message} a split without"
 
 
+def test_features_of_another_width():
+    split = dataclasses.replace(SPLIT, features=SPLIT.features[:, 1:])
+    width = SPLIT.features.shape[1]
+    told = f"^features: expected width {width} \\(the model is built on it\\), got {width - 1}$"
+    with pytest.raises(ValueError, match=told):
+        build("features").encode_images(split)
+
+
 BAD = {
     "width": ({"width": 30}, "width: expected a multiple of heads = 4, got 30"),
     "kind": ({"relations": ("near",)}, "relations: expected any of implicit, spatial, semantic, got 'near'"),

@@ -127,6 +127,7 @@ def test_refusals(tmp_path, monkeypatch):
     [
         ({"captions": (), "caption_to_image": np.zeros(0, np.int64)}, "expected a split with captions, got none"),
         ({"features": None}, "features: expected images with features .*, got a split without"),
+        ({"features": np.zeros((128, 3), np.float32)}, "features: expected width .*, got 3"),
         (
             {"relations": None, "relation_offsets": None, "predicate_names": ()},
             "relations: expected images with relations .*, got a split without",

@@ -38,11 +38,14 @@ class RegionEncoder(Module):
         """Regions (ΣR, D) of the images; ``words`` gives labels their vectors.
 
         Raises:
-            ValueError: if the batch lacks what the model is built on.
+            ValueError: if the batch lacks what the model is built on, or has features of another width.
         """
         out: Tensor | None = None
         if self.features is not None:
-            out = _sum(out, self.features(self.dropout(given("features", batch.features).to(self.features.weight))))
+            rows = given("features", batch.features)
+            if rows.shape[1] != (width := self.features.in_features):
+                raise ValueError(f"features: expected width {width} (the model is built on it), got {rows.shape[1]}")
+            out = _sum(out, self.features(self.dropout(rows.to(self.features.weight))))
         if self.labelled:
             labels = given("labels", batch.labels)
             vectors = words.names(self.name_tokens)  # (n_objects, word_width)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+_TINY = 2  # pixels: boxes of so small an image may lie in the first
+
 
 def check_inside(where: str, boxes: np.ndarray, width: float, height: float) -> None:
     """Boxes (R, 4) are xyxy pixels of an image of that size, up to two pixels.
 
     Raises:
         ValueError: the size is not positive; a box is not finite, inside out, or outside, as happens when width and
-            height are swapped.
+            height are swapped; several boxes all lie in the first pixel, as parts of the sides do.
     """
     if not (np.isfinite(width) and np.isfinite(height) and width > 0 and height > 0):
         raise ValueError(f"{where}: expected a width and height > 0, got {width:g} × {height:g}")
@@ -22,4 +24,9 @@ def check_inside(where: str, boxes: np.ndarray, width: float, height: float) -> 
         raise ValueError(
             f"{where}: box {i}: expected x1 <= x2, y1 <= y2 within an image of {width:g} × {height:g} pixels, "
             f"got {boxes[i].tolist()}"
+        )
+    if len(boxes) > 1 and min(width, height) > _TINY and 0 < boxes.max() <= 1:
+        raise ValueError(
+            f"{where}: expected boxes in pixels of {width:g} × {height:g}, got all boxes in its first pixel; "
+            "where they are parts of its sides, multiply them by width, height, width, height"
         )
