@@ -124,8 +124,8 @@ def check_features(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected at least one row per item and one dimension, got shape {shape}")
 
 
-def check_agreement(images: Any, captions: Any) -> None:
-    """Same framework, device (one that holds data) and width on both sides.
+def check_agreement(images: Any, captions: Any, names: tuple[str, str] = ("images", "captions")) -> None:
+    """Same framework, device (one that holds data) and width on both sides; ``names`` are those of the arguments.
 
     Raises:
         TypeError: for tensors with arrays.
@@ -135,16 +135,18 @@ def check_agreement(images: Any, captions: Any) -> None:
     if tensors[0] != tensors[1]:
         kinds = {"torch": "a torch tensor", "numpy": "a numpy array", "h5py": "an h5py dataset"}
         expected = kinds["torch"] if tensors[0] else f"{kinds['numpy']} or {kinds['h5py']}"
-        got = kinds[kind_of("captions", captions)]
+        got = kinds[kind_of(names[1], captions)]
         way = {kinds["numpy"]: "; torch.from_numpy makes one", kinds["torch"]: "; .detach().cpu().numpy() makes one"}
-        raise TypeError(f"captions: expected {expected} (as images), got {got}{way.get(got, '')}")
+        raise TypeError(f"{names[1]}: expected {expected} (as {names[0]}), got {got}{way.get(got, '')}")
     if tensors[0] and images.device != captions.device:
-        raise ValueError(f"captions: expected a tensor on {images.device} (as images), got one on {captions.device}")
+        raise ValueError(
+            f"{names[1]}: expected a tensor on {images.device} (as {names[0]}), got one on {captions.device}"
+        )
     if tensors[0] and images.device.type == "meta":
-        raise ValueError("images: expected a tensor that holds data, got one on the meta device")
+        raise ValueError(f"{names[0]}: expected a tensor that holds data, got one on the meta device")
     if images.shape[-1] != captions.shape[-1]:
         raise ValueError(
-            f"captions: expected a last dimension of {images.shape[-1]} (as images), got {captions.shape[-1]}"
+            f"{names[1]}: expected a last dimension of {images.shape[-1]} (as {names[0]}), got {captions.shape[-1]}"
         )
 
 
@@ -333,7 +335,8 @@ def check_out(out: Any, shape: tuple[int, int], inputs: tuple[Any, Any]) -> None
         got = "array" if kind == "numpy" else "file"
         raise ValueError(f"out: expected something writable, got a read-only {got}")
     strides = out.stride() if kind == "torch" else getattr(out, "strides", ())
-    if any(step == 0 and size > 1 for step, size in zip(strides, shape, strict=False)):  # a dataset has none
+    # An empty array's strides may be 0; a dataset has none.
+    if 0 not in shape and any(step == 0 and size > 1 for step, size in zip(strides, shape, strict=False)):
         got = "a tensor" if kind == "torch" else "an array"
         raise ValueError(f"out: expected {got} with its own memory for each element, got an expanded one")
     for name, value in zip(("images", "captions"), inputs, strict=True):

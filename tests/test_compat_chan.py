@@ -96,11 +96,16 @@ def test_chan_s_arguments_go_by_its_own_names() -> None:
     for name, given in (
         ("img_embs", (v[0], w, few, LENGTHS)),
         ("cap_embs", (v, w[0], few, LENGTHS)),
+        ("cap_embs", (v, w[..., 1:], [1] * len(v), LENGTHS)),
         (r"img_lens\[0\]", (v, w, few, LENGTHS)),
         (r"cap_lens\[0\]", (v, w, [1] * len(v), many)),
     ):
         with pytest.raises(ValueError, match=f"^{name}: expected "):
             chan.compute_sims(*given, opt)
+    encoder = chan.SimsEncoder("VHACoding", "MeanPooling", opt=opt)
+    for name, images, captions in (("img_emb", v[0], w), ("cap_emb", v, w[0]), ("cap_emb", v, w[..., 1:])):
+        with pytest.raises(ValueError, match=f"^{name}: expected "):
+            encoder(images, captions, [1] * len(v), LENGTHS)
 
 
 def test_chan_s_lengths_in_bfloat16() -> None:

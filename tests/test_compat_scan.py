@@ -108,6 +108,8 @@ def test_missing_options_and_wrong_arguments() -> None:
         scan.shard_xattn_t2i(v.numpy(), [x[:n] for x, n in zip(w.numpy(), LENGTHS, strict=True)], LENGTHS, options())
     with pytest.raises(ValueError, match=r"^caplens\[1\]: expected a length from 1 to 8, got 9$"):
         scan.shard_xattn_t2i(v.numpy(), w.numpy(), [1, 9, 2, 2], options())
+    with pytest.raises(TypeError, match=r"^caplens: expected the number of words of each caption, got None$"):
+        scan.shard_xattn_t2i(v.numpy(), w.numpy(), None, options())
     with pytest.raises(ValueError, match=r"^device: expected an available device .*, got 'cuda:99'$"):
         scan.shard_xattn_t2i(v.numpy(), w.numpy(), LENGTHS, options(), device="cuda:99")
 

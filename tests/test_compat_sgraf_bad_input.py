@@ -42,9 +42,9 @@ def test_a_state_that_is_not_whole_is_told_by_name(module: str) -> None:
 def test_dtypes_that_do_not_fit_the_weights() -> None:
     v, w = problem()
     model = encoder("SGR")
-    with pytest.raises(TypeError, match=r"^images: expected float64 \(as the module's weights\), got float32$"):
+    with pytest.raises(TypeError, match=r"^img_emb: expected float64 \(as the module's weights\), got float32$"):
         model(v.float(), w, LENGTHS)
-    with pytest.raises(TypeError, match=r"^captions: expected float32 \(as the module's weights\), got bfloat16$"):
+    with pytest.raises(TypeError, match=r"^cap_emb: expected float32 \(as the module's weights\), got bfloat16$"):
         model.float()(v.float(), w.bfloat16(), LENGTHS)
     with pytest.raises(TypeError, match=r"^weights: expected float32 or float64, got float16$"):
         model.half()(v.half(), w.half(), LENGTHS)
@@ -61,7 +61,7 @@ def test_bad_input() -> None:
         sgraf.shard_attn_scores(nn.Linear(2, 2), v, w, LENGTHS, None)
     with pytest.raises(TypeError, match="model: expected a model with sim_enc or a module, got Namespace"):
         sgraf.shard_attn_scores(Namespace(), v, w, LENGTHS, None)
-    with pytest.raises(ValueError, match="images: expected 5 regions each, got shape"):
+    with pytest.raises(ValueError, match=r"^img_emb: expected 5 regions each, got shape"):
         model(v[:, :4], w, LENGTHS)
     with pytest.raises(ValueError, match=r"cap_lens\[2\]: expected a length from 1 to 8, got 9"):
         sgraf.shard_attn_scores(model, v, w, [1, 4, 9, 3, 4], None)
@@ -74,9 +74,14 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(ValueError, match=rf"^device: expected {told}.*, got '{device}'$"):
             sgraf.shard_attn_scores(model, v, w, LENGTHS, None, device=device)
-    for name, images, captions in (("images", v[..., 1:], w), ("captions", v, w[..., 1:])):
+    for name, images, captions in (("img_embs", v[..., 1:], w), ("cap_embs", v, w[..., 1:])):
         told = rf"^{name}: expected a last dimension of {WIDTH} \(as the module\), got {WIDTH - 1}$"
         with pytest.raises(ValueError, match=told):
             sgraf.shard_attn_scores(model, images, captions, LENGTHS, None)
-    with pytest.raises(ValueError, match=f"^images: expected a last dimension of {WIDTH}"):
+    with pytest.raises(ValueError, match=f"^img_emb: expected a last dimension of {WIDTH}"):
         model(v[..., 1:], w[..., 1:], LENGTHS)
+    for name, images, captions in (("img_emb", v[0], w), ("cap_emb", v, w[0])):
+        with pytest.raises(ValueError, match=rf"^{name}: expected 3 dimensions \(n, rows, D\), got shape"):
+            model(images, captions, LENGTHS)
+    with pytest.raises(ValueError, match=rf"^cap_emb: expected a last dimension of {WIDTH} \(as img_emb\), got"):
+        model(v, w[..., 1:], LENGTHS)

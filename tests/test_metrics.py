@@ -198,7 +198,8 @@ BAD = {
         {},
         ValueError,
         "captions_per_image: expected 5 captions for each of 4 images (20), got 4; "
-        "where each image comes 5 times in a row, score images[::5]; or give caption_to_image for another map",
+        "where each image has one caption, write captions_per_image=1; "
+        "where each comes 5 times in a row, score images[::5]; or give caption_to_image for another map",
     ),
     "map in place of a number": (
         (np.eye(4), [0, 1, 2, 3]),

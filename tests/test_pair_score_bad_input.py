@@ -112,6 +112,12 @@ BAD = {
         "region_offsets: expected the first offset to be 0, got 2; "
         "these are lengths, which cmsei_fast.Encoded(regions, lengths) makes offsets of",
     ),
+    "offsets-list": (
+        _call(region_offsets=[2, 4]),
+        TypeError,
+        "region_offsets: expected a tensor, got list; "
+        "cmsei_fast.Encoded(regions, lengths) makes offsets of lengths of any kind",
+    ),
     "offsets-end": (
         _call(region_offsets=torch.tensor([0, 2, 5])),
         ValueError,

@@ -179,6 +179,8 @@ def test_empty_sets(empty, layout, library):
     got = score_matrix(images, captions, m, n)
     assert tuple(got.shape) == empty
     assert str(got.dtype).removeprefix("torch.") == "float32"
+    out = np.empty(empty) if library == "numpy" else torch.empty(empty)
+    assert score_matrix(images, captions, m, n, out=out) is out
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "float64", "float8", "int8"])

@@ -49,7 +49,8 @@ class SimsEncoder(nn.Module):
         Lengths (n_image,) and (n_caption,) may be whole numbers in a floating dtype, as CHAN's are.
         """
         regions, words = whole("img_lens", img_lens), whole("cap_lens", cap_lens)
-        return scores.xattn_score(img_emb, cap_emb, words, self.scorer, img_lens=regions)
+        names = ("img_emb", "cap_emb")
+        return scores.xattn_score(img_emb, cap_emb, words, self.scorer, img_lens=regions, names=names)
 
 
 def compute_sims(

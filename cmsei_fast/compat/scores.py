@@ -20,20 +20,22 @@ from ..scorer import PairScorer
 from ..scoring import score_matrix
 
 
-def packed(images: Any, captions: Any, cap_lens: Any, img_lens: Any = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def packed(
+    images: Any, captions: Any, cap_lens: Any, img_lens: Any = None, names: tuple[str, str] = ("images", "captions")
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Regions (ΣR, D), words (ΣL, D) and their offsets from padded tensors (N, R, D) and (M, L, D); differentiable.
 
-    Without img_lens every image has all R regions.
+    Without img_lens every image has all R regions. ``names``: what the caller's own caller calls the features.
 
     Raises:
         TypeError: if the features are no floating tensors or the lengths no integers.
         ValueError: for a wrong rank, two widths or devices, or lengths that do not fit.
     """
-    for name, x in (("images", images), ("captions", captions)):
+    for name, x in zip(names, (images, captions), strict=True):
         if not isinstance(x, Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
         check_padded(name, x)
-    checks.check_agreement(images, captions)
+    checks.check_agreement(images, captions, names)
     if cap_lens is None:
         raise TypeError("cap_lens: expected the number of words of each caption, got None")
     checks.check_lengths("cap_lens", cap_lens, "caption", tuple(captions.shape))
@@ -43,13 +45,19 @@ def packed(images: Any, captions: Any, cap_lens: Any, img_lens: Any = None) -> t
 
 
 def xattn_score(
-    images: Any, captions: Any, cap_lens: Any, scorer: PairScorer, unit: bool = False, img_lens: Any = None
+    images: Any,
+    captions: Any,
+    cap_lens: Any,
+    scorer: PairScorer,
+    unit: bool = False,
+    img_lens: Any = None,
+    names: tuple[str, str] = ("images", "captions"),
 ) -> Tensor:
     """(n_image, n_caption) scores of padded tensors, with gradients for what asks for them.
 
-    ``unit``: regions and words are divided by their lengths first; what is 0 stays.
+    ``unit``: regions and words are divided by their lengths first; what is 0 stays. ``names`` as of :func:`packed`.
     """
-    regions, words, region_offsets, word_offsets = packed(images, captions, cap_lens, img_lens)
+    regions, words, region_offsets, word_offsets = packed(images, captions, cap_lens, img_lens, names)
     wide = torch.promote_types(regions.dtype, words.dtype)
     if unit:
         full = torch.promote_types(wide, torch.float32)  # the least length is 0 in float16
@@ -79,6 +87,12 @@ def shard_xattn(
     images, captions = as_array(names[0], images), as_array(names[1], captions)
     for name, x in zip(names, (images, captions), strict=False):
         check_padded(name, x)
+    # A tensor beside an array goes: both become tensors where the scores are computed.
+    if images.shape[2] != captions.shape[2]:
+        got = captions.shape[2]
+        raise ValueError(f"{names[1]}: expected a last dimension of {images.shape[2]} (as {names[0]}), got {got}")
+    if caplens is None:
+        raise TypeError(f"{names[2]}: expected the number of words of each caption, got None")
     checks.check_lengths(names[2], caplens, "caption", tuple(captions.shape))
     checks.check_lengths(names[3], image_lengths, "image", tuple(images.shape))
     out = np.empty((len(images), len(captions)))

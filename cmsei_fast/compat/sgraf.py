@@ -68,5 +68,6 @@ def shard_attn_scores(
     # The field keeps float32 words in padded float64 arrays: only the words are copied.
     words = [as_tensor(c[:n]).to(place, torch.float32) for c, n in zip(cap_embs, lengths.tolist(), strict=True)]
     packed = torch.cat(words) if words else torch.empty(0, cap_embs.shape[2], device=place)
-    found = encoder.to(place).similarities(images.to(place, torch.float32), packed, torch.from_numpy(lengths))
+    images = images.to(place, torch.float32)
+    found = encoder.to(place).similarities(images, packed, torch.from_numpy(lengths), ("img_embs", "cap_embs"))
     return found.double().cpu().numpy()

@@ -120,11 +120,15 @@ class EncoderSimilarity(nn.Module):
         Raises:
             TypeError, ValueError: naming the argument, what was expected and what came.
         """
-        _, words, _, offsets = scores.packed(img_emb, cap_emb, cap_lens)
+        _, words, _, offsets = scores.packed(img_emb, cap_emb, cap_lens, names=("img_emb", "cap_emb"))
         return self.similarities(img_emb, words, offsets.diff())
 
-    def similarities(self, images: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+    def similarities(
+        self, images: Tensor, words: Tensor, lengths: Tensor, names: tuple[str, str] = ("img_emb", "cap_emb")
+    ) -> Tensor:
         """The same of packed words (ΣL, D) and their lengths (n_caption,) int64 on the CPU.
+
+        ``names``: what the caller's own caller calls images and captions.
 
         Raises:
             TypeError: for another dtype than the weights', outside autocast, or weights of less than float32.
@@ -132,8 +136,8 @@ class EncoderSimilarity(nn.Module):
         """
         width = self.sim_tranloc_w.in_features
         if images.dim() != 3 or images.shape[1] != self.num_region:
-            raise ValueError(f"images: expected {self.num_region} regions each, got shape {tuple(images.shape)}")
-        for name, x in (("images", images), ("captions", words)):
+            raise ValueError(f"{names[0]}: expected {self.num_region} regions each, got shape {tuple(images.shape)}")
+        for name, x in zip(names, (images, words), strict=True):
             if x.shape[-1] != width:
                 raise ValueError(f"{name}: expected a last dimension of {width} (as the module), got {x.shape[-1]}")
         if 0 in (len(images), len(lengths)):
@@ -145,7 +149,7 @@ class EncoderSimilarity(nn.Module):
         own = self.sim_tranloc_w.weight.dtype
         if own not in (torch.float32, torch.float64):
             raise TypeError(f"weights: expected float32 or float64, got {str(own).removeprefix('torch.')}")
-        for name, x in (("images", images), ("captions", words)):
+        for name, x in zip(names, (images, words), strict=True):
             if x.dtype != own and not torch.is_autocast_enabled(x.device.type):
                 kinds = [str(dtype).removeprefix("torch.") for dtype in (own, x.dtype)]
                 raise TypeError(f"{name}: expected {kinds[0]} (as the module's weights), got {kinds[1]}")

@@ -47,8 +47,9 @@ def pair_score(
     Args:
         regions: (ΣR, D) regions of all images, one image after the other; float16, bfloat16, float32 or float64. Or
             :class:`cmsei_fast.Encoded` images, which have their offsets with them.
-        words: (ΣL, D) words of all sentences, in regions' dtype (under autocast in any of them) and on its device; or
-            encoded ones.
+        words: (ΣL, D) words of all sentences, in regions' dtype and on its device; or encoded ones. Under autocast in
+            any of these dtypes: both sides take the wider one, float64 too, where a product refuses that beside
+            another.
         region_offsets: (N + 1,) int64 on the CPU: image i owns the rows from offset i to offset i + 1, at least one.
             None for encoded images alone.
         word_offsets: (M + 1,) int64 on the CPU, likewise.
@@ -72,7 +73,11 @@ def pair_score(
     """
     v, v_offsets = _packed("region", regions, region_offsets)
     w, w_offsets = _packed("word", words, word_offsets)
-    _check_tensors(regions=v, words=w, region_offsets=v_offsets, word_offsets=w_offsets)
+    _check_tensors(regions=v, words=w)
+    for row, offsets in (("region", v_offsets), ("word", w_offsets)):
+        if not isinstance(offsets, Tensor):
+            way = f"cmsei_fast.Encoded({row}s, lengths) makes offsets of lengths of any kind"
+            raise TypeError(f"{row}_offsets: expected a tensor, got {type(offsets).__name__}; {way}")
     if not isinstance(scorer, PairScorer):
         raise TypeError(f"scorer: expected a PairScorer, got {type(scorer).__name__}{scorer_at_hand(scorer)}")
     if v.dtype != w.dtype and {v.dtype, w.dtype} <= set(_FLOATS) and _autocast(v.device.type):

@@ -29,6 +29,9 @@ MERGED_NUMBERS = 1 << 24
 class Retrieved:
     """What :func:`retrieve` found, best first; tensors for tensors, numpy arrays for arrays and datasets.
 
+    Both are read by name. It does not unpack: ``torch.topk`` has the scores first, and two arrays of one shape that
+    changed places would not be noticed.
+
     Args:
         indices: (n_query, k) int64, the items.
         scores: (n_query, k), their scores: float64 for precision "float64", float32 for all others.

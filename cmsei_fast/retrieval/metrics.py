@@ -111,7 +111,8 @@ def check_map(n_image: int, n_caption: int, captions_per_image: int, caption_to_
             way = "give caption_to_image for another map"
             if n_caption == n_image:  # the field's arrays have each image once for every caption
                 k = captions_per_image
-                way = f"where each image comes {k} times in a row, score images[::{k}]; or {way}"
+                one = "where each image has one caption, write captions_per_image=1"
+                way = f"{one}; where each comes {k} times in a row, score images[::{k}]; or {way}"
             elif n_image == n_caption * captions_per_image:
                 way = f"the transpose (n_image, n_caption) would fit; or {way}"
             raise ValueError(
