@@ -258,6 +258,30 @@ def test_an_image_of_nan_leaves_the_others_alone(dtype: torch.dtype, made_by: st
         torch.testing.assert_close(dirty[[0, 2]], clean[[0, 2]], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf])
+@pytest.mark.parametrize("side", ["image", "caption"])
+@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16", "int8"])
+def test_an_infinite_feature_is_never_a_score(precision: str, side: str, bad: float, backend: Backend) -> None:
+    """Neither where infinities of both signs meet in a mean nor where what is infinite is the smallest, not chosen."""
+    hard = Attention(attend="hard", relevance="dot", aggregate="sum")
+    guided = Attention(norm="none", aggregate="guided", temperature=30.0)
+    scorers = [PairScorer(alignment=1.0), PairScorer(object_sentence=1.0), PairScorer(word_image=1.0)]
+    scorers += [PairScorer(t2i=hard), PairScorer(i2t=hard), PairScorer.chan(), PairScorer(guided, guided)]
+    for seed, scorer in enumerate((*scorers, PairScorer.cmsei(), PairScorer.scan_t2i(), PairScorer.bfan())):
+        v, w, *given = Problem(scorer, (3, 5, 2), (2, 4, 1), 6, seed).tensors()
+        x, first, count = (v, 3, 5) if side == "image" else (w, 2, 4)
+        x[first : first + count, 2] *= torch.tensor([1.0, -1.0]).repeat(3)[:count]
+        v, w = (x.to(backend.device, torch.float32) for x in (v, w))
+        options = {"scorer": scorer, "engine": backend.engine, "precision": precision}
+        clean = pair_score(v, w, *given, **options)
+        (v if side == "image" else w)[first + 1, 2] = bad
+        found = pair_score(v, w, *given, **options)
+        wrong = torch.zeros_like(found, dtype=torch.bool)
+        wrong[(1,) if side == "image" else (slice(None), 1)] = True
+        assert not found[wrong].isfinite().any(), scorer
+        torch.testing.assert_close(found[~wrong], clean[~wrong], atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("native", [b for b in BACKENDS if b.engine == "native"], ids=str)
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.usefixtures("threads")

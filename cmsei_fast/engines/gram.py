@@ -148,7 +148,8 @@ def _direction(a: Tensor, context: Side, queries: Side, how: Direction, guide: T
             matched = above.any(-1, keepdim=True)
             p = (how.temperature * a).masked_fill(~above & matched, -torch.inf).softmax(-1).where(matched, 0)
         if how.attend == "hard" and last:  # U is a context item: no Gram matrix is needed
-            dot = a.gather(-1, choice)[..., 0]
+            # Not what is infinite and was not chosen either is a score.
+            dot = a.gather(-1, choice)[..., 0] + 0 * a.detach().sum(-1)
             square = context.square[:, None, None].expand(a.shape).gather(-1, choice)[..., 0]
         else:
             if how.attend == "hard":

@@ -194,19 +194,20 @@ template <class S> struct Direction {
         }
     }
 
-    // The largest of m numbers a, `stride` apart, for each lane, and the first place where it is; NaN if one is.
+    // The largest of m numbers a, `ld` apart, for each lane, and the first place where it is; NaN if one is not finite,
+    // which 0 times it tells.
     struct Largest {
         T value, place;
     };
     CMSEI_INLINE Largest largest(const S* a) const {
-        T value = V::load(a), place = V::zero(), sum = value;
+        T value = V::load(a), place = V::zero(), nothing = value * 0;
         for (long c = 1; c < m; ++c) {
             const T x = V::load(a + c * ld);
             place = V::select(x > value, V::set(static_cast<S>(c)), place);
             value = V::max(x, value);
-            sum += x;
+            nothing += x * 0;
         }
-        return {V::select(sum == sum, value, sum), place};
+        return {value + nothing, place};
     }
 
     // Hard attention: Q·U, |U|² and |U| of the one item chosen, and the attention where it is asked for.

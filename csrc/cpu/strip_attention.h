@@ -272,16 +272,17 @@ private:
     }
 
     // The largest inner product of each query, and the length of the first row of the context that has it; NaN if one
-    // is.
+    // is not finite, which 0 times it tells.
     template <int NV> void choose(const S* block, long stride, S* r, long at) const {
         const bool cosines = relevance_kind == kCosine;
         cosines ? choose<NV, true>(block, stride, r, at) : choose<NV, false>(block, stride, r, at);
     }
     template <int NV, bool cosines> void choose(const S* block, long stride, S* r, long at) const {
-        T best[NV], sum[NV], u[NV];
+        T best[NV], nothing[NV], u[NV];
 #pragma GCC unroll 2
         for (int k = 0; k < NV; ++k) {
-            best[k] = sum[k] = V::load(block + k * W);
+            best[k] = V::load(block + k * W);
+            nothing[k] = best[k] * 0;
             u[k] = V::set(context.length[0]);
         }
         for (long i = 1; i < context.m; ++i) {
@@ -291,13 +292,12 @@ private:
                 const T a = V::load(block + k * W);
                 if (cosines) u[k] = V::select(a > best[k], V::set(context.length[i]), u[k]);
                 best[k] = V::max(a, best[k]);
-                sum[k] += a;
+                nothing[k] += a * 0;
             }
         }
 #pragma GCC unroll 2
         for (int k = 0; k < NV; ++k) {
-            const T dot = V::select(sum[k] == sum[k], best[k], sum[k]);
-            const T length = V::load(q + at + k * W);
+            const T dot = best[k] + nothing[k], length = V::load(q + at + k * W);
             V::store(r + k * W, cosines ? M::cosine(within<V>(dot, length * u[k]), length, u[k]) : dot);
         }
     }

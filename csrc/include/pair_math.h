@@ -61,9 +61,7 @@ template <class S> CMSEI_FORMULA bool is_bounded(int norm, S temperature) {
 // An inner product held to the product of the lengths, beyond which rounding alone takes it: of vectors that cancel out,
 // whose lengths are 0 but for it, a cosine would be of any size. NaN stays NaN.
 template <class M> CMSEI_FORMULA typename M::T within(typename M::T dot, typename M::T most) {
-#if defined(__CUDA_ARCH__)
-    if constexpr (sizeof dot == sizeof(float)) return scalar::within(dot, most);
-#endif
+    if constexpr (sizeof dot == sizeof(typename M::S)) return scalar::within(dot, most);
     return M::select(dot > most, most, M::select(dot < -most, -most, dot));
 }
 
@@ -110,16 +108,16 @@ template <class M> struct PairMath {
     // Gradient of λ per unit of the value's, from mean = Σ share · r.
     static CMSEI_FORMULA T lse_temperature_vjp(S lse, T mean, T value) { return (mean - value) / lse; }
 
-    // |x| from x·x; the gradient at 0 is 0.
-    static CMSEI_FORMULA T length(T squared) { return M::sqrt(M::max(squared, M::zero())); }
+    // |x| from x·x; the gradient at 0 is 0. NaN comes second, here and below: of two a host's max drops the first.
+    static CMSEI_FORMULA T length(T squared) { return M::sqrt(M::max(M::zero(), squared)); }
     static CMSEI_FORMULA T length_vjp(T length, T d) {
         return M::select(length > 0, d / (2 * M::select(length > 0, length, M::set(1))), M::zero());
     }
 
     // cosine = dot / max(a b, eps) of vectors of lengths a and b.
-    static CMSEI_FORMULA T cosine(T dot, T a, T b) { return M::divide(dot, M::max(a * b, M::set((S)kEps))); }
+    static CMSEI_FORMULA T cosine(T dot, T a, T b) { return M::divide(dot, M::max(M::set((S)kEps), a * b)); }
     static CMSEI_FORMULA void cosine_vjp(T cosine, T a, T b, T d, T& d_dot, T& d_a, T& d_b) {
-        const T inverse = 1 / M::max(a * b, M::set((S)kEps));
+        const T inverse = 1 / M::max(M::set((S)kEps), a * b);
         const T free = M::select(a * b > (S)kEps, -d * cosine * inverse, M::zero());
         d_dot += d * inverse;
         d_a += free * b;
@@ -149,11 +147,11 @@ template <class M> struct PairMath {
     // A negative-aware attention weighs what is above the threshold; the largest weight is then 1, and without one all
     // are 0. A mismatch counts where the queries' agreement (any positive multiple of it) is negative.
     static CMSEI_FORMULA T above(T a, S threshold, T weight) { return M::select(a > threshold, weight, M::zero()); }
-    static CMSEI_FORMULA T matched_factor(T total) { return M::divide(M::set(1), M::max(total, M::set(1))); }
+    static CMSEI_FORMULA T matched_factor(T total) { return M::divide(M::set(1), M::max(M::set(1), total)); }
     static CMSEI_FORMULA T mismatch(T agreed, T best) { return M::select(agreed < 0, best, M::zero()); }
 
     // x / max(x, eps) and 1 / max(x, eps): the length of unit(x) and its factor.
-    static CMSEI_FORMULA T unit_factor(T length) { return M::divide(M::set(1), M::max(length, M::set((S)kEps))); }
+    static CMSEI_FORMULA T unit_factor(T length) { return M::divide(M::set(1), M::max(M::set((S)kEps), length)); }
     static CMSEI_FORMULA T unit_factor_vjp(T length, T d) {
         const T f = unit_factor(length);
         return M::select(length > (S)kEps, -d * f * f, M::zero());

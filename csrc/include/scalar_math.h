@@ -1,6 +1,7 @@
 // Functions of one number. On a host they are the library's. On a device those of float32 are an instruction or two,
 // wrong by at most two units in the last place (exp of x by as much as rounding x itself is worth) and without numbers
 // below the normal ones, where the library's are five to ten: a pair of 12 words and 36 regions asks for hundreds.
+// CMSEI_OWN_FLOATS: whoever includes this has defined those of float32.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -19,6 +20,8 @@ CMSEI_FORMULA double exp(double x) { return ::exp(x); }
 CMSEI_FORMULA double exp2(double x) { return ::exp2(x); }
 CMSEI_FORMULA double log(double x) { return ::log(x); }
 CMSEI_FORMULA double divide(double a, double b) { return a / b; }
+// x where it is between -most and most, else that of them which has its sign; NaN stays NaN.
+CMSEI_FORMULA double within(double x, double most) { return x > most ? most : x < -most ? -most : x; }
 
 // a · b as it is rounded: no multiply-add takes it in with all its digits.
 #if defined(__CUDA_ARCH__)
@@ -31,7 +34,7 @@ template <class S> CMSEI_FORMULA S rounded_product(S a, S b) { return a * b; }
 #if defined(__CUDA_ARCH__)
 // max of NaN and x is x.
 CMSEI_FORMULA float max(float a, float b) { return ::fmaxf(a, b); }
-// x where it is between -most and most, else that of them which has its sign; NaN where x or most is NaN.
+// NaN where x or most is NaN.
 CMSEI_FORMULA float within(float x, float most) {
 #if __CUDA_ARCH__ >= 860
     asm("min.NaN.xorsign.abs.f32 %0, %0, %1;" : "+f"(x) : "f"(most));
@@ -60,8 +63,9 @@ CMSEI_FORMULA float divide(float a, float b) {
     return a * b;
 }
 CMSEI_FORMULA float exp(float x) { return exp2(x * 1.44269504088896340736f); }
-#else
+#elif !defined(CMSEI_OWN_FLOATS)
 CMSEI_FORMULA float max(float a, float b) { return a > b ? a : b; }
+CMSEI_FORMULA float within(float x, float most) { return x > most ? most : x < -most ? -most : x; }
 CMSEI_FORMULA float sqrt(float x) { return ::sqrtf(x); }
 CMSEI_FORMULA float exp(float x) { return ::expf(x); }
 CMSEI_FORMULA float exp2(float x) { return ::exp2f(x); }

@@ -183,18 +183,19 @@ template <class S, class Team> struct TeamDirection {
         }
     }
 
-    // The largest inner product of a query and the first place where it is; NaN if one is.
+    // The largest inner product of a query and the first place where it is; NaN if one is not finite, which 0 times it
+    // tells.
     CMSEI_TEAM S largest(const S* a, int& place) const {
-        S value = a[0], sum = a[0];
+        S value = a[0], nothing = 0 * a[0];
         place = 0;
 #pragma unroll 1
         for (int c = 1; c < m; ++c) {
             const S x = a[c * context];
             if (x > value) place = c;
             value = Math::max(x, value);
-            sum += x;
+            nothing += 0 * x;
         }
-        return sum == sum ? value : sum;
+        return value + nothing;
     }
 
     // The relevance of the one item that each query chooses.
