@@ -49,6 +49,13 @@ def edge_logits(
 
 
 @triton.jit
+def seen_logits(logits, edge):
+    """Logits as the largest is taken of them: above −inf, which stands for no edge."""
+    lowest: tl.constexpr = -3e38 if logits.dtype == tl.float32 else -1e308
+    return tl.where(edge & (logits < lowest), lowest, logits)
+
+
+@triton.jit
 def bin_labels(x, labels, first, B: tl.constexpr):
     """(BQ, B): x (BQ, BK) summed over the pairs of each of the labels first … first + B − 1."""
     column = tl.arange(0, B)
@@ -152,7 +159,7 @@ def relations_forward(
             WIDE,
             NATIVE,
         )
-        now = tl.maximum(most, tl.max(logits, 1))
+        now = tl.maximum(most, tl.max(seen_logits(logits, edge), 1))
         base = tl.where(now == float("-inf"), 0.0, now)
         p = tl.exp(logits - base[:, None])
         fade = tl.exp(most - base)
@@ -163,7 +170,8 @@ def relations_forward(
             for first in range(0, n_labels, 16):
                 values = load_values(value, first, n_labels, head, heads, width, 16, BD)
                 acc += multiply(bin_labels(p, label, first, 16), values, PRECISION)
-    result = tl.where((total == 0)[:, None], 0.0, acc / tl.where(total == 0, 1.0, total)[:, None])
+    alone = (total == 0) & (most == float("-inf"))
+    result = tl.where(alone[:, None], 0.0, acc / tl.where(alone, 1.0, total)[:, None])
     place = out + ((batch * heads + head) * nodes + i[:, None]) * width + column[None, :]
     tl.store(place, result.to(out.dtype.element_ty), mask=inside)
 
@@ -263,10 +271,11 @@ def relations_backward(
             WIDE,
             NATIVE,
         )
-        most = tl.max(logits, 1)
-        p = tl.exp(logits - tl.where(most == float("-inf"), 0.0, most)[:, None])
+        most = tl.max(seen_logits(logits, edge), 1)
+        alone = most == float("-inf")
+        p = tl.exp(logits - tl.where(alone, 0.0, most)[:, None])
         total = tl.sum(p, 1)
-        p = p / tl.where(total == 0, 1.0, total)[:, None]  # [BQ, BK]
+        p = p / tl.where((total == 0) & alone, 1.0, total)[:, None]  # [BQ, BK]
         dv_tile += multiply(tl.trans(p), g, PRECISION)
         v_tile = tl.load(
             v + batch * vb + far_head * vh + j.to(tl.int64)[:, None] * vr + column[None, :] * vd,

@@ -227,6 +227,26 @@ def test_what_asks_with_nan_gets_nan_alone(dtype: torch.dtype, made_by: str, bac
     compare({"out": found}, {"out": expected}, LIMIT[dtype])
 
 
+@pytest.mark.parametrize("shape", [SHAPES[3], SHAPES[-1]], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_what_asks_for_nothing_but_minus_infinity_gets_nan(dtype: torch.dtype, shape, backend: Backend) -> None:
+    """An infinite query, say; not the 0 of a node without an edge, nor what all weights alike would give."""
+    inputs, labels = graph(shape)
+    given = {name: x.to(dtype, copy=True) for name, x in inputs.items()}
+    given["k"][..., 0] = given["k"][..., 0].abs() + 0.1
+    labels[0, 1], labels[0, 1, 0] = 0, 1
+    expected = run(given, labels, backend.engine, backend.device)["out"]
+    assert expected.isfinite().all()
+    given["q"][0, :, 1, 0] = -torch.inf
+    for more in (False, True):
+        if more:
+            labels[0, 1] = 1
+        found = run(given, labels, backend.engine, backend.device)["out"]
+        assert found[0, :, 1].isnan().all()
+        found[0, :, 1] = expected[0, :, 1]
+        compare({"out": found}, {"out": expected}, LIMIT[dtype])
+
+
 def test_mixed_dtypes_of_the_tables(backend: Backend) -> None:
     inputs, labels = graph(SHAPES[3])
     mixed = cast(inputs, torch.float32) | {"value": inputs["value"], "bias": inputs["bias"].bfloat16()}

@@ -186,7 +186,8 @@ struct Kernel {
         answers[key] = 1;
         if (a.bias) logit[i][j] += a.bias[label[i][j] * a.shape.heads + place.head];
         if (a.confidence) logit[i][j] += log_of(a.confidence[edge + key]);
-        highest = logit[i][j] > highest ? logit[i][j] : highest;
+        const Acc seen = seen_logit(logit[i][j]);
+        highest = seen > highest ? seen : highest;
       }
 #pragma unroll
       for (int mask = 1; mask < kKeyLanes; mask *= 2) {
@@ -284,7 +285,7 @@ struct Kernel {
     for (int i = 0; i < kRowsPerLane; ++i) {
 #pragma unroll
       for (int mask = 1; mask < kKeyLanes; mask *= 2) row_sum[i] += shuffle_xor(row_sum[i], mask);
-      if (lane % kKeyLanes == 0) factors[lane / kKeyLanes + i * kRowLanes] = inverse_sum(row_sum[i]);
+      if (lane % kKeyLanes == 0) factors[lane / kKeyLanes + i * kRowLanes] = inverse_sum(row_sum[i], row_max[i]);
     }
     sync_warp();
     if (a.plan.bins) {

@@ -122,9 +122,10 @@ struct GradientKernel {
         } else {
           if (a.bias) x += a.bias[label * a.shape.heads + head];
           if (a.confidence) x += log_of(a.confidence[(image * nodes + i) * nodes + j]);
+          const Acc seen = seen_logit(x);
+          highest = seen > highest ? seen : highest;
         }
         row[j] = x;
-        highest = x > highest ? x : highest;
       }
 #pragma unroll
       for (int mask = 1; mask < kWarp; mask *= 2) {
@@ -137,7 +138,7 @@ struct GradientKernel {
         row[j] = exp_of(row[j] - base);
         total += row[j];
       }
-      const Acc inverse = inverse_sum(sum(total));
+      const Acc inverse = inverse_sum(sum(total), highest);
       for (int j = lane; j < nodes; j += kWarp) row[j] = own[j] == 0 ? Acc(0) : row[j] * inverse;
     }
   }

@@ -45,10 +45,18 @@ CMSEI_RELATION_FN Acc softmax_base(Acc running_max) {
   return running_max == -static_cast<Acc>(INFINITY) ? Acc(0) : running_max;
 }
 
-// 1 / sum, and 0 for a node without an edge; a NaN sum stays NaN.
+// A logit as the running maximum takes it: above -inf, which stands for no edge.
 template <typename Acc>
-CMSEI_RELATION_FN Acc inverse_sum(Acc sum) {
-  return sum == Acc(0) ? Acc(0) : Acc(1) / sum;
+CMSEI_RELATION_FN Acc seen_logit(Acc logit) {
+  constexpr Acc lowest = sizeof(Acc) == 4 ? static_cast<Acc>(-3.0e38) : static_cast<Acc>(-1.0e308);
+  return logit > lowest ? logit : lowest;
+}
+
+// 1 / sum, and 0 for a node without an edge. What it multiplies is NaN where the sum is, and where all logits are -inf,
+// whose weights are all 0.
+template <typename Acc>
+CMSEI_RELATION_FN Acc inverse_sum(Acc sum, Acc running_max) {
+  return sum == Acc(0) && running_max == -static_cast<Acc>(INFINITY) ? Acc(0) : Acc(1) / sum;
 }
 
 // Gradient of a logit from its weight, the weight's gradient and the row's mean of those, Σ weight · d.

@@ -2,6 +2,8 @@
 // summed by bin, and what is fetched ahead.
 #pragma once
 
+#include <limits>
+
 #include "relation_gemm.h"
 #include "relation_plan.h"
 
@@ -66,7 +68,8 @@ template <class S> constexpr S kLowest = sizeof(S) == 4 ? static_cast<S>(-3.0e38
 
 template <class S> S logit_scale(long dim) { return static_cast<S>(1 / __builtin_sqrt(static_cast<double>(dim))); }
 
-// score (keys × lanes of block): the inner products q · k in, the attention weights out. A query without an edge: 0.
+// score (keys × lanes of block): the inner products q · k in, the attention weights out. A query without an edge: 0; one
+// whose logits are all -inf: NaN.
 template <class S, bool Bias, bool Confidence>
 void softmax_block(const Plan<S>& plan, long block, S scale, const S* bias, S* score) {
     using V = Simd<S>;
@@ -91,7 +94,8 @@ void softmax_block(const Plan<S>& plan, long block, S scale, const S* bias, S* s
             V::store(s + j * L, p);
             sum += p;
         }
-        const T inverse = V::select(sum == 0, V::zero(), 1 / sum);
+        const T none = V::set(std::numeric_limits<S>::quiet_NaN());
+        const T inverse = V::select(sum == 0, V::zero(), V::select(top > kLowest<S>, 1 / sum, none));
         for (long j = 0; j < R; ++j) V::store(s + j * L, V::load(s + j * L) * inverse);
     }
 }
@@ -127,6 +131,7 @@ inline void softmax_edges(const Plan<S>& plan, const RelationInputs<S>& in, long
     S sum = 0;
     for (long e = 0; e < count; e += V::W) V::store(weight + e, V::exp(V::load(weight + e) - top));
     for (long e = 0; e < count; ++e) sum += weight[e];
+    if (!(top > kLowest<S>)) sum = std::numeric_limits<S>::quiet_NaN();
     for (long e = 0; e < count; ++e) weight[e] /= sum;
 }
 
