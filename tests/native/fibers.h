@@ -16,6 +16,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "device_numbers.h"
+
 #define CMSEI_DEVICE inline
 
 namespace cmsei::device {

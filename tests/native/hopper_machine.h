@@ -4,8 +4,9 @@
 // each block on its own: a kernel that is right gives the same in all.
 #pragma once
 
-#include "../../csrc/cuda/hopper_cluster.h"
 #include "mma.h"
+
+#include "../../csrc/cuda/hopper_cluster.h"
 
 #include <deque>
 #include <map>
