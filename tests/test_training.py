@@ -41,6 +41,25 @@ def test_resumes_to_the_bit_after_a_kill_within_an_epoch(tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_gradients_that_are_no_numbers_end_a_run_before_its_weights_are(tmp_path):
+    """In the last step, whose loss is still a number: no later one would tell."""
+    split = training_runs.tiny_split()
+    model, last = training_runs.tiny_model(split), [3]
+    before = []
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        last[0] -= 1
+        before[:] = [x.detach().clone() for x in model.parameters()]
+        return gradient * torch.nan if last[0] < 0 else gradient
+
+    next(model.parameters()).register_hook(spoil)
+    with pytest.raises(ValueError, match=r"^gradients: expected a finite norm, got one of nan at step 3 \("):
+        train(model, split, None, tmp_path / "run", training_runs.config(epochs=1), device="cpu", progress=False)
+    assert len(losses(tmp_path / "run")) == 3
+    assert all(map(torch.equal, before, model.parameters()))
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
 def test_a_resumed_run_may_be_longer_and_read_otherwise(tmp_path):
     training_runs.run(tmp_path / "whole", epochs=2)
     training_runs.run(tmp_path / "longer", epochs=1, validated=False)

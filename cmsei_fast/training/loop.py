@@ -74,7 +74,7 @@ def train(
         TypeError: no split or no TrainConfig in its place.
         ValueError: a configuration, a vocabulary, training data or a validation split that differ between processes,
             or from the run's that is resumed (one that had no validation split may be given one); a validation split
-            without captions or what the model is built on; float16 on the CPU; a loss that is not finite.
+            without captions or what the model is built on; float16 on the CPU; a loss or gradients that are not finite.
         ProcessLost: another process failed, with its error, or is lost.
     """
     with process_group(device) as place, contextlib.ExitStack() as held:
@@ -243,7 +243,10 @@ class _Run:
         self.scaler.scale(loss).backward()
         average_gradients(self.parameters)
         self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.clip)
+        if not self.scaler.is_enabled() and not torch.isfinite(norm):  # the scaler leaves out such a step itself
+            told = f"got one of {norm.item()} at step {self.step} (lower learning_rate)"
+            raise ValueError(f"gradients: expected a finite norm, {told}")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
