@@ -2,8 +2,9 @@
 
 A test that is marked ``beside(work=…)`` says what it waits for: ``work`` takes those of the case's parameters that it
 names, and the fixture ``outcome`` is what it returns or raises. ``conftest.py`` begins the work of all tests, one after
-another in a thread, once they are collected; a test whose turn comes first does its own. With one core, each does, and
-in a worker of pytest-xdist: it has collected the tests of all, and the other cores are the other workers'.
+another in a thread, once they are collected; a test whose turn comes first does its own, and one whose work is being
+done does other tests' meanwhile. With one core, each does its own, and in a worker of pytest-xdist: it has collected
+the tests of all, and the other cores are the other workers'.
 """
 
 from __future__ import annotations
@@ -60,15 +61,33 @@ class Job:
     def result(self) -> Any:
         """What the work returns, or raises."""
         with self._lock:
-            if not self._future.done():
-                try:
-                    self._future.set_result(self._work())
-                except BaseException as error:
-                    self._future.set_exception(error)
+            self._do()
         return self._future.result()
+
+    def result_meanwhile(self, others: Sequence[Job]) -> Any:
+        """The same; while another thread does the work, this one does what nobody has begun of the others'."""
+        for other in others:
+            if self._future.done() or not self._lock.locked():
+                break
+            if other._lock.acquire(blocking=False):
+                try:
+                    other._do()
+                finally:
+                    other._lock.release()
+        return self.result()
+
+    def _do(self) -> None:
+        if not self._future.done():
+            try:
+                self._future.set_result(self._work())
+            except BaseException as error:
+                self._future.set_exception(error)
+                if not isinstance(error, Exception):  # Ctrl-C, whoever's work it is
+                    raise
 
 
 JOB = pytest.StashKey[Job]()
+BEGUN: list[Job] = []  # all that a thread does now
 
 
 @contextmanager
@@ -92,13 +111,15 @@ def begun(items: Sequence[pytest.Item]) -> Iterator[None]:
             except BaseException:  # its test raises it again
                 continue
 
-    thread = Thread(target=each, name="beside", daemon=True)
+    thread, before = Thread(target=each, name="beside", daemon=True), BEGUN[:]
     if cores() > 1:
+        BEGUN[:] = jobs
         thread.start()
     try:
         yield
     finally:
         ended.set()
+        BEGUN[:] = before
         for process, waiting in list(RUNNING.items()):
             if waiting is thread:
                 process.kill()

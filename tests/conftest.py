@@ -136,7 +136,7 @@ def outcome(request: pytest.FixtureRequest) -> Any:
     """What the work gives that a test's mark ``beside`` names."""
     import beside
 
-    return request.node.stash[beside.JOB].result()
+    return request.node.stash[beside.JOB].result_meanwhile(beside.BEGUN)
 
 
 def _backend(item: pytest.Item) -> Backend | None:

@@ -49,6 +49,27 @@ def test_work_is_done_once_and_its_error_is_the_tests(cores: None) -> None:
     assert len(done) == 2
 
 
+@pytest.mark.parametrize("cores", [2], indirect=True)
+def test_who_waits_does_what_nobody_has_begun(cores: None) -> None:
+    begun, free = threading.Event(), threading.Event()
+
+    def long() -> str:
+        begun.set()
+        return "x" if free.wait(20) else "nobody did the other"
+
+    def other() -> str:
+        free.set()
+        return threading.current_thread().name
+
+    items = [Item(long), Item(other)]
+    with beside.begun(items):  # type: ignore[arg-type]
+        assert begun.wait(20)
+        jobs = [item.stash[beside.JOB] for item in items]
+        assert jobs == beside.BEGUN
+        assert jobs[0].result_meanwhile(beside.BEGUN) == "x"
+        assert jobs[1].result() == threading.current_thread().name
+
+
 @pytest.mark.parametrize("cores", [1, 2], indirect=True)
 def test_a_second_core_begins_by_itself(cores: None, request: pytest.FixtureRequest) -> None:
     begun = threading.Event()
