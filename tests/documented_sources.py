@@ -17,6 +17,7 @@ from training_runs import tiny_model
 from cmsei_fast.data import Split, split_from_scenes, synthetic_scenes, write_split
 
 WIDTH = 16
+BOXES = np.array([[0, 0, 60, 60], [120, 0, 300, 240], [10, 20, 499, 374]], np.float32)
 
 
 @cache
@@ -56,14 +57,14 @@ def _vectors(path: Path) -> None:
 
 def _tsv(path: Path) -> None:
     """One image of bottom-up attention a file; its name is that of the file's last digit."""
-    numbers = [base64.b64encode(np.ones((3, n), np.float32)).decode() for n in (4, WIDTH)]
+    numbers = [base64.b64encode(x).decode() for x in (BOXES, np.ones((3, WIDTH), np.float32))]
     path.write_text("\t".join([path.name[-1], "500", "375", "3", *numbers]) + "\n", encoding="utf-8")
 
 
 def _npz(folder: Path) -> None:
     folder.mkdir()
     for name in "01":
-        entries = {"x": np.ones((3, WIDTH), np.float32), "bbox": np.ones((3, 4), np.float32), "num_bbox": 3}
+        entries = {"x": np.ones((3, WIDTH), np.float32), "bbox": BOXES, "num_bbox": 3}
         np.savez(folder / f"{name}.npz", image_h=375, image_w=500, **entries)
 
 
