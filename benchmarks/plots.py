@@ -29,9 +29,9 @@ Results = list[dict[str, Any]]
 
 
 def short(result: dict[str, Any]) -> str:
-    """A processor and its instruction set in a few words."""
+    """A processor and its instruction set in a few words, after its letter in README's table."""
     name = re.sub(r"\(R\)|\(TM\)|\(family.*\)|\bProcessor\b", "", result["cpu"])
-    return f"{' '.join(name.split())}, {result['isa']}"
+    return f"{result['letter']}: {' '.join(name.split())}, {result['isa']}"
 
 
 def _having(results: Results, *keys: str) -> Results:
@@ -43,7 +43,7 @@ def scale_plot(results: Results) -> bytes | None:
     found = _having(results, "scale_time", "scale_memory")
     if not found:
         return None
-    figure, (time, memory) = charts.panels(2)
+    figure, (time, memory) = charts.panels(2, height=3.3)
     for i, result in enumerate(found):
         row, label = result["rows"]["scale_time"], short(result)
         time.plot(row["pairs"], row["microseconds_per_pair"], label=label, **charts.look(i))
@@ -53,7 +53,7 @@ def scale_plot(results: Results) -> bytes | None:
     memory.set(title="memory beyond features and scores, MB", xlabel="pairs", xscale="log")
     for axes in (time, memory):
         axes.set_ylim(0, 1.08 * axes.dataLim.y1)
-    time.legend()
+    figure.legend(*time.get_legend_handles_labels(), loc="outside lower center", ncols=len(found))
     return charts.svg_bytes(figure)
 
 
@@ -108,7 +108,7 @@ def accuracy_plot(results: Results) -> bytes | None:
     axes.set(title="largest error of a score", xlabel="time per pair, µs", yscale="log")
     axes.margins(0.15)
     axes.set_xlim(0, 1.15 * axes.dataLim.x1)  # the last point's name
-    axes.legend(loc="lower left")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(found))
     return charts.svg_bytes(figure)
 
 

@@ -86,9 +86,9 @@ def summary(results: Path = RESULTS) -> str:
     found = processors(results)
     if not found:
         return NOTHING
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(found)]
-    about = [f"- {letter}: {heading(result)}" for letter, result in zip(letters, found, strict=True)]
-    lines = [f"| | target | {' | '.join(letters)} |", f"|---|---:|{'---:|' * len(found)}"]
+    about = [f"- {result['letter']}: {heading(result)}" for result in found]
+    columns = " | ".join(result["letter"] for result in found)
+    lines = [f"| | target | {columns} |", f"|---|---:|{'---:|' * len(found)}"]
     for key in HEADLINES:
         cells = [_cell(result["rows"].get(key), ROWS[key].unit) for result in found]
         if any(cell != "–" for cell in cells):
@@ -118,9 +118,10 @@ def section(result: dict[str, Any]) -> str:
 
 
 def processors(results: Path = RESULTS) -> list[dict[str, Any]]:
-    """The contents of the processors' results files, the newest first."""
+    """The contents of the processors' results files, the newest first, each with the letter of its column in README."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
-    return sorted(found, key=lambda result: result["date"], reverse=True)
+    newest_first = sorted(found, key=lambda result: result["date"], reverse=True)
+    return [{**result, "letter": chr(ord("A") + i)} for i, result in enumerate(newest_first)]
 
 
 def render(results: Path = RESULTS) -> str:

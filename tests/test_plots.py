@@ -86,5 +86,15 @@ def test_accuracy_of_each_precision(plots: Any) -> None:
 
 
 def test_processors_have_short_names(plots: Any) -> None:
-    about = {"cpu": "Intel(R) Xeon(R) Processor (family 6, model 167)", "isa": "avx512amx"}
-    assert plots.short(about) == "Intel Xeon, avx512amx"
+    about = {"cpu": "Intel(R) Xeon(R) Processor (family 6, model 167)", "isa": "avx512amx", "letter": "B"}
+    assert plots.short(about) == "B: Intel Xeon, avx512amx"
+
+
+def test_every_processor_is_drawn_under_a_name_of_its_own(plots: Any) -> None:
+    results = plots.processors()
+    alike = [{**results[0], "letter": letter} for letter in "AB"]
+    assert plots.short(alike[0]) != plots.short(alike[1])
+    with plots.charts.style():
+        for draw in (plots.speed_plot, plots.scale_plot, plots.accuracy_plot):
+            drawn = draw(alike).decode()
+            assert all(f">{plots.short(result)}<" in drawn for result in alike)
