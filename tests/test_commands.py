@@ -237,6 +237,32 @@ def test_settings_file_under_flags(files, tmp_path):
     assert record["model"]["scorer"]["i2t"] is None
 
 
+def test_training_starts_from_a_saved_model(files, run, tmp_path, capsys):
+    """Its weights, its widths and its words; the dropouts and the training may be others."""
+    start = CMSEI.from_pretrained(run / "last")
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"model": {"width": 32, "word_dropout": 0.1}}))  # as the first run had it
+    other = write_with_other_words(files, tmp_path)
+    arguments = ["train", other, str(tmp_path / "tuned"), "--model", str(run / "last"), "--settings", str(settings)]
+    rates = ["--learning-rate", "1e-30", "--scalar-rate", "1", "--weight-decay", "0"]  # so that nothing moves
+    assert cli.main([*arguments, "--epochs", "1", "--batch-size", "16", "--quiet", *rates, "--dropout", "0.25"]) == 0
+    tuned = CMSEI.from_pretrained(tmp_path / "tuned" / "last")
+    assert tuned.config == replace(start.config, dropout=0.25, word_dropout=0.1)
+    assert tuned.vocabulary.words == start.vocabulary.words
+    torch.testing.assert_close(tuned.state_dict(), start.state_dict())
+    told = "words of the captions are not in its vocabulary: okapi, quagga\n"
+    err = capsys.readouterr().err
+    assert err.startswith(f"cmsei-fast: warning: --model {run / 'last'}: 2 of the ")
+    assert err.endswith(told)
+
+
+def write_with_other_words(files, folder):
+    split = load_split(str(files / "train.h5"))
+    captions = (f"okapi quagga {split.captions[0]}", *split.captions[1:])
+    write_split(folder / "other.h5", replace(split, captions=captions))
+    return str(folder / "other.h5")
+
+
 def test_word_vectors_of_words_beyond_the_captions(files, tmp_path):
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("dog 1 0 2\nzebra 0 1 0\ncat 1 1 0\n")
@@ -362,6 +388,19 @@ def test_a_protocol_of_five_captions_is_told_of_others(capsys):
             ["train", "{f}/ims.npy", "{t}/run"],
             "ims.npy: expected .h5 (cmsei-fast convert makes one) or .jsonl, .jsonl.gz, got",
         ),
+        (["train", "{f}/train.h5", "{t}/run", "--model", "{r}"], "{r}: expected a saved model (config.json and its"),
+        (
+            ["train", "{f}/train.h5", "{t}/run", "--model", "{r}/last", "--heads", "2"],
+            "heads: expected 4 (as the saved model has it), got 2",
+        ),
+        (
+            ["train", "{f}/train.h5", "{t}/run", "--model", "{r}/last", "--vocabulary", "x"],
+            "--vocabulary: expected none beside --model (which has its own), got x",
+        ),
+        (
+            ["train", "{f}/bare.h5", "{t}/run", "--model", "{r}/last"],
+            "training: features: expected images with features",
+        ),
         (["evaluate", "{f}/val.h5"], "--model: expected a saved model for {f}/val.h5"),
         (["evaluate", "{f}/val.h5", "--model", "{f}"], "config.json"),
         (
@@ -386,6 +425,7 @@ def test_a_protocol_of_five_captions_is_told_of_others(capsys):
 def test_bad_input_gives_one_line(files, run, tmp_path, capsys, arguments, message):
     (files / "bad.json").write_text('{"optimizer": {}}')
     (files / "key.json").write_text('{"training": {"lr": 1}}')
+    write_split(files / "bare.h5", replace(load_split(str(files / "train.h5")), features=None))
     names = {"f": str(files), "r": str(run), "t": str(tmp_path)}
     assert cli.main([x.format(**names) for x in arguments]) == 2
     error = capsys.readouterr().err

@@ -16,6 +16,7 @@ from cmsei_fast import cli
 
 LINES = [(name, command.partition(" #")[0].strip()) for name, command in documents.command_lines()]
 SHORT = [*SMALL, "--word-width", "300"]  # as wide as GloVe's vectors
+SHORT_OF_A_MODEL = SMALL[SMALL.index("--epochs") :]  # whose widths are its own
 # What comes back of a command, by its flag; what is not there before it is made.
 WRITTEN = ("--out", "--scores", "--page", "--picture", "--json")
 
@@ -56,7 +57,8 @@ def run(command: str) -> None:
     """Runs a command line in this process, one of its processes under ``torchrun``; training is made short."""
     arguments = arguments_of(command)
     assert arguments is not None, f"{command}: run it, or list it in NOT_RUN with the reason"
-    status = cli.main([*arguments, *(SHORT if arguments[0] == "train" else [])])
+    short = SHORT_OF_A_MODEL if "--model" in arguments else SHORT
+    status = cli.main([*arguments, *(short if arguments[0] == "train" else [])])
     assert status == 0, command
     for flag, name in pairwise(arguments):
         if flag in WRITTEN:

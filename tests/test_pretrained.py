@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from training_runs import tiny_model, tiny_split
 
-from cmsei_fast import CMSEI, score_matrix
+from cmsei_fast import CMSEI, PairScorer, score_matrix
 from cmsei_fast.model import pretrained
 
 SPLIT = tiny_split(2)
@@ -55,6 +57,33 @@ def test_another_process_gives_the_same_scores_to_the_bit(tmp_path):
     command = [sys.executable, "-c", SCORES, here, str(tmp_path / "model"), str(tmp_path / "scores")]
     subprocess.run(command, check=True, timeout=400)
     assert torch.equal(load_file(tmp_path / "scores")["scores"], expected)
+
+
+def test_a_model_is_read_with_other_settings(tmp_path):
+    """For training on: what the weights depend on cannot change, and what a score has learned is of that score."""
+    model = tiny_model(SPLIT)
+    with torch.no_grad():
+        model.score.log_scale += 0.1
+    model.save_pretrained(tmp_path / "model")
+    same = model.config.scorer.to_dict()
+    back = CMSEI.from_pretrained(tmp_path / "model", dropout=0.5, region_dropout=0.25, width=32, scorer=same)
+    assert back.config == replace(model.config, dropout=0.5, region_dropout=0.25)
+    assert (back.dropout.p, back.regions.dropout.p, back.text.dropout.p) == (0.5, 0.5, 0.5)
+    assert torch.equal(scores_of(back), scores_of(model))
+    other = PairScorer.scan_i2t()
+    back = CMSEI.from_pretrained(tmp_path / "model", scorer=other)
+    assert back.scorer.t2i is None
+    for old, new in zip(other.scalars(), back.scorer.scalars(), strict=True):
+        assert new == pytest.approx(old, rel=1e-6)
+    assert all(torch.equal(x, model.state_dict()[k]) for k, x in back.state_dict().items() if k[:6] != "score.")
+    for changes, told in (
+        ({"width": 64}, "width: expected 32 (as the saved model has it), got 64"),
+        ({"relations": ["spatial"]}, "relations: expected ('spatial', 'semantic') (as the saved model has it), got"),
+        ({"dropout": 1.0}, "dropout: expected a number in [0, 1), got 1.0"),
+        ({"droput": 0.1}, "model configuration: expected any of "),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+            CMSEI.from_pretrained(tmp_path / "model", **changes)
 
 
 def test_a_failed_save_leaves_the_model_as_it_was(tmp_path, monkeypatch):

@@ -196,6 +196,23 @@ def test_a_file_that_the_fields_scripts_save_comes_with_the_line_that_makes_a_ma
     assert capsys.readouterr().err.endswith("got another or a pickled one\n")
 
 
+def test_several_matrices_are_their_mean(tmp_path, monkeypatch, capsys):
+    """An ensemble of any models, in the width of the wider one."""
+    monkeypatch.chdir(tmp_path)
+    made = [matrix()[0] for _ in range(3)]
+    made[1], made[2] = made[1][::-1, ::-1].copy(), np.roll(made[2], 7, axis=1).astype(np.float16)
+    for name, scores in zip(("a.npy", "b.npy", "c.npy"), made, strict=True):
+        np.save(name, scores)
+    flags = ["--scores", "a.npy", "--scores", "b.npy", "--scores", "c.npy", "--captions-per-image", "3"]
+    assert cli.main(["report", *flags]) == 0
+    expected = recall_metrics(sum(made) / 3, captions_per_image=3)
+    assert capsys.readouterr().out.startswith(f"{expected}\n")
+    assert expected.rsum != recall_metrics(made[2], captions_per_image=3).rsum
+    page = checked(tmp_path / "report.html")
+    assert "Retrieval: a.npy + b.npy + c.npy" in page.text
+    assert f"mean of 3: a.npy, b.npy, c.npy, {np.result_type(*made)}" in page.text
+
+
 def test_memory_that_is_short_is_no_fault_of_the_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("scores.npy", np.zeros((2, 4), np.float32))
@@ -271,6 +288,12 @@ SAVED = ["--scores", "{f}/scores.npy"]
             [*SAVED, "--captions-per-image", "2", "--folds", "3"],
             "folds: expected an integer >= 1",
         ),
+        (
+            [*SAVED, "--scores", "{t}/turned.npy"],
+            "turned.npy: expected shape (20, 40) (as {f}/scores.npy), got (40, 20) (its transpose has it)",
+        ),
+        ([*SAVED, "--scores", "{t}/odd.npy"], "odd.npy: expected shape (20, 40) (as {f}/scores.npy), got (20, 39)"),
+        ([*SAVED, *SAVED, "--out", "{f}/scores.npy"], "--out: expected another file than that of --scores, got"),
         ([*SAVED, "--which", "best"], "--which: expected none beside --scores"),
         ([*SAVED, "--device", "cpu"], "--device: expected none beside --scores (no model is run), got cpu"),
         ([*SAVED, "--engine", "eager"], "--engine: expected none beside --scores (no model is run), got eager"),

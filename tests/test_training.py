@@ -153,12 +153,13 @@ def test_refusals(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_a_validation_split_that_does_not_serve_is_told_before_the_first_step(tmp_path, changes, told):
+def test_a_split_that_does_not_serve_is_told_before_the_first_step(tmp_path, changes, told):
     split = training_runs.tiny_split()
     other = replace(split, **changes)
-    with pytest.raises(ValueError, match=f"^validation: {told}$"):
-        train(training_runs.tiny_model(split), split, other, tmp_path / "run", TrainConfig(epochs=1), progress=False)
-    assert not (tmp_path / "run").exists()
+    for name, splits in (("validation", (split, other)), ("training", (other, None))):
+        with pytest.raises(ValueError, match=f"^{name}: {told}$"):
+            train(training_runs.tiny_model(split), *splits, tmp_path / "run", TrainConfig(epochs=1), progress=False)
+        assert not (tmp_path / "run").exists()
 
 
 def test_two_processes_do_not_train_in_one_directory(tmp_path):

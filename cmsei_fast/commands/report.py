@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
 from .paths import check_outputs, given_path
-from .saved_scores import captions_of, owner_of, saved_scores
+from .saved_scores import captions_of, mean_of_saved, owner_of
 from .scoring import stream_of_models
 from .scoring_flags import (
     add_encoded_flag,
@@ -42,8 +42,10 @@ def add_parser(commands: Any) -> None:
     report.add_argument(
         "--scores",
         type=given_path,
+        action="append",
         metavar="NPY",
-        help="saved score matrix, a .npy file of shape (n_image, n_caption), to report on instead of running a model",
+        help="saved score matrix, a .npy file of shape (n_image, n_caption), to report on instead of running a model; "
+        "repeat it to average several (an ensemble)",
     )
     report.add_argument(
         "--which",
@@ -106,14 +108,14 @@ def _report(arguments: argparse.Namespace) -> int:
     run = None if home is None else read_run(home)
     read = {
         "--split": arguments.split,
-        "--scores": arguments.scores,
         "--captions": arguments.captions,
         "--caption-to-image": arguments.caption_to_image,
     }
-    check_outputs({"--out": out, "--encoded": arguments.encoded}, read)
+    for path in arguments.scores or [None]:
+        check_outputs({"--out": out, "--encoded": arguments.encoded}, {**read, "--scores": path})
     split = None if arguments.split is None else load_split(arguments.split)
     drawings = Drawings(split, arguments.images)
-    saved = None if arguments.scores is None else saved_scores(arguments.scores, split, arguments.split)
+    saved = None if arguments.scores is None else mean_of_saved(arguments.scores, split, arguments.split)
     captions = captions_of(arguments, split)
     folds = folds_of(arguments)
     shape = saved.shape if saved is not None else (len(split), split.n_captions)  # type: ignore[arg-type,union-attr]
@@ -125,7 +127,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
     if saved is not None:
         scores, scorer = saved, None if run is None else run.scorer()
-        about = {"scores": f"{arguments.scores}, {saved.dtype}"}
+        mean = f"mean of {len(arguments.scores)}: " if len(arguments.scores) > 1 else ""
+        about = {"scores": f"{mean}{', '.join(arguments.scores)}, {saved.dtype}"}
     else:
         assert run is not None
         assert split is not None
@@ -152,7 +155,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _title(arguments: argparse.Namespace) -> str:
-    name = Path(arguments.run_directory or arguments.scores).name
+    paths = [arguments.run_directory] if arguments.run_directory else arguments.scores
+    name = " + ".join(Path(path).name for path in paths)
     return f"Retrieval: {name} on {Path(arguments.split).name}" if arguments.split else f"Retrieval: {name}"
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .sources import absent, read_captions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from ..data import Split
@@ -48,6 +50,43 @@ def saved_scores(path: str, split: Split | None, name: str | None) -> np.ndarray
         hint = " (its transpose has it)" if scores.shape == shape[::-1] else ""
         raise ValueError(f"{path}: expected shape {shape} (images, captions of {name}), got {scores.shape}{hint}")
     return scores
+
+
+def mean_of_saved(paths: Sequence[str], split: Split | None, name: str | None) -> np.ndarray:
+    """The mean of matrices (n_image, n_caption), an ensemble of any models; a single one is memory-mapped.
+
+    Args:
+        paths: of one or more ``.npy`` files.
+        split, name: as :func:`saved_scores` has them.
+
+    Returns:
+        Of several, float32, or float64 where one of them is wider.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`saved_scores` does; ValueError: for matrices of unlike shapes.
+        MemoryError: if the mean of several cannot fit.
+    """
+    import numpy as np
+    import torch
+
+    from ..checks import check_memory
+
+    found = [saved_scores(path, split, name) for path in paths]
+    if len(found) == 1:
+        return found[0]
+    first = found[0]
+    for path, scores in zip(paths, found, strict=True):
+        if scores.shape != first.shape:
+            hint = " (its transpose has it)" if scores.shape == first.shape[::-1] else ""
+            raise ValueError(f"{path}: expected shape {first.shape} (as {paths[0]}), got {scores.shape}{hint}")
+    wide = any(scores.dtype.itemsize > 4 for scores in found)
+    dtype = np.dtype(np.float64 if wide else np.float32)
+    check_memory(first.shape, dtype.itemsize, torch.device("cpu"))
+    out = np.zeros(first.shape, dtype)
+    for scores in found:
+        out += scores
+    out /= len(found)
+    return out
 
 
 def _as_matrix(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,13 @@ def add_parser(commands: Any) -> None:
         help=f"JSON file with the objects {' and '.join(SECTIONS)}, whose keys are the settings below with underscores",
     )
     train.add_argument(
+        "--model",
+        type=given_path,
+        metavar="DIR",
+        help="directory of a saved model to start from (fine-tuning), with its vocabulary; of the model settings, only "
+        "the dropouts, the threshold and the scorer may then be others (default: initial weights)",
+    )
+    train.add_argument(
         "--word-vectors",
         type=given_path,
         metavar="FILE",
@@ -88,7 +96,11 @@ def _train(arguments: argparse.Namespace) -> int:
         with together():
             training = load_split(arguments.training)
             validation = None if arguments.validation is None else load_split(arguments.validation)
-            model = make_model(training, own, config, arguments.word_vectors, arguments.vocabulary)
+            if arguments.model is None:
+                model = make_model(training, own, config, arguments.word_vectors, arguments.vocabulary)
+            else:
+                model = saved_model(arguments.model, own)
+                _tell_unknown(arguments.model, model, training)
         metrics = train(
             model,
             training,
@@ -117,6 +129,10 @@ def _settings(arguments: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any
     from ..model import ModelConfig
     from ..training import TrainConfig
 
+    if arguments.model is not None:
+        for flag, value in (("--word-vectors", arguments.word_vectors), ("--vocabulary", arguments.vocabulary)):
+            if value is not None:
+                raise ValueError(f"{flag}: expected none beside --model (which has its own), got {value}")
     settings = read_settings(arguments.settings, SECTIONS)
     config = TrainConfig.from_dict(settings["training"] | given(arguments, TrainConfig))
     return config, settings["model"] | given(arguments, ModelConfig)
@@ -176,6 +192,45 @@ def make_model(
     if vectors is not None or model_config.word_residual:
         model.words.load(vectors or {})
     return model
+
+
+def saved_model(directory: str, settings: dict[str, Any]) -> CMSEI:
+    """A saved model to train on.
+
+    Args:
+        directory: of the model.
+        settings: fields of :class:`ModelConfig`, the scorer by its preset's name or its fields; those that the weights
+            depend on are as the model has them.
+
+    Raises:
+        OSError, ValueError: the model cannot be read, or has other settings.
+    """
+    from ..model.pretrained import load
+
+    if "scorer" in settings:
+        settings = {**settings, "scorer": parse_scorer(settings["scorer"])}
+    try:
+        return load(directory, changes=settings)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _tell_unknown(directory: str, model: CMSEI, split: Split) -> None:
+    """Tells on standard error how many words of the captions the model reads as the unknown one."""
+    from ..process_group import rank_and_world
+
+    if model.config.transformer is not None or rank_and_world()[0] != 0:
+        return
+    vocabulary = model.vocabulary
+    words = {word for caption in split.captions for word in vocabulary.tokenizer(caption)}
+    unknown = sorted(word for word in words if not vocabulary.knows(word))
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+        print(
+            f"cmsei-fast: warning: --model {directory}: {len(unknown)} of the {len(words)} words of the captions are "
+            f"not in its vocabulary: {shown}",
+            file=sys.stderr,
+        )
 
 
 def _check_relations(relations: Any, split: Split) -> None:

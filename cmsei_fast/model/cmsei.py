@@ -250,16 +250,26 @@ class CMSEI(Module):
         save(self, directory)
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike[str], device: torch.device | str = "cpu") -> CMSEI:
-        """Reads what :meth:`save_pretrained` wrote, ready to evaluate; no pickle is read.
+    def from_pretrained(
+        cls, directory: str | os.PathLike[str], device: torch.device | str = "cpu", **changes: Any
+    ) -> CMSEI:
+        """Reads what :meth:`save_pretrained` wrote, ready to evaluate or to train on; no pickle is read.
+
+        Args:
+            directory: of the saved model.
+            device: that it is read onto.
+            changes: fields of its :class:`ModelConfig` to set, for training on: ``dropout``, ``word_dropout``,
+                ``region_dropout``, ``confidence_threshold`` and ``scorer``. Another scorer than the configuration has
+                begins with its own numbers, in place of the learned ones.
 
         Raises:
             OSError: there is no such directory or file.
-            ValueError: naming the file and what is wrong with it, or for a device that is not here.
+            TypeError, ValueError: naming the file and what is wrong with it, or for a device that is not here; naming
+                the field that a saved model cannot change, or its value.
         """
         from .pretrained import load
 
-        return load(directory, device)
+        return load(directory, device, changes)
 
 
 def _check_batch_size(value: Any) -> None:

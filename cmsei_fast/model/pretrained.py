@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import torch
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 FORMAT = "cmsei_fast model"
 VERSION = 1
 CONFIG, WEIGHTS, VOCABULARY, TEXT = "config.json", "model.safetensors", "vocabulary.json", "text"
+# Fields that say nothing about what the weights have learned, but for the score, which then begins anew.
+CHANGEABLE = ("dropout", "word_dropout", "region_dropout", "confidence_threshold", "scorer")
+SCORE = "score."
 
 
 def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
@@ -61,6 +64,20 @@ def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
+
+
+def _changed(saved: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+    """The configuration with some fields set.
+
+    Raises:
+        TypeError, ValueError: for a field that cannot change, and as the configuration does.
+    """
+    config = ModelConfig.from_dict({**saved.to_dict(), **changes})
+    for name in changes:
+        old, new = getattr(saved, name), getattr(config, name)
+        if name not in CHANGEABLE and old != new:
+            raise ValueError(f"{name}: expected {old!r:.80} (as the saved model has it), got {new!r:.80}")
+    return config
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -112,12 +129,18 @@ def _replace_directory(new: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load(directory: str | os.PathLike[str], device: torch.device | str = "cpu") -> CMSEI:
+def load(
+    directory: str | os.PathLike[str], device: torch.device | str = "cpu", changes: Mapping[str, Any] | None = None
+) -> CMSEI:
     """Reads a model that :func:`save` wrote, in evaluation mode, onto the device.
+
+    Args:
+        changes: fields of its :class:`ModelConfig` to set, as :meth:`CMSEI.from_pretrained` has them.
 
     Raises:
         FileNotFoundError: if no model is there.
-        ValueError: naming the file that is damaged or another's, or the device that is not here.
+        ValueError: naming the file that is damaged or another's, the device that is not here, or the field that cannot
+            change.
     """
     from .cmsei import CMSEI
 
@@ -133,9 +156,10 @@ def load(directory: str | os.PathLike[str], device: torch.device | str = "cpu") 
     if record.get("version") != VERSION:
         raise ValueError(f"{path}: expected version {VERSION}, got {record.get('version')!r}")
     try:
-        config = ModelConfig.from_dict(ModelConfig.without_unread(record["model"]))
+        saved = ModelConfig.from_dict(ModelConfig.without_unread(record["model"]))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
+    config = _changed(saved, changes or {})
     vocabulary = Vocabulary.load(source / VOCABULARY)
     text = str(source / TEXT) if config.transformer is not None else None
     model = CMSEI(config, vocabulary, text_structure=text)
@@ -145,6 +169,9 @@ def load(directory: str | os.PathLike[str], device: torch.device | str = "cpu") 
     except safetensors.SafetensorError as error:
         raise ValueError(f"{weights}: expected safetensors, got a damaged file ({error})") from None
     expected = model.state_dict()
+    if config.scorer != saved.scorer:  # what the old score has learned is of another one
+        tensors = {name: x for name, x in tensors.items() if not name.startswith(SCORE)}
+        tensors |= {name: x for name, x in expected.items() if name.startswith(SCORE)}
     wrong = sorted(expected.keys() ^ tensors.keys()) or [k for k, x in tensors.items() if x.shape != expected[k].shape]
     if wrong:
         raise ValueError(f"{weights}: expected the tensors of {path.name}, got a difference in {wrong[0]}")

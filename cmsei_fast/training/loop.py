@@ -73,8 +73,8 @@ def train(
         OSError: another process is training in the directory.
         TypeError: no split or no TrainConfig in its place.
         ValueError: a configuration, a vocabulary, training data or a validation split that differ between processes,
-            or from the run's that is resumed (one that had no validation split may be given one); a validation split
-            without captions or what the model is built on; float16 on the CPU; a loss or gradients that are not finite.
+            or from the run's that is resumed (one that had no validation split may be given one); a split without
+            captions or what the model is built on; float16 on the CPU; a loss or gradients that are not finite.
         ProcessLost: another process failed, with its error, or is lost.
     """
     with process_group(device) as place, contextlib.ExitStack() as held:
@@ -107,8 +107,9 @@ class _Run:
         self.model, self.validation = model.to(device), validation
         self.directory, self.config, self.device = directory, config, device
         self.progress = progress and self.rank == 0
+        _check_split("training", self.model, training)
         if validation is not None:
-            _check_validation(self.model, validation)
+            _check_split("validation", self.model, validation)
         tokens = [model.text.tokenize(caption) for caption in training.captions]
         self.batches = Batches(
             model.aligned(training),
@@ -324,14 +325,14 @@ class _Run:
         return Steps(steps, "step", f"epoch {epoch + 1}/{self.config.epochs}", done)
 
 
-def _check_validation(model: CMSEI, split: Split) -> None:
-    """What no epoch can be validated on is told before the first of them."""
+def _check_split(name: str, model: CMSEI, split: Split) -> None:
+    """What the model cannot encode is told before the first step."""
     if not split.captions:
-        raise ValueError("validation: expected a split with captions, got none")
+        raise ValueError(f"{name}: expected a split with captions, got none")
     try:
         model.encode_images(split, [0])
     except ValueError as error:
-        raise ValueError(f"validation: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
