@@ -173,15 +173,10 @@ def _told(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser, trained = runs.command_line(__doc__)
-    data_flags(trained)
-    runs.row_flags(trained, ROWS)
-    arguments = parser.parse_args()
-    if arguments.command == "table":
-        record = collect(arguments.runs)
-        runs.publish(record, RESULTS, render(record), PAGE, MARKS)
-        return
-    make_rows(run, arguments, *load(arguments.folder))
+    table = partial(runs.tabulate, collect, render, RESULTS, PAGE, MARKS)
+    arguments = runs.asked(__doc__, data_flags, table, ROWS)
+    if arguments is not None:
+        make_rows(run, arguments, *load(arguments.folder))
 
 
 if __name__ == "__main__":

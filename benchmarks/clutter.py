@@ -11,6 +11,7 @@ process has claimed is passed over. ``table`` puts them together into ``benchmar
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import statistics
 import tempfile
@@ -98,14 +99,14 @@ def render(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser, trained = runs.command_line(__doc__)
+def _flags(trained: argparse.ArgumentParser) -> None:
     trained.add_argument("--regions", type=int, nargs="+", default=list(REGIONS))
-    runs.row_flags(trained, ROWS)
-    arguments = parser.parse_args()
-    if arguments.command == "table":
-        record = collect(arguments.runs)
-        runs.publish(record, RESULTS, render(record), PAGE, MARKS)
+
+
+def main() -> None:
+    table = partial(runs.tabulate, collect, render, RESULTS, PAGE, MARKS)
+    arguments = runs.asked(__doc__, _flags, table, ROWS)
+    if arguments is None:
         return
     wanted = {
         f"{row}-{regions}-{seed}": partial(run, row, regions, seed)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +95,10 @@ def render(record: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser, trained = runs.command_line(__doc__)
-    data_flags(trained)
-    runs.row_flags(trained, STEPS)
-    arguments = parser.parse_args()
-    if arguments.command == "table":
-        record = collect(arguments.runs)
-        runs.publish(record, RESULTS, render(record), PAGE, MARKS)
-        return
-    make_rows(run, arguments, *parted(load(arguments.folder)[0]))
+    table = partial(runs.tabulate, collect, render, RESULTS, PAGE, MARKS)
+    arguments = runs.asked(__doc__, data_flags, table, STEPS)
+    if arguments is not None:
+        make_rows(run, arguments, *parted(load(arguments.folder)[0]))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ than the mean of its sentence.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 from collections.abc import Iterable, Sequence
@@ -178,14 +179,20 @@ def made(directory: Path, weight: float, seed: int, training: Split, test: Split
     return looked_at(directory, test)
 
 
-def main() -> None:
-    parser, trained = runs.command_line(__doc__)
+def collect(folder: Path) -> dict[str, Any]:
+    """All runs of a folder, ready for JSON."""
+    return {"runs": runs.read(folder)}
+
+
+def _flags(trained: argparse.ArgumentParser) -> None:
     data_flags(trained)
     trained.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.1])
-    arguments = parser.parse_args()
-    if arguments.command == "table":
-        record = {"runs": runs.read(arguments.runs)}
-        runs.publish(record, RESULTS, render(record), PAGE, MARKS)
+
+
+def main() -> None:
+    table = partial(runs.tabulate, collect, render, RESULTS, PAGE, MARKS)
+    arguments = runs.asked(__doc__, _flags, table)
+    if arguments is None:
         return
     training, test = load(arguments.folder)
     wanted = {

@@ -16,24 +16,37 @@ from benchmarks.machine import describe
 from benchmarks.pages import replaced, write
 
 
-def command_line(about: str | None) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
-    """A study's parser, and that of its command ``train``, which takes flags of the study's own.
+def asked(
+    about: str | None,
+    flags: Callable[[argparse.ArgumentParser], object],
+    table: Callable[[Path], None],
+    rows: Collection[str] | None = None,
+) -> argparse.Namespace | None:
+    """What the command line asks of a study's ``train``; None where it asks for ``table``, which is made here.
 
     ``train`` has ``--runs``, a folder, and ``--seeds``; ``table`` takes a folder of runs.
+
+    Args:
+        about: the study's docstring, for the help.
+        flags: adds the study's own flags to ``train``.
+        table: makes the table of a folder.
+        rows: for ``--rows``, all of them if it is not given, beside ``--threads``; None: neither.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     trained = commands.add_parser("train")
     trained.add_argument("--runs", type=Path, required=True)
     trained.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    flags(trained)
+    if rows is not None:
+        trained.add_argument("--rows", nargs="+", choices=rows, default=list(rows))
+        trained.add_argument("--threads", type=int)
     commands.add_parser("table").add_argument("runs", type=Path)
-    return parser, trained
-
-
-def row_flags(trained: argparse.ArgumentParser, rows: Collection[str]) -> None:
-    """``--rows``, all of them if it is not given, and ``--threads``."""
-    trained.add_argument("--rows", nargs="+", choices=rows, default=list(rows))
-    trained.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    if arguments.command == "train":
+        return arguments
+    table(arguments.runs)
+    return None
 
 
 def make(
@@ -97,3 +110,16 @@ def publish(record: dict[str, Any], results: Path, table: str, page: Path, marks
     write(results, json.dumps(record, indent=1) + "\n")
     write(page, text)
     print(table)
+
+
+def tabulate(
+    collect: Callable[[Path], dict[str, Any]],
+    render: Callable[[dict[str, Any]], str],
+    results: Path,
+    page: Path,
+    marks: tuple[str, str],
+    folder: Path,
+) -> None:
+    """Publishes what ``collect`` makes of a folder of runs, with the table that ``render`` makes of it."""
+    record = collect(folder)
+    publish(record, results, render(record), page, marks)

@@ -8,6 +8,7 @@ import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -143,3 +144,12 @@ def make_files(text: str, folder: Path) -> None:
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     for path in named(r'np\.load\("(.+?\.npy)"'):
         np.save(path, np.random.default_rng(0).standard_normal((20, 100), dtype=np.float32))
+
+
+def shown(script: Any, name: str, page: str = "ablation.md") -> dict[str, Any]:
+    """The committed results of a study of ``benchmarks/``, of which the page shows the table that they give."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    record: dict[str, Any] = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+    made = script.runs.replaced(text, script.render(record), *script.MARKS)
+    assert made == text, f"run python -m benchmarks.{name} table"
+    return record

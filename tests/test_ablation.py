@@ -16,8 +16,6 @@ from cmsei_fast import PairScorer
 from cmsei_fast.data import split_from_scenes, synthetic_scenes
 from cmsei_fast.training import TrainConfig
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 @pytest.fixture
 def ablation(of_benchmarks: Callable[[str], Any]) -> Any:
@@ -26,11 +24,7 @@ def ablation(of_benchmarks: Callable[[str], Any]) -> Any:
 
 
 def test_page_is_what_the_results_give(ablation: Any) -> None:
-    page = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")
-    record = json.loads((ROOT / "benchmarks" / "ablation.json").read_text(encoding="utf-8"))
-    assert ablation.runs.replaced(page, ablation.render(record), *ablation.MARKS) == page, (
-        "run python -m benchmarks.ablation table"
-    )
+    record = documents.shown(ablation, "ablation")
     assert {run["row"] for run in record["runs"]} == set(ablation.ROWS)
 
 
@@ -116,3 +110,21 @@ def test_the_command_makes_what_is_asked_for_once(
     assert {path.name for path in (tmp_path / "new" / "runs").glob("*.json")} == {
         f"{row}-{seed}.json" for row in ("scan", "i2t") for seed in (3, 4)
     }
+
+
+def test_the_command_makes_the_table_of_a_folder(
+    ablation: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    way = {"R@1": 1.0, "R@5": 2.0, "R@10": 3.0}
+    ablation.runs.leave(tmp_path / "scan-0.json", {"row": "scan", "metrics": {"i2t": way, "t2i": way, "rSum": 12.0}})
+    results, page = tmp_path / "made" / "ablation.json", tmp_path / "page.md"
+    results.parent.mkdir()
+    page.write_text("\n\n".join(ablation.MARKS) + "\n")
+    for name, value in (("RESULTS", results), ("PAGE", page)):
+        monkeypatch.setattr(ablation, name, value)
+    monkeypatch.setattr("sys.argv", ["ablation", "table", str(tmp_path)])
+    ablation.main()
+    table = capsys.readouterr().out
+    assert "| SCAN t2i | 1 | 1.0 | 2.0 | 3.0 | 1.0 | 2.0 | 3.0 | 12.0 |" in table
+    assert table in page.read_text()
+    assert [run["row"] for run in json.loads(results.read_text())["runs"]] == ["scan"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import documents
 import numpy as np
 import pytest
 from training_runs import tiny_model, tiny_split
@@ -17,8 +17,6 @@ from cmsei_fast.data import split_from_scenes, synthetic_scenes
 from cmsei_fast.report import explain_features
 from cmsei_fast.report.explanation import Edge
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 @pytest.fixture
 def script(of_benchmarks: Callable[[str], Any]) -> Any:
@@ -27,11 +25,7 @@ def script(of_benchmarks: Callable[[str], Any]) -> Any:
 
 
 def test_page_is_what_the_results_give(script: Any) -> None:
-    page = (ROOT / "docs" / "explain.md").read_text(encoding="utf-8")
-    record = json.loads((ROOT / "benchmarks" / "relation_words.json").read_text(encoding="utf-8"))
-    assert script.runs.replaced(page, script.render(record), *script.MARKS) == page, (
-        "run python -m benchmarks.relation_words table"
-    )
+    record = documents.shown(script, "relation_words", "explain.md")
     assert {run["grounding"] for run in record["runs"]} == {0.0, 0.1}
     for run in record["runs"]:
         assert [row["word"] for row in run["rows"]] == list(script.WORDS)
