@@ -249,7 +249,7 @@ BAD = {
     "box of text": (graph(bbox="abc"), "image '0': bbox: expected a list of numbers, got 'abc'"),
     "inside out": (
         graph(bbox=[[5, 0, 1, 1]] * 3),
-        "image '0': bbox: expected finite pixels with x1 <= x2 and y1 <= y2",
+        "image '0': bbox[0]: expected finite pixels with x1 <= x2 and y1 <= y2, got [5.0, 0.0, 1.0, 1.0]",
     ),
     "label 0": (graph(bbox_labels=[1, 0, 2]), "image '0': bbox_labels: expected whole numbers from 1 to 3, got 0"),
     "labels": (graph(bbox_labels=[1, 2]), "image '0': bbox_labels: expected shape (3,), got (2,)"),

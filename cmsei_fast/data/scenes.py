@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .corners import instead_of_corners
 from .strings import check_string, check_strings
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -170,7 +171,8 @@ def _boxes(values: Any) -> np.ndarray:
         if not isinstance(box, list) or len(box) != 4 or any(type(x) not in (int, float) for x in box):
             raise ValueError(f"boxes[{i}]: expected four numbers x1, y1, x2, y2, got {box!r:.60}")
         if not all(abs(x) < 1e9 for x in box) or box[2] < box[0] or box[3] < box[1]:
-            raise ValueError(f"boxes[{i}]: expected finite pixels with x1 <= x2 and y1 <= y2, got {box!r:.60}")
+            way = instead_of_corners(values)
+            raise ValueError(f"boxes[{i}]: expected finite pixels with x1 <= x2 and y1 <= y2, got {box!r:.60}{way}")
     boxes = np.array(values, dtype=np.float32).reshape(-1, 4)
     boxes.flags.writeable = False
     return boxes

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .corners import instead_of_corners
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -64,7 +66,7 @@ class Split:
             _check_features(self.features, n_region)
         if self.boxes is not None:
             _check_array("boxes", self.boxes, "float32", (n_region, 4))
-            _check_boxes(self.boxes)
+            self._check_boxes(self.boxes)
         if self.sizes is not None:
             _check_array("sizes", self.sizes, "float32", (n_image, 2))
             _check_rows("sizes", self.sizes, (np.isfinite(self.sizes) & (self.sizes > 0)).all(1), "finite pixels > 0")
@@ -82,6 +84,17 @@ class Split:
         elif self.relation_offsets is not None or self.relation_scores is not None:
             name = "relation_offsets" if self.relation_offsets is not None else "relation_scores"
             raise ValueError(f"{name}: expected None (there are no relations), got an array")
+
+    def _check_boxes(self, boxes: np.ndarray) -> None:
+        good = np.isfinite(boxes).all(1) & (boxes[:, :2] <= boxes[:, 2:]).all(1)
+        if good.all():
+            return
+        sizes = self.sizes
+        if sizes is not None:
+            fits = isinstance(sizes, np.ndarray) and sizes.shape == (len(self.ids), 2)
+            sizes = np.repeat(sizes, np.diff(self.offsets), axis=0) if fits else None
+        way = instead_of_corners(boxes, sizes)
+        _check_rows("boxes", boxes, good, "finite pixels with x1 <= x2 and y1 <= y2", way)
 
     def _check_relations(self, relations: np.ndarray) -> None:
         if self.relation_offsets is None:
@@ -240,12 +253,7 @@ def _check_range(name: str, values: np.ndarray, low: int, high: int) -> None:
         raise ValueError(f"{name}[{wrong[0]}]: expected an index from {low} to {high}, got {values[wrong[0]]}")
 
 
-def _check_boxes(boxes: np.ndarray) -> None:
-    good = np.isfinite(boxes).all(1) & (boxes[:, :2] <= boxes[:, 2:]).all(1)
-    _check_rows("boxes", boxes, good, "finite pixels with x1 <= x2 and y1 <= y2")
-
-
-def _check_rows(name: str, values: np.ndarray, good: Any, expected: str) -> None:
+def _check_rows(name: str, values: np.ndarray, good: Any, expected: str, way: str = "") -> None:
     if not good.all():
         i = int(np.argmin(good))
-        raise ValueError(f"{name}[{i}]: expected {expected}, got {values[i].tolist()}")
+        raise ValueError(f"{name}[{i}]: expected {expected}, got {values[i].tolist()}{way}")

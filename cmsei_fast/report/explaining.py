@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..data.corners import instead_of_corners
 from ..data.split import Split
 from ..engines import reference
 from ..engines.terms import Direction, read_terms
@@ -37,7 +38,8 @@ def explain(model: CMSEI, image: Split, caption: str) -> Explanation:
 
     Raises:
         TypeError: for arguments of another type.
-        ValueError: for a split of more than one image, or one that lacks what the model is built on.
+        ValueError: for a split of more than one image, one that lacks what the model is built on, or what the model
+            encodes as features that are not finite.
     """
     if not isinstance(model, CMSEI):
         raise TypeError(f"model: expected a CMSEI (features alone: explain_features), got {type(model).__name__}")
@@ -51,6 +53,10 @@ def explain(model: CMSEI, image: Split, caption: str) -> Explanation:
     with _watching(model, calls):
         regions = model.encode_images(image).rows
     words = model.encode_captions([caption]).rows
+    for name, rows, what in (("image", regions, image.ids[0]), ("caption", words, f"“{caption}”")):
+        if not rows.isfinite().all():
+            expected = "what the model encodes as finite features"
+            raise ValueError(f"{name}: expected {expected}, got NaN or an infinity of {what}")
     spelt = model.text.spell(caption)
     return explain_features(
         regions,
@@ -189,11 +195,16 @@ def _canvas(boxes: Any, size: Any, n_region: int) -> tuple[np.ndarray | None, tu
     if boxes is None:
         return None, None
     boxes = np.asarray(boxes, dtype=np.float64)
-    if boxes.shape != (n_region, 4) or not np.isfinite(boxes).all():
+    if boxes.shape != (n_region, 4):
         raise ValueError(f"boxes: expected finite pixels of shape ({n_region}, 4), got shape {boxes.shape}")
     extent = np.maximum(boxes[:, 2:].max(0), 1) if size is None else np.asarray(size, dtype=np.float64)
-    if extent.shape != (2,) or not (np.isfinite(extent) & (extent > 0)).all():
+    if size is not None and (extent.shape != (2,) or not (np.isfinite(extent) & (extent > 0)).all()):
         raise ValueError(f"size: expected width and height in pixels, got {size!r:.60}")
+    good = np.isfinite(boxes).all(1) & (boxes[:, :2] <= boxes[:, 2:]).all(1)
+    if not good.all():
+        i = int(np.argmin(good))
+        got = f"{boxes[i].tolist()}{instead_of_corners(boxes, None if size is None else extent)}"
+        raise ValueError(f"boxes[{i}]: expected finite pixels with x1 <= x2 and y1 <= y2, got {got}")
     return boxes, (float(extent[0]), float(extent[1]))
 
 

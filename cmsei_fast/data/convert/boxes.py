@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..corners import instead_of_corners
+
 _TINY = 2  # pixels: boxes of so small an image may lie in the first
 
 
@@ -23,7 +25,7 @@ def check_inside(where: str, boxes: np.ndarray, width: float, height: float) -> 
         i = int(np.argmin(good))
         raise ValueError(
             f"{where}: box {i}: expected x1 <= x2, y1 <= y2 within an image of {width:g} × {height:g} pixels, "
-            f"got {boxes[i].tolist()}"
+            f"got {boxes[i].tolist()}{instead_of_corners(boxes, (width, height))}"
         )
     if len(boxes) > 1 and min(width, height) > _TINY and 0 < boxes.max() <= 1:
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..corners import instead_of_corners
 from ..json_object import read_json
 from ..split import Split, offsets_of
 from .captions import Captions
@@ -123,8 +124,11 @@ def _checked(graph: dict[str, Any], n_object: int, n_predicate: int) -> tuple[np
     boxes = _numbers(graph, "bbox", None, 4)
     if not len(boxes):
         raise ValueError("bbox: expected at least one box, got none")
-    if not (np.isfinite(boxes).all() and (boxes[:, :2] <= boxes[:, 2:]).all()):
-        raise ValueError("bbox: expected finite pixels with x1 <= x2 and y1 <= y2")
+    good = np.isfinite(boxes).all(1) & (boxes[:, :2] <= boxes[:, 2:]).all(1)
+    if not good.all():
+        i = int(np.argmin(good))
+        got = f"{boxes[i].tolist()}{instead_of_corners(boxes)}"
+        raise ValueError(f"bbox[{i}]: expected finite pixels with x1 <= x2 and y1 <= y2, got {got}")
     labels = _numbers(graph, "bbox_labels", len(boxes), 0, (1, n_object))
     label_scores = _numbers(graph, "bbox_scores", len(boxes), 0)
     pairs = _numbers(graph, "rel_pairs", None, 2, (0, len(boxes) - 1))
