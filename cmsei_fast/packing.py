@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,12 @@ class Items:
     """Images or captions: padded (n, width, D) with lengths or without, or packed (T, D) with lengths.
 
     Args:
-        name: the argument, for errors (``"images"``); ``item`` one of it (``"image"``).
+        name: the argument, for errors (``"images"``, say); ``item`` one of it (``"image"``).
         data: numpy array or memmap, torch tensor or h5py dataset, already checked.
         offsets: (n + 1,) int64, rows before each item; None for padded items of full length.
         precision: that the rows are rounded to as they are read; None leaves them as they are.
         count: number of items.
+        told: what errors call an item, by its place.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Items:
     offsets: np.ndarray | None
     precision: str | None
     count: int
+    told: Callable[[int], str] = str
 
     @property
     def dtype(self) -> torch.dtype:
@@ -112,19 +114,26 @@ class Items:
             return
         row = int((~torch.isfinite(rows)).any(1).nonzero()[0, 0])
         index = first + int(np.searchsorted(offsets, row, side="right")) - 1
-        raise ValueError(f"{self.name}: {problem} in {self.item} {index}")
+        raise ValueError(f"{self.name}: {problem} in {self.item} {self.told(index)}")
 
 
-def make_items(name: str, item: str, data: Any, lengths: np.ndarray | None, precision: str | None) -> Items:
+def make_items(
+    name: str,
+    item: str,
+    data: Any,
+    lengths: np.ndarray | None,
+    precision: str | None,
+    told: Callable[[int], str] = str,
+) -> Items:
     """All items of checked features; lengths are None or (n,) int64."""
     data = data.detach() if isinstance(data, Tensor) else data
     count = int(data.shape[0]) if lengths is None else len(lengths)
     padded = len(data.shape) == 3
     if lengths is None or (padded and count and int(lengths.min()) == data.shape[1]):
-        return Items(name, item, data, None, precision, count)
+        return Items(name, item, data, None, precision, count, told)
     offsets = np.zeros(count + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    return Items(name, item, data, offsets, precision, count)
+    return Items(name, item, data, offsets, precision, count, told)
 
 
 def runs(offsets: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:

@@ -28,14 +28,19 @@ def thresholds(config: list[int]) -> list[int]:
     return [i for i, at in enumerate((T2I_ATTEND, I2T_ATTEND)) if ATTENDS[config[at]] == "negative_aware"]
 
 
-def _finite(owner: str, name: str, value: object, *, minimum: float = -math.inf, open_: bool = False) -> float:
+def finite(name: str, value: object, *, minimum: float = -math.inf, open_: bool = False) -> float:
+    """A number as a float; ``open_``: it is above the minimum.
+
+    Raises:
+        ValueError: naming it, for any other.
+    """
     expected = "a finite number" if minimum == -math.inf else f"a finite number {'>' if open_ else '>='} {minimum:g}"
     number = math.nan
     if isinstance(value, numbers.Real) and not isinstance(value, bool):  # numpy's scalars too
         with contextlib.suppress(OverflowError):
             number = float(value)
     if not math.isfinite(number) or number < minimum or (open_ and number == minimum):
-        raise ValueError(f"{owner}.{name}: expected {expected}, got {value!r}")
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
     return number
 
 
@@ -77,9 +82,9 @@ class Attention:
 
     def __post_init__(self) -> None:
         set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - the dataclass is frozen
-        set_("weight", _finite("Attention", "weight", self.weight, minimum=0.0))
-        set_("temperature", _finite("Attention", "temperature", self.temperature, minimum=0.0, open_=True))
-        set_("lse_temperature", _finite("Attention", "lse_temperature", self.lse_temperature, minimum=0.0, open_=True))
+        set_("weight", finite("Attention.weight", self.weight, minimum=0.0))
+        set_("temperature", finite("Attention.temperature", self.temperature, minimum=0.0, open_=True))
+        set_("lse_temperature", finite("Attention.lse_temperature", self.lse_temperature, minimum=0.0, open_=True))
         if self.norm not in NORMS:
             raise ValueError(f"Attention.norm: expected one of {', '.join(NORMS)}, got {self.norm!r}")
         if self.aggregate not in AGGREGATES:
@@ -93,7 +98,7 @@ class Attention:
             gates = tuple((a, b) for a, b in self.gates) or (DEFAULT_GATE,) * (self.steps - 1)
         if gates is None or len(gates) != self.steps - 1:
             raise ValueError(f"Attention.gates: expected {self.steps - 1} pairs (a, b), got {self.gates!r}")
-        set_("gates", tuple((_finite("Attention", "gates", a), _finite("Attention", "gates", b)) for a, b in gates))
+        set_("gates", tuple((finite("Attention.gates", a), finite("Attention.gates", b)) for a, b in gates))
         if self.attend not in ATTENDS:
             raise ValueError(f"Attention.attend: expected one of {', '.join(ATTENDS)}, got {self.attend!r}")
         if self.relevance not in RELEVANCES:
@@ -103,7 +108,7 @@ class Attention:
                 "Attention.attend: expected 'negative_aware' with steps=1 and relevance='cosine', "
                 f"got steps={self.steps}, relevance={self.relevance!r}"
             )
-        set_("threshold", _finite("Attention", "threshold", self.threshold))
+        set_("threshold", finite("Attention.threshold", self.threshold))
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,8 @@ class PairScorer:
             if value is not None and not isinstance(value, Attention):
                 raise TypeError(f"PairScorer.{name}: expected an Attention or None, got {type(value).__name__}")
         for name in ("object_sentence", "word_image", "alignment"):
-            object.__setattr__(self, name, _finite("PairScorer", name, getattr(self, name), minimum=0.0))
-        mu = _finite("PairScorer", "guide_temperature", self.guide_temperature, minimum=0.0, open_=True)
+            object.__setattr__(self, name, finite(f"PairScorer.{name}", getattr(self, name), minimum=0.0))
+        mu = finite("PairScorer.guide_temperature", self.guide_temperature, minimum=0.0, open_=True)
         object.__setattr__(self, "guide_temperature", mu)
         weights = [direction.weight for direction in (self.t2i, self.i2t) if direction is not None]
         if not any((*weights, self.object_sentence, self.word_image, self.alignment)):

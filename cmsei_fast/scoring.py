@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -101,20 +102,26 @@ def prepare(
     scorer: PairScorer | None,
     engine: str,
     precision: str | None,
+    names: tuple[str, str, str, str] = ("images", "captions", "caption_lengths", "image_lengths"),
+    told: tuple[Callable[[int], str], Callable[[int], str]] = (str, str),
 ) -> Problem:
-    """Checks everything that can be known before the features are read; raises as :func:`score_matrix` does."""
+    """Checks everything that can be known before the features are read; raises as :func:`score_matrix` does.
+
+    ``names``: what the caller's own caller calls the first four, for errors; ``told``: what it calls an image and a
+    caption, by its place.
+    """
     images, image_lengths = checks.unpacked("image", images, image_lengths)
     captions, caption_lengths = checks.unpacked("caption", captions, caption_lengths)
-    sides = (("images", images), ("captions", captions))
+    sides = ((names[0], images), (names[1], captions))
     for name, value in sides:
         checks.kind_of(name, value)
     dtypes = [checks.dtype_of(name, value) for name, value in sides]
     for name, value in sides:
         checks.check_features(name, value)
-    checks.check_agreement(images, captions)
+    checks.check_agreement(images, captions, names[:2])
     lengths = [
-        checks.check_lengths("image_lengths", image_lengths, "image", tuple(images.shape)),
-        checks.check_lengths("caption_lengths", caption_lengths, "caption", tuple(captions.shape)),
+        checks.check_lengths(names[3], image_lengths, "image", tuple(images.shape)),
+        checks.check_lengths(names[2], caption_lengths, "caption", tuple(captions.shape)),
     ]
     scorer = checks.check_scorer(scorer)
     precision = checks.check_precision(precision, torch.promote_types(dtypes[0], dtypes[1]))
@@ -127,8 +134,8 @@ def prepare(
     # What an engine rounds itself is not rounded before, but for float64, whose range may be more than its kernels'.
     read = [None if own and dtype != torch.float64 else precision for dtype in dtypes]
     problem = Problem(
-        make_items("images", "image", images, lengths[0], read[0]),
-        make_items("captions", "caption", captions, lengths[1], read[1]),
+        make_items(names[0], "image", images, lengths[0], read[0], told[0]),
+        make_items(names[1], "caption", captions, lengths[1], read[1], told[1]),
         scorer,
         engine,
         precision,

@@ -277,7 +277,7 @@ class TileStream:
     def score(self, part: Part) -> Tensor:
         """Scores (images, captions) of a tile; ValueError for scores that are not finite."""
         tile = call_engine("pair_score", self.problem, part)
-        check_scores(tile, part)
+        check_scores(tile, part, self.problem)
         return tile
 
 
@@ -303,20 +303,20 @@ def call_engine(operator: str, problem: Problem, part: Part, precision: str | No
     return scores
 
 
-def check_scores(scores: Tensor, part: Part, wanted: Tensor | None = None) -> None:
+def check_scores(scores: Tensor, part: Part, problem: Problem, wanted: Tensor | None = None) -> None:
     """Raises ValueError naming the first pair whose score is not finite; scores of a whole tile or of the wanted."""
     finite = torch.isfinite(scores)
     if not finite.all():
         pairs = (~finite).nonzero() if wanted is None else wanted.nonzero()[~finite]
         a, b = pairs[0].tolist()
-        raise overflow(part.rows.start + a, part.columns.start + b)
+        raise overflow(problem, part.rows.start + a, part.columns.start + b)
 
 
-def overflow(image: int, caption: int) -> ValueError:
+def overflow(problem: Problem, image: int, caption: int) -> ValueError:
     """The error of a pair whose score is not finite."""
     return ValueError(
-        "images, captions: expected features with finite inner products, "
-        f"got an overflow for image {image} and caption {caption}"
+        f"{problem.images.name}, {problem.captions.name}: expected features with finite inner products, "
+        f"got an overflow for image {problem.images.told(image)} and caption {problem.captions.told(caption)}"
     )
 
 

@@ -79,7 +79,7 @@ def test_one_image_and_one_caption_keep_both_dimensions(images: int) -> None:
     [
         ({"raw_feature_norm": "none"}, "opt.raw_feature_norm: expected one of no_norm, softmax"),
         ({"agg_func": "lse"}, "opt.agg_func: expected one of LogSumExp, Max, Sum, Mean, got 'lse'"),
-        ({"lambda_softmax": -1.0}, "temperature: expected a finite number > 0, got -1.0"),
+        ({"lambda_softmax": -1.0}, r"^opt\.lambda_softmax: expected a finite number > 0, got -1.0"),
     ],
 )
 def test_options_without_a_counterpart(changes: dict, error: str) -> None:

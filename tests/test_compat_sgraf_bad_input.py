@@ -57,7 +57,7 @@ def test_bad_input() -> None:
         EncoderSimilarity(WIDTH, VECTOR, "AVE")
     with pytest.raises(ValueError, match="precision: expected 'float32' or 'bfloat16', got 'float64'"):
         sgraf.shard_attn_scores(model, v, w, LENGTHS, None, precision="float64")
-    with pytest.raises(ValueError, match="state: expected the weights of SGRAF's EncoderSimilarity"):
+    with pytest.raises(ValueError, match=r"^model: expected the weights of SGRAF's EncoderSimilarity"):
         sgraf.shard_attn_scores(nn.Linear(2, 2), v, w, LENGTHS, None)
     with pytest.raises(TypeError, match="model: expected a model with sim_enc or a module, got Namespace"):
         sgraf.shard_attn_scores(Namespace(), v, w, LENGTHS, None)

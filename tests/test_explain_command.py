@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import h5py
+import numpy as np
 import pytest
+import torch
 from training_runs import tiny_model, tiny_split
 
 from cmsei_fast import CMSEI, cli, explain
@@ -92,3 +95,20 @@ def test_bad_input(files, tmp_path, capsys, monkeypatch, name, options, message)
     assert printed.err.count("\n") == 1
     assert printed.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_and_a_sentence_without_finite_features_are_named(files, tmp_path, capsys):
+    write_split(tmp_path / "s.h5", SPLIT)
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        file["features"][int(SPLIT.offsets[2])] = np.nan
+    arguments = ["explain", str(tmp_path / "s.h5"), "--image", "2", "--model"]
+    assert cli.main([*arguments, str(files / "model")]) == 2
+    told = "expected what the model encodes as finite features, got NaN or an infinity of"
+    assert f"error: image: {told} {SPLIT.ids[2]}\n" in capsys.readouterr().err
+    model = tiny_model(SPLIT)
+    with torch.no_grad():
+        model.words.trained[model.vocabulary.index["horse"]] = torch.nan
+    model.save_pretrained(tmp_path / "model")
+    arguments = ["explain", str(files / "s.h5"), "--image", "2", "--caption", "a horse", "--model"]
+    assert cli.main([*arguments, str(tmp_path / "model")]) == 2
+    assert f"error: caption: {told} “a horse”\n" in capsys.readouterr().err

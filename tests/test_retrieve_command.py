@@ -10,6 +10,7 @@ import os
 import re
 import sys
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -316,3 +317,22 @@ def test_bad_input(files, tmp_path, capsys, monkeypatch, split, options, message
     assert message in error
     assert (error.count("\n"), out) == (1, "")
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
+
+
+def test_an_image_and_a_sentence_without_finite_features_are_named(files, tmp_path, capsys):
+    """By their places in the split and among the sentences, not by those among what is encoded."""
+    holed = dataclasses.replace(SPLIT, features=SPLIT.features.copy())
+    write_split(tmp_path / "s.h5", holed)
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        file["features"][int(SPLIT.offsets[5]) + 1] = np.nan
+    told = f"images: expected finite features, got NaN or an infinity in image 5, {SPLIT.ids[5]}\n"
+    for asks in (["--image", 5], ["--image", 2, "--image", SPLIT.ids[5]], ["--caption", SENTENCES[0]]):
+        assert run(files, *asks, split=tmp_path / "s.h5") == 2
+        assert told in capsys.readouterr().err
+    model = models()[0]
+    with torch.no_grad():
+        model.words.trained[model.vocabulary.index["horse"]] = torch.nan
+    model.save_pretrained(tmp_path / "model")
+    assert run(files, "--caption", "a robot", "--caption", SENTENCES[0], models=[tmp_path / "model"]) == 2
+    told = f"captions: expected finite features, got NaN or an infinity in caption 1, “{SENTENCES[0]}”\n"
+    assert told in capsys.readouterr().err

@@ -96,6 +96,13 @@ def mean_stream(
     from ..process_group import agreed_engine
     from ..scoring import prepare
 
+    def image(i: int) -> str:
+        place = i if images is None else images[i]
+        return f"{place}, {split.ids[place]}"
+
+    def caption(j: int) -> str:
+        return f"{j}, “{captions[j]}”"
+
     problems = []
     for number, (name, model) in enumerate(loaded):
         options: dict[str, Any] = {"progress": arguments.progress, "group": group}
@@ -109,7 +116,8 @@ def mean_stream(
         scorer, own = model.scorer, model.words.project.weight.device
         engine = agreed_engine(arguments.engine, own, "pair_score", scorer.config())
         regions, words = (Encoded(x.rows.to(own), x.lengths) for x in (regions, words))
-        problems.append(prepare(regions, words, None, None, scorer, engine, arguments.precision))
+        problem = prepare(regions, words, None, None, scorer, engine, arguments.precision, told=(image, caption))
+        problems.append(problem)
     if kept is not None:
         kept.save()
     return MeanStream(problems)

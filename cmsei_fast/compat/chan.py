@@ -11,6 +11,7 @@ Of ``opt`` are read ``coding_type`` (``VHACoding``, ``THACoding``, ``VSACoding``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,9 @@ def compute_sims(
         AttributeError, TypeError, ValueError: naming the option or argument, what was expected and what came.
     """
     opt = getattr(model, "opt", model)
-    scorer = options.chan(options.option(opt, "coding_type"), options.option(opt, "pooling_type"), opt)
+    if opt is model and "coding_type" not in (opt if isinstance(opt, Mapping) else dir(opt)):
+        raise AttributeError(f"model: expected CHAN's, with its opt, or the options, got {type(model).__name__}")
+    scorer = options.chan(options.option(opt, "coding_type"), options.option(opt, "pooling_type"), opt, "opt.")
     regions, words = whole("img_lens", img_lens), whole("cap_lens", cap_lens)
     if len(regions) == _COPIES * len(img_embs):
         regions = regions[::_COPIES]

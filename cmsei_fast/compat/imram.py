@@ -31,7 +31,7 @@ from ..packing import as_tensor
 from ..scorer import Attention
 from . import options
 from .scan import i2t, t2i
-from .scores import check_padded
+from .scores import check_finite, check_padded
 
 __all__ = ["i2t", "shard_xattn", "t2i"]
 
@@ -114,7 +114,7 @@ def shard_xattn(
         raise ValueError(f"opt.iteration_step: expected an integer >= 1, got {steps!r}")
     unit = not options.option(opt, "no_IMRAM_norm")
     attention = Attention(
-        temperature=options.number(opt, "lambda_softmax"),
+        temperature=options.positive(opt, "lambda_softmax"),
         norm=options.choice(opt, "raw_feature_norm", options.NORMS_OF),
     )
     for name, x in (("images", images), ("captions", captions)):
@@ -140,10 +140,7 @@ def shard_xattn(
                 else:
                     found = _scores(regions[name], words, memory, how, steps, unit).T
                 out[some, chosen] += found.double().cpu().numpy()
-    wrong = np.argwhere(~np.isfinite(out))
-    if len(wrong):
-        i, j = wrong[0]
-        raise ValueError(f"images, captions: expected finite features, got none for image {i} and caption {j}")
+    check_finite(out, ("images", "captions"))
     return out
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..scorer import Attention, PairScorer
+from ..scorer import Attention, PairScorer, finite
 from . import scores
 from .vse_infinity import i2t, t2i
 
@@ -20,19 +20,25 @@ __all__ = ["i2t", "t2i", "xattn_score_i2t", "xattn_score_t2i", "xattn_score_two"
 
 def xattn_score_t2i(images: Tensor, captions: Tensor, cap_lens: Any, smooth: float = 9.0) -> Tensor:
     """(n_image, n_caption) scores of images (n_image, n_regions, d) and captions (n_caption, max_n_word, d)."""
-    return _score(images, captions, cap_lens, PairScorer(t2i=Attention(temperature=smooth)))
+    return _score(images, captions, cap_lens, PairScorer(t2i=_asking("smooth", smooth)))
 
 
 def xattn_score_i2t(images: Tensor, captions: Tensor, cap_lens: Any, smooth: float = 4.0) -> Tensor:
     """(n_image, n_caption) scores, regions ask."""
-    return _score(images, captions, cap_lens, PairScorer(i2t=Attention(temperature=smooth)))
+    return _score(images, captions, cap_lens, PairScorer(i2t=_asking("smooth", smooth)))
 
 
 def xattn_score_two(
     images: Tensor, captions: Tensor, cap_lens: Any, smooth_t2i: float = 9.0, smooth_i2t: float = 4.0
 ) -> Tensor:
     """(n_image, n_caption) half the sum of both."""
-    return _score(images, captions, cap_lens, PairScorer(Attention(0.5, smooth_t2i), Attention(0.5, smooth_i2t)))
+    directions = _asking("smooth_t2i", smooth_t2i, 0.5), _asking("smooth_i2t", smooth_i2t, 0.5)
+    return _score(images, captions, cap_lens, PairScorer(*directions))
+
+
+def _asking(name: str, smooth: float, weight: float = 1.0) -> Attention:
+    """One direction; ``name``: the argument that its temperature is."""
+    return Attention(weight, finite(name, smooth, minimum=0.0, open_=True))
 
 
 def _score(images: Tensor, captions: Tensor, cap_lens: Any, scorer: PairScorer) -> Tensor:

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from ..scorer import NORMS, Attention, PairScorer
+from ..scorer import NORMS, Attention, PairScorer, finite
 
 NORMS_OF = {"no_norm": "none", **{name: name for name in NORMS if name != "none"}}
 _CODINGS = ("VHACoding", "THACoding", "VSACoding")
@@ -40,6 +38,16 @@ def number(opt: Any, name: str) -> Any:
     return value.item() if getattr(value, "shape", None) == () else value
 
 
+def positive(opt: Any, name: str) -> float:
+    """The option of that name, a finite number above 0.
+
+    Raises:
+        AttributeError: if the namespace lacks it.
+        ValueError: for any other.
+    """
+    return finite(f"opt.{name}", number(opt, name), minimum=0.0, open_=True)
+
+
 def choice(opt: Any, name: str, known: dict[str, str]) -> str:
     """The counterpart of an option that names one of a few.
 
@@ -56,27 +64,29 @@ def choice(opt: Any, name: str, known: dict[str, str]) -> str:
 def scan(opt: Any) -> Attention:
     """One direction from SCAN's ``raw_feature_norm``, ``agg_func``, ``lambda_softmax`` and ``lambda_lse``."""
     norm, aggregate = choice(opt, "raw_feature_norm", NORMS_OF), choice(opt, "agg_func", _AGGREGATES)
-    given = {"lse_temperature": number(opt, "lambda_lse")} if aggregate == "lse" else {}
-    return Attention(temperature=number(opt, "lambda_softmax"), norm=norm, aggregate=aggregate, **given)
+    given: dict[str, Any] = {"lse_temperature": positive(opt, "lambda_lse")} if aggregate == "lse" else {}
+    return Attention(temperature=positive(opt, "lambda_softmax"), norm=norm, aggregate=aggregate, **given)
 
 
 def bfan(opt: Any) -> PairScorer:
     """BFAN's score from ``focal_type`` and ``lambda_softmax``."""
     scorer = PairScorer.bfan(choice(opt, "focal_type", {"equal": "equal", "prob": "prob"}))
     assert scorer.t2i is not None
-    direction = replace(scorer.t2i, temperature=number(opt, "lambda_softmax"))
+    direction = replace(scorer.t2i, temperature=positive(opt, "lambda_softmax"))
     return PairScorer(direction, direction)
 
 
 def naaf(opt: Any) -> PairScorer:
     """NAAF's score at test time from ``thres_safe`` and ``lambda_softmax``."""
-    scorer = PairScorer.naaf(number(opt, "thres_safe"))
+    scorer = PairScorer.naaf(finite("opt.thres_safe", number(opt, "thres_safe")))
     assert scorer.t2i is not None
-    return PairScorer(replace(scorer.t2i, temperature=number(opt, "lambda_softmax")))
+    return PairScorer(replace(scorer.t2i, temperature=positive(opt, "lambda_softmax")))
 
 
-def chan(coding: Any, pooling: Any, opt: Any) -> PairScorer:
+def chan(coding: Any, pooling: Any, opt: Any, owner: str = "") -> PairScorer:
     """CHAN's score from its coding and pooling, with ``alpha`` of ``VSACoding`` and ``belta`` of ``LSEPooling``.
+
+    ``owner``: ``"opt."`` where coding and pooling are options themselves.
 
     Raises:
         AttributeError: if the namespace lacks an option that is read.
@@ -84,7 +94,7 @@ def chan(coding: Any, pooling: Any, opt: Any) -> PairScorer:
     """
     for name, value, known in (("coding_type", coding, _CODINGS), ("pooling_type", pooling, tuple(_POOLINGS))):
         if not isinstance(value, str) or value not in known:
-            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+            raise ValueError(f"{owner}{name}: expected one of {', '.join(known)}, got {value!r}")
     direction = Attention(norm="none", aggregate=_POOLINGS[pooling])
     if pooling == "LSEPooling":  # log Σ exp(r / β): the weight undoes the division by λ that is not there
         sharp = _inverse(opt, "belta")
@@ -102,8 +112,7 @@ def _inverse(opt: Any, name: str) -> float:
         AttributeError: if the namespace lacks it.
         ValueError: for anything but a number whose inverse is finite and positive.
     """
-    value = number(opt, name)
-    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not real or not 0 < value < math.inf or not math.isfinite(inverse := 1 / float(value)):
-        raise ValueError(f"opt.{name}: expected a finite number > 0, got {value!r:.80}")
+    value = positive(opt, name)
+    if not math.isfinite(inverse := 1 / value):
+        raise ValueError(f"opt.{name}: expected a finite number > 0, got {value!r} with an infinite inverse")
     return inverse

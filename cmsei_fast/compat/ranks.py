@@ -7,32 +7,54 @@ from typing import Any
 import numpy as np
 
 from ..retrieval.matrix import check_scores, dense, fold_ranks
-from ..retrieval.metrics import LEVELS, check_map, split_folds
+from ..retrieval.metrics import LEVELS, split_folds
 
 
-def retrieval(direction: str, npts: Any, sims: Any, return_ranks: bool, captions_per_image: int = 5) -> Any:
+def retrieval(
+    direction: str, npts: Any, sims: Any, return_ranks: bool, captions_per_image: int = 5, name: str = "sims"
+) -> Any:
     """(R@1, R@5, R@10, median rank, mean rank), and (ranks, top1) with return_ranks.
 
     Args:
         direction: ``"i2t"`` or ``"t2i"``.
         npts: number of images, None for the rows of sims.
         sims: (npts, captions_per_image · npts).
+        return_ranks: add the ranks and the best items.
+        captions_per_image: K; caption j belongs to image j // K.
+        name: what the caller's own caller gave sims as, for errors.
 
     Raises:
         TypeError: if sims is no floating array or tensor.
         ValueError: if its shape does not fit npts, or for a NaN.
     """
-    rows, columns = check_scores(sims, "sims")
+    rows, columns = check_scores(sims, name)
     if npts is not None and npts != rows:
-        raise ValueError(f"sims: expected {npts} rows (npts, one per image), got shape ({rows}, {columns})")
-    owner = check_map(rows, columns, captions_per_image, None)
-    found = fold_ranks(sims, split_folds(owner, rows, 1)[0])
+        raise ValueError(f"{name}: expected {npts} rows (npts, one per image), got shape ({rows}, {columns})")
+    if 0 in (rows, columns):
+        raise ValueError(f"{name}: expected at least one image and one caption, got shape ({rows}, {columns})")
+    if columns != rows * captions_per_image:
+        raise ValueError(
+            f"{name}: expected {captions_per_image} captions for each of {rows} images "
+            f"({rows * captions_per_image} columns), got {columns}{_way(rows, columns, captions_per_image)}"
+        )
+    owner = np.repeat(np.arange(rows), captions_per_image)
+    found = fold_ranks(sims, split_folds(owner, rows, 1)[0], name)
     # Their ranks are whole and count from 0; a half from an odd number of ties is rounded up, to be a hit for no one.
     ranks = np.ceil((found.images if direction == "i2t" else found.captions) - 1)
     top1 = dense(sims).argmax(1 if direction == "i2t" else 0).astype(float)
     recalls = [float(100 * np.mean(ranks < level)) for level in LEVELS]
     metrics = (recalls[0], recalls[1], recalls[2], float(np.floor(np.median(ranks)) + 1), float(ranks.mean() + 1))
     return (metrics, (ranks, top1)) if return_ranks else metrics
+
+
+def _way(rows: int, columns: int, captions_per_image: int) -> str:
+    """What such a matrix is instead, where that can be seen."""
+    if rows == columns and rows % captions_per_image == 0:
+        k = captions_per_image
+        return f"; where each image comes {k} times in a row, sims[::{k}] has each once"
+    if rows == columns * captions_per_image:
+        return "; its transpose has them"
+    return ""
 
 
 def check_images(images: Any, sims: Any) -> None:

@@ -17,7 +17,8 @@ from ..engines.terms import PRECISIONS
 from ..ops.pair_score import pair_score
 from ..packing import as_tensor
 from ..scorer import PairScorer
-from ..scoring import score_matrix
+from ..scoring import prepare, score
+from ..tiling import TileStream
 
 
 def packed(
@@ -98,14 +99,14 @@ def shard_xattn(
     out = np.empty((len(images), len(captions)))
     place = own_device(device)
     if place.type == "cpu" and not isinstance(images, Tensor) and not isinstance(captions, Tensor):
-        score_matrix(images, captions, caplens, image_lengths, scorer=scorer, precision=precision, out=out)
+        score(TileStream(prepare(images, captions, caplens, image_lengths, scorer, "auto", precision, names)), out=out)
         return out
     dtype = PRECISIONS[checks.check_precision(precision, torch.float32)]
     if precision in FORMATS:  # rounded once, from the features as they are
         dtype = torch.float32
     images, captions = (as_tensor(x).to(place, dtype) for x in (images, captions))
-    found = score_matrix(images, captions, caplens, image_lengths, scorer=scorer, precision=precision)
-    out[:] = found.double().cpu().numpy()
+    problem = prepare(images, captions, caplens, image_lengths, scorer, "auto", precision, names)
+    out[:] = score(TileStream(problem)).double().cpu().numpy()
     return out
 
 
@@ -121,6 +122,18 @@ def check_padded(name: str, x: Any) -> None:
     if len(x.shape) != 3:
         raise ValueError(f"{name}: expected 3 dimensions (n, rows, D), got shape {tuple(x.shape)}")
     checks.check_features(name, x)
+
+
+def check_finite(scores: np.ndarray, names: tuple[str, str]) -> None:
+    """Scores (n_image, n_caption) are finite, as those of finite features are; ``names`` are those of the features.
+
+    Raises:
+        ValueError: otherwise, naming a pair.
+    """
+    wrong = np.argwhere(~np.isfinite(scores))
+    if len(wrong):
+        i, j = wrong[0]
+        raise ValueError(f"{', '.join(names)}: expected finite features, got none for image {i} and caption {j}")
 
 
 def as_array(name: str, x: Any) -> Any:

@@ -17,7 +17,7 @@ from .. import checks
 from ..devices import own_device
 from ..packing import as_tensor
 from .scan import i2t, t2i
-from .scores import check_padded
+from .scores import check_finite, check_padded
 from .similarity import EncoderSimilarity, check_precision
 
 __all__ = ["EncoderSimilarity", "i2t", "shard_attn_scores", "t2i"]
@@ -50,13 +50,13 @@ def shard_attn_scores(
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came; ValueError for features of another
-            width than the model's, too, and for a device that is not here.
+            width than the model's or that are not finite, too, and for a device that is not here.
     """
     check_precision(precision)
     module = getattr(model, "sim_enc", model)
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"model: expected a model with sim_enc or a module, got {type(model).__name__}")
-    encoder = EncoderSimilarity.from_state(module.state_dict(), precision)
+    encoder = EncoderSimilarity.from_state(module.state_dict(), precision, "model")
     for name, x in (("img_embs", img_embs), ("cap_embs", cap_embs)):
         check_padded(name, x)
     if cap_lens is None:
@@ -69,5 +69,7 @@ def shard_attn_scores(
     words = [as_tensor(c[:n]).to(place, torch.float32) for c, n in zip(cap_embs, lengths.tolist(), strict=True)]
     packed = torch.cat(words) if words else torch.empty(0, cap_embs.shape[2], device=place)
     images = images.to(place, torch.float32)
-    found = encoder.to(place).similarities(images, packed, torch.from_numpy(lengths), ("img_embs", "cap_embs"))
-    return found.double().cpu().numpy()
+    names = ("img_embs", "cap_embs")
+    found = encoder.to(place).similarities(images, packed, torch.from_numpy(lengths), names).double().cpu().numpy()
+    check_finite(found, names)
+    return found

@@ -84,28 +84,30 @@ class EncoderSimilarity(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @classmethod
-    def from_state(cls, state: dict[str, Tensor], precision: str = "float32") -> EncoderSimilarity:
+    def from_state(cls, state: dict[str, Tensor], precision: str = "float32", name: str = "state") -> EncoderSimilarity:
         """A module in evaluation mode with the weights of SGRAF's own, whose sizes say what it is.
+
+        ``name``: what the caller's own caller gave the weights as, for errors.
 
         Raises:
             ValueError: if they are not those of an ``EncoderSimilarity`` with SAF or SGR.
         """
         if not isinstance(state, Mapping):
-            raise ValueError(f"state: expected the weights of SGRAF's EncoderSimilarity, got {type(state).__name__}")
+            raise ValueError(f"{name}: expected the weights of SGRAF's EncoderSimilarity, got {type(state).__name__}")
         steps = len({name.split(".")[1] for name in state if name.startswith("SGR_module.")})
         known = "sim_tranloc_w.weight" in state and "v_global_w.embedding_local.1.weight" in state
         if not known or bool(steps) == ("SAF_module.bn.weight" in state):
-            raise ValueError(f"state: expected the weights of SGRAF's EncoderSimilarity, got {sorted(state)[:5]} …")
+            raise ValueError(f"{name}: expected the weights of SGRAF's EncoderSimilarity, got {sorted(state)[:5]} …")
         sim_dim, embed_size = state["sim_tranloc_w.weight"].shape
         regions = len(state["v_global_w.embedding_local.1.weight"])
-        name = "SGR" if steps else "SAF"
-        out = cls(embed_size, sim_dim, name, steps or 3, num_region=regions, precision=precision)
-        expected = {name: tuple(x.shape) for name, x in out.state_dict().items()}
-        counts = {name: x for name, x in expected.items() if name.endswith("num_batches_tracked")}  # old torch has none
-        given = counts | {name: tuple(x.shape) for name, x in state.items()}
+        kind = "SGR" if steps else "SAF"
+        out = cls(embed_size, sim_dim, kind, steps or 3, num_region=regions, precision=precision)
+        expected = {part: tuple(x.shape) for part, x in out.state_dict().items()}
+        counts = {part: x for part, x in expected.items() if part.endswith("num_batches_tracked")}  # old torch has none
+        given = counts | {part: tuple(x.shape) for part, x in state.items()}
         if wrong := [x for x in sorted({*expected, *given}) if expected.get(x) != given.get(x)]:
             sizes = [x.get(wrong[0], "none") for x in (expected, given)]
-            raise ValueError(f"state[{wrong[0]!r}]: expected shape {sizes[0]}, got {sizes[1]}")
+            raise ValueError(f"{name}[{wrong[0]!r}]: expected shape {sizes[0]}, got {sizes[1]}")
         out.load_state_dict(state)
         return out.eval()
 

@@ -20,6 +20,7 @@ from .scores import as_array
 __all__ = ["i2t", "t2i"]
 
 MEASURES = ("cosine", "order")
+_NAMES = "images, captions"  # what the scores are of
 _COPIES = 5
 _BLOCK = 1 << 24  # numbers of the order measure at a time
 
@@ -41,7 +42,7 @@ def i2t(
         ValueError: for shapes that do not fit, another measure, or a NaN.
     """
     sims = _similarities(images, captions, npts, measure)
-    return retrieval("i2t", None, sims, return_ranks)
+    return retrieval("i2t", None, sims, return_ranks, name=_NAMES)
 
 
 def t2i(
@@ -49,7 +50,7 @@ def t2i(
 ) -> Any:
     """(r1, r5, r10, medr, meanr) of the captions asking for images; otherwise as :func:`i2t`."""
     sims = _similarities(images, captions, npts, measure)
-    return retrieval("t2i", None, sims, return_ranks)
+    return retrieval("t2i", None, sims, return_ranks, name=_NAMES)
 
 
 def _similarities(images: Any, captions: Any, npts: int | None, measure: str) -> np.ndarray:
@@ -79,4 +80,7 @@ def _matrix(name: str, value: Any) -> torch.Tensor:
     checks.dtype_of(name, value)
     if len(value.shape) != 2 or value.shape[1] == 0:
         raise ValueError(f"{name}: expected shape (5N, d), got {tuple(value.shape)}")
-    return as_tensor(value).detach().cpu()
+    matrix = as_tensor(value).detach().cpu()
+    if len(wrong := matrix.isnan().any(1).nonzero()):
+        raise ValueError(f"{name}: expected no NaN, got one in row {int(wrong[0])}")
+    return matrix

@@ -172,7 +172,7 @@ def _call(
     scores = call_engine("pair_score", stream.problem, part).flatten()
     if len(bad := (~torch.isfinite(scores)).nonzero()):
         pair = int(bad[0])
-        raise overflow(int(images[pair]), int(captions[pair]))
+        raise overflow(stream.problem, int(images[pair]), int(captions[pair]))
     return scores
 
 

@@ -46,8 +46,8 @@ def recall_metrics(
     return combine([fold_ranks(scores, fold) for fold in split_folds(owner, shape[0], folds)], shape, folds)
 
 
-def fold_ranks(scores: Any, fold: Fold) -> FoldRanks:
-    """Ranks within one fold; ``scores`` covers all images and captions.
+def fold_ranks(scores: Any, fold: Fold, name: str = "scores") -> FoldRanks:
+    """Ranks within one fold; ``scores`` covers all images and captions, ``name`` is what the caller's caller gave.
 
     Raises:
         ValueError: for a NaN.
@@ -70,7 +70,7 @@ def fold_ranks(scores: Any, fold: Fold) -> FoldRanks:
         if block.sum().isnan() and len(bad := block.isnan().nonzero()) > 0:
             i, j = bad[0].tolist()
             raise ValueError(
-                f"scores: expected no NaN, got one at image {fold.first + rows.start + i}, caption {fold.columns[j]}"
+                f"{name}: expected no NaN, got one at image {fold.first + rows.start + i}, caption {fold.columns[j]}"
             )
         if ranks is None:
             ranks = RankCount(fold.owner, n_image, 1, block.dtype, torch.device("cpu"))

@@ -103,7 +103,7 @@ class ScreenedTile:
             return torch.empty(0, dtype=problem.dtype, device=wanted.device)
         if self._scattered(wanted):
             scores = call_engine("pair_score_listed", problem, part, None, wanted)
-            check_scores(scores, part, wanted)
+            check_scores(scores, part, problem, wanted)
             self._screen.rescored += len(scores)
             return scores
         return self._all()[wanted]
