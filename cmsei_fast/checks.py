@@ -22,13 +22,28 @@ def unpacked(item: str, features: Any, lengths: Any) -> tuple[Any, Any]:
     """The rows and lengths of :class:`Encoded` items; anything else as it is.
 
     Raises:
+        TypeError: for a scorer in the place of lengths.
         ValueError: for lengths beside encoded items, which have their own.
     """
+    _check_no_scorer(f"{item}_lengths", lengths)
     if not isinstance(features, Encoded):
         return features, lengths
     if lengths is not None:
         raise ValueError(f"{item}_lengths: expected None ({item}s are encoded and have theirs), got {lengths!r:.60}")
     return features.rows, features.lengths
+
+
+def _check_no_scorer(name: str, lengths: Any) -> None:
+    """No scorer, nor a module that has one, stands in the place of lengths.
+
+    Raises:
+        TypeError: otherwise, saying what to write.
+    """
+    if isinstance(lengths, PairScorer):
+        raise TypeError(f"{name}: expected lengths or None, got a PairScorer; a scorer goes by its name: scorer=…")
+    if isinstance(getattr(lengths, "scorer", None), PairScorer):
+        way = "its scorer goes by its name: scorer=model.scorer"
+        raise TypeError(f"{name}: expected lengths or None, got {type(lengths).__name__}; {way}")
 
 
 def kind_of(name: str, value: Any) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmsei_fast import Attention, PairScorer, checks, engines, score_matrix, tiling
+from cmsei_fast import Attention, Encoded, PairScorer, checks, engines, evaluate, retrieve, score_matrix, tiling
 from cmsei_fast.nn import PairScore
 
 N, R, M, L, D = 3, 4, 5, 6, 8
@@ -163,7 +163,7 @@ CASES = {
     ),
     "scorer_as_lengths": Case(
         TypeError,
-        "caption_lengths: expected a list, array or tensor of integers, got PairScorer",
+        "caption_lengths: expected lengths or None, got a PairScorer; a scorer goes by its name: scorer=…",
         {"caption_lengths": PairScorer.scan_t2i()},
     ),
     "lengths_of_rank_2": Case(
@@ -497,3 +497,16 @@ def test_out_may_not_lie_on_the_features_of_another_framework() -> None:
     captions = torch.ones(6, 2, 6)
     with pytest.raises(ValueError, match="out: expected memory of its own, got memory shared with images"):
         score_matrix(torch.from_numpy(memory), captions, out=memory[0, :4, :6])
+
+
+@pytest.mark.parametrize("call", [score_matrix, evaluate, retrieve])
+@pytest.mark.parametrize("encoded", [True, False])
+def test_a_scorer_that_is_given_by_its_place(call: Any, encoded: bool) -> None:
+    features = [Encoded.from_padded(x) if encoded else x for x in TENSORS.values()]
+    told = "expected lengths or None, got a PairScorer; a scorer goes by its name: scorer=…"
+    for name, lengths in (("caption_lengths", ()), ("image_lengths", (None,))):
+        with pytest.raises(TypeError) as caught:
+            call(*features, *lengths, PairScorer.scan_t2i())
+        assert str(caught.value) == f"{name}: {told}"
+    with pytest.raises(TypeError, match=r"^caption_lengths: .* got PairScore; its .* name: scorer=model\.scorer$"):
+        call(*features, PairScore(PairScorer.scan_t2i()))
