@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 
@@ -15,6 +16,7 @@ from score_matrices import matrix
 from training_runs import SMALL, write_splits
 
 from cmsei_fast import cli, engines, recall_metrics
+from cmsei_fast.data import synthetic_scenes
 from cmsei_fast.report.drawings import Drawings
 from cmsei_fast.report.run_files import Run
 
@@ -227,6 +229,52 @@ def test_memory_that_is_short_is_no_fault_of_the_file(tmp_path, monkeypatch, cap
     monkeypatch.setattr(np, "load", exhausted)
     assert cli.main(["report", "--scores", "scores.npy", "--caption-to-image", "map.npy"]) == 2
     assert capsys.readouterr().err == "cmsei-fast: error: map.npy: out of memory\n"
+
+
+def test_scores_of_another_split_of_that_size_are_told(files, tmp_path, capsys):
+    """Their images and captions would stand on the page in place of those that were scored."""
+    arguments = ["report", "--scores", str(files / "scores.npy"), "--out", str(tmp_path / "r.html"), "--split"]
+    assert cli.main([*arguments, str(files / "train.h5")]) == 2
+    told = f"expected the split that {files}/scores.npy is of, {files}/val.h5 (so {files}/scores.npy.split says)"
+    assert f"error: --split: {told}, got {files}/train.h5 with other captions\n" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
+    assert cli.main([*arguments, str(files / "val.h5")]) == 0
+    assert "assumed" not in checked(tmp_path / "r.html").text
+    assert f'<th scope="row">scored by</th><td>{files}/run/best</td>' in (tmp_path / "r.html").read_text()
+    assert "says its split" not in capsys.readouterr().out
+
+
+def test_scores_that_nothing_says_the_split_of(files, tmp_path, capsys):
+    """Another model's, or others under the name of those that the file beside them is of."""
+    scores = np.load(files / "scores.npy")
+    shutil.copy(files / "scores.npy", tmp_path / "alone.npy")
+    shutil.copy(files / "scores.npy.split", tmp_path / "other.npy.split")
+    np.save(tmp_path / "other.npy", scores + 1)
+    shutil.copy(files / "scores.npy", tmp_path / "user.npy")
+    (tmp_path / "user.npy.split").write_text("[1]")
+    for name in ("alone", "other", "user"):
+        path, out = tmp_path / f"{name}.npy", tmp_path / f"{name}.html"
+        arguments = ["report", "--scores", str(path), "--out", str(out), "--split", str(files / "train.h5")]
+        assert cli.main(arguments) == 0
+        told = f"names and captions are those of {files}/train.h5: nothing beside {path} says its split\n"
+        assert told in capsys.readouterr().out
+        assert f"{files}/train.h5 (assumed: nothing beside the scores says it)" in checked(out).text
+
+
+def test_scores_by_words_have_their_split_beside_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("a", 0), ("b", 1)):
+        record = [
+            {"image": scene.image, "labels": scene.labels, "boxes": scene.boxes.tolist(), "relations": scene.relations}
+            | {"captions": scene.captions}
+            for scene in synthetic_scenes(2, seed=seed).scenes
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(x) + "\n" for x in record))
+    assert cli.main(["evaluate", "a.jsonl", "--scores", "s.npy"]) == 0
+    assert cli.main(["report", "--scores", "s.npy", "--split", "b.jsonl"]) == 2
+    assert "expected the split that s.npy is of, a.jsonl (so s.npy.split says), got b.jsonl" in capsys.readouterr().err
+    assert cli.main(["report", "--scores", "s.npy", "--split", "a.jsonl"]) == 0
+    assert '<th scope="row">scored by</th><td>scan_t2i</td>' in (tmp_path / "report.html").read_text()
 
 
 SAVED = ["--scores", "{f}/scores.npy"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..version import __version__
 from .joining import joined
 from .paths import check_outputs, given_path
+from .scored_split import write_scored_split
 from .scoring import encoded_file, load_models, mean_stream
 from .scoring_flags import add_encoded_flag, add_protocol_flags, add_scoring_flags, folds_of, tell_counts
 from .sources import SCORERS, is_split_file, load_split
@@ -46,7 +47,8 @@ def add_parser(commands: Any) -> None:
         "--scores",
         type=given_path,
         metavar="NPY",
-        help="also save the score matrix, of shape (n_image, n_caption), to this .npy file",
+        help="also save the score matrix, of shape (n_image, n_caption), to this .npy file, and which split it is of "
+        "beside it, in NPY.split",
     )
     evaluate.add_argument("--resume", action="store_true", help="continue an unfinished file of --scores")
     add_encoded_flag(evaluate)
@@ -113,7 +115,10 @@ def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) ->
     speed = pairs / (time.perf_counter() - start)
     if not first:
         return
-    try:  # the file is there though the reader of what is printed has left
+    try:  # the files are there though the reader of what is printed has left
+        if arguments.scores is not None:
+            scored = split if arguments.model else load_split(arguments.path)
+            write_scored_split(arguments.scores, scored, arguments.path, arguments.model or [named])
         if arguments.json is not None:
             from ..data.json_object import write_json
 

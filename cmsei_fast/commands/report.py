@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..version import __version__
 from .paths import check_outputs, given_path
 from .saved_scores import captions_of, mean_of_saved, owner_of
+from .scored_split import scored_by
 from .scoring import stream_of_models
 from .scoring_flags import (
     add_encoded_flag,
@@ -116,6 +117,8 @@ def _report(arguments: argparse.Namespace) -> int:
     split = None if arguments.split is None else load_split(arguments.split)
     drawings = Drawings(split, arguments.images)
     saved = None if arguments.scores is None else mean_of_saved(arguments.scores, split, arguments.split)
+    by = None if saved is None or split is None else scored_by(arguments.scores, split, arguments.split)
+    assumed = saved is not None and split is not None and by is None
     captions = captions_of(arguments, split)
     folds = folds_of(arguments)
     shape = saved.shape if saved is not None else (len(split), split.n_captions)  # type: ignore[arg-type,union-attr]
@@ -129,6 +132,7 @@ def _report(arguments: argparse.Namespace) -> int:
         scores, scorer = saved, None if run is None else run.scorer()
         mean = f"mean of {len(arguments.scores)}: " if len(arguments.scores) > 1 else ""
         about = {"scores": f"{mean}{', '.join(arguments.scores)}, {saved.dtype}"}
+        about |= {"scored by": ", ".join(by)} if by else {}
     else:
         assert run is not None
         assert split is not None
@@ -142,7 +146,12 @@ def _report(arguments: argparse.Namespace) -> int:
         caption_to_image=owner,
         captions=captions,
         drawings=drawings,
-        about={"split": arguments.split or "none", "protocol": protocol, **about, "cmsei_fast": __version__},
+        about={
+            "split": f"{arguments.split or 'none'}{' (assumed: nothing beside the scores says it)' * assumed}",
+            "protocol": protocol,
+            **about,
+            "cmsei_fast": __version__,
+        },
         run=run,
         scorer=scorer,
         seed=arguments.seed,
@@ -150,6 +159,9 @@ def _report(arguments: argparse.Namespace) -> int:
     )
     write_text(out, evaluation_page(what))
     print(metrics)
+    if assumed:
+        named = ", ".join(arguments.scores)
+        print(f"\nnames and captions are those of {arguments.split}: nothing beside {named} says its split")
     print(f"\n{out}: the report")
     return 0
 
