@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .joining import joined
 from .paths import given_path
+from .resumed import check_resumed
 from .scoring_flags import add_device_flag
 from .settings import add_flags, given, read_settings
 from .sources import SCORERS, load_split, parse_scorer
@@ -124,7 +125,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any
     """The configuration of the training, and the fields of the model's that are given.
 
     Raises:
-        OSError, ValueError: the settings file or a setting is wrong.
+        OSError, ValueError: the settings file or a setting is wrong, or not that of the run that is resumed.
     """
     from ..model import ModelConfig
     from ..training import TrainConfig
@@ -134,8 +135,13 @@ def _settings(arguments: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any
             if value is not None:
                 raise ValueError(f"{flag}: expected none beside --model (which has its own), got {value}")
     settings = read_settings(arguments.settings, SECTIONS)
-    config = TrainConfig.from_dict(settings["training"] | given(arguments, TrainConfig))
-    return config, settings["model"] | given(arguments, ModelConfig)
+    of_training = settings["training"] | given(arguments, TrainConfig)
+    of_model = settings["model"] | given(arguments, ModelConfig)
+    config = TrainConfig.from_dict(of_training)
+    if arguments.resume:
+        made = arguments.model is None
+        check_resumed(arguments.directory, config, of_model, {*of_training, *of_model}, made=made)
+    return config, of_model
 
 
 def make_model(

@@ -13,6 +13,12 @@ from .config import TrainConfig
 CONFIG = "run.json"
 # What the parts of the configuration that are no settings are of, for messages.
 _OWNERS = {"data": "training.", "validation": "validation.", "vocabulary": "vocabulary."}
+# Who sets parts that no setting gives.
+_SET_BY = {
+    **dict.fromkeys(("feature_width", "object_names", "predicate_names", "boxes"), "the training split sets it"),
+    "trained_words": "pretrained word vectors set it",
+    "vocabulary.words": "captions, names, pretrained word vectors or the file of a vocabulary make it",
+}
 # Settings that a resumed run may change: no step depends on them.
 _FREE = ("workers", "checkpoint_every", "validate_every")
 
@@ -48,24 +54,47 @@ def compared_record(
         return record, None
     if not resume:
         raise FileExistsError(f"{directory}: expected a directory without a run (or resume), got one")
-    before = read_json(path)
-    if not all(isinstance(before.get(part, {}), dict) for part in record):
-        raise ValueError(f"{path}: expected the configuration of a run, got another JSON file")
-    # A setting that is younger than the run: it had no such part.
-    before["training"] = TrainConfig().to_dict() | before.get("training", {})
-    if "model" in before:
-        before["model"] = ModelConfig.without_unread(before["model"])
+    before = read_record(directory)
+    assert before is not None
     for part in [x for x in record if x in before]:  # an older run has not noted its data
         for name, value in record[part].items():
-            if (old := before[part].get(name)) != value and not _may_differ(name, old, config):
-                name = _OWNERS.get(part, "") + name
-                raise ValueError(f"{name}: expected {old!r:.80} (as the run began), got {value!r:.80}")
+            if (old := before[part].get(name)) != value and not may_differ(name, old, config):
+                name, old, value = first_difference(_OWNERS.get(part, "") + name, old, value)
+                why = f"; {_SET_BY[name]}" if name in _SET_BY else ""
+                raise ValueError(f"{name}: expected {old!r:.80} (as the run began), got {value!r:.80}{why}")
     if "validation" in before:  # a run that goes on without it keeps to it
         record.setdefault("validation", before["validation"])
     return record, before
 
 
-def _may_differ(name: str, old: Any, config: TrainConfig) -> bool:
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """What a run began with, settings that are younger than it with their defaults; None where there is no run.
+
+    Raises:
+        OSError: its file cannot be opened.
+        ValueError: it is no run's.
+    """
+    path = directory / CONFIG
+    if not path.exists():
+        return None
+    record = read_json(path)
+    if not all(isinstance(record.get(part, {}), dict) for part in ("training", "model", *_OWNERS)):
+        raise ValueError(f"{path}: expected the configuration of a run, got another JSON file")
+    record["training"] = TrainConfig().to_dict() | record.get("training", {})
+    if "model" in record:
+        record["model"] = ModelConfig.without_unread(record["model"])
+    return record
+
+
+def first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """The first part in which two values differ, by its name, and both; of a scorer one of its numbers."""
+    while isinstance(old, dict) and isinstance(new, dict):
+        key = next(key for key in [*old, *new] if old.get(key) != new.get(key))
+        name, old, new = f"{name}.{key}", old.get(key), new.get(key)
+    return name, old, new
+
+
+def may_differ(name: str, old: Any, config: TrainConfig) -> bool:
     """Whether a resumed run learns the same steps though this setting was ``old`` before."""
     if name == "epochs":
         return config.schedule != "cosine" and isinstance(old, int) and config.epochs > old
