@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ PLACES: dict[str, tuple[Any, str, int]] = {
     "another checkpoint": (pretrained, "save_file", 4),
     "a checkpoint on its way to the disk": (os, "fsync", 4),
     "a checkpoint takes its place": (Path, "rename", 3),
-    "older checkpoints": (shutil, "rmtree", 1),
+    "older checkpoints": (disk, "remove_directory", 1),
+    "older checkpoints than the last": (disk, "remove_directory", 3),
 }
 
 
@@ -141,3 +142,46 @@ def test_a_checkpoint_s_file_is_named_where_it_would_be(tmp_path: Path, monkeypa
         disk.write_checkpoint(tmp_path, 7, {}, {})
     assert raised.value.filename == str(tmp_path / "step-000000007" / "state.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def interrupted_at(line: int, call: Callable[[], Any]) -> bool:
+    """Calls with an interrupt before a line of the removal, counted from 1; whether there are so many."""
+    left = line
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal left
+        if Path(frame.f_code.co_filename).name not in ("checkpoint.py", "files.py", "shutil.py"):
+            return None
+        left -= event == "line"
+        if left == 0:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    assert left > 0, "the interrupt is lost"
+    return False
+
+
+def test_ctrl_c_at_any_line_of_a_removal(tmp_path: Path) -> None:
+    """It is an interrupt and no bad descriptor, and what it leaves goes with the next removal."""
+    line = 0
+    while True:
+        line += 1
+        for name in ("step-1", "step-2", ".step-2.0.part"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / "state.json").touch()
+        there = interrupted_at(line, lambda: disk.remove_others(tmp_path, tmp_path / "step-2"))
+        assert os.listdir(tmp_path / "step-2") == ["state.json"]
+        if not there:
+            break
+        disk.remove_others(tmp_path, tmp_path / "step-2")
+        assert os.listdir(tmp_path) == ["step-2"]
+    assert line > 20

@@ -83,6 +83,27 @@ def _hidden(filename: object, directory: str | None) -> bool:
     return name.startswith(".") and name.endswith(".part")
 
 
+def remove_directory(path: str | os.PathLike[str]) -> None:
+    """Removes a directory and all in it; of a link to one the link alone.
+
+    Not ``shutil.rmtree``: an interrupt between two of its lines makes it close a descriptor twice, which by then may be
+    another thread's file.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    if os.path.islink(path):
+        os.unlink(path)
+        return
+    for name in os.listdir(path):
+        entry = os.path.join(path, name)
+        if os.path.isdir(entry):
+            remove_directory(entry)
+        else:
+            os.unlink(entry)
+    os.rmdir(path)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes text as UTF-8, whole or not at all; raises as :func:`replacing` does."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.files import beside_of, naming, naming_in
+from ..data.files import beside_of, naming, naming_in, remove_directory
 from ..data.json_object import read_json
 from ..data.vocabulary import Vocabulary
 from ..devices import own_device
@@ -58,11 +58,12 @@ def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
                 model.text.tokenizer.save_pretrained(new / TEXT)
         if _same_structure(new, target):  # as while training: one rename, so that there is a model at every moment
             os.replace(new / WEIGHTS, target / WEIGHTS)
-            shutil.rmtree(new)
+            remove_directory(new)
             return
         _replace_directory(new, target)
     except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_directory(new)
         raise
 
 
@@ -124,9 +125,8 @@ def _replace_directory(new: Path, target: Path) -> None:
     finally:
         if not target.exists():
             old.rename(target)
-        if old.is_symlink():  # which rmtree leaves
-            old.unlink()
-        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_directory(old)
 
 
 def load(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..data.files import beside_of, naming, naming_in
+from ..data.files import beside_of, naming, naming_in, remove_directory
 from ..data.json_object import read_json
 from ..model.pretrained import save_tensors
 
@@ -40,15 +40,22 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], sta
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
         if target.exists():
-            shutil.rmtree(target)
+            remove_directory(target)
         new.rename(target)
     except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_directory(new)
         raise
-    for old in folder.iterdir():
-        if old != target and (old.name.startswith((PREFIX, "."))):
-            shutil.rmtree(old, ignore_errors=True)
+    remove_others(folder, target)
     return target
+
+
+def remove_others(folder: Path, kept: Path) -> None:
+    """Removes all checkpoints but one, and what a process that was stopped has left of any."""
+    for old in folder.iterdir():
+        if old != kept and old.name.startswith((PREFIX, ".")):
+            with contextlib.suppress(OSError):
+                remove_directory(old)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

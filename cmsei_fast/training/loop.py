@@ -131,7 +131,7 @@ class _Run:
         self.step, self.best, self.engine = 0, -1.0, "auto"
         self.metrics: RecallMetrics | None = None
         held.enter_context(alone_in(directory))
-        found = disk.latest_checkpoint(directory / CHECKPOINTS)
+        found = self._found = disk.latest_checkpoint(directory / CHECKPOINTS)
         data = {"data": identity(training), "vocabulary": vocabulary_identity(model.vocabulary)}
         if validation is not None:
             data["validation"] = identity(validation)
@@ -148,6 +148,8 @@ class _Run:
         with together():
             if self.rank == 0 and self._record != self._before:
                 write_json(self.directory / CONFIG, self._record)
+            if self.rank == 0 and self._found is not None:
+                disk.remove_others(self._found.parent, self._found)
         try:
             for epoch in range(self.step // steps, self.config.epochs):
                 self._epoch(epoch)
