@@ -1,10 +1,12 @@
-"""Rows, heads, images and scores beyond 2³¹ elements, in sparse files of which few pages are ever touched."""
+"""Rows, heads, images and scores beyond 2³¹ elements, in sparse files of which few pages are ever touched.
+
+On the CPU alone: a GPU's memory is no file's.
+"""
 
 from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,9 +15,6 @@ from torch import Tensor
 
 from cmsei_fast import Attention, PairScorer, engines, pair_score, relation_attention, score_matrix
 from cmsei_fast.engines import triton
-
-if TYPE_CHECKING:
-    from conftest import Backend
 
 # Products of a place and one of these strides pass 2³¹, the strides do not. Rows are more than any register or panel
 # takes, so that later ones begin beyond 2³¹ too; Triton's interpreter, which is slow, has no such panels.
@@ -59,7 +58,7 @@ SCORERS = {
 
 @pytest.mark.parametrize("far", ["regions", "words"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows(backend: Backend, sparse: Path, dtype: str, far: str) -> None:
+def test_rows(engine: str, sparse: Path, dtype: str, far: str) -> None:
     """Scores and gradients of rows far apart are those of the same rows side by side."""
     generator = torch.Generator().manual_seed(0)
     regions, words = (torch.randn(ROWS, 34, generator=generator).to(DTYPES[dtype]) for _ in range(2))
@@ -68,7 +67,7 @@ def test_rows(backend: Backend, sparse: Path, dtype: str, far: str) -> None:
 
         def found(v: Tensor, w: Tensor, scorer: PairScorer = scorer) -> list[Tensor]:
             v, w = v.detach().requires_grad_(), w.detach().requires_grad_()
-            scores = pair_score(v, w, offsets, offsets, scorer=scorer, engine=backend.engine)
+            scores = pair_score(v, w, offsets, offsets, scorer=scorer, engine=engine)
             return [scores, *torch.autograd.grad((scores * scores.detach()).sum(), (v, w))]
 
         near = found(regions, words)
@@ -82,7 +81,7 @@ def test_rows(backend: Backend, sparse: Path, dtype: str, far: str) -> None:
 
 @pytest.mark.parametrize("axis", ["image", "head", "row", "start"])
 @pytest.mark.parametrize("dense", [False, True], ids=["few_edges", "all_edges"])
-def test_relation_attention(backend: Backend, sparse: Path, axis: str, dense: bool) -> None:
+def test_relation_attention(engine: str, sparse: Path, axis: str, dense: bool) -> None:
     """Attention and gradients of queries, keys and values far apart along one axis are those of dense ones."""
     generator = torch.Generator().manual_seed(0)
     n = NODES
@@ -99,7 +98,7 @@ def test_relation_attention(backend: Backend, sparse: Path, axis: str, dense: bo
 
     def found(*qkv: Tensor, out: Tensor) -> list[Tensor]:
         qkv = tuple(x.detach().requires_grad_() for x in qkv)
-        result = relation_attention(*qkv, labels, *tables, engine=backend.engine)
+        result = relation_attention(*qkv, labels, *tables, engine=engine)
         return [result, *torch.autograd.grad(result, qkv, out)]
 
     near = found(q, k, v, out=grad)
@@ -176,11 +175,11 @@ def test_more_edges_than_native_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     assert native.relation_attention_backward(q, q, q, q, *rest) == "eager's"
 
 
-def test_rows_of_more_than_32_bits(backend: Backend, sparse: Path) -> None:
+def test_rows_of_more_than_32_bits(engine: str, sparse: Path) -> None:
     """The stride itself passes 2³², and would be 64 in 32 bits."""
     generator = torch.Generator().manual_seed(0)
     rows, words = torch.randn(2, 8, generator=generator), torch.randn(3, 8, generator=generator)
-    call = {"scorer": PairScorer.scan_t2i(), "engine": backend.engine}
+    call = {"scorer": PairScorer.scan_t2i(), "engine": engine}
     cuts = torch.tensor([0, 2]), torch.tensor([0, 3])
     far = spread(sparse, rows, (4 * 2**30 + 64, 1))
     assert torch.equal(pair_score(far, words, *cuts, **call), pair_score(rows, words, *cuts, **call))
