@@ -24,17 +24,20 @@ from typing import Any
 
 from benchmarks import gpu_checks, gpu_process, gpu_suite, machine
 from benchmarks.gpu_results import Results, source
+from benchmarks.gpu_timing import FEATURES, MEASURE_SECONDS
 from benchmarks.pages import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "gpu"
 SECONDS = 540  # the machine may be had for ten minutes at a time
 PARTS = ("build", "checks", "suite", "sanitizer", "measures", "tools")
-# Most seconds of a part, so that what comes after it has some too.
+# Most seconds of a part; and how many it leaves at the end to measures that have not run yet.
 MOST = {"build": 240, "checks": 100, "suite": 270, "sanitizer": 170}
-# Engines and measures of one process, what matters most first; and of one measure, most seconds.
+LEFT = {"suite": 190, "sanitizer": 100}
+# Engines and measures of one process, what matters most first.
 MEASURES = (
     ("cuda", ("scoring", "attention")),
     ("triton", ("scoring", "attention")),
+    ("cuda", ("recall",)),
     ("cuda", ("training", "numerics", "scale")),
     ("triton", ("training", "numerics", "scale", "designs")),
     ("cuda", ("replays",)),
@@ -42,7 +45,6 @@ MEASURES = (
     ("cuda", ("compiled_attention", "compiled")),
     ("triton", ("compiled_attention", "compiled")),
 )
-MEASURE_SECONDS = 150
 
 _BUILT = "import cmsei_fast._native, cmsei_fast._cuda, cmsei_fast.kernels"
 # Without pip, or where it may not write: the modules beside the sources, and the kernels where they are imported from.
@@ -60,13 +62,30 @@ kernels.exists() or kernels.symlink_to("../kernels")
 """
 
 
+def architecture() -> str | None:
+    """The GPU's, as the build takes it: what comes after 8.x with the instructions that it alone has."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return f"{major}{minor}{'a' if major >= 9 else ''}"
+
+
 def build(limit: float) -> str:
-    """Builds what changed and installs the source tree, without a network; says what became of it."""
+    """Builds what changed and installs the source tree, without a network; says what became of it.
+
+    For this GPU alone, and with places in the source, which the sanitizer and the debugger name.
+    """
     end = time.perf_counter() + limit
+    variables = {"NVCC_APPEND_FLAGS": f"{os.environ.get('NVCC_APPEND_FLAGS', '')} -lineinfo".strip()}
+    if (own := architecture()) is not None and not os.environ.get("CMSEI_CUDA_ARCHS"):
+        variables["CMSEI_CUDA_ARCHS"] = own
     pip = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", "-e", "."]
     tried = []
-    for arguments, most in ((pip, 0.75 * limit), (["-c", _BESIDE], limit)):
-        done = gpu_process.run([sys.executable, *arguments], min(most, end - time.perf_counter()))
+    # What compiles too long for the one does so for the other: only what fails at once leaves time.
+    for arguments, most in ((pip, 0.9 * limit), (["-c", _BESIDE], limit)):
+        done = gpu_process.run([sys.executable, *arguments], min(most, end - time.perf_counter()), variables)
         there = gpu_process.run([sys.executable, "-c", _BUILT], 60)
         if there.code == 0:
             return f"built in {limit - end + time.perf_counter():.0f} s"
@@ -106,22 +125,28 @@ def measure(results: Results, engine: str, names: list[str], deadline: float) ->
             others.write_text(json.dumps(results.found["others"]), encoding="utf-8")
             out.write_text("", encoding="utf-8")
             command = [sys.executable, "-m", "benchmarks.gpu_measures", engine, str(others), str(out), *left]
-            ended = gpu_process.run(command, min(seconds, MEASURE_SECONDS * len(left)))
+            ended = gpu_process.run(command, min(seconds, MEASURE_SECONDS * len(left) + 30))
             lines = [json.loads(x) for x in out.read_text(encoding="utf-8").splitlines() if x.endswith("}")]
             begun = [x["begun"] for x in lines if "begun" in x]
             for found in (x for x in lines if "measure" in x):
                 name = found["measure"]
                 left.remove(name)
                 if "failed" in found:
-                    results.fail_row(engine, name, found["failed"])
+                    results.fail_row(engine, name, found["failed"], ended.text)
                 else:
                     results.add_rows(engine, name, found["rows"], found["others"])
                 print(f"{engine}, {name}: {found.get('failed', 'measured')}, {found['seconds']:.1f} s", flush=True)
-            if left and ended.code != 1:  # it ended within a measure, or before the first
-                stuck = begun[-1] if begun and begun[-1] in left else left[0]
+            if left and (not begun or begun[-1] in left):  # it ended before the first, or within a measure
+                stuck = begun[-1] if begun else left[0]
                 left.remove(stuck)
-                results.fail_row(engine, stuck, f"{ended.why}: {ended.text[-400:]}")
+                results.fail_row(engine, stuck, f"{ended.why}: {ended.text[-400:]}", ended.text)
                 print(f"{engine}, {stuck}: {ended.why}", flush=True)
+
+
+def measures() -> list[tuple[str, list[str]]]:
+    """Engines and measures in order; recalls where there are features of a model."""
+    kept = [(engine, [x for x in names if x != "recall" or FEATURES.is_file()]) for engine, names in MEASURES]
+    return [(engine, names) for engine, names in kept if names]
 
 
 def unfinished(results: Results, parts: list[str], wanted: list[str]) -> tuple[list[str], list[str]]:
@@ -129,6 +154,7 @@ def unfinished(results: Results, parts: list[str], wanted: list[str]) -> tuple[l
     found = results.found
     failed = [f"{part}: {name}" for part in ("checks", "sanitizer") for name, x in found[part].items() if not x["ok"]]
     failed += [f"suite: {name}" for name, x in found["suite"]["units"].items() if not x["ok"]]
+    failed += [f"suite: no test of {engine} passed" for engine in found["suite"].get("untested", ())]
     failed += [f"{key}: {row['failed'][:200]}" for key, row in found["rows"].items() if "failed" in row]
     missing = []
     for part, tools in (("checks", ("",)), ("sanitizer", ("memcheck",)), ("tools", gpu_checks.TOOLS[1:])):
@@ -138,7 +164,7 @@ def unfinished(results: Results, parts: list[str], wanted: list[str]) -> tuple[l
     if "suite" in parts:
         missing += [f"suite: {unit.name}" for unit in gpu_suite.units() if unit.name not in found["suite"]["units"]]
     if "measures" in parts:
-        all_of_them = [(engine, name) for engine, names in MEASURES for name in names]
+        all_of_them = [(engine, name) for engine, names in measures() for name in names]
         done = {*found["measured"], *(key.replace("_", " ", 1) for key in found["rows"])}
         missing += [f"{engine}: {name}" for engine, name in all_of_them if f"{engine} {name}" not in done]
     return failed, missing
@@ -147,9 +173,11 @@ def unfinished(results: Results, parts: list[str], wanted: list[str]) -> tuple[l
 def on_a_gpu(results: Results, parts: list[str], end: float) -> int:
     """Carries the parts out; the exit status."""
     wanted = cases(results.found)
+    names = [f"{engine} {name}" for engine, names in measures() for name in names] if "measures" in parts else []
+    waiting = any(name not in results.found["measured"] for name in names)
 
     def until(part: str) -> float:
-        return min(end, time.perf_counter() + MOST.get(part, SECONDS))
+        return min(end - waiting * LEFT.get(part, 0), time.perf_counter() + MOST.get(part, SECONDS))
 
     if "checks" in parts:
         gpu_checks.run(results, wanted, until("checks"))
@@ -158,8 +186,8 @@ def on_a_gpu(results: Results, parts: list[str], end: float) -> int:
     if "sanitizer" in parts and gpu_checks.sanitizer():
         gpu_checks.run(results, wanted, until("sanitizer"), "memcheck")
     if "measures" in parts:
-        for engine, names in MEASURES:
-            measure(results, engine, list(names), end)
+        for engine, names in measures():
+            measure(results, engine, names, end)
     if "tools" in parts and gpu_checks.sanitizer():
         for tool in gpu_checks.TOOLS[1:]:
             gpu_checks.run(results, wanted, end, tool)
@@ -209,7 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
         return on_a_gpu(results, parts, start + options.seconds)
     results.update(suite=gpu_suite.collect(600))
     measure(
-        results, "triton", [name for engine, names in MEASURES if engine == "triton" for name in names], start + 1800
+        results, "triton", [name for engine, names in measures() if engine == "triton" for name in names], start + 1800
     )
     return int(any("failed" in row for row in results.found["rows"].values()))
 

@@ -1,6 +1,7 @@
 """Every kernel of the fused engines once, on small awkward problems, against ``eager``: for sanitizers too.
 
-``python -m benchmarks.gpu_cases "cuda hopper bfloat16"`` runs one case; without a name it lists them.
+``python -m benchmarks.gpu_cases "cuda hopper bfloat16"`` runs one case; without a name it lists them. It prints each
+step before its work, so that the last line names what hangs or faults, and of a wrong result where and by how much.
 """
 
 from __future__ import annotations
@@ -14,22 +15,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from benchmarks.gpu_compare import off, steady, step
 from cmsei_fast import PairScorer, pair_score, relation_attention
 from cmsei_fast.engines import cuda_tiles, triton_design
 
 # Largest differences, relative to the largest number; scores of rounded features can be other instructions'.
 LIMITS = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-3, "float16": 1e-3, "float8": 5e-3, "int8": 1e-3}
 GRADIENT_LIMITS = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 2e-2}
-SCORERS = (PairScorer.scan_t2i(), PairScorer.scan_i2t(), PairScorer.cmsei())
+SCORERS = {"t2i": PairScorer.scan_t2i(), "i2t": PairScorer.scan_i2t(), "cmsei": PairScorer.cmsei()}
 # One row, a few, the field's 36, and more than one kernel's tile holds; captions likewise.
 REGIONS, WORDS, WIDTH = (36, 36, 1, 20, 144, 150, 36), (*range(1, 34), 64, 66), 200
-
-
-def off(found: Tensor, expected: Tensor) -> float:
-    """The largest difference over the largest number, infinite where something is not finite."""
-    found, expected = found.detach(), expected.detach()
-    difference = (found.double() - expected.double()).abs().nan_to_num(nan=float("inf"))
-    return float(difference.max() / expected.double().abs().max().clamp(min=1))
 
 
 def problem(device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -76,12 +71,19 @@ def scores(engine: str, precision: str, device: str, chosen: str = "") -> float:
     """Scores of all scorers; ``chosen`` is cuda's kernel or triton's design."""
     inputs = problem(device, _dtype(precision))
     worst = 0.0
-    for scorer in SCORERS:
-        expected = pair_score(*inputs, scorer=scorer, engine="eager", precision=precision)
+    for name, scorer in SCORERS.items():
+
+        def run(engine: str, scorer: PairScorer = scorer) -> Tensor:
+            return pair_score(*inputs, scorer=scorer, engine=engine, precision=precision)
+
+        expected = step(f"{name}: eager", device, lambda run=run: run("eager"))
         with kernel(chosen if engine == "cuda" else ""), design(chosen if engine == "triton" else ""):
-            once, again = (pair_score(*inputs, scorer=scorer, engine=engine, precision=precision) for _ in range(2))
-        assert torch.equal(once, again), "another result at the second run"
-        worst = max(worst, off(once, expected) / LIMITS[precision])
+            once, again = (
+                step(f"{name}: {engine} {chosen}, {nth} run", device, lambda run=run: run(engine))
+                for nth in ("first", "second")
+            )
+        worst = max(worst, off(f"{name}, images x captions", once, expected, LIMITS[precision]))
+        steady(name, [once], [again])
     return worst
 
 
@@ -89,17 +91,22 @@ def gradients(engine: str, precision: str, device: str) -> float:
     """Gradients of regions, words and scalars of all scorers."""
     v, w, *both = problem(device, _dtype(precision))
     worst = 0.0
-    for scorer in SCORERS:
-        found = []
-        for name in (engine, engine, "eager"):
+    for name, scorer in SCORERS.items():
+
+        def run(engine: str, scorer: PairScorer = scorer) -> tuple[Tensor, ...]:
             wide = torch.float64 if precision == "float64" else torch.float32
             leaves = [v.clone().requires_grad_(), w.clone().requires_grad_()]
             scalars = torch.tensor(scorer.scalars(), dtype=wide).requires_grad_()
-            out = pair_score(*leaves, *both, scorer=scorer, scalars=scalars, engine=name)
-            found.append(torch.autograd.grad(out.square().sum(), (*leaves, scalars)))
-        assert all(torch.equal(x, y) for x, y in zip(*found[:2], strict=True)), "another result at the second run"
-        for x, y in zip(found[0], found[2], strict=True):
-            worst = max(worst, off(x, y) / GRADIENT_LIMITS[precision])
+            out = pair_score(*leaves, *both, scorer=scorer, scalars=scalars, engine=engine)
+            return torch.autograd.grad(out.square().sum(), (*leaves, scalars))
+
+        once, again, expected = (
+            step(f"{name}: gradients by {each}", device, lambda run=run, each=each: run(each))
+            for each in (engine, engine, "eager")
+        )
+        for of, x, y in zip(("regions", "words", "scalars"), once, expected, strict=True):
+            worst = max(worst, off(f"{name}, gradient of {of}", x, y, GRADIENT_LIMITS[precision]))
+        steady(name, once, again)
     return worst
 
 
@@ -115,16 +122,22 @@ def attention(engine: str, precision: str, device: str) -> float:
     value = torch.randn(labels, h, d, generator=generator).to(device, dtype)
     sure = (torch.rand(b, r, r, generator=generator) * 0.9 + 0.1).to(device, dtype)
     worst = 0.0
-    for tables in ((bias, value, sure), (None, None, None)):
-        found = []
-        for name in (engine, engine, "eager"):
+    names = ("output", *(f"gradient of {x}" for x in ("q", "k", "v", "bias", "value", "confidence")))
+    for title, tables in (("every table", (bias, value, sure)), ("no table", (None, None, None))):
+
+        def run(engine: str, tables: tuple[Tensor | None, ...] = tables) -> tuple[Tensor, ...]:
             leaves = [x.detach().clone().requires_grad_() for x in (q, k, v, *tables) if x is not None]
             rest = leaves[3:] or (None, None, None)
-            out = relation_attention(*leaves[:3], index, *rest, engine=name)
-            found.append((out, *torch.autograd.grad(out, leaves, upstream)))
-        assert all(torch.equal(x, y) for x, y in zip(*found[:2], strict=True)), "another result at the second run"
-        for place, (x, y) in enumerate(zip(found[0], found[2], strict=True)):
-            worst = max(worst, off(x, y) / (2e-2 if precision == "bfloat16" else 1e-4 if place == 0 else 1e-3))
+            out = relation_attention(*leaves[:3], index, *rest, engine=engine)
+            return out, *torch.autograd.grad(out, leaves, upstream)
+
+        once, again, expected = (
+            step(f"{title}: {each}", device, lambda run=run, each=each: run(each)) for each in (engine, engine, "eager")
+        )
+        for place, (x, y) in enumerate(zip(once, expected, strict=True)):
+            limit = 2e-2 if precision == "bfloat16" else 1e-4 if place == 0 else 1e-3
+            worst = max(worst, off(f"{title}, {names[place]}", x, y, limit))
+        steady(title, once, again)
     return worst
 
 

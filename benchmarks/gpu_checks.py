@@ -16,11 +16,27 @@ TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 # Of an allocation of its own each tensor's end shows; torch's cache would hide it.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 CASE_SECONDS = {"": 90.0, "memcheck": 150.0}
+DEBUGGER_SECONDS = 40.0
+# Of a kernel that stands still, where its threads do: those at one place in one line, with the source's line.
+_QUESTIONS = ("info cuda kernels", "cuda kernel 0", "info cuda threads", "info cuda warps", "x/8i $pc")
 
 
 def sanitizer() -> str | None:
     """compute-sanitizer of the path or of the usual place."""
-    return shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    return _tool("compute-sanitizer")
+
+
+def _tool(name: str) -> str | None:
+    return shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
+
+
+def standing(process: int) -> str:
+    """Where the threads of a process's kernels stand, in the words of cuda-gdb; nothing without it."""
+    if (debugger := _tool("cuda-gdb")) is None:
+        return ""
+    asked = [x for question in _QUESTIONS for x in ("-ex", question)]
+    options = ["-batch", "-nx", "-p", str(process), "-ex", "set pagination off", *asked, "-ex", "detach"]
+    return f"\n==== cuda-gdb\n{gpu_process.run([debugger, *options], DEBUGGER_SECONDS).text}"
 
 
 def command(case: str, tool: str = "") -> list[str]:
@@ -28,7 +44,8 @@ def command(case: str, tool: str = "") -> list[str]:
     plain = [sys.executable, "-m", "benchmarks.gpu_cases", case]
     if not tool:
         return plain
-    return [str(sanitizer()), "--tool", tool, "--error-exitcode", "9", "--report-api-errors", "no", *plain]
+    options = ["--error-exitcode", "9", "--report-api-errors", "no", "--show-backtrace", "device"]
+    return [str(sanitizer()), "--tool", tool, *options, *plain]
 
 
 def run(results: Results, cases: list[str], deadline: float, tool: str = "") -> None:
@@ -39,14 +56,15 @@ def run(results: Results, cases: list[str], deadline: float, tool: str = "") -> 
         left = deadline - time.perf_counter()
         if left < 5:
             return
-        ended = gpu_process.run(command(case, tool), min(left, CASE_SECONDS.get(tool, 240.0)), _ENVIRONMENT)
+        limit = min(left, CASE_SECONDS.get(tool, 240.0))
+        ended = gpu_process.run(command(case, tool), limit, _ENVIRONMENT, None if tool else standing)
         outcome = {"ok": ended.code == 0, "seconds": ended.seconds}
         if found := re.search(r"what is allowed: (\S+)", ended.text):
             outcome["of_limit"] = float(found[1])
         if found := re.search(r"(?:ERROR|RACECHECK) SUMMARY: (.+)", ended.text):
             outcome["summary"] = found[1]
         if not outcome["ok"]:
-            outcome |= {"why": ended.why, "tail": gpu_process.shortened(ended.text, 1500)}
+            outcome |= {"why": ended.why, "tail": gpu_process.shortened(ended.text, 4000)}
         results.put(part, name(case, tool), outcome, ended.text)
 
     todo = [case for case in cases if not results.passed(part, name(case, tool))]

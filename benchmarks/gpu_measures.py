@@ -4,14 +4,17 @@ Every function takes a ``Run`` and returns the rows of its engine {key: {…}}; 
 of the clock in Triton's interpreter, where they say nothing but that every line runs.
 
 ``python -m benchmarks.gpu_measures cuda OTHERS OUT scoring attention`` runs some measures of an engine; each is written
-to OUT, a JSON object a line, as soon as it is done.
+to OUT, a JSON object a line, as soon as it is done. One that takes longer than ``MEASURE_SECONDS`` ends the process,
+which prints where it stands.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from benchmarks import gpu_timing
 from benchmarks.captions import Features, features
 from benchmarks.gpu_attention import attention, compiled_attention, graph_inputs
 from benchmarks.gpu_cases import design
+from benchmarks.gpu_recall import recall
 from benchmarks.gpu_timing import Rows, Run, ratio
 from benchmarks.paired import agree
 from benchmarks.training import FORMS, field_step, step
@@ -245,6 +249,7 @@ def numerics(at: Run) -> Rows:
 MEASURES = {
     "scoring": scoring,
     "attention": attention,
+    "recall": recall,
     "training": training,
     "numerics": numerics,
     "scale": scale,
@@ -267,10 +272,14 @@ def main(arguments: list[str]) -> int:
             lines.write(json.dumps({"begun": name}) + "\n")
             lines.flush()
             start = time.perf_counter()
+            if not cpu:
+                faulthandler.dump_traceback_later(gpu_timing.MEASURE_SECONDS, exit=True)
             try:
                 found = {"rows": MEASURES[name](at), "others": at.others}
             except Exception as error:  # said in a line: what was measured before must not be lost
+                traceback.print_exc()
                 found = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
+            faulthandler.cancel_dump_traceback_later()
             found |= {"measure": name, "seconds": time.perf_counter() - start}
             lines.write(json.dumps(found) + "\n")
             lines.flush()

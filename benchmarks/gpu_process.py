@@ -1,4 +1,7 @@
-"""Child processes with a limit of time: one that hangs is ended with all that it started; what it printed is kept."""
+"""Child processes with a limit of time: one that hangs is ended with all that it started; what it printed is kept.
+
+Before it is ended, every Python in it prints where it stands.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.pages import ROOT
 
 # A group of its own, so that its children end with it; no session of its own, which would outlive a lost terminal.
 _GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
+_STACKS_SECONDS = 3  # for all of them to print their stacks
 
 
 class Ended(NamedTuple):
@@ -31,10 +35,19 @@ class Ended(NamedTuple):
         return f"out of time after {self.seconds:.0f} s" if self.code is None else f"exit status {self.code}"
 
 
-def run(command: Sequence[str], limit: float, environment: Mapping[str, str] | None = None) -> Ended:
-    """Runs a command in the source tree for at most ``limit`` seconds; output goes to a file: nobody can block it."""
+def run(
+    command: Sequence[str],
+    limit: float,
+    environment: Mapping[str, str] | None = None,
+    examine: Callable[[int], str] | None = None,
+) -> Ended:
+    """Runs a command in the source tree for at most ``limit`` seconds; output goes to a file: nobody can block it.
+
+    Of one that runs out of time ``examine`` is given the number; what it returns is added to what was printed.
+    """
     start = time.perf_counter()
-    variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **(environment or {})}
+    examined = ""
     with tempfile.TemporaryFile() as out:
         child = subprocess.Popen(
             command,
@@ -49,13 +62,18 @@ def run(command: Sequence[str], limit: float, environment: Mapping[str, str] | N
             code: int | None = child.wait(max(0.1, limit))
         except subprocess.TimeoutExpired:
             code = None
+            if examine is not None:
+                examined = examine(child.pid)
+            with contextlib.suppress(ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
+                os.killpg(child.pid, signal.SIGABRT)
+                child.wait(_STACKS_SECONDS)
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits for a driver may never end
                 child.wait(10)
         out.seek(0)
-        text = out.read().decode(errors="replace")
+        text = out.read().decode(errors="replace") + examined
     return Ended(code, text, time.perf_counter() - start)
 
 

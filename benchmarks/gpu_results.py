@@ -50,8 +50,7 @@ class Results:
             (self.found["suite"]["units"] if part == "suite" else self.found[part])[name] = value
             self._write()
             if not value["ok"]:
-                with self.path.with_suffix(".log").open("a", encoding="utf-8") as log:
-                    log.write(f"==== {part}: {name}\n{shortened(printed, 100_000)}\n")
+                self._log(f"{part}: {name}", printed)
         print(f"{part}: {name}: {'ok' if value['ok'] else 'FAILED'}, {value.get('seconds', 0):.1f} s", flush=True)
 
     def passed(self, part: str, name: str) -> bool:
@@ -69,17 +68,22 @@ class Results:
             self.found["measured"] = sorted({*self.found["measured"], f"{engine} {measure}"})
             self._write()
 
-    def fail_row(self, engine: str, measure: str, why: str) -> None:
-        """Keeps why a measure has no rows."""
+    def fail_row(self, engine: str, measure: str, why: str, printed: str = "") -> None:
+        """Keeps why a measure has no rows; what it printed goes to the log."""
         with self.lock:
             self.found["rows"][f"{engine}_{measure}"] = {"failed": shortened(why, 600)}
             self._write()
+            self._log(f"{engine}, {measure}: {why}", printed)
 
     def update(self, **values: Any) -> None:
         """Keeps single values."""
         with self.lock:
             self.found |= values
             self._write()
+
+    def _log(self, title: str, printed: str) -> None:
+        with self.path.with_suffix(".log").open("a", encoding="utf-8") as log:
+            log.write(f"==== {title}\n{shortened(printed, 100_000)}\n")
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

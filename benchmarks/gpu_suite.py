@@ -103,18 +103,31 @@ def run(results: Results, deadline: float) -> None:
 
 
 def summary(found: dict[str, dict[str, Any]], wanted: Iterable[Unit]) -> dict[str, Any]:
-    """Of the units' outcomes: tests passed and failed, whether all is green, and which engines are."""
+    """Of the units' outcomes: tests passed and failed, whether all is green, and which engines are.
+
+    Units without a test succeed; an engine of which no test passed, as one that is not built, is not green.
+    """
     wanted = list(wanted)
     bad = [unit for unit in wanted if not found.get(unit.name, {}).get("ok")]
-    shared = any(unit.engine in ("", "eager") for unit in bad)  # what all are compared with
+    tested = {unit.engine for unit in wanted if found.get(unit.name, {}).get("passed")}
+    # What all are compared with.
+    shared = "eager" not in tested or any(unit.engine in ("", "eager") for unit in bad)
     return {
         "passed": sum(x["passed"] for x in found.values()),
         "failed": sum(x["failed"] for x in found.values()),
         "seconds": sum(x["seconds"] for x in found.values()),
         "not_run": [unit.name for unit in wanted if unit.name not in found],
         "red": [unit.name for unit in bad if unit.name in found],
-        "green": not bad,
-        "engines": {engine: not shared and not any(unit.engine == engine for unit in bad) for engine in ENGINES[:2]},
+        "untested": [
+            engine
+            for engine in ENGINES
+            if engine not in tested and all(unit.name in found for unit in wanted if unit.engine == engine)
+        ],
+        "green": not bad and tested >= {*ENGINES},
+        "engines": {
+            engine: not shared and engine in tested and not any(unit.engine == engine for unit in bad)
+            for engine in ENGINES[:2]
+        },
     }
 
 

@@ -10,7 +10,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.pages import ROOT
+
 Rows = dict[str, dict[str, Any]]  # what a measure gives: {row: {column: figure, or why there is none}}
+MEASURE_SECONDS = 150  # of one measure, most
+FEATURES = ROOT / "gpu-features.npz"  # of gpu_recall.py; without it no recall is measured
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,9 @@ GPU_COLUMNS = {
     "over_flex": ("over FlexAttention", "{:.2f}×"),
     "bytes": ("bytes", "{:.3g}"),
     "literal_bytes": ("the literal form's bytes", "{:.3g}"),
+    "rsum": ("rSum", "{:.2f}"),
+    "float8_rsum": ("rSum in float8", "{:.2f}"),
+    "int8_rsum": ("rSum in int8", "{:.2f}"),
     "error": ("error", "{:.1e}"),
     "pytorch_error": ("PyTorch's error", "{:.1e}"),
 }

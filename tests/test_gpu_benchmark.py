@@ -110,6 +110,12 @@ def test_green_is_what_an_engine_and_what_it_is_compared_with_are(gpu: Any) -> N
             assert (unit.name in bad["red"], unit.name in bad["not_run"]) == (outcome is not None, outcome is None)
             for engine in ("cuda", "triton"):
                 assert bad["engines"][engine] == (unit.engine not in ("", "eager", engine))
+    for engine in gpu_suite.ENGINES:  # as one that was not built: its units find no test and succeed
+        none = {"ok": True, "passed": 0, "failed": 0, "seconds": 1.0}
+        found = {unit.name: none if unit.engine == engine else passed[unit.name] for unit in units}
+        bad = gpu_suite.summary(found, units)
+        assert (bad["green"], bad["untested"]) == (False, [engine])
+        assert bad["engines"] == {x: engine not in ("eager", x) for x in ("cuda", "triton")}
 
 
 def runs(process: str) -> bool:
@@ -125,34 +131,63 @@ def test_what_hangs_is_ended_with_its_children_and_what_it_printed_is_kept(gpu: 
 
     child = "import time; time.sleep(600)"
     code = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid); {child}"
+    examined: list[int] = []
+
+    def examine(process: int) -> str:
+        assert runs(str(process))
+        examined.append(process)
+        return "where it stands"
+
     for limit in (2, 20, 100):  # a slow machine may take longer to begin
-        ended = gpu_process.run([sys.executable, "-c", code], limit)
+        ended = gpu_process.run([sys.executable, "-c", code], limit, examine=examine)
         assert ended.code is None
         assert limit <= ended.seconds < 500
-        if ended.text:
+        if ended.text[:1].isdigit():
             break
-    assert ended.text.strip().isdigit()
+    first = ended.text.split("\n", 1)[0]
+    assert 'File "<string>", line 1 in <module>' in ended.text  # Python's own words of where it stands
+    assert ended.text.endswith("where it stands")
+    assert not any(map(runs, map(str, examined)))
     until = time.monotonic() + 60  # a killed process takes a moment to end
-    while runs(ended.text.strip()):
+    while runs(first):
         assert time.monotonic() < until
         time.sleep(0.05)
     assert gpu_process.run([sys.executable, "-c", "print('x'); raise SystemExit(4)"], 60)[:2] == (4, "x\n")
+
+
+def test_where_a_kernel_stands_is_asked_of_the_debugger(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from benchmarks import gpu_checks
+
+    monkeypatch.setattr(gpu_checks.shutil, "which", lambda *_, **__: None)
+    assert gpu_checks.standing(7) == ""
+    debugger = tmp_path / "cuda-gdb"
+    debugger.write_text('#!/bin/sh\necho "asked: $*"\n', encoding="utf-8")
+    debugger.chmod(0o700)
+    monkeypatch.setattr(gpu_checks.shutil, "which", lambda name, **_: str(tmp_path / name))
+    found = gpu_checks.standing(7)
+    assert "asked: -batch -nx -p 7 " in found
+    assert "info cuda threads" in found
+    assert found.endswith("detach\n")
 
 
 ABOUT = {"gpu": "G 1", "architecture": "sm_90", "source": "s", "torch": "2", "triton": "3", "cuda": "13"}
 
 
 class Scripted:
-    """Stands for the processes of a run on a GPU: which of them fail (1) or hang (None), and all that were started."""
+    """Stands for the processes of a run on a GPU: which fail (1), hang (None) or are ended by their own clock (2)."""
 
     def __init__(self, **outcomes: int | None) -> None:
-        self.outcomes, self.seen = outcomes, []
+        self.outcomes, self.seen, self.environments, self.examined = outcomes, [], [], []
 
-    def __call__(self, command: list[str], limit: float, environment: Any = None) -> Any:
+    def __call__(self, command: list[str], limit: float, environment: Any = None, examine: Any = None) -> Any:
         from benchmarks.gpu_process import Ended
 
         line = " ".join(command)
         self.seen.append(line)
+        self.environments.append(environment or {})
+        self.examined.append(examine is not None)
         bad = [code for what, code in self.outcomes.items() if what in line]
         if "benchmarks.gpu_measures" in command:
             engine, _, out, *names = command[command.index("benchmarks.gpu_measures") + 1 :]
@@ -170,11 +205,11 @@ class Scripted:
             lines.append({"begun": name})
             code = self.outcomes.get(f"{engine}_{name}", 0)
             row = {"failed": "no"} if code else {"rows": {f"{name}_row": {"seconds": 1.0}}, "others": {name: 2.0}}
-            if code is not None:
+            if code in (0, 1):
                 lines.append(row | {"measure": name, "seconds": 1.0})
             out.write_text("".join(f"{json.dumps(x)}\n" for x in lines), encoding="utf-8")
             if code != 0:
-                return Ended(code, "", 1.0)
+                return Ended(None if code is None else 1, "its last words", 1.0)
         return Ended(0, "", 1.0)
 
 
@@ -187,9 +222,16 @@ def test_a_run_goes_on_with_what_did_not_succeed(gpu: Any, monkeypatch: pytest.M
         scripted = Scripted(**outcomes)
         monkeypatch.setattr(gpu.gpu_process, "run", scripted)
         code = gpu.main(["--out", str(out), *more])
+        plain = ["gpu_cases" in x and "compute-sanitizer" not in x for x in scripted.seen]
+        assert scripted.examined == plain  # a kernel that stands still, not one that a tool slows down
+        built = [x for x, line in zip(scripted.environments, scripted.seen, strict=True) if " pip " in line]
+        assert all((x["NVCC_APPEND_FLAGS"], x["CMSEI_CUDA_ARCHS"]) == ("-lineinfo", "90a") for x in built)
         return code, json.loads(out.read_text(encoding="utf-8")), scripted.seen
 
+    monkeypatch.setattr(gpu, "architecture", lambda: "90a")
+    monkeypatch.delenv("CMSEI_CUDA_ARCHS", raising=False)
     bad = {"test_attention_options.py": None, "gradients bfloat16": 1, "cuda_scoring": None, "triton_numerics": 1}
+    bad["triton_attention"] = 2
     code, found, seen = run(**bad)
     assert code == 1
     assert "pip" in seen[0]
@@ -199,6 +241,8 @@ def test_a_run_goes_on_with_what_did_not_succeed(gpu: Any, monkeypatch: pytest.M
     assert found["sanitizer"]["racecheck cuda hopper float8"]["ok"] is True
     assert "out of time" in found["rows"]["cuda_scoring"]["failed"]
     assert found["rows"]["triton_numerics"] == {"failed": "no"}
+    assert found["rows"]["triton_attention"] == {"failed": "exit status 1: its last words"}
+    assert "triton, attention: exit status 1: its last words" in out.with_suffix(".log").read_text(encoding="utf-8")
     assert {"cuda_attention_row", "triton_scale_row", "cuda_compiled_row"} <= found["rows"].keys()
     assert "cuda gradients bfloat16" in out.with_suffix(".log").read_text(encoding="utf-8")
     code, found, seen = run()
@@ -259,6 +303,59 @@ def test_the_small_problems_agree(gpu: Any, monkeypatch: pytest.MonkeyPatch, cas
     monkeypatch.setattr(gpu_cases, "WORDS", (1, 3, 17))
     run = gpu_cases.CASES[case]
     assert 0 <= functools.partial(run.func, "eager", *run.args[1:], **run.keywords)("cpu") <= 1
+
+
+def test_a_wrong_result_says_where_it_is_wrong(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.gpu_compare import off, steady, step
+
+    expected = torch.arange(12.0).view(3, 4) - 5
+    found = expected.clone()
+    assert off("t2i", found + 6e-5, expected, 1e-3) < 1
+    assert capsys.readouterr().out == ""
+    found[1, 3], found[2, 3] = 2.5, float("nan")
+    assert off("t2i", found, expected, 1e-3) == float("inf")
+    printed = capsys.readouterr().out
+    assert "t2i: 2 of 12 numbers of [3, 4] are wrong, 1 not finite; the largest expected is 6\n" in printed
+    assert "first at [1, 3]: 2.5 for 2\n" in printed
+    assert "worst at [2, 3]: nan for 6\n" in printed
+    assert "along axis 0, 2 places: [1, 2]\n" in printed
+    assert "along axis 1, 1 places: [3]\n" in printed
+    steady("cmsei", [expected, found[:1]], [expected.clone(), found[:1].clone()])
+    again = expected.clone()
+    again[2, 3] = float("nan")
+    with pytest.raises(AssertionError, match=r"cmsei: result 1 is another .*: 1 of 12 numbers, the first at \[1, 3\]"):
+        steady("cmsei", [expected, found], [expected, again])
+    assert step("eager", "cpu", lambda: 3) == 3
+    assert capsys.readouterr().out == "eager\n"
+
+
+def test_recalls_are_measured_where_there_are_features(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By eager in the place of the engine, of a model that was not trained."""
+    from benchmarks import gpu_recall
+    from benchmarks.gpu_timing import SMALL, Run
+    from cmsei_fast import CMSEI, ModelConfig, PairScorer, evaluate
+    from cmsei_fast.data import Vocabulary, split_from_scenes, synthetic_scenes
+    from cmsei_fast.data.layout import write_split
+
+    path = tmp_path / "gpu-features.npz"
+    monkeypatch.setattr(gpu, "FEATURES", path)
+    assert not any("recall" in names for _, names in gpu.measures())
+    made = synthetic_scenes(2, width=16)
+    split = split_from_scenes(made.scenes, features=made.features)
+    sizes = {"width": 16, "feature_width": 16, "word_width": 8}
+    model = CMSEI(ModelConfig(predicate_names=split.predicate_names, **sizes), Vocabulary.build(split.captions)).eval()
+    model.save_pretrained(tmp_path / "model")
+    write_split(tmp_path / "split.h5", split)
+    gpu_recall.write(str(tmp_path / "model"), str(tmp_path / "split.h5"), path)
+    assert ("cuda", ["recall"]) in gpu.measures()
+    rows = gpu_recall.recall(Run(torch.device("cpu"), SMALL, torch.float32, "eager"), path)
+    sides = model.encode_images(split), model.encode_captions(split.captions)
+    found = evaluate(*sides, scorer=PairScorer.scan_t2i(), caption_to_image=split.caption_to_image)
+    assert rows["scan_recall"].keys() == {"rsum", "float8_rsum", "int8_rsum"}
+    assert rows["scan_recall"]["rsum"] == pytest.approx(found.rsum, abs=5)  # features of float16
+    assert all(abs(rows["cmsei_recall"][f"{x}_rsum"] - rows["cmsei_recall"]["rsum"]) < 40 for x in ("float8", "int8"))
 
 
 def test_without_a_gpu_or_a_file_it_says_so(tmp_path: Path) -> None:

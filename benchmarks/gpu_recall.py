@@ -1,0 +1,49 @@
+"""rSum of a GPU's precisions on real features (``gpu_measures.py``), of a file that lies beside the sources.
+
+``python -m benchmarks.gpu_recall MODEL SPLIT`` writes it: what a model encodes of a split, in float16.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.gpu_timing import FEATURES, Rows, Run
+from benchmarks.training import FORMS
+from cmsei_fast import CMSEI, recall_metrics, score_matrix
+from cmsei_fast.commands.sources import load_split
+from cmsei_fast.engines.eight_bits import FORMATS
+
+
+def write(directory: str, split: str, to: Path = FEATURES) -> None:
+    """Rows, lengths and the map of captions to images."""
+    model, given = CMSEI.from_pretrained(directory), load_split(split)
+    sides = {"images": model.encode_images(given), "captions": model.encode_captions(given.captions)}
+    arrays = {key: side.rows.half().numpy(force=True) for key, side in sides.items()}
+    arrays |= {f"{key.removesuffix('s')}_lengths": side.lengths.numpy() for key, side in sides.items()}
+    np.savez(to, **arrays, caption_to_image=given.caption_to_image)
+
+
+def recall(at: Run, features: Path = FEATURES) -> Rows:
+    """rSum in the run's dtype and in 8 bits."""
+    with np.load(features) as x:
+        images, captions = (torch.from_numpy(x[key]).to(at.device, at.dtype) for key in ("images", "captions"))
+        lengths, owner = [x[f"{key}_lengths"] for key in ("caption", "image")], x["caption_to_image"]
+    rows: Rows = {}
+    for name in ("scan", "cmsei"):
+
+        def rsum(precision: str | None, name: str = name) -> float:
+            scores = score_matrix(
+                images, captions, *lengths, scorer=FORMS[name][0], engine=at.engine, precision=precision
+            )
+            return recall_metrics(scores, caption_to_image=owner).rsum
+
+        rows[f"{name}_recall"] = {"rsum": rsum(None), **{f"{x}_rsum": rsum(x) for x in FORMATS}}
+    return rows
+
+
+if __name__ == "__main__":
+    write(*sys.argv[1:3])
