@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_checks, gpu_process, gpu_suite, machine
+from benchmarks import gpu_build, gpu_checks, gpu_process, gpu_suite, machine
 from benchmarks.gpu_results import Results, source
 from benchmarks.gpu_timing import FEATURES, MEASURE_SECONDS
 from benchmarks.pages import ROOT
@@ -31,7 +31,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "gpu"
 SECONDS = 540  # the machine may be had for ten minutes at a time
 PARTS = ("build", "checks", "suite", "sanitizer", "measures", "tools")
 # Most seconds of a part; and how many it leaves at the end to measures that have not run yet.
-MOST = {"build": 240, "checks": 100, "suite": 270, "sanitizer": 170}
+MOST = {"build": 300, "checks": 100, "suite": 270, "sanitizer": 170}
 LEFT = {"suite": 190, "sanitizer": 100}
 # Engines and measures of one process, what matters most first.
 MEASURES = (
@@ -45,52 +45,6 @@ MEASURES = (
     ("cuda", ("compiled_attention", "compiled")),
     ("triton", ("compiled_attention", "compiled")),
 )
-
-_BUILT = "import cmsei_fast._native, cmsei_fast._cuda, cmsei_fast.kernels"
-# Without pip, or where it may not write: the modules beside the sources, and the kernels where they are imported from.
-_BESIDE = """
-import pathlib, shutil, sys
-sys.path.insert(0, "csrc")
-from building.modules import build_modules
-from cmsei_fast.version import __version__
-for name, outcome in build_modules(__version__).items():
-    if outcome.path is not None:
-        shutil.copy(outcome.path, "cmsei_fast")
-    print(name, outcome.reason or "built")
-kernels = pathlib.Path("cmsei_fast/kernels")
-kernels.exists() or kernels.symlink_to("../kernels")
-"""
-
-
-def architecture() -> str | None:
-    """The GPU's, as the build takes it: what comes after 8.x with the instructions that it alone has."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    major, minor = torch.cuda.get_device_capability()
-    return f"{major}{minor}{'a' if major >= 9 else ''}"
-
-
-def build(limit: float) -> str:
-    """Builds what changed and installs the source tree, without a network; says what became of it.
-
-    For this GPU alone, and with places in the source, which the sanitizer and the debugger name.
-    """
-    end = time.perf_counter() + limit
-    variables = {"NVCC_APPEND_FLAGS": f"{os.environ.get('NVCC_APPEND_FLAGS', '')} -lineinfo".strip()}
-    if (own := architecture()) is not None and not os.environ.get("CMSEI_CUDA_ARCHS"):
-        variables["CMSEI_CUDA_ARCHS"] = own
-    pip = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", "-e", "."]
-    tried = []
-    # What compiles too long for the one does so for the other: only what fails at once leaves time.
-    for arguments, most in ((pip, 0.9 * limit), (["-c", _BESIDE], limit)):
-        done = gpu_process.run([sys.executable, *arguments], min(most, end - time.perf_counter()), variables)
-        there = gpu_process.run([sys.executable, "-c", _BUILT], 60)
-        if there.code == 0:
-            return f"built in {limit - end + time.perf_counter():.0f} s"
-        tried.append(f"{done.why}\n{done.text[-1500:]}\n{there.text[-500:]}")
-    return "failed: " + "\n".join(tried)
 
 
 def describe() -> dict[str, Any]:
@@ -223,7 +177,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--cpu: expected --out, because figures of the interpreter are no results")
     built = "left out"
     if "build" in parts and not options.cpu:
-        built = build(min(MOST["build"], options.seconds))
+        kept = options.out and options.out.with_suffix(".modules")
+        built = gpu_build.build(min(MOST["build"], options.seconds), kept)
         print(f"build: {built}", flush=True)
     if options.cpu:
         os.environ["TRITON_INTERPRET"] = "1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,13 @@ _SAME = ("source", "gpu", "torch", "triton", "cuda")
 
 def source() -> str:
     """A fingerprint of everything that is measured: the package, its kernels and its C++."""
+    return fingerprint(_SOURCES)
+
+
+def fingerprint(patterns: Iterable[str]) -> str:
+    """Of the files of the source tree that match."""
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in _SOURCES for path in ROOT.glob(pattern)}):
+    for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -228,7 +228,8 @@ def test_a_run_goes_on_with_what_did_not_succeed(gpu: Any, monkeypatch: pytest.M
         assert all((x["NVCC_APPEND_FLAGS"], x["CMSEI_CUDA_ARCHS"]) == ("-lineinfo", "90a") for x in built)
         return code, json.loads(out.read_text(encoding="utf-8")), scripted.seen
 
-    monkeypatch.setattr(gpu, "architecture", lambda: "90a")
+    monkeypatch.setattr(gpu.gpu_build, "architecture", lambda: "90a")
+    monkeypatch.setattr(gpu.gpu_build, "_keep", lambda *_: None)
     monkeypatch.delenv("CMSEI_CUDA_ARCHS", raising=False)
     bad = {"test_attention_options.py": None, "gradients bfloat16": 1, "cuda_scoring": None, "triton_numerics": 1}
     bad["triton_attention"] = 2
@@ -256,6 +257,45 @@ def test_a_run_goes_on_with_what_did_not_succeed(gpu: Any, monkeypatch: pytest.M
     code, found, seen = run("--seconds", "0", "--commit", "abc")
     assert (code, found["rows"], found["commit"]) == (3, {}, "abc")  # nothing of another source
     assert run("--parts", "suite")[1]["suite"]["green"] is True
+
+
+def test_modules_are_kept_for_a_machine_that_has_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu: Any
+) -> None:
+    from benchmarks import gpu_build
+    from benchmarks.gpu_process import Ended
+
+    made = [tmp_path / "cmsei_fast" / f"{name}.so" for name in ("_native", "_cuda")]
+    commands = []
+
+    def run(command: list[str], limit: float, environment: Any = None) -> Any:
+        commands.append(command)
+        if "pip" in command:
+            for path in made:
+                path.write_text(f"built as {path.name}", encoding="utf-8")
+        there = all(path.exists() for path in made)
+        return Ended(0, " ".join(map(str, made)), 1.0) if there else Ended(1, "ImportError", 1.0)
+
+    (tmp_path / "cmsei_fast").mkdir()
+    monkeypatch.setattr(gpu_build, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu_build, "architecture", lambda: "90a")
+    monkeypatch.setattr(gpu_build, "fingerprint", lambda patterns: "these sources")
+    monkeypatch.setattr(gpu_build.gpu_process, "run", run)
+    first, second = tmp_path / "first" / "gpu.modules", tmp_path / "second" / "gpu.modules"
+    assert gpu_build.build(100, first).startswith("built in")
+    second.parent.mkdir()
+    (tmp_path / "gpu.modules").write_bytes(first.read_bytes())  # as it is brought along
+    for path in made:
+        path.unlink()
+    commands.clear()
+    assert gpu_build.build(100, second) == f"taken from {tmp_path / 'gpu.modules'}"
+    assert not any("pip" in command for command in commands)
+    assert [path.read_text(encoding="utf-8") for path in made] == ["built as _native.so", "built as _cuda.so"]
+    assert second.read_bytes() == first.read_bytes()
+    monkeypatch.setattr(gpu_build, "fingerprint", lambda patterns: "others")
+    assert gpu_build.build(100, second).startswith("built in")
+    second.write_text("cut off", encoding="utf-8")
+    assert gpu_build.build(100, second).startswith("built in")
 
 
 def test_the_literal_forms_stay_where_the_features_are(gpu: Any) -> None:
