@@ -87,11 +87,11 @@ def scores(engine: str, precision: str, device: str, chosen: str = "") -> float:
     return worst
 
 
-def gradients(engine: str, precision: str, device: str) -> float:
-    """Gradients of regions, words and scalars of all scorers."""
+def gradients(engine: str, precision: str, device: str, of: tuple[str, ...] = tuple(SCORERS)) -> float:
+    """Gradients of regions, words and scalars of these scorers."""
     v, w, *both = problem(device, _dtype(precision))
     worst = 0.0
-    for name, scorer in SCORERS.items():
+    for name, scorer in ((x, SCORERS[x]) for x in of):
 
         def run(engine: str, scorer: PairScorer = scorer) -> tuple[Tensor, ...]:
             wide = torch.float64 if precision == "float64" else torch.float32
@@ -104,8 +104,8 @@ def gradients(engine: str, precision: str, device: str) -> float:
             step(f"{name}: gradients by {each}", device, lambda run=run, each=each: run(each))
             for each in (engine, engine, "eager")
         )
-        for of, x, y in zip(("regions", "words", "scalars"), once, expected, strict=True):
-            worst = max(worst, off(f"{name}, gradient of {of}", x, y, GRADIENT_LIMITS[precision]))
+        for what, x, y in zip(("regions", "words", "scalars"), once, expected, strict=True):
+            worst = max(worst, off(f"{name}, gradient of {what}", x, y, GRADIENT_LIMITS[precision]))
         steady(name, once, again)
     return worst
 
@@ -158,7 +158,12 @@ CASES |= {
     for design in triton_design.DESIGNS
     for x in ("bfloat16", "float32")
 }
-CASES |= {f"triton gradients {x}": partial(gradients, "triton", x) for x in ("float32", "bfloat16")}
+# A process each, because a scorer's kernels take most of a minute to compile.
+CASES |= {
+    f"triton gradients {x} {scorer}": partial(gradients, "triton", x, of=(scorer,))
+    for x in ("float32", "bfloat16")
+    for scorer in SCORERS
+}
 CASES |= {f"triton attention {x}": partial(attention, "triton", x) for x in ("float32", "bfloat16")}
 
 

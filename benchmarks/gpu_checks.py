@@ -15,7 +15,7 @@ from benchmarks.gpu_suite import processes
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 # Of an allocation of its own each tensor's end shows; torch's cache would hide it.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-CASE_SECONDS = {"": 90.0, "memcheck": 150.0}
+CASE_SECONDS = {"": 120.0, "memcheck": 150.0}
 DEBUGGER_SECONDS = 40.0
 # Of a kernel that stands still, where its threads do: those at one place in one line, with the source's line.
 _QUESTIONS = ("info cuda kernels", "cuda kernel 0", "info cuda threads", "info cuda warps", "x/8i $pc")

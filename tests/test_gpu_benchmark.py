@@ -334,7 +334,10 @@ def test_shards_hold_every_test_once(pytester: pytest.Pytester, monkeypatch: pyt
     assert len(seen) == len(set(seen)) == 10
 
 
-@pytest.mark.parametrize("case", ["cuda hopper bfloat16", "cuda gradients float32", "cuda attention bfloat16"])
+@pytest.mark.parametrize(
+    "case",
+    ["cuda hopper bfloat16", "cuda gradients float32", "cuda attention bfloat16", "triton gradients float32 i2t"],
+)
 def test_the_small_problems_agree(gpu: Any, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     """Smaller still, and by eager in the place of the engine."""
     from benchmarks import gpu_cases
