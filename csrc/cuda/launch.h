@@ -13,13 +13,18 @@ inline std::string explain(const char* operation, cudaError_t error, const char*
          cudaGetErrorString(error) + ") " + during;
 }
 
-// Lets a kernel have all of a block's shared memory. What one launch wants would not do: the limit is the kernel's, and
-// another thread that launches it would set its own between this one's setting and its launch.
+// Lets a kernel have all of a block's shared memory but what it has without asking. What one launch wants would not do:
+// the limit is the kernel's, and another thread that launches it would set its own between this one's setting and its
+// launch.
 template <class... Arguments>
 cudaError_t allow_shared_memory(void (*kernel)(Arguments...), int device) {
   int most = 0;
-  const cudaError_t error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  return error == cudaSuccess ? cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most) : error;
+  cudaFuncAttributes own{};
+  cudaError_t error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&own, kernel);
+  if (error != cudaSuccess) return error;
+  const int bytes = most - static_cast<int>(own.sharedSizeBytes);
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
 
 // Makes a device current and gives the caller's back at the end.
