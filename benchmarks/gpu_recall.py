@@ -13,13 +13,15 @@ import torch
 
 from benchmarks.gpu_timing import FEATURES, Rows, Run
 from benchmarks.training import FORMS
-from cmsei_fast import CMSEI, recall_metrics, score_matrix
-from cmsei_fast.commands.sources import load_split
+from cmsei_fast import recall_metrics, score_matrix
 from cmsei_fast.engines.eight_bits import FORMATS
 
 
 def write(directory: str, split: str, to: Path = FEATURES) -> None:
     """Rows, lengths and the map of captions to images."""
+    from cmsei_fast import CMSEI
+    from cmsei_fast.commands.sources import load_split
+
     model, given = CMSEI.from_pretrained(directory), load_split(split)
     sides = {"images": model.encode_images(given), "captions": model.encode_captions(given.captions)}
     arrays = {key: side.rows.half().numpy(force=True) for key, side in sides.items()}
