@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import json
 import subprocess
@@ -93,6 +94,31 @@ def test_every_test_of_a_gpu_is_one_units(gpu: Any, outcome: str) -> None:
         assert len([unit for unit in once if (unit.file, unit.keyword) == (file, keyword)]) == 1, test
     names = [unit.name for unit in gpu_suite.units()]
     assert len(names) == len(set(names))
+
+
+def without_a_device(source: str) -> list[str]:
+    """A file's tests of every backend that never name its device, nor hand it to a function of the file that does."""
+    functions = {x.name: x for x in ast.parse(source).body if isinstance(x, ast.FunctionDef)}
+    named = {name for name, x in functions.items() if "backend.device" in ast.unparse(x)}
+    out = []
+    for name, x in functions.items():
+        chosen = any('parametrize("backend"' in ast.unparse(mark).replace("'", '"') for mark in x.decorator_list)
+        if name in named or chosen or "backend" not in [argument.arg for argument in x.args.args]:
+            continue
+        calls = (call for call in ast.walk(x) if isinstance(call, ast.Call) and isinstance(call.func, ast.Name))
+        handed = {call.func.id for call in calls if "backend" in map(ast.unparse, call.args)}
+        out += [name] if name.startswith("test_") and not handed & named else []
+    return out
+
+
+def test_tests_of_every_backend_put_their_tensors_on_its_device() -> None:
+    """Else they give a GPU's engine tensors of the CPU, and fail there alone."""
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        assert without_a_device(path.read_text(encoding="utf-8")) == [], path.name
+    call = "computed(problem, backend.engine{})"
+    helper = f"def check(backend):\n    {call.format(', backend.device')}\n"
+    assert without_a_device(f"def test_it(backend):\n    {call.format('')}\n") == ["test_it"]
+    assert without_a_device(f"{helper}def test_it(backend):\n    check(backend)\n") == []
 
 
 def test_green_is_what_an_engine_and_what_it_is_compared_with_are(gpu: Any) -> None:
