@@ -19,7 +19,7 @@ from benchmarks.pages import ROOT
 
 # A group of its own, so that its children end with it; no session of its own, which would outlive a lost terminal.
 _GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
-_STACKS_SECONDS = 3  # for all of them to print their stacks
+_STACK_SECONDS = 3  # for a process to print its stack
 
 
 class Ended(NamedTuple):
@@ -64,9 +64,13 @@ def run(
             code = None
             if examine is not None:
                 examined = examine(child.pid)
-            with contextlib.suppress(ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
+            # One after the other: together, their words would be mixed.
+            child.send_signal(signal.SIGABRT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_STACK_SECONDS)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGABRT)
-                child.wait(_STACKS_SECONDS)
+                time.sleep(0.5)
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
