@@ -16,10 +16,10 @@
 //                  13,312 bytes, and gets the rest from the others' loads: 46 bytes a cycle. 2 caption tiles x 4 image
 //                  tiles: 16 + 72 rows, 39; 4 x 2: 32 + 36 rows, 30. What comes into a multiprocessor is 92 all the
 //                  same: if it takes 64, products run at 0.69 of the full speed. To be measured first
-//   pairs          of 36 regions and 13 words, 16 a tile and so four a warp, of one image: 960 instructions the first
-//                  of SCAN's and 650 each further one, 2,720 and 2,370 of CMSEI's. A scheduler issues one a cycle at
-//                  best: 2,900 and 9,830 cycles a tile beside the 4,608 in which 1,024 numbers are multiplied. So CMSEI
-//                  takes in 43 bytes a cycle at most and clusters of 2 x 2 read 22 of them from the cache; SCAN, at the
+//   pairs          of 36 regions and 13 words, 16 a tile and so four a warp, of one image: 970 instructions the first
+//                  of SCAN's and 610 each further one, 2,610 and 2,210 of CMSEI's. A scheduler issues one a cycle at
+//                  best: 2,800 and 9,240 cycles a tile beside the 4,608 in which 1,024 numbers are multiplied. So CMSEI
+//                  takes in 46 bytes a cycle at most and clusters of 2 x 2 read 23 of them from the cache; SCAN, at the
 //                  64 that go in, 32, of 2 x 4 27 and of 4 x 2 21. Hence 2 x 2: eight blocks gain little where pairs
 //                  are the bound, keep step among more, and leave more multiprocessors without a whole cluster
 //   barriers       a stage is full when its words and regions are expected and all shares of them there, and empty when

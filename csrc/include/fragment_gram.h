@@ -23,6 +23,8 @@ CMSEI_FORMULA float cut(float x) {
     return x;
 }
 
+CMSEI_FORMULA float rest(float x) { return x - cut(x); }
+
 // Of a wide context not the tiles below the diagonal.
 template <class F> CMSEI_TEAM S& gram(F& f, int k, int j, int i) {
     if constexpr (F::kWide)
@@ -34,7 +36,7 @@ template <class F> CMSEI_TEAM void load_gram(F& f) {
     const bool whole = f.of.steps > 1;
     if constexpr (F::kWide) {
         const int wanted = whole ? KnownGram::kWhole : KnownGram::kUpper;
-        if (f.of.words && f.of.team.known.extent >= wanted) return;
+        if (f.of.words && (f.of.team.known.extent & ~KnownGram::kParted) >= wanted) return;
         f.of.team.known.extent = f.of.words ? wanted : KnownGram::kNone;
 #pragma unroll
         for (int i = 0; i < 2; ++i) f.of.team.known.places[i] = f.finished_column(i < F::Columns::kFinished ? i : 0);
@@ -54,6 +56,7 @@ template <class F> CMSEI_TEAM void load_gram(F& f) {
             for (int j = k; j < F::kTiles; ++j) gram(f, k, j, i) = from[row + right[j]];
         }
     if (!whole) return;
+    S lower[F::kTiles * (F::kTiles - 1) / 2][2];
 #pragma unroll
     for (int k = 1; k < F::kTiles; ++k)
 #pragma unroll
@@ -63,25 +66,50 @@ template <class F> CMSEI_TEAM void load_gram(F& f) {
             for (int j = 0; j < k; ++j) {
                 const S x = from[row + right[j]];
                 if constexpr (F::kWide)
-                    f.of.team.known.below(k, j, f.lane)[i] = x;
+                    lower[KnownGram::number(k, j)][i] = x;
                 else
                     f.narrow[k][j][i] = x;
             }
         }
+    if constexpr (F::kWide) {
+#pragma unroll
+        for (int n = 0; n < F::kTiles * (F::kTiles - 1) / 2; n += 2) {
+            Numbers<4> two;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) two.x[i] = lower[n + i / 2][i % 2];
+            write(f.of.team.known.below(n, f.lane), two);
+        }
+    }
 }
-// Nothing that follows from it is kept in registers either.
+template <class F> CMSEI_TEAM S below(const F& f, int k, int j, int i) {
+    const int number = KnownGram::number(k, j);
+    return read<4>(f.of.team.known.below(number, f.lane)).x[number % 2 * 2 + i];
+}
+// The rests of what load_gram() has loaded, for a form that keeps them.
+template <class F> CMSEI_TEAM void part_gram(F& f) {
+    KnownGram& known = f.of.team.known;
+    if (known.extent & KnownGram::kParted) return;
+    known.forget_rests();
+    known.extent |= KnownGram::kParted;
+#pragma unroll
+    for (int k = 0; k < F::kTiles; ++k)
+#pragma unroll
+        for (int j = k; j < F::kTiles; ++j)
+#pragma unroll
+            for (int i = 0; i < 2; ++i) known.rests[k][j][i] = rest(known.upper[k][j][i]);
+}
+// Nothing that follows from it, or of kParts from what multiply() halves, is kept in registers either.
 template <class F> CMSEI_TEAM void renew_gram(F& f) {
 #pragma unroll
     for (int k = 0; k < F::kTiles; ++k)
 #pragma unroll
         for (int j = F::kWide ? k : 0; j < F::kTiles; ++j)
 #pragma unroll
-            for (int i = 0; i < 2; ++i) gram(f, k, j, i) = f.of.team.opaque(gram(f, k, j, i));
-}
-
-template <class F> CMSEI_TEAM S below(const F& f, int k, int j, int i) {
-    const int half = KnownGram::number(k, j) % 2 * 2;
-    return read<4>(f.of.team.known.below(k, j, f.lane) - half).x[half + i];
+            for (int i = 0; i < 2; ++i) {
+                if (F::kParts && j != k) continue;
+                gram(f, k, j, i) = f.of.team.opaque(gram(f, k, j, i));
+                if (F::kParts) f.of.team.known.rests[k][j][i] = f.of.team.opaque(f.of.team.known.rests[k][j][i]);
+            }
 }
 
 // h = attention · Gram and by row P · h or, where no step follows, half of it by the upper triangle of tiles of the
@@ -102,11 +130,13 @@ CMSEI_TEAM void multiply(F& f, S (&h)[F::kBlocks][F::kTiles][4], S (&quad)[F::kR
         for (int j = kRefines ? 0 : k; j < F::kTiles; ++j)
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
+                const S part = !kRefines && j == k ? S(0.5) : S(1);
                 if (F::kWide && j < k)
                     right[j][i] = below(f, k, j, i);
                 else
-                    right[j][i] = gram(f, k, j, i) * (!kRefines && j == k ? S(0.5) : S(1));
-                right_rest[j][i] = right[j][i] - cut(right[j][i]);
+                    right[j][i] = gram(f, k, j, i) * part;
+                right_rest[j][i] =
+                    F::kParts && j >= k ? f.of.team.known.rests[k][j][i] * part : rest(right[j][i]);
             }
 #pragma unroll
         for (int b = 0; b < F::kBlocks; ++b) {
@@ -116,7 +146,7 @@ CMSEI_TEAM void multiply(F& f, S (&h)[F::kBlocks][F::kTiles][4], S (&quad)[F::kR
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 const S x = f.p[half ? 2 * b : 2 * b + i % 2][k][i / 2];
-                left_rest[i] = x - cut(x);
+                left_rest[i] = rest(x);
                 left[i] = half && i % 2 ? left_rest[i] : x;
             }
 #pragma unroll

@@ -10,7 +10,8 @@ namespace cmsei::fragments {
 template <class F> CMSEI_TEAM void load_words(F& f, const S* from) {
 #pragma unroll
     for (int row = 0; row < F::kRows; ++row) {
-        const S* const start = f.query(row) < f.n ? from + f.query(row) * f.of.query : f.of.team.zeros();
+        const S* start = f.query(row) < f.n ? from + f.query(row) * f.of.query : f.of.team.zeros();
+        if (F::kBeside && row == F::kRows - 1 && f.has_mean()) start = f.mean_products();
         const S* const place = start + f.item(0, 0);
 #pragma unroll
         for (int j = 0; j < F::kTiles; ++j) {
@@ -28,17 +29,17 @@ template <class F> CMSEI_TEAM void load_words(F& f, const S* from) {
     }
 }
 template <class F> CMSEI_TEAM void load_regions(F& f, const S* from) {
-    const int none = f.of.team.zeros_behind(from);
+    const int row = f.first + (f.lane >> 2), none = f.of.team.zeros_behind(from) + (f.lane >> 2);
     int places[F::kTiles][2];
 #pragma unroll
     for (int j = 0; j < F::kTiles; ++j)
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             const int c = f.item(j, i);
-            places[j][i] = (c < f.m ? c * f.of.context + f.first : none) + (f.lane >> 2);
+            places[j][i] = c < f.m ? c * f.of.context + row : none;
         }
-    // One question for all of them.
-    if (f.used(F::kRows - 1))
+    // One question for all of them. Where means ask there are more than 32 regions.
+    if (F::kBeside || f.used(F::kRows - 1))
         f.each([&](int row, int j, int i) { f.a[row][j][i] = from[places[j][i] + 8 * row]; });
     else
         f.each([&](int row, int j, int i) { f.a[row][j][i] = f.used(row) ? from[places[j][i] + 8 * row] : S(0); });

@@ -33,6 +33,14 @@ template <class F> CMSEI_TEAM S* scales(const F& f) { return f.of.memory; }
 template <class F> CMSEI_TEAM S* shifts(const F& f) { return f.of.memory + 8 * F::kTiles; }
 template <class F> CMSEI_TEAM void normalise(F& f, int k) {
     if (f.plain()) return;
+    if (F::kBeside && f.of.words && k == 0) {
+        if (f.scaled) return;
+        // The mean is no query.
+        if (f.has_mean()) {
+#pragma unroll
+            for (int j = 0; j < F::kTiles; ++j) f.p[F::kRows - 1][j][0] = f.p[F::kRows - 1][j][1] = 0;
+        }
+    }
     const S scale = plain_scale(f);
     const auto add = [](S x, S y) { return x + y; };
     S sum[2 * F::kTiles];
@@ -87,18 +95,21 @@ template <class F> CMSEI_TEAM void focus(F& f) {
     }
 }
 
-// The last row's, which are where a guide lies otherwise.
+// The last row's attention, which is where a guide lies otherwise, by column, and behind it its inner products, which
+// words have loaded. A lane's two weights of a tile are read one by one: as two they would be moved to where the left
+// operand wants each.
 template <class F> CMSEI_TEAM void let_mean_ask(F& f) {
     if (!f.has_mean()) return;
-    const S *const attention = f.of.guide + f.column / 2, *const products = f.of.guide + 8 * F::kTiles + f.column;
+    const S* const attention = f.of.guide + f.column;
+    const S* const apart = attention + f.of.team.opaque(1);
 #pragma unroll
     for (int j = 0; j < F::kTiles; ++j) {
-        const Numbers<2> two = read<2>(products + 8 * j);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            f.a[F::kRows - 1][j][i] = two.x[i];
-            f.p[F::kRows - 1][j][i] = attention[4 * j + i * (4 * F::kTiles)];
-        }
+        for (int i = 0; i < 2; ++i) f.p[F::kRows - 1][j][i] = (i ? apart : attention)[8 * j];
+        if (f.of.words) continue;
+        const Numbers<2> two = read<2>(f.mean_products() + f.column + 8 * j);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) f.a[F::kRows - 1][j][i] = two.x[i];
     }
 }
 

@@ -30,6 +30,8 @@ template <class Direction, int rows, int tiles, int fewest, bool usual_alone, bo
     // A wide context's Gram matrix is kept. A lane's two items of a tile are neighbours, else four apart: what lanes
     // read of eight queries that are neighbours then lies in different banks.
     static constexpr bool kWide = kRows < kNarrowRows;
+    // The rests of its numbers are kept too, where there is room.
+    static constexpr bool kParts = kUsual && kWide && kRows <= kWideRows;
 
     const Direction& of;
     int lane, n, m, column; // queries, context; column: the first of each tile
@@ -37,12 +39,13 @@ template <class Direction, int rows, int tiles, int fewest, bool usual_alone, bo
     S a[kRows][kTiles][2];  // inner products; the rows are eight apart
     S p[kRows][kTiles][2];  // what is left of them where they are negative, then the attention
     S length[kSlots], r[kSlots]; // of the row that the lane finishes: |Q|, relevance
+    bool scaled;            // of kBeside: the first step's scales are in the memory
     S least;                // |U|, of which then the direction suffices: see direction_suffices()
     S narrow[kTiles][kTiles][2]; // the Gram matrix, unless it is kept
 
     CMSEI_TEAM explicit Fragments(const Direction& direction)
         : of(direction), lane(of.team.lane()), n(of.team.opaque(of.n)), m(of.team.opaque(of.m)),
-          column((lane & 3) * 2), first(0) {}
+          column((lane & 3) * 2), first(0), scaled(false) {}
 
     // Nothing that follows from these is kept in registers from here on: places are computed where they are used.
     CMSEI_TEAM void renew() {
@@ -72,8 +75,8 @@ template <class Direction, int rows, int tiles, int fewest, bool usual_alone, bo
     // Whether any of these eight queries is one.
     CMSEI_TEAM bool used(int row) const { return row == 0 || first + 8 * row < n; }
     // The item of the lane's number i, and of column c, of a tile of the matrices.
-    CMSEI_TEAM int item(int j, int i) const { return 8 * j + (kWide ? column + i : column / 2 + 4 * i); }
-    CMSEI_TEAM int item_of(int j, int c) const { return 8 * j + (kWide ? c : c / 2 + c % 2 * 4); }
+    CMSEI_TEAM int item(int j, int i) const { return 8 * j + (kWide ? column + i : (column >> 1) + 4 * i); }
+    CMSEI_TEAM int item_of(int j, int c) const { return 8 * j + (kWide ? c : (c >> 1) + (c & 1) * 4); }
     CMSEI_TEAM bool has(int j, int i) const { return full(j) || item(j, i) < m; }
     CMSEI_TEAM int nearest(int j, int c) const { return full(j) || c < m ? c : m - 1; }
 
@@ -91,11 +94,11 @@ template <class Direction, int rows, int tiles, int fewest, bool usual_alone, bo
     // Where in a memory by column those are that the lane finishes, and of which item.
     CMSEI_TEAM int finished_column(int i) const {
         const int c = Columns::finished(lane, i);
-        return 8 * (c / 2) + column + c % 2;
+        return 8 * (c >> 1) + column + (c & 1);
     }
     CMSEI_TEAM int finished_item(int i) const {
         const int c = Columns::finished(lane, i);
-        return item(c / 2, 0) + (kWide ? 1 : 4) * (c % 2);
+        return item(c >> 1, 0) + (kWide ? 1 : 4) * (c & 1);
     }
     // use(row, tile, number) of all inner products.
     template <class Use> CMSEI_TEAM void each(const Use& use) const {
@@ -107,10 +110,9 @@ template <class Direction, int rows, int tiles, int fewest, bool usual_alone, bo
                 for (int i = 0; i < 2; ++i) use(row, j, i);
     }
 
-    // The mean's attention and inner products in the place of the guide, the latter by column. A lane's two numbers of
-    // a tile are apart in the former: read as one, they would be moved to where the left operand wants each.
-    static CMSEI_TEAM int place_of_mean(int c) { return (c >> 1) + (c & 1) * (4 * kTiles); }
+    // Of the last row.
     CMSEI_TEAM bool has_mean() const { return lane >> 2 == 7; }
+    CMSEI_TEAM const S* mean_products() const { return of.guide + 8 * kTiles; }
     // Whether the lane finishes the mean's row, and no other lane.
     CMSEI_TEAM bool finishes_mean() const { return has_mean() && (lane & 3) == Rows::rows_of(kSlots - 1) - 1; }
 };

@@ -2,7 +2,8 @@
 // rows are whole eights, so that most captions leave one of no word, and 33 to 39 regions one of no region. There the
 // mean of all words asks the regions in the first step, with the attention of the cross level, and its relevance is
 // object-sentence; that of the mean region is word-image. Both attentions follow from the sums of the inner products
-// that the regions begin with: of their rows and of their columns.
+// that the regions begin with: of their rows and of their columns. So do the scales of the words' first step from sums
+// of squares, where both directions clip or neither does.
 #pragma once
 
 #include "team_direction.h"
@@ -25,16 +26,18 @@ template <class Pair> struct TeamBeside {
     CMSEI_TEAM S* of_regions() const { return pair.memory; }
     CMSEI_TEAM S* of_words() const { return pair.memory + 2 * kMostInFragments; }
     CMSEI_TEAM S* by_word() const { return of_words() + 2 * kSomeWords; }
+    // What words have, of which the first step's scales are first; before it what regions have.
+    static constexpr int kOfRegions = kBesideNumbers, kOfWords = kBesideNumbers + kMostInFragments;
 
-    CMSEI_TEAM S weight_of(bool asked, int i) const { return asked ? pair.scalars[i] : S(0); }
+    // Whether both directions sum up the squares of the same numbers, those of regions by region too.
+    CMSEI_TEAM bool alike() const { return is_clipped(pair.config.norm_of(0)) == is_clipped(pair.config.norm_of(1)); }
 
     template <int kRows> using AskingWords = Fragments<Direction, kRows, kMostInFragments / 8, 33, true, true>;
 
     template <int kTiles> CMSEI_TEAM void ask_regions(S& part) const {
-        using Beside = AskingWords<kWideRows>;
         using Asking = Fragments<Direction, kNarrowRows, kTiles, kTiles == 2 ? 1 : 8 * kWideRows + 1, true, true>;
         const PairSide<S>&regions = pair.regions, &words = pair.words;
-        const Direction direction = pair.direction(1, of_words(), pair.memory + kBesideNumbers);
+        const Direction direction = pair.direction(1, of_words(), pair.memory + kOfRegions);
         Asking x(direction);
         fragments::begin(x);
         const S mu = pair.scalars[kGuideTemperature] * static_cast<S>(kLog2OfE);
@@ -42,20 +45,23 @@ template <class Pair> struct TeamBeside {
         const S gamma[2] = {regions.mean * unit[0], words.mean * unit[1]};
         const S factor[2] = {Math::divide(unit[0], static_cast<S>(regions.n)),
                              Math::divide(unit[1], static_cast<S>(words.n))};
-        S total[kNarrowRows], s[Asking::kSlots], e[Asking::kSlots];
+        S total[kNarrowRows], squares[kNarrowRows];
+        S s[Asking::kSlots], squared[Asking::kSlots], e[Asking::kSlots];
         S column[2 * kTiles], guide[Asking::Columns::kFinished];
 #pragma unroll
         for (int row = 0; row < kNarrowRows; ++row)
 #pragma unroll
             for (int c = 0; c < 2 * kTiles; ++c) {
-                const S y = x.a[row][c / 2][c % 2];
+                const S y = x.a[row][c / 2][c % 2], z = x.p[row][c / 2][c % 2];
                 total[row] = c == 0 ? y : total[row] + y;
+                squares[row] = c == 0 ? z * z : squares[row] + z * z;
                 column[c] = row == 0 ? y : column[c] + y;
             }
         Asking::Rows::settle(pair.team, x.lane, total, s);
+        Asking::Rows::settle(pair.team, x.lane, squares, squared);
         Asking::Columns::meet(pair.team, x.lane, column, [](S y, S z) { return y + z; });
         pair.team.sync();
-        S all = 0, mass[2] = {0, 0}; // of the attention of either side
+        S all, mass[2]; // of the attention of either side
 #pragma unroll
         for (int slot = 0; slot < Asking::kSlots; ++slot) {
             const int q = x.finished(slot);
@@ -63,11 +69,13 @@ template <class Pair> struct TeamBeside {
             const S held = within<Math>(s[slot], x.length[slot] * gamma[1]);
             const S weight = Math::exp2(M::cosine(held * mu, x.length[slot], gamma[1]));
             e[slot] = q < regions.n ? weight : S(0);
-            of_regions()[Beside::place_of_mean(q)] = e[slot];
+            of_regions()[q] = e[slot];
             of_regions()[kMostInFragments + q] = held;
+            pair.memory[kOfWords + q] = pair.scalars[kT2ITemperature] * static_cast<S>(kLog2OfE) *
+                                        M::size_scale(true, squared[slot]);
             if ((x.lane & 3) >= Asking::Rows::rows_of(slot)) s[slot] = e[slot] = 0;
-            all += s[slot];
-            mass[1] += e[slot];
+            all = slot == 0 ? s[slot] : all + s[slot];
+            mass[1] = slot == 0 ? e[slot] : mass[1] + e[slot];
         }
 #pragma unroll
         for (int i = 0; i < Asking::Columns::kFinished; ++i) {
@@ -76,9 +84,10 @@ template <class Pair> struct TeamBeside {
             const S y = within<Math>(column[i] * factor[0], length * gamma[0]);
             const S weight = Math::exp2(M::cosine(y * mu, length, gamma[0]));
             guide[i] = word < words.n ? weight : S(0);
-            of_words()[x.place_of_mean(c)] = guide[i];
+            of_words()[c] = guide[i];
             of_words()[8 * kTiles + c] = y;
-            if (Asking::Columns::first_to_finish(x.lane, i)) mass[0] += guide[i];
+            const S counts = Asking::Columns::first_to_finish(x.lane, i) ? guide[i] : S(0);
+            mass[0] = i == 0 ? counts : mass[0] + counts;
         }
         S share[2];
         shares(x.lane, mass, share, all);
@@ -94,20 +103,22 @@ template <class Pair> struct TeamBeside {
         fragments::sum_steps(x, sum);
 #pragma unroll
         for (int slot = 0; slot < Asking::kSlots; ++slot) part += e[slot] * sum[slot];
-        if (x.finishes_mean()) part += weight_of(pair.config.word_image, kWeightWordImage) * sum[Asking::kSlots - 1];
+        if (x.finishes_mean() && pair.config.word_image)
+            part += pair.scalars[kWeightWordImage] * sum[Asking::kSlots - 1];
     }
 
     template <int kRows> CMSEI_TEAM void ask_words(S& part) const {
         using Asking = AskingWords<kRows>;
-        const Direction direction = pair.direction(0, of_regions(), pair.memory + pair.renewed(kBesideNumbers));
+        const Direction direction = pair.direction(0, of_regions(), pair.memory + pair.renewed(kOfWords));
         Asking x(direction);
+        x.scaled = alike();
         fragments::begin(x);
         const S mean = pair.words.mean;
         if (x.has_mean() && x.finished(0) >= 8 * (kRows - 1)) x.length[0] = mean * M::unit_factor(mean);
         S sum[1];
         fragments::sum_steps(x, sum);
         if (x.finishes(0)) part += by_word()[x.finished(0)] * sum[0];
-        if (x.finishes_mean()) part += weight_of(pair.config.object_sentence, kWeightObjectSentence) * sum[0];
+        if (x.finishes_mean() && pair.config.object_sentence) part += pair.scalars[kWeightObjectSentence] * sum[0];
     }
 
     // Every lane gets the score.
@@ -121,6 +132,7 @@ template <class Pair> struct TeamBeside {
             pair.team.passes(kBesideThreeEights);
             ask_regions<kSomeWords / 8>(part);
             ask_words<kSomeWords / 8>(part);
+            pair.team.known.forget_rests();
         }
         pair.team.sync();
         return pair.team.sum(part);

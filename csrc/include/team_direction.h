@@ -337,7 +337,11 @@ template <class S, class Team> struct TeamDirection {
             team.sync();
         }
         score = Math::divide(score, static_cast<S>(steps));
-        return Team::kFragments ? part_of_all(score) : score;
+        if constexpr (Team::kFragments) {
+            team.known.forget_rests();
+            score = part_of_all(score);
+        }
+        return score;
     }
 
     CMSEI_TEAM S forward_in_fragments() const {
@@ -371,7 +375,9 @@ template <class S, class Team> struct TeamDirection {
     }
     template <class Form> CMSEI_TEAM S scored_in() const {
         Form form(*this);
-        return fragments::forward(form);
+        const S score = fragments::forward(form);
+        if constexpr (!Form::kParts) team.known.forget_rests();
+        return score;
     }
 
     // The gradient, which team_direction_vjp.h defines: of an aggregate, of attended vectors and so on, to `first`.

@@ -7,15 +7,18 @@
 // sm_90a, counted by walking them. A multiprocessor issues 4 a cycle; the pair's inner products, 12 x 36 x 1,024 at
 // 2,048 a cycle, are 216 cycles.
 //                                              words ask once  regions ask once  both twice and across the levels
-//   the only pair of a tile                    960             860               2,720
-//   each further caption of the same image     650             650               2,370
+//   the only pair of a tile                    970             890               2,610
+//   each further caption of the same image     610             680               2,210
 //   of them products of the tensor cores       45              24                176
 //   such a one made without fragments          4,140           2,750             15,570
 // The same of 20 words; in the last line without a form of their own for 17 to 24:
-//   the only pair of a tile                    1,120           1,050             3,510
-//   each further caption of the same image     800             840               3,150
+//   the only pair of a tile                    1,150           1,070             3,470
+//   each further caption of the same image     840             860               3,130
 //   of them products of the tensor cores       75              48                320
 //   each further caption, two eights at a time 1,700           2,240             8,790
+// Where the 2,210 go: 100 to the loop over the pairs and to what they are; 440 to the regions' inner products, the
+// words' Gram matrix and the means' attention; 470 and 300 to the regions' two steps; 130 to what words begin with; 450
+// and 320 to theirs.
 // Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it
 // from pair to pair.
 #pragma once
@@ -27,8 +30,9 @@ namespace cmsei::fragments {
 
 template <class F> CMSEI_TEAM S least_length(const F& f) {
     constexpr S kMost = static_cast<S>(1.01 * kEps * 8 * F::kTiles);
-    S scale = Math::abs(plain_scale(f));
-    if (F::kBeside) scale = Math::max(Math::abs(f.of.scalars[kGuideTemperature] * static_cast<S>(kLog2OfE)), scale);
+    const auto size = [](S x) { return Math::max(-x, x); };
+    S scale = size(plain_scale(f));
+    if (F::kBeside) scale = Math::max(size(f.of.scalars[kGuideTemperature] * static_cast<S>(kLog2OfE)), scale);
     return kMost * Math::exp2(scale);
 }
 // Whether U's size does not matter in any row: cosine and refinement take its direction alone unless ε keeps them
@@ -110,14 +114,18 @@ template <class F> CMSEI_TEAM void attend(F& f, int k) {
     }
 #pragma unroll
     for (int row = 0; row < F::kRows; ++row) {
-        const int from = (f.lane & ~3) | (row & 3);
-        const S x = f.of.team.taken(alpha[row / 4], from), y = f.of.team.taken(beta[row / 4], from);
+        const int slot = row / 4, from = (f.lane & ~3) | (row & 3);
+        // A slot's only row is finished by all four lanes.
+        const bool own = F::Rows::rows_of(slot) == 1;
+        const S x = own ? alpha[slot] : f.of.team.taken(alpha[slot], from);
+        const S y = own ? beta[slot] : f.of.team.taken(beta[slot], from);
 #pragma unroll
         for (int j = 0; j < F::kTiles; ++j)
 #pragma unroll
             for (int i = 0; i < 2; ++i)
                 f.a[row][j][i] = x * f.a[row][j][i] + y * h[row / 2][j][row % 2 * 2 + i];
     }
+    if (!f.many()) leak(f);
 }
 
 // What is loaded before the first step.
@@ -128,9 +136,13 @@ template <class F> CMSEI_TEAM void begin(F& f) {
 #pragma unroll
             for (int j = 0; j < F::kTiles; ++j) f.narrow[k][j][0] = f.narrow[k][j][1] = 0;
     }
-    if (f.multiplies(0)) load_gram(f);
+    if (f.multiplies(0)) {
+        load_gram(f);
+        if constexpr (F::kParts) part_gram(f);
+    }
     // Of many queries too, which are loaded again: what is not written here would be kept in registers over all pairs.
     load(f, 0);
+    leak(f);
     load_lengths(f, 0);
 #pragma unroll
     for (int slot = 0; slot < F::kSlots; ++slot) f.r[slot] = 0;
@@ -138,7 +150,6 @@ template <class F> CMSEI_TEAM void begin(F& f) {
 }
 template <class F> CMSEI_TEAM void step(F& f, int k) {
     f.renew();
-    leak(f);
     normalise(f, k);
     over_rows(f, k, [&] {
         if (f.many()) load_lengths(f, k);

@@ -44,6 +44,7 @@ private:
     // Where it had what it then has in x[i].
     template <int kCount, int kMask> static CMSEI_TEAM int before(int lane, int i) {
         constexpr int kHalf = (kCount + 1) / 2;
+        if (kCount % 2 == 0) return i + (lane & kMask) / kMask * kHalf;
         return (lane & kMask) != 0 && i < kCount / 2 ? i + kHalf : i;
     }
     // Whether that is the odd one, which two lanes have, in the second of them.
