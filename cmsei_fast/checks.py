@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from .encoded import Encoded
 from .engines.terms import PRECISIONS
-from .scorer import PairScorer
+from .scorer import PairScorer, scorer_at_hand
 from .transforms import is_transformed
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -73,6 +74,10 @@ def _way_out(value: Any) -> str:
     """How features come in many a script, as a list of items or a file's name, and how they are given here."""
     if isinstance(value, (str, os.PathLike)):
         return "; numpy.load(name, mmap_mode='r') opens a .npy file"
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], str):
+        return "; a model's encode_captions makes features of sentences"
+    if hasattr(value, "caption_to_image") and hasattr(value, "ids"):
+        return "; a model's encode_images makes features of a split"
     nested = isinstance(value, torch.Tensor) and value.is_nested
     ranks = {len(getattr(x, "shape", ())) for x in value} if isinstance(value, (list, tuple)) else set()
     if nested or ranks == {2}:
@@ -250,8 +255,9 @@ def integers(name: str, values: Any) -> np.ndarray:
         values = values.detach().cpu()
         # A tensor within the transforms of torch.func has no memory that numpy could share.
         values = values.tolist() if is_transformed() else values.numpy()
-    elif isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
-        raise TypeError(f"{name}: expected a list, array or tensor of integers, got {type(values).__name__}")
+    elif isinstance(values, (str, bytes, Mapping, Set)) or not hasattr(values, "__len__"):
+        way = "; its .indices are one" if hasattr(values, "indices") and not callable(values.indices) else ""
+        raise TypeError(f"{name}: expected a list, array or tensor of integers, got {type(values).__name__}{way}")
     try:
         array = np.asarray(off_gpu(values))
     except ValueError:
@@ -310,16 +316,6 @@ def check_scorer(scorer: Any) -> PairScorer:
     return scorer
 
 
-def scorer_at_hand(value: Any) -> str:
-    """What would be the scorer of a preset's name or function, or of a module that has one."""
-    name = value if isinstance(value, str) else getattr(value, "__name__", "")
-    if isinstance(getattr(value, "scorer", None), PairScorer):
-        return "; its .scorer is one"
-    if name != "from_dict" and isinstance(vars(PairScorer).get(name), classmethod):
-        return f"; PairScorer.{name}() is one"
-    return ""
-
-
 def check_precision(precision: Any, own: torch.dtype) -> str:
     """The name of the precision; that of the features' own dtype where it is None.
 
@@ -329,8 +325,17 @@ def check_precision(precision: Any, own: torch.dtype) -> str:
     if precision is None:
         return str(own).removeprefix("torch.")
     if not isinstance(precision, str) or precision not in PRECISIONS:
-        raise ValueError(f"precision: expected None or one of {', '.join(PRECISIONS)}, got {precision!r}")
+        known = ", ".join(PRECISIONS)
+        raise ValueError(f"precision: expected None or one of {known}, got {precision!r}{_named_precision(precision)}")
     return precision
+
+
+def _named_precision(value: Any) -> str:
+    """The name of a precision that came as a dtype or by a short name."""
+    short = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "fp64": "float64"}
+    text = str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else getattr(value, "__name__", value)
+    name = short.get(text, text) if isinstance(text, str) else None
+    return f"; {name!r} is its name" if name in PRECISIONS else ""
 
 
 def check_out(out: Any, shape: tuple[int, int], inputs: tuple[Any, Any]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from .commands import convert, demo, doctor, evaluate, explain, report, retrieve, train
 from .version import __version__
@@ -74,12 +76,18 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; those that a command does not know are told with its own name, whose help has the right ones."""
-    parser = build_parser()
-    arguments, unknown = parser.parse_known_args(argv)
+    arguments, unknown = build_parser().parse_known_args(argv)
     if unknown:
-        parser.prog = " ".join(filter(None, (parser.prog, arguments.command, getattr(arguments, "format", None))))
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, arguments.parser)}")
     return arguments
+
+
+def _meant(unknown: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """The flags that unknown ones are spelled like."""
+    flags = re.findall(r"(?<![\w-])--[\w-]+", parser.format_usage())
+    asked = [text.partition("=")[0].replace("_", "-") for text in unknown if text.startswith("--")]
+    found = [near[0] for text in asked if (near := difflib.get_close_matches(text, flags, 1, 0.8))]
+    return f"; there is {', '.join(dict.fromkeys(found))}" if found else ""
 
 
 def _flush() -> None:
@@ -147,7 +155,11 @@ def _every_character() -> Iterator[None]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line: the usage of ``train`` alone has twenty."""
+    """Says what is wrong in one line: the usage of ``train`` alone has twenty. What it parses has it as ``parser``."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.set_defaults(parser=self)
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: error: {message} ({self.prog} --help tells more)\n")

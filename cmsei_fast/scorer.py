@@ -303,3 +303,13 @@ class PairScorer:
                 a["gates"] = tuple(tuple(g) for g in a.get("gates", ()))
                 values[name] = Attention(**a)
         return cls(**values)
+
+
+def scorer_at_hand(value: object) -> str:
+    """What would be the scorer of a preset's name or function, or of a module that has one."""
+    name = value if isinstance(value, str) else getattr(value, "__name__", "")
+    if isinstance(getattr(value, "scorer", None), PairScorer):
+        return "; its .scorer is one"
+    if name != "from_dict" and isinstance(vars(PairScorer).get(name), classmethod):
+        return f"; PairScorer.{name}() is one"
+    return ""

@@ -13,6 +13,7 @@ from torch import Tensor
 from . import checks, engines
 from .compiling import outside_graphs
 from .distributed import Team
+from .encoded import Encoded
 from .engines.eight_bits import rounds
 from .packing import make_items
 from .progress import Progress
@@ -110,6 +111,9 @@ def prepare(
     ``names``: what the caller's own caller calls the first four, for errors; ``told``: what it calls an image and a
     caption, by its place.
     """
+    for name, value in zip(names, (images, captions), strict=False):
+        if not isinstance(value, Encoded):  # before lengths, which another order of arguments puts features in place of
+            checks.kind_of(name, value)
     images, image_lengths = checks.unpacked("image", images, image_lengths)
     captions, caption_lengths = checks.unpacked("caption", captions, caption_lengths)
     sides = ((names[0], images), (names[1], captions))

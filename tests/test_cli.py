@@ -338,18 +338,19 @@ def test_usage_errors(arguments, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "command"),
+    ("arguments", "command", "meant"),
     [
-        ("train a.h5 run --validaton b.h5", "train"),
-        ("convert scan data --split test --out x.h5 --box y", "convert scan"),
+        ("train a.h5 run --validaton b.h5", "train", "; there is --validation"),
+        ("train a.h5 run --batch_size 5", "train", "; there is --batch-size"),
+        ("convert scan data --split test --out x.h5 --box y", "convert scan", ""),
     ],
 )
-def test_an_unknown_flag_is_told_with_the_command_whose_help_has_the_right_one(arguments, command, capsys):
+def test_an_unknown_flag_is_told_with_the_command_whose_help_has_the_right_one(arguments, command, meant, capsys):
     with pytest.raises(SystemExit):
         cli.main(arguments.split())
     told = "unrecognized arguments: " + " ".join(arguments.split()[-2:])
     name = f"cmsei-fast {command}"
-    assert capsys.readouterr().err == f"{name}: error: {told} ({name} --help tells more)\n"
+    assert capsys.readouterr().err == f"{name}: error: {told}{meant} ({name} --help tells more)\n"
 
 
 def test_help_says_what_every_command_and_flag_is():

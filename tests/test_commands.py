@@ -401,6 +401,22 @@ def test_a_protocol_of_five_captions_is_told_of_others(capsys):
             ["train", "{f}/bare.h5", "{t}/run", "--model", "{r}/last"],
             "training: features: expected images with features",
         ),
+        (
+            ["train", "{f}/train.h5", "{f}/val.h5"],
+            "directory: expected a directory for the run, got the file {f}/val.h5 (--validation takes a split)",
+        ),
+        (
+            ["train", "{f}/train.h5", "{t}/run", "--vocabulary", "{f}/words.zip"],
+            "words.zip: expected a vocabulary as JSON, got malformed JSON: Expecting value",
+        ),
+        (
+            ["train", "{f}/train.h5", "{t}/run", "--word-vectors", "{f}/words.zip"],
+            "words.zip: expected word vectors as text, gzipped or not, got a zip archive of them",
+        ),
+        (
+            ["evaluate", "{f}/val.h5", "--model", "{r}/best/model.safetensors"],
+            "model.safetensors: expected a saved model (config.json and its like), got a file",
+        ),
         (["evaluate", "{f}/val.h5"], "--model: expected a saved model for {f}/val.h5"),
         (["evaluate", "{f}/val.h5", "--model", "{f}"], "config.json"),
         (
@@ -424,6 +440,7 @@ def test_a_protocol_of_five_captions_is_told_of_others(capsys):
 )
 def test_bad_input_gives_one_line(files, run, tmp_path, capsys, arguments, message):
     (files / "bad.json").write_text('{"optimizer": {}}')
+    (files / "words.zip").write_bytes(b"PK\3\4 and so on")
     (files / "key.json").write_text('{"training": {"lr": 1}}')
     write_split(files / "bare.h5", replace(load_split(str(files / "train.h5")), features=None))
     names = {"f": str(files), "r": str(run), "t": str(tmp_path)}

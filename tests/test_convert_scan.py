@@ -389,3 +389,10 @@ def test_a_split_that_is_not_there_names_those_that_are(source, tmp_path, capsys
     assert convert(tmp_path, out) == 2  # a directory without any names the file
     assert "test_ims.npy: No such file or directory" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_file_in_place_of_the_directory(tmp_path, capsys):
+    (tmp_path / "test_ims.npy").touch()
+    assert convert(tmp_path / "test_ims.npy", tmp_path / "out.h5") == 2
+    told = f"directory: expected that of SCAN's files, got the file {tmp_path / 'test_ims.npy'}\n"
+    assert capsys.readouterr().err.endswith(told)

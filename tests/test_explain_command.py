@@ -66,8 +66,12 @@ def test_a_sentence_of_no_known_word_is_told(files, capsys):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("s.h5", "--image 4", "--image: expected a name in the split or an index from 0 to 3, got 4"),
-        ("s.h5", "--image -1", "--image: expected a name in the split or an index from 0 to 3, got -1"),
+        (
+            "s.h5",
+            "--image 4",
+            f"--image: expected a name in the split ({SPLIT.ids[0]} is the first) or an index from 0 to 3, got 4",
+        ),
+        ("s.h5", "--image -1", "or an index from 0 to 3, got -1"),
         ("s.h5", "--image 0 --json no/x.json", "--json: expected a file in an existing directory"),
         ("bare.h5", "--image 0", "boxes: expected images with boxes"),
         ("s.h5", "--image 0 --device cuda:77", "device: expected an available device (GPUs that torch can"),
@@ -95,6 +99,15 @@ def test_bad_input(files, tmp_path, capsys, monkeypatch, name, options, message)
     assert printed.err.count("\n") == 1
     assert printed.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--model", "m"), ("--image", "1"), ("--caption", "a")])
+def test_one_pair_is_explained(capsys, flag, value):
+    """Where ``retrieve`` takes several, of two the first would be left out without a word."""
+    arguments = ["explain", "s.h5", "--model", "m", "--image", "1", "--caption", "a"]
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, flag, "other"])
+    assert f"argument {flag}: expected one, got {value} and other (" in capsys.readouterr().err
 
 
 def test_an_image_and_a_sentence_without_finite_features_are_named(files, tmp_path, capsys):

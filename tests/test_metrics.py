@@ -168,7 +168,12 @@ def test_to_dict_and_text():
 NAN = np.eye(4)
 NAN[2, 3] = np.nan
 BAD = {
-    "list": (([[1.0]],), {}, TypeError, "scores: expected a numpy array or a torch tensor, got list"),
+    "list": (
+        ([[1.0]],),
+        {},
+        TypeError,
+        "scores: expected a numpy array or a torch tensor, got list; numpy.asarray makes one",
+    ),
     "integers": ((np.eye(2, dtype=int), 1), {}, TypeError, "scores: expected a floating dtype, got int64"),
     "rank": ((np.zeros(3),), {}, ValueError, "scores: expected shape (n_image, n_caption), got (3,)"),
     "empty": (

@@ -168,7 +168,7 @@ BAD = {
     "kind": ({"relations": ("near",)}, "relations: expected any of implicit, spatial, semantic, got 'near'"),
     "twice": ({"relations": ("spatial",) * 2}, "relations: expected each kind once, got spatial, spatial"),
     "predicates": ({}, "predicate_names: expected the predicates of relations='semantic', got none"),
-    "names": ({"object_names": 3}, "object_names: expected strings, got 3"),
+    "names": ({"object_names": 3}, "object_names: expected a tuple of strings, got 3"),
     "dropout": ({"dropout": 1.0, "relations": ()}, "dropout: expected a number in [0, 1), got 1.0"),
     "threshold": (
         {"confidence_threshold": "high", "relations": ()},

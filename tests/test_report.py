@@ -288,6 +288,11 @@ SAVED = ["--scores", "{f}/scores.npy"]
         (["{f}/absent", "--split", "{f}/val.h5"], "run.json: expected the configuration of a training run"),
         (["{t}/nolog", "--split", "{f}/val.h5"], "log.jsonl: expected the log of a training run, got no such file"),
         (["{t}/empty", "--split", "{f}/val.h5"], "log.jsonl: expected at least one step with a loss, got none"),
+        (["{f}/run/best", "--split", "{f}/val.h5"], "of a training run, got a model of the run {f}/run"),
+        (
+            ["{f}/scores.npy"],
+            "RUN: expected the directory of a run, got the file {f}/scores.npy (--scores takes a matr",
+        ),
         (["{f}/run", "--split", "{f}/absent.h5"], "absent.h5"),
         (["{t}/nomodel", "--split", "{f}/val.h5"], "nomodel: expected a model in best or last/, got none"),
         (

@@ -300,7 +300,11 @@ def test_a_split_without_captions_is_asked_by_sentences(files, capsys):
             "--page: expected a file (--images needs one), got none",
         ),
         ("s.h5", ["--caption", "a\0b"], "--caption: expected text without NUL and lone surrogates"),
-        ("s.h5", ["--image", "12"], "--image: expected a name in the split or an index from 0 to 11, got 12"),
+        (
+            "s.h5",
+            ["--image", "12"],
+            f"--image: expected a name in the split ({SPLIT.ids[0]} is the first) or an index from 0 to 11, got 12",
+        ),
         ("s.h5", ["--caption", "x", "--engine", "warp"], "engine: expected"),
         ("s.h5", ["--caption", "x", "--precision", "int3"], "precision: expected None or one of"),
         ("s.h5", ["--caption", "x", "--device", "warp"], "device: expected"),

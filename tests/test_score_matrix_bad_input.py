@@ -338,7 +338,8 @@ CASES = {
     ),
     "precision_dtype": Case(
         ValueError,
-        "precision: expected None or one of float32, bfloat16, float16, float64, float8, int8, got torch.float16",
+        "precision: expected None or one of float32, bfloat16, float16, float64, float8, int8, got torch.float16; "
+        "'float16' is its name",
         {"precision": torch.float16},
     ),
     # out

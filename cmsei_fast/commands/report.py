@@ -176,6 +176,9 @@ def _check_flags(arguments: argparse.Namespace) -> None:
     """What can be said before anything is read."""
     if arguments.run_directory is None and arguments.scores is None:
         raise ValueError("RUN: expected the directory of a run, or --scores with a saved matrix, got neither")
+    if arguments.run_directory is not None and Path(arguments.run_directory).is_file():
+        got = f"the file {arguments.run_directory} (--scores takes a matrix)"
+        raise NotADirectoryError(f"RUN: expected the directory of a run, got {got}")
     if arguments.scores is None and arguments.split is None:
         raise ValueError("--split: expected the split to evaluate the run on (or --scores), got none")
     if arguments.split is not None:

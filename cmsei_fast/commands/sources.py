@@ -58,7 +58,8 @@ def place_of(split: Split, image: str) -> int:
         return split.ids.index(image)
     if image.isascii() and image.isdigit() and int(image) < len(split):
         return int(image)
-    raise ValueError(f"--image: expected a name in the split or an index from 0 to {len(split) - 1}, got {image}")
+    names = f"a name in the split ({split.ids[0]} is the first)"
+    raise ValueError(f"--image: expected {names} or an index from 0 to {len(split) - 1}, got {image}")
 
 
 def read_captions(flag: str, path: str) -> tuple[str, ...]:

@@ -134,6 +134,9 @@ def _settings(arguments: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any
         for flag, value in (("--word-vectors", arguments.word_vectors), ("--vocabulary", arguments.vocabulary)):
             if value is not None:
                 raise ValueError(f"{flag}: expected none beside --model (which has its own), got {value}")
+    if Path(arguments.directory).is_file():
+        got = f"the file {arguments.directory} (--validation takes a split)"
+        raise NotADirectoryError(f"directory: expected a directory for the run, got {got}")
     settings = read_settings(arguments.settings, SECTIONS)
     of_training = settings["training"] | given(arguments, TrainConfig)
     of_model = settings["model"] | given(arguments, ModelConfig)

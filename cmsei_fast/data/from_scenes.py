@@ -31,9 +31,13 @@ def split_from_scenes(
             else the largest corner of its boxes.
 
     Raises:
-        TypeError, ValueError: as :class:`Split` does.
+        TypeError, ValueError: as :class:`Split` does; TypeError: for what is no :class:`SceneSet`.
         ValueError: a name is given twice; ``size`` or ``features`` of another shape.
     """
+    if not isinstance(scenes, SceneSet):
+        of_made = isinstance(getattr(scenes, "scenes", None), SceneSet)
+        way = "its .scenes are one" if of_made else "read_scenes reads one, SceneSet(tuple(scenes)) makes one"
+        raise TypeError(f"scenes: expected a SceneSet, got {type(scenes).__name__}; {way}")
     labels = [label for scene in scenes for label in scene.labels]
     triplets = [triplet for scene in scenes for triplet in scene.relations]
     objects, number = _names("object_names", object_names, labels)

@@ -58,8 +58,13 @@ def write_split(path: str | os.PathLike[str], split: Split, *, progress: bool = 
 
     Raises:
         OSError: the file cannot be written.
+        TypeError: for what is no name of a file, or no split.
         ValueError: a string holds a NUL or a lone surrogate; a feature is not finite.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: expected the name of a file, got {type(path).__name__}")
+    if not isinstance(split, Split):
+        raise TypeError(f"split: expected a Split, got {type(split).__name__}")
     check_target(path)
     check_room(os.path.dirname(os.path.abspath(path)), _bytes_of(split), os.fspath(path), "the split")
     with replacing(path) as temporary, _Written(temporary, "w+b") as raw:

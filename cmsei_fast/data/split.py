@@ -154,9 +154,11 @@ class Split:
             images: (n,) integers, at least one.
 
         Raises:
-            TypeError: if they are not integers.
+            TypeError: if they are not integers, or one integer alone.
             ValueError: for none, or one out of range.
         """
+        if np.ndim(images) == 0:
+            raise TypeError(f"images: expected (n,) integers, such as [0], got {images!r:.60}")
         images = np.asarray(images)
         if images.ndim != 1 or len(images) == 0:
             raise ValueError(f"images: expected (n,) integers with n >= 1, got shape {images.shape}")

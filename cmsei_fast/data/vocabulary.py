@@ -57,10 +57,14 @@ class Vocabulary:
         """The words that occur at least ``min_count`` times, the most frequent first, ties by alphabet.
 
         Raises:
-            TypeError: for one string in place of sentences.
+            TypeError: for one string in place of sentences, or what is no sentence among them.
         """
         if isinstance(captions, str):
             raise TypeError(f"captions: expected a sequence of sentences, got one string {captions!r:.60}")
+        captions = list(captions)
+        for j, caption in enumerate(captions):
+            if not isinstance(caption, str):
+                raise TypeError(f"captions[{j}]: expected a sentence, got {type(caption).__name__}")
         counts = Counter(word for caption in captions for word in tokenizer(caption))
         kept = [word for word, count in counts.items() if count >= min_count and word not in SPECIAL]
         return cls((*SPECIAL, *sorted(kept, key=lambda word: (-counts[word], word))), tokenizer)
@@ -79,6 +83,8 @@ class Vocabulary:
             return cls(_words(json.loads(text.decode("utf-8"))), tokenizer)
         except RecursionError:
             raise ValueError(f"{path}: expected a vocabulary, got JSON nested too deeply") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: expected a vocabulary as JSON, got malformed JSON: {error}") from None
         except UnicodeDecodeError:
             raise ValueError(f"{path}: expected a vocabulary as JSON, got no text (a pickle is not read)") from None
         except ValueError as error:
@@ -93,7 +99,12 @@ class Vocabulary:
         """The numbers of a caption's words, between ``<start>`` and ``<end>`` if wanted; at least one word.
 
         A caption without a word is one unknown word.
+
+        Raises:
+            TypeError: for what is no string.
         """
+        if not isinstance(caption, str):
+            raise TypeError(f"caption: expected a sentence, got {type(caption).__name__}")
         numbers = [self._number(word) for word in self.tokenizer(caption)] or [UNKNOWN]
         return [START, *numbers, END] if start_end else numbers
 

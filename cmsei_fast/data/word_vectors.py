@@ -32,10 +32,13 @@ def read_word_vectors(
     Raises:
         OSError: the file cannot be opened.
         ValueError: naming the file and the line: not a word and numbers, or of another width than the first; an empty
-            file, text that is not UTF-8, a damaged gzip stream, or JSON without the three.
+            file, a zip archive, text that is not UTF-8, a damaged gzip stream, or JSON without the three.
     """
     if str(path).endswith(".json"):
         return _read_json(path, words, limit)
+    with open(path, "rb") as raw:
+        if raw.read(4) == b"PK\3\4":
+            raise ValueError(f"{path}: expected word vectors as text, gzipped or not, got a zip archive of them")
     try:
         return _read_text(path, words, limit)
     except UnicodeDecodeError as error:

@@ -87,6 +87,7 @@ class CMSEI(Module):
             batch: the images.
             kept: (ΣR,) bool on the CPU, the regions that stay; None: those of :meth:`draw_regions`.
         """
+        _check_batch(batch, ImageBatch, "encode_images takes a split")
         kept = self.draw_regions(batch) if kept is None else kept
         if kept is not None:
             batch = without_regions(batch, kept)
@@ -101,6 +102,7 @@ class CMSEI(Module):
 
     def embed_captions(self, batch: CaptionBatch) -> Encoded:
         """Unit words (ΣL, D) of a batch, differentiable."""
+        _check_batch(batch, CaptionBatch, "encode_captions takes sentences")
         encoded = self.text(batch, self.words)
         return Encoded(normalize(encoded.rows, dim=-1), encoded.lengths)
 
@@ -270,6 +272,12 @@ class CMSEI(Module):
         from .pretrained import load
 
         return load(directory, device, changes)
+
+
+def _check_batch(batch: Any, kind: type, way: str) -> None:
+    if not isinstance(batch, kind):
+        article = "an" if kind is ImageBatch else "a"
+        raise TypeError(f"batch: expected {article} {kind.__name__}, got {type(batch).__name__}; {way}")
 
 
 def _check_batch_size(value: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..scorer import PairScorer
+from ..scorer import PairScorer, scorer_at_hand
 
 RELATIONS = ("implicit", "spatial", "semantic")
 
@@ -70,7 +70,8 @@ class ModelConfig:
         for name in ("object_names", "predicate_names", "relations"):
             value = getattr(self, name)
             if not isinstance(value, (tuple, list)) or not all(isinstance(x, str) for x in value):
-                raise TypeError(f"{name}: expected strings, got {value!r:.60}")
+                got = f"one string {value!r:.60}" if isinstance(value, str) else f"{value!r:.60}"
+                raise TypeError(f"{name}: expected a tuple of strings, got {got}")
             object.__setattr__(self, name, tuple(value))
         for kind in self.relations:
             if kind not in RELATIONS:
@@ -96,7 +97,8 @@ class ModelConfig:
         if self.transformer is not None and self.word_dropout:
             raise ValueError(f"word_dropout: expected 0 with a transformer (it is the GRU's), got {self.word_dropout}")
         if not isinstance(self.scorer, PairScorer):
-            raise TypeError(f"scorer: expected a PairScorer, got {type(self.scorer).__name__}")
+            got = f"{type(self.scorer).__name__}{scorer_at_hand(self.scorer)}"
+            raise TypeError(f"scorer: expected a PairScorer, got {got}")
         if not self.feature_width and not self.object_names and not self.boxes:
             raise ValueError("feature_width: expected region features, object_names or boxes, got none of them")
 

@@ -148,7 +148,7 @@ def load(
     path = source / CONFIG
     if not path.exists():
         inside = sorted(str(each.parent) for each in source.glob(f"*/{CONFIG}"))
-        got = f"a directory of models: {', '.join(inside)}" if inside else "none"
+        got = f"a directory of models: {', '.join(inside)}" if inside else "a file" if source.is_file() else "none"
         raise FileNotFoundError(f"{source}: expected a saved model ({CONFIG} and its like), got {got}")
     record = read_json(path)
     if record.get("format") != FORMAT or not isinstance(record.get("model"), dict):

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from cmsei_fast import engines
-from cmsei_fast.checks import scorer_at_hand
 from cmsei_fast.encoded import Encoded
 from cmsei_fast.engines.eight_bits import taken
 from cmsei_fast.engines.terms import PRECISIONS, accumulator
@@ -22,6 +21,7 @@ from cmsei_fast.scorer import (
     RELEVANCES,
     T2I_ATTEND,
     PairScorer,
+    scorer_at_hand,
     thresholds,
 )
 

@@ -61,7 +61,9 @@ def read_run(directory: str) -> Run:
     home = Path(directory)
     for name, what in ((CONFIG, "the configuration"), (LOG, "the log")):
         if not (home / name).is_file():
-            raise FileNotFoundError(f"{home / name}: expected {what} of a training run, got no such file")
+            inside = (home.parent / CONFIG).is_file()
+            got = f"a model of the run {home.parent}" if inside else "no such file"
+            raise FileNotFoundError(f"{home / name}: expected {what} of a training run, got {got}")
     config = read_json(home / CONFIG)
     parts = ("training", "model")
     if not all(isinstance(config.get(part), dict) for part in parts):

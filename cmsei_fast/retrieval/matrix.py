@@ -87,7 +87,9 @@ def check_scores(scores: Any, name: str = "scores") -> tuple[int, int]:
     if isinstance(scores, (np.ndarray, Tensor)):
         check_holds_data(name, scores)
     if not hasattr(scores, "shape") or not hasattr(scores, "dtype"):
-        raise TypeError(f"{name}: expected a numpy array or a torch tensor, got {type(scores).__name__}")
+        got = type(scores).__name__
+        way = "; numpy.asarray makes one" if isinstance(scores, (list, tuple)) else ""
+        raise TypeError(f"{name}: expected a numpy array or a torch tensor, got {got}{way}")
     floating = scores.dtype.is_floating_point if isinstance(scores, torch.Tensor) else scores.dtype.kind == "f"
     if not floating:
         raise TypeError(f"{name}: expected a floating dtype, got {str(scores.dtype).removeprefix('torch.')}")

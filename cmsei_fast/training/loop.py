@@ -71,7 +71,7 @@ def train(
     Raises:
         FileExistsError: the directory holds a run and ``resume`` is False.
         OSError: another process is training in the directory.
-        TypeError: no split or no TrainConfig in its place.
+        TypeError: no CMSEI, no split or no TrainConfig in its place.
         ValueError: a configuration, a vocabulary, training data or a validation split that differ between processes,
             or from the run's that is resumed (one that had no validation split may be given one); a split without
             captions or what the model is built on; float16 on the CPU; a loss or gradients that are not finite.
@@ -79,7 +79,8 @@ def train(
     """
     with process_group(device) as place, contextlib.ExitStack() as held:
         with together():
-            for name, value, kind in (("training", training, Split), ("config", config, TrainConfig)):
+            given = (("model", model, CMSEI), ("training", training, Split), ("config", config, TrainConfig))
+            for name, value, kind in given:
                 if not isinstance(value, kind):
                     raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
             if validation is not None and not isinstance(validation, Split):

@@ -52,6 +52,8 @@ def scan_split(
         ValueError: naming the file, what was expected and what came.
     """
     base = Path(directory)
+    if base.is_file():
+        raise NotADirectoryError(f"directory: expected that of SCAN's files, got the file {base}")
     path = base / f"{split}_ims.npy"
     if not path.exists() and (there := sorted(x.name[: -len("_ims.npy")] for x in base.glob("*_ims.npy"))):
         raise FileNotFoundError(f"split: expected one of {', '.join(there)} (those in {base}), got {split!r}")
