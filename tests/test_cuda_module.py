@@ -66,7 +66,8 @@ def expected(q, k, v, labels, bias, value, confidence):
     weights = np.where(edge, np.exp(logits - np.where(np.isinf(top), 0, top)), 0)
     total = weights.sum(-1, keepdims=True)
     weights = np.divide(weights, total, out=np.zeros_like(weights), where=total != 0)
-    out = weights @ v
+    carried = np.where(edge[..., None], weights[..., None] * v[:, :, None], 0)  # along the edges alone
+    out = carried.sum(-2)
     if value is not None:
         out += np.einsum("bhij,bijhd->bhid", weights, np.asarray(value, np.float64)[labels])
     return out

@@ -247,6 +247,35 @@ def test_what_asks_for_nothing_but_minus_infinity_gets_nan(dtype: torch.dtype, s
         compare({"out": found}, {"out": expected}, LIMIT[dtype])
 
 
+# triton's programs multiply what one of their queries has an edge to for all of them (docs/engines.md).
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b.engine != "triton"], ids=str, indirect=True)
+@pytest.mark.parametrize("made_by", [*NANS, "inf"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["q", "k", "v", "upstream"])
+def test_what_is_not_finite_stays_on_its_edges(name: str, dtype: torch.dtype, made_by: str, backend: Backend) -> None:
+    """A row that has no edge to it is as it would be without; scores and gradients that have get it, as defined."""
+    inputs, labels = graph(SHAPES[-1])
+    labels[0, :, 5], labels[0, [2, 20], 5] = 0, torch.tensor([3, 4])
+    upstream = torch.randn(inputs["q"].shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    found = []
+    for engine, device, own in (("reference", "cpu", torch.float64), (backend.engine, backend.device, dtype)):
+        bad = torch.tensor(torch.inf, dtype=own) if made_by == "inf" else nan(made_by, own)
+        given = {n: x.to(own, copy=True) for n, x in (*inputs.items(), ("upstream", upstream))}
+        given[name][0, 1, 5, 3] = bad
+        leaves = {n: given[n].to(device).requires_grad_() for n in NAMES}
+        out = relation_attention(labels=labels.to(device), engine=engine, **leaves)
+        grads = torch.autograd.grad(out, list(leaves.values()), given["upstream"].to(device))
+        found.append(dict(zip(("out", *NAMES), (x.detach().double().cpu() for x in (out, *grads)), strict=True)))
+    expected, actual = found
+    wrong = {n: ~x.isfinite() for n, x in expected.items() if n != "value" or name != "upstream"}
+    assert any(x.any() for x in wrong.values())
+    for n, x in wrong.items():
+        lost = ~actual[n].isfinite()
+        assert torch.equal(lost, x), n
+    clean = [{n: each[n].masked_fill(x, 0) for n, x in wrong.items()} for each in (actual, expected)]
+    compare(*clean, LIMIT[dtype])
+
+
 def test_mixed_dtypes_of_the_tables(backend: Backend) -> None:
     inputs, labels = graph(SHAPES[3])
     mixed = cast(inputs, torch.float32) | {"value": inputs["value"], "bias": inputs["bias"].bfloat16()}

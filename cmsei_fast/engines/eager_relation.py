@@ -13,7 +13,7 @@ from cmsei_fast.engines.terms import accumulator_of
 class _Attended(NamedTuple):
     """The forward's intermediates that the backward shares, in the accumulator's dtype."""
 
-    q: Tensor  # (B, H, R, d), as k and v: 0 for nodes whose pairs have no edge
+    q: Tensor  # (B, H, R, d), as k and v
     k: Tensor
     v: Tensor
     label: Tensor  # (B, H, R, R) int64 labels, expanded over the heads
@@ -26,10 +26,7 @@ def _attended(
 ) -> _Attended:
     wide = accumulator_of(q.dtype)
     edge = (labels != 0)[:, None]
-    # Whatever stands in a padded node (NaN included) must not meet a zero of P in a product.
-    asks, answers = edge.any(-1)[..., None], edge.any(-2)[..., None]
-    q = q.to(wide).where(asks, 0)
-    k, v = (x.to(wide).where(answers, 0) for x in (k, v))
+    q, k, v = (x.to(wide) for x in (q, k, v))
     logits = (q @ k.mT) / q.shape[-1] ** 0.5
     index = labels.long()
     if bias is not None:
@@ -45,6 +42,19 @@ def attention_probabilities(
 ) -> Tensor:
     """P (B, H, R, R) of :func:`relation_attention`, 0 where there is no edge; a row without an edge is 0."""
     return _attended(q, k, k, labels, bias, confidence).p
+
+
+def _combined(weights: Tensor, rows: Tensor, edge: Tensor) -> Tensor:
+    """weights (B, H, m, n) @ rows (B, H, n, d); what is not finite in a row is left out where ``edge`` (B, 1, m, n) is
+    False and makes NaN of what it stands in where it is True. The weights are 0 where there is no edge.
+    """
+    if rows.device.type == "cpu":  # elsewhere reading a number would wait for all that was asked before
+        out = weights @ rows
+        if bool(out.sum().isfinite()):
+            return out
+    finite = rows.isfinite()
+    reached = edge.to(rows.dtype) @ (~finite).to(rows.dtype)
+    return (weights @ rows.where(finite, 0)).where(reached == 0, torch.nan)
 
 
 def _per_label(x: Tensor, index: Tensor, n_labels: int) -> Tensor:
@@ -64,7 +74,7 @@ def relation_attention(
 ) -> Tensor:
     """out (B, H, R, d) in q's dtype: P is binned by label, so that each label's value is multiplied once."""
     at = _attended(q, k, v, labels, bias, confidence)
-    out = at.p @ at.v
+    out = _combined(at.p, at.v, at.edge)
     if value is not None:
         b, h, r, d = out.shape
         carried = _per_label(at.p, at.label, len(value)) @ value[1:].to(out.dtype).transpose(0, 1)  # (H, B R, d)
@@ -94,7 +104,7 @@ def relation_attention_backward(
         d_value = _per_label(at.p, at.label, len(value)).mT @ rows  # (H, n_labels − 1, d)
         d_value = torch.cat([torch.zeros_like(wide[:, :1]), d_value], 1).transpose(0, 1).to(value.dtype).contiguous()
     d_p = d_p.where(at.edge, 0)
-    d_logits = at.p * (d_p - (at.p * d_p).sum(-1, keepdim=True))
+    d_logits = (at.p * (d_p - (at.p * d_p).sum(-1, keepdim=True))).where(at.edge, 0)
     if bias is not None:
         d_bias = _per_label(d_logits, at.label, len(bias)).sum(1).T  # (n_labels − 1, H)
         d_bias = torch.cat([torch.zeros_like(d_bias[:1]), d_bias]) if len(d_bias) else torch.zeros_like(bias)
@@ -103,5 +113,6 @@ def relation_attention_backward(
         d_confidence = d_logits.sum(1) / confidence.to(grad.dtype)
         d_confidence = d_confidence.where(at.edge[:, 0], 0).to(confidence.dtype).contiguous()
     d_logits = d_logits / q.shape[-1] ** 0.5
-    d_q, d_k, d_v = d_logits @ at.k, d_logits.mT @ at.q, at.p.mT @ grad
+    d_q = _combined(d_logits, at.k, at.edge)
+    d_k, d_v = (_combined(x.mT, y, at.edge.mT) for x, y in ((d_logits, at.q), (at.p, grad)))
     return (*(x.to(q.dtype).contiguous() for x in (d_q, d_k, d_v)), d_bias, d_value, d_confidence)

@@ -31,7 +31,8 @@ def relation_attention(
     """Attention over the edges of a labelled graph; differentiable for everything but the labels.
 
     logit_hij = q_hi · k_hj / √d + bias[label_ij, h] + log confidence_ij, softmax over the j that i has an edge to, and
-    out_hi = Σ_j P_hij (v_hj + value[label_ij, h]). A node without an edge gets 0.
+    out_hi = Σ_j P_hij (v_hj + value[label_ij, h]). A node without an edge gets 0. What is not finite in q, k or v makes
+    what has an edge to it no number, and reaches nothing else (in triton, other nodes of the graph too).
 
     Args:
         q: (B, H, R, d) queries, any strides; float16, bfloat16, float32 or float64.

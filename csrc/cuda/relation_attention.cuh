@@ -59,12 +59,18 @@ CMSEI_DEVICE void read(const Acc* from, Acc* to) {
   }
 }
 
+template <typename Acc>
+CMSEI_DEVICE bool finite(Acc x) {
+  return x - x == Acc(0);
+}
+
 // Rows [first, first + rows) of one (batch, head), times `factor`, into shared memory; what lies between the last row
 // and `padded` rows, and between the last channel and the next multiple of 4, becomes 0, and so do rows that `wanted`,
-// where it is given, has 0 for.
+// where it is given, has 0 for. `spoilt`, where it is given, becomes 1 if any of the others has what is not finite.
 template <typename T, typename Acc>
 CMSEI_DEVICE void load_rows(const Rows<T>& from, const Place& place, int64_t first, int rows, int padded, int channels,
-                            Acc factor, Acc* to, int stride, const Thread& thread, const int32_t* wanted = nullptr) {
+                            Acc factor, Acc* to, int stride, const Thread& thread, const int32_t* wanted = nullptr,
+                            int32_t* spoilt = nullptr) {
   constexpr int kEach = 16 / sizeof(T);
   const T* source = from.at(place.batch, place.head, first);
   const int width = (channels + 3) / 4 * 4;
@@ -74,15 +80,20 @@ CMSEI_DEVICE void load_rows(const Rows<T>& from, const Place& place, int64_t fir
       const int row = i / packs, c = (i - row * packs) * kEach;
       const auto pack = *reinterpret_cast<const Pack<T, kEach>*>(source + row * from.node_stride + c);
 #pragma unroll
-      for (int e = 0; e < kEach; ++e)
-        to[row * stride + c + e] = wanted && wanted[row] == 0 ? Acc(0) : static_cast<Acc>(pack.x[e]) * factor;
+      for (int e = 0; e < kEach; ++e) {
+        const Acc x = wanted && wanted[row] == 0 ? Acc(0) : static_cast<Acc>(pack.x[e]) * factor;
+        to[row * stride + c + e] = x;
+        if (spoilt && !finite(x)) *spoilt = 1;
+      }
     }
   } else {
     for (int i = thread.index; i < rows * width; i += thread.count) {
       const int row = i / width, c = i - row * width;
-      to[row * stride + c] = c < channels && !(wanted && wanted[row] == 0)
-                                 ? static_cast<Acc>(source[row * from.node_stride + c * from.channel_stride]) * factor
-                                 : Acc(0);
+      const Acc x = c < channels && !(wanted && wanted[row] == 0)
+                        ? static_cast<Acc>(source[row * from.node_stride + c * from.channel_stride]) * factor
+                        : Acc(0);
+      to[row * stride + c] = x;
+      if (spoilt && !finite(x)) *spoilt = 1;
     }
   }
   for (int i = rows * width + thread.index; i < padded * width; i += thread.count) {
@@ -112,6 +123,7 @@ struct Kernel {
   Acc* weights;      // (kRows, kTileKeys) of this warp
   Acc* factors;      // (kRows) of this warp
   int32_t* answers;  // (kTileKeys): whether a query of the block has an edge to a key
+  int32_t* spoilt;   // (): whether the value of such a key has what is not finite
   int32_t* classes;  // (kRows, kTileKeys) labels of this warp, where a value table is given
   Acc* bins;         // (kRows, labels) of this warp
   Acc out[kRows][kColumns];
@@ -126,6 +138,7 @@ struct Kernel {
     weights = reinterpret_cast<Acc*>(shared + plan.weight_offset) + row * kTileKeys;
     factors = reinterpret_cast<Acc*>(shared + plan.factor_offset) + row;
     answers = reinterpret_cast<int32_t*>(shared + plan.answer_offset);
+    spoilt = answers + kTileKeys;
     classes = reinterpret_cast<int32_t*>(shared + plan.label_offset) + row * kTileKeys;
     bins = reinterpret_cast<Acc*>(shared + plan.bin_offset) + row * a.shape.labels;
   }
@@ -223,14 +236,34 @@ struct Kernel {
     sync_warp();
   }
 
-  // out = out * factor + weights · values, a lane's columns of every row of the warp.
-  CMSEI_DEVICE void accumulate(bool first, int key_count) {
-    if (!first) {
+  CMSEI_DEVICE void fade() {
 #pragma unroll
-      for (int row = 0; row < kRows; ++row)
+    for (int row = 0; row < kRows; ++row)
 #pragma unroll
-        for (int c = 0; c < kColumns; ++c) out[row][c] *= factors[row];
+      for (int c = 0; c < kColumns; ++c) out[row][c] *= factors[row];
+  }
+
+  // out += weights · values along the edges alone: what is not finite must not meet the weight 0 of no edge.
+  CMSEI_DEVICE void accumulate_edges(const Place& place, int64_t first_row, int64_t first_key, int key_count) {
+    const int64_t nodes = a.shape.nodes;
+    const int32_t* const labels = a.labels + (place.batch * nodes + first_row) * nodes + first_key;
+#pragma unroll 1
+    for (int key = 0; key < key_count; ++key) {
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) {
+        if (first_row + row >= nodes || labels[row * nodes + key] == 0) continue;
+        const Acc weight = weights[row * kTileKeys + key];
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) {
+          const int at = column(c / kVector) + c % kVector;
+          out[row][c] += weight * keys[key * a.plan.row_stride + (at < a.plan.row_stride ? at : 0)];
+        }
+      }
     }
+  }
+
+  // out += weights · values, a lane's columns of every row of the warp.
+  CMSEI_DEVICE void accumulate(int key_count) {
 #pragma unroll 1
     for (int key = 0; key < key_count; key += 4) {
       Acc values[4][kColumns];
@@ -354,16 +387,21 @@ struct Kernel {
       for (int64_t key = 0; key < nodes; key += kTileKeys) {
         const int count = static_cast<int>(nodes - key < kTileKeys ? nodes - key : kTileKeys);
         load_rows(a.k, place, key, count, count, channels, Acc(1), keys, stride, thread);
-        for (int i = thread.index; i < kTileKeys; i += thread.count) answers[i] = 0;
+        for (int i = thread.index; i < kTileKeys + 1; i += thread.count) answers[i] = 0;
         sync_block();
         if (active) attend(place, first_row, key, count);
         sync_block();
         // Whatever stands in a node to which nobody has an edge must not meet a weight of 0.
-        load_rows(a.v, place, key, count, (count + 3) / 4 * 4, channels, Acc(1), keys, stride, thread, answers);
+        load_rows(a.v, place, key, count, (count + 3) / 4 * 4, channels, Acc(1), keys, stride, thread, answers,
+                  spoilt);
         sync_block();
         if (active) {
           if (plan.bins) collect(key == 0, count);
-          accumulate(key == 0, count);
+          if (key > 0) fade();
+          if (*spoilt == 0)
+            accumulate(count);
+          else
+            accumulate_edges(place, first_row, key, count);
           if (a.value && !plan.bins) gather(place, count);
         }
         sync_block();

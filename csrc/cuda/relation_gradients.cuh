@@ -187,6 +187,18 @@ struct GradientKernel {
     }
   }
 
+  // A sum over the nodes again, along the edges alone, where `sum` is not finite: a product takes a weight of 0 times
+  // what is not finite for NaN. x, y and labels: of node 0, with the steps to the next.
+  CMSEI_DEVICE Acc along_edges(Acc sum, const Acc* x, int x_step, const Acc* y, const int32_t* labels,
+                               int label_step) const {
+    if (finite(sum)) return sum;
+    sum = 0;
+#pragma unroll 1
+    for (int k = 0; k < nodes; ++k)
+      if (labels[static_cast<int64_t>(k) * label_step] != 0) sum += x[k * x_step] * y[k * a.plan.slice_stride];
+    return sum;
+  }
+
   CMSEI_DEVICE void run_image(int64_t image, bool first_image) const {
     const int32_t* const labels = a.labels + image * nodes * nodes;
     const int32_t *const asks = keep, *const answers = keep + nodes;
@@ -239,10 +251,13 @@ struct GradientKernel {
       sync_block();
       contract<Acc>(team, turned(weights, a.plan.edge_stride), rows(left), nodes, width, nodes,
                     [&](int i, int c, Acc x) {
+                      x = along_edges(x, weights + i, a.plan.edge_stride, left + c, labels + i, nodes);
                       a.d_v[corner + static_cast<int64_t>(i) * channels + c] = static_cast<T>(x);
                     });
       contract<Acc>(team, edges(d_edges), rows(right), nodes, width, nodes,
                     [&](int i, int c, Acc x) {
+                      x = along_edges(x, d_edges + i * a.plan.edge_stride, 1, right + c,
+                                      labels + static_cast<int64_t>(i) * nodes, 1);
                       a.d_q[corner + static_cast<int64_t>(i) * channels + c] = static_cast<T>(x);
                     });
       if (a.value) {
@@ -258,6 +273,7 @@ struct GradientKernel {
       sync_block();
       contract<Acc>(team, turned(d_edges, a.plan.edge_stride), rows(left), nodes, width, nodes,
                     [&](int i, int c, Acc x) {
+                      x = along_edges(x, d_edges + i, a.plan.edge_stride, left + c, labels + i, nodes);
                       a.d_k[corner + static_cast<int64_t>(i) * channels + c] = static_cast<T>(x);
                     });
       sync_block();

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "lowest_logit.h"
+
 #if defined(__CUDACC__)
 #define CMSEI_RELATION_FN __host__ __device__ __forceinline__
 #else
@@ -45,10 +47,10 @@ CMSEI_RELATION_FN Acc softmax_base(Acc running_max) {
   return running_max == -static_cast<Acc>(INFINITY) ? Acc(0) : running_max;
 }
 
-// A logit as the running maximum takes it: above -inf, which stands for no edge.
+// A logit as the running maximum takes it.
 template <typename Acc>
 CMSEI_RELATION_FN Acc seen_logit(Acc logit) {
-  constexpr Acc lowest = sizeof(Acc) == 4 ? static_cast<Acc>(-3.0e38) : static_cast<Acc>(-1.0e308);
+  constexpr Acc lowest = kLowestLogit<Acc>;
   return logit > lowest ? logit : lowest;
 }
 
@@ -110,7 +112,7 @@ inline Plan arrange(const Shape& shape, int warps, int rows_per_warp, bool bins,
   plan.weight_offset = plan.key_offset + aligned(element * kTileKeys * plan.row_stride);
   plan.factor_offset = plan.weight_offset + aligned(element * rows * kTileKeys);
   plan.answer_offset = plan.factor_offset + aligned(element * rows);
-  plan.label_offset = plan.answer_offset + aligned(sizeof(int32_t) * kTileKeys);
+  plan.label_offset = plan.answer_offset + aligned(sizeof(int32_t) * (kTileKeys + 1));
   plan.bin_offset = plan.label_offset + (shape.value ? aligned(sizeof(int32_t) * rows * kTileKeys) : 0);
   plan.shared_bytes = plan.bin_offset + (bins ? aligned(element * rows * shape.labels) : 0);
   return plan;

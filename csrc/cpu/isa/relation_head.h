@@ -4,12 +4,15 @@
 
 #include <limits>
 
+#include "../../include/lowest_logit.h"
 #include "relation_gemm.h"
 #include "relation_plan.h"
 
 namespace cmsei {
 namespace CMSEI_ISA {
 namespace relation {
+
+using cmsei::relation::kLowestLogit;
 
 // The (R, d) matrix of one head.
 template <class S> struct Rows {
@@ -64,8 +67,6 @@ template <class S> CMSEI_INLINE typename Simd<S>::T gather(const S* table, const
     return v;
 }
 
-template <class S> constexpr S kLowest = sizeof(S) == 4 ? static_cast<S>(-3.0e38) : static_cast<S>(-1.0e308);
-
 template <class S> S logit_scale(long dim) { return static_cast<S>(1 / __builtin_sqrt(static_cast<double>(dim))); }
 
 // score (keys × lanes of block): the inner products q · k in, the attention weights out. A query without an edge: 0; one
@@ -79,7 +80,7 @@ void softmax_block(const Plan<S>& plan, long block, S scale, const S* bias, S* s
         const int32_t* label = plan.label + block * R * L + n;
         const S* log_confidence = plan.log_confidence + block * R * L + n;
         S* s = score + n;
-        T top = V::set(kLowest<S>);
+        T top = V::set(kLowestLogit<S>);
         for (long j = 0; j < R; ++j) {
             T x = V::load(s + j * L) * scale;
             if (Bias) x += gather(bias, label + j * L);
@@ -95,7 +96,7 @@ void softmax_block(const Plan<S>& plan, long block, S scale, const S* bias, S* s
             sum += p;
         }
         const T none = V::set(std::numeric_limits<S>::quiet_NaN());
-        const T inverse = V::select(sum == 0, V::zero(), V::select(top > kLowest<S>, 1 / sum, none));
+        const T inverse = V::select(sum == 0, V::zero(), V::select(top > kLowestLogit<S>, 1 / sum, none));
         for (long j = 0; j < R; ++j) V::store(s + j * L, V::load(s + j * L) * inverse);
     }
 }
@@ -119,7 +120,7 @@ inline void softmax_edges(const Plan<S>& plan, const RelationInputs<S>& in, long
                           const Rows<const S>& k, S* weight) {
     using V = Simd<S>;
     const long first = plan.edge_begin[query], count = plan.edge_begin[query + 1] - first;
-    S top = kLowest<S>;
+    S top = kLowestLogit<S>;
     for (long e = 0; e < count; ++e) {
         S x = dot<S, false>(q, k.data + plan.edge_key[first + e] * k.row, nullptr, in.dim) * scale;
         if (in.bias) x += in.bias[head * in.labels + plan.edge_label[first + e]];
@@ -127,11 +128,11 @@ inline void softmax_edges(const Plan<S>& plan, const RelationInputs<S>& in, long
         weight[e] = x;
         top = x > top ? x : top;
     }
-    for (long e = count; e % V::W; ++e) weight[e] = kLowest<S>;
+    for (long e = count; e % V::W; ++e) weight[e] = kLowestLogit<S>;
     S sum = 0;
     for (long e = 0; e < count; e += V::W) V::store(weight + e, V::exp(V::load(weight + e) - top));
     for (long e = 0; e < count; ++e) sum += weight[e];
-    if (!(top > kLowest<S>)) sum = std::numeric_limits<S>::quiet_NaN();
+    if (!(top > kLowestLogit<S>)) sum = std::numeric_limits<S>::quiet_NaN();
     for (long e = 0; e < count; ++e) weight[e] /= sum;
 }
 
