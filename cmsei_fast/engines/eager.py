@@ -94,11 +94,25 @@ def _padded(rows: Tensor, chunk: _Chunk) -> Tensor:
     return out if chunk.mask is None else out.masked_fill_(~chunk.mask[..., None], 0)
 
 
+def _sums(x: Tensor, square: Tensor) -> Tensor:
+    """(X, D) float64 sums of x (X, n, D): of members that cancel out, sums in float32 leave their own rounding.
+
+    ``square`` (X, n): |x|².
+    """
+    if x.device.type != "cpu" or x.dtype == torch.float64:
+        return x.sum(1, dtype=torch.float64)
+    out = x.sum(1).double()  # float64 takes a CPU many times as long
+    cancelling = out.square().sum(-1) < 1e-4 * square.sum(-1)
+    out[cancelling] = x[cancelling].sum(1, dtype=torch.float64)
+    return out
+
+
 def _side(rows: Tensor, chunk: _Chunk, dtype: torch.dtype, gram: bool, mean: bool) -> Side:
     x = _padded(rows.to(dtype), chunk)  # (X, n, D)
+    square = x.square().sum(-1)
     return Side(
-        x.square().sum(-1),
-        (x.sum(1) / chunk.size[:, None]).square().sum(-1) if mean else x.new_empty(0),
+        square,
+        (_sums(x, square) / chunk.size[:, None]).square().sum(-1).to(dtype) if mean else x.new_empty(0),
         x @ x.mT if gram else x.new_empty(0),
         chunk.size,
         chunk.mask,
@@ -206,7 +220,7 @@ class _SideGradient:
             out += 2 * self.sums["square"][..., None] * x
         if "mean_square" in self.sums:
             per_item = (2 * self.sums["mean_square"] / chunk.size**2)[:, None, None]
-            out += per_item * x.sum(1, keepdim=True)
+            out += per_item * _sums(x, self.side.square.detach()).to(x.dtype)[:, None]
         if "gram" in self.sums:
             gram = self.sums["gram"]
             out += (gram + gram.mT) @ x
