@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import Backend
 from problems import (
+    NANS,
     Problem,
     computed,
     error,
@@ -15,6 +16,7 @@ from problems import (
     literal,
     magnitude,
     name,
+    nan,
     one_direction,
     thinned,
     truth,
@@ -53,6 +55,35 @@ def test_float64_against_reference(problem: Problem, backend: Backend) -> None:
 @pytest.mark.parametrize("problem", PROBLEMS, ids=name)
 def test_float32_against_pytorch(problem: Problem, backend: Backend) -> None:
     check_against_pytorch(problem, torch.float32, backend)
+
+
+@pytest.mark.parametrize("made_by", [*NANS, "inf", "-inf"])
+@pytest.mark.parametrize("side", ["image", "caption"])
+@pytest.mark.parametrize("problem", every_direction()[4::30] + whole_scores()[:2], ids=name)
+def test_gradients_of_what_is_not_finite(problem: Problem, side: str, made_by: str, backend: Backend) -> None:
+    """It and what was scored with it have the definition's gradients, none; others of its side have their own."""
+    v, w, *both = Problem(problem.scorer, (3, 5, 2), (2, 4, 3), 6).tensors()
+    upstream = problem.upstream()[:1, :1] + torch.arange(1.0, 10.0, dtype=torch.float64).view(3, 3)
+    found = []
+    for engine, device, dtype, dirty in (
+        ("reference", "cpu", torch.float64, False),
+        ("reference", "cpu", torch.float64, True),
+        (backend.engine, backend.device, torch.float32, True),
+    ):
+        leaves = [x.to(dtype, copy=True) for x in (v, w)]
+        bad = torch.tensor(float(made_by), dtype=dtype) if made_by.endswith("inf") else nan(made_by, dtype)
+        if dirty:
+            leaves[side == "caption"][4, 2] = bad
+        leaves = [x.to(device).requires_grad_() for x in leaves]
+        scores = pair_score(*leaves, *both, scorer=problem.scorer, engine=engine)
+        grads = torch.autograd.grad(scores, leaves, upstream.to(scores))
+        items = zip(grads, both, strict=True)
+        found.append([[y.double().cpu() for y in x.split(of.diff().tolist())] for x, of in items])
+    clean, expected, actual = found
+    for i, (own, other) in enumerate(zip(expected, actual, strict=True)):
+        assert [bool(x.isfinite().all()) for x in own] == [bool(x.isfinite().all()) for x in other]
+        for x, y in zip(clean[i], other, strict=True):
+            assert not y.isfinite().all() or error(y, x) <= 1e-3 * magnitude(x)
 
 
 def test_float32_is_usually_much_better(backend: Backend) -> None:
