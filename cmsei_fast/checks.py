@@ -224,10 +224,11 @@ def check_mask(mask: Any, shape: tuple[int, int]) -> torch.Tensor:
         raise ValueError(f"mask: expected shape {shape} (items, rows of features), got {tuple(mask.shape)}")
     if isinstance(mask, np.ndarray):
         if mask.dtype.kind not in "biu":
-            raise TypeError(f"mask: expected bool or integers 0 and 1, got {mask.dtype}")
+            raise TypeError(f"mask: expected bool or integers 0 and 1, got {mask.dtype}{_instead_of(mask)}")
         mask = torch.from_numpy(np.array(mask, dtype=np.int64))
     elif mask.is_floating_point() or mask.is_complex():
-        raise TypeError(f"mask: expected bool or integers 0 and 1, got {str(mask.dtype).removeprefix('torch.')}")
+        got = str(mask.dtype).removeprefix("torch.")
+        raise TypeError(f"mask: expected bool or integers 0 and 1, got {got}{_instead_of(mask)}")
     mask = mask.detach().cpu()
     if len(wrong := ((mask != 0) & (mask != 1)).nonzero()):
         i, j = wrong[0].tolist()
@@ -236,6 +237,11 @@ def check_mask(mask: Any, shape: tuple[int, int]) -> torch.Tensor:
     if len(none := (~kept.any(1)).nonzero()):
         raise ValueError(f"mask[{int(none[0])}]: expected at least one row that is kept, got none")
     return kept
+
+
+def _instead_of(mask: Any) -> str:
+    """What to write for a mask of ones and zeros in another dtype, to add to an error; "" for other numbers."""
+    return "; mask > 0 is one of bool" if bool(((mask == 0) | (mask == 1)).all()) else ""
 
 
 def integers(name: str, values: Any) -> np.ndarray:

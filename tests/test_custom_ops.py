@@ -522,8 +522,17 @@ def test_a_mask_keeps_rows_wherever_they_are_with_their_gradient(kind: Any) -> N
 
 WRONG_MASKS = {
     "list": ([[1]], TypeError, "mask: expected a tensor or an array of bool or of integers 0 and 1, got list"),
-    "floats": (torch.ones(2, 3), TypeError, "mask: expected bool or integers 0 and 1, got float32"),
-    "float_array": (np.zeros((2, 3)), TypeError, "mask: expected bool or integers 0 and 1, got float64"),
+    "floats": (
+        torch.ones(2, 3),
+        TypeError,
+        "mask: expected bool or integers 0 and 1, got float32; mask > 0 is one of bool",
+    ),
+    "float_array": (
+        np.zeros((2, 3)),
+        TypeError,
+        "mask: expected bool or integers 0 and 1, got float64; mask > 0 is one of bool",
+    ),
+    "added": (torch.full((2, 3), -1e4), TypeError, "mask: expected bool or integers 0 and 1, got float32"),
     "lengths": (torch.tensor([3, 1]), ValueError, "mask: expected shape (2, 3) (items, rows of features), got (2,)"),
     "tokens": (torch.tensor([[1, 0, 1], [1, 101, 2]]), ValueError, "mask[1, 1]: expected 0 or 1, got 101"),
     "nothing": (torch.eye(2, 3) > 2, ValueError, "mask[0]: expected at least one row that is kept, got none"),

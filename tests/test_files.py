@@ -73,3 +73,21 @@ def test_an_error_about_another_file_is_left_as_it_is(tmp_path: Path) -> None:
         (tmp_path / "features.npy").read_bytes()
     assert caught.value.filename == str(tmp_path / "features.npy")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("needed", "free", "told"),
+    [
+        (2**31, 2**29, "expected 2.00 GiB of room for the split, got 512.00 MiB"),
+        (3 * 2**20, 5 * 2**9, "expected 3.00 MiB of room for the split, got 2.50 KiB"),
+        (1024, 0, "expected 1.00 KiB of room for the split, got 0 bytes"),
+    ],
+)
+def test_too_little_room_is_told_in_units_that_show_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needed: int, free: int, told: str
+) -> None:
+    usage = shutil._ntuple_diskusage(free, 0, free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match="room") as caught:
+        files.check_room(tmp_path, needed, "x.h5", "the split")
+    assert str(caught.value) == f"x.h5: {told}"

@@ -288,7 +288,7 @@ def test_a_split_without_captions_is_asked_by_sentences(files, capsys):
         (
             "s.h5",
             ["--captions-file", "empty.txt"],
-            "--caption: expected a sentence (or one of --captions-file and --image",
+            "empty.txt: expected a sentence a line, got an empty file",
         ),
         ("s.h5", ["--captions-file", "no.txt"], "--captions-file: expected a text file, got no.txt (no such file)"),
         ("s.h5", ["--caption", "x", "--top", "0"], "--top: expected an integer >= 1, got 0"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from splits import assert_same, random_split
 
 from cmsei_fast.data import Scene, SceneSet, Split, split_from_scenes, synthetic_scenes
@@ -23,13 +24,38 @@ def setting(**parts):
 
 
 BAD = {
-    "list of ids": (setting(ids=["0.jpg"]), TypeError, "ids: expected a tuple of strings, got list"),
+    "list of ids": (setting(ids=["0.jpg"]), TypeError, "ids: expected a tuple of strings, got list; tuple(ids) is one"),
+    "array of captions": (
+        lambda p: {"captions": np.array(p["captions"])},
+        TypeError,
+        "captions: expected a tuple of strings, got ndarray; tuple(captions.tolist()) is one",
+    ),
     "number as id": (setting(ids=(1,)), TypeError, "ids[0]: expected a string, got int"),
     "no image": (setting(ids=()), ValueError, "ids: expected at least one image, got none"),
     "offsets int32": (
         lambda p: {"offsets": p["offsets"].astype(np.int32)},
         TypeError,
-        "offsets: expected a numpy array of int64, got one of int32",
+        "offsets: expected a numpy array of int64, got one of int32; offsets.astype(numpy.int64) is one",
+    ),
+    "offsets list": (
+        lambda p: {"offsets": p["offsets"].tolist()},
+        TypeError,
+        "offsets: expected a numpy array of int64, got list; numpy.array(offsets, numpy.int64) is one",
+    ),
+    "offsets tensor": (
+        lambda p: {"offsets": torch.tensor(p["offsets"])},
+        TypeError,
+        "offsets: expected a numpy array of int64, got Tensor; offsets.numpy() is an array",
+    ),
+    "map of floats": (
+        lambda p: {"caption_to_image": p["caption_to_image"] + 0.5},
+        TypeError,
+        "caption_to_image: expected a numpy array of int64, got one of float64",
+    ),
+    "boxes float16": (
+        lambda p: {"boxes": p["boxes"].astype(np.float16)},
+        TypeError,
+        "boxes: expected a numpy array of float32, got one of float16; boxes.astype(numpy.float32) is one",
     ),
     "offsets short": (lambda p: {"offsets": p["offsets"][:-1]}, ValueError, "offsets: expected shape (6,), got (5,)"),
     "offsets begin": (changed("offsets", 0, 1), ValueError, "offsets[0]: expected 0, got 1"),
@@ -43,13 +69,24 @@ BAD = {
     "features float64": (
         lambda p: {"features": p["features"].astype(float)},
         TypeError,
-        "features: expected float16 or float32, got float64",
+        "features: expected float16 or float32, got float64; features.astype(numpy.float32) has it",
+    ),
+    "features tensor": (
+        lambda p: {"features": torch.from_numpy(np.array(p["features"]))},
+        TypeError,
+        "features: expected a numpy array or the like, got a tensor; features.numpy() is an array",
     ),
     "features rank": (lambda p: {"features": p["features"][None]}, ValueError, "features: expected shape ("),
     "features type": (
         setting(features=[1.0]),
         TypeError,
         "features: expected an array of float16 or float32, got list",
+    ),
+    "features of each image": (
+        lambda p: {"features": np.split(np.array(p["features"]), p["offsets"][1:-1])},
+        TypeError,
+        "features: expected an array of float16 or float32, got list; numpy.concatenate puts those of all images "
+        "one behind another",
     ),
     "boxes shape": (lambda p: {"boxes": p["boxes"][:, :3]}, ValueError, "boxes: expected shape ("),
     "boxes nan": (changed("boxes", (2, 1), np.nan), ValueError, "boxes[2]: expected finite pixels with x1 <= x2"),

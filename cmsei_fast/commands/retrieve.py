@@ -107,6 +107,8 @@ def _sentences(arguments: argparse.Namespace) -> list[str]:
         lines = read_captions("--captions-file", arguments.captions_file)
         check_strings(lambda i: f"{arguments.captions_file}: line {i + 1}", lines)
     if not (arguments.caption or lines or arguments.image):
+        if arguments.captions_file is not None:
+            raise ValueError(f"{arguments.captions_file}: expected a sentence a line, got an empty file")
         raise ValueError("--caption: expected a sentence (or one of --captions-file and --image), got none")
     return [*arguments.caption, *lines]
 

@@ -148,7 +148,13 @@ def check_room(directory: str | os.PathLike[str], needed: int, name: str, what: 
     """
     free = shutil.disk_usage(directory).free
     if needed > free:
-        raise OSError(f"{name}: expected {needed / 2**30:.2f} GiB of room for {what}, got {free / 2**30:.2f} GiB")
+        raise OSError(f"{name}: expected {_size(needed)} of room for {what}, got {_size(free)}")
+
+
+def _size(count: int) -> str:
+    """Bytes in the largest unit of which there is at least one."""
+    unit, scale = next(((u, s) for u, s in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)) if count >= s), ("", 1))
+    return f"{count / scale:.2f} {unit}" if unit else f"{count} bytes"
 
 
 def _longest_name(directory: str) -> int:

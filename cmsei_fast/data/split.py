@@ -216,7 +216,12 @@ def gather(offsets: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _check_strings(name: str, values: Any) -> None:
     if not isinstance(values, tuple):
-        raise TypeError(f"{name}: expected a tuple of strings, got {type(values).__name__}")
+        way = ""
+        if isinstance(values, list):
+            way = f"; tuple({name}) is one"
+        elif isinstance(values, np.ndarray) and values.ndim == 1:
+            way = f"; tuple({name}.tolist()) is one"
+        raise TypeError(f"{name}: expected a tuple of strings, got {type(values).__name__}{way}")
     for i, value in enumerate(values):
         if not isinstance(value, str):
             raise TypeError(f"{name}[{i}]: expected a string, got {type(value).__name__}")
@@ -225,16 +230,31 @@ def _check_strings(name: str, values: Any) -> None:
 def _check_array(name: str, value: Any, dtype: str, shape: tuple[int, ...]) -> None:
     if not isinstance(value, np.ndarray) or value.dtype != dtype:
         got = f"one of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise TypeError(f"{name}: expected a numpy array of {dtype}, got {got}")
+        raise TypeError(f"{name}: expected a numpy array of {dtype}, got {got}{_to_array(name, value, dtype)}")
     if value.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
 
 
+def _to_array(name: str, value: Any, dtype: str) -> str:
+    """What to write for an array whose numbers can be of the dtype, to add to an error; "" where they may not be."""
+    if isinstance(value, np.ndarray):
+        fits = value.dtype.kind in ("iu" if np.dtype(dtype).kind == "i" else "fiu")
+        return f"; {name}.astype(numpy.{dtype}) is one" if fits else ""
+    if isinstance(value, (list, tuple)):
+        return f"; numpy.array({name}, numpy.{dtype}) is one"
+    return f"; {name}.numpy() is an array" if hasattr(value, "numpy") else ""
+
+
 def _check_features(features: Any, n_region: int) -> None:
     if not all(hasattr(features, name) for name in ("shape", "dtype", "__getitem__")):
-        raise TypeError(f"features: expected an array of float16 or float32, got {type(features).__name__}")
+        of_arrays = isinstance(features, (list, tuple)) and len(features) > 0 and hasattr(features[0], "shape")
+        way = "; numpy.concatenate puts those of all images one behind another" if of_arrays else ""
+        raise TypeError(f"features: expected an array of float16 or float32, got {type(features).__name__}{way}")
+    if hasattr(features, "numpy"):
+        raise TypeError("features: expected a numpy array or the like, got a tensor; features.numpy() is an array")
     if features.dtype not in (np.float16, np.float32):
-        raise TypeError(f"features: expected float16 or float32, got {features.dtype}")
+        way = "; features.astype(numpy.float32) has it" if features.dtype == np.float64 else ""
+        raise TypeError(f"features: expected float16 or float32, got {features.dtype}{way}")
     shape = tuple(features.shape)
     if len(shape) != 2 or shape[0] != n_region or shape[1] < 1:
         raise ValueError(f"features: expected shape ({n_region}, Dx), one row per region, got {shape}")
