@@ -32,11 +32,20 @@ def test_a_wrong_architecture_is_named(building, text):
         building.architectures.parse_archs(text)
 
 
-def test_ptx_is_of_the_highest_plain_architecture(building):
-    assert building.architectures.gencode_flags(["80", "90a"]) == [
-        "-gencode=arch=compute_80,code=sm_80",
-        "-gencode=arch=compute_90a,code=sm_90a",
-        "-gencode=arch=compute_90,code=compute_90",
+@pytest.mark.parametrize(
+    ("archs", "ptx"),
+    [
+        (["80", "90a"], "80"),
+        (["80", "90a", "100"], "100"),
+        (["86", "89"], "89"),
+        (["90a"], "90"),
+        (["100f", "90a"], "100"),
+    ],
+)
+def test_ptx_is_of_the_highest_plain_architecture(building, archs, ptx):
+    assert building.architectures.gencode_flags(archs) == [
+        *(f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs),
+        f"-gencode=arch=compute_{ptx},code=compute_{ptx}",
     ]
 
 

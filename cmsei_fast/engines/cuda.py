@@ -194,13 +194,14 @@ def _module() -> ModuleType:
 
 
 def _has_code(architectures: list[str], major: int, minor: int) -> bool:
-    """Whether code for ``architectures``, with PTX of the highest, runs on a GPU of this capability."""
+    """Whether code for ``architectures``, with the PTX that csrc/building adds, runs on a GPU of this capability."""
     bases = [divmod(int(name.rstrip("af")), 10) for name in architectures]
     exact = any(
         base == (major, minor) if name[-1] in "af" else base[0] == major and base[1] <= minor
         for name, base in zip(architectures, bases, strict=True)
     )
-    return exact or max(bases) <= (major, minor)
+    plain = [base for name, base in zip(architectures, bases, strict=True) if name.isdigit()]
+    return exact or max(plain or bases) <= (major, minor)
 
 
 def _build_reason() -> str | None:

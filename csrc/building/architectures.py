@@ -33,13 +33,15 @@ def base_arch(arch: str) -> int:
 
 
 def gencode_flags(archs: list[str]) -> list[str]:
-    """nvcc flags: machine code for each architecture, and PTX of the highest for the GPUs to come.
+    """nvcc flags: machine code for each architecture, and PTX of one for the GPUs to come.
 
-    The PTX is that of the plain architecture: what is compiled for 90a runs on 90 alone.
+    The PTX is that of the highest architecture without a letter, which nvcc makes on the way to its machine code:
+    another would take a compilation more. Where all have one it is of the highest, without the letter: what is compiled
+    for 90a runs on 90 alone.
     """
     flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
-    newest = max(base_arch(arch) for arch in archs)
-    return [*flags, f"-gencode=arch=compute_{newest},code=compute_{newest}"]
+    ptx = max(map(base_arch, [arch for arch in archs if arch.isdigit()] or archs))
+    return [*flags, f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
 
 
 def present_archs() -> list[str]:
