@@ -62,6 +62,12 @@ def test_two_processes_resume_to_the_bit(tmp_path):
         training_runs.run(tmp_path / "killed", resume=True, **NOISY)
 
 
+def test_two_processes_lose_patience_together(tmp_path):
+    start_two(tmp_path, patience=1, learning_rate=1e-12, epochs=9, warmup_epochs=0)
+    assert len([record for record in read_log(tmp_path / "log.jsonl") if "validation" in record]) == 2
+    assert (tmp_path / "last").is_dir()
+
+
 SHARED_VALIDATION = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])

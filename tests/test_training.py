@@ -175,6 +175,29 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path):
     assert len(losses(tmp_path)) == 4
 
 
+def test_patience_ends_a_run_that_gets_no_better(tmp_path, capsys):
+    """So slow a run keeps its ranks: the first validation is the best, and each later one another without a higher."""
+    slow = {"learning_rate": 1e-12, "epochs": 9, "warmup_epochs": 0}
+    training_runs.run(tmp_path / "patient", patience=2, **slow)
+    assert len([r for r in read_log(tmp_path / "patient" / "log.jsonl") if "validation" in r]) == 3
+    assert len(losses(tmp_path / "patient")) == 3 * 4
+    assert (tmp_path / "patient" / "last" / "model.safetensors").is_file()
+    training_runs.run(tmp_path / "patient", patience=2, resume=True, **slow)
+    assert len(losses(tmp_path / "patient")) == 3 * 4
+    split = training_runs.tiny_split()
+    longer = training_runs.config(patience=3, **slow)
+    train(training_runs.tiny_model(split), split, split, tmp_path / "patient", longer, resume=True)
+    told = "ended after epoch 4: 3 validations without a higher rSum\n"
+    assert capsys.readouterr().err.endswith(told)
+    training_runs.run(tmp_path / "whole", **slow | {"epochs": 4})
+    assert losses(tmp_path / "patient") == losses(tmp_path / "whole")
+    training_runs.run(tmp_path / "learns", patience=2, epochs=4, warmup_epochs=0)
+    rsums = [r["validation"]["rSum"] for r in read_log(tmp_path / "learns" / "log.jsonl") if "validation" in r]
+    assert len(rsums) == 4, rsums
+    with pytest.raises(ValueError, match=r"^patience: expected 0 \(there is no validation split\), got 2$"):
+        training_runs.run(tmp_path / "blind", validated=False, patience=2)
+
+
 def test_rates():
     step = TrainConfig(schedule="step", decay=0.1, decay_epochs=2, warmup_steps=4)
     assert [step.rate(i, 10) for i in (0, 3, 19, 20, 40)] == pytest.approx([0.25, 1, 1, 0.1, 0.01])

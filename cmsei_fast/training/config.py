@@ -49,6 +49,8 @@ class TrainConfig:
         neighbours: number of consecutive images of the split to put in a batch together, with one caption each; gives
             hard negatives where the split lists similar images side by side.
         validate_every: epochs between two validations.
+        patience: number of validations in a row without a higher rSum than the best before, after which training ends;
+            0 trains all epochs.
         checkpoint_every: steps between two checkpoints within an epoch; 0 writes one only at its end.
         workers: number of processes that load batches; 0 loads them in the training process.
 
@@ -79,6 +81,7 @@ class TrainConfig:
     vector_limit: int = 50_000
     neighbours: int = 1
     validate_every: int = 1
+    patience: int = 0
     checkpoint_every: int = 0
     workers: int = 0
 

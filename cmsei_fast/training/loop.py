@@ -59,8 +59,8 @@ def train(
         directory: of the run; made if it is not there.
         config: the numbers.
         resume: go on from the newest checkpoint in the directory, with the same losses as if nothing had happened. The
-            configuration is the run's; ``workers``, ``checkpoint_every`` and ``validate_every`` may be others, and
-            ``epochs`` more where the schedule does not depend on them (``"step"``, ``"constant"``).
+            configuration is the run's; ``workers``, ``checkpoint_every``, ``validate_every`` and ``patience`` may be
+            others, and ``epochs`` more where the schedule does not depend on them (``"step"``, ``"constant"``).
         device: None is the process's GPU if there is one, else the CPU.
         progress: show loss, best rSum and pairs/s on standard error: a bar on a terminal, else a line every ten seconds
             and for each epoch; and a line for each validation, rSum and R@1, R@5 and R@10 of both directions.
@@ -74,7 +74,8 @@ def train(
         TypeError: no CMSEI, no split or no TrainConfig in its place.
         ValueError: a configuration, a vocabulary, training data or a validation split that differ between processes,
             or from the run's that is resumed (one that had no validation split may be given one); a split without
-            captions or what the model is built on; float16 on the CPU; a loss or gradients that are not finite.
+            captions or what the model is built on; float16 on the CPU; ``patience`` without a validation split; a loss
+            or gradients that are not finite.
         ProcessLost: another process failed, with its error, or is lost.
     """
     with process_group(device) as place, contextlib.ExitStack() as held:
@@ -104,6 +105,8 @@ class _Run:
     ) -> None:
         if config.precision == "float16" and device.type != "cuda":
             raise ValueError("precision: expected float32 or bfloat16 on the CPU, got float16")
+        if config.patience and validation is None:
+            raise ValueError(f"patience: expected 0 (there is no validation split), got {config.patience}")
         self.rank, self.world = rank_and_world()
         self.model, self.validation = model.to(device), validation
         self.directory, self.config, self.device = directory, config, device
@@ -129,7 +132,8 @@ class _Run:
         if config.average:
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-        self.step, self.best, self.engine = 0, -1.0, "auto"
+        self.step, self.engine = 0, "auto"
+        self.best, self.since_best = -1.0, 0  # the highest rSum, and validations since it
         self.metrics: RecallMetrics | None = None
         held.enter_context(alone_in(directory))
         found = self._found = disk.latest_checkpoint(directory / CHECKPOINTS)
@@ -153,6 +157,9 @@ class _Run:
                 disk.remove_others(self._found.parent, self._found)
         try:
             for epoch in range(self.step // steps, self.config.epochs):
+                if 0 < self.config.patience <= self.since_best:
+                    self._tell(f"ended after epoch {epoch}: {self.since_best} validations without a higher rSum")
+                    break
                 self._epoch(epoch)
                 last = epoch + 1 == self.config.epochs
                 if self.validation is not None and (last or (epoch + 1) % self.config.validate_every == 0):
@@ -271,29 +278,30 @@ class _Run:
             dist.broadcast_object_list(scorers)  # of processors that round apart, one
         owner = split.caption_to_image
         metrics = evaluate(images, captions, scorer=scorers[0], engine=self.engine, caption_to_image=owner, group=group)
+        # In every process: all of them end when patience does.
+        better = metrics.rsum > self.best
+        self.best, self.since_best = (metrics.rsum, 0) if better else (self.best, self.since_best + 1)
         with together():
             if self.rank == 0:
-                self._keep(epoch, model, metrics)
+                self._keep(epoch, model, metrics, better)
 
-    def _keep(self, epoch: int, model: CMSEI, metrics: RecallMetrics) -> None:
+    def _keep(self, epoch: int, model: CMSEI, metrics: RecallMetrics, better: bool) -> None:
         """Logs a validation, tells it, and saves the model if it is the best so far."""
         self.metrics = metrics
         self.log.write(self.step, epoch=epoch, validation=metrics.to_dict(), scorer=model.scorer.to_dict())
-        better = metrics.rsum > self.best
         if better:
-            self.best = metrics.rsum
             model.save_pretrained(self.directory / BEST)
-        if self.progress:
-            told = "the best so far" if better else f"best {self.best:.1f}"
-            print(
-                f"epoch {epoch + 1}/{self.config.epochs}: validation: rSum {metrics.rsum:.1f} ({told}), "
-                + ", ".join(
-                    f"{name} {d.r1:.1f} {d.r5:.1f} {d.r10:.1f}"
-                    for name, d in (("i2t", metrics.i2t), ("t2i", metrics.t2i))
-                ),
-                file=sys.stderr,
-                flush=True,
+        told = "the best so far" if better else f"best {self.best:.1f}"
+        self._tell(
+            f"epoch {epoch + 1}/{self.config.epochs}: validation: rSum {metrics.rsum:.1f} ({told}), "
+            + ", ".join(
+                f"{name} {d.r1:.1f} {d.r5:.1f} {d.r10:.1f}" for name, d in (("i2t", metrics.i2t), ("t2i", metrics.t2i))
             )
+        )
+
+    def _tell(self, line: str) -> None:
+        if self.progress:
+            print(line, file=sys.stderr, flush=True)
 
     def _checkpoint(self) -> None:
         tensors = {f"objective.{k}": x for k, x in self.objective.state_dict().items()}
@@ -308,13 +316,14 @@ class _Run:
         tensors |= {f"{i}.{name}": x for i, state in enumerate(states) for name, x in state.items()}
         with together():
             if self.rank == 0:
-                state = {"best": self.best, "world": self.world, "scaler": self.scaler.state_dict()}
+                state: dict[str, Any] = {"best": self.best, "since_best": self.since_best, "world": self.world}
+                state["scaler"] = self.scaler.state_dict()
                 disk.write_checkpoint(self.directory / CHECKPOINTS, self.step, tensors, state)
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         if state["world"] != self.world:
             raise ValueError(f"resume: expected {state['world']} processes (as the run had), got {self.world}")
-        self.step, self.best = state["step"], state["best"]
+        self.step, self.best, self.since_best = state["step"], state["best"], state.get("since_best", 0)
         self.objective.load_state_dict(_part(tensors, "objective."))
         disk.unpack_optimizer(self.optimizer, tensors)
         if self.average is not None:

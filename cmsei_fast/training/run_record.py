@@ -20,7 +20,7 @@ _SET_BY = {
     "vocabulary.words": "captions, names, pretrained word vectors or the file of a vocabulary make it",
 }
 # Settings that a resumed run may change: no step depends on them.
-_FREE = ("workers", "checkpoint_every", "validate_every")
+_FREE = ("workers", "checkpoint_every", "validate_every", "patience")
 
 
 def compared_record(
