@@ -71,13 +71,16 @@ def kind_of(name: str, value: Any) -> str:
 
 
 def _way_out(value: Any) -> str:
-    """How features come in many a script, as a list of items or a file's name, and how they are given here."""
+    """How features come in many a script, as a list of items, a file or its name, and how they are given here."""
     if isinstance(value, (str, os.PathLike)):
         return "; numpy.load(name, mmap_mode='r') opens a .npy file"
     if isinstance(value, (list, tuple)) and value and isinstance(value[0], str):
         return "; a model's encode_captions makes features of sentences"
     if hasattr(value, "caption_to_image") and hasattr(value, "ids"):
         return "; a model's encode_images makes features of a split"
+    if isinstance(value, Mapping) and value:  # an h5py file too, which is False once closed
+        names = [repr(name) for name in value]
+        return f"; give one of what it holds: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}" if names else ""
     nested = isinstance(value, torch.Tensor) and value.is_nested
     ranks = {len(getattr(x, "shape", ())) for x in value} if isinstance(value, (list, tuple)) else set()
     if nested or ranks == {2}:

@@ -308,6 +308,12 @@ CASES = {
         "numpy.load(name, mmap_mode='r') opens a .npy file",
         {"images": "images.npy"},
     ),
+    "arrays_by_name": Case(
+        TypeError,
+        "images: expected a numpy array, a torch tensor or an h5py dataset, got dict; "
+        "give one of what it holds: 'regions', 'lengths'",
+        {"images": {"regions": 1, "lengths": 2}},
+    ),
     "list_of_items": Case(
         TypeError,
         "captions: expected a numpy array, a torch tensor or an h5py dataset, got list; "
@@ -511,3 +517,20 @@ def test_a_scorer_that_is_given_by_its_place(call: Any, encoded: bool) -> None:
         assert str(caught.value) == f"{name}: {told}"
     with pytest.raises(TypeError, match=r"^caption_lengths: .* got PairScore; its .* name: scorer=model\.scorer$"):
         call(*features, PairScore(PairScorer.scan_t2i()))
+
+
+def test_files_of_many_arrays_are_told_by_what_they_hold(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    words = np.ones((2, 3, 4), np.float32)
+    np.savez(tmp_path / "all.npz", **dict.fromkeys("abcde", words))
+    told = r"got NpzFile; give one of what it holds: 'a', 'b', 'c', 'd', …$"
+    with np.load(tmp_path / "all.npz") as arrays, pytest.raises(TypeError, match=told):
+        score_matrix(words, arrays)
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        with pytest.raises(TypeError, match=r"got File$"):
+            score_matrix(file, words)
+        file["regions"] = words
+        with pytest.raises(TypeError, match=r"got File; give one of what it holds: 'regions'$"):
+            score_matrix(file, words)
+    with pytest.raises(TypeError, match=r"got File$"):
+        score_matrix(file, words)
