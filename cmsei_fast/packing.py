@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,50 @@ class Items:
         row = int((~torch.isfinite(rows)).any(1).nonzero()[0, 0])
         index = first + int(np.searchsorted(offsets, row, side="right")) - 1
         raise ValueError(f"{self.name}: {problem} in {self.item} {self.told(index)}")
+
+
+@dataclass(frozen=True)
+class SomeItems(Items):
+    """Those at some places of all items, which alone are read.
+
+    Args:
+        whole: all items.
+        places: (count,) int64, increasing, at least one.
+    """
+
+    whole: Items = field(kw_only=True)
+    places: np.ndarray = field(kw_only=True)
+
+    def read(self, first: int, last: int, check: bool) -> Block:
+        """As :meth:`Items.read`; neighbours are read together, and one run of them is a view where that is possible."""
+        places = self.places[first:last]
+        cuts = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
+        if len(cuts) == 2:
+            block = self.whole.read(int(places[0]), int(places[-1]) + 1, check)
+            return Block(first, last, block.rows, block.offsets)
+        offsets = self.row_offsets[first : last + 1] - self.row_offsets[first]
+        device = self.data.device if isinstance(self.data, Tensor) else torch.device("cpu")
+        rows = torch.empty((int(offsets[-1]), int(self.data.shape[-1])), dtype=self.dtype, device=device)
+        for start, stop in pairwise(cuts):
+            block = self.whole.read(int(places[start]), int(places[stop - 1]) + 1, check)
+            rows[int(offsets[start]) : int(offsets[stop])] = block.rows
+        return Block(first, last, rows, offsets)
+
+
+def some_items(whole: Items, places: np.ndarray) -> Items:
+    """The items at those places (n,) int64, increasing; all of them are the items as they are."""
+    if len(places) == whole.count:
+        return whole
+    offsets = None
+    if whole.offsets is not None:
+        offsets = np.zeros(len(places) + 1, dtype=np.int64)
+        np.cumsum((whole.offsets[1:] - whole.offsets[:-1])[places], out=offsets[1:])
+
+    def told(i: int) -> str:
+        return whole.told(int(places[i]))
+
+    parts = (whole.name, whole.item, whole.data, offsets, whole.precision, len(places), told)
+    return SomeItems(*parts, whole=whole, places=places)
 
 
 def make_items(

@@ -109,6 +109,54 @@ def test_candidates_of_tensors_and_files(tmp_path, blocks, capsys):
     np.testing.assert_array_equal(got.scores, expected.scores)
 
 
+@pytest.mark.parametrize("form", ["array", "tensor", "memmap", "h5py"])
+@pytest.mark.parametrize("lengths", ["none", "padded", "packed"])
+@pytest.mark.parametrize("query", ["caption", "image"])
+def test_only_candidates_are_read(tmp_path, blocks, form, lengths, query):
+    """What is nobody's candidate holds NaN, which is an error where it is read."""
+    images, captions, m, n = problem()
+    if lengths == "none":
+        m = n = None
+    asked = query == "image"
+    count, queries = (30, 12) if asked else (12, 30)
+    used = np.array([0, 3, 4, 5, 9, 11])  # alone, neighbours, the last of the images
+    rng = np.random.default_rng(1)
+    chosen = np.stack([rng.permutation(used)[:4] for _ in range(queries)])
+    expected = retrieve(images, captions, m, n, query=query, candidates=chosen, k=3, precision="bfloat16")
+
+    def given(unread):
+        sides = [images.copy(), captions.copy()]
+        sides[asked][unread] = np.nan
+        if lengths == "packed":
+            sides = [side[np.arange(side.shape[1]) < k[:, None]] for side, k in zip(sides, (n, m), strict=True)]
+        if form == "tensor":
+            return [torch.from_numpy(side) for side in sides]
+        if form == "array":
+            return sides
+        if form == "h5py":
+            h5py = pytest.importorskip("h5py")
+            file = h5py.File(tmp_path / f"{len(list(tmp_path.iterdir()))}.h5", "w")
+            return [file.create_dataset(name, data=side) for name, side in zip("ab", sides, strict=True)]
+        for name, side in zip("ab", sides, strict=True):
+            np.save(tmp_path / f"{name}.npy", side)
+        return [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "ab"]
+
+    options = {"query": query, "candidates": chosen, "k": 3, "precision": "bfloat16"}
+    got = retrieve(*given(np.setdiff1d(np.arange(count), used)), m, n, **options)
+    np.testing.assert_array_equal(got.indices, expected.indices)
+    np.testing.assert_array_equal(got.scores, expected.scores)
+    item = "caption" if asked else "image"
+    with pytest.raises(ValueError, match=rf"^{item}s: expected finite features, got NaN or an infinity in {item} 9$"):
+        retrieve(*given([9]), m, n, **options)
+
+
+def test_nobody_asks_for_candidates():
+    images, captions, m, n = problem()
+    none = np.zeros((0, 4), np.int64)
+    assert retrieve(images, captions[:0], m[:0], n, candidates=none).indices.shape == (0, 4)
+    assert retrieve(images[:0], captions, m, n[:0], candidates=none, query="image").scores.shape == (0, 4)
+
+
 def test_candidates_that_do_not_fit():
     features = problem()
     good = np.tile(np.arange(4), (30, 1))

@@ -67,7 +67,7 @@ def retrieve(
         k: items for each query, from 1; where there are fewer items, all of them.
         query: "caption": each caption asks for images; "image": each image for captions.
         candidates: (n_query, c) integers, the items among which each query chooses, all different, in any order: the
-            first hundred of another model, say. Only these pairs are scored. On the engine
+            first hundred of another model, say. Only these pairs are scored, and only their items read. On the engine
             ``eager`` the last bits may then differ from the matrix's: they depend on which pairs share a product. None:
             all items.
         screen: "bfloat16": score with rounded features first, and exactly only the pairs that these leave undecided
@@ -94,7 +94,7 @@ def retrieve(
         if screen is not None:
             raise ValueError(f"screen: expected None beside candidates, got {screen!r}")
         chosen = check_candidates(candidates, query, problem.shape)
-        return _retrieved(problem, *best_candidates(TileStream(problem), chosen, query, k, progress, group))
+        return _retrieved(problem, *best_candidates(problem, chosen, query, k, progress, group))
     best = find_best(TileStream(problem), k, query, screen=screen, progress=progress, group=group)
     return _retrieved(problem, best.indices, best.scores)
 

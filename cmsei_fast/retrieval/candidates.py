@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..checks import integers
 from ..distributed import Team, dealt
-from ..packing import Block
-from ..tiling import Part, TileStream, call_engine, overflow
+from ..packing import Block, some_items
+from ..tiling import Part, Problem, TileStream, call_engine, overflow
 
 # An image is gone through with its captions, a caption with its images where these are so many times more: what is
 # computed of one item alone is more of an image, whose regions are more than a caption's words.
@@ -48,15 +48,24 @@ def check_candidates(candidates: Any, query: str, shape: tuple[int, int]) -> np.
 
 
 def best_candidates(
-    stream: TileStream, candidates: np.ndarray, query: str, k: int, progress: bool, group: Any = None
+    problem: Problem, candidates: np.ndarray, query: str, k: int, progress: bool, group: Any = None
 ) -> tuple[Tensor, Tensor]:
-    """(n_query, min(k, c)) of the best candidates: their indices and scores, of equal scores the lower index first."""
+    """(n_query, min(k, c)) of the best candidates: their indices and scores, of equal scores the lower index first.
+
+    Items that are nobody's candidates are not read.
+    """
     ordered = np.sort(candidates, axis=1)
+    asked = np.unique(ordered)
+    if query == "caption":
+        problem = replace(problem, images=some_items(problem.images, asked))
+    else:
+        problem = replace(problem, captions=some_items(problem.captions, asked))
+    stream = TileStream(problem)
     team = Team(group, stream)
     team.agree(k=k, query=query, screen=None, candidates=zlib.crc32(ordered.tobytes()))
     items = torch.from_numpy(ordered)
     asks = np.repeat(np.arange(len(items)), items.shape[1])
-    flat = items.flatten().numpy()
+    flat = np.searchsorted(asked, ordered.ravel())
     images, captions = (flat, asks) if query == "caption" else (asks, flat)
     found = _scores(stream, images, captions, progress, team).view(items.shape)
     scores, order = found.sort(dim=1, descending=True, stable=True)
