@@ -69,12 +69,16 @@ class Job:
         for other in others:
             if self._future.done() or not self._lock.locked():
                 break
-            if other._lock.acquire(blocking=False):
-                try:
-                    other._do()
-                finally:
-                    other._lock.release()
+            other.begin()
         return self.result()
+
+    def begin(self) -> None:
+        """Does the work, unless somebody is doing it."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._do()
+            finally:
+                self._lock.release()
 
     def _do(self) -> None:
         if not self._future.done():
@@ -107,7 +111,7 @@ def begun(items: Sequence[pytest.Item]) -> Iterator[None]:
             if ended.is_set():
                 return
             try:
-                job.result()
+                job.begin()
             except BaseException:  # its test raises it again
                 continue
 

@@ -70,6 +70,26 @@ def test_who_waits_does_what_nobody_has_begun(cores: None) -> None:
         assert jobs[1].result() == threading.current_thread().name
 
 
+@pytest.mark.parametrize("cores", [2], indirect=True)
+def test_the_second_core_passes_over_what_the_first_does(cores: None) -> None:
+    begun, taken, free = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> bool:
+        begun.set()
+        return taken.wait(20)
+
+    def second() -> bool:
+        taken.set()
+        return free.wait(20)
+
+    items = [Item(first), Item(second), Item(free.set)]
+    with beside.begun(items):  # type: ignore[arg-type]
+        jobs = [item.stash[beside.JOB] for item in items]
+        assert begun.wait(20)
+        assert jobs[0].result_meanwhile(beside.BEGUN)
+        assert jobs[1].result()
+
+
 @pytest.mark.parametrize("cores", [1, 2], indirect=True)
 def test_a_second_core_begins_by_itself(cores: None, request: pytest.FixtureRequest) -> None:
     begun = threading.Event()
