@@ -1,5 +1,5 @@
-"""Builds the CPU module with NEON's register tiles and the 512-bit variants, of instructions that narrower processors
-have; its path from the root is the last line that is printed.
+"""Builds the CPU module with NEON's register tiles and the 512-bit variants, of an instruction set that the processor
+has; its path from the root is the last line that is printed.
 
 A process of its own, as it changes what the package that builds knows.
 
