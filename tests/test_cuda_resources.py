@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import importlib.util
 import itertools
 import os
@@ -100,6 +101,7 @@ def test_no_kernel_spills_or_asks_for_too_much(built: list[Kernel]) -> None:
         assert kernel.used["SHARED"] <= STATIC_SHARED, kernel
 
 
+@functools.cache
 def listing(architecture: str, kernel: str) -> str:
     """A kernel's instructions; skips the test without the architecture."""
     import cmsei_fast._cuda as module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -57,29 +58,35 @@ def test_float32_against_pytorch(problem: Problem, backend: Backend) -> None:
     check_against_pytorch(problem, torch.float32, backend)
 
 
+def gradients_with(
+    problem: Problem, side: str, made_by: str, engine: str, device: str, dtype: torch.dtype
+) -> list[list[torch.Tensor]]:
+    """Of each image and each caption, float64 on the CPU, where the side has a number that is not finite ("": none)."""
+    v, w, *both = Problem(problem.scorer, (3, 5, 2), (2, 4, 3), 6).tensors()
+    upstream = problem.upstream()[:1, :1] + torch.arange(1.0, 10.0, dtype=torch.float64).view(3, 3)
+    leaves = [x.to(dtype, copy=True) for x in (v, w)]
+    if made_by:
+        bad = torch.tensor(float(made_by), dtype=dtype) if made_by.endswith("inf") else nan(made_by, dtype)
+        leaves[side == "caption"][4, 2] = bad
+    leaves = [x.to(device).requires_grad_() for x in leaves]
+    scores = pair_score(*leaves, *both, scorer=problem.scorer, engine=engine)
+    grads = torch.autograd.grad(scores, leaves, upstream.to(scores))
+    return [[y.double().cpu() for y in x.split(of.diff().tolist())] for x, of in zip(grads, both, strict=True)]
+
+
+@functools.cache
+def defined(problem: Problem, side: str, made_by: str) -> list[list[torch.Tensor]]:
+    """The same by the reference, all in float64."""
+    return gradients_with(problem, side, made_by, "reference", "cpu", torch.float64)
+
+
 @pytest.mark.parametrize("made_by", [*NANS, "inf", "-inf"])
 @pytest.mark.parametrize("side", ["image", "caption"])
 @pytest.mark.parametrize("problem", every_direction()[4::30] + whole_scores()[:2], ids=name)
 def test_gradients_of_what_is_not_finite(problem: Problem, side: str, made_by: str, backend: Backend) -> None:
     """It and what was scored with it have the definition's gradients, none; others of its side have their own."""
-    v, w, *both = Problem(problem.scorer, (3, 5, 2), (2, 4, 3), 6).tensors()
-    upstream = problem.upstream()[:1, :1] + torch.arange(1.0, 10.0, dtype=torch.float64).view(3, 3)
-    found = []
-    for engine, device, dtype, dirty in (
-        ("reference", "cpu", torch.float64, False),
-        ("reference", "cpu", torch.float64, True),
-        (backend.engine, backend.device, torch.float32, True),
-    ):
-        leaves = [x.to(dtype, copy=True) for x in (v, w)]
-        bad = torch.tensor(float(made_by), dtype=dtype) if made_by.endswith("inf") else nan(made_by, dtype)
-        if dirty:
-            leaves[side == "caption"][4, 2] = bad
-        leaves = [x.to(device).requires_grad_() for x in leaves]
-        scores = pair_score(*leaves, *both, scorer=problem.scorer, engine=engine)
-        grads = torch.autograd.grad(scores, leaves, upstream.to(scores))
-        items = zip(grads, both, strict=True)
-        found.append([[y.double().cpu() for y in x.split(of.diff().tolist())] for x, of in items])
-    clean, expected, actual = found
+    clean, expected = defined(problem, "", ""), defined(problem, side, made_by)
+    actual = gradients_with(problem, side, made_by, backend.engine, backend.device, torch.float32)
     for i, (own, other) in enumerate(zip(expected, actual, strict=True)):
         assert [bool(x.isfinite().all()) for x in own] == [bool(x.isfinite().all()) for x in other]
         for x, y in zip(clean[i], other, strict=True):
@@ -172,27 +179,31 @@ def test_an_expanded_gradient(backend: Backend) -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("matches", [1, 4, 9, 30], ids=lambda n: f"{n}-of-72-pairs")
-def test_few_pairs_with_a_gradient(matches: int, backend: Backend) -> None:
-    """The hardest-negative loss leaves most of the matrix without one; few pairs and many must give the same."""
+def gradients_of_few(matches: int, engine: str, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Float64 on the CPU, where a loss sends back to so many of 72 pairs."""
     problem = Problem(PairScorer.cmsei(), (36, 5, 1, 37, 7, 2, 14, 20, 3), (13, 1, 3, 17, 2, 30, 5, 8), 20)
     generator = torch.Generator().manual_seed(matches)
     upstream = torch.zeros(72, dtype=torch.float64)
     chosen = torch.randperm(72, generator=generator)[:matches]
     upstream[chosen] = torch.randn(matches, generator=generator, dtype=torch.float64)
-    found = []
-    for engine, device, dtype in (
-        ("reference", "cpu", torch.float64),
-        (backend.engine, backend.device, torch.float64),
-        (backend.engine, backend.device, torch.float32),
-    ):
-        v, w, v_offsets, w_offsets = problem.tensors()
-        scalars = torch.tensor(problem.scorer.scalars(), dtype=dtype)
-        leaves = [v.to(device, dtype).requires_grad_(), w.to(device, dtype).requires_grad_(), scalars.requires_grad_()]
-        options = {"scorer": problem.scorer, "scalars": leaves[2], "engine": engine}
-        out = pair_score(leaves[0], leaves[1], v_offsets, w_offsets, **options)
-        grads = torch.autograd.grad(out, leaves, upstream.view(9, 8).to(out))
-        found.append([g.double().cpu() for g in grads])
-    for limit, actual in ((1e-11, found[1]), (1e-4, found[2])):
-        for g, expected in zip(actual, found[0], strict=True):
+    v, w, v_offsets, w_offsets = problem.tensors()
+    scalars = torch.tensor(problem.scorer.scalars(), dtype=dtype)
+    leaves = [v.to(device, dtype).requires_grad_(), w.to(device, dtype).requires_grad_(), scalars.requires_grad_()]
+    options = {"scorer": problem.scorer, "scalars": leaves[2], "engine": engine}
+    out = pair_score(leaves[0], leaves[1], v_offsets, w_offsets, **options)
+    return [g.double().cpu() for g in torch.autograd.grad(out, leaves, upstream.view(9, 8).to(out))]
+
+
+@functools.cache
+def defined_of_few(matches: int) -> list[torch.Tensor]:
+    """The same by the reference, all in float64."""
+    return gradients_of_few(matches, "reference", "cpu", torch.float64)
+
+
+@pytest.mark.parametrize("matches", [1, 4, 9, 30], ids=lambda n: f"{n}-of-72-pairs")
+def test_few_pairs_with_a_gradient(matches: int, backend: Backend) -> None:
+    """The hardest-negative loss leaves most of the matrix without one; few pairs and many must give the same."""
+    for dtype, limit in ((torch.float64, 1e-11), (torch.float32, 1e-4)):
+        actual = gradients_of_few(matches, backend.engine, backend.device, dtype)
+        for g, expected in zip(actual, defined_of_few(matches), strict=True):
             assert error(g, expected) <= limit * magnitude(expected)

@@ -247,6 +247,26 @@ def test_what_asks_for_nothing_but_minus_infinity_gets_nan(dtype: torch.dtype, s
         compare({"out": found}, {"out": expected}, LIMIT[dtype])
 
 
+def with_one(name: str, made_by: str, engine: str, device: str, own: torch.dtype) -> dict[str, Tensor]:
+    """The output and all gradients, float64 on the CPU, where one of the inputs has a number that is not finite."""
+    inputs, labels = graph(SHAPES[-1])
+    labels[0, :, 5], labels[0, [2, 20], 5] = 0, torch.tensor([3, 4])
+    upstream = torch.randn(inputs["q"].shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    bad = torch.tensor(torch.inf, dtype=own) if made_by == "inf" else nan(made_by, own)
+    given = {n: x.to(own, copy=True) for n, x in (*inputs.items(), ("upstream", upstream))}
+    given[name][0, 1, 5, 3] = bad
+    leaves = {n: given[n].to(device).requires_grad_() for n in NAMES}
+    out = relation_attention(labels=labels.to(device), engine=engine, **leaves)
+    grads = torch.autograd.grad(out, list(leaves.values()), given["upstream"].to(device))
+    return dict(zip(("out", *NAMES), (x.detach().double().cpu() for x in (out, *grads)), strict=True))
+
+
+@functools.cache
+def defined_with_one(name: str, made_by: str) -> dict[str, Tensor]:
+    """The same by the reference, all in float64."""
+    return with_one(name, made_by, "reference", "cpu", torch.float64)
+
+
 # triton's programs multiply what one of their queries has an edge to for all of them (docs/engines.md).
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b.engine != "triton"], ids=str, indirect=True)
 @pytest.mark.parametrize("made_by", [*NANS, "inf"])
@@ -254,19 +274,8 @@ def test_what_asks_for_nothing_but_minus_infinity_gets_nan(dtype: torch.dtype, s
 @pytest.mark.parametrize("name", ["q", "k", "v", "upstream"])
 def test_what_is_not_finite_stays_on_its_edges(name: str, dtype: torch.dtype, made_by: str, backend: Backend) -> None:
     """A row that has no edge to it is as it would be without; scores and gradients that have get it, as defined."""
-    inputs, labels = graph(SHAPES[-1])
-    labels[0, :, 5], labels[0, [2, 20], 5] = 0, torch.tensor([3, 4])
-    upstream = torch.randn(inputs["q"].shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    found = []
-    for engine, device, own in (("reference", "cpu", torch.float64), (backend.engine, backend.device, dtype)):
-        bad = torch.tensor(torch.inf, dtype=own) if made_by == "inf" else nan(made_by, own)
-        given = {n: x.to(own, copy=True) for n, x in (*inputs.items(), ("upstream", upstream))}
-        given[name][0, 1, 5, 3] = bad
-        leaves = {n: given[n].to(device).requires_grad_() for n in NAMES}
-        out = relation_attention(labels=labels.to(device), engine=engine, **leaves)
-        grads = torch.autograd.grad(out, list(leaves.values()), given["upstream"].to(device))
-        found.append(dict(zip(("out", *NAMES), (x.detach().double().cpu() for x in (out, *grads)), strict=True)))
-    expected, actual = found
+    expected = defined_with_one(name, made_by)
+    actual = with_one(name, made_by, backend.engine, backend.device, dtype)
     wrong = {n: ~x.isfinite() for n, x in expected.items() if n != "value" or name != "upstream"}
     assert any(x.any() for x in wrong.values())
     for n, x in wrong.items():
