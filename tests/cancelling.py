@@ -35,12 +35,12 @@ def without_a_mean(x: Tensor, items: int) -> Tensor:
     return (rows - rows.mean(1, keepdim=True)).flatten(0, 1)
 
 
-def check_regions_without_a_mean(length: int, engine: str, dtype: torch.dtype) -> None:
+def check_regions_without_a_mean(length: int, engine: str, dtype: torch.dtype, count: int = 6) -> None:
     """The direction of a mean that is rounding alone is any; cosines with it are cosines all the same."""
-    v, w, v_offsets, w_offsets = of_one_size(6, length)
-    few = v.view(6, 36, 64)[:, :12].to(dtype).double()
+    v, w, v_offsets, w_offsets = of_one_size(count, length)
+    few = v.view(count, 36, 64)[:, :12].to(dtype).double()
     precision = str(dtype).removeprefix("torch.")
-    for same in (without_a_mean(v, 6), torch.cat([few, few, -2 * few], 1).flatten(0, 1)):
+    for same in (without_a_mean(v, count), torch.cat([few, few, -2 * few], 1).flatten(0, 1)):
         regions = same.to(dtype)
         for scorer, largest in (
             (PairScorer.cmsei(), 5),

@@ -80,6 +80,11 @@ BACKENDS = available_backends()
 INTERPRETED_CASES = 3
 COMPILED_CASES = 6
 
+if triton.interpreted():
+    import quick_interpreter
+
+    quick_interpreter.install()
+
 # The tests' tensors are small: threads would only wait for each other. The tests of threads ask for their own.
 torch.set_num_threads(1)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from problems import offsets
 from triton_compiler import OLDER, SHARED, Compiled, build
-from triton_here import TESTS, interpreted, no_interpreter, too_old
+from triton_here import QUICKLY, TESTS, interpreted, no_interpreter, too_old
 
 from cmsei_fast import PairScorer, engines
 from cmsei_fast.engines import triton as engine
@@ -45,16 +45,13 @@ def test_as_every_engine(outcome: str) -> None:
 
 
 @interprets
-@pytest.mark.beside(work=lambda: interpreted("-c", MANY_TILES.format(tests=str(TESTS)), CMSEI_TRITON_DESIGN="fused"))
+@pytest.mark.beside(work=lambda: interpreted("-c", QUICKLY + MANY_TILES, CMSEI_TRITON_DESIGN="fused"))
 def test_many_tiles(outcome: str) -> None:
     """More tiles than programs, than a band and than a launch hold, of several padded sizes, the last ones not full."""
     assert "ok 30" in outcome
 
 
 MANY_TILES = """
-import sys
-
-sys.path.insert(0, {tests!r})
 import torch
 from problems import Problem, error, truth
 
@@ -64,7 +61,7 @@ from cmsei_fast.ops import pair_score
 
 triton_fused.BAND, triton_fused._MOST_TILES = 2, 8
 triton_fused.TILES = dict.fromkeys(triton_fused.TILES, (triton_fused.Tile(32, 64, 4, 1),))
-triton_fused.form = lambda *_: {{"TURNED": False, "HALVES": True}}
+triton_fused.form = lambda *_: {"TURNED": False, "HALVES": True}
 launched = 0
 launch = triton_fused._launch
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from triton_here import TESTS, interpreted, no_interpreter
+from triton_here import QUICKLY, TESTS, interpreted, no_interpreter
 
 # Too many pairs, or every problem at once: only with CMSEI_TRITON_GRID.
 TOO_SLOW = (
@@ -42,24 +42,21 @@ def test_as_every_engine(file: str, least: int, outcome: str) -> None:
     assert int(passed[1]) >= least, outcome
 
 
-@pytest.mark.beside(work=lambda: interpreted("-c", SMALL_CHUNKS.format(tests=str(TESTS))))
+@pytest.mark.beside(work=lambda: interpreted("-c", QUICKLY + SMALL_CHUNKS))
 def test_small_chunks(outcome: str) -> None:
     """More chunks than one, of both sides, forward and backward, launches of several padded sizes, both forms."""
     assert "ok" in outcome
 
 
 SMALL_CHUNKS = """
-import sys
-
-sys.path.insert(0, {tests!r})
 import torch
 from problems import Problem, computed, error, magnitude, truth
 
 from cmsei_fast import PairScorer
 from cmsei_fast.engines import triton_pair, triton_pair_vjp
 
-problem = Problem(PairScorer.cmsei(), (5, 1, 17, 7, 2), (3, 1, 18, 2, 2, 3), 8)
-for chunk, form in ((1, True), (300, False)):
+problem = Problem(PairScorer.cmsei(), (5, 1, 17, 7), (3, 1, 18, 5), 8)
+for chunk, form in ((1, True), (600, False)):
     triton_pair.FORWARD_CHUNK = triton_pair_vjp.BACKWARD_CHUNK = chunk
     triton_pair.turned = triton_pair_vjp.turned = lambda *_: form
     actual, expected = computed(problem, "triton", torch.float64), truth(problem)
@@ -81,7 +78,7 @@ def test_beyond_32_bits(outcome: str) -> None:
     assert "2 passed" in outcome
 
 
-@pytest.mark.beside(work=lambda: interpreted("-c", LABELS))
+@pytest.mark.beside(work=lambda: interpreted("-c", QUICKLY + LABELS))
 def test_labels_outside_the_tables(outcome: str) -> None:
     """What the replays of a CUDA graph may bring unchecked: the row of its query becomes NaN, nothing else is read."""
     assert "ok" in outcome

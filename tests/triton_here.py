@@ -35,6 +35,17 @@ def no_interpreter() -> str | None:
     return None
 
 
+# What a process begins with that runs code, not pytest, whose conftest.py does this.
+QUICKLY = f"""
+import sys
+
+sys.path.insert(0, {str(TESTS)!r})
+import quick_interpreter
+
+quick_interpreter.install()
+"""
+
+
 def interpreted(*arguments: str, **variables: str) -> str:
     """What a process in the interpreter prints, with these environment variables; it must succeed."""
     variables = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", **variables}
