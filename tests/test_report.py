@@ -197,6 +197,11 @@ def test_a_file_that_the_fields_scripts_save_comes_with_the_line_that_makes_a_ma
     (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY, but no more")
     assert cli.main(["report", "--scores", "broken.npy"]) == 2
     assert capsys.readouterr().err.endswith("got another or a pickled one\n")
+    np.save("cut.npy", np.zeros((4, 8), np.float32))
+    os.truncate("cut.npy", 200)
+    assert cli.main(["report", "--scores", "cut.npy"]) == 2
+    told = "cut.npy: expected a .npy file of one floating matrix, got a truncated one: expected 256 bytes (as its head"
+    assert f"{told} tells), got 200\n" in capsys.readouterr().err
 
 
 def test_several_matrices_are_their_mean(tmp_path, monkeypatch, capsys):
@@ -319,7 +324,10 @@ SAVED = ["--scores", "{f}/scores.npy"]
         ),
         (["--scores", "{t}/pickled.npy"], "pickled.npy: expected a .npy file of one floating matrix, got another or a"),
         (["--scores", "{t}/endless.npy"], "endless.npy: expected a .npy file of one floating matrix, got another or a"),
-        (["--scores", "{t}/huge.npy"], "huge.npy: expected a .npy file of one floating matrix, got another or a"),
+        (
+            ["--scores", "{t}/huge.npy"],
+            "huge.npy: expected a .npy file of one floating matrix, got a truncated one: expected 4000000000",
+        ),
         (["--scores", "{t}/a.npz"], "got an archive; this makes one: np.save('scores.npy', np.load("),
         (["--scores", "{t}/zip.npy"], "zip.npy: expected a .npy file of one floating matrix, got another or a"),
         ([*SAVED, "--caption-to-image", "{t}/endless.npy"], "endless.npy: expected an integer for each caption, got"),

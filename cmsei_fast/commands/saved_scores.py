@@ -40,9 +40,8 @@ def saved_scores(path: str, split: Split | None, name: str | None) -> np.ndarray
     try:
         scores: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, zipfile.BadZipFile, *DAMAGED_HEAD):
-        raise ValueError(
-            f"{path}: expected a .npy file of one floating matrix, got another or a pickled one{_as_matrix(path)}"
-        ) from None
+        got = _cut_short(path) or f"another or a pickled one{_as_matrix(path)}"
+        raise ValueError(f"{path}: expected a .npy file of one floating matrix, got {got}") from None
     if not isinstance(scores, np.ndarray) or scores.ndim != 2 or scores.dtype.kind != "f":
         got = f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else f"an archive{_as_matrix(path)}"
         raise ValueError(f"{path}: expected a floating matrix (n_image, n_caption), got {got}")
@@ -87,6 +86,20 @@ def mean_of_saved(paths: Sequence[str], split: Split | None, name: str | None) -
         out += scores
     out /= len(found)
     return out
+
+
+def _cut_short(path: str) -> str:
+    """What a file is that ends before its numbers do; "" for any other."""
+    from ..data.convert.npy import DAMAGED, read_head
+
+    try:
+        with open(path, "rb") as file:
+            read_head(file, os.fstat(file.fileno()).st_size)
+    except EOFError as error:
+        return f"a truncated one: {error}"
+    except (ValueError, *DAMAGED):
+        pass
+    return ""
 
 
 def _as_matrix(path: str) -> str:
