@@ -8,6 +8,7 @@ import difflib
 import io
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TextIO
@@ -78,7 +79,8 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; those that a command does not know are told with its own name, whose help has the right ones."""
     arguments, unknown = build_parser().parse_known_args(argv)
     if unknown:
-        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, arguments.parser)}")
+        told = _meant(unknown, arguments.parser) or _asked(unknown, arguments)
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}{told}")
     return arguments
 
 
@@ -88,6 +90,12 @@ def _meant(unknown: Sequence[str], parser: argparse.ArgumentParser) -> str:
     asked = [text.partition("=")[0].replace("_", "-") for text in unknown if text.startswith("--")]
     found = [near[0] for text in asked if (near := difflib.get_close_matches(text, flags, 1, 0.8))]
     return f"; there is {', '.join(dict.fromkeys(found))}" if found else ""
+
+
+def _asked(unknown: Sequence[str], arguments: argparse.Namespace) -> str:
+    """Where a sentence goes that was given without its flag."""
+    bare = [text for text in unknown if not text.startswith("-")]
+    return f"; a sentence is given as --caption {shlex.quote(bare[0])}" if bare and "caption" in arguments else ""
 
 
 def _flush() -> None:

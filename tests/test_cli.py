@@ -353,6 +353,14 @@ def test_an_unknown_flag_is_told_with_the_command_whose_help_has_the_right_one(a
     assert capsys.readouterr().err == f"{name}: error: {told}{meant} ({name} --help tells more)\n"
 
 
+@pytest.mark.parametrize("command", ["retrieve a.h5 --model m", "explain a.h5 --model m --image 3"])
+def test_a_sentence_without_its_flag_is_told_its_flag(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*command.split(), "a man's hat"])
+    told = """unrecognized arguments: a man's hat; a sentence is given as --caption 'a man'"'"'s hat'"""
+    assert f"error: {told} (cmsei-fast" in capsys.readouterr().err
+
+
 def test_help_says_what_every_command_and_flag_is():
     parsers = [cli.build_parser()]
     for parser in parsers:

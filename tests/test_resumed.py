@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,33 @@ def test_a_saved_model_has_its_settings_as_its_run_has_them(
         assert resumed(tmp_path / "run", *options, epochs) == 0
     assert resumed(tmp_path / "run", *options, "2", "--heads", "2") == 2
     assert "--heads: expected 4 (as the run began), got 2; --resume takes" in capsys.readouterr().err
+
+
+def test_the_model_that_a_run_started_from_is_noted_and_asked_for(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bare.h5").write_bytes((run.parent / "bare.h5").read_bytes())
+    start, options = str(run / "last"), ["--quiet", "--batch-size", "16", "--epochs"]
+    assert resumed(tmp_path / "run", "--model", start, *options, "1") == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["start"] == {"model": start}
+    capsys.readouterr()
+    assert resumed(tmp_path / "run", *options, "2") == 2
+    assert f"error: --model: expected {start} (as the run began), got none; --resume" in capsys.readouterr().err
+    moved = shutil.copytree(run / "last", tmp_path / "moved")
+    assert resumed(tmp_path / "run", "--model", str(moved), *options, "2") == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["start"] == {"model": start}
+    assert "start" not in json.loads((run / "run.json").read_text())
+
+
+def test_the_file_of_a_run_gives_its_settings_to_another(run: Path, tmp_path: Path) -> None:
+    made = synthetic_scenes(4, width=8)
+    split = split_from_scenes(made.scenes, features=made.features)
+    write_split(tmp_path / "bare.h5", replace(split, relations=None, relation_offsets=None, predicate_names=()))
+    assert resumed(tmp_path / "run", "--settings", str(run / "run.json"), "--heads", "2") == 0
+    before, after = (json.loads((each / "run.json").read_text()) for each in (run, tmp_path / "run"))
+    assert after["training"] == before["training"]
+    changed = {name for name in before["model"] if before["model"][name] != after["model"][name]}
+    assert changed == {"heads", "feature_width", "object_names"}  # the flag, and what the split has
 
 
 def other_values() -> dict[str, str]:

@@ -38,6 +38,11 @@ def check_resumed(
     before = read_record(Path(directory))
     if before is None:
         return
+    start = before.get("start", {}).get("model")
+    if made and start is not None:
+        raise ValueError(
+            f"--model: expected {start} (as the run began), got none; --resume takes the settings of the run"
+        )
     asked = dict(model)
     if made:
         defaults = {f.name: f.default for f in fields(ModelConfig) if f.name not in _SET_BY_DATA}

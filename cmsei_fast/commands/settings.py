@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
+from collections.abc import Collection
 from dataclasses import Field, fields
 from typing import Any
 
@@ -67,8 +68,10 @@ def check_least(flag: str, value: int | None, least: int) -> None:
         raise ValueError(f"{flag}: expected an integer >= {least}, got {value}")
 
 
-def read_settings(path: str | None, sections: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """The sections of a JSON file of settings, empty where there are none.
+def read_settings(
+    path: str | None, sections: tuple[str, ...], others: Collection[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """The sections of a JSON file of settings, empty where there are none, and those of the others that it has.
 
     Raises:
         OSError: the file cannot be opened.
@@ -80,6 +83,6 @@ def read_settings(path: str | None, sections: tuple[str, ...]) -> dict[str, dict
 
     record = read_json(path)
     for name, value in record.items():
-        if name not in sections or not isinstance(value, dict):
+        if name not in (*sections, *others) or not isinstance(value, dict):
             raise ValueError(f"{path}: expected any of {', '.join(sections)}, each an object, got {name!r}")
-    return {name: dict(record.get(name, {})) for name in sections}
+    return {name: dict(record.get(name, {})) for name in (*sections, *(name for name in others if name in record))}

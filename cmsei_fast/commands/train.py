@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SECTIONS = ("model", "training")
 # Fields of the model without a flag of their own making: what the split has, and the scorer, whose flag names a preset.
 _WITHOUT_FLAG = ("feature_width", "object_names", "predicate_names", "scorer")
+# Fields of a run's model that its split and word vectors gave it.
+_SET_BY_DATA = ("feature_width", "object_names", "predicate_names", "trained_words")
 
 
 def add_parser(commands: Any) -> None:
@@ -49,7 +51,8 @@ def add_parser(commands: Any) -> None:
         "--settings",
         type=given_path,
         metavar="JSON",
-        help=f"JSON file with the objects {' and '.join(SECTIONS)}, whose keys are the settings below with underscores",
+        help=f"JSON file with the objects {' and '.join(SECTIONS)}, whose keys are the settings below with "
+        "underscores, or the run.json of another run, without what its split and word vectors set",
     )
     train.add_argument(
         "--model",
@@ -111,6 +114,7 @@ def _train(arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
             device=str(device),
             progress=not arguments.quiet,
+            started_from=arguments.model,
         )
         if metrics is not None:
             print("validation after the last epoch:")
@@ -129,6 +133,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any
     """
     from ..model import ModelConfig
     from ..training import TrainConfig
+    from ..training.run_record import PARTS
 
     if arguments.model is not None:
         for flag, value in (("--word-vectors", arguments.word_vectors), ("--vocabulary", arguments.vocabulary)):
@@ -137,7 +142,9 @@ def _settings(arguments: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any
     if Path(arguments.directory).is_file():
         got = f"the file {arguments.directory} (--validation takes a split)"
         raise NotADirectoryError(f"directory: expected a directory for the run, got {got}")
-    settings = read_settings(arguments.settings, SECTIONS)
+    settings = read_settings(arguments.settings, SECTIONS, PARTS)
+    if len(settings) > len(SECTIONS):  # a run's file
+        settings["model"] = {name: x for name, x in settings["model"].items() if name not in _SET_BY_DATA}
     of_training = settings["training"] | given(arguments, TrainConfig)
     of_model = settings["model"] | given(arguments, ModelConfig)
     config = TrainConfig.from_dict(of_training)

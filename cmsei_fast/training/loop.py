@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ def train(
     resume: bool = False,
     device: str | None = None,
     progress: bool = True,
+    started_from: str | os.PathLike[str] | None = None,
 ) -> RecallMetrics | None:
     """Trains a model and keeps the run in a directory: configuration, log, checkpoints, the best and the last model.
 
@@ -64,6 +66,7 @@ def train(
         device: None is the process's GPU if there is one, else the CPU.
         progress: show loss, best rSum and pairs/s on standard error: a bar on a terminal, else a line every ten seconds
             and for each epoch; and a line for each validation, rSum and R@1, R@5 and R@10 of both directions.
+        started_from: the saved model that this one is, as a new run's ``run.json`` is to name it.
 
     Returns:
         Metrics of the last validation, in process 0; None where nothing was validated.
@@ -86,7 +89,8 @@ def train(
                     raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
             if validation is not None and not isinstance(validation, Split):
                 raise TypeError(f"validation: expected a Split or None, got {type(validation).__name__}")
-            run = _Run(model, training, validation, Path(directory), config, place, resume, progress, held)
+            start = None if started_from is None else os.fspath(started_from)
+            run = _Run(model, training, validation, Path(directory), config, place, resume, progress, held, start)
         return run.run()
 
 
@@ -102,6 +106,7 @@ class _Run:
         resume: bool,
         progress: bool,
         held: contextlib.ExitStack,
+        start: str | None,
     ) -> None:
         if config.precision == "float16" and device.type != "cuda":
             raise ValueError("precision: expected float32 or bfloat16 on the CPU, got float16")
@@ -140,6 +145,8 @@ class _Run:
         data = {"data": identity(training), "vocabulary": vocabulary_identity(model.vocabulary)}
         if validation is not None:
             data["validation"] = identity(validation)
+        if start is not None:
+            data["start"] = {"model": start}
         self._record, self._before = compared_record(directory, config, self.model.config, data, resume, found)
         torch.manual_seed(config.seed + 1000003 * self.rank)  # dropout differs between processes
         if found is not None:

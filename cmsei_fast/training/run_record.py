@@ -12,7 +12,8 @@ from .config import TrainConfig
 
 CONFIG = "run.json"
 # What the parts of the configuration that are no settings are of, for messages.
-_OWNERS = {"data": "training.", "validation": "validation.", "vocabulary": "vocabulary."}
+_OWNERS = {"data": "training.", "validation": "validation.", "vocabulary": "vocabulary.", "start": "start."}
+PARTS = tuple(_OWNERS)
 # Who sets parts that no setting gives.
 _SET_BY = {
     **dict.fromkeys(("feature_width", "object_names", "predicate_names", "boxes"), "the training split sets it"),
@@ -36,7 +37,7 @@ def compared_record(
     Args:
         directory: of the run.
         config: the numbers; ``model``: what the model is made of.
-        data: for JSON, what tells the splits and the vocabulary from others.
+        data: for JSON, what tells the splits and the vocabulary from others, and what a new run starts from.
         resume: whether the run goes on.
         found: its newest checkpoint, None without one.
 
@@ -56,6 +57,9 @@ def compared_record(
         raise FileExistsError(f"{directory}: expected a directory without a run (or resume), got one")
     before = read_record(directory)
     assert before is not None
+    record.pop("start", None)  # a checkpoint has the weights: where the first ones lie may have changed
+    if "start" in before:
+        record["start"] = before["start"]
     for part in [x for x in record if x in before]:  # an older run has not noted its data
         for name, value in record[part].items():
             if (old := before[part].get(name)) != value and not may_differ(name, old, config):
