@@ -19,7 +19,7 @@ from cmsei_fast.model import ModelConfig
 from cmsei_fast.training import TrainConfig
 
 GIVEN = [*SMALL, "--epochs", "1", "--relations"]
-FREE = {"workers": "2", "checkpoint_every": "3", "validate_every": "4", "epochs": "2"}
+FREE = {"workers": "2", "checkpoint_every": "3", "validate_every": "4", "patience": "3", "epochs": "2"}
 OTHERS = {
     "schedule": "cosine",
     "loss": "infonce",
