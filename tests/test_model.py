@@ -229,3 +229,19 @@ def test_no_relation_in_any_image():
     split = tiny_split(1)
     bare = dataclasses.replace(split, relations=split.relations[:0], relation_offsets=split.relation_offsets * 0)
     assert torch.isfinite(tiny_model(split).encode_images(bare).rows).all()
+
+
+def test_a_label_has_one_vector_whichever_of_names_and_regions_are_fewer():
+    model = build(relations=(), boxes=False, feature_width=0).eval()
+    small = int(np.flatnonzero(np.diff(SPLIT.offsets) == 2)[0])
+    few, all_ = (image_batch(SPLIT, images) for images in ([small], range(len(SPLIT))))
+    assert len(few.labels) < len(model.regions.name_tokens) + 1 < len(all_.labels)
+    for batch in (few, all_):
+        batch.labels[1] = -1  # an unknown object
+        rows = model.regions(batch, model.words)
+        names = torch.cat([model.words.names(model.regions.name_tokens), torch.zeros(1, model.words.width)])
+        expected = names[batch.labels] @ model.words.project.weight.T
+        torch.testing.assert_close(rows, expected, atol=1e-6, rtol=1e-5)
+        found, wanted = (torch.autograd.grad(x.square().sum(), [*model.words.parameters()]) for x in (rows, expected))
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Dropout, Module
+from torch.nn import Module
 from torch.nn.functional import normalize
 
 from .. import nn
@@ -29,6 +29,7 @@ from ..progress import Steps
 from ..scorer import PairScorer
 from ..shared_encoding import encoded_by_all
 from .config import ModelConfig
+from .dropout import Dropout
 from .graph_reasoning import GraphReasoning
 from .region_dropout import kept_regions, without_regions
 from .region_encoder import RegionEncoder

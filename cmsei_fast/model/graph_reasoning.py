@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import Dropout, LayerNorm, Linear, Module, ModuleDict, ModuleList
+from torch.nn import LayerNorm, Linear, Module, ModuleDict, ModuleList
 
 from ..compiling import outside_graphs
 from ..data.batches import ImageBatch, given
@@ -22,6 +22,7 @@ from ..graphs import (
 )
 from ..nn import RelationAttention
 from .config import ModelConfig
+from .dropout import Dropout
 from .words import WordEmbedding, name_tokens
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import Dropout, Linear, Module
+from torch.nn import Linear, Module
+from torch.nn.functional import embedding
 
 from ..data.batches import ImageBatch, given
 from ..data.vocabulary import Vocabulary
 from .config import ModelConfig
+from .dropout import Dropout
 from .words import WordEmbedding, name_tokens
 
 GEOMETRY = 7
@@ -50,7 +52,7 @@ class RegionEncoder(Module):
             labels = given("labels", batch.labels)
             vectors = words.names(self.name_tokens)  # (n_objects, word_width)
             vectors = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])  # the last: an unknown object, -1
-            out = _sum(out, words.project(self.dropout(vectors)[labels]))
+            out = _sum(out, _projected(words, self.dropout(vectors), labels % len(vectors)))
         if self.geometry is not None:
             shape = box_geometry(given("boxes", batch.boxes), given("sizes", batch.sizes), batch.lengths)
             out = _sum(out, self.geometry(shape.to(self.geometry.weight)))
@@ -68,6 +70,14 @@ def box_geometry(boxes: Tensor, sizes: Tensor, lengths: Tensor) -> Tensor:
     corners = boxes / side.repeat(1, 2)
     extent = corners[:, 2:] - corners[:, :2]
     return torch.cat([corners, extent, extent.prod(1, keepdim=True)], 1)
+
+
+def _projected(words: WordEmbedding, table: Tensor, numbers: Tensor) -> Tensor:
+    """(n, D) projections of the table's rows (T, word_width) that the numbers (n,) name: of the fewer of both."""
+    if len(table) < len(numbers):
+        return embedding(numbers, words.project(table))
+    projected: Tensor = words.project(embedding(numbers, table))
+    return projected
 
 
 def _sum(a: Tensor | None, b: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import GRU, Dropout, Linear, Module, Parameter
+from torch.nn import GRU, Linear, Module, Parameter
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..compiling import outside_graphs
@@ -17,6 +17,7 @@ from ..data.batches import CaptionBatch
 from ..data.vocabulary import SPECIAL, UNKNOWN, Vocabulary
 from ..encoded import Encoded, length_mask
 from .config import ModelConfig
+from .dropout import Dropout
 from .words import WordEmbedding
 
 _HUB_SECONDS = 10  # for the Hugging Face hub to answer
