@@ -73,6 +73,17 @@ template <class S> struct Direction {
 
     CMSEI_INLINE typename V::Mask lanes(long v) const { return V::first(n - v); }
 
+    // Σ_c term(c) over the context, as sums side by side, so that an addition need not wait for the one before.
+    template <class Term> static CMSEI_INLINE T over_rows(long m, Term term) {
+        T even = V::zero(), odd = V::zero();
+        for (long c = 0; c + 1 < m; c += 2) {
+            even += term(c);
+            odd += term(c + 1);
+        }
+        if (m % 2) even += term(m - 1);
+        return even + odd;
+    }
+
     // The inner products before they are scaled.
     template <Shape shape> static CMSEI_INLINE T shaped(T a, S shift) {
         // Beyond 0 in lanes that are no query.

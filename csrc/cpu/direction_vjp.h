@@ -15,24 +15,27 @@ template <class S> struct DirectionVjp : Direction<S> {
     using typename Base::V;
     using Base::W, Base::n, Base::m, Base::ld, Base::m_padded, Base::norm, Base::aggregate, Base::steps, Base::how,
         Base::relevance_kind, Base::temperature, Base::lse, Base::gates, Base::context, Base::guide, Base::step,
-        Base::lanes, Base::aggregated, Base::needs_gram, Base::soft_step, Base::with_shape;
+        Base::lanes, Base::aggregated, Base::needs_gram, Base::soft_step, Base::with_shape, Base::over_rows;
 
     struct Gradients {
         S *d_a, *d_q;        // (m, ld), (ld) gradient of the step's inner products and lengths
         S *d_p, *d_h, *d_r;  // (m, ld), (m, ld), (ld) work
         S *left, *right;     // (ld, m_padded) transposes for the Gram's gradient
+        S* row;              // (m_padded) what the normalisation takes from a row's gradients
         S* d_guide;          // (ld) added to
         S* d_context;        // (m, context->ld) added to
         double d_temperature, d_lse, d_threshold, d_gate[kMaxSteps][2];
     };
-    static long gradients_size(long m_padded, long ld) { return 3 * m_padded * ld + 2 * ld + 2 * ld * m_padded; }
+    static long gradients_size(long m_padded, long ld) { return 4 * m_padded * ld + 2 * ld + m_padded; }
 
+    // All but d_a, which outlives them.
     void lay_out_gradients(Gradients& b, Arena<S>& arena) const {
         S* p = arena.take(gradients_size(m_padded, ld));
-        S** const matrices[] = {&b.d_a, &b.d_p, &b.d_h, &b.left, &b.right};
+        S** const matrices[] = {&b.d_p, &b.d_h, &b.left, &b.right};
         for (S** x : matrices) *x = p, p += m_padded * ld;
         b.d_q = p;
         b.d_r = p + ld;
+        b.row = p + 2 * ld;
         b.d_temperature = b.d_lse = b.d_threshold = 0;
         for (auto& gate : b.d_gate) gate[0] = gate[1] = 0;
     }
@@ -87,12 +90,11 @@ template <class S> struct DirectionVjp : Direction<S> {
             const T dot = V::load(s.dot + v), held = within<V>(dot, q * u), r = V::load(s.r + v);
             T dr = V::load(b.d_r + v), dq = V::zero(), du = V::zero(), dquad = V::zero(), ddot = V::zero();
             if (refined) {
-                T d_alpha = V::zero(), d_beta = V::zero(), d_z;
-                for (long c = 0; c < m; ++c) {
-                    const T d = V::load(b.d_a + c * ld + v);
-                    d_alpha += d * V::load(s.a + c * ld + v);
-                    d_beta += d * V::load(s.h + c * ld + v);
-                }
+                T d_z;
+                const auto with_later = [&](const S* x) {
+                    return over_rows(m, [&](long c) { return V::load(b.d_a + c * ld + v) * V::load(x + c * ld + v); });
+                };
+                const T d_alpha = with_later(s.a), d_beta = with_later(s.h);
                 typename M::Refined f;
                 f.gate = V::load(s.gate + v);
                 f.x = V::load(s.x + v);
@@ -175,38 +177,50 @@ template <class S> struct DirectionVjp : Direction<S> {
 
     // Softmax over the context, then the normalisation along the queries: from d_p to d_a.
     template <Shape shape> void attend_vjp(const Step<S>& s, Gradients& b) const {
-        T d_temperature = V::zero();
         for (long v = 0; v < n; v += W) {
-            T mean = V::zero();
-            for (long c = 0; c < m; ++c) mean += V::load(s.p + c * ld + v) * V::load(b.d_p + c * ld + v);
+            const T mean =
+                over_rows(m, [&](long c) { return V::load(s.p + c * ld + v) * V::load(b.d_p + c * ld + v); });
             const auto valid = lanes(v);
             for (long c = 0; c < m; ++c) {
-                const T x = Base::template normalised<shape>(V::load(s.a + c * ld + v), s.shift[c], s.scale[c]);
                 const T d = M::softmax_vjp(V::load(s.p + c * ld + v), V::load(b.d_p + c * ld + v), mean);
-                d_temperature += V::select(valid, d * x, V::zero());
-                V::store(b.d_p + c * ld + v, V::select(valid, temperature * d, V::zero()));
+                V::store(b.d_p + c * ld + v, V::select(valid, d, V::zero()));
             }
         }
-        b.d_temperature += V::sum(d_temperature);
+        // Of each row, what the temperature has of its gradients, and what the normalisation takes from them.
         const bool plain = is_plain(norm), squares = is_l2(norm);
-        for (long c = 0; c < m; ++c) {
-            const S shift = s.shift[c], scale = s.scale[c];
-            const S *a = s.a + c * ld, *d_x = b.d_p + c * ld;
-            T sum = V::zero();
-            if (!plain)
+        T d_temperature = V::zero();
+        for (long c = 0; c < m; c += W) {
+            T total[W];
+#pragma GCC unroll 16
+            for (long i = 0; i < W; ++i) {
+                const long at = c + i < m ? c + i : m - 1;
+                const S shift = s.shift[at], scale = s.scale[at];
+                const S *a = s.a + at * ld, *d = b.d_p + at * ld;
+                total[i] = V::zero();
                 for (long v = 0; v < n; v += W)
-                    sum += V::load(d_x + v) * Base::template normalised<shape>(V::load(a + v), shift, scale);
-            const S total = V::sum(sum);
-            const S pull = plain ? S(0) : One::size_pull(squares, total, scale);
+                    total[i] += V::load(d + v) * Base::template normalised<shape>(V::load(a + v), shift, scale);
+            }
+            const T own = lane_sums<S>(total);
+            d_temperature += V::select(V::first(m - c), own, V::zero());
+            const T of_logits = temperature * own;
+            if constexpr (shape == Shape::kExponential)
+                V::store(b.row + c, of_logits);
+            else
+                V::store(b.row + c, plain ? V::zero() : M::size_pull(squares, of_logits, V::load(s.scale + c)));
+        }
+        b.d_temperature += V::sum(d_temperature);
+        for (long c = 0; c < m; ++c) {
+            const S shift = s.shift[c], scale = s.scale[c], taken = b.row[c];
+            const S *a = s.a + c * ld, *d_p = b.d_p + c * ld;
             for (long v = 0; v < n; v += W) {
-                const T raw = V::load(a + v), d = V::load(d_x + v);
+                const T raw = V::load(a + v), d = temperature * V::load(d_p + v);
                 T out;
                 if constexpr (shape == Shape::kExponential) {
                     const T p = Base::template normalised<Shape::kExponential>(raw, shift, scale);
-                    out = V::select(lanes(v), M::softmax_vjp(p, d, V::set(total)), V::zero());
+                    out = V::select(lanes(v), M::softmax_vjp(p, d, V::set(taken)), V::zero());
                 } else {
                     const T x = shape == Shape::kLeaky ? M::leaky(raw) : raw;
-                    out = M::sized_vjp(squares, x, d, V::set(scale), V::set(pull));
+                    out = M::sized_vjp(squares, x, d, V::set(scale), V::set(taken));
                     if constexpr (shape == Shape::kLeaky) out = M::leaky_vjp(raw, out);
                 }
                 V::store(b.d_a + c * ld + v, V::load(b.d_a + c * ld + v) + out);

@@ -10,13 +10,16 @@ template <class S> struct GradientProducts {
     const PairKernels<S>& k;
     const Items& items;      // whose gradient
     const Items& others;
-    long depth, ld_depth;
+    long depth;
+    long ld_depth;           // of a product's rows; were it a power of two, a tile's would share a few cache lines
     Buffer<S> other_rows;    // the other side as rows of B
 
     GradientProducts(const PairKernels<S>& kernels, const Items& i, const Items& o, long d)
-        : k(kernels), items(i), others(o), depth(d), ld_depth(round_up(d, kernels.nr)) {}
+        : k(kernels), items(i), others(o), depth(d), ld_depth(round_up(d, kernels.nr) + kernels.lanes) {}
 
-    static constexpr long kRows = 48, kBlock = 2048;
+    static constexpr long kBlock = 2048;
+    // Of a task: as many panels as fetch all of B's next one (Ahead of micro.h) while they meet this one.
+    long task_rows() const { return 8 * k.mr; }
 
     bool pack(const Run& run) {
         other_rows.reset(others.total() * ld_depth);
@@ -31,10 +34,11 @@ template <class S> struct GradientProducts {
     bool add(const S* d, long ld, bool transposed, long row, long rows, long column, long columns, S* out, bool first,
              const Run& run) const {
         std::vector<Buffer<S>> scratch(run.threads);
-        for (auto& s : scratch) s.reset(kRows * (columns + ld_depth));
-        return parallel_for(divide_up(rows, kRows), run.threads, run.interrupted, [&](long task, int thread) {
-            const long r0 = task * kRows, n = std::min(kRows, rows - r0);
-            S *packed = scratch[thread].get(), *c = packed + kRows * columns;
+        const long most = task_rows();
+        for (auto& s : scratch) s.reset(most * (columns + ld_depth));
+        return parallel_for(divide_up(rows, most), run.threads, run.interrupted, [&](long task, int thread) {
+            const long r0 = task * most, n = std::min(most, rows - r0);
+            S *packed = scratch[thread].get(), *c = packed + most * columns;
             multiply(d + (transposed ? r0 : r0 * ld), ld, transposed, n, column, columns, c, packed, false);
             add_rows(c, n, out + (row + r0) * depth, first);
         });

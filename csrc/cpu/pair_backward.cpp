@@ -22,7 +22,8 @@ template <class S> std::vector<S*> gram_gradients(const std::vector<Gram<S>>& gr
 // At most this many elements of dS, and of the groups' partial Gram gradients, exist at a time.
 constexpr long kChunk = 8L << 20;
 
-// A pair with a gradient, and where its dS (R, L) and its part of its caption's Gram gradient lie.
+// A pair with a gradient, and where its dS (R, L), whose rows are whole registers, and its part of its caption's Gram
+// gradient lie.
 struct Entry {
     long image, caption, block, gram;
 };
@@ -38,7 +39,7 @@ std::vector<Entry> few_entries(const Prepared<S>& x, const S* d_scores, long str
         for (long j = 0; j < x.captions.count; ++j) {
             if (d_scores[i * stride + j] == 0) continue;
             entries.push_back({i, j, block, gram});
-            block += x.images.size(i) * x.captions.size(j);
+            block += x.images.size(i) * round_up(x.captions.size(j), x.k.lanes);
             gram += x.w[j].m * x.w[j].ld;
             if (static_cast<long>(entries.size()) > most || block > kChunk || gram > kChunk) return {};
         }
@@ -92,7 +93,8 @@ template <class S> bool Backward<S>::few(std::vector<Entry> entries) const {
     const Items &images = x.images, &captions = x.captions;
     const long n_scalars = static_cast<long>(totals.size());
     const Entry& last = entries.back();
-    Buffer<S> d_s(last.block + images.size(last.image) * captions.size(last.caption)), d_gram;
+    const auto row_of = [&](long j) { return round_up(captions.size(j), k.lanes); };
+    Buffer<S> d_s(last.block + images.size(last.image) * row_of(last.caption)), d_gram;
     d_gram.zeroed(last.gram + x.w[last.caption].m * x.w[last.caption].ld);
     std::vector<double> scalars(images.count * n_scalars, 0.0);
     const auto group = group_of(x.regions, images.count), block = group_of(x.words, captions.count);
@@ -109,13 +111,13 @@ template <class S> bool Backward<S>::few(std::vector<Entry> entries) const {
         std::fill_n(sum, R * to_regions.ld_depth, S(0));
         for (long n = of_image[i]; n < of_image[i + 1]; ++n) {
             const Entry& e = entries[n];
-            const long j = e.caption, L = captions.size(j);
+            const long j = e.caption, L = captions.size(j), ld = row_of(j);
             const Corner corner = x.product_of(x.regions[group[i]], x.words[block[j]], i, j, tile);
             S* out = d_s.get() + e.block;
-            const PairGradient<S> d{d_scores[i * stride + j], out, L, d_v[i], d_gram.get() + e.gram,
+            const PairGradient<S> d{d_scores[i * stride + j], out, ld, d_v[i], d_gram.get() + e.gram,
                                     scalars.data() + i * n_scalars};
             k.pair_backward(spec, {tile + corner.offset, corner.ld, R, L, x.v[i], x.w[j]}, d, scratch[thread].get());
-            to_regions.multiply(out, L, false, R, captions.offsets[j], L, sum, packed[thread].get(), true);
+            to_regions.multiply(out, ld, false, R, captions.offsets[j], L, sum, packed[thread].get(), true);
         }
         to_regions.add_rows(sum, R, d_regions + images.offsets[i] * x.depth, true);
     });
@@ -131,8 +133,8 @@ template <class S> bool Backward<S>::few(std::vector<Entry> entries) const {
         std::fill_n(sum, L * to_words.ld_depth, S(0));
         for (long n = of_caption[j]; n < of_caption[j + 1]; ++n) {
             const Entry& e = entries[n];
-            to_words.multiply(d_s.get() + e.block, L, true, L, images.offsets[e.image], images.size(e.image), sum,
-                              nullptr, true);
+            to_words.multiply(d_s.get() + e.block, row_of(j), true, L, images.offsets[e.image], images.size(e.image),
+                              sum, nullptr, true);
             for (long i = 0; i < size; ++i) d_w[j][i] += d_gram.get()[e.gram + i];
         }
         to_words.add_rows(sum, L, d_words + captions.offsets[j] * x.depth, true);
@@ -154,15 +156,16 @@ template <class S> bool Backward<S>::many() const {
         auto width = [&](long b) { return x.words[b - 1].row + x.words[b - 1].rows - column; };
         while (b1 < n_blocks && width(b1 + 1) <= kChunk / 256) ++b1;
         const long columns = width(b1), first_caption = x.words[b0].first, last_caption = x.words[b1 - 1].last;
+        const long ld_s = columns + k.lanes;  // a pair writes whole registers
         long gram_size = 0;
         for (long j = first_caption; j < last_caption; ++j) gram_size += x.w[j].m * x.w[j].ld;
         for (long g0 = 0; g0 < n_groups;) {
             long g1 = g0 + 1;
             const long row = x.regions[g0].row;
             auto height = [&](long g) { return x.regions[g - 1].row + x.regions[g - 1].rows - row; };
-            while (g1 < n_groups && height(g1 + 1) * columns <= kChunk && (g1 - g0 + 1) * gram_size <= kChunk) ++g1;
+            while (g1 < n_groups && height(g1 + 1) * ld_s <= kChunk && (g1 - g0 + 1) * gram_size <= kChunk) ++g1;
             const long rows = height(g1), groups = g1 - g0;
-            d_s.reset(rows * columns);
+            d_s.reset(rows * ld_s);
             S* parts = partial.zeroed(groups * gram_size);
             std::vector<double> scalars(groups * n_scalars, 0.0);
             const bool done = parallel_for(groups, run.threads, run.interrupted, [&](long t, int thread) {
@@ -176,21 +179,23 @@ template <class S> bool Backward<S>::many() const {
                     for (long i = g.first; i < g.last; ++i)
                         for (long j = h.first; j < h.last; ++j) any |= d_scores[i * stride + j] != 0;
                     const long ld = any ? x.product(g, h, tile) : 0;
-                    for (long j = h.first; j < h.last; ++j) {
-                        for (long i = g.first; i < g.last; ++i) {
+                    // An image's captions in order: a pair's last register reaches into the next one's columns.
+                    for (long i = g.first; i < g.last; ++i) {
+                        S* own = part;
+                        for (long j = h.first; j < h.last; own += x.w[j].m * x.w[j].ld, ++j) {
                             const PairGradient<S> d{
                                 d_scores[i * stride + j],
-                                d_s.get() + (images.offsets[i] - row) * columns + captions.offsets[j] - column,
-                                columns, d_v[i], part, scalars.data() + t * n_scalars};
+                                d_s.get() + (images.offsets[i] - row) * ld_s + captions.offsets[j] - column, ld_s,
+                                d_v[i], own, scalars.data() + t * n_scalars};
                             if (d.d_score != 0) {
                                 k.pair_backward(spec, x.pair(g, h, i, j, tile, ld), d, scratch[thread].get());
                                 continue;
                             }
                             for (long r = 0; r < images.size(i); ++r)
-                                std::fill_n(d.d_block + r * columns, captions.size(j), S(0));
+                                std::fill_n(d.d_block + r * ld_s, captions.size(j), S(0));
                         }
-                        part += x.w[j].m * x.w[j].ld;
                     }
+                    for (long j = h.first; j < h.last; ++j) part += x.w[j].m * x.w[j].ld;
                 }
             });
             if (!done) return false;
@@ -199,8 +204,8 @@ template <class S> bool Backward<S>::many() const {
                 for (long i = 0; i < gram_size; ++i) sum[i] += parts[t * gram_size + i];
                 for (long i = 0; i < n_scalars; ++i) totals[i] += scalars[t * n_scalars + i];
             }
-            if (!to_regions.add(d_s.get(), columns, false, row, rows, column, columns, d_regions, b0 == 0, run) ||
-                !to_words.add(d_s.get(), columns, true, column, columns, row, rows, d_words, g0 == 0, run))
+            if (!to_regions.add(d_s.get(), ld_s, false, row, rows, column, columns, d_regions, b0 == 0, run) ||
+                !to_words.add(d_s.get(), ld_s, true, column, columns, row, rows, d_words, g0 == 0, run))
                 return false;
             g0 = g1;
         }

@@ -98,7 +98,7 @@ template <class S> struct Strip {
 
 template <class S> struct PairGradient {
     S d_score;
-    S* d_block; // (R, L), written
+    S* d_block; // (R, L), written with what is left of each row's last register
     long ld_block;
     S* d_v;            // (R, v.ld) gradient of the regions' Gram matrix, added to
     S* d_w;            // (L, w.ld)

@@ -74,12 +74,11 @@ template <class Scalar> struct Simd {
     typedef S T __attribute__((vector_size(CMSEI_VECTOR_BYTES)));
     typedef Int Mask __attribute__((vector_size(CMSEI_VECTOR_BYTES)));
 
-    static CMSEI_INLINE T load(const S* p) {
-        T v;
-        __builtin_memcpy(&v, p, sizeof v);
-        return v;
-    }
-    static CMSEI_INLINE void store(S* p, T v) { __builtin_memcpy(p, &v, sizeof v); }
+    // Lanes anywhere in memory. To a compiler a store of them changes numbers of their type alone, where one of bytes
+    // might change the pointers and sizes that a loop goes by, which it would read anew each time.
+    typedef S Lanes __attribute__((vector_size(CMSEI_VECTOR_BYTES), aligned(sizeof(S))));
+    static CMSEI_INLINE T load(const S* p) { return *reinterpret_cast<const Lanes*>(p); }
+    static CMSEI_INLINE void store(S* p, T v) { *reinterpret_cast<Lanes*>(p) = v; }
     static CMSEI_INLINE T set(S x) { return x - T{}; }
     static CMSEI_INLINE T zero() { return T{}; }
     static CMSEI_INLINE T select(Mask m, T a, T b) { return m ? a : b; }

@@ -28,14 +28,16 @@ template <class S> struct PairTerms {
 
     static long scratch(const PairSpec<S>& spec, long R, long L, bool backward) {
         const long r = round_up(R, W), l = round_up(L, W);
-        long size = 2 * r * l + CrossLevel<S>::size(r) + CrossLevel<S>::size(l) + 4 * (r + l);
+        long size = 2 * r * l + CrossLevel<S>::size(r) + CrossLevel<S>::size(l) + 4 * (r + l), most = 0;
         for (int d = 0; d < 2; ++d) {
             if (!spec.active[d]) continue;
             const long rows = d ? l : r, lanes = d ? r : l;
-            size += (backward ? spec.steps[d] : 1) * DirectionVjp<S>::step_size(rows, lanes, spec.aware(d));
-            if (backward) size += DirectionVjp<S>::gradients_size(rows, lanes);
+            long own = (backward ? spec.steps[d] : 1) * DirectionVjp<S>::step_size(rows, lanes, spec.aware(d));
+            if (backward) own += DirectionVjp<S>::gradients_size(rows, lanes);
+            if (backward) size += r * l;
+            most = own > most ? own : most;
         }
-        return size;
+        return size + most;
     }
 
     void load_block(Arena<S>& arena) {
@@ -50,7 +52,8 @@ template <class S> struct PairTerms {
             transpose(by_region, ld_w, R, L, by_word, ld_v);
         }
     }
-    S forward(Arena<S>& arena, bool keep) {
+    // The inner products and the terms that no direction has.
+    void begin(Arena<S>& arena) {
         load_block(arena);
         for (S& t : term) t = 0;
         if (cross) {
@@ -74,49 +77,61 @@ template <class S> struct PairTerms {
                 term[kWeightAlignment] = One::alignment(total, objects.other_length, words.other_length);
             }
         }
+    }
+
+    // Direction d's score.
+    void attend(int d, Arena<S>& arena, bool keep) {
+        Direction<S>& x = direction[d];
+        x.n = d ? R : L;
+        x.m = d ? L : R;
+        x.ld = d ? ld_v : ld_w;
+        x.m_padded = d ? ld_w : ld_v;
+        x.norm = spec.norm[d];
+        x.aggregate = spec.aggregate[d];
+        x.steps = spec.steps[d];
+        x.how = spec.attend[d];
+        x.relevance_kind = spec.relevance[d];
+        x.temperature = spec.temperature[d];
+        x.lse = spec.lse[d];
+        x.threshold = spec.threshold[d];
+        x.gates = spec.gate[d];
+        x.context = d ? &pair.w : &pair.v;
+        x.queries = d ? &pair.v : &pair.w;
+        x.guide = d ? objects.p : words.p;
+        x.lay_out(arena, keep);
+        // The first step only reads them.
+        x.step[0].a = d ? by_word : by_region;
+        x.step[0].q = (d ? pair.v : pair.w).length;
+        term[d] = x.forward(keep);
+    }
+
+    S forward(Arena<S>& arena) {
+        begin(arena);
         for (int d = 0; d < 2; ++d) {
-            if (!spec.active[d]) continue;
-            Direction<S>& x = direction[d];
-            x.n = d ? R : L;
-            x.m = d ? L : R;
-            x.ld = d ? ld_v : ld_w;
-            x.m_padded = d ? ld_w : ld_v;
-            x.norm = spec.norm[d];
-            x.aggregate = spec.aggregate[d];
-            x.steps = spec.steps[d];
-            x.how = spec.attend[d];
-            x.relevance_kind = spec.relevance[d];
-            x.temperature = spec.temperature[d];
-            x.lse = spec.lse[d];
-            x.threshold = spec.threshold[d];
-            x.gates = spec.gate[d];
-            x.context = d ? &pair.w : &pair.v;
-            x.queries = d ? &pair.v : &pair.w;
-            x.guide = d ? objects.p : words.p;
-            x.lay_out(arena, keep);
-            // The first step only reads them.
-            x.step[0].a = d ? by_word : by_region;
-            x.step[0].q = (d ? pair.v : pair.w).length;
-            term[d] = x.forward(keep);
+            Arena<S> own = arena;
+            if (spec.active[d]) attend(d, own, false);
         }
         S score = 0;
         for (int t = 0; t < 5; ++t) score += spec.weight[t] * term[t];
         return score;
     }
 
-    // After forward(arena, true).
     void backward(Arena<S>& arena, const PairGradient<S>& g) {
+        begin(arena);
         S* const zeroed[] = {arena.take(ld_v), arena.take(ld_w), arena.take(ld_v), arena.take(ld_w)};
         S *d_p = zeroed[0], *d_omega = zeroed[1], *d_length_v = zeroed[2], *d_length_w = zeroed[3];
         S *d_other_v = arena.take(ld_v), *d_other_w = arena.take(ld_w);
         for (int i = 0; i < 4; ++i)
             for (long v = 0; v < (i % 2 ? ld_w : ld_v); v += W) V::store(zeroed[i] + v, V::zero());
-        for (int t = 0; t < 5; ++t) g.d_scalars[t] += static_cast<double>(g.d_score) * term[t];
 
         typename DirectionVjp<S>::Gradients b[2];
         for (int d = 0; d < 2; ++d) {
             if (!spec.active[d]) continue;
-            direction[d].lay_out_gradients(b[d], arena);
+            b[d].d_a = arena.take(ld_v * ld_w);
+            // One direction after the other in the same memory, which is twice as large as the first cache for both.
+            Arena<S> own = arena;
+            attend(d, own, true);
+            direction[d].lay_out_gradients(b[d], own);
             b[d].d_guide = d ? d_p : d_omega;
             b[d].d_context = d ? g.d_w : g.d_v;
             direction[d].backward(g.d_score * spec.weight[d], b[d]);
@@ -130,6 +145,7 @@ template <class S> struct PairTerms {
                 for (int i = 0; i < 2; ++i) g.d_scalars[spec.first_gate(d) + 2 * k + i] += b[d].d_gate[k][i];
         }
 
+        for (int t = 0; t < 5; ++t) g.d_scalars[t] += static_cast<double>(g.d_score) * term[t];
         for (long v = 0; v < ld_v; v += W) V::store(d_other_v + v, V::zero());
         for (long v = 0; v < ld_w; v += W) V::store(d_other_w + v, V::zero());
         if (cross) {
@@ -160,11 +176,7 @@ template <class S> struct PairTerms {
                 T d = d_other_v[r] / L + V::load(d_other_w + v) / static_cast<S>(R);
                 if (spec.active[0]) d += V::load(b[0].d_a + r * ld_w + v);
                 if (spec.active[1]) d += V::load(by_region + r * ld_w + v);
-                S* out = g.d_block + r * g.ld_block + v;
-                if (L - v >= W)
-                    V::store(out, d);
-                else
-                    for (long i = 0; i < L - v; ++i) out[i] = d[i];
+                V::store(g.d_block + r * g.ld_block + v, d);
             }
     }
     static void add_length_vjp(const Gram<S>& gram, const S* d, S* d_gram) {
@@ -184,14 +196,12 @@ template <class S> long pair_scratch(const PairSpec<S>& spec, long regions, long
 }
 template <class S> S pair_forward(const PairSpec<S>& spec, const Pair<S>& pair, S* scratch) {
     Arena<S> arena{scratch};
-    return PairTerms<S>(spec, pair).forward(arena, false);
+    return PairTerms<S>(spec, pair).forward(arena);
 }
 template <class S>
 void pair_backward(const PairSpec<S>& spec, const Pair<S>& pair, const PairGradient<S>& gradient, S* scratch) {
     Arena<S> arena{scratch};
-    PairTerms<S> terms(spec, pair);
-    terms.forward(arena, true);
-    terms.backward(arena, gradient);
+    PairTerms<S>(spec, pair).backward(arena, gradient);
 }
 
 template <class S>
