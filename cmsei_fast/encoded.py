@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,28 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @outside_graphs
+    def __getitem__(self, items: Any) -> Encoded:
+        """Some of the items, as :class:`Encoded` too; differentiable.
+
+        Args:
+            items: one index (an Encoded of one item), a slice, or a list, an array or a tensor of indices, or of bool
+                for each item. Negative indices count from the end.
+
+        Raises:
+            IndexError: for an index that no item has, or a mask of another length.
+            TypeError: for anything else.
+        """
+        places = _places(items, len(self))
+        lengths = self.lengths[places]
+        first = self.offsets[:-1][places] - (lengths.cumsum(0) - lengths)
+        rows = torch.repeat_interleave(first, lengths) + torch.arange(int(lengths.sum()), device=lengths.device)
+        return Encoded(self.rows[rows.to(self.rows.device)], lengths)
+
+    def __iter__(self) -> Iterator[Encoded]:
+        """Item by item."""
+        return (self[i] for i in range(len(self)))
 
     @property
     def offsets(self) -> Tensor:
@@ -98,6 +121,27 @@ class Encoded:
     def cat(parts: Sequence[Encoded]) -> Encoded:
         """One after another; at least one part."""
         return Encoded(torch.cat([p.rows for p in parts]), torch.cat([p.lengths for p in parts]))
+
+
+def _places(items: Any, n: int) -> Tensor:
+    """(k,) int64 from 0 to n - 1: the items that an index means."""
+    if isinstance(items, slice):
+        return torch.tensor(range(*items.indices(n)), dtype=torch.int64, device="cpu")
+    given = np.asarray(items.detach().cpu() if isinstance(items, Tensor) else items)
+    if given.size == 0 and isinstance(items, (list, tuple)):
+        given = given.astype(np.int64)
+    if given.dtype.kind not in "iub" or given.ndim > 1 or (given.dtype == bool and given.ndim == 0):
+        kind = type(items).__name__ if given.dtype == object else f"{given.dtype} of shape {given.shape}"
+        raise TypeError(f"items: expected an integer, a slice, or indices or a mask in one dimension, got {kind}")
+    if given.dtype == bool:
+        if len(given) != n:
+            raise IndexError(f"items: expected a mask of {n} items, got one of {len(given)}")
+        return torch.from_numpy(np.flatnonzero(given))
+    indices = given.reshape(-1).astype(np.int64)
+    wrong = indices[(indices < -n) | (indices >= n)]
+    if len(wrong):
+        raise IndexError(f"items: expected indices >= {-n} and < {n}, got {wrong[0]}")
+    return torch.from_numpy(np.where(indices < 0, indices + n, indices))
 
 
 def length_mask(lengths: Tensor) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from field_written_out import LENGTHS, all_pairs, literal, options, problem
 
+from cmsei_fast import Encoded, PairScorer, pair_score
 from cmsei_fast.compat import laps
 
 
@@ -18,6 +21,25 @@ def test_laps_scores() -> None:
     torch.testing.assert_close(laps.xattn_score_t2i(*longer, LENGTHS), t2i, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(laps.xattn_score_i2t(*longer, LENGTHS), i2t, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(laps.xattn_score_two(*longer, LENGTHS), (t2i + i2t) / 2, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["t2i", "both"])
+def test_the_mean_of_largest_products_is_a_pair_scorer(both: bool) -> None:
+    """``matching_max_mean`` without ``scan`` and ``bi_norm``, as the document puts it together."""
+    v, w = (torch.nn.functional.normalize(x, dim=-1) for x in problem())
+
+    def pair(v: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        products = w @ v.T
+        words, regions = products.max(1).values.mean(), products.max(0).values.mean()
+        return (words + regions) / 2 if both else words
+
+    scorer = PairScorer.maxsim("mean")
+    if both:
+        half = replace(scorer.t2i, weight=0.5)
+        scorer = PairScorer(half, half)
+    expected = torch.tensor([[pair(x, y[:n]) for y, n in zip(w, LENGTHS, strict=True)] for x in v], dtype=v.dtype)
+    found = pair_score(Encoded.from_padded(v), Encoded.from_padded(w, LENGTHS), scorer=scorer)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["xattn_score_t2i", "xattn_score_i2t", "xattn_score_two"])
