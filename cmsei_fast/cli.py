@@ -93,9 +93,13 @@ def _meant(unknown: Sequence[str], parser: argparse.ArgumentParser) -> str:
 
 
 def _asked(unknown: Sequence[str], arguments: argparse.Namespace) -> str:
-    """Where a sentence goes that was given without its flag."""
+    """How a sentence is given that came without its flag, or in words of its own behind it."""
     bare = [text for text in unknown if not text.startswith("-")]
-    return f"; a sentence is given as --caption {shlex.quote(bare[0])}" if bare and "caption" in arguments else ""
+    if not bare or "caption" not in arguments:
+        return ""
+    before = arguments.caption if isinstance(arguments.caption, str) else " ".join(arguments.caption or ())
+    sentence = f"{before} {' '.join(bare)}" if before else bare[0]
+    return f"; a sentence is given as --caption {shlex.quote(sentence)}"
 
 
 def _flush() -> None:
@@ -162,38 +166,12 @@ def _every_character() -> Iterator[None]:
         stream.reconfigure(errors=before)
 
 
-class _Once(argparse.Action):
-    """Keeps the value of a flag that takes one: of two the first would be left out unseen."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        """Keeps the value; argparse.ArgumentError where the flag was given before."""
-        assert isinstance(parser, _Parser)
-        if option is not None and self.dest in parser.given:
-            before, value = (
-                " ".join(map(str, x)) or "none" if isinstance(x, list) else x
-                for x in (getattr(namespace, self.dest), values)
-            )
-            raise argparse.ArgumentError(self, f"expected one, got {before} and {value}")
-        if option is not None:
-            parser.given.add(self.dest)
-        setattr(namespace, self.dest, values)
-
-
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line: the usage of ``train`` alone has twenty. What it parses has it as ``parser``."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.set_defaults(parser=self)
-        self.given: set[str] = set()  # flags of one value, on the line that is parsed
-        self.register("action", None, _Once)
-
-    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
-        """As argparse does it, each time anew."""
-        self.given.clear()
-        return super().parse_known_args(*arguments, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: error: {message} ({self.prog} --help tells more)\n")

@@ -354,11 +354,12 @@ def test_an_unknown_flag_is_told_with_the_command_whose_help_has_the_right_one(a
 
 
 @pytest.mark.parametrize("command", ["retrieve a.h5 --model m", "explain a.h5 --model m --image 3"])
-def test_a_sentence_without_its_flag_is_told_its_flag(command, capsys):
+@pytest.mark.parametrize("given", [["a man's hat"], ["--caption", "a", "man's", "hat"]], ids=["no flag", "no quotes"])
+def test_how_a_sentence_is_given_is_told(command, given, capsys):
     with pytest.raises(SystemExit):
-        cli.main([*command.split(), "a man's hat"])
-    told = """unrecognized arguments: a man's hat; a sentence is given as --caption 'a man'"'"'s hat'"""
-    assert f"error: {told} (cmsei-fast" in capsys.readouterr().err
+        cli.main([*command.split(), *given])
+    told = """; a sentence is given as --caption 'a man'"'"'s hat'"""
+    assert f"{told} (cmsei-fast" in capsys.readouterr().err
 
 
 def test_help_says_what_every_command_and_flag_is():
@@ -482,34 +483,3 @@ def test_interrupt_gives_130(tmp_path, interruptible):
     assert out == b""
     assert err.endswith(b"cmsei-fast: interrupted\n")
     assert b"Traceback" not in err
-
-
-@pytest.mark.parametrize(
-    ("given", "told"),
-    {
-        "number": (["train", "a", "b", "--width", "256", "--width", "512"], "--width: expected one, got 256 and 512"),
-        "default": (
-            ["evaluate", "a", "--engine", "auto", "--engine=eager"],
-            "--engine: expected one, got auto and eager",
-        ),
-        "names": (
-            ["train", "a", "b", "--relations", "--relations", "spatial"],
-            "--relations: expected one, got none and spatial",
-        ),
-        "path": (["train", "a", "b", "--model", "c", "--model", "d"], "--model: expected one, got c and d"),
-        "other name": (
-            ["retrieve", "a", "--model", "b", "--out", "c", "--json", "d"],
-            "--out/--json: expected one, got c and d",
-        ),
-    }.values(),
-)
-def test_a_flag_of_one_value_given_twice(capsys, given, told):
-    with pytest.raises(SystemExit, match=r"^2$"):
-        cli.main(given)
-    assert f"error: argument {told} (" in capsys.readouterr().err
-
-
-def test_a_flag_of_one_value_on_each_of_two_lines(capsys):
-    parser = cli.build_parser()
-    for width in (256, 512):
-        assert parser.parse_args(["train", "a", "b", "--width", str(width)]).width == width

@@ -10,7 +10,7 @@ from pathlib import Path
 import documents
 import pytest
 from documented_sources import SOURCES
-from training_runs import SMALL, each_flag_once
+from training_runs import SMALL
 
 from cmsei_fast import cli
 
@@ -58,7 +58,7 @@ def run(command: str) -> None:
     arguments = arguments_of(command)
     assert arguments is not None, f"{command}: run it, or list it in NOT_RUN with the reason"
     short = SHORT_OF_A_MODEL if "--model" in arguments else SHORT
-    status = cli.main(each_flag_once([*arguments, *short]) if arguments[0] == "train" else arguments)
+    status = cli.main([*arguments, *(short if arguments[0] == "train" else [])])
     assert status == 0, command
     for flag, name in pairwise(arguments):
         if flag in WRITTEN:

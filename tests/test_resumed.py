@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_runs import SMALL, each_flag_once
+from training_runs import SMALL
 
 from cmsei_fast import cli
 from cmsei_fast.commands import train as command
@@ -18,7 +18,7 @@ from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
 from cmsei_fast.model import ModelConfig
 from cmsei_fast.training import TrainConfig
 
-GIVEN = each_flag_once([*SMALL, "--epochs", "1", "--relations"])
+GIVEN = [*SMALL, "--epochs", "1", "--relations"]
 FREE = {"workers": "2", "checkpoint_every": "3", "validate_every": "4", "patience": "3", "epochs": "2"}
 OTHERS = {
     "schedule": "cosine",
@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def resumed(run: Path, *options: str) -> int:
-    return cli.main(each_flag_once(["train", str(run.parent / "bare.h5"), str(run), "--resume", *options]))
+    return cli.main(["train", str(run.parent / "bare.h5"), str(run), "--resume", *options])
 
 
 def test_the_graphs_that_the_run_had_none_of(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

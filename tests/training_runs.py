@@ -30,18 +30,6 @@ NOISY = {
 }
 
 
-def each_flag_once(arguments: list[str]) -> list[str]:
-    """A command's arguments; of flags that are there twice, the last with its values. Flags come last."""
-    groups: dict[str, list[str]] = {"": []}
-    at = ""
-    for text in arguments:
-        if text.startswith("--"):
-            at = text
-            groups.pop(at, None)
-        groups.setdefault(at, []).append(text)
-    return [text for group in groups.values() for text in group]
-
-
 def tiny_split(groups: int = 4, seed: int = 0):
     made = synthetic_scenes(groups, width=16, captions_per_image=2, seed=seed)
     return split_from_scenes(made.scenes, features=made.features, size=(500, 375))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .paths import check_outputs, given_path
+from .paths import Once, check_outputs, given_path
 from .scoring_flags import add_device_flag
 from .sources import load_split, place_of
 
@@ -24,14 +24,17 @@ def add_parser(commands: Any) -> None:
         "attends to.",
     )
     explain.add_argument("path", type=given_path, help="split that holds the image (.h5, .jsonl or .jsonl.gz)")
-    explain.add_argument("--model", type=given_path, required=True, metavar="DIR", help="directory of a saved model")
+    explain.add_argument(
+        "--model", action=Once, type=given_path, required=True, metavar="DIR", help="directory of a saved model"
+    )
     explain.add_argument(
         "--image",
+        action=Once,
         required=True,
         help="image to explain: its name in the split, or its index, counted from 0",
     )
     explain.add_argument(
-        "--caption", metavar="SENTENCE", help="sentence to explain (default: the image's first caption)"
+        "--caption", action=Once, metavar="SENTENCE", help="sentence to explain (default: the image's first caption)"
     )
     explain.add_argument(
         "--json",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
+from typing import Any
 
 
 def given_path(text: str) -> str:
@@ -17,6 +18,18 @@ def given_path(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got an empty string")
     return text
+
+
+class Once(argparse.Action):
+    """The ``action`` of a flag that takes one value where other commands take several: the first is not left out."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Keeps the value; argparse.ArgumentError where there is one."""
+        if getattr(namespace, self.dest) is not None:
+            raise argparse.ArgumentError(self, f"expected one, got {getattr(namespace, self.dest)} and {values}")
+        setattr(namespace, self.dest, values)
 
 
 def check_outputs(written: Mapping[str, str | None], read: Mapping[str, str | None], beside: str = "") -> None:

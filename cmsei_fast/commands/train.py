@@ -104,6 +104,7 @@ def _train(arguments: argparse.Namespace) -> int:
                 model = make_model(training, own, config, arguments.word_vectors, arguments.vocabulary)
             else:
                 model = saved_model(arguments.model, own)
+                _tell_unknown(arguments.model, model, training)
         metrics = train(
             model,
             training,
@@ -114,7 +115,6 @@ def _train(arguments: argparse.Namespace) -> int:
             device=str(device),
             progress=not arguments.quiet,
             started_from=arguments.model,
-            ready=lambda: None if arguments.model is None else _tell_unknown(arguments.model, model, training),
         )
         if metrics is not None:
             print("validation after the last epoch:")

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,6 @@ def train(
     device: str | None = None,
     progress: bool = True,
     started_from: str | os.PathLike[str] | None = None,
-    ready: Callable[[], None] | None = None,
 ) -> RecallMetrics | None:
     """Trains a model and keeps the run in a directory: configuration, log, checkpoints, the best and the last model.
 
@@ -68,7 +67,6 @@ def train(
         progress: show loss, best rSum and pairs/s on standard error: a bar on a terminal, else a line every ten seconds
             and for each epoch; and a line for each validation, rSum and R@1, R@5 and R@10 of both directions.
         started_from: the saved model that this one is, as a new run's ``run.json`` is to name it.
-        ready: called in each process once all is checked, before the first step.
 
     Returns:
         Metrics of the last validation, in process 0; None where nothing was validated.
@@ -93,7 +91,7 @@ def train(
                 raise TypeError(f"validation: expected a Split or None, got {type(validation).__name__}")
             start = None if started_from is None else os.fspath(started_from)
             run = _Run(model, training, validation, Path(directory), config, place, resume, progress, held, start)
-        return run.run(ready)
+        return run.run()
 
 
 class _Run:
@@ -155,12 +153,10 @@ class _Run:
             self._restore(*disk.read_checkpoint(found))
         self.log = Log(directory, self.step, enabled=self.rank == 0)
 
-    def run(self, ready: Callable[[], None] | None = None) -> RecallMetrics | None:
+    def run(self) -> RecallMetrics | None:
         """All epochs that are left."""
         steps = len(self.batches)
         self._agree()
-        if ready is not None:
-            ready()
         with together():
             if self.rank == 0 and self._record != self._before:
                 write_json(self.directory / CONFIG, self._record)
