@@ -150,6 +150,37 @@ def test_only_candidates_are_read(tmp_path, blocks, form, lengths, query):
         retrieve(*given([9]), m, n, **options)
 
 
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+@pytest.mark.parametrize("query", ["caption", "image"])
+def test_queries_with_fewer_candidates(query, kind, blocks):
+    features = problem()
+    scores = score_matrix(*features)
+    scores = scores.T if query == "caption" else scores
+    rng = np.random.default_rng(5)
+    rows = [kind(rng.permutation(scores.shape[1])[: i % 5].tolist()) for i in range(len(scores))]
+    if kind is torch.tensor:
+        rows = [row.to(torch.int32) for row in rows]
+    square = np.full((len(rows), 6), -1)
+    for i, row in enumerate(rows):
+        square[i, 6 - len(row) :] = np.asarray(row)
+    masked = np.full_like(scores, -np.inf)
+    for i, row in enumerate(rows):
+        masked[i, np.asarray(row, np.int64)] = scores[i, np.asarray(row, np.int64)]
+    indices, expected = best_of(masked, 3)
+    indices[expected == -np.inf] = -1
+    for given in (rows, square):
+        got = retrieve(*features, k=3, query=query, candidates=given)
+        np.testing.assert_array_equal(got.scores, expected)
+        np.testing.assert_array_equal(got.indices, indices)
+
+
+def test_no_query_has_a_candidate():
+    images, captions, m, n = problem()
+    got = retrieve(images, captions, m, n, k=2, candidates=np.full((30, 3), -1))
+    assert np.array_equal(got.indices, np.full((30, 2), -1))
+    assert np.array_equal(got.scores, np.full((30, 2), -np.inf, np.float32))
+
+
 def test_nobody_asks_for_candidates():
     images, captions, m, n = problem()
     none = np.zeros((0, 4), np.int64)
@@ -164,8 +195,9 @@ def test_candidates_that_do_not_fit():
         (good[:12], r"candidates: expected shape \(30, c\), a row for each caption, got \(12, 4\)"),
         (good[0], r"candidates: expected shape \(30, c\), a row for each caption, got \(4,\)"),
         (good[:, :0], r"candidates: expected shape \(30, c\), a row for each caption, got \(30, 0\)"),
-        (good + 9, r"candidates\[0, 3\]: expected an item from 0 to 11, got 12"),
-        (good - 1, r"candidates\[0, 0\]: expected an item from 0 to 11, got -1"),
+        (good + 9, r"candidates\[0, 3\]: expected an item from 0 to 11, or -1 for none, got 12"),
+        (good - 2, r"candidates\[0, 0\]: expected an item from 0 to 11, or -1 for none, got -2"),
+        ([*good[1:], good], r"candidates\[29\]: expected one row of items, got shape \(30, 4\)"),
         (good % 3, r"candidates\[0\]: expected different items, got 0 twice"),
     ):
         with pytest.raises(ValueError, match=error):

@@ -67,7 +67,8 @@ def retrieve(
         k: items for each query, from 1; where there are fewer items, all of them.
         query: "caption": each caption asks for images; "image": each image for captions.
         candidates: (n_query, c) integers, the items among which each query chooses, all different, in any order: the
-            first hundred of another model, say. Only these pairs are scored, and only their items read. On the engine
+            first hundred of another model, say. -1 is none, for queries that have fewer; rows of unequal lengths, in a
+            list, mean the same. Only these pairs are scored, and only their items read. On the engine
             ``eager`` the last bits may then differ from the matrix's: they depend on which pairs share a product. None:
             all items.
         screen: "bfloat16": score with rounded features first, and exactly only the pairs that these leave undecided
@@ -78,6 +79,7 @@ def retrieve(
 
     Returns:
         Retrieved, (n_query, min(k, n_item)), or min(k, c) of c candidates; of equal scores the lower index comes first.
+        Where a query has fewer candidates, the index is -1 and the score -inf.
 
     Raises:
         TypeError, ValueError, MemoryError: as :func:`cmsei_fast.score_matrix` does, and for k, query, screen or

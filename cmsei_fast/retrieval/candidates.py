@@ -20,31 +20,49 @@ from ..tiling import Part, Problem, TileStream, call_engine, overflow
 # computed of one item alone is more of an image, whose regions are more than a caption's words.
 _FEWER = 4
 
+# In the place of a candidate that a query does not have.
+_NONE = -1
+
 # Calls of the engine between two meetings of the processes of a group.
 _CALLS_A_ROUND = 256
 
 
 def check_candidates(candidates: Any, query: str, shape: tuple[int, int]) -> np.ndarray:
-    """Candidates (n_query, c) int64 of a problem of that shape (n_image, n_caption).
+    """Candidates (n_query, c) int64 of a problem of that shape (n_image, n_caption), -1 where a query has fewer.
 
     Raises:
         TypeError: if they are not integers.
         ValueError: for another shape, an item that is not there, or one that a query has twice.
     """
-    given = integers("candidates", candidates)
+    given = _rectangle(candidates)
     n_query, n_item = shape[::-1] if query == "caption" else shape
     if given.ndim != 2 or len(given) != n_query or given.shape[1] == 0:
         raise ValueError(f"candidates: expected shape ({n_query}, c), a row for each {query}, got {given.shape}")
-    wrong = np.argwhere((given < 0) | (given >= n_item))
+    wrong = np.argwhere((given < _NONE) | (given >= n_item))
     if len(wrong):
         i, j = wrong[0]
-        raise ValueError(f"candidates[{i}, {j}]: expected an item from 0 to {n_item - 1}, got {given[i, j]}")
+        wanted = f"an item from 0 to {n_item - 1}, or -1 for none"
+        raise ValueError(f"candidates[{i}, {j}]: expected {wanted}, got {given[i, j]}")
     ordered = np.sort(given, axis=1)
-    twice = np.argwhere(ordered[:, 1:] == ordered[:, :-1])
+    twice = np.argwhere((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != _NONE))
     if len(twice):
         i, j = twice[0]
         raise ValueError(f"candidates[{i}]: expected different items, got {ordered[i, j]} twice")
     return given.astype(np.int64)
+
+
+def _rectangle(candidates: Any) -> np.ndarray:
+    """Candidates as an array; rows of unequal lengths have -1 behind them."""
+    if not isinstance(candidates, (list, tuple)) or len({np.shape(row) for row in candidates}) < 2:
+        return integers("candidates", candidates)
+    rows = [integers(f"candidates[{i}]", row) for i, row in enumerate(candidates)]
+    for i, row in enumerate(rows):
+        if row.ndim != 1:
+            raise ValueError(f"candidates[{i}]: expected one row of items, got shape {row.shape}")
+    out = np.full((len(rows), max(map(len, rows))), _NONE)
+    for to, row in zip(out, rows, strict=True):
+        to[: len(row)] = row
+    return out
 
 
 def best_candidates(
@@ -52,10 +70,11 @@ def best_candidates(
 ) -> tuple[Tensor, Tensor]:
     """(n_query, min(k, c)) of the best candidates: their indices and scores, of equal scores the lower index first.
 
-    Items that are nobody's candidates are not read.
+    Where a query has fewer, the index is -1 and the score -inf. Items that are nobody's candidates are not read.
     """
     ordered = np.sort(candidates, axis=1)
-    asked = np.unique(ordered)
+    given = ordered != _NONE
+    asked = np.unique(ordered[given])
     if query == "caption":
         problem = replace(problem, images=some_items(problem.images, asked))
     else:
@@ -64,11 +83,12 @@ def best_candidates(
     team = Team(group, stream)
     team.agree(k=k, query=query, screen=None, candidates=zlib.crc32(ordered.tobytes()))
     items = torch.from_numpy(ordered)
-    asks = np.repeat(np.arange(len(items)), items.shape[1])
-    flat = np.searchsorted(asked, ordered.ravel())
+    asks = np.nonzero(given)[0]
+    flat = np.searchsorted(asked, ordered[given])
     images, captions = (flat, asks) if query == "caption" else (asks, flat)
-    found = _scores(stream, images, captions, progress, team).view(items.shape)
-    scores, order = found.sort(dim=1, descending=True, stable=True)
+    found = _scores(stream, images, captions, progress, team)
+    scores = found.new_full(items.shape, -torch.inf).masked_scatter_(torch.from_numpy(given).to(found.device), found)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
     k = min(k, items.shape[1])
     return items.to(scores.device).gather(1, order[:, :k]), scores[:, :k].contiguous()
 
