@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..training import TrainConfig
 
 # Fields of the model that the training split or word vectors set where nothing gives them.
-_SET_BY_DATA = ("feature_width", "object_names", "predicate_names", "boxes", "trained_words")
+SET_BY_DATA = ("feature_width", "object_names", "predicate_names", "boxes", "trained_words")
 
 
 def check_resumed(
@@ -45,7 +45,7 @@ def check_resumed(
         )
     asked = dict(model)
     if made:
-        defaults = {f.name: f.default for f in fields(ModelConfig) if f.name not in _SET_BY_DATA}
+        defaults = {f.name: f.default for f in fields(ModelConfig) if f.name not in SET_BY_DATA}
         asked = {**defaults, "scorer": "cmsei", **model}
     if "scorer" in asked:
         asked["scorer"] = parse_scorer(asked["scorer"]).to_dict()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .joining import joined
 from .paths import given_path
-from .resumed import check_resumed
+from .resumed import SET_BY_DATA, check_resumed
 from .scoring_flags import add_device_flag
 from .settings import add_flags, given, read_settings
 from .sources import SCORERS, load_split, parse_scorer
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 SECTIONS = ("model", "training")
 # Fields of the model without a flag of their own making: what the split has, and the scorer, whose flag names a preset.
 _WITHOUT_FLAG = ("feature_width", "object_names", "predicate_names", "scorer")
-# Fields of a run's model that its split and word vectors gave it.
-_SET_BY_DATA = ("feature_width", "object_names", "predicate_names", "trained_words")
 
 
 def add_parser(commands: Any) -> None:
@@ -143,8 +141,9 @@ def _settings(arguments: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any
         got = f"the file {arguments.directory} (--validation takes a split)"
         raise NotADirectoryError(f"directory: expected a directory for the run, got {got}")
     settings = read_settings(arguments.settings, SECTIONS, PARTS)
-    if len(settings) > len(SECTIONS):  # a run's file
-        settings["model"] = {name: x for name, x in settings["model"].items() if name not in _SET_BY_DATA}
+    if len(settings) > len(SECTIONS):  # a run's file; whether boxes are used is a setting, too
+        of_data = set(SET_BY_DATA) - {"boxes"}
+        settings["model"] = {name: x for name, x in settings["model"].items() if name not in of_data}
     of_training = settings["training"] | given(arguments, TrainConfig)
     of_model = settings["model"] | given(arguments, ModelConfig)
     config = TrainConfig.from_dict(of_training)
