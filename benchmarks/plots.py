@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.pages import ROOT, replaced, write
 from benchmarks.table import README, RESULTS, processors
 from cmsei_fast.report import charts
+from cmsei_fast.report.extras import require
 
 PLOTS = ROOT / "docs" / "plots"
 BEGIN, END = "<!-- plots: made by python -m benchmarks.plots -->", "<!-- end of plots -->"
@@ -135,7 +136,7 @@ def links(names: list[str]) -> str:
 
 def main() -> int:
     """Writes the plots, or with --check compares; returns the exit status."""
-    charts.require("plots")
+    require("plots")
     made = render()
     old = README.read_text(encoding="utf-8")
     new = replaced(old, links(list(made)), BEGIN, END)

@@ -111,16 +111,19 @@ class Team(Exchange):
         Raises:
             ProcessLost: if another process failed or is lost.
         """
-        meetings = self._most(-(-most // a_round))
+        own = torch.tensor([-(-most // a_round)], device="cpu")
+        meetings = int(torch.cat(self.gather(own)).max())
         pairs = count = 0
         try:
             for done in steps:
                 pairs += done
                 count += 1
                 if self.alone or count % a_round == 0:
-                    pairs, meetings = self._meet(pairs, bar), meetings - 1
+                    self._meet(pairs, bar)
+                    pairs, meetings = 0, meetings - 1
             while meetings > 0 and not self.alone:
-                pairs, meetings = self._meet(pairs, bar), meetings - 1
+                self._meet(pairs, bar)
+                pairs, meetings = 0, meetings - 1
         except ProcessLost:
             raise
         except BaseException as error:
@@ -131,12 +134,8 @@ class Team(Exchange):
         """What shows the progress, in the first process."""
         return Progress(total, done) if progress and self.rank == 0 else None
 
-    def _most(self, number: int) -> int:
-        return max(int(x) for x in self.gather(torch.tensor([number], device="cpu")))
-
-    def _meet(self, pairs: int, bar: Progress | None) -> int:
-        """Exchanges how far this process is; gives 0, the pairs that are yet to be told."""
+    def _meet(self, pairs: int, bar: Progress | None) -> None:
+        """Tells the other processes of the pairs that are done since the last time, and shows those of all."""
         done = self.exchange(pairs)
         if bar is not None and done:
             bar.update(done)
-        return 0

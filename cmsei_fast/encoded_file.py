@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import safetensors
 import torch
 
@@ -74,7 +73,7 @@ class EncodedFile:
         if wanted is None:
             return self._all(number, "images", encode)
         whole = self._parts.get((number, "images"))
-        return encode() if whole is None else _chosen(whole, wanted)
+        return encode() if whole is None else whole[list(wanted)]
 
     def captions(self, number: int, sentences: Sequence[str], encode: Callable[[], Encoded]) -> Encoded:
         """Words of sentences by a model; kept where they are the split's captions."""
@@ -152,9 +151,3 @@ def _file_of(split: Split) -> list[int] | None:
         return None
     found = os.stat(name)
     return [found.st_size, found.st_mtime_ns]
-
-
-def _chosen(whole: Encoded, wanted: Sequence[int]) -> Encoded:
-    places = np.asarray(wanted, dtype=np.int64)
-    rows = whole.rows.split(whole.lengths.tolist())
-    return Encoded(torch.cat([rows[i] for i in places.tolist()]), whole.lengths[torch.from_numpy(places)])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .checks import dtype_of
+from .data.split import offsets_of
 from .engines.terms import PRECISIONS, rounded_rows
 
 
@@ -152,8 +153,7 @@ def some_items(whole: Items, places: np.ndarray) -> Items:
         return whole
     offsets = None
     if whole.offsets is not None:
-        offsets = np.zeros(len(places) + 1, dtype=np.int64)
-        np.cumsum((whole.offsets[1:] - whole.offsets[:-1])[places], out=offsets[1:])
+        offsets = offsets_of(np.diff(whole.offsets)[places])
 
     def told(i: int) -> str:
         return whole.told(int(places[i]))
@@ -176,9 +176,7 @@ def make_items(
     padded = len(data.shape) == 3
     if lengths is None or (padded and count and int(lengths.min()) == data.shape[1]):
         return Items(name, item, data, None, precision, count, told)
-    offsets = np.zeros(count + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return Items(name, item, data, offsets, precision, count, told)
+    return Items(name, item, data, offsets_of(lengths), precision, count, told)
 
 
 def runs(offsets: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:

@@ -14,14 +14,12 @@ import torch.distributed as dist
 
 from . import engines
 from .devices import own_device
-from .exchange import Exchange, lost
+from .exchange import Exchange, lost, place_in
 
 
 def rank_and_world() -> tuple[int, int]:
     """This process's number and how many there are; (0, 1) without a process group."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+    return place_in(default_group())
 
 
 def default_group() -> Any:
@@ -44,7 +42,7 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
     if not there and not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         yield own_device(device)
         return
-    unbind_default_group()
+    _unbind_default_group()
     if there:
         with together():
             chosen = _set_device(device)
@@ -106,7 +104,7 @@ def _set_device(device: str | None) -> torch.device:
     return chosen
 
 
-def unbind_default_group() -> None:
+def _unbind_default_group() -> None:
     """Makes torch forget a group that it may have taken for a default value.
 
     The functions of torch.distributed.nn, which torch's optimizers import by a long way, keep the group that is there

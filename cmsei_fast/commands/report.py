@@ -10,7 +10,7 @@ from ..version import __version__
 from .paths import check_outputs, given_path
 from .saved_scores import captions_of, mean_of_saved, owner_of
 from .scored_split import scored_by
-from .scoring import stream_of_models
+from .scoring import encoded_file, load_models, mean_stream
 from .scoring_flags import (
     add_encoded_flag,
     add_protocol_flags,
@@ -203,7 +203,10 @@ def _scored(
     from ..devices import own_device
     from ..scoring import score
 
-    stream = stream_of_models([model], arguments, split, str(own_device(arguments.device)))
+    if not split.captions:
+        raise ValueError("split: expected captions to score images with, got none")
+    loaded = load_models([model], arguments, str(own_device(arguments.device)))
+    stream = mean_stream(loaded, arguments, split, split.captions, kept=encoded_file(arguments, loaded, split))
     scores = score(stream, progress=arguments.progress).cpu().numpy()
     problem = stream.problems[0]
     about = {"model": model, "engine": problem.engine, "precision": problem.precision}

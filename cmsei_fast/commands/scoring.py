@@ -15,31 +15,6 @@ if TYPE_CHECKING:
     from ..model import CMSEI
 
 
-def stream_of_models(
-    models: list[str], arguments: argparse.Namespace, split: Split, device: str, group: Any = None
-) -> MeanStream:
-    """The models' mean scores, tile by tile, once the split is encoded by each; a group shares the encoding.
-
-    Args:
-        models: directories of saved models, at least one.
-        arguments: with the flags of :func:`.scoring_flags.add_scoring_flags`, but for the device, and of
-            :func:`.scoring_flags.add_encoded_flag`.
-        split: what is scored.
-        device: of the models.
-        group: of torch.distributed, or None.
-
-    Raises:
-        ValueError: for a split without captions, an unknown engine or precision, or a split that lacks what a model is
-            built on, naming the model; what :func:`encoded_file` refuses.
-        EngineUnavailable: if the engine cannot run here. All but what a model lacks is told before any is encoded.
-    """
-    if not split.captions:
-        raise ValueError("split: expected captions to score images with, got none")
-    loaded = load_models(models, arguments, device)
-    kept = encoded_file(arguments, loaded, split, group)
-    return mean_stream(loaded, arguments, split, split.captions, group=group, kept=kept)
-
-
 def load_models(models: list[str], arguments: argparse.Namespace, device: str) -> list[tuple[str, CMSEI]]:
     """The models with their directories, once it is known that the engine can score in the precision.
 

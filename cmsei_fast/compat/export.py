@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import integers, is_whole
-from ..retrieval.matrix import check_scores, dense
+from ..retrieval.matrix import checked_matrix
 from ..retrieval.metrics import check_map
 
 __all__ = ["eccv_caption_items", "fico_itr_arguments"]
@@ -28,7 +28,7 @@ def fico_itr_arguments(scores: Any, captions_per_image: int = 5, *, caption_to_i
     Raises:
         TypeError, ValueError: for scores or a map that do not fit.
     """
-    matrix = _matrix(scores)
+    matrix = checked_matrix(scores).astype(np.float64, copy=False)
     owner = check_map(matrix.shape[0], matrix.shape[1], captions_per_image, caption_to_image)
     if caption_to_image is None:
         return {"similarity_matrix": matrix, "captions_per_image": captions_per_image}
@@ -54,7 +54,7 @@ def eccv_caption_items(
     Raises:
         TypeError, ValueError: for scores, numbers or a k that do not fit.
     """
-    matrix = _matrix(scores)
+    matrix = checked_matrix(scores).astype(np.float64, copy=False)
     sides = []
     for name, ids, size in (("image_ids", image_ids, matrix.shape[0]), ("caption_ids", caption_ids, matrix.shape[1])):
         array = integers(name, ids)
@@ -73,12 +73,3 @@ def _retrieved(scores: np.ndarray, queries: list[int], items: list[int], k: int 
         best = np.argsort(-row, kind="stable")[:k]
         out[query] = [items[j] for j in best.tolist()]  # the same objects in all lists: 8 bytes an entry
     return out
-
-
-def _matrix(scores: Any) -> np.ndarray:
-    """The scores as float64; raises TypeError for what is not floating and ValueError for a wrong rank or a NaN."""
-    check_scores(scores)
-    matrix = dense(scores)
-    if np.isnan(matrix).any():
-        raise ValueError("scores: expected no NaN, got one")
-    return matrix.astype(np.float64, copy=False)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .files import write_text
+from .strings import check_strings
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -28,6 +29,19 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"{os.fspath(path)}: expected one JSON object, got {type(record).__name__}")
     return record
+
+
+def string_list(path: str | os.PathLike[str], record: dict[str, Any], key: str) -> tuple[str, ...]:
+    """The strings under a key of a file's object.
+
+    Raises:
+        ValueError: naming the file and the key: missing, or no list of strings, or what a split's file cannot hold.
+    """
+    values = record.get(key)
+    if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{path}: {key}: expected a list of strings, got {values!r:.60}")
+    check_strings(lambda i: f"{path}: {key}[{i}]", values)
+    return tuple(values)
 
 
 def write_json(path: str | os.PathLike[str], record: Mapping[str, Any], indent: int | None = 2) -> None:

@@ -44,7 +44,7 @@ def unavailable(name: str, device: torch.device | str | None = None) -> str | No
     Raises:
         ValueError: for a name that is not in :func:`names`.
     """
-    _check_name(name)
+    check_name(name)
     try:
         module = _module(name)
     except ImportError as error:
@@ -132,7 +132,8 @@ def resolve(name: str, device: torch.device | str, operator: str, config: list[i
     return get(choose(device, operator, config) if name == "auto" else name, device, operator, config)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises ValueError for a name that is not in :func:`names`."""
     if name not in _DEVICES:
         raise ValueError(f"engine: expected 'auto' or one of {', '.join(names())}, got {name!r}")
 

@@ -208,11 +208,7 @@ class CMSEI(Module):
             return self.embed_captions(caption_batch([tokens[i] for i in batch]).to(device))
 
         encoded = self._encode(embed, batches, "caption" if progress else None, group)
-        pieces = encoded.rows.split(encoded.lengths.tolist())
-        place = {i: j for j, i in enumerate(order)}
-        back = [place[i] for i in range(len(order))]
-        rows = torch.cat([pieces[j] for j in back]) if back else encoded.rows
-        return Encoded(rows, encoded.lengths[back])
+        return encoded[np.argsort(order)]
 
     def _encode(self, embed: Any, batches: Sequence[Any], unit: str | None, group: Any) -> Encoded:
         """All batches, of which the processes of a group encode a run each, in their order."""

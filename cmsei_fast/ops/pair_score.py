@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast import engines
+from cmsei_fast.checks import FLOATING
 from cmsei_fast.encoded import Encoded
 from cmsei_fast.engines.eight_bits import taken
 from cmsei_fast.engines.terms import PRECISIONS, accumulator
@@ -27,8 +28,6 @@ from cmsei_fast.scorer import (
 
 from .derivatives import differentiable, first_only, refuse_tangents
 from .operator import operator
-
-_FLOATS = tuple(PRECISIONS.values())
 
 
 def pair_score(
@@ -80,7 +79,7 @@ def pair_score(
             raise TypeError(f"{row}_offsets: expected a tensor, got {type(offsets).__name__}; {way}")
     if not isinstance(scorer, PairScorer):
         raise TypeError(f"scorer: expected a PairScorer, got {type(scorer).__name__}{scorer_at_hand(scorer)}")
-    if v.dtype != w.dtype and {v.dtype, w.dtype} <= set(_FLOATS) and _autocast(v.device.type):
+    if v.dtype != w.dtype and {v.dtype, w.dtype} <= set(FLOATING) and _autocast(v.device.type):
         # A projection leaves autocast's dtype and a normalisation float32: under autocast both go on, as in a product.
         wide = torch.promote_types(v.dtype, w.dtype)
         v, w = v.to(wide), w.to(wide)
@@ -152,7 +151,7 @@ def _check(
 ) -> None:
     """Everything that can be known without reading a tensor's values."""
     for name, x in (("regions", regions), ("words", words)):
-        if x.dtype not in _FLOATS:
+        if x.dtype not in FLOATING:
             raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
         _check_packed(name, x)
     if words.dtype != regions.dtype:
@@ -171,8 +170,8 @@ def _check(
             raise ValueError(f"{name}: expected a tensor on the CPU, got one on {x.device}")
         if x.dim() != 1 or x.shape[0] == 0:
             raise ValueError(f"{name}: expected shape (items + 1,), got {tuple(x.shape)}")
-    if engine != "auto" and engine not in engines.names():
-        raise ValueError(f"engine: expected 'auto' or one of {', '.join(engines.names())}, got {engine!r}")
+    if engine != "auto":
+        engines.check_name(engine)
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected None or one of {', '.join(PRECISIONS)}, got {precision!r}")
     _check_scorer(scalars, config)
@@ -192,7 +191,7 @@ def _check_scorer(scalars: Tensor, config: list[int]) -> None:
             known = config[first + 3] == 1 and RELEVANCES[config[attend + 1]] == "cosine"
     if not known:
         raise ValueError(f"config: expected PairScorer.config(), got {list(config)}")
-    if scalars.dtype not in _FLOATS:
+    if scalars.dtype not in FLOATING:
         raise TypeError(f"scalars: expected float16, bfloat16, float32 or float64, got {scalars.dtype}")
     n = FIRST_GATE + 2 * (config[3] + config[7] - 2) + len(thresholds(config))
     if scalars.dim() != 1 or scalars.shape[0] != n:

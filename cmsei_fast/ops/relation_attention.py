@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from cmsei_fast import engines
+from cmsei_fast.checks import FLOATING
 
 from .derivatives import differentiable, first_only, refuse_tangents
 from .edge_values import check_edges
 from .operator import operator
 
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -80,9 +80,9 @@ def _check(
     engine: str,
 ) -> None:
     """Everything that can be known without reading a tensor's values."""
-    if engine != "auto" and engine not in engines.names():
-        raise ValueError(f"engine: expected 'auto' or one of {', '.join(engines.names())}, got {engine!r}")
-    if q.dtype not in _FLOATS:
+    if engine != "auto":
+        engines.check_name(engine)
+    if q.dtype not in FLOATING:
         raise TypeError(f"q: expected float16, bfloat16, float32 or float64, got {q.dtype}")
     if q.dim() != 4:
         raise ValueError(f"q: expected 4 dimensions (B, H, R, d), got shape {tuple(q.shape)}")
@@ -122,7 +122,7 @@ def _check(
 
 
 def _check_float(name: str, x: Tensor) -> None:
-    if x.dtype not in _FLOATS:
+    if x.dtype not in FLOATING:
         raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
 
 

@@ -76,7 +76,7 @@ def count_ranks(stream: ScoreTiles, ranks: RankCount, progress: bool, team: Team
     """Streams the tiles that the ranks need, those with true pairs first; gives the number of their pairs."""
     grid = stream.grid
     first, needed = ranks.own_tiles(grid), ranks.needed_tiles(grid)
-    agree(team, ranks)
+    _agree(team, ranks)
     team.deal(needed)
     kept = _Kept(grid)
 
@@ -106,7 +106,7 @@ def count_ranks_screened(screen: Screen, ranks: RankCount, progress: bool, team:
     """As :func:`count_ranks`: true pairs exactly, then all pairs roughly, and exactly where that does not decide."""
     grid = screen.grid
     first, needed = ranks.own_tiles(grid), ranks.needed_tiles(grid)
-    agree(team, ranks, "bfloat16")
+    _agree(team, ranks, "bfloat16")
     team.deal(needed)
 
     kept = _Kept(grid)
@@ -162,7 +162,7 @@ class _Kept:
         return out
 
 
-def agree(team: Team, ranks: RankCount, screen: str | None = None) -> None:
+def _agree(team: Team, ranks: RankCount, screen: str | None = None) -> None:
     """Checks that every process counts the same ranks in the same way."""
     owner = zlib.crc32(np.ascontiguousarray(ranks.owner).tobytes())
     team.agree(map=owner, folds=ranks.folds, screen=screen)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import integers
-from .matrix import check_scores, dense
+from .matrix import checked_matrix
 from .metrics import check_map
 
 
@@ -25,10 +25,7 @@ def group_accuracy(scores: Any, caption_to_image: Any, group: Any) -> float:
     Raises:
         TypeError, ValueError: for a map or groups that do not fit the scores, and for NaN.
     """
-    check_scores(scores)
-    matrix = dense(scores)
-    if np.isnan(matrix).any():
-        raise ValueError("scores: expected no NaN, got one")
+    matrix = checked_matrix(scores)
     owner = check_map(matrix.shape[0], matrix.shape[1], 1, caption_to_image)
     number = integers("group", group)
     if number.shape != (len(matrix),):

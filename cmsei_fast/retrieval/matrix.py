@@ -104,6 +104,15 @@ def dense(scores: Any) -> np.ndarray:
     return _read(scores, slice(None), slice(None)).numpy()
 
 
+def checked_matrix(scores: Any) -> np.ndarray:
+    """A whole score matrix as :func:`dense` gives it; raises as :func:`check_scores` does, and ValueError for a NaN."""
+    check_scores(scores)
+    matrix = dense(scores)
+    if np.isnan(matrix).any():
+        raise ValueError("scores: expected no NaN, got one")
+    return matrix
+
+
 def _read(scores: Any, rows: slice, columns: Any) -> Tensor:
     """A block of the matrix as float32, or float64 for what is wider."""
     block = scores[rows]

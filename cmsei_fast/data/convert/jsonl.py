@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 
 from ..from_scenes import split_from_scenes
-from ..json_object import read_json
+from ..json_object import read_json, string_list
 from ..scenes import read_scenes
 from ..split import Split
 from .boxes import check_inside
-from .text import string_list
 
 
 def jsonl_split(path: str | os.PathLike[str], names: str | os.PathLike[str] | None = None) -> Split:

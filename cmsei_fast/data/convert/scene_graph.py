@@ -9,12 +9,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ..corners import instead_of_corners
-from ..json_object import read_json
+from ..json_object import read_json, string_list
 from ..split import Split, offsets_of
 from .captions import Captions
 from .matching import match_images
 from .members import members
-from .text import string_list
 
 _BACKGROUND = "__background__"
 

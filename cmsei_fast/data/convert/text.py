@@ -1,10 +1,9 @@
-"""Lines of text files, and lists of strings in JSON."""
+"""Lines of text files."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 from ..strings import check_strings
 
@@ -37,16 +36,3 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
 def blank_line(lines: Sequence[str]) -> str:
     """For a message about the number of lines: where a blank one is, which may be why."""
     return f" (line {lines.index('') + 1} is blank)" if "" in lines else ""
-
-
-def string_list(path: str | os.PathLike[str], record: dict[str, Any], key: str) -> tuple[str, ...]:
-    """The strings under a key of a file's object.
-
-    Raises:
-        ValueError: naming the file and the key: missing, or no list of strings, or what a split's file cannot hold.
-    """
-    values = record.get(key)
-    if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{path}: {key}: expected a list of strings, got {values!r:.60}")
-    check_strings(lambda i: f"{path}: {key}[{i}]", values)
-    return tuple(values)
