@@ -93,6 +93,7 @@ def test_a_lost_process_ends_the_run_which_goes_on(tmp_path, how):
     """Killed: the connection breaks. Stopped: the group's timeout ends the wait."""
     (tmp_path / how).touch()
     (printed,) = start_two(runs.__file__, tmp_path, "lost", waits=(0,))
+    (tmp_path / "stopped").unlink()
     count, message = printed.splitlines()
     part = tmp_path / "scores.npy.part"
     assert message.startswith("a process of the group is lost, or does not answer: ")

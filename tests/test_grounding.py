@@ -72,6 +72,16 @@ def test_which_relations_a_word_means(caption, expected):
     assert Mentions(scene())(caption.split(), 0) == []
 
 
+@pytest.mark.parametrize("name", ["lady,woman", "woman,lady", "young lady, woman,"])
+def test_any_alias_of_a_label_names_it(name):
+    names = ("man", name, *OBJECTS[2:])
+    find = Mentions(replace(scene(), object_names=names))
+    for word in ("woman", "lady", "ladies"):
+        (found,) = find(["a", word, "wearing", "hats"], 1)
+        assert found.ends.tolist() == [[WOMAN, OTHER_HAT]]
+    assert find(["wearing", ","], 1) == []
+
+
 def test_forms_of_a_verb():
     for forms in ("wearing wears wear", "sitting sits", "riding rides ride", "carrying carries", "using uses"):
         assert len({stem(form) for form in forms.split()}) == 1, forms

@@ -30,8 +30,8 @@ class Mentions:
     """Finds the relations that a caption's words speak of in its image's scene graph.
 
     A word speaks of a relation if it is a form of the verb that the predicate begins with (``sits`` of ``sitting on``),
-    and the caption names an end of the relation by the last word of its label: the subject before the word, or the
-    object behind it. Of the image's relations that the word may mean, those count of which most is named: both ends,
+    and the caption names an end of the relation by the last word of its label, or of one of its label's aliases (Visual
+    Genome's ``lady,woman``): the subject before the word, or the object behind it. Of the image's relations that the word may mean, those count of which most is named: both ends,
     else the object, else the subject. Verbs are first words in ``-ing`` and their other forms; prepositions, ``and``
     and ``has`` mean too many things to say where a word should look.
 
@@ -49,7 +49,7 @@ class Mentions:
             raise ValueError("relations: expected a split with relations, got one without")
         self._labels, self._offsets = split.labels, split.offsets
         self._relations, self._relation_offsets = split.relations, split.relation_offsets
-        self._nouns = [_noun(name) for name in split.object_names] + [""]  # of label -1 too
+        self._nouns = [_nouns(name) for name in split.object_names] + [frozenset()]  # of label -1 too
         self._verbs = verbs(split.predicate_names)
 
     def __call__(self, words: Sequence[str], image: int) -> list[Mention]:
@@ -68,8 +68,8 @@ class Mentions:
             named: dict[int, list[tuple[int, int]]] = {}
             for subject, verb, target in relations:
                 if verb == own:
-                    told = _SUBJECT * (self._nouns[labels[subject]] in before)
-                    told += _OBJECT * (self._nouns[labels[target]] in behind)
+                    told = _SUBJECT * (not before.isdisjoint(self._nouns[labels[subject]]))
+                    told += _OBJECT * (not behind.isdisjoint(self._nouns[labels[target]]))
                     named.setdefault(told, []).append((subject, target))
             if most := max(named, default=0):
                 found.append(Mention(place, np.array(named[most], dtype=np.int64)))
@@ -87,9 +87,9 @@ def stem(word: str) -> str:
     return word[:-1] if word.endswith("e") and len(word) > 2 else word
 
 
-def _noun(name: str) -> str:
-    """The last word of an object's name in the singular."""
-    return singular((tokenize(name) or [""])[-1])
+def _nouns(name: str) -> frozenset[str]:
+    """The last word of each of an object's names in the singular."""
+    return frozenset(singular(words[-1]) for alias in name.split(",") if (words := tokenize(alias)))
 
 
 def verbs(predicate_names: Sequence[str]) -> list[str | None]:
