@@ -37,7 +37,7 @@ from cmsei_fast.data import Split
 from cmsei_fast.report import Explanation
 from cmsei_fast.report.relations import LIT, relation_shares, strongest_relations
 from cmsei_fast.training import train
-from cmsei_fast.training.loop import LAST
+from cmsei_fast.training.run_directory import LAST
 from cmsei_fast.training.run_record import CONFIG
 
 RESULTS, PAGE = ROOT / "benchmarks" / "relation_words.json", ROOT / "docs" / "explain.md"

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 from .commands import convert, demo, doctor, evaluate, explain, report, retrieve, train
+from .commands.told_flags import told_by_flags
 from .version import __version__
 
 BAD_INPUT = 2
@@ -46,27 +47,42 @@ def _yield_processors() -> None:
 
 def _status(argv: Sequence[str] | None) -> int:
     """Runs the command and tells how it ended, if not well."""
+    arguments = argparse.Namespace()
     try:
-        return _run(argv)
+        return _run(argv, arguments)
     except KeyboardInterrupt:
-        _tell("interrupted")
+        _tell("interrupted" + _how_to_go_on(arguments))
         return INTERRUPTED
     except BrokenPipeError:  # the reader left
         return 0
     except (OSError, ValueError, TypeError, MemoryError, RuntimeError, ImportError) as error:
         if not _explains_itself(error):
             raise
-        _tell(f"error: {_one_line(_message(error))}")
+        message = _message(error)
+        _tell(f"error: {_one_line(told_by_flags(message, arguments) if 'parser' in arguments else message)}")
         return BAD_INPUT
     finally:
         for stream in (sys.stdout, sys.stderr):
             _drop_unwritten(stream)
 
 
-def _run(argv: Sequence[str] | None) -> int:
-    """The command's status, once what it printed is written; the help's ``SystemExit`` too comes after that."""
+def _how_to_go_on(arguments: argparse.Namespace) -> str:
+    """How the command goes on after an interrupt; "" where ``--resume`` has nothing to go on with."""
+    left = arguments.left(arguments) if "left" in arguments else None
+    if left is None:
+        return ""
+    return f"; the same command {'' if arguments.resume else 'with --resume '}goes on {left}"
+
+
+def _run(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
+    """The command's status, once what it printed is written; the help's ``SystemExit`` too comes after that.
+
+    Args:
+        argv: words of the command line.
+        arguments: is given what they say.
+    """
     try:
-        arguments = _parsed(argv)
+        vars(arguments).update(vars(_parsed(argv)))
         status: int = arguments.run(arguments)
     except (OSError, SystemExit):
         _flush()

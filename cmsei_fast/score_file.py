@@ -21,7 +21,7 @@ from torch import Tensor
 from .data.files import check_room, check_target, naming, replacing
 from .distributed import ProcessLost, Team
 from .fingerprint import differences, fingerprint
-from .score_record import ENDING, Marks, ScoreRecord
+from .score_record import ENDING, PART, Marks, ScoreRecord
 from .tiling import Grid, ScoreTiles
 
 fcntl: Any = None
@@ -110,7 +110,7 @@ class ScoreFile:
 
     def __init__(self, path: str | os.PathLike[str], tiles: ScoreTiles, rank: int = 0) -> None:
         self.path = check_path(path)
-        self.part = self.path.with_name(f"{self.path.name}.part")
+        self.part = self.path.with_name(f"{self.path.name}{PART}")
         self._record = ScoreRecord(self.path.with_name(f"{self.path.name}{ENDING}"), rank)
         self._problems, self._grid, self._shape = tiles.problems, tiles.grid, tiles.shape
         self._dtype = np.dtype(str(tiles.dtype).removeprefix("torch."))

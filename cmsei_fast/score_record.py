@@ -19,7 +19,7 @@ FORMAT = {"format": "cmsei_fast score record", "version": 1}
 
 _MARK = re.compile(rb"(\d+) (\d+) ([0-9a-f]{8})")
 
-ENDING = ".record"  # after the name of the matrix
+PART, ENDING = ".part", ".record"  # after the name of the matrix: what is there of it, and the record
 
 Marks = dict[tuple[int, int], int]  # CRC-32 of the scores of each finished tile (i, j)
 

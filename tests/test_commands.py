@@ -168,9 +168,12 @@ def test_folds_that_cannot_be(files, run, folds, capsys):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--engine", "fast"], "engine: expected 'auto' or one of reference, eager, native, triton, cuda, got 'fast'"),
-        (["--precision", "half"], "precision: expected None or one of "),
-        (["--folds", "3"], "folds: expected an integer >= 1 that divides 20 images, got 3"),
+        (
+            ["--engine", "fast"],
+            "--engine: expected 'auto' or one of reference, eager, native, triton, cuda, got ",
+        ),
+        (["--precision", "half"], "--precision: expected None or one of "),
+        (["--folds", "3"], "--folds: expected an integer >= 1 that divides 20 images, got 3"),
     ],
     ids=lambda x: x[0] if isinstance(x, list) else "",
 )
@@ -364,7 +367,7 @@ def test_a_protocol_of_five_captions_is_told_of_others(capsys):
     ("arguments", "message"),
     [
         (["train", "{f}/absent.h5", "{t}/run"], "absent.h5"),
-        (["train", "{f}/train.h5", "{r}", *SMALL], "{r}: expected a directory without a run (or resume), got one"),
+        (["train", "{f}/train.h5", "{r}", *SMALL], "{r}: expected a directory without a run (or --resume), got one"),
         (["train", "{f}/train.h5", "{t}/run", "--heads", "3"], "width: expected a multiple of heads = 3, got 1024"),
         (["train", "{f}/train.h5", "{t}/run", "--loss", "mse"], "loss: expected one of infonce, hinge, got 'mse'"),
         (
@@ -466,5 +469,5 @@ def test_a_missing_extra_is_one_line(files, tmp_path, capsys, monkeypatch):
     arguments = ["train", str(files / "train.h5"), str(tmp_path / "run"), "--transformer", "bert", "--quiet"]
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith("cmsei-fast: error: transformer: expected the package transformers")
+    assert error.startswith("cmsei-fast: error: --transformer: expected the package transformers")
     assert error.count("\n") == 1

@@ -44,6 +44,12 @@ PLACES: dict[str, tuple[Any, str, int]] = {
 }
 
 
+BEFORE_A_CHECKPOINT = {
+    *("the captions are read", "the first step", "a validation's images"),
+    *("a checkpoint", "a checkpoint on its way to the disk"),
+}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Splits, and in ``run`` a run that nothing stopped."""
@@ -96,7 +102,10 @@ def test_ctrl_c(
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, at(number, getattr(owner, name), interrupt))
         assert train(whole, tmp_path / "run") == cli.INTERRUPTED
-    assert capsys.readouterr().err == "cmsei-fast: interrupted\n"
+    left = sorted(tmp_path.glob("run/checkpoints/step-*"))
+    way = f"; the same command with --resume goes on after step {int(left[-1].name[5:])}" if left else ""
+    assert capsys.readouterr().err == f"cmsei-fast: interrupted{way}\n"
+    assert bool(way) == (place not in BEFORE_A_CHECKPOINT)
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".") and path.name != ".lock"]
     assert train(whole, tmp_path / "run", "--resume") == 0
     assert content(tmp_path / "run") == content(whole / "run")

@@ -307,7 +307,10 @@ SAVED = ["--scores", "{f}/scores.npy"]
             ["--scores", "{t}/turned.npy", "--split", "{f}/val.h5"],
             "turned.npy: expected shape (20, 40) (images, captions of {f}/val.h5), got (40, 20) (its transpose has it)",
         ),
-        (["--scores", "{t}/turned.npy"], "captions_per_image: expected 5 captions for each of 40 images (200), got 20"),
+        (
+            ["--scores", "{t}/turned.npy"],
+            "--captions-per-image: expected 5 captions for each of 40 images (200), got ",
+        ),
         (["--scores", "{t}/turned.npy", "--captions-per-image", "2"], "(80), got 20 (its transpose has it)"),
         (SAVED, "for each of 20 images (100), got 40 (--captions-per-image 2 would fit)"),
         ([*SAVED, "--captions-per-image", "3"], "(60), got 40 (--captions-per-image 2 would fit)"),

@@ -77,7 +77,10 @@ def test_the_model_that_a_run_started_from_is_noted_and_asked_for(
     moved = shutil.copytree(run / "last", tmp_path / "moved")
     assert resumed(tmp_path / "run", "--model", str(moved), *options, "2") == 0
     assert json.loads((tmp_path / "run" / "run.json").read_text())["start"] == {"model": start}
-    assert "start" not in json.loads((run / "run.json").read_text())
+    assert json.loads((run / "run.json").read_text())["start"] == {"model": None}
+    capsys.readouterr()
+    assert resumed(run, *GIVEN[:-1], "--model", start) == 2
+    assert f"error: --model: expected none (as the run began), got {start}; --resume" in capsys.readouterr().err
 
 
 def test_the_file_of_a_run_gives_its_settings_to_another(run: Path, tmp_path: Path) -> None:
@@ -142,7 +145,7 @@ def test_what_sets_what_no_flag_does_is_told(run: Path, tmp_path: Path, capsys: 
     capsys.readouterr()
     assert resumed(tmp_path / "run", *GIVEN) == 2
     err = capsys.readouterr().err
-    assert re.search(r"trained_words: expected \d+ \(as the run began\), got None; pretrained word vectors set", err)
+    assert re.search(r"--trained-words: expected \d+ \(as the run began\), got None; pretrained word vectors set", err)
     vectors.write_text("dog 1 0 2\nyak 0 1 0\ncat 1 1 0\n")
     assert resumed(tmp_path / "run", *GIVEN, "--word-vectors", str(vectors)) == 2
     assert "got '" in (err := capsys.readouterr().err)

@@ -113,7 +113,7 @@ def test_refusals(tmp_path, monkeypatch):
     training_runs.run(tmp_path, epochs=1)
     with pytest.raises(FileExistsError) as exists:
         training_runs.run(tmp_path, epochs=1)
-    assert str(exists.value) == f"{tmp_path}: expected a directory without a run (or resume), got one"
+    assert str(exists.value) == f"{tmp_path}: expected a directory without a run (or resume=True), got one"
     record = json.loads((tmp_path / "run.json").read_text())
     split = training_runs.tiny_split()
     for name, other in {

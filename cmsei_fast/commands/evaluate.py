@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,14 @@ from .joining import joined
 from .paths import check_outputs, given_path
 from .scored_split import write_scored_split
 from .scoring import encoded_file, load_models, mean_stream
-from .scoring_flags import add_encoded_flag, add_protocol_flags, add_scoring_flags, folds_of, tell_counts
+from .scoring_flags import (
+    add_encoded_flag,
+    add_protocol_flags,
+    add_scoring_flags,
+    check_protocol,
+    folds_of,
+    tell_counts,
+)
 from .sources import SCORERS, is_split_file, load_split
 
 if TYPE_CHECKING:
@@ -54,7 +62,7 @@ def add_parser(commands: Any) -> None:
     add_encoded_flag(evaluate)
     evaluate.add_argument("--json", type=given_path, metavar="OUT", help="also write the results to this JSON file")
     add_scoring_flags(evaluate)
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(run=_evaluate, left=_left)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -63,6 +71,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
         _run(arguments, str(device), folds, first=rank_and_world()[0] == 0)
     return 0
+
+
+def _left(arguments: argparse.Namespace) -> str | None:
+    """With what an interrupted run goes on; None where no scores are kept."""
+    from ..score_record import PART
+
+    part = None if arguments.scores is None else arguments.scores + PART
+    return f"with what {part} has" if part is not None and os.path.exists(part) else None
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -144,6 +160,7 @@ def _split(arguments: argparse.Namespace, folds: int) -> Split:
     split = load_split(arguments.path)
     if not split.captions:
         raise ValueError("split: expected captions to score images with, got none")
+    check_protocol(arguments, len(split))
     split_folds(check_map(len(split), split.n_captions, 1, split.caption_to_image), len(split), folds)
     return split
 
@@ -183,6 +200,8 @@ def _by_words(arguments: argparse.Namespace, scorer: PairScorer) -> tuple[TileSt
             f"--model: expected a saved model for {arguments.path} (only JSON lines of scene graphs need none), "
             "got none"
         )
-    encoding = lexical_encoding(read_scenes(arguments.path))
+    scenes = read_scenes(arguments.path)
+    check_protocol(arguments, len(scenes))
+    encoding = lexical_encoding(scenes)
     features = (encoding.regions, encoding.words, encoding.word_lengths, encoding.region_lengths)
     return TileStream(prepare(*features, scorer, arguments.engine, arguments.precision)), encoding.caption_to_image

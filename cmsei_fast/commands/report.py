@@ -16,6 +16,7 @@ from .scoring_flags import (
     add_protocol_flags,
     add_scoring_flags,
     add_thumbnail_flag,
+    check_protocol,
     folds_of,
     tell_counts,
 )
@@ -123,6 +124,7 @@ def _report(arguments: argparse.Namespace) -> int:
     folds = folds_of(arguments)
     shape = saved.shape if saved is not None else (len(split), split.n_captions)  # type: ignore[arg-type,union-attr]
     owner = owner_of(arguments, split, shape)
+    check_protocol(arguments, shape[0])
     split_folds(owner, shape[0], folds)
     tell_counts(arguments, shape[0], owner)
     if captions is not None and len(captions) != shape[1]:
@@ -167,7 +169,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _title(arguments: argparse.Namespace) -> str:
-    paths = [arguments.run_directory] if arguments.run_directory else arguments.scores
+    paths = arguments.scores or []
+    if arguments.run_directory and len(paths) < 2:  # the mean of several is of no one run
+        paths = [arguments.run_directory]
     name = " + ".join(Path(path).name for path in paths)
     return f"Retrieval: {name} on {Path(arguments.split).name}" if arguments.split else f"Retrieval: {name}"
 

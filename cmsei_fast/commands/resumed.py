@@ -18,7 +18,7 @@ SET_BY_DATA = ("feature_width", "object_names", "predicate_names", "boxes", "tra
 
 
 def check_resumed(
-    directory: str, config: TrainConfig, model: Mapping[str, Any], given: Collection[str], *, made: bool = True
+    directory: str, config: TrainConfig, model: Mapping[str, Any], given: Collection[str], saved: str | None = None
 ) -> None:
     """The settings are those that the run in the directory began with, or may differ; said before a split is read.
 
@@ -27,7 +27,8 @@ def check_resumed(
         config: the training's settings.
         model: fields of the model's that are given, the scorer by its preset's name or its fields.
         given: names of all settings that flags or the file of settings give.
-        made: whether the model is made of settings, so that what is not given has its default; not of a saved one.
+        saved: the saved model that is given; None where the model is made of settings, so that what is not given has
+            its default.
 
     Raises:
         ValueError: naming the flag, the run's value and this one.
@@ -38,11 +39,11 @@ def check_resumed(
     before = read_record(Path(directory))
     if before is None:
         return
-    start = before.get("start", {}).get("model")
-    if made and start is not None:
-        raise ValueError(
-            f"--model: expected {start} (as the run began), got none; --resume takes the settings of the run"
-        )
+    made = saved is None
+    start = before.get("start", {}).get("model", saved)  # a run that is older than this part does not say
+    if (start is None) != made:
+        told = f"expected {start or 'none'} (as the run began), got {saved or 'none'}"
+        raise ValueError(f"--model: {told}; --resume takes the settings of the run")
     asked = dict(model)
     if made:
         defaults = {f.name: f.default for f in fields(ModelConfig) if f.name not in SET_BY_DATA}

@@ -85,6 +85,18 @@ def folds_of(arguments: argparse.Namespace) -> int:
     return folds if arguments.protocol is None else PROTOCOLS[arguments.protocol][0]
 
 
+def check_protocol(arguments: argparse.Namespace, n_image: int) -> None:
+    """So many images make the folds of ``--protocol``; those of ``--folds`` are checked as the argument is.
+
+    Raises:
+        ValueError: naming the protocol.
+    """
+    folds = folds_of(arguments)
+    if arguments.protocol is not None and n_image % folds:
+        told = f"expected a number of images that {folds} folds divide, got {n_image}"
+        raise ValueError(f"--protocol {arguments.protocol}: {told}")
+
+
 def tell_counts(arguments: argparse.Namespace, n_image: int, owner: np.ndarray) -> None:
     """Warns on standard error of a protocol on other numbers than papers report it for.
 

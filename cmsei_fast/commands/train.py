@@ -86,14 +86,14 @@ def add_parser(commands: Any) -> None:
     train.add_argument("--quiet", action="store_true", help="do not show progress")
     add_flags(train, TrainConfig, "training")
     add_flags(train, ModelConfig, "model", _WITHOUT_FLAG)
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, left=_left)
 
 
 def _train(arguments: argparse.Namespace) -> int:
     with joined(arguments.device, lambda: _settings(arguments)) as (device, (config, own)):
         from ..process_group import rank_and_world, together
-        from ..training import train
-        from ..training.loop import BEST, LAST
+        from ..training.loop import begun
+        from ..training.run_directory import BEST, LAST
 
         with together():
             training = load_split(arguments.training)
@@ -102,18 +102,11 @@ def _train(arguments: argparse.Namespace) -> int:
                 model = make_model(training, own, config, arguments.word_vectors, arguments.vocabulary)
             else:
                 model = saved_model(arguments.model, own)
+        options = (arguments.resume, str(device), not arguments.quiet, arguments.model)
+        with begun(model, training, validation, Path(arguments.directory), config, *options) as run:
+            if arguments.model is not None:
                 _tell_unknown(arguments.model, model, training)
-        metrics = train(
-            model,
-            training,
-            validation,
-            arguments.directory,
-            config,
-            resume=arguments.resume,
-            device=str(device),
-            progress=not arguments.quiet,
-            started_from=arguments.model,
-        )
+            metrics = run()
         if metrics is not None:
             print("validation after the last epoch:")
             print(metrics)
@@ -121,6 +114,14 @@ def _train(arguments: argparse.Namespace) -> int:
             kept = [path for path in (Path(arguments.directory) / name for name in (BEST, LAST)) if path.is_dir()]
             print(f"saved: {', '.join(map(str, kept))}")
     return 0
+
+
+def _left(arguments: argparse.Namespace) -> str | None:
+    """Where an interrupted run goes on; None without a checkpoint."""
+    from ..training.run_directory import CHECKPOINTS, PREFIX, latest_checkpoint
+
+    found = latest_checkpoint(Path(arguments.directory) / CHECKPOINTS)
+    return None if found is None else f"after step {int(found.name.removeprefix(PREFIX))}"
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any]]:
@@ -146,10 +147,11 @@ def _settings(arguments: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any
         settings["model"] = {name: x for name, x in settings["model"].items() if name not in of_data}
     of_training = settings["training"] | given(arguments, TrainConfig)
     of_model = settings["model"] | given(arguments, ModelConfig)
+    arguments.of_settings = {name for own in settings.values() for name in own if not hasattr(arguments, name)}
+    arguments.of_settings |= {f"{section} configuration" for section in SECTIONS}  # no flag makes an unknown name
     config = TrainConfig.from_dict(of_training)
     if arguments.resume:
-        made = arguments.model is None
-        check_resumed(arguments.directory, config, of_model, {*of_training, *of_model}, made=made)
+        check_resumed(arguments.directory, config, of_model, {*of_training, *of_model}, arguments.model)
     return config, of_model
 
 

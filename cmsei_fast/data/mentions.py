@@ -30,10 +30,11 @@ class Mentions:
     """Finds the relations that a caption's words speak of in its image's scene graph.
 
     A word speaks of a relation if it is a form of the verb that the predicate begins with (``sits`` of ``sitting on``),
-    and the caption names an end of the relation by the last word of its label, or of one of its label's aliases (Visual
-    Genome's ``lady,woman``): the subject before the word, or the object behind it. Of the image's relations that the word may mean, those count of which most is named: both ends,
-    else the object, else the subject. Verbs are first words in ``-ing`` and their other forms; prepositions, ``and``
-    and ``has`` mean too many things to say where a word should look.
+    and the caption names an end of the relation: the subject before the word, or the object behind it. It names one by
+    the last word of its label, or of one of the label's aliases (Visual Genome's ``lady,woman``). Of the image's
+    relations that the word may mean, those count of which most is named: both ends, else the object, else the subject.
+    Verbs are first words in ``-ing`` and their other forms; prepositions, ``and`` and ``has`` mean too many things to
+    say where a word should look.
 
     Args:
         split: with labels and relations.

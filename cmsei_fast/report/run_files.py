@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.json_object import read_json
 from ..training.log import read_log
-from ..training.loop import BEST, LAST
+from ..training.run_directory import BEST, LAST
 from ..training.run_record import CONFIG
 
 LOG = "log.jsonl"

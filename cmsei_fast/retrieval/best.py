@@ -68,9 +68,9 @@ def retrieve(
         query: "caption": each caption asks for images; "image": each image for captions.
         candidates: (n_query, c) integers, the items among which each query chooses, all different, in any order: the
             first hundred of another model, say. -1 is none, for queries that have fewer; rows of unequal lengths, in a
-            list, mean the same. Only these pairs are scored, and only their items read. On the engine
-            ``eager`` the last bits may then differ from the matrix's: they depend on which pairs share a product. None:
-            all items.
+            list, mean the same. Only these pairs are scored, and only their items read: features that
+            are not finite are refused in these alone. On the engine ``eager`` the last bits may then differ from the
+            matrix's: they depend on which pairs share a product. None: all items.
         screen: "bfloat16": score with rounded features first, and exactly only the pairs that these leave undecided
             (docs/pruning.md); the result is the same to the bit. For scorers made of largest inner products, such as
             ``PairScorer.maxsim()``, in float32 or float64 on the native engine.

@@ -17,10 +17,10 @@ from torch import Tensor
 from ..data.files import beside_of, naming, naming_in, remove_directory
 from ..data.json_object import read_json
 from ..model.pretrained import save_tensors
+from .run_directory import PREFIX
 
 FORMAT = "cmsei_fast checkpoint"
 VERSION = 1
-PREFIX = "step-"
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
@@ -56,12 +56,6 @@ def remove_others(folder: Path, kept: Path) -> None:
         if old != kept and old.name.startswith((PREFIX, ".")):
             with contextlib.suppress(OSError):
                 remove_directory(old)
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the most steps; None where there is none."""
-    found = sorted(folder.glob(f"{PREFIX}*")) if folder.is_dir() else []
-    return found[-1] if found else None
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

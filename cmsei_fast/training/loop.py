@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,8 @@ from .distributed import average_gradients, broadcast_state
 from .log import Log
 from .mentions import find_mentions
 from .objective import Objective
+from .run_directory import BEST, CHECKPOINTS, LAST, latest_checkpoint
 from .run_record import CONFIG, compared_record
-
-CHECKPOINTS, BEST, LAST = "checkpoints", "best", "last"
 
 
 def train(
@@ -66,7 +65,8 @@ def train(
         device: None is the process's GPU if there is one, else the CPU.
         progress: show loss, best rSum and pairs/s on standard error: a bar on a terminal, else a line every ten seconds
             and for each epoch; and a line for each validation, rSum and R@1, R@5 and R@10 of both directions.
-        started_from: the saved model that this one is, as a new run's ``run.json`` is to name it.
+        started_from: the saved model that this one is, as a new run's ``run.json`` is to name it; None: it is made of
+            settings.
 
     Returns:
         Metrics of the last validation, in process 0; None where nothing was validated.
@@ -81,6 +81,23 @@ def train(
             or gradients that are not finite.
         ProcessLost: another process failed, with its error, or is lost.
     """
+    with begun(model, training, validation, directory, config, resume, device, progress, started_from) as run:
+        return run()
+
+
+@contextlib.contextmanager
+def begun(
+    model: CMSEI,
+    training: Split,
+    validation: Split | None,
+    directory: Path,
+    config: TrainConfig,
+    resume: bool,
+    device: str | None,
+    progress: bool,
+    started_from: str | os.PathLike[str] | None,
+) -> Iterator[Callable[[], RecallMetrics | None]]:
+    """In the block, a run that :func:`train` would refuse has been: what it gives trains, as :func:`train` does."""
     with process_group(device) as place, contextlib.ExitStack() as held:
         with together():
             given = (("model", model, CMSEI), ("training", training, Split), ("config", config, TrainConfig))
@@ -91,7 +108,7 @@ def train(
                 raise TypeError(f"validation: expected a Split or None, got {type(validation).__name__}")
             start = None if started_from is None else os.fspath(started_from)
             run = _Run(model, training, validation, Path(directory), config, place, resume, progress, held, start)
-        return run.run()
+        yield run.run
 
 
 class _Run:
@@ -141,12 +158,11 @@ class _Run:
         self.best, self.since_best = -1.0, 0  # the highest rSum, and validations since it
         self.metrics: RecallMetrics | None = None
         held.enter_context(alone_in(directory))
-        found = self._found = disk.latest_checkpoint(directory / CHECKPOINTS)
+        found = self._found = latest_checkpoint(directory / CHECKPOINTS)
         data = {"data": identity(training), "vocabulary": vocabulary_identity(model.vocabulary)}
+        data["start"] = {"model": start}
         if validation is not None:
             data["validation"] = identity(validation)
-        if start is not None:
-            data["start"] = {"model": start}
         self._record, self._before = compared_record(directory, config, self.model.config, data, resume, found)
         torch.manual_seed(config.seed + 1000003 * self.rank)  # dropout differs between processes
         if found is not None:
@@ -256,7 +272,8 @@ class _Run:
             loss: Tensor = self.objective(share, sum_of_negatives)
         value = loss.item()
         if not torch.isfinite(loss):
-            raise ValueError(f"loss: expected a finite number, got {value} at step {self.step} (lower learning_rate)")
+            told = f"got {value} at step {self.step} (lower learning_rate)"
+            raise ValueError(f"the loss: expected a finite number, {told}")
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         average_gradients(self.parameters)

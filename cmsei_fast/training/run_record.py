@@ -54,13 +54,13 @@ def compared_record(
             raise ValueError(f"{path}: expected the configuration of the run, got checkpoints without it")
         return record, None
     if not resume:
-        raise FileExistsError(f"{directory}: expected a directory without a run (or resume), got one")
+        raise FileExistsError(f"{directory}: expected a directory without a run (or resume=True), got one")
     before = read_record(directory)
     assert before is not None
-    record.pop("start", None)  # a checkpoint has the weights: where the first ones lie may have changed
-    if "start" in before:
-        record["start"] = before["start"]
-    for part in [x for x in record if x in before]:  # an older run has not noted its data
+    if found is not None:  # a checkpoint has the weights: where the first ones lie may have changed
+        record.pop("start", None)
+        record |= {part: before[part] for part in ("start",) if part in before}
+    for part in [x for x in record if x in before and x != "start"]:  # an older run has not noted its data
         for name, value in record[part].items():
             if (old := before[part].get(name)) != value and not may_differ(name, old, config):
                 name, old, value = first_difference(_OWNERS.get(part, "") + name, old, value)
