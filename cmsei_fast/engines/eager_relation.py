@@ -1,4 +1,4 @@
-"""Relation-aware graph attention (§2 of the mathematics) in batched torch operations, with its gradient by hand."""
+"""Relation-aware graph attention in batched torch operations, with its gradient by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Gram form of a pair's score (§4 of the mathematics) over a padded tile of images × captions.
+"""The Gram form of a pair's score (docs/how-it-is-fast.md) over a padded tile of images × captions.
 
 A score is a function of S = W Vᵀ, the Gram matrices and the scalars: the width D does not occur here. Padding is masked
 by ``where`` and −inf and takes no part in a sum, a maximum, a norm or a softmax.

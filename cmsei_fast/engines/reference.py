@@ -1,4 +1,4 @@
-"""The definition: both operators literally, in feature space, to be read beside the mathematics (§2 and §3).
+"""The definition: both operators literally, in feature space (docs/scores.md has the formulas of the options).
 
 One pair, one image and one head at a time, differentiable by autograd, float64 with ``precision="float64"``.
 """

@@ -1,6 +1,6 @@
 """Intra-modal reasoning: regions exchange what they know along the spatial, semantic and implicit graphs.
 
-V' = LayerNorm(V + Σ over relation kinds of Proj(out)), one or more times (§2 of the mathematics).
+V' = LayerNorm(V + Σ over relation kinds of Proj(out)), one or more times.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-# The five terms of a score (§3 of the mathematics), in its order, and what the reports call them.
+# The five terms of a score, in the order of docs/scores.md, and what the reports call them.
 TERM_TITLES = {
     "t2i": "words ask, regions answer",
     "i2t": "regions ask, words answer",

@@ -14,7 +14,7 @@ SCHEDULES = ("step", "cosine", "constant")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The numbers of a training run (§5 of the mathematics).
+    """The settings of a training run.
 
     Args:
         epochs: number of passes over the captions.
