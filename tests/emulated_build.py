@@ -13,7 +13,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-VARIANTS = ("baseline", "avx512", "avx512bf16", "avx512amx")
+VARIANTS = ("baseline", "avx512")
 
 
 def main() -> None:
@@ -24,11 +24,12 @@ def main() -> None:
 
     own = instruction_sets.VARIANTS[sys.argv[1]][0] if len(sys.argv) > 1 else ()
     tiles = (*own, "-DCMSEI_EMULATE_TILES")
-    wide = {"avx512": (own, 64), "avx512bf16": (own, 64), "avx512amx": (tiles, 64)}
-    instruction_sets.VARIANTS = {"baseline": (("-DCMSEI_REGISTERS=32",), 16), "avx2": ((), 32), **wide}
-    instruction_sets.PRODUCTS = {"avx512vnni": (own, 64), "amxint8": (tiles, 64)}
+    pairs = (*own, "-DCMSEI_EMULATE_PAIRS")
+    instruction_sets.VARIANTS = {"baseline": (("-DCMSEI_REGISTERS=32",), 16), "avx2": ((), 32), "avx512": (own, 64)}
+    instruction_sets.BFLOAT16 = {"avx512bf16": (pairs, 64), "avx512amx": (tiles, 64)}
+    instruction_sets.INT8 = {"avx512vnni": (own, 64), "amxint8": (tiles, 64)}
     directory = f"build/emulated-{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
-    print(native.native_module(directory, list(VARIANTS), list(instruction_sets.PRODUCTS)))
+    print(native.native_module(directory, list(VARIANTS), [*instruction_sets.BFLOAT16, *instruction_sets.INT8]))
 
 
 if __name__ == "__main__":

@@ -23,18 +23,18 @@ CASES = {
     "AVX-VNNI": ("avx2 avxvnni", "baseline avx2+avxvnni"),
     "AVX-512": ("avx2 avx512", "baseline avx2 avx512"),
     "AVX512-VNNI": ("avx2 avx512 avx512vnni", "baseline avx2 avx512+avx512vnni"),
-    "AVX512-BF16": (ZEN_4, "baseline avx2 avx512+avx512vnni avx512bf16+avx512vnni"),
+    "AVX512-BF16": (ZEN_4, "baseline avx2 avx512+avx512vnni avx512bf16+pairs+avx512vnni"),
     "AMX": (
         f"{ZEN_4} avxvnni,bf16 tiles,int8 tiles",
-        "baseline avx2+avxvnni avx512+avx512vnni avx512bf16+avx512vnni avx512amx+amxint8",
+        "baseline avx2+avxvnni avx512+avx512vnni avx512bf16+pairs+avx512vnni avx512amx+tiles+amxint8",
     ),
     "AMX-BF16 without AMX-INT8": (
         f"{ZEN_4},bf16 tiles",
-        "baseline avx2 avx512+avx512vnni avx512bf16+avx512vnni avx512amx",
+        "baseline avx2 avx512+avx512vnni avx512bf16+pairs+avx512vnni avx512amx+tiles",
     ),
     "AMX-INT8 without AMX-BF16": (
         f"{ZEN_4},int8 tiles",
-        "baseline avx2 avx512+avx512vnni avx512bf16+avx512vnni",
+        "baseline avx2 avx512+avx512vnni avx512bf16+pairs+avx512vnni",
     ),
 }
 
@@ -46,7 +46,7 @@ def dispatch(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 @pytest.mark.parametrize(("has", "expected"), CASES.values(), ids=CASES)
 def test_variants_of_a_processor(has: str, expected: str, dispatch: ctypes.CDLL) -> None:
-    """In their order, the fastest last, each with the product of whole numbers that it is given."""
+    """In their order, the fastest last, each with the products of pairs and of whole numbers that it is given."""
     plain, *tiles = has.split(",")
     names = [*plain.split(), *tiles]
     out = ctypes.create_string_buffer(200)

@@ -16,15 +16,18 @@ VARIANTS: dict[str, tuple[tuple[str, ...], int]] = {
     "baseline": ((), 16),
     "avx2": (_AVX2, 32),
     "avx512": (_AVX512, 64),
-    "avx512bf16": ((*_AVX512, "-mavx512bf16"), 64),
-    "avx512amx": ((*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"), 64),
 }
-# The same of csrc/cpu/int8, whose products are added to those of an instruction set as wide.
-PRODUCTS: dict[str, tuple[tuple[str, ...], int]] = {
+# The same of csrc/cpu/bf16 and csrc/cpu/int8, whose products are added to the kernels of an instruction set as wide.
+BFLOAT16: dict[str, tuple[tuple[str, ...], int]] = {
+    "avx512bf16": ((*_AVX512, "-mavx512bf16"), 64),
+    "avx512amx": ((*_AVX512, "-mamx-tile", "-mamx-bf16"), 64),
+}
+INT8: dict[str, tuple[tuple[str, ...], int]] = {
     "avxvnni": ((*_AVX2, "-mavxvnni"), 32),
     "avx512vnni": ((*_AVX512, "-mavx512vnni"), 64),
     "amxint8": ((*_AVX512, "-mamx-tile", "-mamx-int8"), 64),
 }
+PRODUCTS = BFLOAT16 | INT8
 PROBE = """
 typedef float V __attribute__((vector_size(64)));
 void f(V* a, V* b) { *a = *a * *b + *a; }

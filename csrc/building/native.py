@@ -16,7 +16,12 @@ from .plan import Plan, ninja_run, start_plan
 
 def plan_native(plan: Plan, compiler: list[str], includes: list[str], variants: list[str], products: list[str]) -> str:
     """Steps of the CPU module; returns its path."""
-    known = instruction_sets.VARIANTS | instruction_sets.PRODUCTS
+    known = {
+        "csrc/cpu/isa": instruction_sets.VARIANTS,
+        "csrc/cpu/bf16": instruction_sets.BFLOAT16,
+        "csrc/cpu/int8": instruction_sets.INT8,
+    }
+    built = [*variants, *products]
     toolchain = [f"{plan.directory}/cxx.txt"]
     portable = [
         "-O3",
@@ -32,7 +37,7 @@ def plan_native(plan: Plan, compiler: list[str], includes: list[str], variants: 
     portable += ["-Icsrc/include"]
     if instruction_sets.x86():
         portable.append("-DCMSEI_HAVE_X86_VARIANTS=1")
-        portable += [f"-DCMSEI_NO_{name.upper()}" for name in known if name not in [*variants, *products]]
+        portable += [f"-DCMSEI_NO_{name.upper()}" for sets in known.values() for name in sets if name not in built]
     extra = shlex.split(os.environ.get("CXXFLAGS", ""))
     link = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
     after = ["-pthread", *(["-ldl"] if sys.platform == "linux" else []), *shlex.split(os.environ.get("LDFLAGS", ""))]
@@ -44,10 +49,11 @@ def plan_native(plan: Plan, compiler: list[str], includes: list[str], variants: 
     # A pair's score is the same in any tile, so which products become multiply-adds must not hang on what a formula is
     # inlined into. Clang's "fast" chooses by how often a product is read; its "on" goes by the expression alone.
     contract = "-ffp-contract=on" if tools.is_clang(compiler) else "-ffp-contract=fast"
-    compiled = [("csrc/cpu/isa/*.cpp", variants), ("csrc/cpu/int8/*.cpp", products)]
-    for source, names in [(source, names) for folder, names in compiled for source in tree.sources(folder)]:
-        for name in names:
-            machine, width = known[name]
+    for source, sets in [
+        (source, sets) for folder, sets in known.items() for source in tree.sources(f"{folder}/*.cpp")
+    ]:
+        for name in (name for name in sets if name in built):
+            machine, width = sets[name]
             # On cache lines: the inner loops' speed (5 % of a product) does not hang on what else the object holds.
             flags = [*portable, *extra, contract, "-falign-functions=64", *machine]
             flags += [f"-DCMSEI_ISA={name}", f"-DCMSEI_VECTOR_BYTES={width}"]

@@ -15,10 +15,10 @@ namespace avx2 { CpuKernels kernels(); }
 namespace avx512 { CpuKernels kernels(); }
 #endif
 #if !defined(CMSEI_NO_AVX512BF16)
-namespace avx512bf16 { CpuKernels kernels(); }
+namespace avx512bf16 { void add_bf16_kernels(TypedKernels<float>& table); }
 #endif
 #if !defined(CMSEI_NO_AVX512AMX)
-namespace avx512amx { CpuKernels kernels(); }
+namespace avx512amx { void add_bf16_kernels(TypedKernels<float>& table); }
 #endif
 #if !defined(CMSEI_NO_AVXVNNI)
 namespace avxvnni { void add_int8_kernels(PairKernels<float>& table); }
@@ -43,28 +43,37 @@ struct Available {
         list[count] = &kernels[count];
         return kernels[count++];
     }
+    // Those of `base`, if there are, with other products of bfloat16.
+    CpuKernels* add(const char* isa, const CpuKernels* base, void (*add_products)(TypedKernels<float>&)) {
+        if (!base) return nullptr;
+        CpuKernels& own = add(*base);
+        own.isa = isa;
+        add_products(own.f32);
+        return &own;
+    }
 
     // Slowest first.
     explicit Available(const Processor& p) {
         add(baseline::kernels());
-        CpuKernels *narrow = nullptr, *whole[2] = {}, *tiled = nullptr;  // those that products of int8 are added to
+        CpuKernels *narrow = nullptr, *wide = nullptr, *paired = nullptr, *tiled = nullptr;
 #if defined(CMSEI_HAVE_X86_VARIANTS)
 #if !defined(CMSEI_NO_AVX2)
         if (p.avx2) narrow = &add(avx2::kernels());
 #endif
 #if !defined(CMSEI_NO_AVX512)
-        if (p.avx512) whole[0] = &add(avx512::kernels());
+        if (p.avx512) wide = &add(avx512::kernels());
 #endif
 #if !defined(CMSEI_NO_AVX512BF16)
-        if (p.avx512bf16) whole[1] = &add(avx512bf16::kernels());
+        if (p.avx512bf16) paired = add("avx512bf16", wide, avx512bf16::add_bf16_kernels);
 #endif
 #if !defined(CMSEI_NO_AVX512AMX)
-        if (p.tiles.bf16) tiled = &add(avx512amx::kernels());
+        if (p.tiles.bf16) tiled = add("avx512amx", paired, avx512amx::add_bf16_kernels);
 #endif
 #if !defined(CMSEI_NO_AVXVNNI)
         if (narrow && p.avxvnni) avxvnni::add_int8_kernels(narrow->f32.pair);
 #endif
 #if !defined(CMSEI_NO_AVX512VNNI)
+        CpuKernels* const whole[] = {wide, paired};
         for (CpuKernels* k : whole)
             if (k && p.avx512vnni) avx512vnni::add_int8_kernels(k->f32.pair);
 #endif
@@ -73,7 +82,7 @@ struct Available {
         if (tiled && p.tiles.int8) amxint8::add_int8_kernels(tiled->f32.pair);
 #endif
 #endif
-        (void)p, (void)narrow, (void)whole, (void)tiled;
+        (void)p, (void)narrow, (void)wide, (void)paired, (void)tiled;
     }
 };
 

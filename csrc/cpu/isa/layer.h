@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../similarity_kernels.h"
-#include "pairs.h"
+#include "../bf16/pairs.h"
 
 namespace cmsei {
 namespace CMSEI_ISA {
@@ -43,6 +43,22 @@ template <class S> constexpr Form rounded_form() {
 #else
     return Form::kRounded;
 #endif
+}
+
+typedef uint32_t Bits __attribute__((vector_size(CMSEI_VECTOR_BYTES)));
+
+// x rounded to bfloat16, as bits of a float32; NaN stays NaN.
+CMSEI_INLINE Bits rounded_bits(Simd<float>::T x) {
+    Bits u;
+    __builtin_memcpy(&u, &x, sizeof u);
+    const Bits r = (u + 0x7fffu + ((u >> 16) & 1u)) & 0xffff0000u;
+    return x == x ? r : (u | 0x400000u) & 0xffff0000u;
+}
+CMSEI_INLINE Simd<float>::T rounded(Simd<float>::T x) {
+    const Bits r = rounded_bits(x);
+    Simd<float>::T y;
+    __builtin_memcpy(&y, &r, sizeof y);
+    return y;
 }
 
 template <class S> inline void pack_layer_pairs(const S* weight, long stride, long rows, long depth, S* dst) {
@@ -106,7 +122,7 @@ template <class S, Form form, int M, int NV, class Row> CMSEI_INLINE void store_
 #pragma GCC unroll 2
         for (int j = 0; j < NV; ++j) {
             if constexpr (form == Form::kPairs) {
-                Pairs both = rounded_bits(row(i, j)) >> 16;
+                Bits both = rounded_bits(row(i, j)) >> 16;
                 if (i + 1 < M) both |= rounded_bits(row(i + 1, j));
                 __builtin_memcpy(z + i / 2 * kNR<S> + j * V::W, &both, sizeof both);
             } else if constexpr (form == Form::kRounded && sizeof(S) == 4) {

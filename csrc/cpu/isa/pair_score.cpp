@@ -236,15 +236,7 @@ template <class S> PairKernels<S> table() {
 
 }  // namespace
 
-void add_bf16_kernels(PairKernels<float>& table);
-void add_tile_kernels(PairKernels<float>& table);
-
-PairKernels<float> pair_kernels_f32() {
-    PairKernels<float> t = table<float>();
-    add_bf16_kernels(t);
-    add_tile_kernels(t);
-    return t;
-}
+PairKernels<float> pair_kernels_f32() { return table<float>(); }
 PairKernels<double> pair_kernels_f64() { return table<double>(); }
 
 }  // namespace CMSEI_ISA

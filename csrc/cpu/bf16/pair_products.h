@@ -1,10 +1,15 @@
-// Products of bfloat16 pairs, where the processor has them (AVX512-BF16): twice the float32 rate, float32 sums.
+// Products of bfloat16 pairs by vectors' instructions (AVX512-BF16): twice the float32 rate, float32 sums. Included once
+// per instruction set.
+#pragma once
+
+#include "../similarity_kernels.h"
 #include "pairs.h"
 
 namespace cmsei {
 namespace CMSEI_ISA {
 
-#if defined(CMSEI_PAIRS)
+SimilarityKernels<float> similarity_of_pairs();
+
 namespace {
 
 using V = Simd<float>;
@@ -79,16 +84,11 @@ void gram_pairs(Rows src, long depth, const Gram<float>& out, float* scratch) {
     mend_mean(out, [&] { return mean_length<float>(src, m, depth); });
 }
 
+constexpr NarrowKernels kBf16Kernels{kMR,         1,         pairs_bf16, pack_a_bf16,
+                                     pack_b_bf16, gemm_bf16, gram_pairs, gram_scratch<float>};
+
+void add_similarity(SimilarityKernels<float>& table) { table = similarity_of_pairs(); }
+
 }  // namespace
-
-void add_bf16_kernels(PairKernels<float>& table) {
-    static constexpr NarrowKernels kernels{kMR,         1,         pairs_bf16, pack_a_bf16,
-                                           pack_b_bf16, gemm_bf16, gram_pairs, gram_scratch<float>};
-    table.bf16 = &kernels;
-}
-#else
-void add_bf16_kernels(PairKernels<float>&) {}
-#endif
-
 }  // namespace CMSEI_ISA
 }  // namespace cmsei

@@ -1,16 +1,11 @@
-// Products of bfloat16 pairs in tile registers, where the processor has them (AMX-BF16): sixteen times the float32
-// rate, float32 sums.
-#include "../amx_compiled.h"
-#include "../pack.h"
+// Products of bfloat16 pairs in tile registers (AMX-BF16): sixteen times the float32 rate, float32 sums.
+#pragma once
 
-#if defined(CMSEI_AMX_BF16) || defined(CMSEI_EMULATE_TILES)
+#include "../similarity_kernels.h"
 #include "../tile_product.h"
-#endif
 
 namespace cmsei {
 namespace CMSEI_ISA {
-
-#if defined(CMSEI_AMX_BF16) || defined(CMSEI_EMULATE_TILES)
 namespace {
 
 struct Pairs {
@@ -44,12 +39,11 @@ struct Pairs {
     }
 };
 
+constexpr const NarrowKernels& kBf16Kernels = kTileKernels<Pairs>;
+
+// By vectors' instructions on pairs: that of the kernels to which these are added.
+void add_similarity(SimilarityKernels<float>&) {}
+
 }  // namespace
-
-void add_tile_kernels(PairKernels<float>& table) { table.bf16 = &kTileKernels<Pairs>; }
-#else
-void add_tile_kernels(PairKernels<float>&) {}
-#endif
-
 }  // namespace CMSEI_ISA
 }  // namespace cmsei

@@ -8,16 +8,16 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512BF16__) || defined(CMSEI_EMULATE_512)
+#if defined(__AVX512BF16__) || defined(CMSEI_EMULATE_PAIRS)
 #define CMSEI_PAIRS 1
 #endif
 
 namespace cmsei {
 namespace CMSEI_ISA {
 
+#if defined(CMSEI_PAIRS)
 typedef uint32_t Pairs __attribute__((vector_size(CMSEI_VECTOR_BYTES)));
 
-#if defined(CMSEI_PAIRS)
 CMSEI_INLINE Simd<float>::T dot_pairs(Simd<float>::T acc, Pairs a, Pairs b) {
 #if defined(__AVX512BF16__)
     return (Simd<float>::T)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
@@ -75,20 +75,6 @@ inline void micro_pairs_any(int m, int nv, long k, const uint32_t* a, long lda, 
     with_rows(m, [&](auto rows) { micro_pairs_row<rows.value>(nv, k, a, lda, b, ldb, c, ldc, acc, ahead); });
 }
 #endif
-
-// x rounded to bfloat16, as bits of a float32; NaN stays NaN.
-CMSEI_INLINE Pairs rounded_bits(Simd<float>::T x) {
-    Pairs u;
-    __builtin_memcpy(&u, &x, sizeof u);
-    const Pairs r = (u + 0x7fffu + ((u >> 16) & 1u)) & 0xffff0000u;
-    return x == x ? r : (u | 0x400000u) & 0xffff0000u;
-}
-CMSEI_INLINE Simd<float>::T rounded(Simd<float>::T x) {
-    const Pairs r = rounded_bits(x);
-    Simd<float>::T y;
-    __builtin_memcpy(&y, &r, sizeof y);
-    return y;
-}
 
 }  // namespace CMSEI_ISA
 }  // namespace cmsei
