@@ -1,6 +1,6 @@
 """Exact and fast cross-modal scores of images and sentences: SCAN, CMSEI and their relatives.
 
-Names are loaded at their first use, so importing the package is quick and never fails.
+Names are loaded on first use, so importing the package is quick and never fails.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .retrieval import evaluate, recall_metrics, retrieve
     from .scoring import score_matrix
 
-# Without nn, which a notebook has for torch's: cmsei_fast.nn is there all the same.
+# Without nn: a star import must not replace torch's nn in a notebook. cmsei_fast.nn works all the same.
 __all__ = [
     "CMSEI",
     "AttendedTile",

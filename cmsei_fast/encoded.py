@@ -15,11 +15,12 @@ from .compiling import outside_graphs
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """What ``CMSEI.encode_images`` and ``encode_captions`` return; :func:`cmsei_fast.score_matrix` takes it as it is.
+    """Images or captions as packed rows. ``CMSEI.encode_images`` and ``encode_captions`` return it, and functions such
+    as :func:`cmsei_fast.score_matrix` and :func:`cmsei_fast.pair_score` take it as it is.
 
     Args:
         rows: (T, D) regions or words, item by item without padding; floating.
-        lengths: (n,) int64 on the CPU, rows of each item; their sum is T. A list or an array becomes that.
+        lengths: (n,) int64 on the CPU, number of rows of each item; their sum is T. A list or an array is converted.
 
     Raises:
         TypeError: for lengths that are no integers.
@@ -39,11 +40,11 @@ class Encoded:
 
     @outside_graphs
     def __getitem__(self, items: Any) -> Encoded:
-        """Some of the items, as :class:`Encoded` too; differentiable.
+        """Some of the items, again as :class:`Encoded`; differentiable.
 
         Args:
-            items: one index (an Encoded of one item), a slice, or a list, an array or a tensor of indices, or of bool
-                for each item. Negative indices count from the end.
+            items: an index (which gives an Encoded of one item), a slice, or a list, array or tensor of indices, or of
+                one bool for each item. Negative indices count from the end.
 
         Raises:
             IndexError: for an index that no item has, or a mask of another length.
@@ -79,7 +80,7 @@ class Encoded:
 
         Args:
             features: (n, L, D), floating, on any device.
-            lengths: (n,) rows of each item, list, array or tensor of integers from 1 to L; None: all L.
+            lengths: (n,) number of rows of each item, a list, array or tensor of integers from 1 to L; None: L for all.
 
         Raises:
             TypeError: if features is no floating tensor or lengths are no integers.
@@ -99,7 +100,7 @@ class Encoded:
     @staticmethod
     @outside_graphs
     def from_mask(features: Tensor, mask: Any) -> Encoded:
-        """Padded items (n, L, D) without the rows that a mask leaves out, wherever they are; differentiable.
+        """Padded items (n, L, D) without the rows that a mask drops, wherever they are; differentiable.
 
         Args:
             features: (n, L, D), floating, on any device.
@@ -119,7 +120,7 @@ class Encoded:
 
     @staticmethod
     def cat(parts: Sequence[Encoded]) -> Encoded:
-        """One after another; at least one part."""
+        """The items of all parts, one part after the other; at least one part."""
         return Encoded(torch.cat([p.rows for p in parts]), torch.cat([p.lengths for p in parts]))
 
 

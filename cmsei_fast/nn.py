@@ -1,4 +1,4 @@
-"""The operators as modules that learn: scalars of a scorer, and a layer of relation-aware attention."""
+"""The operators as modules with learned parameters: a scorer's numbers, and a layer of relation-aware attention."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _LOG_LIMIT = 20.0
 
 
 class PairScore(Module):
-    """Scores of all pairs with weights, temperatures, gates and thresholds that are learned.
+    """Scores of all pairs, with learned weights, temperatures, gates and thresholds.
 
     The structure (directions, norms, aggregates, steps, terms) is the scorer's. Learning starts exactly at its numbers:
     weights and temperatures are ``initial · exp(log_scale)``, hence positive; gates and thresholds are ``initial +
     gate_shift``. Both parameters start at 0, so weight decay pulls towards the initial numbers. Terms that the scorer
-    leaves out stay out, and the gradient of their entries is 0.
+    leaves out stay out, and their entries get gradient 0.
 
     Args:
         scorer: structure and initial numbers; None is :meth:`PairScorer.cmsei`.
         engine: ``"auto"`` or an engine's name.
-        precision: as of :func:`cmsei_fast.pair_score`; None is autocast's or the features' own.
+        precision: as in :func:`cmsei_fast.pair_score`; None is autocast's or the features' own.
 
     Raises:
         TypeError: if scorer is not a :class:`PairScorer`.
@@ -46,7 +46,7 @@ class PairScore(Module):
         self.gate_shift = Parameter(torch.zeros(len(initial) - FIRST_GATE))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Numbers of another structure of the same size would load without a word, and weigh what it leaves out."""
+        """Refuses numbers of another structure of the same size, which would load and give weight to absent terms."""
         loaded, errors = state_dict.get(f"{prefix}initial"), rest[-1]
         if loaded is not None and loaded.shape == self.initial.shape:
             own, other = (x[:FIRST_GATE].cpu() == 0 for x in (self.initial, loaded))
@@ -73,7 +73,7 @@ class PairScore(Module):
         region_offsets: Tensor | None = None,
         word_offsets: Tensor | None = None,
     ) -> Tensor:
-        """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); arguments as of :func:`cmsei_fast.pair_score`."""
+        """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); arguments as in :func:`cmsei_fast.pair_score`."""
         return pair_score(
             regions,
             words,
@@ -91,18 +91,19 @@ class PairScore(Module):
 
 
 class RelationAttention(Module):
-    """Attention of an image's nodes along labelled edges: projections, a bias and a value for each label.
+    """Attention of an image's nodes along labelled edges: projections, and a bias and a value for each label.
 
-    Residual and normalisation are the caller's. The output projection has no bias: a node without an edge gets 0.
+    Residual connection and normalisation are left to the caller. The output projection has no bias, so a node without
+    an edge gets 0.
 
     Args:
         dim: width of the nodes, a multiple of heads.
         heads: number of heads.
-        n_labels: labels of edges, label 0 (no edge) included.
+        n_labels: number of edge labels, including label 0 (no edge).
         engine: ``"auto"`` or an engine's name.
 
     Raises:
-        ValueError: if a number is below 1 or dim is no multiple of heads.
+        ValueError: if a number is below 1 or dim is not a multiple of heads.
     """
 
     def __init__(self, dim: int, heads: int, n_labels: int, *, engine: str = "auto") -> None:
@@ -115,7 +116,7 @@ class RelationAttention(Module):
         self.dim, self.heads, self.n_labels, self.engine = dim, heads, n_labels, engine
         self.query, self.key, self.content = (Linear(dim, dim) for _ in range(3))
         self.out = Linear(dim, dim, bias=False)
-        # Heads begin with labels of their own to look at: equal heads would all see the same mixture.
+        # Random, so that each head prefers other labels: equal heads would all see the same mixture.
         self.label_bias = Parameter(torch.randn(n_labels, heads))
         self.label_value = Parameter(torch.randn(n_labels, heads, dim // heads) * 0.02)
 
@@ -125,16 +126,16 @@ class RelationAttention(Module):
         """What the nodes gather from their neighbours.
 
         Args:
-            nodes: (B, R, dim); padded nodes are those without an edge from or to them.
+            nodes: (B, R, dim); padding is nodes without edges.
             labels: (B, R, R) integers below n_labels, 0 for no edge.
             confidence: (B, R, R) in (0, 1] on every edge; None is 1.
-            label_value: (n_labels, heads, dim / heads) in place of the layer's own.
+            label_value: (n_labels, heads, dim / heads) to use instead of the layer's own.
 
         Returns:
             (B, R, dim) in the projections' dtype.
 
         Raises:
-            TypeError, ValueError: for nodes of another shape, and as :func:`cmsei_fast.relation_attention` does.
+            TypeError, ValueError: for nodes of a wrong shape, and as :func:`cmsei_fast.relation_attention` does.
         """
         q, k, v = (self._heads(project, nodes) for project in (self.query, self.key, self.content))
         value = self.label_value if label_value is None else label_value
@@ -142,9 +143,10 @@ class RelationAttention(Module):
         return self.out(gathered.transpose(1, 2).flatten(2))
 
     def probabilities(self, nodes: Tensor, labels: Tensor, confidence: Tensor | None = None) -> Tensor:
-        """P (B, H, R, R): how much node i looks at node j, in each head; arguments as of :meth:`forward`.
+        """P (B, H, R, R): how much node i attends to node j, in each head; arguments as in :meth:`forward`.
 
-        A row sums to 1, or to 0 for a node without an edge. In plain torch, to look at: :meth:`forward` never forms it.
+        A row sums to 1, or to 0 for a node without an edge. This is plain torch, for inspection; :meth:`forward` never
+        forms P.
         """
         q, k = (self._heads(project, nodes) for project in (self.query, self.key))
         return attention_probabilities(q, k, labels, self.label_bias, confidence)
@@ -152,9 +154,9 @@ class RelationAttention(Module):
     def contributions(
         self, nodes: Tensor, labels: Tensor, confidence: Tensor | None = None, label_value: Tensor | None = None
     ) -> Tensor:
-        """(B, R, R, dim): what node i gathers along its edge from node j; arguments as of :meth:`forward`.
+        """(B, R, R, dim): what node i gathers along its edge from node j; arguments as in :meth:`forward`.
 
-        Their sum over j is :meth:`forward`. In plain torch, to look at, as :meth:`probabilities` is.
+        The sum over j is the result of :meth:`forward`. Like :meth:`probabilities`, it is plain torch, for inspection.
         """
         value = self.label_value if label_value is None else label_value
         content = self._heads(self.content, nodes).transpose(1, 2)  # (B, R, H, d)

@@ -39,43 +39,47 @@ def score_matrix(
 ) -> Any:
     """The score of every image with every caption, (n_image, n_caption).
 
-    Positional order is that of SCAN's ``xattn_score(images, captions, cap_lens, …)``. No gradient is recorded.
+    The order of the first three arguments is that of SCAN's ``xattn_score(images, captions, cap_lens, …)``. No gradient
+    is recorded.
 
     Args:
-        images: regions, padded (N, R, D) or packed (ΣR, D): numpy array or memmap, torch tensor on any device or h5py
-            dataset of float16, bfloat16, float32 or float64. Memmaps and datasets are read in blocks, never whole. Or
-            what :meth:`cmsei_fast.CMSEI.encode_images` returns, which has its lengths with it.
+        images: regions, padded (N, R, D) or packed (ΣR, D): a numpy array or memmap, a torch tensor on any device or an
+            h5py dataset, in float16, bfloat16, float32 or float64. Memmaps and datasets are read in blocks, never
+            whole. Or what :meth:`cmsei_fast.CMSEI.encode_images` returns, which includes the lengths.
         captions: words, padded (M, L, D) or packed (ΣL, D), likewise.
-        caption_lengths: (M,) words of each caption, list, array or tensor of integers from 1 to L. None: all L; packed
-            captions need it.
-        image_lengths: (N,) regions of each image, likewise.
-        scorer: what the score is; None is ``PairScorer.cmsei()``. The presets are for unit vectors, as the field's
-            encoders make them; features are taken as they are.
+        caption_lengths: (M,) number of words of each caption, a list, array or tensor of integers from 1 to L. None: L
+            for all; packed captions need it.
+        image_lengths: (N,) number of regions of each image, likewise.
+        scorer: what the score is; None is ``PairScorer.cmsei()``. Features are used as they are; the presets expect
+            unit vectors, as the field's encoders return them.
         engine: "auto" or the name of an engine.
-        precision: "float32", "bfloat16", "float16", "float64", "float8" (e4m3) or "int8", both with a scale of
-            each row (docs/scores.md): features are rounded to it, sums are kept in float32 (in float64 for "float64").
+        precision: what the features are rounded to: "float32", "bfloat16", "float16", "float64", or, with a scale for
+            each row (docs/scores.md), "float8" (e4m3) or "int8". Sums are kept in float32 (in float64 for "float64").
             None: the features' own dtype, the wider one if the two sides differ.
-        out: array, memmap, tensor or h5py dataset (N, M) of a floating dtype, to write into. Or the name of a file that
-            ends in ``.npy``, which is there when all scores are, never before; one that is there is replaced then.
-        resume: leave out what an earlier run into the same file has finished (docs/large-runs.md).
+        out: array, memmap, tensor or h5py dataset (N, M) of a floating dtype to write into. Or the name of a file that
+            ends in ``.npy``: it appears, or replaces an older one, only once all scores are there.
+        resume: skip what an earlier run into the same file has finished (docs/large-runs.md).
         progress: show pairs per second and the time left on standard error: a bar on a terminal, else a line every
             ten seconds.
         group: of torch.distributed: its processes, each with the same call, share the tiles of a file ``out``
             (docs/distributed.md). None: this process alone.
 
     Returns:
-        ``out`` if given, for a file's name its read-only memmap; else a new matrix: a tensor on the features' device
-        for tensors, a numpy array for arrays and datasets. What is new is float64 for "float64" and float32 for all
-        others. N or M may be 0. Memory beyond it does not grow with the number of pairs.
+        ``out`` if given, or a read-only memmap of the file that it names; else a new matrix: a tensor on the features'
+        device for tensors, a numpy array for arrays and datasets. A new matrix or file is float64 for "float64", else
+        float32. N or M may be 0. Memory beyond the matrix does not grow with the number of pairs.
 
     Raises:
-        TypeError: for a wrong type or a dtype that is not floating; ValueError: for wrong shapes, lengths, devices or
-            names, for NaN or infinities in the features (not in their padding), found as a block is read, and where
-            ``resume`` finds a part of another problem; OSError: if the file cannot be written; MemoryError: if the
-            matrix cannot fit and there is no ``out``; EngineUnavailable: if the engine cannot run here; ProcessLost:
-            where another process of the group failed or is lost. After an error or an interrupt every row of ``out``
-            that is not complete is NaN, but for rows of a memmap or dataset that nothing was written to: they are as
-            they were; what was to be a file is left as its part, for ``resume``.
+        TypeError: for a wrong type or a dtype that is not floating.
+        ValueError: for wrong shapes, lengths, devices or names, for NaN or infinities in the features (not in their
+            padding), found as a block is read, and if ``resume`` finds an unfinished file of another problem.
+        OSError: if the file cannot be written.
+        MemoryError: if the matrix cannot fit and there is no ``out``.
+        EngineUnavailable: if the engine cannot run here.
+        ProcessLost: if another process of the group failed or is lost.
+
+    After an error or an interrupt, every incomplete row of ``out`` is NaN, except that rows of a memmap or dataset to
+    which nothing was written stay as they were. Of a file, the unfinished part is left for ``resume``.
     """
     named = isinstance(out, (str, os.PathLike))
     if resume and not named:
@@ -108,8 +112,8 @@ def prepare(
 ) -> Problem:
     """Checks everything that can be known before the features are read; raises as :func:`score_matrix` does.
 
-    ``names``: what the caller's own caller calls the first four, for errors; ``told``: what it calls an image and a
-    caption, by its place.
+    For errors: ``names`` is what the user calls the first four arguments, ``told`` how the user knows an image and a
+    caption, given its index.
     """
     for name, value in zip(names, (images, captions), strict=False):
         if not isinstance(value, Encoded):  # before lengths, which another order of arguments puts features in place of

@@ -1,4 +1,4 @@
-"""Attended vectors of all pairs, tile by tile, for scores that need more of them than their inner products."""
+"""Attended vectors of all pairs, tile by tile, for scores that need the vectors themselves, not only inner products."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _TILE = {"cpu": 2**20, "other": 2**25}
 
 
 class AttendedTile(NamedTuple):
-    """Some images with some captions, all of one number of regions and one number of words.
+    """Some images with some captions; all images have one number of regions, all captions one number of words.
 
-    ``attended`` is the tile's own memory: who gets it may overwrite it.
+    ``attended`` is the tile's own memory, which the receiver may overwrite.
     """
 
     images: Tensor  # (I,) int64, their places among all
@@ -37,7 +37,7 @@ class AttendedTile(NamedTuple):
     attended: Tensor  # (I, J, n, D), of each query of each pair
     image_state: Tensor | None  # (I, …), what was given for these images
     caption_state: Tensor | None  # (J, …)
-    again: bool  # computed before, and now a second time for the gradient: nothing is to be counted twice
+    again: bool  # whether this is the second time, for the gradient: nothing may be counted twice
 
 
 Head = Callable[[AttendedTile], Tensor]
@@ -58,25 +58,26 @@ def attended_features(
 ) -> Iterator[AttendedTile]:
     """The attended vectors U = P C of every query of every pair, one tile after the other.
 
-    All pairs together are N M times larger than the features; a tile is a few MB. Where gradients are recorded, a tile
-    that is kept keeps its graph: :func:`attended_scores` is for training.
+    The vectors of all pairs would take N × M times the memory of a pair's; a tile is a few MB. Where gradients are
+    recorded, a tile keeps its graph alive, so use :func:`attended_scores` for training.
 
     Args:
         images: regions, a tensor padded (N, R, D) or packed (ΣR, D), float16, bfloat16, float32 or float64; or what
             :meth:`cmsei_fast.CMSEI.encode_images` returns.
         captions: words, padded (M, L, D) or packed (ΣL, D), likewise, on the same device.
-        caption_lengths: (M,) words of each caption; None: all L. Packed captions need it.
-        image_lengths: (N,) regions of each image, likewise.
-        attention: how P is made: ``temperature``, ``norm`` and ``attend`` (not ``"negative_aware"``) with one step; the
-            other fields play no part. None is ``Attention()``, SCAN's t2i.
-        direction: ``"t2i"``, words ask and regions answer, or ``"i2t"``.
+        caption_lengths: (M,) number of words of each caption; None: L for all. Packed captions need it.
+        image_lengths: (N,) number of regions of each image, likewise.
+        attention: how P is computed: its ``temperature``, ``norm`` and ``attend`` (not ``"negative_aware"``), with one
+            step; the other fields are ignored. None is ``Attention()``, SCAN's t2i.
+        direction: ``"t2i"``, where words attend to regions, or ``"i2t"``.
         unit: divide each attended vector by its length (which comes from the Gram matrix and costs little).
-        image_state: (N, …) tensor whose rows come with their images.
+        image_state: (N, …) tensor; each tile gets the rows of its images.
         caption_state: (M, …), likewise.
-        all_images: every tile has all images, for what is computed over them (a batch norm); all are of one length.
+        all_images: put all images into every tile, for operations over all of them (a batch norm); they must have the
+            same number of regions.
 
     Yields:
-        Each pair in exactly one tile, in float32, float64 if either side is float64.
+        Tiles that contain each pair exactly once, in float32, or float64 if either side is float64.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came; before the first tile.
@@ -100,15 +101,15 @@ def attended_scores(
     caption_state: Tensor | None = None,
     all_images: bool = False,
 ) -> Tensor:
-    """The score that a head makes of each pair's attended vectors; differentiable.
+    """The scores that a head computes from each pair's attended vectors; differentiable.
 
-    Gradients reach the features, the states and whatever the head is made of. For the backward pass each tile is
-    computed again (the head too, with the same random numbers), so that memory holds one tile at a time; within the
-    transforms of ``torch.func``, which cannot do that, all tiles are kept.
+    Gradients reach the features, the states and the head's parameters. The backward pass recomputes each tile (and the
+    head, with the same random numbers), so that memory holds one tile at a time; within the transforms of
+    ``torch.func``, which cannot do that, all tiles are kept.
 
     Args:
-        head: gets an :class:`AttendedTile` of I images and J captions and returns their scores (I, J): a module, or a
-            function.
+        head: a module or function that takes an :class:`AttendedTile` of I images and J captions and returns their
+            scores (I, J).
 
     The other arguments are those of :func:`attended_features`.
 
@@ -116,7 +117,7 @@ def attended_scores(
         (N, M) in the dtype of the tiles. N or M may be 0.
 
     Raises:
-        TypeError, ValueError: as :func:`attended_features`, and for a head that returns something else.
+        TypeError, ValueError: as :func:`attended_features` does, and for a head that returns something else.
     """
     given = (attention, direction, unit, image_state, caption_state, all_images)
     plan = _Plan(images, captions, caption_lengths, image_lengths, *given)

@@ -45,30 +45,30 @@ def pair_score(
 
     Args:
         regions: (ΣR, D) regions of all images, one image after the other; float16, bfloat16, float32 or float64. Or
-            :class:`cmsei_fast.Encoded` images, which have their offsets with them.
-        words: (ΣL, D) words of all sentences, in regions' dtype and on its device; or encoded ones. Under autocast in
-            any of these dtypes: both sides take the wider one, float64 too, where a product refuses that beside
-            another.
+            :class:`cmsei_fast.Encoded` images, which include their offsets.
+        words: (ΣL, D) words of all sentences, in the dtype and on the device of regions; or encoded sentences. Under
+            autocast the dtypes may differ; the wider one is then used for both (float64 too, which a matrix product
+            would refuse).
         region_offsets: (N + 1,) int64 on the CPU: image i owns the rows from offset i to offset i + 1, at least one.
-            None for encoded images alone.
+            None only for encoded images.
         word_offsets: (M + 1,) int64 on the CPU, likewise.
-        scorer: what the score is; fixes the structure and, where scalars is None, the numbers.
-        scalars: (n,) weights, temperatures, gates and thresholds in the order of ``scorer.scalars()``, on the CPU or
-            with regions.
+        scorer: what the score is: its structure and, if scalars is None, its numbers.
+        scalars: (n,) weights, temperatures, gates and thresholds in the order of ``scorer.scalars()``, on the CPU or on
+            the device of regions.
         engine: ``"auto"`` or an engine's name.
-        precision: ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"float64"``, ``"float8"`` (e4m3) or ``"int8"``,
-            both with a scale of each row (docs/scores.md): what features are rounded to; sums are float32 (float64 for
-            ``"float64"``). Gradients are those at the rounded features. None: the dtype of autocast where it is on,
-            else that of regions; float64 features stay float64.
+        precision: what the features are rounded to: ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"float64"``, or,
+            with a scale for each row (docs/scores.md), ``"float8"`` (e4m3) or ``"int8"``. Sums are float32 (float64 for
+            ``"float64"``), and gradients are taken at the rounded features. None: autocast's dtype if it is on, else
+            that of regions; float64 features stay float64.
 
     Returns:
-        (N, M) float32, float64 for precision ``"float64"``. Second derivatives and those of forward mode
-        are an error.
+        (N, M) float32, or float64 for precision ``"float64"``. Second derivatives and forward-mode derivatives raise an
+        error.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
         ValueError: for shapes, offsets, devices or names that do not fit.
-        EngineUnavailable: if the engine asked for by name cannot run here.
+        EngineUnavailable: if an engine requested by name cannot run here.
     """
     v, v_offsets = _packed("region", regions, region_offsets)
     w, w_offsets = _packed("word", words, word_offsets)

@@ -31,29 +31,29 @@ def relation_attention(
     """Attention over the edges of a labelled graph; differentiable for everything but the labels.
 
     logit_hij = q_hi · k_hj / √d + bias[label_ij, h] + log confidence_ij, softmax over the j that i has an edge to, and
-    out_hi = Σ_j P_hij (v_hj + value[label_ij, h]). A node without an edge gets 0. What is not finite in q, k or v makes
-    what has an edge to it no number, and reaches nothing else (in triton, other nodes of the graph too).
+    out_hi = Σ_j P_hij (v_hj + value[label_ij, h]). A node without an edge gets 0. A NaN or an infinity in q, k or v
+    makes the nodes with an edge to it NaN and affects no others (in triton, it may affect other nodes of the graph).
 
     Args:
         q: (B, H, R, d) queries, any strides; float16, bfloat16, float32 or float64.
-        k: keys, as q in shape, dtype and device.
+        k: keys, with q's shape, dtype and device.
         v: values, likewise.
-        labels: (B, R, R) integers below n_labels, from i to j; 0 means no edge.
+        labels: (B, R, R) integers below n_labels, the label of the edge from i to j; 0 means no edge.
         bias: (n_labels, H) added to the logits, any float dtype.
         value: (n_labels, H, d) added to the values, any float dtype.
-        confidence: (B, R, R) in (0, 1] wherever there is an edge, any float dtype.
+        confidence: (B, R, R) in (0, 1] on every edge, any float dtype.
         engine: ``"auto"`` or an engine's name.
 
     Returns:
-        (B, H, R, d) in q's dtype; sums are float32, float64 for float64. Under autocast q, k and v are cast to its
-        dtype first, as ``scaled_dot_product_attention`` does. Second derivatives and
-        those of forward mode are an error. float32 rounds a logit near 10⁶ by up to 0.03 at each step of its sum: there
-        the weights and gradients of edges that nearly tie are off by percents, in every engine, unless it is exact.
+        (B, H, R, d) in q's dtype; sums are float32, or float64 for float64. Under autocast, q, k and v are first cast
+        to its dtype, as in ``scaled_dot_product_attention``. Second derivatives and forward-mode derivatives raise an
+        error. In float32, each step in the sum of a logit near 10⁶ may round by 0.03, so the weights and gradients of
+        edges that nearly tie are then off by percents, in every engine, unless the sum is exact.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
         ValueError: for shapes, devices, labels or confidences that do not fit.
-        EngineUnavailable: if the engine asked for by name cannot run here.
+        EngineUnavailable: if an engine requested by name cannot run here.
     """
     given = {"q": q, "k": k, "v": v, "labels": labels}
     given |= {n: x for n, x in (("bias", bias), ("value", value), ("confidence", confidence)) if x is not None}

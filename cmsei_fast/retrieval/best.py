@@ -29,12 +29,11 @@ MERGED_NUMBERS = 1 << 24
 class Retrieved:
     """What :func:`retrieve` found, best first; tensors for tensors, numpy arrays for arrays and datasets.
 
-    Both are read by name. It does not unpack: ``torch.topk`` has the scores first, and two arrays of one shape that
-    changed places would not be noticed.
+    It cannot be unpacked, so that nobody mistakes one array for the other: ``torch.topk`` returns the scores first.
 
     Args:
         indices: (n_query, k) int64, the items.
-        scores: (n_query, k), their scores: float64 for precision "float64", float32 for all others.
+        scores: (n_query, k), their scores: float64 for precision "float64", else float32.
     """
 
     indices: Any
@@ -58,33 +57,33 @@ def retrieve(
     progress: bool = False,
     group: Any = None,
 ) -> Retrieved:
-    """The k items of the highest score for each query, exactly those of the whole score matrix, to the bit.
+    """The k items with the highest scores for each query, exactly as in the whole score matrix, to the bit.
 
-    The features, lengths, scorer, engine, precision and progress are those of :func:`cmsei_fast.score_matrix`. No
-    matrix is held: memory grows with the queries times k.
+    Features, lengths, ``scorer``, ``engine``, ``precision`` and ``progress`` are as in
+    :func:`cmsei_fast.score_matrix`. No matrix is held: memory grows with the number of queries times k.
 
     Args:
-        k: items for each query, from 1; where there are fewer items, all of them.
-        query: "caption": each caption asks for images; "image": each image for captions.
-        candidates: (n_query, c) integers, the items among which each query chooses, all different, in any order: the
-            first hundred of another model, say. -1 is none, for queries that have fewer; rows of unequal lengths, in a
-            list, mean the same. Only these pairs are scored, and only their items read: features that
-            are not finite are refused in these alone. On the engine ``eager`` the last bits may then differ from the
-            matrix's: they depend on which pairs share a product. None: all items.
-        screen: "bfloat16": score with rounded features first, and exactly only the pairs that these leave undecided
-            (docs/pruning.md); the result is the same to the bit. For scorers made of largest inner products, such as
-            ``PairScorer.maxsim()``, in float32 or float64 on the native engine.
-        group: of torch.distributed: its processes, each with the same call, share the pairs, and all get the same
-            result, that of one process (docs/distributed.md). None: this process alone.
+        k: number of items for each query, at least 1; all of them if there are fewer.
+        query: "caption" finds images for each caption, "image" captions for each image.
+        candidates: (n_query, c) integers, the items among which each query chooses, all different, in any order: for
+            example the best hundred of another model. Queries with fewer candidates are filled up with -1, or given as
+            a list of rows of different lengths. Only these pairs are scored, and only their items read, so features
+            that are not finite are refused only in these. With the engine ``eager``, the last bits may then differ from
+            the matrix's, as they depend on which pairs share a product. None: all items.
+        screen: "bfloat16": score with rounded features first, and score exactly only the pairs that this leaves
+            undecided (docs/pruning.md); the result is the same to the bit. For scorers made of largest inner products,
+            such as ``PairScorer.maxsim()``, in float32 or float64 on the native engine; not with ``candidates``.
+        group: of torch.distributed: its processes, each with the same call, share the pairs; all get the same result
+            as one process would (docs/distributed.md). None: this process alone.
 
     Returns:
-        Retrieved, (n_query, min(k, n_item)), or min(k, c) of c candidates; of equal scores the lower index comes first.
-        Where a query has fewer candidates, the index is -1 and the score -inf.
+        Retrieved, of shape (n_query, min(k, n_item)), or (n_query, min(k, c)) with c candidates; of equal scores, the
+        lower index comes first. If a query has fewer candidates, the rest has index -1 and score -inf.
 
     Raises:
-        TypeError, ValueError, MemoryError: as :func:`cmsei_fast.score_matrix` does, and for k, query, screen or
-            candidates, which come without a screen.
-        ProcessLost: where another process of the group failed or is lost.
+        TypeError, ValueError, MemoryError: as :func:`cmsei_fast.score_matrix` does, and for a wrong k, query, screen or
+            candidates.
+        ProcessLost: if another process of the group failed or is lost.
     """
     if not is_whole(k):
         raise ValueError(f"k: expected an integer >= 1, got {k!r}")

@@ -42,21 +42,22 @@ def evaluate(
 ) -> RecallMetrics:
     """Scores every image with every caption and measures retrieval both ways.
 
-    The features, lengths, scorer, engine, precision and progress are those of :func:`cmsei_fast.score_matrix`; the map
-    and the folds those of :func:`cmsei_fast.recall_metrics`, and so are the numbers, to the bit. No matrix is held:
-    memory grows with the images and captions, not with their pairs. Pairs of two folds are scored only where a tile
-    holds both (five folds take about a fifth of the time). Tiles with true pairs come first; where captions lie far
-    from the order of their images, these are many, and the work may double.
+    Features, lengths, ``scorer``, ``engine``, ``precision`` and ``progress`` are as in :func:`cmsei_fast.score_matrix`;
+    ``captions_per_image``, ``caption_to_image`` and ``folds`` as in :func:`cmsei_fast.recall_metrics`. The metrics are
+    those of that function, to the bit, but no matrix is held: memory grows with the number of images and captions, not
+    of pairs. Pairs across folds are scored only if they share a tile (so five folds take about a fifth of the time).
+    Tiles with true pairs are scored first; if the captions are not in the order of their images, these can be so many
+    that the work doubles.
 
     Args:
-        screen: "bfloat16": score with rounded features first, as :func:`cmsei_fast.retrieve` does, and exactly only the
-            pairs that these leave undecided; the numbers are the same.
-        group: of torch.distributed: its processes, each with the same call, share the tiles; all get the same numbers,
-            those of one process (docs/distributed.md). None: this process alone.
+        screen: "bfloat16": score with rounded features first, as :func:`cmsei_fast.retrieve` does, and score exactly
+            only the pairs that this leaves undecided; the metrics are the same.
+        group: of torch.distributed: its processes, each with the same call, share the tiles; all get the same metrics
+            as one process would (docs/distributed.md). None: this process alone.
 
     Raises:
-        TypeError, ValueError, MemoryError: as those two functions do, before a pair is scored where that can be known.
-        ProcessLost: where another process of the group failed or is lost.
+        TypeError, ValueError, MemoryError: as those two functions do; before a pair is scored, if possible.
+        ProcessLost: if another process of the group failed or is lost.
     """
     problem = prepare(images, captions, caption_lengths, image_lengths, scorer, engine, precision)
     n_image, n_caption = problem.shape

@@ -25,20 +25,21 @@ def recall_metrics(
     Args:
         scores: (n_image, n_caption), higher is better: a numpy array, memmap, h5py dataset or torch tensor of a
             floating dtype. Infinities are allowed. It is read in blocks of rows, twice.
-        captions_per_image: caption j belongs to image j // captions_per_image; used where there is no map.
-        caption_to_image: (n_caption,) integers, the image of each caption, in any order and any number an image.
-        folds: F equal runs of images, each evaluated alone with the captions of its images; the metrics are the mean
+        captions_per_image: caption j belongs to image j // captions_per_image; used if there is no
+            ``caption_to_image``.
+        caption_to_image: (n_caption,) integers, the image of each caption, in any order and any number for each image.
+        folds: number of equal runs of images, each evaluated alone with its images' captions; the metrics are the mean
             over the folds (MS-COCO 1K: five folds of 1000 images).
 
     Returns:
-        RecallMetrics. The rank of a caption's image is 1 + the images that score higher + half of the other images that
-        score the same. The rank of an image is that of the best of its captions among the captions of other images,
-        ties with those again counted as half. Sorting (``argsort()[::-1]`` in the field's code) puts ties in an
-        order of its own, so a constant matrix may show any recall there; here every rank is then in the middle.
+        RecallMetrics. The rank of a caption's image is 1 + the number of images that score higher + half the number of
+        other images that score the same. The rank of an image is that of the best of its captions among the captions of
+        other images, with ties counted as half in the same way. Sorting (``argsort()[::-1]`` in the field's code)
+        breaks ties arbitrarily, so a constant matrix may show any recall there; here every rank is then in the middle.
         Without ties both are the same.
 
     Raises:
-        TypeError: if scores or the map are of another type or dtype.
+        TypeError: if scores or ``caption_to_image`` are of a wrong type or dtype.
         ValueError: for a wrong shape, a map that does not fit, folds that do not divide the images, or a NaN.
     """
     shape = check_scores(scores)

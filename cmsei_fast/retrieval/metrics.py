@@ -14,13 +14,13 @@ LEVELS = (1, 5, 10)
 
 @dataclass(frozen=True, eq=False)
 class DirectionMetrics:
-    """Retrieval in one direction; recalls in percent, ranks from 1. Equal where all numbers are, ranks too.
+    """Retrieval in one direction; recalls in percent, ranks from 1. Two are equal if all numbers are, including ranks.
 
     Args:
         r1: percentage of queries with a rank <= 1; ``r5``, ``r10`` likewise.
         median_rank: mean over the folds of the median rank; ``mean_rank`` of the mean rank.
-        ranks: float64, one a query, in the order of the queries; a rank is within its fold, ends in .5 after an odd
-            number of ties, and is NaN for an image without a caption, which asks nothing.
+        ranks: float64, the rank of each query within its fold, in the order of the queries. It ends in .5 after an odd
+            number of ties, and is NaN for an image without a caption, which is no query.
     """
 
     r1: float
@@ -51,7 +51,7 @@ class DirectionMetrics:
 
 @dataclass(frozen=True)
 class RecallMetrics:
-    """Image-to-text (an image asks for its captions) and text-to-image (a caption asks for its image)."""
+    """Image-to-text (images are the queries) and text-to-image (captions are the queries)."""
 
     i2t: DirectionMetrics
     t2i: DirectionMetrics
