@@ -1,4 +1,4 @@
-"""What the score of an image–sentence pair is: frozen descriptions and the presets of the field."""
+"""Definitions of the score of an image–sentence pair, as frozen dataclasses, and the field's presets."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ def finite(name: str, value: object, *, minimum: float = -math.inf, open_: bool 
 
 @dataclass(frozen=True)
 class Attention:
-    """One direction of cross-attention: who asks is said by the field of :class:`PairScorer` it stands in.
+    """One direction of cross-attention. The field of :class:`PairScorer` that holds it says which side attends.
 
     Args:
-        weight: weight of the direction in the pair's score, >= 0; 0 means that it is never computed.
+        weight: weight of the direction in the pair's score, >= 0; with 0 it is never computed.
         temperature: λ of the softmax over the context, > 0.
         norm: normalisation of the inner products along the query axis, one of ``NORMS`` (SCAN, Lee et al. 2018).
         aggregate: how the queries' relevances become one number, one of ``AGGREGATES``.
         lse_temperature: λ of ``aggregate="lse"``, > 0.
-        steps: K >= 1 attention steps (IMRAM-style refinement between them, Chen et al. 2020); 1 is SCAN.
+        steps: K >= 1 attention steps (with IMRAM-style refinement between them, Chen et al. 2020); 1 is SCAN.
         gates: K − 1 pairs (a, b), g = sigmoid(a · relevance + b); empty means (2, −1) for each.
-        attend: how the attention P over the context is made from the normalised inner products Ã, one of ``ATTENDS``:
+        attend: how the attention P over the context is formed from the normalised inner products Ã, one of ``ATTENDS``:
             ``"softmax"`` of λ Ã; ``"hard"``, all of it on the first largest inner product (CHAN, Pan et al. 2023);
             ``"focal_equal"`` and ``"focal_prob"``, the softmax without what is below its mean, or below its mean
             weighted by √P (BFAN, Liu et al. 2019); ``"negative_aware"``, whose relevance adds two terms (NAAF, Zhang et
-            al. 2022; one step, relevance ``"cosine"``). docs/scores.md has the formulas. What is kept or chosen is a
-            constant in the gradient.
+            al. 2022; one step, relevance ``"cosine"``). docs/scores.md has the formulas. Which entries are kept or
+            chosen is a constant in the gradient.
         relevance: ``"cosine"`` of query and attended context, or their inner product ``"dot"``.
         threshold: τ of ``attend="negative_aware"``: a word whose inner products are all below it is a mismatch.
 
@@ -116,8 +116,8 @@ class PairScorer:
     """The score of one image–sentence pair, S = w₁ S_t2i + w₂ S_i2t + w₃ S_os + w₄ S_wi + w₅ S_g.
 
     Args:
-        t2i: words ask, regions are the context; None (or weight 0) leaves it out.
-        i2t: regions ask, words are the context; None (or weight 0) leaves it out.
+        t2i: words are the queries, regions the context; None (or weight 0) leaves the direction out.
+        i2t: regions are the queries, words the context; None (or weight 0) leaves the direction out.
         object_sentence: weight of cos(Σ_r p_r v_r, ĝ_t), p = softmax over regions of μ cos(v_r, ĝ_t).
         word_image: weight of cos(Σ_j ω_j w_j, ĝ_v), ω = softmax over words of μ cos(w_j, ĝ_v).
         alignment: weight of ĝ_v · ĝ_t, the cosine of the mean region and the mean word.
@@ -171,7 +171,7 @@ class PairScorer:
 
     @classmethod
     def scan_both(cls, t2i: str = "mean", i2t: str = "lse") -> PairScorer:
-        """SCAN's ensemble of both directions (Lee et al. 2018): the average of the two scores, each aggregated so."""
+        """SCAN's ensemble of both directions (Lee et al. 2018): the mean of both scores, with these aggregates."""
         return cls(
             t2i=Attention(0.5, 9.0, aggregate=t2i, lse_temperature=6.0),
             i2t=Attention(0.5, 4.0, aggregate=i2t, lse_temperature=5.0),
@@ -179,7 +179,7 @@ class PairScorer:
 
     @classmethod
     def laps(cls) -> PairScorer:
-        """``xattn_score_two`` of LAPS (Fu et al. 2024): half of SCAN's t2i and i2t each, means; unit vectors."""
+        """``xattn_score_two`` of LAPS (Fu et al. 2024): the mean of SCAN's t2i and i2t with means; unit vectors."""
         return cls.scan_both("mean", "mean")
 
     @classmethod
@@ -203,7 +203,7 @@ class PairScorer:
     def chan(cls) -> PairScorer:
         """CHAN (Pan et al. 2023): each word's best region, pooled by log Σ exp(r / 0.1); unit vectors.
 
-        The weight of 10 undoes the division by λ_lse, which CHAN's pooling leaves out.
+        The weight of 10 undoes the division by λ_lse, which CHAN's pooling does not have.
         """
         return cls(
             t2i=Attention(10.0, norm="none", aggregate="lse", lse_temperature=10.0, attend="hard", relevance="dot")
@@ -213,7 +213,7 @@ class PairScorer:
     def maxsim(cls, aggregate: str = "sum") -> PairScorer:
         """ColBERT's MaxSim (Khattab and Zaharia 2020), TERAN's MrSw (Messina et al. 2021): Σ_j max_r w_j · v_r.
 
-        ``aggregate="mean"`` is TERAN's MrAVGw. Padding is no region: TERAN's code lets a padded one stand for 0.
+        ``aggregate="mean"`` is TERAN's MrAVGw. Padding does not count as a region, as it does (with 0) in TERAN's code.
         """
         return cls(t2i=Attention(norm="none", aggregate=aggregate, attend="hard", relevance="dot"))
 
@@ -221,13 +221,13 @@ class PairScorer:
     def imram_first_step(cls) -> PairScorer:
         """The first of IMRAM's steps (Chen et al. 2020), in both directions: SCAN's attention with λ = 9, means.
 
-        The later steps need weights of the model's own memory.
+        The later steps need the weights of the model's memory (:mod:`cmsei_fast.compat.imram`).
         """
         return cls(Attention(temperature=9.0), Attention(temperature=9.0))
 
     def config(self) -> list[int]:
-        """The discrete half of the scorer: (active, norm, aggregate, steps) of t2i and of i2t, three flags, then
-        (attend, relevance) of t2i and of i2t.
+        """The discrete half of the scorer: (active, norm, aggregate, steps) of t2i and of i2t, a flag for each of the
+        other three terms, then (attend, relevance) of t2i and of i2t.
         """
         out: list[int] = []
         tail: list[int] = []
@@ -253,7 +253,7 @@ class PairScorer:
         """The same structure with other weights, temperatures, gates and thresholds (inverse of :meth:`scalars`).
 
         Raises:
-            ValueError: for another count of numbers, and as the constructor does.
+            ValueError: for a wrong number of values, and as the constructor does.
         """
         if len(values) != len(self.scalars()):
             raise ValueError(f"values: expected {len(self.scalars())} numbers, got {len(values)}")
@@ -280,7 +280,7 @@ class PairScorer:
         return PairScorer(new["t2i"], new["i2t"], *values[W_OBJECT_SENTENCE : GUIDE_TEMPERATURE + 1])
 
     def to_dict(self) -> dict:
-        """Plain dictionary for JSON; :meth:`from_dict` reads it back."""
+        """A plain dictionary for JSON; :meth:`from_dict` reads it back."""
         out = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("t2i", "i2t"):
             a = out[name]
@@ -290,10 +290,10 @@ class PairScorer:
 
     @classmethod
     def from_dict(cls, values: dict) -> PairScorer:
-        """Inverse of :meth:`to_dict`; fields that are not there have their defaults.
+        """Inverse of :meth:`to_dict`; missing fields get their defaults.
 
         Raises:
-            TypeError: for an unknown field, and what is no dictionary where one is meant.
+            TypeError: for an unknown field, or for something other than a dictionary where one is expected.
             ValueError: as the constructor does.
         """
         values = dict(values)
@@ -306,7 +306,7 @@ class PairScorer:
 
 
 def scorer_at_hand(value: object) -> str:
-    """What would be the scorer of a preset's name or function, or of a module that has one."""
+    """A hint for errors: where the scorer is, for the name of a preset, its function, or a module with a scorer."""
     name = value if isinstance(value, str) else getattr(value, "__name__", "")
     if isinstance(getattr(value, "scorer", None), PairScorer):
         return "; its .scorer is one"

@@ -47,19 +47,19 @@ _ALIGNMENT = 64  # bytes: chunks of features begin at a multiple, so that their 
 
 
 def write_split(path: str | os.PathLike[str], split: Split, *, progress: bool = False) -> None:
-    """Writes the file of a split; features are taken a chunk (about 1 MiB) at a time.
+    """Writes a split to a file, reading its features in chunks of about 1 MiB.
 
-    The file appears under its name when it is complete; until then, and after an error, what was there stays.
+    The file appears under its name once it is complete; until then, and after an error, an older file stays.
 
     Args:
-        path: of the file, whose directory exists.
+        path: of the file, in an existing directory.
         split: what to write.
         progress: show a bar that counts regions.
 
     Raises:
         OSError: the file cannot be written.
-        TypeError: for what is no name of a file, or no split.
-        ValueError: a string holds a NUL or a lone surrogate; a feature is not finite.
+        TypeError: ``path`` is not a file's name, or ``split`` not a Split.
+        ValueError: a string contains a NUL or a lone surrogate; a feature is not finite.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path: expected the name of a file, got {type(path).__name__}")
@@ -170,10 +170,10 @@ def _write_features(file: h5py.File, raw: _Written, split: Split, progress: bool
 
 
 def open_split(path: str | os.PathLike[str]) -> Split:
-    """Reads the file of a split; its ``features`` are :class:`MappedRows`.
+    """Reads a split from its file; the ``features`` stay in the file, as :class:`MappedRows`.
 
-    No handle of the file stays open but the memory map, so the split may be handed to the workers of a ``DataLoader``,
-    forked or spawned.
+    Only a memory map of the file stays open, so the split may be passed to the workers of a ``DataLoader``, forked or
+    spawned.
 
     Raises:
         OSError: the file cannot be opened.

@@ -1,4 +1,4 @@
-"""One split of a data set: images as regions with boxes, labels and relations, and the captions that belong to them."""
+"""One split of a data set: images as regions with boxes, labels and relations, and their captions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Split:
         offsets: (N + 1,) int64, regions before each image; each image has at least one.
         captions: M sentences.
         caption_to_image: (M,) int64, the image of each caption.
-        features: (ΣR, Dx) float16 or float32, anything that has ``shape`` and ``dtype`` and gives an array when sliced
-            by rows: an array, or the rows of a file.
+        features: (ΣR, Dx) float16 or float32; anything with ``shape`` and ``dtype`` that gives an array when sliced by
+            rows, such as an array or a file's :class:`~cmsei_fast.data.MappedRows`.
         boxes: (ΣR, 4) float32, xyxy pixels.
         sizes: (N, 2) float32, width and height of the image in pixels.
         labels: (ΣR,) int32, index into ``object_names``, -1 for an unknown object.
@@ -32,8 +32,8 @@ class Split:
         predicate_names: the names of the predicates.
 
     Raises:
-        TypeError: for another type or dtype than said above.
-        ValueError: for parts that do not fit each other, and numbers out of range.
+        TypeError: for a type or dtype other than the above.
+        ValueError: for parts that do not fit each other, and for numbers out of range.
     """
 
     ids: tuple[str, ...]
@@ -127,7 +127,7 @@ class Split:
         return f"Split({self})"
 
     def __str__(self) -> str:
-        """What there is, in one line: all names and captions of a training split would be megabytes."""
+        """A one-line summary: all names and captions of a training split would be megabytes."""
         regions = sorted(set((self.offsets[1:] - self.offsets[:-1]).tolist()))
         each = f"{regions[0]}" if len(regions) == 1 else f"{regions[0]} to {regions[-1]}"
         parts = [f"{len(self)} images of {each} regions, {self.n_captions} captions"]
@@ -148,14 +148,14 @@ class Split:
         return len(self.captions)
 
     def subset(self, images: np.ndarray) -> Split:
-        """These images in this order with their captions, image by image, held in memory.
+        """A split of these images in this order, with their captions image by image, held in memory.
 
         Args:
             images: (n,) integers, at least one.
 
         Raises:
-            TypeError: if they are not integers, or one integer alone.
-            ValueError: for none, or one out of range.
+            TypeError: if they are not integers, or a single integer.
+            ValueError: if there is none, or one is out of range.
         """
         if np.ndim(images) == 0:
             raise TypeError(f"images: expected (n,) integers, such as [0], got {images!r:.60}")

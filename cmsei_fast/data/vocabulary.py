@@ -17,21 +17,21 @@ PAD, START, END, UNKNOWN = range(4)
 
 
 class Vocabulary:
-    """Words numbered from 0; the first four are padding, start, end and any word that is not in the vocabulary.
+    """Words numbered from 0; the first four stand for padding, start, end and unknown words.
 
-    A word that is spelled with a typeset apostrophe or decomposed accents also stands for what its tokenizer makes of
-    it, unless that is a word of its own: a caption's words are looked up as the tokenizer gives them.
+    A word with a typeset apostrophe or decomposed accents is also found under the spelling that the tokenizer makes of
+    it, unless that is a word of its own: a caption's words are looked up as the tokenizer returns them.
 
     Args:
         words: all words, ``SPECIAL`` first, none twice.
-        tokenizer: splits a caption into words; of a module, if the vocabulary is to be pickled.
+        tokenizer: splits a caption into words; a module-level function, if the vocabulary is to be pickled.
 
     Attributes:
         words: tuple of all words.
         index: number of each word.
 
     Raises:
-        ValueError: if the words do not begin with ``SPECIAL``, or one is there twice.
+        ValueError: if the words do not begin with ``SPECIAL``, or one occurs twice.
     """
 
     def __init__(self, words: Iterable[str], tokenizer: Callable[[str], list[str]] = tokenize):
@@ -54,10 +54,10 @@ class Vocabulary:
     def build(
         cls, captions: Iterable[str], min_count: int = 1, tokenizer: Callable[[str], list[str]] = tokenize
     ) -> Vocabulary:
-        """The words that occur at least ``min_count`` times, the most frequent first, ties by alphabet.
+        """The words that occur at least ``min_count`` times, the most frequent first, ties in alphabetical order.
 
         Raises:
-            TypeError: for one string in place of sentences, or what is no sentence among them.
+            TypeError: for one string in place of a sequence of sentences, or an item that is not a string.
         """
         if isinstance(captions, str):
             raise TypeError(f"captions: expected a sequence of sentences, got one string {captions!r:.60}")
@@ -96,12 +96,12 @@ class Vocabulary:
         write_json(path, words, indent=None)
 
     def encode(self, caption: str, start_end: bool = False) -> list[int]:
-        """The numbers of a caption's words, between ``<start>`` and ``<end>`` if wanted; at least one word.
+        """The numbers of a caption's words, between ``<start>`` and ``<end>`` if ``start_end``.
 
-        A caption without a word is one unknown word.
+        A caption without words is encoded as one unknown word.
 
         Raises:
-            TypeError: for what is no string.
+            TypeError: if the caption is not a string.
         """
         if not isinstance(caption, str):
             raise TypeError(f"caption: expected a sentence, got {type(caption).__name__}")

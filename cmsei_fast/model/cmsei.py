@@ -43,15 +43,15 @@ class CMSEI(Module):
     Args:
         config: what it is made of.
         vocabulary: the words of captions and of objects' and predicates' names.
-        text_structure: directory with the configuration and tokenizer of a transformer whose weights come later, as in
-            a saved model; None loads it with its weights.
+        text_structure: directory with the configuration and tokenizer of a transformer whose weights are loaded later,
+            as in a saved model; None loads the transformer with its weights.
 
     Attributes:
         score: :class:`cmsei_fast.nn.PairScore`, the interaction with its learned weights, temperatures and gates.
 
     Raises:
-        TypeError: for arguments of another type.
-        ImportError, OSError: for a transformer that cannot be had.
+        TypeError: for arguments of a wrong type.
+        ImportError, OSError: if the transformer cannot be loaded.
     """
 
     def __init__(self, config: ModelConfig, vocabulary: Vocabulary, *, text_structure: Any = None) -> None:
@@ -74,7 +74,7 @@ class CMSEI(Module):
 
     @property
     def scorer(self) -> PairScorer:
-        """The scorer with the weights, temperatures and gates that were learned."""
+        """The scorer with the learned weights, temperatures and gates."""
         return self.score.scorer
 
     def forward(self, images: ImageBatch, captions: CaptionBatch) -> Tensor:
@@ -82,11 +82,11 @@ class CMSEI(Module):
         return self.interact(self.embed_images(images), self.embed_captions(captions))
 
     def embed_images(self, batch: ImageBatch, kept: Tensor | None = None) -> Encoded:
-        """Unit regions (ΣR, D) of a batch, differentiable; in training some regions are left out.
+        """Unit regions (ΣR, D) of a batch, differentiable; in training, region dropout applies.
 
         Args:
             batch: the images.
-            kept: (ΣR,) bool on the CPU, the regions that stay; None: those of :meth:`draw_regions`.
+            kept: (ΣR,) bool on the CPU, the regions to keep; None draws them by :meth:`draw_regions`.
         """
         _check_batch(batch, ImageBatch, "encode_images takes a split")
         kept = self.draw_regions(batch) if kept is None else kept
@@ -96,7 +96,7 @@ class CMSEI(Module):
         return Encoded(normalize(self.dropout(rows), dim=-1), batch.lengths)
 
     def draw_regions(self, batch: ImageBatch) -> Tensor | None:
-        """(ΣR,) bool on the CPU: the regions that this step of training keeps; None where all stay."""
+        """(ΣR,) bool on the CPU: the regions that a training step keeps, drawn at random; None if it keeps all."""
         if not (self.training and self.config.region_dropout):
             return None
         return kept_regions(batch.lengths, self.config.region_dropout)
@@ -117,7 +117,7 @@ class CMSEI(Module):
         return scores
 
     def aligned(self, split: Split) -> Split:
-        """A split with the model's numbers for the names of objects and predicates."""
+        """The split with objects and predicates renumbered as in the model, by their names."""
         return aligned(split, self.config.object_names, self.config.predicate_names)
 
     @torch.no_grad()
@@ -130,23 +130,23 @@ class CMSEI(Module):
         progress: bool = False,
         group: Any = None,
     ) -> Encoded:
-        """Regions of a split's images as :func:`cmsei_fast.score_matrix` takes them; no gradient, no dropout.
+        """Regions of a split's images as :func:`cmsei_fast.score_matrix` takes them, without gradients or dropout.
 
         Args:
-            split: what the images are read from; its names of objects and predicates may be numbered in another way.
-            indices: which of them, in this order; None is all.
-            batch_size: images read and encoded at a time.
+            split: the images; it may number the names of objects and predicates differently than the model.
+            indices: which images, in this order; None is all.
+            batch_size: number of images read and encoded at a time.
             progress: show a bar that counts images.
-            group: of torch.distributed: its processes, each with the same call, share the batches, and all get all
-                rows, those of one process to the bit. None: this process alone.
+            group: of torch.distributed: its processes, each with the same call, share the batches; all get all rows,
+                bit-identical to those of one process. None: this process alone.
 
         Returns:
             Rows (ΣR, D) float32 on the model's device.
 
         Raises:
-            TypeError: for what is no split, and indices that are no integers; ValueError: for indices or a batch size
-                that cannot be, and a split that lacks what the model is built on.
-            ProcessLost: where another process of the group failed or is lost.
+            TypeError: if ``split`` is not a Split, or the indices are not integers.
+            ValueError: for wrong indices or a wrong batch size, and for a split that lacks what the model is built on.
+            ProcessLost: if another process of the group failed or is lost.
         """
         _check_batch_size(batch_size)
         if not isinstance(split, Split):
@@ -173,20 +173,21 @@ class CMSEI(Module):
     def encode_captions(
         self, captions: Sequence[str], *, batch_size: int = 512, progress: bool = False, group: Any = None
     ) -> Encoded:
-        """Words of sentences as :func:`cmsei_fast.score_matrix` takes them; no gradient, no dropout.
+        """Words of sentences as :func:`cmsei_fast.score_matrix` takes them, without gradients or dropout.
 
         Args:
             captions: M sentences.
-            batch_size: sentences encoded at a time, those of like length together.
+            batch_size: number of sentences encoded at a time; sentences of similar length are encoded together.
             progress: show a bar that counts captions.
-            group: as :meth:`encode_images` has it.
+            group: as in :meth:`encode_images`.
 
         Returns:
             Rows (ΣL, D) float32 on the model's device, in the order of the captions.
 
         Raises:
-            TypeError: for what is no sequence of sentences; ValueError: for another batch size than 1, 2, ….
-            ProcessLost: where another process of the group failed or is lost.
+            TypeError: if ``captions`` is not a sequence of sentences.
+            ValueError: for a batch size below 1.
+            ProcessLost: if another process of the group failed or is lost.
         """
         if isinstance(captions, str) or not isinstance(captions, Iterable):
             got = f"one string {captions!r:.60}" if isinstance(captions, str) else type(captions).__name__
@@ -239,10 +240,10 @@ class CMSEI(Module):
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes ``config.json``, ``vocabulary.json`` and ``model.safetensors``, and a transformer's own configuration
-        and tokenizer in ``text/``, whole or not at all; a model that is already there is replaced.
+        and tokenizer in ``text/``: all or nothing. A saved model that is already there is replaced.
 
         Raises:
-            OSError: the directory cannot be written, or holds something else than a saved model.
+            OSError: if the directory cannot be written, or holds something other than a saved model.
         """
         from .pretrained import save
 
@@ -252,19 +253,19 @@ class CMSEI(Module):
     def from_pretrained(
         cls, directory: str | os.PathLike[str], device: torch.device | str = "cpu", **changes: Any
     ) -> CMSEI:
-        """Reads what :meth:`save_pretrained` wrote, ready to evaluate or to train on; no pickle is read.
+        """Reads what :meth:`save_pretrained` wrote, to evaluate or to train further; no pickle is read.
 
         Args:
             directory: of the saved model.
-            device: that it is read onto.
-            changes: fields of its :class:`ModelConfig` to set, for training on: ``dropout``, ``word_dropout``,
-                ``region_dropout``, ``confidence_threshold`` and ``scorer``. Another scorer than the configuration has
-                begins with its own numbers, in place of the learned ones.
+            device: to load it on.
+            changes: fields of its :class:`ModelConfig` to change for further training: ``dropout``, ``word_dropout``,
+                ``region_dropout``, ``confidence_threshold`` and ``scorer``. A scorer other than the configuration's
+                starts with its own numbers instead of the learned ones.
 
         Raises:
-            OSError: there is no such directory or file.
-            TypeError, ValueError: naming the file and what is wrong with it, or for a device that is not here; naming
-                the field that a saved model cannot change, or its value.
+            OSError: if there is no such directory or file.
+            TypeError, ValueError: naming the file and what is wrong with it, a device that is not available, a field
+                that cannot be changed, or its value.
         """
         from .pretrained import load
 

@@ -1,4 +1,4 @@
-"""Words of relations are asked to look at the two ends of the relation that they speak of."""
+"""A loss that asks words for relations to attend to both ends of the relation that they mention."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from .mentions import MentionBatch
 def grounding_loss(attention: Tensor, subjects: Tensor, objects: Tensor) -> Tensor:
     """How far attention is from lying half on a relation's subjects and half on its objects.
 
-    KL((½, ½) ‖ (Σ of α over subjects, Σ of α over objects)) = −½ log 2 α(S) − ½ log 2 α(O): 0 where the halves are
-    there, whichever of several subjects (objects) they lie on. Attention supervised by alignments is Liu et al. 2017,
-    "Attention Correctness in Neural Image Captioning"; here scene graph and caption give them, nobody annotated any.
+    KL((½, ½) ‖ (Σ of α over subjects, Σ of α over objects)) = −½ log 2 α(S) − ½ log 2 α(O): 0 if the halves are
+    there, whichever of several subjects (objects) they lie on. Supervising attention by alignments is from Liu et al.
+    2017, "Attention Correctness in Neural Image Captioning"; here, they come from scene graph and caption, not from
+    annotation.
 
     Args:
         attention: (K, R) of K words, each row sums to 1.
-        subjects: (K, R) bool; ``objects`` (K, R) bool, none of them a subject; each row has at least one of both.
+        subjects: (K, R) bool; ``objects`` (K, R) bool, disjoint from it; each row has at least one of each.
 
     Returns:
         (K,), each >= 0.
@@ -33,16 +34,16 @@ def grounding_loss(attention: Tensor, subjects: Tensor, objects: Tensor) -> Tens
 def word_attention(
     score: PairScore, regions: Encoded, words: Encoded, kept: Encoded, mentions: MentionBatch
 ) -> tuple[Tensor, Tensor]:
-    """What the words look at in the first step (t2i), before any is left out by ``"hard"`` or focal attention.
+    """The words' attention in the first step of t2i, before ``"hard"`` or focal attention drops any of it.
 
     Args:
-        score: the interaction; words ask in it.
+        score: the interaction, with a t2i direction.
         regions: of all images; ``words`` of the captions; differentiable.
-        kept: (ΣR', 1) of all images before some regions were left out: 1 for those that stayed.
+        kept: (ΣR', 1) of all images before region dropout: 1 for the regions that stayed.
         mentions: K words.
 
     Returns:
-        α (K, R'), 0 for regions that are not there, and which are (K, R') bool.
+        α (K, R'), 0 for regions that were dropped or do not exist, and a mask (K, R') bool of those that are there.
     """
     device = regions.rows.device
     dtype = accumulator_of(regions.rows.dtype)

@@ -51,35 +51,35 @@ def train(
 ) -> RecallMetrics | None:
     """Trains a model and keeps the run in a directory: configuration, log, checkpoints, the best and the last model.
 
-    Under ``torchrun`` each process takes its part of every batch and of what a validation encodes and scores; the
-    result is that of one process. Process 0 writes and shows progress.
+    Under ``torchrun``, each process takes its part of every batch and of every validation; the result is that of one
+    process. Process 0 writes the files and shows progress.
 
     Args:
-        model: with its initial weights; a resumed run gives it its own.
-        training: images and captions to learn from; ``validation``: to choose the best by rSum, None for none.
-        directory: of the run; made if it is not there.
-        config: the numbers.
-        resume: go on from the newest checkpoint in the directory, with the same losses as if nothing had happened. The
-            configuration is the run's; ``workers``, ``checkpoint_every``, ``validate_every`` and ``patience`` may be
-            others, and ``epochs`` more where the schedule does not depend on them (``"step"``, ``"constant"``).
+        model: with its initial weights; a resumed run loads the run's weights into it.
+        training: images and captions to learn from; ``validation``: to choose the best model by rSum, or None.
+        directory: of the run; created if missing.
+        config: the settings.
+        resume: continue from the newest checkpoint in the directory, with the same losses as without the interruption.
+            The settings must be the run's, but ``workers``, ``checkpoint_every``, ``validate_every`` and ``patience``
+            may differ, and ``epochs`` may be larger if the schedule does not depend on it (``"step"``, ``"constant"``).
         device: None is the process's GPU if there is one, else the CPU.
         progress: show loss, best rSum and pairs/s on standard error: a bar on a terminal, else a line every ten seconds
-            and for each epoch; and a line for each validation, rSum and R@1, R@5 and R@10 of both directions.
-        started_from: the saved model that this one is, as a new run's ``run.json`` is to name it; None: it is made of
-            settings.
+            and for each epoch; and for each validation a line with rSum and R@1, R@5 and R@10 of both directions.
+        started_from: the saved model that this one is, as a new run's ``run.json`` is to name it; None if it was built
+            from settings.
 
     Returns:
-        Metrics of the last validation, in process 0; None where nothing was validated.
+        Metrics of the last validation, in process 0; None if nothing was validated.
 
     Raises:
         FileExistsError: the directory holds a run and ``resume`` is False.
         OSError: another process is training in the directory.
-        TypeError: no CMSEI, no split or no TrainConfig in its place.
-        ValueError: a configuration, a vocabulary, training data or a validation split that differ between processes,
-            or from the run's that is resumed (one that had no validation split may be given one); a split without
-            captions or what the model is built on; float16 on the CPU; ``patience`` without a validation split; a loss
-            or gradients that are not finite.
-        ProcessLost: another process failed, with its error, or is lost.
+        TypeError: an argument is not the CMSEI, Split or TrainConfig that it should be.
+        ValueError: the configuration, vocabulary, training data or validation split differ between processes, or from
+            those of the resumed run (a run without a validation split may be given one); a split lacks captions or what
+            the model is built on; float16 on the CPU; ``patience`` without a validation split; a loss or gradients that
+            are not finite.
+        ProcessLost: another process failed (with its error) or is lost.
     """
     with begun(model, training, validation, directory, config, resume, device, progress, started_from) as run:
         return run()

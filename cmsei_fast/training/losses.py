@@ -1,6 +1,6 @@
-"""Losses over a batch's score matrix; other captions of an image are never its negatives.
+"""Losses over a batch's score matrix; an image's own captions are never its negatives.
 
-All take scores (N, M) of N different images with M captions and ``owner`` (M,) int64, the row of each caption's image.
+All take scores (N, M) of N different images with M captions, and ``owner`` (M,) int64, the row of each caption's image.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _sides(scores: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def hinge_loss(
     scores: Tensor, owner: Tensor, margin: float = 0.2, negatives: Literal["hardest", "sum"] = "hardest"
 ) -> Tensor:
-    """Triplet loss both ways, with the hardest negative of the batch or the sum over all (VSE++, Faghri et al. 2018).
+    """Triplet loss in both directions, on the batch's hardest negative or summed over all (VSE++, Faghri et al. 2018).
 
     Args:
         scores: (N, M).
@@ -35,7 +35,7 @@ def hinge_loss(
         The mean over the captions of both directions' costs, a scalar.
 
     Raises:
-        ValueError: for other negatives.
+        ValueError: for another value of ``negatives``.
     """
     if negatives not in ("hardest", "sum"):
         raise ValueError(f"negatives: expected 'hardest' or 'sum', got {negatives!r}")
@@ -48,15 +48,15 @@ def hinge_loss(
 
 
 class InfoNCE(Module):
-    """Cross entropy of each caption among the images and of each image's caption among other images' captions.
+    """Cross entropy of each caption's image among all images, and of each caption among other images' captions.
 
     Args:
-        scale: initial factor of the scores (one over the temperature), > 0, learned as its logarithm and held below
-            exp(5), about 148.
+        scale: initial factor on the scores (the inverse temperature), > 0; its logarithm is learned, and it is kept
+            below exp(5), about 148.
         smoothing: label smoothing, in [0, 1).
 
     Raises:
-        ValueError: for a number out of its range.
+        ValueError: for a number out of range.
     """
 
     def __init__(self, scale: float = 20.0, smoothing: float = 0.0) -> None:
