@@ -2,8 +2,8 @@
 
     from cmsei_fast.compat.bfan import i2t, shard_xattn, t2i, xattn_score
 
-Of ``opt`` are read ``focal_type`` (``equal`` or ``prob``) and ``lambda_softmax``. ``i2t`` and ``t2i`` take the number
-of images first; they differ from BFAN's as :func:`cmsei_fast.compat.scan.i2t` says.
+The functions read ``focal_type`` (``equal`` or ``prob``) and ``lambda_softmax`` of ``opt``. ``i2t`` and ``t2i`` take
+the number of images first; they differ from BFAN's as :func:`cmsei_fast.compat.scan.i2t` says.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["i2t", "shard_xattn", "t2i", "xattn_score"]
 
 
 def xattn_score(images: Tensor, captions: Tensor, cap_lens: Any, opt: Any) -> Tensor:
-    """(n_image, n_caption) sum of both directions' scores; otherwise as SCAN's ``xattn_score_t2i``.
+    """(n_image, n_caption) sum of both directions' scores; otherwise like SCAN's ``xattn_score_t2i``.
 
-    Which fragments are kept is a constant in the gradient. A fragment at its mean is kept, so that a caption of one
-    word has a score, where BFAN's is NaN.
+    Which fragments are kept is a constant in the gradient. A fragment at the mean is kept, so a caption of one word has
+    a score, where BFAN's is NaN.
     """
     return scores.xattn_score(images, captions, cap_lens, options.bfan(opt))
 
@@ -38,15 +38,15 @@ def shard_xattn(
     precision: str = "float32",
     device: str | None = None,
 ) -> np.ndarray:
-    """(n_image, n_caption) float64 array of all scores; arguments as of SCAN's ``shard_xattn_t2i``."""
+    """(n_image, n_caption) float64 array of all scores; arguments as in SCAN's ``shard_xattn_t2i``."""
     return scores.shard_xattn(images, captions, caplens, options.bfan(opt), precision=precision, device=device)
 
 
 def i2t(npts: int, sims: Any, return_ranks: bool = False) -> Any:
-    """(r1, r5, r10, medr, meanr) of npts images asking for captions, and (ranks, top1) with return_ranks."""
+    """(r1, r5, r10, medr, meanr) with npts images as queries, and (ranks, top1) with return_ranks."""
     return retrieval("i2t", npts, sims, return_ranks)
 
 
 def t2i(npts: int, sims: Any, return_ranks: bool = False) -> Any:
-    """(r1, r5, r10, medr, meanr) of the captions asking for npts images, and (ranks, top1) with return_ranks."""
+    """(r1, r5, r10, medr, meanr) with the captions of npts images as queries, and (ranks, top1) with return_ranks."""
     return retrieval("t2i", npts, sims, return_ranks)

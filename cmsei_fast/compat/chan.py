@@ -3,9 +3,9 @@
     from cmsei_fast.compat.chan import compute_sims, i2t, t2i  # in lib/evaluation.py
     from cmsei_fast.compat.chan import SimsEncoder  # in lib/encoders.py
 
-Of ``opt`` are read ``coding_type`` (``VHACoding``, ``THACoding``, ``VSACoding``), ``pooling_type`` (``LSEPooling``,
-``MeanPooling``, ``MaxPooling``, ``SumPooling``) and what these need, ``alpha`` of ``VSACoding`` and ``belta`` of
-``LSEPooling``. Features are unit vectors, as its encoders leave them. ``i2t`` and ``t2i`` are those of
+The functions read ``coding_type`` (``VHACoding``, ``THACoding``, ``VSACoding``) and ``pooling_type`` (``LSEPooling``,
+``MeanPooling``, ``MaxPooling``, ``SumPooling``) of ``opt``, ``alpha`` for ``VSACoding`` and ``belta`` for
+``LSEPooling``. Features are unit vectors, as CHAN's encoders return them. ``i2t`` and ``t2i`` are those of
 :mod:`cmsei_fast.compat.vse_infinity`.
 """
 
@@ -70,11 +70,11 @@ def compute_sims(
     Args:
         img_embs: (n_image, n_regions, d) array or tensor, each image once.
         cap_embs: (n_caption, max_n_word, d), likewise.
-        img_lens: (n_image,) regions of each image; or five times as many, as ``evalrank`` leaves them beside images
-            that are there once, of which every fifth is taken.
-        cap_lens: (n_caption,) words of each caption.
+        img_lens: (n_image,) number of regions of each image; or five times as many lengths, as ``evalrank`` leaves
+            them, of which every fifth is taken.
+        cap_lens: (n_caption,) number of words of each caption.
         model: CHAN's model, whose ``opt`` is read; or the options.
-        shard_size, precision, device: as of :func:`cmsei_fast.compat.scan.shard_xattn_t2i`.
+        shard_size, precision, device: as in :func:`cmsei_fast.compat.scan.shard_xattn_t2i`.
 
     Raises:
         AttributeError, TypeError, ValueError: naming the option or argument, what was expected and what came.

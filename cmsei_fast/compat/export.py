@@ -45,11 +45,11 @@ def eccv_caption_items(
         image_ids: (n_image,) MS-COCO's numbers of the images, all different.
         caption_ids: (n_caption,) MS-COCO's numbers of the captions, all different: those of eccv-caption's file
             ``coco_test_ids.npy`` for the 5K test set.
-        k: items kept for each, best first; None keeps all, which MS-COCO 1K's metrics need, since they look for a
-            fold's items in the whole ranking (about 2 GB for 5K × 25K).
+        k: number of items to keep for each, best first; None keeps all, which MS-COCO 1K's metrics need, as they look
+            for a fold's items in the whole ranking (about 2 GB for 5K × 25K).
 
     Returns:
-        ({image: captions}, {caption: images}); equal scores stand in the order of the matrix.
+        ({image: captions}, {caption: images}); equal scores are in the order of the matrix.
 
     Raises:
         TypeError, ValueError: for scores, numbers or a k that do not fit.

@@ -2,8 +2,8 @@
 
     from cmsei_fast.compat.imram import i2t, shard_xattn, t2i
 
-Of ``opt`` are read ``model_mode`` (``full_IMRAM``, ``text_IMRAM``, ``image_IMRAM``), ``iteration_step``,
-``raw_feature_norm``, ``lambda_softmax`` and ``no_IMRAM_norm``. ``i2t`` and ``t2i`` are those of
+``shard_xattn`` reads ``model_mode`` (``full_IMRAM``, ``text_IMRAM``, ``image_IMRAM``), ``iteration_step``,
+``raw_feature_norm``, ``lambda_softmax`` and ``no_IMRAM_norm`` of ``opt``. ``i2t`` and ``t2i`` are those of
 :mod:`cmsei_fast.compat.scan`.
 
 A memory is g ⊙ q + (1 − g) ⊙ tanh(L [q; a] + b), g = sigmoid(G [q; a] + c), of a query q and what it attended to,
@@ -101,8 +101,8 @@ def shard_xattn(
         captions: (n_caption, max_n_word, d), likewise.
         caplens: (n_caption,) words of each caption.
         opt: see the module.
-        shard_size: not needed.
-        device: where it is computed; None is the GPU where there is one, as in the original, else the CPU.
+        shard_size: ignored.
+        device: where to compute; None is the GPU if there is one, as in the original, else the CPU.
 
     Raises:
         AttributeError, TypeError, ValueError: naming the option or argument, what was expected and what came.

@@ -1,4 +1,4 @@
-"""The score functions of LAPS's ``lib/xttn.py`` (Fu et al. 2024): SCAN's attention on vectors made unit, with means.
+"""The score functions of LAPS's ``lib/xttn.py`` (Fu et al. 2024): SCAN's attention with means, on normalised vectors.
 
     from cmsei_fast.compat.laps import i2t, t2i, xattn_score_i2t, xattn_score_t2i, xattn_score_two
 
@@ -24,14 +24,14 @@ def xattn_score_t2i(images: Tensor, captions: Tensor, cap_lens: Any, smooth: flo
 
 
 def xattn_score_i2t(images: Tensor, captions: Tensor, cap_lens: Any, smooth: float = 4.0) -> Tensor:
-    """(n_image, n_caption) scores, regions ask."""
+    """(n_image, n_caption) scores in which regions attend to words."""
     return _score(images, captions, cap_lens, PairScorer(i2t=_asking("smooth", smooth)))
 
 
 def xattn_score_two(
     images: Tensor, captions: Tensor, cap_lens: Any, smooth_t2i: float = 9.0, smooth_i2t: float = 4.0
 ) -> Tensor:
-    """(n_image, n_caption) half the sum of both."""
+    """(n_image, n_caption) mean of both."""
     directions = _asking("smooth_t2i", smooth_t2i, 0.5), _asking("smooth_i2t", smooth_i2t, 0.5)
     return _score(images, captions, cap_lens, PairScorer(*directions))
 

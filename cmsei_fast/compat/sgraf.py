@@ -43,10 +43,10 @@ def shard_attn_scores(
         img_embs: (n_image, n_regions, d) array or tensor, each image once.
         cap_embs: (n_caption, max_n_word, d), likewise.
         cap_lens: (n_caption,) words of each caption.
-        opt: not needed; the weights say what the module is.
-        shard_size: not needed; tiles are chosen by what the caches hold.
-        precision: ``"float32"`` or ``"bfloat16"``, as of :class:`EncoderSimilarity`.
-        device: where it is computed; None is the GPU where there is one, as in the original, else the CPU.
+        opt: ignored; the weights say what the module is.
+        shard_size: ignored; tiles are chosen to fit the caches.
+        precision: ``"float32"`` or ``"bfloat16"``, as in :class:`EncoderSimilarity`.
+        device: where to compute; None is the GPU if there is one, as in the original, else the CPU.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came; ValueError for features of another

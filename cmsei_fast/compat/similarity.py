@@ -28,22 +28,22 @@ _BLOCK = 256  # images, or captions whose words are padded, at a time
 class EncoderSimilarity(nn.Module):
     """SGRAF's similarity of all images with all captions, on :func:`cmsei_fast.attended_scores`; with gradients.
 
-    It takes the place of the class of that name in SGRAF's ``model.py``: the same arguments, the same parameters, the
-    same scores. In training mode it draws other random numbers for the dropout.
+    It replaces the class of that name in SGRAF's ``model.py``, with the same arguments, parameters and scores. In
+    training mode its dropout draws other random numbers.
 
     Args:
         embed_size: D of regions and words.
         sim_dim: width of a similarity vector.
         module_name: ``"SGR"``, graph reasoning, or ``"SAF"``, attention filtration.
         sgr_step: steps of the reasoning.
-        num_region: regions of every image.
-        precision: ``"float32"``, or ``"bfloat16"``, which rounds what makes the similarity vectors: the squared
-            differences and the weights that they meet; sums and all else stay as they are.
+        num_region: number of regions of every image.
+        precision: ``"float32"``, or ``"bfloat16"``, which rounds the squared differences and the weights that they are
+            multiplied with to form similarity vectors; sums and everything else stay as they are.
         engine: ``"native"``, the compiled CPU engine, which evaluates without gradients; ``"eager"``, torch;
-            ``"auto"``, the first where it can, else the second.
+            ``"auto"``, the first if it can, else the second.
 
     Raises:
-        ValueError: for another module, precision or engine, or a size that is no integer of at least 1.
+        ValueError: for another module, precision or engine, or a size that is not an integer of at least 1.
     """
 
     def __init__(
@@ -116,8 +116,8 @@ class EncoderSimilarity(nn.Module):
 
         Args:
             img_emb: (n_image, num_region, D).
-            cap_emb: (n_caption, max_n_word, D); what is behind a caption's words is not read.
-            cap_lens: (n_caption,) words of each caption.
+            cap_emb: (n_caption, max_n_word, D); padding is not read.
+            cap_lens: (n_caption,) number of words of each caption.
 
         Raises:
             TypeError, ValueError: naming the argument, what was expected and what came.

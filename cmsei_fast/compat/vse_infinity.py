@@ -1,4 +1,4 @@
-"""VSE∞'s functions (Chen et al. 2021), as in its ``lib/evaluation.py`` and those made from it (LAPS among them).
+"""VSE∞'s functions (Chen et al. 2021), as in its ``lib/evaluation.py`` and those built on it, such as LAPS's.
 
     from cmsei_fast.compat.vse_infinity import compute_sim, i2t, t2i
 
@@ -49,13 +49,13 @@ def _vectors(name: str, value: Any) -> np.ndarray:
 
 
 def i2t(npts: int, sims: Any, return_ranks: bool = False, mode: str = "coco") -> Any:
-    """(r1, r5, r10, medr, meanr) of npts images asking for captions, and (ranks, top1) with return_ranks.
+    """(r1, r5, r10, medr, meanr) with npts images as queries, and (ranks, top1) with return_ranks.
 
-    sims is (npts, 5 npts) in mode ``"coco"``, (npts, npts) with one caption an image in any other.
+    sims is (npts, 5 npts) in mode ``"coco"``, and (npts, npts) with one caption per image in any other.
     """
     return retrieval("i2t", npts, sims, return_ranks, _CAPTIONS.get(mode, 1))
 
 
 def t2i(npts: int, sims: Any, return_ranks: bool = False, mode: str = "coco") -> Any:
-    """(r1, r5, r10, medr, meanr) of the captions asking for npts images; otherwise as :func:`i2t`."""
+    """(r1, r5, r10, medr, meanr) with the captions of npts images as queries; otherwise like :func:`i2t`."""
     return retrieval("t2i", npts, sims, return_ranks, _CAPTIONS.get(mode, 1))

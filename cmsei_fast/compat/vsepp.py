@@ -1,8 +1,8 @@
-"""VSE++'s functions (Faghri et al. 2018), as in its ``evaluation.py`` and those made from it (VSRN among them).
+"""VSE++'s functions (Faghri et al. 2018), as in its ``evaluation.py`` and those built on it, such as VSRN's.
 
     from cmsei_fast.compat.vsepp import i2t, t2i
 
-They differ from the original as :func:`cmsei_fast.compat.scan.i2t` says; scores are one product and no loop.
+They differ from the original as :func:`cmsei_fast.compat.scan.i2t` says; one product replaces the loop.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BLOCK = 1 << 24  # numbers of the order measure at a time
 def i2t(
     images: Any, captions: Any, npts: int | None = None, measure: str = "cosine", return_ranks: bool = False
 ) -> Any:
-    """(r1, r5, r10, medr, meanr) of the images asking for captions, and (ranks, top1) with return_ranks.
+    """(r1, r5, r10, medr, meanr) with the images as queries, and (ranks, top1) with return_ranks.
 
     Args:
         images: (5N, d) array or tensor of any floating dtype, each image five times in a row.
@@ -48,7 +48,7 @@ def i2t(
 def t2i(
     images: Any, captions: Any, npts: int | None = None, measure: str = "cosine", return_ranks: bool = False
 ) -> Any:
-    """(r1, r5, r10, medr, meanr) of the captions asking for images; otherwise as :func:`i2t`."""
+    """(r1, r5, r10, medr, meanr) with the captions as queries; otherwise like :func:`i2t`."""
     sims = _similarities(images, captions, npts, measure)
     return retrieval("t2i", None, sims, return_ranks, name=_NAMES)
 

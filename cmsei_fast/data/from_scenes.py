@@ -24,15 +24,15 @@ def split_from_scenes(
     Args:
         scenes: the scenes.
         features: (ΣR, Dx) rows or, if all scenes have R regions, (N, R, Dx); float16 or float32.
-        object_names: the names that labels index; the sorted names that occur, if None. A label that is not among them
-            is unknown (-1).
+        object_names: the names that labels index; None: the sorted names that occur. A label not among them is unknown
+            (-1).
         predicate_names: the same for predicates; a relation whose predicate is not among them is left out.
-        size: width and height of all images in pixels, or (N, 2) of each. If None, a scene's own size where it has one,
-            else the largest corner of its boxes.
+        size: width and height of all images in pixels, or (N, 2) of each. None: a scene's own size if it has one, else
+            the largest corner of its boxes.
 
     Raises:
-        TypeError, ValueError: as :class:`Split` does; TypeError: for what is no :class:`SceneSet`.
-        ValueError: a name is given twice; ``size`` or ``features`` of another shape.
+        TypeError, ValueError: as :class:`Split` does; TypeError: if ``scenes`` is not a :class:`SceneSet`.
+        ValueError: a name is given twice; ``size`` or ``features`` has a wrong shape.
     """
     if not isinstance(scenes, SceneSet):
         of_made = isinstance(getattr(scenes, "scenes", None), SceneSet)

@@ -1,6 +1,6 @@
-"""An untrained encoding: a region is the word of its label, a word is itself, and a word is a fixed unit vector.
+"""An untrained encoding: each word is a fixed unit vector, and a region is the word of its label.
 
-Nothing is learned and nothing is tuned on a data set, so what retrieval it gives is what shared words alone can give.
+Nothing is learned or tuned on a data set, so it shows how much retrieval shared words alone can give.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LexicalEncoding:
 def tokenize(text: str) -> list[str]:
     """Lower-case words of a sentence: runs of letters and digits, with an inner apostrophe; no punctuation.
 
-    A word is one however it was typed: accents are composed (Unicode NFC), a typeset apostrophe is a plain one.
+    However a word was typed, it comes out the same: accents are composed (Unicode NFC), typeset apostrophes made plain.
     """
     return _WORD.findall(unicodedata.normalize("NFC", text.lower()).replace("’", "'"))
 
@@ -73,22 +73,22 @@ def word_vector(word: str, width: int, seed: int = 0) -> np.ndarray:
 def lexical_encoding(
     scenes: SceneSet, *, lemmatize: bool = True, idf: bool = True, by_rank: bool = True, seed: int = 0
 ) -> LexicalEncoding:
-    """Encodes the labels of the regions and the words of the captions as unit vectors of their word.
+    """Encodes the labels of regions and the words of captions as unit vectors.
 
     Each word that occurs in a label has an axis of its own. A caption's other words are random unit vectors in a space
-    that no label reaches. A weight w < 1 of a region or word puts w on its axis and sqrt(1 − w²) on an axis that only
-    regions, or only words, have: the vector stays a unit vector, and the inner product of a region and a word is the
+    that no label reaches. A region or word of weight w < 1 has w on its axis and sqrt(1 − w²) on an axis that only
+    regions, or only words, use: so the vector stays a unit vector, and the inner product of a region and a word is the
     product of their weights if they are the same word, else 0.
 
     Args:
         scenes: N images with M captions.
-        lemmatize: plural nouns answer to their singular (:func:`singular`), in labels and captions alike.
-        idf: a word of a caption weighs sqrt(log((N + 1) / n) / log(N + 1)), n the images that have it as a label.
-            Counts labels only, never which caption belongs to which image.
-        by_rank: region r of R weighs 1 − r / (2R), as detectors list the regions they are most certain of first.
-        seed: of the vectors of words that are no label.
+        lemmatize: replace plural nouns by their singular (:func:`singular`), in labels and captions alike.
+        idf: give a caption's word the weight sqrt(log((N + 1) / n) / log(N + 1)), where n images have it as a label.
+            This counts labels only, never which caption belongs to which image.
+        by_rank: give region r of R the weight 1 − r / (2R), as detectors list the regions they are surest of first.
+        seed: for the vectors of words that are not labels.
 
-    A label of several words is the unit vector of their sum. A text without a word stands as the empty word.
+    A label of several words is the normalised sum of their vectors. A text without words counts as the empty word.
     """
     sentences = [_words(caption, lemmatize) for caption in scenes.captions]
     texts = {label for scene in scenes for label in scene.labels}

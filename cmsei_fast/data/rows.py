@@ -11,14 +11,14 @@ import numpy as np
 class MappedRows:
     """(rows, width) array whose chunks of rows lie in a file; a slice reads only what it covers.
 
-    It holds a map of the file and no handle of a library, so it may cross a fork, and it may be pickled: the other
-    process maps the file again, and refuses if it is another one by then.
+    It holds a memory map of the file and no library's handle, so it survives a fork. It can be pickled, too: the other
+    process maps the file again, and refuses a file that has been replaced since.
 
     Args:
         path: the file.
         shape: (rows, width).
         dtype: of the numbers.
-        chunk_rows: rows a chunk; the last one may be cut short by the end of the rows.
+        chunk_rows: rows of a chunk; the last chunk may have fewer.
         chunks: (n,) int64, the byte at which each chunk begins.
     """
 

@@ -20,7 +20,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class Scene:
-    """One image as a detector and a scene-graph generator saw it, with the sentences people wrote.
+    """One image as a detector and a scene-graph generator saw it, with its human-written sentences.
 
     Args:
         image: name of the image.
@@ -41,7 +41,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class SceneSet:
-    """Scenes in the order of their file; captions are numbered through, image by image."""
+    """Scenes in the order of their file; captions are numbered across all images, image by image."""
 
     scenes: tuple[Scene, ...]
 
@@ -76,7 +76,8 @@ def read_scenes(path: str | os.PathLike[str]) -> SceneSet:
     Raises:
         OSError: the file cannot be opened.
         ValueError: naming the file, the line, the key, what was expected and what came; also for an image that an
-            earlier line has, a damaged gzip stream, text that is not UTF-8 or holds a NUL and a file without a scene.
+            earlier line has, a damaged gzip stream, text that is not UTF-8 or contains a NUL, and a file without
+            scenes.
     """
     scenes: list[Scene] = []
     seen: dict[str, int] = {}  # image -> its line

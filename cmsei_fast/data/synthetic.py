@@ -35,14 +35,14 @@ class SyntheticScenes:
     """Generated images with features.
 
     Args:
-        scenes: N images; a label is the object's noun. Its one relation is who does what to whom; where things are is
-            in the boxes alone.
-        features: (N, R, D) float32 regions: the unit sum of the vectors of noun and colour, plus noise.
+        scenes: N images; a label is the object's noun. The only relation of each says who does what to whom; where
+            things are is only in the boxes.
+        features: (N, R, D) float32 regions: the normalised sum of the vectors of noun and colour, plus noise.
         attributes: the colour of each region of each image, None for the background.
         group: (N,) int64; the images of a group share objects and colours and differ in their relations.
-        story: (N,) int64; within a group, images of one number have the same subject, action and object.
-        place: (N,) int64; within a group, images of one number have the same spatial relation.
-        where: of each image (region, place, region): which of ``PLACES`` the first is seen from the second.
+        story: (N,) int64; within a group, images with the same number have the same subject, action and object.
+        place: (N,) int64; within a group, images with the same number have the same spatial relation.
+        where: for each image (region, place, region): where, of ``PLACES``, the first is as seen from the second.
     """
 
     scenes: SceneSet
@@ -67,14 +67,14 @@ def synthetic_scenes(
 ) -> SyntheticScenes:
     """Draws ``n_groups`` × ``stories`` × ``places`` images, the same ones for the same arguments.
 
-    Each group has four objects with colours on a background of ``regions`` - 4 further regions. Its images are all
-    pairs of a story (which of the first two objects acts on the other, and how) and a place (where the third is as seen
-    from the fourth): who knows the objects alone cannot tell them apart, who knows only the stories or only the places
-    cannot tell apart those that share one. Captions name both, in five templates in turn.
+    Each group has four coloured objects, on a background of ``regions`` - 4 further regions. Its images are all
+    combinations of a story (which of the first two objects acts on the other, and how) and a place (where the third is
+    as seen from the fourth). The objects alone do not tell them apart, and stories or places alone do not tell apart
+    images that share one. Captions mention both, in five templates in turn.
 
     Args:
         n_groups: at least 1.
-        stories: a group, 1 to 12; ``places`` 1 to 4.
+        stories: stories in each group, 1 to 12; ``places`` likewise, 1 to 4.
         regions: R, at least 4.
         width: D of the features, at least 2.
         captions_per_image: at least 1.

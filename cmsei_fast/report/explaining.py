@@ -1,4 +1,4 @@
-"""Explanations made: the attention behind a score, recomputed by the reference engine's own functions in float64."""
+"""Computes explanations: the attention behind a score, recomputed by the reference engine's functions in float64."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from .mixing import mixing
 
 @torch.no_grad()
 def explain(model: CMSEI, image: Split, caption: str) -> Explanation:
-    """Which regions each word of a sentence attends to and back, and what makes the score of the pair.
+    """Which regions each word of a sentence attends to, and vice versa, and what makes up the score of the pair.
 
     Args:
         model: a trained model.
-        image: one image as a split, ``split.subset([i])``; its own captions do not matter.
+        image: one image as a split, ``split.subset([i])``; its own captions are ignored.
         caption: the sentence.
 
     Returns:
-        Attention of every step, cross-level weights, the graphs' edges with theirs, and the terms of the score.
+        The attention of every step, the cross-level weights, the graphs' edges and the attention along them, and the
+        terms of the score.
 
     Raises:
-        TypeError: for arguments of another type.
-        ValueError: for a split of more than one image, one that lacks what the model is built on, or what the model
-            encodes as features that are not finite.
+        TypeError: for arguments of a wrong type.
+        ValueError: for a split of more than one image or without what the model is built on, and if the model encodes
+            the pair as features that are not finite.
     """
     if not isinstance(model, CMSEI):
         raise TypeError(f"model: expected a CMSEI (features alone: explain_features), got {type(model).__name__}")
@@ -90,22 +91,22 @@ def explain_features(
     edges: Sequence[Edge] = (),
     kept: Sequence[Any] = (),
 ) -> Explanation:
-    """The same from features alone: R regions and L words of one pair, without padding.
+    """Like :func:`explain`, from features alone: R regions and L words of one pair, without padding.
 
     Args:
         image_features: (R, D) numpy array or torch tensor, floating.
         caption_features: (L, D) of the same kind.
         scorer: what the score is; None is :meth:`PairScorer.cmsei`.
         image: name of the image.
-        caption: the sentence; its words behind one another if None.
-        word_names: L words; ``"word 0"`` and so on if None.
-        known: (L,) whether each is known; all are if None.
-        region_names: R names; ``"region"`` if None.
+        caption: the sentence; None joins the words.
+        word_names: L words; None is ``"word 0"`` and so on.
+        known: (L,) whether each word is in the vocabulary; None means that all are.
+        region_names: R names; None is ``"region"`` for all.
         boxes: (R, 4) xyxy pixels.
-        size: width and height of the image in pixels; the boxes' largest corner if None.
+        size: width and height of the image in pixels; None is the boxes' largest corner.
         edges: of graphs over the regions.
-        kept: (R,) of each layer of reasoning, the share of each region's state that the layer leaves; with the shares
-            of the region's edges in that layer it sums to 1. Without it regions are what they were.
+        kept: for each layer of reasoning (R,), the share of each region's state that the layer leaves; together with
+            the shares of the region's edges in that layer it sums to 1. Without it, regions are taken as unchanged.
 
     Raises:
         TypeError, ValueError: naming the argument, what it takes and what it was given.

@@ -20,13 +20,14 @@ TERM_TITLES = {
 
 @dataclass(frozen=True, eq=False)
 class AttentionStep:
-    """One attention step of one direction: n queries look at a context of m.
+    """One attention step of one direction: n queries attend to a context of m.
 
     Args:
-        attention: (n, m) float64, each row a softmax over the context: α where words ask, β where regions do.
-        relevance: (n,) float64, of each query: its cosine with what it attends to, or as the scorer says.
-        score: the relevances as one number.
-        gate: (n,) float64 in [0, 1], how much the refinement takes of what was attended to; None after the last step.
+        attention: (n, m) float64, each row a softmax over the context: α if words attend, β if regions do.
+        relevance: (n,) float64, each query's cosine with what it attends to, or what the scorer uses instead.
+        score: the aggregate of the relevances.
+        gate: (n,) float64 in [0, 1], how much of what was attended to the refinement takes in; None after the last
+            step.
     """
 
     attention: np.ndarray
@@ -128,15 +129,15 @@ class Explanation:
         return max(len(self.t2i), len(self.i2t))
 
     def of_words(self, step: int = -1, *, through_graph: bool = False) -> np.ndarray:
-        """(L, R): how much each word looks at each region in a step, the last by default.
+        """(L, R): how much each word attends to each region in a step, by default the last.
 
-        α; where words do not ask, β read the other way (its rows need not sum to 1); where no direction has a weight,
-        p for every word. A direction with fewer steps is taken at its last.
+        This is α; without t2i, it is β transposed (whose rows need not sum to 1); without any direction, it is p for
+        every word. If a direction has fewer steps, its last one is used.
 
         Args:
             step: from 0; -1 is the last.
-            through_graph: words look at states that took in other regions; True shares out each state over the regions
-                that it came from, by :meth:`rollout`. What a word spends stays the same, 1 of α.
+            through_graph: words attend to states that have taken in other regions; True distributes each state over
+                the regions that it came from, by :meth:`rollout`. A word's total stays the same, 1 for α.
         """
         if self.t2i:
             attention = _at(self.t2i, step).attention
@@ -147,9 +148,10 @@ class Explanation:
         return attention @ self.rollout() if through_graph else attention
 
     def of_regions(self, step: int = -1, *, through_graph: bool = False) -> np.ndarray:
-        """(R, L): how much each region looks at each word in a step: β, else what :meth:`of_words` says of α.
+        """(R, L): how much each region attends to each word in a step, by default the last.
 
-        Through the graph, it is the mean of the states, each weighted by how much of the region is in it.
+        This is β; without i2t, it is α transposed; without any direction, it is ω for every region. Through the graph,
+        it is the mean over the states, each weighted by how much of the region is in it.
         """
         if self.i2t:
             attention = _at(self.i2t, step).attention
@@ -165,9 +167,9 @@ class Explanation:
     def rollout(self, first: int = 0) -> np.ndarray:
         """(R, R): how much of each region's final state (row) came from each region as it was before a layer.
 
-        Attention rollout (Abnar & Zuidema 2020, arXiv 2005.00928): the product of the layers' mixing, each what a
-        region kept and what came along its edges. Rows sum to 1. It follows how much came, not what: a word need not
-        look at a state for the sake of what it took in. The identity without graphs.
+        Attention rollout (Abnar & Zuidema 2020, arXiv 2005.00928): the product of the layers' mixing matrices, each of
+        what a region kept and what came along its edges. Rows sum to 1. It follows how much came, not what: a word may
+        attend to a state for other reasons than what the state took in. Without graphs, it is the identity.
 
         Args:
             first: layer, from 0.
@@ -183,9 +185,9 @@ class Explanation:
         return out
 
     def along_edges(self, step: int = -1) -> np.ndarray:
-        """(L, E): how much of what a word looks at in a step came along each of ``edges``.
+        """(L, E): how much of what a word attends to in a step came along each of ``edges``.
 
-        Of α, a word's edges of one layer sum to 1 with what the regions kept of themselves in it.
+        For α, a word's shares over one layer's edges sum to 1 with what the regions kept of themselves in that layer.
         """
         attention = self.of_words(step)  # (L, R)
         out = np.zeros((len(self.words), len(self.edges)))
@@ -197,7 +199,7 @@ class Explanation:
         return out
 
     def find_word(self, word: str | int) -> int:
-        """Place of a word in the caption, given by itself (upper or lower case) or by its place.
+        """Index of a word in the caption, given as the word itself (in any case) or as its index.
 
         Raises:
             ValueError: the caption has no such word.
@@ -212,7 +214,7 @@ class Explanation:
         return places[0]
 
     def find_step(self, step: int) -> int:
-        """Place of an attention step from 0; -1 is the last.
+        """Index of an attention step, from 0; -1 is the last.
 
         Raises:
             ValueError: the score has no such step.
@@ -223,13 +225,13 @@ class Explanation:
         return last if step == -1 else step
 
     def telling_word(self) -> int:
-        """The word whose attention is the least even, an unknown one only if there is no other."""
+        """Index of the word whose attention is the most uneven; an unknown word only if there is no other."""
         attention = self.of_words()
         spread = np.where(self.known, attention.max(1), attention.max(1) - attention.max() - 1)
         return int(spread.argmax())
 
     def to_dict(self) -> dict[str, Any]:
-        """Lists and plain numbers for JSON; each term has its ``contribution`` beside its fields."""
+        """Lists and plain numbers for JSON; each term also has its ``contribution``."""
         out: dict[str, Any] = _plain(self)
         for term, own in zip(out["terms"], self.terms, strict=True):
             term["contribution"] = own.contribution

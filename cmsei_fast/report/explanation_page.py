@@ -1,4 +1,4 @@
-"""An explanation as one HTML page: pointing at a word lights up its regions, and the reverse."""
+"""An explanation as one HTML page: pointing at a word lights up its regions, and vice versa."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def save_page(
     *,
     through_graph: bool = False,
 ) -> None:
-    """Writes one pair as an HTML page that needs nothing outside itself, whole or not at all.
+    """Writes one pair as a self-contained HTML page, whole or not at all.
 
     Args:
         explanation: of the pair.
         path: of the page.
-        word: which the page shows first, by itself or by its place; the telling one if None.
-        image: the image's file, which is put into the page; without it the boxes stand on an empty canvas.
-        step: of the attention, shown first, from 0; -1 is the last.
+        word: the word, or its index, that the page shows first; None chooses the one with the most uneven attention.
+        image: the image's file, which is put into the page; without it the boxes are drawn on an empty canvas.
+        step: of the attention that the page shows first, from 0; -1 is the last.
         through_graph: whether the page first shows attention through the graph; without graphs there is no such choice.
 
     Raises:
-        TypeError: ``explanation`` is none.
-        ValueError: a word or a step that the explanation does not have, or a file that is no image.
-        ModuleNotFoundError: Pillow is not installed, for an image.
-        OSError: the directory is not there or cannot be written.
+        TypeError: ``explanation`` is not an Explanation.
+        ValueError: for a word or a step that the explanation does not have, or a file that is not an image.
+        ModuleNotFoundError: there is an image, and Pillow is not installed.
+        OSError: the directory does not exist or cannot be written.
     """
     if not isinstance(explanation, Explanation):
         raise TypeError(f"explanation: expected an Explanation, got {type(explanation).__name__}")
