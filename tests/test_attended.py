@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.utils.flop_counter import FlopCounterMode
 
 from cmsei_fast import AttendedTile, Attention, Encoded, attended_features, attended_scores
 from cmsei_fast.engines import reference
@@ -310,3 +311,19 @@ def test_bad_input(name: str) -> None:
     given = {"images": torch.zeros(2, 4, 8), "captions": torch.zeros(2, 3, 8), "head": Head(torch.float32)}
     with pytest.raises(error, match=message):
         attended_scores(**{**given, **changed})
+
+
+@pytest.mark.parametrize("unit", [False, True])
+def test_what_is_chosen_is_looked_up_not_multiplied(unit: bool) -> None:
+    """Of hard attention, forward and backward, the products of queries and context are all there are."""
+    v, w = (x.requires_grad_() for x in problem())
+    lengths = torch.tensor(WORDS), torch.tensor(REGIONS)
+    with FlopCounterMode(display=False) as counted:
+        scores = attended_scores(v, w, *lengths, head=dots, attention=Attention(attend="hard"), unit=unit)
+        scores.sum().backward()
+    gram = sum(n * n for n in REGIONS) if unit else 0
+    assert counted.get_total_flops() <= 2 * WIDTH * (2 * len(v) * len(w) + 3 * gram)  # a tile is made twice
+
+
+def dots(tile: AttendedTile) -> Tensor:
+    return (tile.attended * tile.queries).sum((2, 3))

@@ -114,3 +114,14 @@ def test_chan_s_lengths_in_bfloat16() -> None:
     lengths = torch.tensor([5.0, 3.0, 1.0])
     expected = encoder(v, w, lengths, torch.tensor(LENGTHS))
     assert torch.equal(encoder(v, w, lengths.bfloat16(), torch.tensor(LENGTHS).bfloat16()), expected)
+
+
+def test_chan_s_model_may_be_wrapped() -> None:
+    """By ``DataParallel``, which lacks the ``opt`` of what is in it; an option named ``module`` is no model."""
+    v, w = problem()
+    model = torch.nn.Module()
+    model.opt = opt = Namespace(coding_type="VHACoding", pooling_type="LSEPooling", belta=0.1)  # type: ignore[assignment]
+    given = v.numpy(), w.numpy(), [5, 5, 5], LENGTHS
+    expected = chan.compute_sims(*given, model)
+    for same in (torch.nn.DataParallel(model), Namespace(**vars(opt), module="SAF")):
+        np.testing.assert_array_equal(chan.compute_sims(*given, same), expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from argparse import Namespace
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,6 +46,18 @@ def test_shards(module: str) -> None:
     assert sgraf.shard_attn_scores(model, v.numpy()[:1], *given[1:]).shape == (1, len(LENGTHS))
     assert sgraf.shard_attn_scores(model, v.numpy()[:0], *given[1:]).shape == (0, len(LENGTHS))
     assert sgraf.shard_attn_scores(model, v.numpy(), w.numpy()[:0], [], None).shape == (7, 0)
+
+
+@pytest.mark.parametrize("around", [nn.DataParallel, torch.compile, lambda x: torch.compile(nn.DataParallel(x))])
+def test_what_is_around_a_model_is_looked_through(around: Callable[[nn.Module], nn.Module]) -> None:
+    """Around the similarity module and around the whole, as scripts for several GPUs and compiled ones have it."""
+    v, w = problem()
+    whole = nn.Module()
+    whole.sim_enc = model = encoder("SAF")
+    given = v.numpy(), w.numpy(), LENGTHS, Namespace()
+    expected = sgraf.shard_attn_scores(model, *given)
+    for holder in (SimpleNamespace(sim_enc=around(model)), around(whole)):
+        np.testing.assert_array_equal(sgraf.shard_attn_scores(holder, *given), expected)
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -21,6 +21,7 @@ from .. import checks
 from ..scorer import PairScorer
 from . import options, scores
 from .vse_infinity import i2t, t2i
+from .wrappers import unwrapped
 
 __all__ = ["SimsEncoder", "compute_sims", "i2t", "t2i"]
 
@@ -79,6 +80,7 @@ def compute_sims(
     Raises:
         AttributeError, TypeError, ValueError: naming the option or argument, what was expected and what came.
     """
+    model = unwrapped(model)
     opt = getattr(model, "opt", model)
     if opt is model and "coding_type" not in (opt if isinstance(opt, Mapping) else dir(opt)):
         raise AttributeError(f"model: expected CHAN's, with its opt, or the options, got {type(model).__name__}")

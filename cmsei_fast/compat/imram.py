@@ -32,6 +32,7 @@ from ..scorer import Attention
 from . import options
 from .scan import i2t, t2i
 from .scores import check_finite, check_padded
+from .wrappers import unwrapped
 
 __all__ = ["i2t", "shard_xattn", "t2i"]
 
@@ -107,7 +108,7 @@ def shard_xattn(
     Raises:
         AttributeError, TypeError, ValueError: naming the option or argument, what was expected and what came.
     """
-    model = getattr(model, "module", model)  # of DataParallel
+    model = unwrapped(model)
     directions = options.choice(opt, "model_mode", _MODES).split()
     steps = options.option(opt, "iteration_step")
     if not checks.is_whole(steps):

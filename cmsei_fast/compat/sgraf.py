@@ -19,6 +19,7 @@ from ..packing import as_tensor
 from .scan import i2t, t2i
 from .scores import check_finite, check_padded
 from .similarity import EncoderSimilarity, check_precision
+from .wrappers import unwrapped
 
 __all__ = ["EncoderSimilarity", "i2t", "shard_attn_scores", "t2i"]
 
@@ -53,7 +54,8 @@ def shard_attn_scores(
             width than the model's or that are not finite, too, and for a device that is not here.
     """
     check_precision(precision)
-    module = getattr(model, "sim_enc", model)
+    model = unwrapped(model)
+    module = unwrapped(getattr(model, "sim_enc", model))
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"model: expected a model with sim_enc or a module, got {type(model).__name__}")
     encoder = EncoderSimilarity.from_state(module.state_dict(), precision, "model")

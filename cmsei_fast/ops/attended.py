@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
 from cmsei_fast import checks
@@ -251,13 +251,25 @@ def _attended(queries: Chunk, context: Chunk, how: Direction) -> Tensor:
     """(X, Y, n, D) for Y items of n queries and X items of m context rows."""
     (y, n, width), (x, m, _) = queries.rows.shape, context.rows.shape
     a = product(queries.rows.flatten(0, 1), context.rows.flatten(0, 1))  # (Y n, X m)
-    a = a.view(y, n, x, m).permute(2, 0, 1, 3).contiguous()  # (X, Y, n, m)
-    p = one_hot(a.argmax(-1), m).to(a.dtype) if how.attend == "hard" else attend(a, how, a.new_full((x,), m))
-    p = p.flatten(1, 2)  # (X, Y n, m)
+    a = a.view(y, n, x, m).permute(2, 0, 1, 3)  # (X, Y, n, m)
+    if how.attend == "hard":
+        return _chosen(a.argmax(-1), context)
+    p = attend(a.contiguous(), how, a.new_full((x,), m)).flatten(1, 2)  # (X, Y n, m)
     if context.gram is not None:  # to unit length
         square = ((p @ context.gram) * p).sum(-1, keepdim=True)  # |U|²
         p = p / square.clamp(min=EPS**2).sqrt()
     return (p @ context.rows).view(x, y, n, width)
+
+
+def _chosen(places: Tensor, context: Chunk) -> Tensor:
+    """(X, Y, n, D): the row of its item that each place (X, Y, n) names."""
+    x, m, width = context.rows.shape
+    rows = context.rows.flatten(0, 1)
+    if context.gram is not None:  # to unit length
+        square = context.gram.diagonal(dim1=1, dim2=2).flatten()  # |C|²
+        rows = rows / square.clamp(min=EPS**2).sqrt()[:, None]
+    first = torch.arange(0, x * m, m, device=places.device)
+    return embedding(places + first[:, None, None], rows).view(*places.shape, width)
 
 
 def direction_of(attention: Attention, dtype: torch.dtype, device: torch.device) -> Direction:
