@@ -59,7 +59,11 @@ def _status(argv: Sequence[str] | None) -> int:
         if not _explains_itself(error):
             raise
         message = _message(error)
-        _tell(f"error: {_one_line(told_by_flags(message, arguments) if 'parser' in arguments else message)}")
+        if "parser" in arguments:
+            message = told_by_flags(message, arguments)
+        if not isinstance(error, (ValueError, TypeError)) and "--resume" not in message:  # no fault of the command's
+            message += _how_to_go_on(arguments)
+        _tell(f"error: {_one_line(message)}")
         return BAD_INPUT
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -67,8 +71,11 @@ def _status(argv: Sequence[str] | None) -> int:
 
 
 def _how_to_go_on(arguments: argparse.Namespace) -> str:
-    """How the command goes on after an interrupt; "" where ``--resume`` has nothing to go on with."""
-    left = arguments.left(arguments) if "left" in arguments else None
+    """How the command goes on after an interrupt or a full disk; "" where ``--resume`` has nothing to go on with.
+
+    A command that is at work has ``left``, which says it.
+    """
+    left = arguments.left() if "left" in arguments else None
     if left is None:
         return ""
     return f"; the same command {'' if arguments.resume else 'with --resume '}goes on {left}"

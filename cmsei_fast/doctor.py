@@ -105,7 +105,7 @@ def _environment() -> Iterator[str]:
     yield "environment"
     for name, meaning, when in ENVIRONMENT:
         value = os.environ.get(name)
-        yield f"  {name:19} {'unset' if value is None else value:10} {meaning} (read at {when} time)"
+        yield f"  {name:21} {'unset' if value is None else value:10} {meaning} (read at {when} time)"
 
 
 def _errors(name: str) -> Iterator[tuple[str, str, float]]:

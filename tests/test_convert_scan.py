@@ -86,10 +86,17 @@ def test_features_are_mapped_and_made_smaller(source, tmp_path):
     np.testing.assert_array_equal(open_split(tmp_path / "o.h5").features[:], images.reshape(-1, D).astype(np.float16))
 
 
+def test_another_number_of_captions_is_told_with_the_flag_that_fits(source, tmp_path, capsys):
+    write(source, captions=N * 7, ids=None)
+    assert convert(source, tmp_path / "o.h5") == 2
+    assert capsys.readouterr().err.endswith(f"got {N * 7}; --captions-per-image 7 would fit\n")
+    assert convert(source, tmp_path / "o.h5", "--captions-per-image", "7") == 0
+
+
 def test_features_too_large_for_float16_are_refused(source, tmp_path, capsys):
     write(source, images=features() * np.float32(1e6))
     assert convert(source, tmp_path / "o.h5", "--dtype", "float16") == 2
-    assert "expected finite numbers of float16, got" in capsys.readouterr().err
+    assert "expected finite numbers of float16 (at most 65504), got" in capsys.readouterr().err
     assert files_in(tmp_path) == ["f30k_precomp"]
 
 

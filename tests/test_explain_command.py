@@ -84,6 +84,8 @@ def test_a_sentence_of_no_known_word_is_told(files, capsys):
         ("s.h5", "--image 0 --page no/x.html", "--page: expected a file in an existing directory"),
         ("s.h5", "--image 0 --page x.html --word zorblax", "word: expected one of the caption's words"),
         ("s.h5", "--image 0 --page x.html --step 3", "--step: expected a step from 1 to 2, got 3"),
+        ("s.h5", "--image 0 --caption M\udcc3dchen", "--caption: expected text without NUL and lone surrogates, got "),
+        ("s.h5", "--image 0 --page x.html --word M\udcc3d", "--word: expected text without NUL and lone surrogates"),
         ("s.h5", "--image 0 --step 0", "--step: expected a step from 1 to 2, got 0"),
         ("s.h5", "--image 0 --page x.html --image-file no.jpg", "--image-file: expected an image file, got no.jpg"),
     ],

@@ -72,6 +72,12 @@ def content(run: Path) -> dict[str, Any]:
     return found | {"log": [{k: x for k, x in record.items() if k != "pairs_per_second"} for record in records]}
 
 
+def how_to_go_on(run: Path) -> str:
+    """What a command says of the run that it was stopped in."""
+    left = sorted(run.glob("checkpoints/step-*"))
+    return f"; the same command with --resume goes on after step {int(left[-1].name[5:])}" if left else ""
+
+
 def at(number: int, real: Callable[..., Any], stop: Callable[..., None]) -> Callable[..., Any]:
     """The function, but for a call of that number, counted from 1."""
     calls = []
@@ -102,8 +108,7 @@ def test_ctrl_c(
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, at(number, getattr(owner, name), interrupt))
         assert train(whole, tmp_path / "run") == cli.INTERRUPTED
-    left = sorted(tmp_path.glob("run/checkpoints/step-*"))
-    way = f"; the same command with --resume goes on after step {int(left[-1].name[5:])}" if left else ""
+    way = how_to_go_on(tmp_path / "run")
     assert capsys.readouterr().err == f"cmsei-fast: interrupted{way}\n"
     assert bool(way) == (place not in BEFORE_A_CHECKPOINT)
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".") and path.name != ".lock"]
@@ -134,8 +139,10 @@ def test_a_full_disk(
     with monkeypatch.context() as patched:
         patched.setattr(pretrained, "save_file", at(number, pretrained.save_file, full))
         assert train(whole, tmp_path / "run") == cli.BAD_INPUT
-    expected = f"cmsei-fast: error: {tmp_path / 'run' / file}: {os.strerror(errno.ENOSPC)}\n"
+    way = how_to_go_on(tmp_path / "run")
+    expected = f"cmsei-fast: error: {tmp_path / 'run' / file}: {os.strerror(errno.ENOSPC)}{way}\n"
     assert capsys.readouterr().err == expected
+    assert bool(way) == (number > 1)
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".") and path.name != ".lock"]
     assert train(whole, tmp_path / "run", "--resume") == 0
     assert content(tmp_path / "run") == content(whole / "run")

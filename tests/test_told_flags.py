@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,6 +79,16 @@ def test_errors_name_flags(folder: Path, case: str, capsys: pytest.CaptureFixtur
     command, told = CASES[case]
     assert cli.main([word.format(f=folder) for word in command]) == 2
     assert told.format(f=folder) in capsys.readouterr().err
+
+
+def test_the_room_for_scores_is_told_by_their_flag(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    scores = f"{tmp_path}/s.npy"
+    assert cli.main([*[word.format(f=folder) for word in EVALUATE], "--scores", scores]) == 2
+    told = f"cmsei-fast: error: --scores: expected 3.25 KiB of room for {scores}.part, got 10 bytes\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_mean_is_not_titled_by_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

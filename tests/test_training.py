@@ -175,6 +175,13 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path):
     assert len(losses(tmp_path)) == 4
 
 
+def test_a_directory_that_cannot_be_written_is_named_and_not_its_lock(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(IsADirectoryError) as refused:
+        training_runs.run(tmp_path, epochs=1)
+    assert refused.value.filename == str(tmp_path)
+
+
 def test_patience_ends_a_run_that_gets_no_better(tmp_path, capsys):
     """So slow a run keeps its ranks: the first validation is the best, and each later one another without a higher."""
     slow = {"learning_rate": 1e-12, "epochs": 9, "warmup_epochs": 0}

@@ -62,7 +62,7 @@ def add_parser(commands: Any) -> None:
     add_encoded_flag(evaluate)
     evaluate.add_argument("--json", type=given_path, metavar="OUT", help="also write the results to this JSON file")
     add_scoring_flags(evaluate)
-    evaluate.set_defaults(run=_evaluate, left=_left)
+    evaluate.set_defaults(run=_evaluate, of_python={"out": "--scores"})
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -73,12 +73,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _left(arguments: argparse.Namespace) -> str | None:
-    """With what an interrupted run goes on; None where no scores are kept."""
+def _left(scores: str) -> str | None:
+    """With what an interrupted run goes on; None where there are no scores."""
     from ..score_record import PART
 
-    part = None if arguments.scores is None else arguments.scores + PART
-    return f"with what {part} has" if part is not None and os.path.exists(part) else None
+    return f"with what {scores + PART} has" if os.path.exists(scores + PART) else None
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -185,6 +184,7 @@ def _measure(
         pairs = count_ranks(stream, ranks, arguments.progress, team)
         return ranks.metrics(), pairs
     team.agree(scores=arguments.scores, resume=arguments.resume)
+    arguments.left = lambda: _left(arguments.scores)
     scores, pairs = write_scores(stream, arguments.scores, arguments.resume, arguments.progress, team)
     return recall_metrics(scores, caption_to_image=owner, folds=folds), pairs
 

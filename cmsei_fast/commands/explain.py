@@ -118,6 +118,9 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         ValueError: a flag has nothing to go with, two files are one, or the image cannot be read.
         ModuleNotFoundError: matplotlib or Pillow is not installed.
     """
+    from ..data.strings import check_strings
+
+    check_strings(lambda i: ("--caption", "--word")[i], [arguments.caption or "", arguments.word or ""])
     check_outputs(
         {"--json": arguments.json, "--page": arguments.page, "--picture": arguments.picture},
         {"path": arguments.path, "--image-file": arguments.image_file},

@@ -15,16 +15,18 @@ def told_by_flags(text: str, arguments: argparse.Namespace) -> str:
 
     Args:
         text: of an error that the command raised.
-        arguments: the command's, with ``parser``; where ``of_settings`` is there, names that the file of ``--settings``
-            gave and no flag, which are told by that file.
+        arguments: the command's, with ``parser``; where they are there, ``of_settings``, names that the file of
+            ``--settings`` gave and no flag, which are told by that file, and ``of_python``, flags of other names.
     """
     flags = _flags(arguments.parser)
-    of_settings = getattr(arguments, "of_settings", ())
+    of_settings, others = getattr(arguments, "of_settings", ()), getattr(arguments, "of_python", {})
 
     def owner(found: re.Match[str]) -> str:
         name = found["name"]
         if name in of_settings:
             return f"{arguments.settings}: {name}:"
+        if name in others:
+            return f"{others[name]}:"
         return f"{flags[name].option_strings[0]}:" if name in flags and name not in _OF_DATA else found[0]
 
     def value(found: re.Match[str]) -> str:

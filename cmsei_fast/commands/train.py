@@ -86,7 +86,7 @@ def add_parser(commands: Any) -> None:
     train.add_argument("--quiet", action="store_true", help="do not show progress")
     add_flags(train, TrainConfig, "training")
     add_flags(train, ModelConfig, "model", _WITHOUT_FLAG)
-    train.set_defaults(run=_train, left=_left)
+    train.set_defaults(run=_train)
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -106,6 +106,7 @@ def _train(arguments: argparse.Namespace) -> int:
         with begun(model, training, validation, Path(arguments.directory), config, *options) as run:
             if arguments.model is not None:
                 _tell_unknown(arguments.model, model, training)
+            arguments.left = lambda: _left(arguments.directory)
             metrics = run()
         if metrics is not None:
             print("validation after the last epoch:")
@@ -116,11 +117,11 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _left(arguments: argparse.Namespace) -> str | None:
+def _left(directory: str) -> str | None:
     """Where an interrupted run goes on; None without a checkpoint."""
     from ..training.run_directory import CHECKPOINTS, PREFIX, latest_checkpoint
 
-    found = latest_checkpoint(Path(arguments.directory) / CHECKPOINTS)
+    found = latest_checkpoint(Path(directory) / CHECKPOINTS)
     return None if found is None else f"after step {int(found.name.removeprefix(PREFIX))}"
 
 

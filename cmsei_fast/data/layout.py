@@ -159,9 +159,10 @@ def _write_features(file: h5py.File, raw: _Written, split: Split, progress: bool
             if not good.all():
                 row = start + int(np.argmin(good))
                 image = int(np.searchsorted(split.offsets, row, side="right")) - 1
+                numbers = f"finite numbers of {features.dtype}" + " (at most 65504)" * (features.dtype == np.float16)
                 source = f"{features.place(image)}: " if hasattr(features, "place") else ""
                 raise ValueError(
-                    f"{source}features[{row}] (image {split.ids[image]}): expected finite numbers of {features.dtype}, "
+                    f"{source}features[{row}] (image {split.ids[image]}): expected {numbers}, "
                     f"got {block[row - start][~np.isfinite(block[row - start])][0]}"
                 )
             dataset[start : start + rows] = block

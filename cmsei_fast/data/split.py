@@ -130,7 +130,8 @@ class Split:
         """A one-line summary: all names and captions of a training split would be megabytes."""
         regions = sorted(set((self.offsets[1:] - self.offsets[:-1]).tolist()))
         each = f"{regions[0]}" if len(regions) == 1 else f"{regions[0]} to {regions[-1]}"
-        parts = [f"{len(self)} images of {each} regions, {self.n_captions} captions"]
+        of_each = f"image{'s' * (len(self) > 1)} of {each} region{'s' * (regions != [1])}"
+        parts = [f"{len(self)} {of_each}, {self.n_captions} caption{'s' * (self.n_captions != 1)}"]
         if self.features is not None:
             parts.append(f"features {self.features.shape[0]} × {self.features.shape[1]} {self.features.dtype}")
         if self.boxes is not None:

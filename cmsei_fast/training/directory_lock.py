@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..data.files import naming_in
 from ..process_group import rank_and_world
 
 fcntl: Any = None
@@ -31,7 +32,9 @@ def alone_in(directory: Path) -> Iterator[None]:
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / LOCK, "w", encoding="utf-8") as file:
+    with naming_in(directory / LOCK, directory):
+        file = open(directory / LOCK, "w", encoding="utf-8")  # noqa: SIM115 - closed by the block below
+    with file:
         if fcntl is not None:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

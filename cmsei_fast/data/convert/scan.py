@@ -69,9 +69,11 @@ def scan_split(
         step, per_image = 1, captions_per_image
     count = entries // step
     if len(captions) != count * per_image:
+        each, rest = divmod(len(captions), entries)
+        fit = f"; captions_per_image={each} would fit" if each and not rest else ""
         raise ValueError(
             f"{base / f'{split}_caps.txt'}: expected {entries} captions or {captions_per_image} × {entries} "
-            f"({path.name} has {entries} images), got {len(captions)}{blank_line(captions)}"
+            f"({path.name} has {entries} images), got {len(captions)}{blank_line(captions)}{fit}"
         )
     ids = _ids(base / f"{split}_ids.txt", count, per_image, id_mapping)
     boxes, sizes = _boxes(base, split, entries, step, regions)
