@@ -102,7 +102,18 @@ def teran_average(v: Tensor, w: Tensor) -> Tensor:
     return maxsim(v, w) / len(w)
 
 
+def gloria(v: Tensor, w: Tensor) -> Tensor:
+    """GLoRIA's local similarity, AttnGAN's DAMSM: softmax over words, then over regions at 4; log Σ exp(5 cos)."""
+    relevances = []
+    over_words = torch.stack([torch.stack([x @ y for x in w]).softmax(0) for y in v])  # (R, L)
+    for i, x in enumerate(w):
+        p = (4 * over_words[:, i]).softmax(0)
+        relevances.append(cos(x, sum(p[j] * y for j, y in enumerate(v))))
+    return (5 * torch.stack(relevances)).exp().sum().log()
+
+
 CASES = {
+    "gloria": (PairScorer(t2i=Attention(5.0, 4.0, "softmax", "lse", 5.0)), gloria),
     "scan_both": (PairScorer.scan_both(), scan_both),
     "laps": (PairScorer.laps(), laps),
     "bfan_equal": (PairScorer.bfan(), bfan_equal),
@@ -181,3 +192,18 @@ def test_one_word_and_one_region_are_kept_by_a_focal_attention(engine: str) -> N
     out = pair_score(v, w, v_offsets, w_offsets, scorer=problem.scorer, engine=engine)
     assert torch.isfinite(out).all()
     torch.testing.assert_close(out[0, 0], 2 * cos(v[0], w[0]))
+
+
+def test_weights_of_tokens_are_multiplied_in(engine: str) -> None:
+    """DRL's weighted token-wise interaction as the document has it, either side."""
+    generator = torch.Generator().manual_seed(3)
+    v, w = (features(n, 10, generator) for n in (8, 7))
+    of_v, of_w = (torch.rand(n, generator=generator, dtype=torch.float64) for n in (8, 7))
+    ends = offsets((8,)), offsets((7,))
+    largest = PairScorer.maxsim()
+    for given, expected in (
+        ((v, w * of_w[:, None], *ends, largest), (of_w * (w @ v.T).amax(1)).sum()),
+        ((v * of_v[:, None], w, *ends, PairScorer(i2t=largest.t2i)), (of_v * (w @ v.T).amax(0)).sum()),
+    ):
+        out = pair_score(*given[:4], scorer=given[4], engine=engine)
+        torch.testing.assert_close(out[0, 0], expected, atol=1e-7, rtol=0)
