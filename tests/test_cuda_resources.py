@@ -80,6 +80,7 @@ def test_the_report_is_understood() -> None:
 
 
 def test_every_kernel_is_there_for_every_architecture(built: list[Kernel]) -> None:
+    """But that by mma.sync not for GPUs that have the Hopper kernel, unless there are no others."""
     import cmsei_fast._cuda as module
 
     counts = collections.Counter(
@@ -89,7 +90,10 @@ def test_every_kernel_is_there_for_every_architecture(built: list[Kernel]) -> No
         if f"{len(family)}{family}" in kernel.name
     )
     architectures = [f"sm_{name}" for name in module.architectures.split(";")]
-    assert counts == {(arch, family): n for arch in architectures for family, n in FAMILIES.items()}
+    wanted = {(arch, family): n for arch in architectures for family, n in FAMILIES.items()}
+    if architectures != ["sm_90a"]:
+        wanted.pop(("sm_90a", "ampere_kernel"), None)
+    assert counts == wanted
     assert len(built) == sum(counts.values())
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from . import tools
 from .errors import BuildError
 
-DEFAULT_ARCHS = ("80", "90a")
+HOPPER = "90a"
+DEFAULT_ARCHS = ("80", HOPPER)
 
 
 def parse_archs(text: str) -> list[str]:
@@ -22,7 +23,7 @@ def parse_archs(text: str) -> list[str]:
         if match is None:
             raise BuildError(f"CMSEI_CUDA_ARCHS: expected numbers such as 80;90a, got {text!r}")
         archs.add("".join(match.groups()))
-    if "90a" in archs:
+    if HOPPER in archs:
         archs.discard("90")
     return sorted(archs, key=lambda arch: (base_arch(arch), arch))
 
@@ -42,6 +43,15 @@ def gencode_flags(archs: list[str]) -> list[str]:
     flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     ptx = max(map(base_arch, [arch for arch in archs if arch.isdigit()] or archs))
     return [*flags, f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
+
+
+def archs_of(source: str, archs: list[str]) -> list[str]:
+    """Those of `archs` that a source is compiled for.
+
+    The kernel by mma.sync takes a minute for each, and none of the GPUs that have the Hopper kernel asks for it.
+    """
+    others = [arch for arch in archs if arch != HOPPER]
+    return others if others and source.endswith("/ampere_scores.cu") else archs
 
 
 def present_archs() -> list[str]:

@@ -8,7 +8,7 @@ import sysconfig
 from pathlib import Path
 
 from . import tree
-from .architectures import gencode_flags
+from .architectures import archs_of, gencode_flags
 from .plan import Plan
 
 
@@ -26,11 +26,11 @@ def plan_cuda(plan: Plan, nvcc: str, includes: list[str], archs: list[str], vers
     hidden = "" if sys.platform == "darwin" else "-Xlinker --exclude-libs -Xlinker ALL"
     plan.rule("nvlink", f"{tool} -shared --cudart static {hidden} $in -o $out", "link")
     device = ["-O3", "-std=c++17", "-t", "2", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xptxas", "-v"]
-    device += ["-Icsrc/include", *gencode_flags(archs)]
-    objects = [
-        plan.step("nvcc", f"{plan.directory}/cuda/{Path(source).stem}.o", [source], toolchain, device)
-        for source in tree.sources("csrc/cuda/*.cu")
-    ]
+    device += ["-Icsrc/include"]
+    objects = []
+    for source in tree.sources("csrc/cuda/*.cu"):
+        flags = [*device, *gencode_flags(archs_of(source, archs))]
+        objects.append(plan.step("nvcc", f"{plan.directory}/cuda/{Path(source).stem}.o", [source], toolchain, flags))
     flags = ["-O2", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Icsrc/include", *includes]
     flags += [f'-DCMSEI_CUDA_ARCHS="{";".join(archs)}"', f'-DCMSEI_VERSION="{version}"']
     objects.append(plan.step("cxx", f"{plan.directory}/cuda/bindings.o", ["csrc/cuda/bindings.cpp"], toolchain, flags))
