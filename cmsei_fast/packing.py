@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -104,11 +105,22 @@ class Items:
                 rows = _without_padding(self.data[first:last], np.diff(bounds))
         if check:
             self._check_finite(rows, offsets, first, "expected finite features, got NaN or an infinity")
+            if self.offsets is None:
+                self._check_padding(rows.view(last - first, -1, rows.shape[1]))
         out = rows if self.precision is None else rounded_rows(rows, self.precision)
         if check and out.dtype != rows.dtype and torch.finfo(out.dtype).max < torch.finfo(rows.dtype).max:
             limit = f"expected features within the range of {self.precision}, got larger ones"
             self._check_finite(out, offsets, first, limit)
         return Block(first, last, out, offsets)
+
+    def _check_padding(self, items: Tensor) -> None:
+        """A warning, once, where some of the items (n, width, D) end in a row of zeros and do not begin with one."""
+        ends = ~items[:, -1].any(-1)
+        if ends.any() and items[ends, 0].any():
+            warnings.warn(
+                f"{self.name}: some end in rows of zeros, which are scored like others: lengths leave padding out",
+                stacklevel=2,
+            )
 
     def _check_finite(self, rows: Tensor, offsets: np.ndarray, first: int, problem: str) -> None:
         # Neither pass makes a temporary. A finite sum has finite terms and is the faster; an infinite one says nothing.

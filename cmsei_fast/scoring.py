@@ -48,7 +48,7 @@ def score_matrix(
             whole. Or what :meth:`cmsei_fast.CMSEI.encode_images` returns, which includes the lengths.
         captions: words, padded (M, L, D) or packed (ΣL, D), likewise.
         caption_lengths: (M,) number of words of each caption, a list, array or tensor of integers from 1 to L. None: L
-            for all; packed captions need it.
+            for all, with a warning where rows of zeros look like padding; packed captions need it.
         image_lengths: (N,) number of regions of each image, likewise.
         scorer: what the score is; None is ``PairScorer.cmsei()``. Features are used as they are; the presets expect
             unit vectors, as the field's encoders return them.

@@ -78,6 +78,27 @@ def test_convert(source, tmp_path, capsys, copies, ids, boxes):
     assert f"{out}: 4 images of 3 regions, 20 captions; features 12 × 8 float32" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("boxes", [None, "gsmn"])
+@pytest.mark.parametrize("copies", [1, 5])
+def test_rows_of_zeros_that_fill_an_entry_are_no_regions(source, tmp_path, capsys, copies, boxes):
+    images = features()
+    images[0, 0], images[1, 2:], images[2, 1:], images[3] = (
+        0,
+        0,
+        0,
+        0,
+    )  # the first begins with one, the last has no other
+    write(source, copies=copies, ids=None, boxes=boxes, images=images)
+    assert convert(source, tmp_path / "test.h5") == 0
+    assert "4 images of 1 to 3 regions" in capsys.readouterr().out
+    split = open_split(tmp_path / "test.h5")
+    kept = np.arange(R) < np.array([3, 2, 1, 3])[:, None]
+    assert np.diff(split.offsets).tolist() == kept.sum(1).tolist()
+    np.testing.assert_array_equal(split.features[:], images[kept])
+    if boxes:
+        np.testing.assert_array_equal(split.boxes, box_array()[kept])
+
+
 def test_features_are_mapped_and_made_smaller(source, tmp_path):
     images = features().astype(np.float64)
     write(source, images=images)

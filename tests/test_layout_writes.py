@@ -143,3 +143,18 @@ def test_permissions_are_those_of_a_new_file(path):
 def test_writing_shows_progress(path, capsys):
     write_split(path, random_split(), progress=True)
     assert "regions" in capsys.readouterr().err
+
+
+def test_padding_is_told(path, small_chunks, recwarn):
+    split = random_split(9)
+    write_split(path, split)
+    assert not recwarn.list
+    features, last = split.features.copy(), split.offsets[1:] - 1
+    features[last[[2, 3]]] = features[split.offsets[4] : split.offsets[5]] = 0  # the last throughout: told of by nobody
+    write_split(path, random_split(9, features=features))
+    told = [str(w.message) for w in recwarn]
+    assert len(told) == 1
+    assert told[0].startswith(
+        f"features: 2 of 9 images end in rows of zeros (the first: {split.ids[2]}), which count as"
+    )
+    assert np.array_equal(open_split(path).features[:], features)

@@ -194,7 +194,10 @@ def test_candidates_that_do_not_fit():
     for wrong, error in (
         (good[:12], r"candidates: expected shape \(30, c\), a row for each caption, got \(12, 4\)"),
         (good[0], r"candidates: expected shape \(30, c\), a row for each caption, got \(4,\)"),
-        (good[:, :0], r"candidates: expected shape \(30, c\), a row for each caption, got \(30, 0\)"),
+        (
+            good[:, :0],
+            r"candidates: expected shape \(30, c\), a row for each caption, got \(30, 0\); c is at least 1, and",
+        ),
         (good + 9, r"candidates\[0, 3\]: expected an item from 0 to 11, or -1 for none, got 12"),
         (good - 2, r"candidates\[0, 0\]: expected an item from 0 to 11, or -1 for none, got -2"),
         ([*good[1:], good], r"candidates\[29\]: expected one row of items, got shape \(30, 4\)"),

@@ -388,3 +388,25 @@ def test_arrays_backwards(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     backwards = np.ascontiguousarray(expected[::-1])[::-1]
     monkeypatch.setattr("cmsei_fast.retrieval.matrix.BLOCK_ELEMENTS", 1)
     assert recall_metrics(backwards, 1) == recall_metrics(expected, 1)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_padding_without_lengths_is_told(side, small_blocks, recwarn):
+    sides = problem()[:2]
+    sides[side][3, 4:] = 0
+    scores = score_matrix(*sides)
+    told = "some end in rows of zeros, which are scored like others: lengths leave padding out"
+    assert [str(w.message) for w in recwarn] == [f"{('images', 'captions')[side]}: {told}"]
+    full = [np.full(len(x), x.shape[1]) for x in sides]
+    np.testing.assert_allclose(scores, expected_scores(*sides, *full), atol=ATOL)
+
+
+def test_zeros_that_are_no_padding_are_not_told(recwarn):
+    images, captions, image_lengths, caption_lengths = problem()
+    for x, lengths in ((images, image_lengths), (captions, caption_lengths)):
+        for item, n in zip(x, lengths, strict=True):
+            item[n:] = 0
+    images[0] = captions[0, 0] = 0
+    score_matrix(images, captions, caption_lengths, image_lengths)
+    score_matrix(images[:1], captions[:, :1])
+    assert not recwarn.list

@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import struct
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -152,6 +153,8 @@ def _write_features(file: h5py.File, raw: _Written, split: Split, progress: bool
         rows -= rows % int(regions[0])  # no image crosses from one chunk into the next
     rows = min(rows, count)
     dataset = file.create_dataset("features", shape=(count, width), dtype=features.dtype, chunks=(rows, width))
+    ends = np.stack([split.offsets[:-1], split.offsets[1:] - 1])
+    zeros = np.zeros(ends.shape, dtype=bool)  # whether the first region of each image is zeros, and the last
     with tqdm(total=count, unit=" regions", unit_scale=True, disable=not progress) as bar:
         for start in range(0, count, rows):
             block = np.asarray(features[start : start + rows])
@@ -165,9 +168,19 @@ def _write_features(file: h5py.File, raw: _Written, split: Split, progress: bool
                     f"{source}features[{row}] (image {split.ids[image]}): expected {numbers}, "
                     f"got {block[row - start][~np.isfinite(block[row - start])][0]}"
                 )
+            for row, zero in zip(ends, zeros, strict=True):
+                here = slice(*np.searchsorted(row, (start, start + len(block))))
+                zero[here] = ~block[row[here] - start].any(1)
             dataset[start : start + rows] = block
             raw.check()
             bar.update(len(block))
+    ending = np.flatnonzero(zeros[1] & ~zeros[0])
+    if len(ending):
+        warnings.warn(
+            f"features: {len(ending)} of {len(split)} images end in rows of zeros (the first: {split.ids[ending[0]]}), "
+            "which count as regions; a split has no padding: leave them out, and out of what offsets count",
+            stacklevel=4,
+        )
 
 
 def open_split(path: str | os.PathLike[str]) -> Split:

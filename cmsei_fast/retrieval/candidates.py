@@ -38,7 +38,8 @@ def check_candidates(candidates: Any, query: str, shape: tuple[int, int]) -> np.
     given = _rectangle(candidates)
     n_query, n_item = shape[::-1] if query == "caption" else shape
     if given.ndim != 2 or len(given) != n_query or given.shape[1] == 0:
-        raise ValueError(f"candidates: expected shape ({n_query}, c), a row for each {query}, got {given.shape}")
+        way = "; c is at least 1, and -1 is none" if given.shape == (n_query, 0) else ""
+        raise ValueError(f"candidates: expected shape ({n_query}, c), a row for each {query}, got {given.shape}{way}")
     wrong = np.argwhere((given < _NONE) | (given >= n_item))
     if len(wrong):
         i, j = wrong[0]

@@ -34,6 +34,9 @@ def scan_split(
     caption: then the k entries of an image must be equal, and the first is taken. If there are as many entries as
     captions and the first two differ, each image has one caption.
 
+    Rows of zeros behind the last region of an image, which make up for its fewer regions, are left out, and their boxes
+    with them. An entry of zeros alone stays whole.
+
     Boxes and image sizes (width, height) are taken from ``{split}_ims_bbx.npy`` and ``{split}_ims_size.npy``, or from
     ``{split}_boxes.npy`` and ``{split}_img_sizes.npy``, where these files are there. Without ``{split}_ids.txt`` images
     are named by their number.
@@ -76,10 +79,11 @@ def scan_split(
             f"({path.name} has {entries} images), got {len(captions)}{blank_line(captions)}{fit}"
         )
     ids = _ids(base / f"{split}_ids.txt", count, per_image, id_mapping)
-    boxes, sizes = _boxes(base, split, entries, step, regions)
+    lengths = [_region_count(images[i * step]) for i in range(count)]
+    boxes, sizes = _boxes(base, split, entries, step, lengths, regions)
     if step > 1:  # last: it reads all features
         _check_copies(path, images, step, progress)
-    offsets = offsets_of([regions] * count)
+    offsets = offsets_of(lengths)
     return Split(
         ids=ids,
         offsets=offsets,
@@ -89,6 +93,14 @@ def scan_split(
         boxes=boxes,
         sizes=sizes,
     )
+
+
+def _region_count(entry: np.ndarray) -> int:
+    """Rows of an entry (R, Dx) up to the last that is not zero; all of them where there is none."""
+    if entry[-1].any():  # of most entries nothing else is read
+        return len(entry)
+    filled = np.flatnonzero(entry.any(1))
+    return int(filled[-1]) + 1 if len(filled) else len(entry)
 
 
 def _check_copies(path: Path, images: np.ndarray, step: int, progress: bool) -> None:
@@ -139,9 +151,9 @@ def _once(path: Path, names: list[str], step: int) -> tuple[str, ...]:
 
 
 def _boxes(
-    base: Path, split: str, entries: int, step: int, regions: int
+    base: Path, split: str, entries: int, step: int, lengths: list[int], regions: int
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(ΣR, 4) and (N, 2) float32, or two None where there are no boxes."""
+    """(ΣR, 4) and (N, 2) float32, or two None where there are no boxes; ``regions`` an entry, padding among them."""
     for box_name, size_name in _BOXES:
         box_path, size_path = base / f"{split}{box_name}", base / f"{split}{size_name}"
         if box_path.exists():
@@ -150,10 +162,11 @@ def _boxes(
         return None, None
     count = entries // step
     boxes, sizes = _per_image(box_path, 3, (regions, 4), count, step), _sizes(size_path, count, step)
-    boxes, sizes = boxes.astype(np.float32), sizes.astype(np.float32)
-    for i, (of_image, (width, height)) in enumerate(zip(boxes, sizes, strict=True)):
+    sizes = sizes.astype(np.float32)
+    kept = [of_image[:n].astype(np.float32) for of_image, n in zip(boxes, lengths, strict=True)]
+    for i, (of_image, (width, height)) in enumerate(zip(kept, sizes, strict=True)):
         check_inside(f"{box_path}, image {i}", of_image, float(width), float(height))
-    return boxes.reshape(-1, 4), sizes
+    return np.concatenate(kept), sizes
 
 
 def _per_image(path: Path, rank: int, shape: tuple[int, ...], count: int, step: int) -> np.ndarray:
