@@ -61,6 +61,15 @@ def test_gradients_and_statistics(module: str, training: bool) -> None:
             assert expected.abs().max() > 1e-6, name
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_every_parameter_has_a_gradient(module: str) -> None:
+    """Of 0 too: DistributedDataParallel stops at the second step where one has none."""
+    v, w = problem()
+    model = encoder(module).train()
+    model(v, w, LENGTHS).sum().backward()
+    assert [name for name, x in model.named_parameters() if x.grad is None] == []
+
+
 def test_recomputed_tiles_are_counted_once() -> None:
     v, w = problem()
     model = encoder("SAF", dropout=0.4).train()

@@ -73,10 +73,11 @@ class GraphReasoning(nn.Module):
         """What a node asks the others with and what it makes of their answer, each (weight (d, d), bias (d,)).
 
         Queries and keys are one product: (W_q x + b_q)·(W_k y + b_k) is y·W_kᵀ(W_q x + b_q) but for what is the same
-        for all y, and a softmax over them does not see that. The bias b_k is therefore not read and has no gradient.
+        for all y, and a softmax over them does not see that. The gradient of the bias b_k is therefore 0; it has one,
+        because ``DistributedDataParallel`` waits for that of every parameter.
         """
         keys = self.graph_key_w.weight.T
-        ask = keys @ self.graph_query_w.weight, keys @ self.graph_query_w.bias
+        ask = keys @ self.graph_query_w.weight, keys @ self.graph_query_w.bias + 0 * self.graph_key_w.bias
         return ask, (self.sim_graph_w.weight, self.sim_graph_w.bias)
 
     def prepared(self, last: bool) -> Reasoning:
