@@ -1,14 +1,11 @@
-// The extension module cmsei_fast._native: plain C++ on raw pointers, independent of torch.
+// The extension module cmsei_fast._native: plain C++ on raw pointers, independent of torch. All that binds to Python is
+// in this one object, because most of the time that it takes to compile is pybind11's own.
 #include <pybind11/stl.h>
 
-#include "cpu/binding_helpers.h"
-
-namespace cmsei {
-void bind_pair_score(pybind11::module_& m);
-void bind_peak(pybind11::module_& m);
-void bind_relation_attention(pybind11::module_& m);
-void bind_similarity(pybind11::module_& m);
-}  // namespace cmsei
+#include "cpu/pair_bindings.h"
+#include "cpu/peak_bindings.h"
+#include "cpu/relation_bindings.h"
+#include "cpu/similarity_bindings.h"
 
 PYBIND11_MODULE(_native, m) {
     m.doc() = "CPU kernels of cmsei_fast.";
@@ -20,8 +17,8 @@ PYBIND11_MODULE(_native, m) {
             return names;
         },
         "Instruction-set variants that this processor and build have, slowest first.");
-    cmsei::bind_pair_score(m);
-    cmsei::bind_peak(m);
-    cmsei::bind_relation_attention(m);
-    cmsei::bind_similarity(m);
+    cmsei::pair_bindings::bind(m);
+    cmsei::peak_bindings::bind(m);
+    cmsei::relation_bindings::bind(m);
+    cmsei::similarity_bindings::bind(m);
 }

@@ -1,4 +1,6 @@
 // Python's entry points to SGRAF's similarity on the CPU. The caller has checked addresses, sizes and types.
+#pragma once
+
 #include <pybind11/stl.h>
 
 #include <array>
@@ -6,10 +8,9 @@
 #include "binding_helpers.h"
 #include "similarity.h"
 
-namespace py = pybind11;
+namespace cmsei::similarity_bindings {
 
-namespace cmsei {
-namespace {
+namespace py = pybind11;
 
 using Address = std::uintptr_t;
 
@@ -39,11 +40,9 @@ void forward(const std::array<long, 5>& sizes, const std::array<Address, 5>& fea
     without_gil([&] { return similarity<S>(*kernels, p, pointer<S>(scores), threads, signal_pending); });
 }
 
-}  // namespace
-
-void bind_similarity(py::module_& m) {
+inline void bind(py::module_& m) {
     m.def("similarity_f32", forward<float>);
     m.def("similarity_f64", forward<double>);
 }
 
-}  // namespace cmsei
+}  // namespace cmsei::similarity_bindings

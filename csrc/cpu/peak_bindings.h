@@ -1,12 +1,17 @@
 // The processor's measured float32 multiply-add rate, for benchmarks to hold a product against.
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
 #include "binding_helpers.h"
+
+namespace cmsei::peak_bindings {
 
 namespace py = pybind11;
 
-namespace cmsei {
-namespace {
-
-double fma_peak(int threads, const std::string& isa) {
+inline double fma_peak(int threads, const std::string& isa) {
     const CpuKernels* k = kernels_by_name(isa);
     py::gil_scoped_release release;
     std::vector<double> operations(threads);
@@ -25,11 +30,9 @@ double fma_peak(int threads, const std::string& isa) {
     return total / seconds / 1e9;
 }
 
-}  // namespace
-
-void bind_peak(py::module_& m) {
+inline void bind(py::module_& m) {
     m.def("fma_peak", fma_peak, py::arg("threads"), py::arg("isa") = "",
           "Measured multiply-add rate in registers, GFLOP/s over all threads.");
 }
 
-}  // namespace cmsei
+}  // namespace cmsei::peak_bindings

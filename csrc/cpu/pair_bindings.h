@@ -1,18 +1,19 @@
 // Python's entry points to the pair score on the CPU. Addresses, sizes and types have been checked by the caller.
+#pragma once
+
 #include <pybind11/stl.h>
 
 #include "binding_helpers.h"
 #include "pair_score.h"
 
-namespace py = pybind11;
+namespace cmsei::pair_bindings {
 
-namespace cmsei {
-namespace {
+namespace py = pybind11;
 
 // (address, storage, row stride, address of the offsets, number of items)
 using ItemsTuple = std::tuple<std::uintptr_t, int, long, std::uintptr_t, long>;
 
-Items items_of(const ItemsTuple& t) {
+inline Items items_of(const ItemsTuple& t) {
     const int storage = std::get<1>(t);
     if (storage < 0 || storage > 3) throw std::invalid_argument("storage: expected 0..3");
     return {{pointer<void>(std::get<0>(t)), static_cast<Storage>(storage), std::get<2>(t)},
@@ -54,9 +55,7 @@ void backward(const ItemsTuple& images, const ItemsTuple& captions, long depth, 
     });
 }
 
-}  // namespace
-
-void bind_pair_score(py::module_& m) {
+inline void bind(py::module_& m) {
     m.def("multiplies_int8", [](const std::string& isa) { return kernels_by_name(isa)->f32.pair.int8 != nullptr; });
     m.def("pair_score_f32", forward<float>);
     m.def("pair_score_f64", forward<double>);
@@ -66,4 +65,4 @@ void bind_pair_score(py::module_& m) {
     m.def("pair_score_backward_f64", backward<double>);
 }
 
-}  // namespace cmsei
+}  // namespace cmsei::pair_bindings

@@ -1,4 +1,6 @@
 // Python's entry points to the relation attention on the CPU. The caller has checked addresses, sizes and types.
+#pragma once
+
 #include <pybind11/stl.h>
 
 #include <array>
@@ -6,10 +8,9 @@
 #include "binding_helpers.h"
 #include "relation_attention.h"
 
-namespace py = pybind11;
+namespace cmsei::relation_bindings {
 
-namespace cmsei {
-namespace {
+namespace py = pybind11;
 
 using Address = std::uintptr_t;
 // (address, stride of an image, of a head, of a row) of a (B, H, R, d) tensor.
@@ -52,13 +53,11 @@ void backward(const Sizes& sizes, const std::array<TensorTuple, 3>& qkv, Address
     });
 }
 
-}  // namespace
-
-void bind_relation_attention(py::module_& m) {
+inline void bind(py::module_& m) {
     m.def("relation_attention_f32", forward<float>);
     m.def("relation_attention_f64", forward<double>);
     m.def("relation_attention_backward_f32", backward<float>);
     m.def("relation_attention_backward_f64", backward<double>);
 }
 
-}  // namespace cmsei
+}  // namespace cmsei::relation_bindings
