@@ -413,6 +413,14 @@ def test_a_protocol_of_five_captions_is_told_of_others(capsys):
             "words.zip: expected a vocabulary as JSON, got malformed JSON: Expecting value",
         ),
         (
+            ["train", "{f}/train.h5", "{t}/run", "--word-vectors", "{f}/others.txt"],
+            "others.txt: expected vectors of words of the vocabulary, got those of others: <unk>, Hund, Katze\n",
+        ),
+        (
+            ["train", "{f}/train.h5", "{t}/run", "--word-vectors", "{f}/others.txt", "--vector-limit", "0"],
+            "others.txt: expected vectors of words of the vocabulary, got ",
+        ),
+        (
             ["train", "{f}/train.h5", "{t}/run", "--word-vectors", "{f}/words.zip"],
             "words.zip: expected word vectors as text, gzipped or not, got a zip archive of them",
         ),
@@ -444,6 +452,7 @@ def test_a_protocol_of_five_captions_is_told_of_others(capsys):
 def test_bad_input_gives_one_line(files, run, tmp_path, capsys, arguments, message):
     (files / "bad.json").write_text('{"optimizer": {}}')
     (files / "words.zip").write_bytes(b"PK\3\4 and so on")
+    (files / "others.txt").write_text("<unk> 0 0 0\nHund 1 0 2\nKatze 0 1 0\n")
     (files / "key.json").write_text('{"training": {"lr": 1}}')
     write_split(files / "bare.h5", replace(load_split(str(files / "train.h5")), features=None))
     names = {"f": str(files), "r": str(run), "t": str(tmp_path)}

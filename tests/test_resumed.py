@@ -50,7 +50,9 @@ def resumed(run: Path, *options: str) -> int:
 def test_the_graphs_that_the_run_had_none_of(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert resumed(run, *GIVEN[:-1]) == 2
     told = "--relations: expected none (as the run began), got spatial semantic, the default"
-    assert capsys.readouterr().err == f"cmsei-fast: error: {told}; --resume takes the settings of the run\n"
+    way = f"--settings {run / 'run.json'} gives the settings of the run"
+    assert capsys.readouterr().err == f"cmsei-fast: error: {told}; {way}\n"
+    assert resumed(run, "--settings", str(run / "run.json")) == 0
 
 
 def test_a_saved_model_has_its_settings_as_its_run_has_them(
@@ -139,14 +141,14 @@ def test_scorers_are_told_by_their_presets_or_by_a_number(
 
 def test_what_sets_what_no_flag_does_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     vectors, split = tmp_path / "vectors.txt", tmp_path / "bare.h5"
-    vectors.write_text("dog 1 0 2\nzebra 0 1 0\ncat 1 1 0\n")
+    vectors.write_text("dog 1 0 2\nzebra 0 1 0\na 1 1 0\n")
     split.write_bytes((run.parent / "bare.h5").read_bytes())
     assert resumed(tmp_path / "run", *GIVEN, "--word-vectors", str(vectors)) == 0
     capsys.readouterr()
     assert resumed(tmp_path / "run", *GIVEN) == 2
     err = capsys.readouterr().err
     assert re.search(r"--trained-words: expected \d+ \(as the run began\), got None; pretrained word vectors set", err)
-    vectors.write_text("dog 1 0 2\nyak 0 1 0\ncat 1 1 0\n")
+    vectors.write_text("dog 1 0 2\nyak 0 1 0\na 1 1 0\n")
     assert resumed(tmp_path / "run", *GIVEN, "--word-vectors", str(vectors)) == 2
     assert "got '" in (err := capsys.readouterr().err)
     assert err.endswith("; captions, names, pretrained word vectors or the file of a vocabulary make it\n")

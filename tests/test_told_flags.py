@@ -110,6 +110,9 @@ def test_unknown_words_are_told_after_what_is_wrong(folder: Path, capsys: pytest
     assert cli.main([*tune, "--quiet"]) == 0
     assert "1 of the " in (err := capsys.readouterr().err)
     assert err.endswith("captions are not in its vocabulary: okapi\n")
+    words = f"{folder}/run/last/vocabulary.json"
+    assert cli.main(["train", f"{folder}/okapi.h5", f"{folder}/words", *SMALL, "--vocabulary", words]) == 0
+    assert f"warning: --vocabulary {words}: 1 of the " in capsys.readouterr().err
 
 
 def test_an_interrupted_evaluation_tells_how_it_goes_on(

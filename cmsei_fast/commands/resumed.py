@@ -34,7 +34,7 @@ def check_resumed(
         ValueError: naming the flag, the run's value and this one.
     """
     from ..model import ModelConfig
-    from ..training.run_record import first_difference, may_differ, read_record
+    from ..training.run_record import CONFIG, first_difference, may_differ, read_record
 
     before = read_record(Path(directory))
     if before is None:
@@ -56,10 +56,12 @@ def check_resumed(
             if old != value and not may_differ(name, old, config):
                 if _told(name, old) == _told(name, value):  # two scorers of no preset
                     name, old, value = first_difference(name, old, value)
-                default = "" if name.partition(".")[0] in given else ", the default"
+                got, way = _told(name, value), "--resume takes the settings of the run"
+                if name.partition(".")[0] not in given:
+                    got += ", the default"
+                    way = f"--settings {Path(directory) / CONFIG} gives the settings of the run"
                 raise ValueError(
-                    f"--{name.replace('_', '-')}: expected {_told(name, old)} (as the run began), "
-                    f"got {_told(name, value)}{default}; --resume takes the settings of the run"
+                    f"--{name.replace('_', '-')}: expected {_told(name, old)} (as the run began), got {got}; {way}"
                 )
 
 

@@ -104,8 +104,9 @@ def _train(arguments: argparse.Namespace) -> int:
                 model = saved_model(arguments.model, own)
         options = (arguments.resume, str(device), not arguments.quiet, arguments.model)
         with begun(model, training, validation, Path(arguments.directory), config, *options) as run:
-            if arguments.model is not None:
-                _tell_unknown(arguments.model, model, training)
+            for flag, words in (("--model", arguments.model), ("--vocabulary", arguments.vocabulary)):
+                if words is not None:
+                    _tell_unknown(f"{flag} {words}", model, training)
             arguments.left = lambda: _left(arguments.directory)
             metrics = run()
         if metrics is not None:
@@ -175,11 +176,12 @@ def make_model(
 
     Raises:
         OSError: a file cannot be opened.
-        ValueError: naming the setting or the file and what is wrong.
+        ValueError: naming the setting or the file and what is wrong, as vectors of none of the vocabulary's words.
     """
     import torch
 
     from ..data import Vocabulary
+    from ..data.vocabulary import SPECIAL
     from ..data.word_vectors import read_word_vectors
     from ..model import CMSEI, ModelConfig
 
@@ -192,6 +194,9 @@ def make_model(
     vectors = None
     if word_vectors is not None:
         vectors = read_word_vectors(word_vectors, words.index, config.vector_limit)
+        if vectors.keys().isdisjoint(words.words[len(SPECIAL) :]):
+            got = f"those of others: {', '.join([*vectors][:3])}" if vectors else "none of them"
+            raise ValueError(f"{word_vectors}: expected vectors of words of the vocabulary, got {got}")
         count = len(words)
         words = Vocabulary([*words.words, *(word for word in vectors if word not in words)])
         settings = {"trained_words": count, **settings}
@@ -233,8 +238,14 @@ def saved_model(directory: str, settings: dict[str, Any]) -> CMSEI:
         raise ValueError(str(error)) from None
 
 
-def _tell_unknown(directory: str, model: CMSEI, split: Split) -> None:
-    """Tells on standard error how many words of the captions the model reads as the unknown one."""
+def _tell_unknown(source: str, model: CMSEI, split: Split) -> None:
+    """Tells on standard error how many words of the captions the model reads as the unknown one.
+
+    Args:
+        source: the flag that the vocabulary comes from, and what it was given.
+        model: with the vocabulary.
+        split: has the captions.
+    """
     from ..process_group import rank_and_world
 
     if model.config.transformer is not None or rank_and_world()[0] != 0:
@@ -245,7 +256,7 @@ def _tell_unknown(directory: str, model: CMSEI, split: Split) -> None:
     if unknown:
         shown = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
         print(
-            f"cmsei-fast: warning: --model {directory}: {len(unknown)} of the {len(words)} words of the captions are "
+            f"cmsei-fast: warning: {source}: {len(unknown)} of the {len(words)} words of the captions are "
             f"not in its vocabulary: {shown}",
             file=sys.stderr,
         )

@@ -20,6 +20,7 @@ _SET_BY = {
     "trained_words": "pretrained word vectors set it",
     "vocabulary.words": "captions, names, pretrained word vectors or the file of a vocabulary make it",
 }
+_OTHER_SPLIT = "; so it is another split"
 # Settings that a resumed run may change: no step depends on them.
 _FREE = ("workers", "checkpoint_every", "validate_every", "patience")
 
@@ -64,7 +65,7 @@ def compared_record(
         for name, value in record[part].items():
             if (old := before[part].get(name)) != value and not may_differ(name, old, config):
                 name, old, value = first_difference(_OWNERS.get(part, "") + name, old, value)
-                why = f"; {_SET_BY[name]}" if name in _SET_BY else ""
+                why = f"; {_SET_BY[name]}" if name in _SET_BY else _OTHER_SPLIT * (part in ("data", "validation"))
                 raise ValueError(f"{name}: expected {old!r:.80} (as the run began), got {value!r:.80}{why}")
     if "validation" in before:  # a run that goes on without it keeps to it
         record.setdefault("validation", before["validation"])
