@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -76,9 +77,6 @@ def evaluate(
 def count_ranks(stream: ScoreTiles, ranks: RankCount, progress: bool, team: Team) -> int:
     """Streams the tiles that the ranks need, those with true pairs first; gives the number of their pairs."""
     grid = stream.grid
-    first, needed = ranks.own_tiles(grid), ranks.needed_tiles(grid)
-    _agree(team, ranks)
-    team.deal(needed)
     kept = _Kept(grid)
 
     def note(i: int, j: int, tile: Tensor) -> int:
@@ -89,28 +87,13 @@ def count_ranks(stream: ScoreTiles, ranks: RankCount, progress: bool, team: Team
         ranks.count(grid.rows(i), grid.columns(j), tile)
         return tile.numel()
 
-    bar = team.bar(progress, grid.pairs(needed))
-    try:
-        team.run(first, note, bar)
-        team.sum_(ranks.own, ranks.known)
-        ranks.settle()
-        team.run(needed & ~kept.count(ranks), count, bar)
-        team.sum_(ranks.captions, ranks.images)
-    finally:
-        if bar is not None:
-            bar.close()
-    return grid.pairs(needed)
+    return _true_pairs_first(note, count, kept, ranks, progress, team)
 
 
 @torch.no_grad()
 def count_ranks_screened(screen: Screen, ranks: RankCount, progress: bool, team: Team) -> None:
     """As :func:`count_ranks`: true pairs exactly, then all pairs roughly, and exactly where that does not decide."""
-    grid = screen.grid
-    first, needed = ranks.own_tiles(grid), ranks.needed_tiles(grid)
-    _agree(team, ranks, "bfloat16")
-    team.deal(needed)
-
-    kept = _Kept(grid)
+    kept = _Kept(screen.grid)
 
     def note(i: int, j: int, tile: ScreenedTile) -> int:
         own = ranks.own_pairs(tile.rows, tile.columns)
@@ -125,23 +108,46 @@ def count_ranks_screened(screen: Screen, ranks: RankCount, progress: bool, team:
             ranks.count(piece.rows, piece.columns, scores)
         return tile.pairs
 
+    _true_pairs_first(note, count, kept, ranks, progress, team, screen)
+
+
+def _true_pairs_first(
+    note: Callable[[int, int, Any], int],
+    count: Callable[[int, int, Any], int],
+    kept: _Kept,
+    ranks: RankCount,
+    progress: bool,
+    team: Team,
+    screen: Screen | None = None,
+) -> int:
+    """Gives the tiles with true pairs to ``note``, then those that the ranks need and are not kept to ``count``.
+
+    Returns the number of the needed tiles' pairs.
+    """
+    grid = kept.grid
+    first, needed = ranks.own_tiles(grid), ranks.needed_tiles(grid)
+    source = None if screen is None else screen.tiles
+    owner = zlib.crc32(np.ascontiguousarray(ranks.owner).tobytes())
+    team.agree(map=owner, folds=ranks.folds, screen=None if screen is None else "bfloat16")
+    team.deal(needed)
     bar = team.bar(progress, grid.pairs(needed))
     try:
-        team.run(first, note, bar, screen.tiles)
+        team.run(first, note, bar, source)
         team.sum_(ranks.own, ranks.known)
         ranks.settle()
-        team.run(needed & ~kept.count(ranks), count, bar, screen.tiles)
+        team.run(needed & ~kept.count(ranks), count, bar, source)
         team.sum_(ranks.captions, ranks.images)
     finally:
         if bar is not None:
             bar.close()
+    return grid.pairs(needed)
 
 
 class _Kept:
     """Tiles with true pairs, as many as there is room for, until these are known."""
 
     def __init__(self, grid: Grid) -> None:
-        self._grid, self._room = grid, KEPT_BYTES
+        self.grid, self._room = grid, KEPT_BYTES
         self._tiles: dict[tuple[int, int], Tensor] = {}
 
     def add(self, i: int, j: int, tile: Tensor) -> int:
@@ -155,15 +161,9 @@ class _Kept:
 
     def count(self, ranks: RankCount) -> np.ndarray:
         """Counts the tiles and lets go of them; gives (I, J) bool which they were."""
-        out = np.zeros(self._grid.shape, dtype=bool)
+        out = np.zeros(self.grid.shape, dtype=bool)
         for (i, j), tile in self._tiles.items():
-            ranks.count(self._grid.rows(i), self._grid.columns(j), tile)
+            ranks.count(self.grid.rows(i), self.grid.columns(j), tile)
             out[i, j] = True
         self._tiles.clear()
         return out
-
-
-def _agree(team: Team, ranks: RankCount, screen: str | None = None) -> None:
-    """Checks that every process counts the same ranks in the same way."""
-    owner = zlib.crc32(np.ascontiguousarray(ranks.owner).tobytes())
-    team.agree(map=owner, folds=ranks.folds, screen=screen)
