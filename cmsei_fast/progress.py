@@ -9,6 +9,8 @@ from typing import Any
 
 # Seconds between two lines.
 EVERY = 10.0
+# Of a bar with figures, which have a speed of their own: together they fit into 80 columns.
+_WITH_FIGURES = "{desc}: {n_fmt}/{total_fmt} {bar} {elapsed}<{remaining}{postfix}"
 
 
 class Progress:
@@ -75,6 +77,8 @@ class Steps:
         self._done += steps
         figures = figures or {}
         if self._bar is not None:
+            if figures:
+                self._bar.bar_format = _WITH_FIGURES
             self._bar.set_postfix(figures, refresh=False)
             self._bar.update(steps)
         elif time.monotonic() >= self._next or self._done == self._total:

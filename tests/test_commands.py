@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 from argparse import Namespace
 from dataclasses import replace
@@ -96,8 +97,26 @@ def test_steps_are_a_bar_on_a_terminal_and_lines_elsewhere(capsys, monkeypatch):
     with progress.Steps(4, "step", "epoch 1/1", done=1) as steps:
         steps.update(3, {"loss": "1"})
     err = capsys.readouterr().err
-    assert "epoch 1/1: 100%" in err
+    assert "epoch 1/1: 4/4 " in err
     assert "loss=1" in err
+
+
+def test_the_figures_of_a_bar_fit_into_a_terminal():
+    """Of a usual width, which pty makes."""
+    pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX's")
+    code = (
+        "import fcntl, struct, sys, termios; fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0)); "
+        "from cmsei_fast.progress import Steps; steps = Steps(4425, 'step', 'epoch 12/30', 4424); "
+        "steps.update(1, {'loss': '0.829', 'best rSum': '138.0', 'pairs': '98,586/s'}); steps.__exit__()"
+    )
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 10_000).decode().split("\r")
+    os.close(ours)
+    last = [line for line in shown if "4425/4425" in line][-1]
+    assert re.search(r"loss=0\.829, best rSum=138\.0, pairs=9", last), last
+    assert len(last) <= 80
 
 
 def test_a_split_without_what_a_graph_needs(tmp_path, capsys):

@@ -25,6 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert cli.main(["train", f"{made}/train.h5", f"{made}/run", *SMALL, "--epochs", "1"]) == 0
     np.save(made / "scores.npy", np.zeros((3, 7), np.float32))
     (made / "owner.txt").write_text("0 0 0 1 1 2 2")
+    (made / "from_one.txt").write_text("1 1 1 2 2 3 3")
     settings = {"patience": {"training": {"patience": 2}}, "heads": {"model": {"heads": 5, "width": 32}}}
     settings |= {"epochs": {"training": {"epochs": 0}}, "epoch": {"training": {"epoch": 3}}}
     for name, content in settings.items():
@@ -70,6 +71,10 @@ CASES = {
     "captions an image": (
         ["report", "--scores", "{f}/scores.npy", "--captions-per-image", "2", "--out", "{f}/r.html"],
         "--captions-per-image: expected 2 captions for each of 3 images (6), got 7 (--caption-to-image or ",
+    ),
+    "a file of the captions' images": (
+        ["report", "--scores", "{f}/scores.npy", "--caption-to-image", "{f}/from_one.txt", "--out", "{f}/r.html"],
+        "error: {f}/from_one.txt[5]: expected an image from 0 to 2, got 3",
     ),
 }
 

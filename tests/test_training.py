@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,6 +184,33 @@ def test_a_directory_that_cannot_be_written_is_named_and_not_its_lock(tmp_path):
     with pytest.raises(IsADirectoryError) as refused:
         training_runs.run(tmp_path, epochs=1)
     assert refused.value.filename == str(tmp_path)
+
+
+def test_room_for_checkpoints_is_asked_for_before_the_first_step(tmp_path, monkeypatch):
+    """So much that a run writes at once, or a little less: its largest checkpoint, beside the one before it."""
+
+    def free(count):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=count))
+
+    free(10)
+    told = r": expected (\S+) KiB of room for {}, got 10 bytes$"
+    for options, what in (
+        ({"validated": False}, "two checkpoints"),
+        ({}, "two checkpoints and a model"),
+        ({"epochs": 1}, "a checkpoint and the models"),
+    ):
+        with pytest.raises(OSError, match=told.format(what)):
+            training_runs.run(tmp_path / "run", **options)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    free(10**9)
+    training_runs.run(tmp_path / "run", epochs=1, average=0.9)
+    free(10)
+    training_runs.run(tmp_path / "run", epochs=1, average=0.9, resume=True)  # nothing is left to write
+    with pytest.raises(OSError, match=told.format("another checkpoint")) as short:
+        training_runs.run(tmp_path / "run", epochs=2, average=0.9, resume=True)
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    size = (checkpoint / "tensors.safetensors").stat().st_size
+    assert 0.9 * size < 1024 * float(re.search(told.format("another checkpoint"), str(short.value))[1]) < size
 
 
 def test_patience_ends_a_run_that_gets_no_better(tmp_path, capsys):

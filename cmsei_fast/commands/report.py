@@ -123,6 +123,8 @@ def _report(arguments: argparse.Namespace) -> int:
     captions = captions_of(arguments, split)
     folds = folds_of(arguments)
     shape = saved.shape if saved is not None else (len(split), split.n_captions)  # type: ignore[arg-type,union-attr]
+    if arguments.caption_to_image is not None:
+        arguments.of_python = {"caption_to_image": arguments.caption_to_image}
     owner = owner_of(arguments, split, shape)
     check_protocol(arguments, shape[0])
     split_folds(owner, shape[0], folds)

@@ -24,9 +24,9 @@ def told_by_flags(text: str, arguments: argparse.Namespace) -> str:
     def owner(found: re.Match[str]) -> str:
         name = found["name"]
         if name in of_settings:
-            return f"{arguments.settings}: {name}:"
+            return f"{arguments.settings}: {name}{found['place']}:"
         if name in others:
-            return f"{others[name]}:"
+            return f"{others[name]}{found['place']}:"
         return f"{flags[name].option_strings[0]}:" if name in flags and name not in _OF_DATA else found[0]
 
     def value(found: re.Match[str]) -> str:
@@ -42,7 +42,7 @@ def told_by_flags(text: str, arguments: argparse.Namespace) -> str:
         name = found["name"]
         return flags[name].option_strings[0] if name in flags else found[0]
 
-    text = re.sub(r"(?:^|(?<=Error: ))(?P<name>[a-z][a-z_ ]*):", owner, text)
+    text = re.sub(r"(?:^|(?<=Error: ))(?P<name>[a-z][a-z_ ]*)(?P<place>(?:\[\d+\])?):", owner, text)
     text = re.sub(r"(?<![\w./-])(?P<name>[a-z][a-z_]*)=(?P<quote>'?)(?P<value>[\w.-]*\w)(?P=quote)", value, text)
     return re.sub(r"(?<=\()lower (?P<name>[a-z][a-z_]*)(?=\))", lambda found: f"lower {mentioned(found)}", text)
 

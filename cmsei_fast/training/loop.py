@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import engines
+from ..data.files import check_room
 from ..data.identity import identity, vocabulary_identity
 from ..data.json_object import write_json
 from ..data.split import Split
@@ -174,6 +175,8 @@ class _Run:
         steps = len(self.batches)
         self._agree()
         with together():
+            if self.rank == 0:
+                self._check_room()
             if self.rank == 0 and self._record != self._before:
                 write_json(self.directory / CONFIG, self._record)
             if self.rank == 0 and self._found is not None:
@@ -194,6 +197,27 @@ class _Run:
         finally:
             self.log.close()
         return self.metrics
+
+    def _check_room(self) -> None:
+        """The disk has room for what is there at once: a checkpoint is written beside the one before it.
+
+        Raises:
+            OSError: it has less.
+        """
+        steps = self.config.epochs * len(self.batches) - self.step
+        if steps <= 0:
+            return
+        model = _bytes(self.scored_model.state_dict().values())
+        checkpoint = _bytes(self.objective.state_dict().values()) + 2 * _bytes(self.parameters)  # AdamW has two of each
+        checkpoint += model if self.average is not None else 0
+        one, more = self.config.epochs == 1 and not self.config.checkpoint_every, self.validation is not None
+        if self._found is not None:
+            needed, what = checkpoint, "another checkpoint"
+        elif one:
+            needed, what = checkpoint + (1 + more) * model, "a checkpoint and the models"
+        else:
+            needed, what = 2 * checkpoint + more * model, "two checkpoints" + " and a model" * more
+        check_room(self.directory, needed, os.fspath(self.directory), what)
 
     @property
     def scored_model(self) -> CMSEI:
@@ -257,10 +281,8 @@ class _Run:
                 self.log.write(self.step, epoch=epoch, loss=loss, **kind, **told)
                 if bar is not None:
                     shown = f"{loss:.3f} (sum over negatives)" if warm else f"{loss:.3f}"
-                    figures = {"loss": shown, "pairs": f"{speed:,.0f}/s"}
-                    if self.best >= 0:
-                        figures["best rSum"] = f"{self.best:.1f}"
-                    bar.update(1, figures)
+                    best = {"best rSum": f"{self.best:.1f}"} if self.best >= 0 else {}
+                    bar.update(1, {"loss": shown, **best, "pairs": f"{speed:,.0f}/s"})
                 if config.checkpoint_every and self.step % config.checkpoint_every == 0 and self.step % steps:
                     self._checkpoint()
 
@@ -384,6 +406,10 @@ def _optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimiz
         {"params": scalars, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
