@@ -325,5 +325,22 @@ def test_what_is_chosen_is_looked_up_not_multiplied(unit: bool) -> None:
     assert counted.get_total_flops() <= 2 * WIDTH * (2 * len(v) * len(w) + 3 * gram)  # a tile is made twice
 
 
+def test_a_compiled_function_is_broken_once() -> None:
+    """Neither tiles nor the head are traced, which would be compiled again for every new length."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    v, w = normalize(torch.randn(4, 5, WIDTH), dim=-1), normalize(torch.randn(4, 6, WIDTH), dim=-1)
+    v.requires_grad_()
+
+    def call(v: Tensor, lengths: Tensor) -> Tensor:
+        return attended_scores(2 * v, w, lengths, head=dots).sin()
+
+    compiled = torch.compile(call, backend="aot_eager")
+    for lengths in ([6, 5, 3, 2], [4, 4, 4, 1], [6, 1, 2, 3]):
+        grads = [torch.autograd.grad(f(v, torch.tensor(lengths)).sum(), v)[0] for f in (compiled, call)]
+        torch.testing.assert_close(*grads)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # before it and after it
+
+
 def dots(tile: AttendedTile) -> Tensor:
     return (tile.attended * tile.queries).sum((2, 3))

@@ -70,6 +70,18 @@ def test_every_parameter_has_a_gradient(module: str) -> None:
     assert [name for name, x in model.named_parameters() if x.grad is None] == []
 
 
+def test_in_a_compiled_model_it_is_one_break() -> None:
+    """Its tiles are not traced, which would be compiled again for the lengths of every batch."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    v, w = (x.float() for x in problem())
+    model = encoder("SAF").float()
+    compiled = torch.compile(lambda v, lengths: model(2 * v, w, lengths) + 1, backend="aot_eager")
+    for lengths in (LENGTHS, [max(1, n - 1) for n in LENGTHS]):
+        torch.testing.assert_close(compiled(v, torch.tensor(lengths)), model(2 * v, w, lengths) + 1)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
+
+
 def test_recomputed_tiles_are_counted_once() -> None:
     v, w = problem()
     model = encoder("SAF", dropout=0.4).train()

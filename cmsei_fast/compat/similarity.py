@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from .. import engines
 from ..checks import is_whole
+from ..compiling import outside_graphs
 from ..encoded import length_mask
 from ..engines import native_similarity
 from ..engines.affine import Affine
@@ -111,6 +112,7 @@ class EncoderSimilarity(nn.Module):
         out.load_state_dict(state)
         return out.eval()
 
+    @outside_graphs
     def forward(self, img_emb: Tensor, cap_emb: Tensor, cap_lens: Any) -> Tensor:
         """(n_image, n_caption) similarities from 0 to 1.
 

@@ -12,6 +12,7 @@ from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
 from cmsei_fast import checks
+from cmsei_fast.compiling import outside_graphs
 from cmsei_fast.engines.affine import product
 from cmsei_fast.engines.gram import attend
 from cmsei_fast.engines.same_length import Chunk, Side
@@ -43,6 +44,7 @@ class AttendedTile(NamedTuple):
 Head = Callable[[AttendedTile], Tensor]
 
 
+@outside_graphs
 def attended_features(
     images: Any,
     captions: Any,
@@ -87,6 +89,7 @@ def attended_features(
     return (plan.tile(i, j, again=False) for j, parts in plan.columns() for i in parts)
 
 
+@outside_graphs
 def attended_scores(
     images: Any,
     captions: Any,
