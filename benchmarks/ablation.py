@@ -1,13 +1,13 @@
-"""What each part of CMSEI adds on real data: trains on one split, tests on another, some seeds each.
+"""What each part of CMSEI adds on real data: trains on one split and tests on another, with several seeds.
 
     python -m benchmarks.ablation train FOLDER --word-vectors FILE --runs RUNS [--seeds 0 1 2] [--rows scan …]
     python -m benchmarks.ablation table RUNS
 
-``train`` takes a folder with ``val.jsonl.gz``, ``test.jsonl.gz`` and ``labels.json`` (scene graphs of Flickr30K's
-standard validation and test splits; regions are a label, a box and relations, no pixels), trains on ``val``, tests on
-``test`` and leaves one JSON file a run; a run that is done or that another process has claimed is passed over, so that
-several can work beside each other. ``table`` puts them together into ``benchmarks/ablation.json`` and the table of
-``docs/ablation.md``.
+``train`` takes a folder with ``val.jsonl.gz``, ``test.jsonl.gz`` and ``labels.json``: scene graphs of Flickr30K's
+standard validation and test splits, whose regions are a label, a box and relations, without pixels. It trains on
+``val``, tests on ``test`` and leaves one JSON file per run. It skips a run that is done or that another process has
+claimed, so several processes can share the work. ``table`` collects the runs into ``benchmarks/ablation.json`` and the
+table of ``docs/ablation.md``.
 
 The hyper-parameters were chosen on the last 250 images of ``val`` after training on the others, never on ``test``.
 """

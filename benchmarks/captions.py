@@ -1,4 +1,4 @@
-"""Features of the field's sizes with the caption lengths of MS-COCO: seeded, random, of unit length."""
+"""Seeded random features of unit length, of the usual sizes and with MS-COCO's caption lengths."""
 
 from __future__ import annotations
 

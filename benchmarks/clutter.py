@@ -1,12 +1,12 @@
-"""What cross-level attention adds where most regions of an image are spoken of by no caption, on generated scenes.
+"""What cross-level attention adds when captions mention only a few of an image's regions, on generated scenes.
 
     python -m benchmarks.clutter train --runs RUNS [--seeds 0 1 2] [--regions 8 …] [--rows flat …]
     python -m benchmarks.clutter table RUNS
 
-Four objects of a scene are what its captions tell; all further regions are background. ``train`` trains each row with
-more and more of it, tests on scenes none has seen, and leaves one JSON file a run; a run that is done or that another
-process has claimed is passed over. ``table`` puts them together into ``benchmarks/clutter.json`` and the table of
-``docs/ablation.md``. Scenes, training and test are those of ``cmsei-fast demo``, with 500 groups in batches of 128.
+The captions describe four objects of a scene; all other regions are background. ``train`` trains each row with more and
+more background, tests on unseen scenes and leaves one JSON file per run. It skips a run that is done or that another
+process has claimed. ``table`` collects the runs into ``benchmarks/clutter.json`` and the table of ``docs/ablation.md``.
+Scenes, training and test are those of ``cmsei-fast demo``, with 500 groups in batches of 128.
 """
 
 from __future__ import annotations

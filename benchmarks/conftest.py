@@ -1,4 +1,4 @@
-"""The report of a run: a fixture that takes rows, the table at the end, the results file."""
+"""The fixture that collects a run's rows, the table printed at the end, and the results file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""One process against two, a thread each: ``python -m benchmarks.distributed <rounds> [<images>]``.
+"""One process against two, with one thread each: ``python -m benchmarks.distributed <rounds> [<images>]`` prints JSON.
 
-Prints JSON. Both evaluate the same features. Each process has a core of its own; the second sleeps while the first one
-works alone.
+Both evaluate the same features. Each process has its own core; the second sleeps while the first works alone.
 """
 
 from __future__ import annotations

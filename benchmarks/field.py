@@ -1,8 +1,8 @@
-"""The formulations that the field's evaluation and training code uses: one caption at a time with all images.
+"""The formulations that published evaluation and training code uses: one caption at a time against all images.
 
-``scan_t2i``, ``scan_i2t`` and ``sgraf`` are the computation of SCAN (Lee et al. 2018) and SGRAF (Diao et al. 2021) as
-their code and that of their successors arrange it; ``cmsei`` is CMSEI's score arranged the same way. Every vector is D
-wide, every step a batched product.
+``scan_t2i``, ``scan_i2t`` and ``sgraf`` are the computations of SCAN (Lee et al. 2018) and SGRAF (Diao et al. 2021),
+arranged as in their code and that of their successors; ``cmsei`` is CMSEI's score arranged the same way. Every vector
+is D wide, every step a batched product.
 """
 
 from __future__ import annotations

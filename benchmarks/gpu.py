@@ -1,14 +1,21 @@
-"""Everything there is to show on a GPU: ``python -m benchmarks.gpu``, on a fresh machine that reaches no network.
+"""Runs everything that needs a GPU: ``python -m benchmarks.gpu``, on a fresh machine without a network.
 
-In this order, and no longer than ``--seconds``: the compiled modules are built; every kernel runs once on a small
-problem (``gpu_cases.py``); the tests that concern a GPU (``gpu_suite.py``); the small problems under compute-sanitizer;
-the measures (``gpu_measures.py``), what matters most first; the sanitizer's other tools. Each step is a process of its
-own with a limit of time, so that one that fails or hangs costs the others nothing, and is written down when it ends, in
-``benchmarks/results/gpu/<gpu>.json`` or ``--out``. Run again with the same file, it goes on with what did not succeed.
-The exit status is 0 if all of it has, 1 if something failed, 3 if time ran out before the end.
+It works through these steps, for at most ``--seconds``:
 
-Of the file ``python -m benchmarks.table`` makes README's table and the list of verified engines. ``--cpu --out FILE``
-finds the tests and runs every measure at a tiny size in Triton's interpreter instead.
+1. build the compiled modules;
+2. run every kernel once on a small problem (``gpu_cases.py``);
+3. run the tests that concern a GPU (``gpu_suite.py``);
+4. run the small problems under compute-sanitizer's memcheck;
+5. take the measures (``gpu_measures.py``), the most important first;
+6. run the sanitizer's other tools.
+
+Each step runs in processes of its own with a time limit, so one that fails or hangs does not stop the others. Its
+outcome is written when it ends, to ``benchmarks/results/gpu/<gpu>.json`` or ``--out``. Run again with the same file,
+it repeats only what did not succeed. The exit status is 0 if everything succeeded, 1 if something failed, 3 if time ran
+out.
+
+``python -m benchmarks.table`` makes README's table and the list of verified engines from the file. ``--cpu --out FILE``
+only collects the tests, and runs every measure at a tiny size in Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -25,9 +32,8 @@ from typing import Any
 from benchmarks import gpu_build, gpu_checks, gpu_process, gpu_suite, machine
 from benchmarks.gpu_results import Results, source
 from benchmarks.gpu_timing import FEATURES, MEASURE_SECONDS
-from benchmarks.pages import ROOT
+from benchmarks.pages import RESULTS
 
-RESULTS = ROOT / "benchmarks" / "results" / "gpu"
 SECONDS = 540  # the machine may be had for ten minutes at a time
 PARTS = ("build", "checks", "suite", "sanitizer", "measures", "tools")
 # Most seconds of a part; and how many it leaves at the end to measures that have not run yet.
@@ -186,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     about |= {"commit": options.commit} if options.commit else {}
     if not options.cpu and about["gpu"] is None:
         parser.error("torch sees no CUDA GPU; --cpu tries the script out")
-    results = Results(options.out or RESULTS / f"{machine.slug(about['gpu'])}.json", about)
+    results = Results(options.out or RESULTS / "gpu" / f"{machine.slug(about['gpu'])}.json", about)
     print(f"{results.path}: {'continued' if results.continued else 'begun'}", flush=True)
     if not options.cpu:
         return on_a_gpu(results, parts, start + options.seconds)

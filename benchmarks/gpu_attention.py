@@ -1,4 +1,4 @@
-"""What is measured of relation attention on a GPU (``gpu_measures.py``)."""
+"""The measures of relation attention on a GPU (see ``gpu_measures.py``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled modules on a machine with a GPU and without a network: built there, or those of an earlier run."""
+"""Builds the compiled modules on a machine with a GPU and no network, or takes those of an earlier run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Every kernel of the fused engines once, on small awkward problems, against ``eager``: for sanitizers too.
+"""Runs every kernel of the fused engines once, on small awkward problems, and compares it with ``eager``.
 
 ``python -m benchmarks.gpu_cases "cuda hopper bfloat16"`` runs one case; without a name it lists them. It prints each
-step before its work, so that the last line names what hangs or faults, and of a wrong result where and by how much.
+step before running it, so the last line names the step that hangs or faults. Of a wrong result it prints where, and by
+how much. The cases are small enough for compute-sanitizer.
 """
 
 from __future__ import annotations

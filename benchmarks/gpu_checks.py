@@ -1,4 +1,4 @@
-"""The small cases of ``gpu_cases.py`` on the GPU, each in a process of its own, plainly and under compute-sanitizer."""
+"""Runs the cases of ``gpu_cases.py`` on the GPU, each in its own process, with and without compute-sanitizer."""
 
 from __future__ import annotations
 

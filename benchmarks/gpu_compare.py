@@ -1,4 +1,4 @@
-"""How the small problems of ``gpu_cases.py`` are compared, in words from which a wrong kernel can be told."""
+"""Compares the results of ``gpu_cases.py``, and prints enough to locate the error in a wrong kernel."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""What is measured on a GPU (``gpu.py``): the pair score's measures, and each measure by its name.
+"""The measures of the pair score on a GPU (``gpu.py`` runs them), and the list of all measures by name.
 
-Every function takes a ``Run`` and returns the rows of its engine {key: {…}}; seconds are medians: of events on a GPU,
-of the clock in Triton's interpreter, where they say nothing but that every line runs.
+Every measure takes a ``Run`` and returns the rows of its engine {key: {…}}. Seconds are medians: of CUDA events on a
+GPU, and of the clock in Triton's interpreter, where they only show that every line runs.
 
-``python -m benchmarks.gpu_measures cuda OTHERS OUT scoring attention`` runs some measures of an engine; each is written
-to OUT, a JSON object a line, as soon as it is done. One that takes longer than ``MEASURE_SECONDS`` ends the process,
-which prints where it stands.
+``python -m benchmarks.gpu_measures cuda OTHERS OUT scoring attention`` takes some of an engine's measures. Each is
+written to OUT, one JSON object per line, as soon as it is done. A measure that takes longer than ``MEASURE_SECONDS``
+ends the process, which prints its stack.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Child processes with a limit of time: one that hangs is ended with all that it started; what it printed is kept.
+"""Child processes with a time limit: one that hangs is ended with all its children, and its output is kept.
 
-Before it is ended, every Python in it prints where it stands.
+Before they are ended, the Python processes among them print their stacks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""rSum of a GPU's precisions on real features (``gpu_measures.py``), of a file that lies beside the sources.
+"""The rSum of a GPU's precisions on real features, from a file beside the sources (see ``gpu_measures.py``).
 
-``python -m benchmarks.gpu_recall MODEL SPLIT`` writes it: what a model encodes of a split, in float16.
+``python -m benchmarks.gpu_recall MODEL SPLIT`` writes that file: a model's encoding of a split, in float16.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The results file of a GPU: written after each step, so that a run that is cut off can be continued."""
+"""The results file of a GPU, written after each step so that an interrupted run can be continued."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests that concern a GPU, dealt out over processes: what is red, or was not run, can be run again by itself."""
+"""Runs the tests that concern a GPU in several processes; those that failed or did not run can be run again alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a GPU's measures (``gpu_measures.py``) take their times and memory, and what they are run with."""
+"""How the measures of ``gpu_measures.py`` take time and memory, and their sizes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Scoring at the sizes of MS-COCO and beyond beside the bare product, as ``python -m benchmarks.large <images>
-<captions> <slabs of all> <threads> <precision>``; prints JSON.
+"""Scoring at the sizes of MS-COCO and beyond, beside the bare product of the same data.
 
-The images come in slabs. Each slab is multiplied with all captions' words by ``torch.mm``, block by block into the same
-buffer, then scored; what disturbs one of the two disturbs the other. Fewer slabs than all is a shortened run. Features
-and the product are bfloat16 in each precision.
+``python -m benchmarks.large <images> <captions> <slabs of all> <threads> <precision>`` prints JSON.
+
+The images come in slabs. Each slab is first multiplied with all captions' words by ``torch.mm``, block by block into
+one buffer, and then scored, so that what disturbs one of the two disturbs the other. A run with fewer slabs than all is
+a shortened one. Features and the product are bfloat16 whatever the precision.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Which settings matter where there are a thousand images: from the defaults to the file of ``docs/ablation.md``.
+"""Which settings matter with a thousand training images: from the defaults to the file of ``docs/ablation.md``.
 
     python -m benchmarks.little_data train FOLDER --word-vectors FILE --runs RUNS [--seeds 0 1 2] [--rows defaults …]
     python -m benchmarks.little_data table RUNS
 
 ``train`` takes the folder that ``benchmarks.ablation`` takes, trains each row on ``val`` without its last 250 images,
-tests on those, and leaves one JSON file a run; a run that is done or that another process has claimed is passed over.
-Each row has the settings of the row before and some more; the last one is the ablation's row "CMSEI, both graphs,
-K = 2". ``table`` puts them together into ``benchmarks/little_data.json`` and the table of ``docs/ablation.md``.
+tests on those and leaves one JSON file per run. It skips a run that is done or that another process has claimed. Each
+row adds some settings to those of the row before; the last is the ablation's row "CMSEI, both graphs, K = 2". ``table``
+collects the runs into ``benchmarks/little_data.json`` and the table of ``docs/ablation.md``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the numbers were measured on and with."""
+"""Describes the machine, the commit and the versions that the numbers were measured with."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""MaxSim beside the package ``maxsim-cpu``, a call a caption: ``python -m benchmarks.maxsim <threads>`` prints JSON.
+"""MaxSim beside the package ``maxsim-cpu``, one call per caption: ``python -m benchmarks.maxsim <threads>``.
 
-In a process of its own and at ColBERT's width of 128, since that package has been seen to crash at D = 1024.
+Prints JSON. It runs in its own process and at ColBERT's width of 128, since that package has been seen to crash at
+D = 1024.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The source tree, and what the benchmarks write into it: files, and tables between two marks of its pages."""
+"""The source tree, and how the benchmarks write into it: files, and tables between two marks of a page."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from cmsei_fast.data.files import replacing
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"  # a file for each processor; in ``gpu``, for each GPU
 
 
 def replaced(page: str, table: str, begin_mark: str, end_mark: str) -> str:

@@ -1,4 +1,4 @@
-"""Two things alternated in one run, A B A B, so that what disturbs one round disturbs both sides of its ratio."""
+"""Times two things alternately in one run, A B A B, so that a disturbance affects both sides of a round's ratio."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""README's plots, made from the results files: ``python -m benchmarks.plots`` writes them and their place in README.
+"""README's plots, made from the results files: ``python -m benchmarks.plots`` writes them and README's links to them.
 
-With ``--check`` nothing is written, and the exit status says whether all of it is up to date. A plot whose numbers no
-results file has is left out.
+With ``--check`` nothing is written, and the exit status says whether all of it is up to date. A plot is left out if no
+results file has its numbers.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import ROOT, replaced, write
-from benchmarks.table import README, RESULTS, processors
+from benchmarks.pages import RESULTS, ROOT, replaced, write
+from benchmarks.table import README, processors
 from cmsei_fast.report import charts
 from cmsei_fast.report.extras import require
 

@@ -1,12 +1,12 @@
-"""What certified screening saves, and what other bounds would have left (docs/pruning.md).
+"""What certified screening saves, and how much other bounds would leave undecided (docs/pruning.md).
 
     python -m benchmarks.pruning FEATURES.npz [--rounds 3] [--sample 200]
     python -m benchmarks.pruning --random 1024 [--images 500]
 
 The archive has ``images`` (ΣR, D), ``image_lengths`` (N,), ``captions`` (ΣL, D), ``caption_lengths`` (M,) and
-``caption_to_image`` (M,). ``--random`` draws unit rows, 36 regions and 12 words each, five captions an image. Exact and
-screened runs alternate (none for ``--rounds 0``); their results must be the same. ``--sample`` images and their
-captions then show the bounds that are not used.
+``caption_to_image`` (M,). ``--random`` draws unit rows: 36 regions an image, 12 words a caption and five captions an
+image. Exact and screened runs alternate (none with ``--rounds 0``), and their results must be the same. ``--sample``
+says on how many images, with their captions, the bounds that are not used are tried.
 """
 
 from __future__ import annotations

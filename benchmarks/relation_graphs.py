@@ -1,4 +1,4 @@
-"""Graphs as relation attention meets them: 36 objects an image with spatial or with semantic labels."""
+"""Graphs as relation attention gets them: 36 objects per image with spatial or with semantic labels."""
 
 from __future__ import annotations
 

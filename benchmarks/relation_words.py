@@ -1,18 +1,19 @@
-"""Where words of relations look on real data: at subject and object, by attention and through the graph.
+"""Where the words for relations look on real data: at the subject and object, by attention and through the graph.
 
     python -m benchmarks.relation_words train FOLDER --word-vectors FILE --runs RUNS [--seeds 0 1 2] [--weights 0 0.1]
     python -m benchmarks.relation_words table RUNS
 
-``train`` takes a folder with ``val.jsonl.gz``, ``test.jsonl.gz`` and ``labels.json`` as ``benchmarks.ablation`` does
-and trains its row "CMSEI, both graphs, K = 2" with each weight of grounding; it leaves each run and a JSON file of what
-its model gives. A run that is done or that another process has claimed is passed over, a trained model is not trained
-again. ``table`` puts them together into ``benchmarks/relation_words.json`` and the tables of ``docs/explain.md``.
+``train`` takes a folder with ``val.jsonl.gz``, ``test.jsonl.gz`` and ``labels.json`` as ``benchmarks.ablation`` does.
+It trains the row "CMSEI, both graphs, K = 2" of that study with each weight of grounding, and leaves each run's
+directory and a JSON file of what its model shows. It skips a run that is done or that another process has claimed, and
+does not train a model again. ``table`` collects the runs into ``benchmarks/relation_words.json`` and the tables of
+``docs/explain.md``.
 
-Of every caption of the test split that has one of the words, whose image's scene graph has the relation, the first
-attention step is taken. Shares are told as multiples of an even one (1 is the mean of all regions, or of all relations
-of the image), beside each the mean over the caption's other words: what a region gets of every word says nothing about
-this one. "Both ends": in how many captions the word gives subjects and objects, each, more than an even share and more
-than the mean of its sentence.
+The captions are those of the test split that have one of the words and whose image's scene graph has the relation; of
+each, the first attention step is taken. Shares are multiples of an even share: 1 is the mean of all regions, or of all
+relations of the image. Beside each stands the mean over the caption's other words, since what a region gets from every
+word says nothing about this one. "Both ends" counts the captions in which the word gives subjects and objects, each,
+more than an even share and more than the mean of its sentence.
 """
 
 from __future__ import annotations

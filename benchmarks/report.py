@@ -1,4 +1,4 @@
-"""What a run of the benchmarks found: kept row by row, printed at its end, written to a file if asked to."""
+"""The results of a benchmark run: collected row by row, printed at the end, and saved if asked for."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.pages import write
+from benchmarks.pages import RESULTS, write
 from benchmarks.paired import Paired, spread
 from benchmarks.rows import ROWS, extent, figure
 from benchmarks.settings import QUICK
-
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 @dataclass

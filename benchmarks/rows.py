@@ -1,4 +1,4 @@
-"""The rows of the report: what each one is, what it should be, and on which processors that can be asked."""
+"""The rows of the report: what each compares, its target, and the processors that the target applies to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study's runs, which several processes may share out among them: a JSON file each, put together into a page."""
+"""The runs of a study: one JSON file each, made by any number of processes, then collected into a page's table."""
 
 from __future__ import annotations
 

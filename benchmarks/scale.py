@@ -1,7 +1,7 @@
-"""Time and memory of scoring more and more pairs, as ``python -m benchmarks.scale <threads>``; prints JSON.
+"""Time and memory of scoring more and more pairs: ``python -m benchmarks.scale <threads>`` prints JSON.
 
-All sizes are views of one set of features and write into one matrix, so that the inputs' memory is the same for all of
-them and the peak after each shows what scoring itself took.
+All sizes are views of one set of features and write into one matrix. So the inputs take the same memory at every size,
+and the peak after each shows what scoring itself took.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How large the benchmarks are: full, or with CMSEI_BENCH_QUICK=1 just large enough to run every line."""
+"""The sizes of the benchmarks: full, or with CMSEI_BENCH_QUICK=1 just large enough to run every line."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The tables of speeds in README and docs/speed.md, made from the results files: ``python -m benchmarks.table``.
+"""Writes the tables of speeds in README and docs/speed.md from the results files: ``python -m benchmarks.table``.
 
-It also writes which engines the GPUs' results verify (``cmsei_fast/engines/verified.json``), for ``engine="auto"``.
+It also writes which engines the GPU results verify (``cmsei_fast/engines/verified.json``), for ``engine="auto"``.
 With ``--check`` nothing is written, and the exit status says whether all of it is up to date.
 """
 
@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import ROOT, replaced, write
+from benchmarks.pages import RESULTS, ROOT, replaced, write
 from benchmarks.rows import ROWS, extent, figure
 
-README, SPEED, RESULTS = ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "benchmarks" / "results"
+README, SPEED = ROOT / "README.md", ROOT / "docs" / "speed.md"
 BEGIN, END = "<!-- speed: made by python -m benchmarks.table -->", "<!-- end of speed -->"
 # README's rows; docs/speed.md has them all, with quartiles.
 HEADLINES = (

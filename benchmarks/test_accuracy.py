@@ -1,4 +1,4 @@
-"""Accuracy against precision: the largest error of a score, and the time of a pair, in each."""
+"""Accuracy of each precision: the largest error of a score, and the time per pair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SGRAF's evaluation: its module on attended_scores over the field's loop."""
+"""Evaluation with SGRAF: its module on attended_scores against the field's loop."""
 
 from __future__ import annotations
 

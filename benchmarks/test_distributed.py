@@ -1,4 +1,4 @@
-"""Two processes that share the tiles of a run against one of them alone."""
+"""Two processes that share the tiles of a run, against one of them alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seconds of a training epoch of the whole model: both graphs, two refinement steps, all five terms, InfoNCE."""
+"""Seconds per training epoch of the whole model: both graphs, two refinement steps, all five terms, InfoNCE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MaxSim: native beside the package ``maxsim-cpu``, where that is installed, and beside the bare product."""
+"""MaxSim: native against the package ``maxsim-cpu``, where that is installed, and against the bare product."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scoring: native over the field's code, over the bare matrix product, over the peak, over torch.compile."""
+"""Scoring: native against the field's code, the bare matrix product, the processor's peak, and torch.compile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Relation attention, forward and with its gradients: native over eager and over torch.compile."""
+"""Relation attention, forward and with its gradients: native against eager and torch.compile."""
 
 from __future__ import annotations
 

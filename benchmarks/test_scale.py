@@ -1,4 +1,4 @@
-"""Time per pair and peak memory from few pairs to many."""
+"""Time per pair and peak memory, from few pairs to many."""
 
 from __future__ import annotations
 

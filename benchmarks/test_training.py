@@ -1,4 +1,4 @@
-"""A training step, forward and backward: native over the field's code under autograd, in time and in memory."""
+"""A training step, forward and backward: native against the field's code under autograd, in time and in memory."""
 
 from __future__ import annotations
 
