@@ -1,4 +1,4 @@
-"""Checks of a call's arguments, made once before any work: an error names the argument, what it takes and what came."""
+"""Checks of a call's arguments before any work; an error names the argument, what was expected and what came."""
 
 from __future__ import annotations
 

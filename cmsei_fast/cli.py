@@ -1,4 +1,4 @@
-"""The command ``cmsei-fast``; what it can do is in ``commands/``, a file each."""
+"""The command ``cmsei-fast``; each of its subcommands is a file in ``commands/``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not for ``torch.compile``."""
+"""Keeps functions out of ``torch.compile``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ R = TypeVar("R")
 
 
 def outside_graphs(f: Callable[P, R]) -> Callable[P, R]:
-    """A function that runs as it is inside a compiled one: a break of its graph, not hundreds with a warning each.
+    """Makes a function run uncompiled inside a compiled one: one graph break, not hundreds with a warning each.
 
-    For what reads values, of which a graph would gain nothing: lengths, masks, scores in tiles.
+    For functions that read values (lengths, masks, scores in tiles), which would gain nothing from a graph.
     """
 
     @functools.wraps(f)

@@ -1,4 +1,4 @@
-"""The processes of a launcher as they find each other, before there is a group."""
+"""How the processes of a launcher find each other before there is a group."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ T = TypeVar("T")
 
 @contextmanager
 def connect(check: Callable[[], T]) -> Iterator[tuple[T, Any, int, int]]:
-    """The launcher's store once every process has come to it and none failed in ``check``.
+    """Gives the launcher's store once every process has reached it and none failed in ``check``.
 
     Args:
-        check: what is to be right in this process before it can join.
+        check: called in this process before it joins; raises if the process cannot take part.
 
     Yields:
         What ``check`` gives, and the store, the rank and the number of processes for ``init_process_group``.
 
     Raises:
-        ProcessLost: where another process failed in ``check``, or did not come in time; what ``check`` raises.
-        ValueError: for a variable of the environment that cannot be.
+        ProcessLost: if another process failed in ``check`` or did not come in time. What ``check`` raises, too.
+        ValueError: for an invalid environment variable.
     """
     seconds = connect_seconds()
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"

@@ -1,8 +1,8 @@
-"""One run over the tiles, alone or shared by the processes of a torch.distributed group.
+"""A run over the tiles, alone or shared by the processes of a torch.distributed group.
 
-Every process holds the same call. Each scores a run of the tiles that is as long as the others' in work, and meets them
-every few tiles in one small exchange: who is how far, and whether one failed. So an error in one process ends all of
-them, and nobody waits longer than that for a process that is lost.
+Every process makes the same call. Each scores a run of tiles with an equal share of the work, and every few tiles all
+meet in one small exchange: how far each is, and whether one failed. So an error in one process ends all of them, and
+nobody waits longer than that for a lost process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What models encode of a split, kept in a file: the next query of the same split does without the encoding.
+"""A split as encoded by models, kept in a file so that the next query of the same split need not encode it again.
 
-The file is safetensors: ``MODEL.images.rows``, ``MODEL.images.lengths`` and the same of captions for each model, with
-its number from 0; its metadata say of which models and of which split.
+The file is safetensors. For each model, numbered from 0, it has ``MODEL.images.rows``, ``MODEL.images.lengths`` and the
+same for captions; its metadata name the models and the split.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the processes of a torch.distributed group tell each other: who is how far, who failed and with what error.
+"""What the processes of a torch.distributed group tell each other: how far each is, and which failed with what error.
 
 An error in one process ends all of them at the next exchange, and nobody waits longer than that for a lost process.
 """

@@ -1,4 +1,4 @@
-"""What a scoring problem is, as plain numbers and names: two runs that agree in it compute the same bits."""
+"""A scoring problem as plain numbers and names: two runs whose fingerprints agree compute the same bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operators as modules with learned parameters: a scorer's numbers, and a layer of relation-aware attention."""
+"""The operators as modules: a scorer with learned parameters, and a layer of relation-aware attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One side of the problem, in whatever form it came, read as packed rows block by block."""
+"""One side of the problem, in any accepted form, read block by block as packed rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes that ``torchrun`` started: this one's place among them, their group and its device."""
+"""The processes that ``torchrun`` started: this process's place among them, their group and its device."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ def default_group() -> Any:
 
 @contextmanager
 def process_group(device: str | None = None) -> Iterator[torch.device]:
-    """Inside the block, the processes that ``torchrun`` started are one group; gives this process's device.
+    """Makes the processes that ``torchrun`` started one group inside the block; gives this process's device.
 
-    NCCL where each process has a GPU, else gloo. Without ``torchrun`` there is one process and no group. The processes
-    connect within ``CMSEI_CONNECT_SECONDS`` (120 if unset) or not at all; torch's own 30 minutes are for the work.
+    The group uses NCCL if each process has a GPU, else gloo. Without ``torchrun`` there is one process and no group.
+    The processes must connect within ``CMSEI_CONNECT_SECONDS`` (120 if unset); torch's own limit of 30 minutes is for
+    the work.
 
     Raises:
-        ValueError: for a device that is not here, or a number of seconds that cannot be.
-        ProcessLost: another process has no such device, or did not come.
+        ValueError: for a device that is not here, or an invalid number of seconds.
+        ProcessLost: if another process has no such device, or did not connect.
     """
     there = dist.is_available() and dist.is_initialized()
     if not there and not {"RANK", "WORLD_SIZE"} <= os.environ.keys():

@@ -1,4 +1,4 @@
-"""How far a long run is: a bar on a terminal, plain lines where the output is kept."""
+"""The progress of a long run: a bar on a terminal, plain lines where the output goes to a file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Progress:
             self._bar = tqdm(total=total, initial=done, unit="pair", unit_scale=True)
 
     def update(self, pairs: int) -> None:
-        """More pairs are done."""
+        """Adds pairs that are done."""
         self._done += pairs
         if self._bar is not None:
             self._bar.update(pairs)
@@ -41,7 +41,7 @@ class Progress:
             print(self.line(time.monotonic() - self._start), file=sys.stderr, flush=True)
 
     def line(self, seconds: float) -> str:
-        """What is printed so many seconds after the start."""
+        """The line to print that many seconds after the start."""
         speed = (self._done - self._first) / max(seconds, 1e-9)
         share = 100 * self._done // max(self._total, 1)
         out = f"{share:3d} % of {self._total:,} pairs, {speed:,.0f} pairs/s"

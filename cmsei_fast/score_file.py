@@ -1,7 +1,7 @@
-"""A score matrix in a file: its name appears when every score is there, and a run that was killed goes on.
+"""A score matrix in a file, which gets its name once every score is there; a run that was killed can be continued.
 
-Scores go to ``NAME.npy.part``; ``NAME.npy.record`` says which tiles are in it (``score_record.py``), each marked after
-its scores have reached the disk.
+Scores go to ``NAME.npy.part``. ``NAME.npy.record`` lists the tiles in it (``score_record.py``), each added after its
+scores have reached the disk.
 """
 
 from __future__ import annotations

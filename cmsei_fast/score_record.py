@@ -1,8 +1,8 @@
 """The record beside a score matrix that is being written: which of its tiles are finished.
 
-``NAME.npy.record`` begins with a line of JSON (the format's name and version, the problem's fingerprint, the grid of
-tiles); then comes a line ``"i j crc"`` for each tile that is finished, the CRC-32 of its scores in hexadecimal. Where
-several processes write, all but the first mark in ``NAME.npy.record.RANK``, without the line of JSON.
+``NAME.npy.record`` begins with a line of JSON: the format's name and version, the problem's fingerprint and the grid of
+tiles. Then comes a line ``"i j crc"`` for each finished tile, with the CRC-32 of its scores in hexadecimal. Where
+several processes write, all but the first write to ``NAME.npy.record.RANK``, without the line of JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Definitions of the score of an image–sentence pair, as frozen dataclasses, and the field's presets."""
+"""Definitions of the score of an image–sentence pair, as frozen dataclasses, and presets of published models."""
 
 from __future__ import annotations
 

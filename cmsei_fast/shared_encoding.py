@@ -1,4 +1,4 @@
-"""Images or captions that the processes of a torch.distributed group encode together."""
+"""Encoding of images or captions shared by the processes of a torch.distributed group."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The pairs cut into a grid of tiles, and their scores tile by tile while the next block of features is read.
+"""The grid of tiles that the pairs are cut into, and the scores tile by tile while the next block of features is read.
 
-The grid depends on the problem alone. Whatever is computed of a problem (the matrix, ranks, the best, one process's
-share) takes its scores from the tiles of this grid, so that a pair's score is the same bits everywhere.
+The grid depends on the problem alone. Whatever is computed (the matrix, ranks, the best, one process's share) takes its
+scores from the tiles of this grid, so a pair's score has the same bits everywhere.
 """
 
 from __future__ import annotations

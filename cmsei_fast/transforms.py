@@ -1,4 +1,4 @@
-"""What torch does with tensors at the moment: the transforms of ``torch.func``, forward-mode derivatives."""
+"""Which of torch's transforms are active: those of ``torch.func``, and forward-mode derivatives."""
 
 from __future__ import annotations
 

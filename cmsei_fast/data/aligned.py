@@ -1,4 +1,4 @@
-"""A split under the names of another: two detectors, or two files, number the same names differently."""
+"""A split renumbered to another's names: two detectors, or two files, number the same names differently."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .split import Split, offsets_of
 def aligned(split: Split, object_names: Sequence[str], predicate_names: Sequence[str]) -> Split:
     """The split with labels and predicates renumbered to these names.
 
-    A label whose name is not among them is unknown (-1), a relation whose predicate is not among them is left out. The
-    split itself where nothing changes; features stay where they are.
+    A label whose name is not among them becomes unknown (-1); a relation whose predicate is not among them is left out.
+    Returns the split itself if nothing changes. Features are not read.
     """
     objects, predicates = tuple(object_names), tuple(predicate_names)
     if split.labels is not None and split.object_names != objects:

@@ -1,4 +1,4 @@
-"""Boxes that are x, y, width, height where corners are meant."""
+"""Detects boxes given as x, y, width, height where corners are expected."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _SLACK = 2.0  # pixels beyond an image's side, as converters allow
 
 
 def instead_of_corners(boxes: Any, sizes: Any = None) -> str:
-    """What boxes that are no corners look like, to add to an error; "" where they do not look like x, y, width, height.
+    """A hint to add to an error if boxes look like x, y, width, height; "" if they do not.
 
     Args:
-        boxes: (R, 4) numbers of which some are inside out as x1, y1, x2, y2.
-        sizes: width and height of their image in pixels, (2,) or (R, 2); None: not known.
+        boxes: (R, 4) numbers, some of which are inside out if read as x1, y1, x2, y2.
+        sizes: width and height of their image in pixels, (2,) or (R, 2); None if unknown.
     """
     try:
         boxes = np.asarray(boxes, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Scene graphs as a split."""
+"""Makes a split of scene graphs."""
 
 from __future__ import annotations
 

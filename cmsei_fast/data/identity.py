@@ -1,4 +1,4 @@
-"""What tells one split or vocabulary from another, so that a run goes on with those that it began with."""
+"""Fingerprints of splits and vocabularies, so that a resumed run is given those that it began with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON objects in files."""
+"""Reads and writes files that hold one JSON object."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The file of a split: one flat HDF5 file whose data sets bear the names of the parts of a :class:`Split`.
+"""The file of a split: one flat HDF5 file whose data sets have the names of the parts of a :class:`Split`.
 
-Written whole or not at all, read with everything but the features in memory; the features stay in the file and are read
+It is written whole or not at all. Reading loads everything but the features, which stay in the file and are read
 through a memory map.
 """
 

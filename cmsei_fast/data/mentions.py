@@ -1,4 +1,4 @@
-"""Which relations of an image's scene graph the words of a caption speak of, by their names alone."""
+"""Which relations of an image's scene graph a caption's words mention, judged by names alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SUBJECT, _OBJECT = 1, 2
 
 
 class Mention(NamedTuple):
-    """One word of a caption that speaks of relations.
+    """One word of a caption that mentions relations.
 
     Args:
         word: its place in the caption.
@@ -27,20 +27,20 @@ class Mention(NamedTuple):
 
 
 class Mentions:
-    """Finds the relations that a caption's words speak of in its image's scene graph.
+    """Finds the relations of its image's scene graph that a caption's words mention.
 
-    A word speaks of a relation if it is a form of the verb that the predicate begins with (``sits`` of ``sitting on``),
-    and the caption names an end of the relation: the subject before the word, or the object behind it. It names one by
-    the last word of its label, or of one of the label's aliases (Visual Genome's ``lady,woman``). Of the image's
-    relations that the word may mean, those count of which most is named: both ends, else the object, else the subject.
-    Verbs are first words in ``-ing`` and their other forms; prepositions, ``and`` and ``has`` mean too many things to
-    say where a word should look.
+    A word mentions a relation if it is a form of the verb that the predicate begins with (``sits`` for ``sitting on``)
+    and the caption names an end of the relation: the subject before the word, or the object after it. An end is named
+    by the last word of its label, or of one of the label's aliases (Visual Genome's ``lady,woman``). Among the
+    relations that the word may mean, those with the most ends named count: both ends, else the object, else the
+    subject. Verbs are first words in ``-ing`` and their other forms. Prepositions, ``and`` and ``has`` are left out,
+    since they mean too many things to say where a word should look.
 
     Args:
         split: with labels and relations.
 
     Raises:
-        ValueError: for a split without.
+        ValueError: for a split without either.
     """
 
     def __init__(self, split: Split) -> None:
@@ -54,7 +54,7 @@ class Mentions:
         self._verbs = verbs(split.predicate_names)
 
     def __call__(self, words: Sequence[str], image: int) -> list[Mention]:
-        """Those of a caption, given as its words, in the image of that number."""
+        """The mentions in a caption, given as its words, of the image with that number."""
         edges = slice(*self._relation_offsets[image : image + 2].tolist())
         relations = [(s, self._verbs[p], o) for s, p, o in self._relations[edges].tolist() if s != o]
         words = [word.lower() for word in words]

@@ -1,4 +1,4 @@
-"""Scene graphs as JSON lines: one image a line with its labels, boxes, relations and captions."""
+"""Scene graphs as JSON lines: one image per line with its labels, boxes, relations and captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which strings the file of a split can hold: HDF5 ends a string at a NUL, and writes UTF-8."""
+"""Which strings a split's file can hold: HDF5 ends a string at a NUL, and writes UTF-8."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generated scenes whose images come in groups: the same objects, told apart by their relations alone."""
+"""Generated scenes in groups of images that have the same objects and differ only in their relations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vocabulary: words and their numbers, in the JSON form that the field's code reads and writes."""
+"""The vocabulary: words and their numbers, in the JSON form that published code reads and writes."""
 
 from __future__ import annotations
 

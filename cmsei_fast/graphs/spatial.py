@@ -1,6 +1,6 @@
 """Spatial relations: the classes of Yao et al. 2018 ("Exploring visual relationship for image captioning"), from boxes.
 
-The angle is that of ``atan2``: code in wide use takes an arc sine or cosine, which is wrong in two quadrants.
+The angle is that of ``atan2``. Widely used code takes an arc sine or cosine instead, which is wrong in two quadrants.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Retrieval: the best items, ranks and recalls, from features without the matrix or from a matrix."""
+"""Retrieval: the best items, ranks and recalls, from features without a score matrix, or from a matrix."""
 
 from .best import Retrieved, retrieve
 from .evaluation import evaluate

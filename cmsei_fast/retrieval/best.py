@@ -1,4 +1,4 @@
-"""The k best captions of every image, or images of every caption, of all or of candidates, without the matrix."""
+"""The k best captions of every image, or images of every caption, from all or from given candidates."""
 
 from __future__ import annotations
 

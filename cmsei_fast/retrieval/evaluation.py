@@ -1,4 +1,4 @@
-"""Features to recalls in one call, without the score matrix."""
+"""Recalls from features in one call, without the score matrix."""
 
 from __future__ import annotations
 

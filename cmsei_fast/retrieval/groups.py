@@ -1,4 +1,4 @@
-"""Choosing among few: whether a caption's image beats the others of its group."""
+"""Choosing among a few: whether a caption's own image beats the others of its group."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How far a score of rounded features can be from that of the features: a bound that holds for every pair.
+"""A bound, valid for every pair, on how far the score of rounded features can be from that of the features themselves.
 
-For scores that are sums, means, largest or soft-largest values of the queries' largest inner products. docs/pruning.md
-derives it; the names here are those there.
+It covers scores that are sums, means, maxima or log-sum-exps of the queries' largest inner products. docs/pruning.md
+derives it and uses the same names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ranks and recalls of a score matrix that is there, read in blocks of rows."""
+"""Ranks and recalls of a given score matrix, read in blocks of rows."""
 
 from __future__ import annotations
 

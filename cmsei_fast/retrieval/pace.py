@@ -1,4 +1,4 @@
-"""Which of two ways of scoring is the faster here, by the clock, at a small cost of trying the other one."""
+"""Which of two ways of scoring is faster here, by the clock, at a small cost of trying the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DOUBT = 1.25
 
 
 def clock() -> float:
-    """Seconds of this thread, which has its share of all parallel work; what else the machine does is left out."""
+    """CPU seconds of this thread, which does its share of all parallel work; other load on the machine is left out."""
     return time.thread_time()
 
 

@@ -1,4 +1,4 @@
-"""What a rank is, ties and all: the scores of the true pairs first, then how many others are above or equal."""
+"""Ranks, ties included: the scores of the true pairs first, then how many others are above or equal."""
 
 from __future__ import annotations
 

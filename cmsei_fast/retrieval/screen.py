@@ -1,4 +1,4 @@
-"""Tiles that are scored with rounded features first, and exactly only where that does not decide."""
+"""Tiles scored with rounded features first, and exactly only where that does not decide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The best of what streams past: k items for each query, exact and in one order whatever the order of the tiles."""
+"""The k best items for each query from streamed tiles: exact, in one order whatever the order of the tiles."""
 
 from __future__ import annotations
 

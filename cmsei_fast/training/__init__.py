@@ -1,4 +1,4 @@
-"""Training: losses, the loop, checkpoints and what makes many processes one."""
+"""Training: losses, the loop, checkpoints, and steps shared by several processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run stands, on disk: tensors as safetensors, numbers as JSON, each checkpoint a directory of its own."""
+"""Checkpoints, each in its own directory: tensors as safetensors, numbers as JSON."""
 
 from __future__ import annotations
 

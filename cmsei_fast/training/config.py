@@ -1,4 +1,4 @@
-"""How a model is trained, as one frozen dataclass that JSON and command-line flags can fill."""
+"""The settings of a training run, as one frozen dataclass that JSON and command-line flags can fill."""
 
 from __future__ import annotations
 

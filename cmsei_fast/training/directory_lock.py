@@ -1,4 +1,4 @@
-"""One process at a time trains in a directory."""
+"""Lets one process at a time train in a directory."""
 
 from __future__ import annotations
 

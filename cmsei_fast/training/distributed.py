@@ -1,4 +1,4 @@
-"""A step of all processes is one process's step: rows and scores are gathered with gradients, which are averaged."""
+"""Makes a step of several processes equal one process's: gathers rows and scores, and averages gradients."""
 
 from __future__ import annotations
 

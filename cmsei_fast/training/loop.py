@@ -1,4 +1,4 @@
-"""The training loop: resumable to the bit, in one process or in many."""
+"""The training loop: resumable to the bit, in one process or in several."""
 
 from __future__ import annotations
 

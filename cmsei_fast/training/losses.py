@@ -1,6 +1,7 @@
 """Losses over a batch's score matrix; an image's own captions are never its negatives.
 
-All take scores (N, M) of N different images with M captions, and ``owner`` (M,) int64, the row of each caption's image.
+All take the scores (N, M) of N different images with M captions, and ``owner`` (M,) int64, the row of each caption's
+image.
 """
 
 from __future__ import annotations

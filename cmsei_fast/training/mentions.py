@@ -1,4 +1,4 @@
-"""The words of a batch's captions that speak of relations, numbered as the batch numbers images and captions."""
+"""The words in a batch's captions that name relations, with the batch's numbers of images and captions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..model import CMSEI
 
 @dataclass(frozen=True, eq=False)
 class MentionBatch:
-    """The K words of a process's captions that speak of relations of their images.
+    """The K words in a process's captions that mention relations of their images.
 
     Args:
         images: (K,) int64, the image of each among those of the whole batch.
@@ -47,7 +47,7 @@ class MentionBatch:
 def mention_batch(
     mentions: Sequence[Sequence[Mention]], captions: Sequence[np.ndarray], rank: int, owner: np.ndarray
 ) -> MentionBatch:
-    """Those of one process.
+    """The mentions in one process's captions.
 
     Args:
         mentions: of each caption of the split.

@@ -1,4 +1,4 @@
-"""One step's loss as a module, which has all that learns."""
+"""The loss of one step as a module that holds everything learned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's directory holds, by name; torch is not needed to look."""
+"""The names of the files in a run's directory; needs no torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ PREFIX = "step-"  # of a checkpoint, before the number of its steps
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the most steps; None where there is none."""
+    """The checkpoint with the most steps; None if there is none."""
     found = sorted(folder.glob(f"{PREFIX}*")) if folder.is_dir() else []
     return found[-1] if found else None

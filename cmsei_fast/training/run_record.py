@@ -1,4 +1,4 @@
-"""``run.json``: what a run was begun with, and what of it a resumed run may change."""
+"""``run.json``: the settings that a run was begun with, and which of them a resumed run may change."""
 
 from __future__ import annotations
 

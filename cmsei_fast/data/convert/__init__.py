@@ -1,4 +1,4 @@
-"""Converters: each reads one of the field's formats as a split whose features stay where they are until written."""
+"""Converters: each reads a published format as a split whose features stay in their files until it is written."""
 
 from .attach import attach
 from .butd import butd_split

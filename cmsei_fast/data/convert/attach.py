@@ -1,4 +1,4 @@
-"""Scene graphs of one detector on the regions of another: labels and relations go to the regions whose boxes agree."""
+"""Moves one detector's labels and relations onto another's regions, where their boxes agree."""
 
 from __future__ import annotations
 

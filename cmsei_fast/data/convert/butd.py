@@ -1,4 +1,4 @@
-"""Bottom-up-attention's tab-separated files: an image a line, its boxes and features as base64 of float32."""
+"""Bottom-up-attention's tab-separated files: an image per line, its boxes and features as base64 of float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The captions of images that come from somewhere else, in the formats of their files."""
+"""Captions for images whose features come from elsewhere, in the formats of their files."""
 
 from __future__ import annotations
 

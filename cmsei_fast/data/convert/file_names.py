@@ -1,4 +1,4 @@
-"""The file names of images that a release knows by numbers."""
+"""The file names of images that a release identifies by numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of a source and of a captions' file, matched by their names."""
+"""Matches the images of a source with those of a captions file, by name."""
 
 from __future__ import annotations
 

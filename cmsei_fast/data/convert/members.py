@@ -1,4 +1,4 @@
-"""The members of a JSON object too large to hold, one at a time."""
+"""Reads the members of a JSON object one at a time, for objects too large to hold."""
 
 from __future__ import annotations
 

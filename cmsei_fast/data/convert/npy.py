@@ -1,4 +1,4 @@
-"""``.npy`` files, never unpickled."""
+"""Reads ``.npy`` files without unpickling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of ``.npz`` files, one an image, as bottom-up-attention.pytorch writes them."""
+"""Folders of ``.npz`` files, one per image, as bottom-up-attention.pytorch writes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that are read from their source an image at a time, when they are asked for."""
+"""Rows read from their source an image at a time, when they are asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines of text files."""
+"""Reads lines of text files."""
 
 from __future__ import annotations
 
