@@ -61,7 +61,8 @@ def _status(argv: Sequence[str] | None) -> int:
         message = _message(error)
         if "parser" in arguments:
             message = told_by_flags(message, arguments)
-        if not isinstance(error, (ValueError, TypeError)) and "--resume" not in message:  # no fault of the command's
+        faults = (ValueError, TypeError, BlockingIOError)  # that the same command has again, or while another runs
+        if not isinstance(error, faults) and "--resume" not in message:
             message += _how_to_go_on(arguments)
         _tell(f"error: {_one_line(message)}")
         return BAD_INPUT
@@ -120,9 +121,8 @@ def _asked(unknown: Sequence[str], arguments: argparse.Namespace) -> str:
     bare = [text for text in unknown if not text.startswith("-")]
     if not bare or "caption" not in arguments:
         return ""
-    before = arguments.caption if isinstance(arguments.caption, str) else " ".join(arguments.caption or ())
-    sentence = f"{before} {' '.join(bare)}" if before else bare[0]
-    return f"; a sentence is given as --caption {shlex.quote(sentence)}"
+    before = [arguments.caption] if isinstance(arguments.caption, str) else arguments.caption or []
+    return f"; a sentence is given as --caption {shlex.quote(' '.join([*before, *bare]))}"
 
 
 def _flush() -> None:

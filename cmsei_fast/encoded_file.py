@@ -125,10 +125,11 @@ class EncodedFile:
             raise ValueError(f"{self._path}: expected a {FORMAT}, got another or a damaged file ({error})") from None
 
     def _check(self, found: dict[str, Any]) -> None:
-        for name, what in (("models", "by other models"), ("images", "of other images"), ("captions", "of others")):
+        of_others = ("what other models encode", "that of other images", "that of other captions")
+        for name, got in zip(("models", "images", "captions"), of_others, strict=True):
             if name in found and found[name] != json.loads(json.dumps(self._fingerprint[name])):
                 raise ValueError(
-                    f"{self._path}: expected what these models encode of this split, got {name} encoded {what} "
+                    f"{self._path}: expected what these models encode of this split, got {got} "
                     "(remove the file to encode anew)"
                 )
 

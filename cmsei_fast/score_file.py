@@ -248,7 +248,7 @@ class ScoreFile:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(file)
-                raise OSError(f"{self.part}: expected no other run that writes it, got one") from None
+                raise BlockingIOError(f"{self.part}: expected no other run that writes it, got one") from None
             except OSError:  # a file system without locks
                 return file
             if self.part.exists() and os.path.samestat(os.fstat(file), self.part.stat()):

@@ -354,7 +354,11 @@ def test_an_unknown_flag_is_told_with_the_command_whose_help_has_the_right_one(a
 
 
 @pytest.mark.parametrize("command", ["retrieve a.h5 --model m", "explain a.h5 --model m --image 3"])
-@pytest.mark.parametrize("given", [["a man's hat"], ["--caption", "a", "man's", "hat"]], ids=["no flag", "no quotes"])
+@pytest.mark.parametrize(
+    "given",
+    [["a man's hat"], ["--caption", "a", "man's", "hat"], ["a", "man's", "hat"]],
+    ids=["no flag", "no quotes", "neither"],
+)
 def test_how_a_sentence_is_given_is_told(command, given, capsys):
     with pytest.raises(SystemExit):
         cli.main([*command.split(), *given])

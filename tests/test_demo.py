@@ -31,6 +31,9 @@ def test_prints_a_row_for_each_model_and_writes_a_page(tmp_path, capsys, monkeyp
     assert not re.search(r"(src|href)=|https?:|url\((?!#)", page), "the page must need nothing outside itself"
     assert sorted(os.listdir(tmp_path)) == ["page.html", "runs"]
     assert len(os.listdir(tmp_path / "runs")) == len(demo.MODELS)
+    assert cli.main(["demo", "--directory", "runs"]) == 2
+    told = "--directory: expected one without the runs of a demo, got runs with 0-scan-t2i"
+    assert capsys.readouterr() == ("", f"cmsei-fast: error: {told}\n")
 
 
 @pytest.mark.parametrize(

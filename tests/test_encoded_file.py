@@ -92,9 +92,9 @@ def test_what_else_was_encoded_is_refused_in_one_line(
     before = kept.read_bytes()
     capsys.readouterr()
     for path, change, message in (
-        (kept, {"models": ("b",)}, "got models encoded by other models"),
-        (kept, {"models": ("a", "b")}, "got models encoded by other models"),
-        (kept, {"split": "other.h5"}, "got images encoded of other images"),
+        (kept, {"models": ("b",)}, "got what other models encode"),
+        (kept, {"models": ("a", "b")}, "got what other models encode"),
+        (kept, {"split": "other.h5"}, "got that of other images"),
         (kept, {"models": ()}, "--encoded: expected --model with what encodes the split, got none"),
         (files / "a" / "model.safetensors", {}, "expected a cmsei_fast encoded split of version 2, got another file"),
         (tmp_path, {}, "--encoded: expected the name of a file, got the directory"),

@@ -160,9 +160,9 @@ def test_an_encoded_split_of_something_else_is_refused(files, tmp_path, capsys):
     for options, change, message in (
         (tmp_path / "untold", {}, "untold: expected to be told of which models, got a damaged file"),
         (tmp_path / "mistold", {}, "mistold: expected to be told of which models, got a damaged file"),
-        (kept, {"models": ("b",)}, "got models encoded by other models"),
-        (kept, {"models": ("a", "b")}, "got models encoded by other models"),
-        (kept, {"split": other}, "got images encoded of other images"),
+        (kept, {"models": ("b",)}, "got what other models encode"),
+        (kept, {"models": ("a", "b")}, "got what other models encode"),
+        (kept, {"split": other}, "got that of other images"),
         (tmp_path / "text", {}, "expected a cmsei_fast encoded split, got another or a damaged file"),
         (files / "a" / "model.safetensors", {}, "expected a cmsei_fast encoded split of version 2, got another file"),
         (tmp_path, {}, "--encoded: expected the name of a file, got the directory"),

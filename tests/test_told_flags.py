@@ -137,3 +137,34 @@ def test_an_interrupted_evaluation_tells_how_it_goes_on(
             assert cli.main([*command, *options]) == cli.INTERRUPTED
         assert capsys.readouterr().err == f"cmsei-fast: interrupted{told.format(tmp_path)}\n"
     assert cli.main([*command, *options]) == 0
+
+
+def test_who_meets_another_run_is_not_sent_to_its_scores(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="locks are POSIX's")
+    command = [*[word.format(f=folder) for word in EVALUATE], "--scores", f"{tmp_path}/s.npy"]
+    with open(tmp_path / "s.npy.part", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert cli.main(command) == 2
+    told = f"{tmp_path}/s.npy.part: expected no other run that writes it, got one"
+    assert capsys.readouterr().err == f"cmsei-fast: error: {told}\n"
+
+
+def test_another_engine_does_not_go_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    command = [*[word.format(f=folder) for word in EVALUATE], "--scores", f"{tmp_path}/s.npy", "--resume"]
+    with monkeypatch.context() as patched:
+        patched.setattr(engines.get("eager"), "pair_score", interrupted)
+        assert cli.main([*command, "--engine", "eager"]) == cli.INTERRUPTED
+    capsys.readouterr()
+    assert cli.main([*command, "--engine", "reference"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(
+        f"cmsei-fast: error: --resume: expected the problem that {tmp_path}/s.npy.part was begun with"
+    )
+    assert err.endswith("; leaving out --resume starts afresh\n")

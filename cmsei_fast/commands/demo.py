@@ -74,6 +74,10 @@ def _demo(arguments: argparse.Namespace) -> int:
     check_least("--groups", arguments.groups, 1)
     check_least("--epochs", arguments.epochs, 1)
     check_least("--seed", arguments.seed, 0)
+    kept = None if arguments.directory is None else Path(arguments.directory)
+    names = [f"{number}-{title.lower().replace(' ', '-')}" for number, (title, *_) in enumerate(MODELS)]
+    if kept is not None and (there := [name for name in names if (kept / name).exists()]):
+        raise FileExistsError(f"--directory: expected one without the runs of a demo, got {kept} with {there[0]}")
     started = time.perf_counter()
     options: dict[str, Any] = {"captions_per_image": CAPTIONS_PER_IMAGE}
     training = synthetic_scenes(arguments.groups, seed=2 * arguments.seed, **options)
@@ -91,8 +95,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     print(f"{'chance':24}{25:14.1f}{50:14.1f}{50:14.1f}{100 * 32 / len(test.scenes):9.1f}")
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for number, model in enumerate(MODELS):
-            directory = Path(arguments.directory or scratch) / f"{number}-{model[0].lower().replace(' ', '-')}"
+        for name, model in zip(names, MODELS, strict=True):
+            directory = (kept or Path(scratch)) / name
             row = train_and_test(
                 model,
                 training,

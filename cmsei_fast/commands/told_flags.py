@@ -35,7 +35,7 @@ def told_by_flags(text: str, arguments: argparse.Namespace) -> str:
             return found[0]
         flag = flags[name].option_strings[0]
         if flags[name].nargs == 0:
-            return flag if given == "True" else f"no {flag}"
+            return flag if given == "True" else f"leaving out {flag}"
         return f"{flag} {given}"
 
     def mentioned(found: re.Match[str]) -> str:
