@@ -1,4 +1,4 @@
-"""The engines: each computes the same operators; this registry says which can run and finds them by name."""
+"""The registry of engines, which all compute the same operators: finds them by name and says which can run."""
 
 from __future__ import annotations
 

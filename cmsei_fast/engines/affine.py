@@ -1,4 +1,4 @@
-"""Products with a matrix of weights, in the form that the device multiplies fastest."""
+"""Products with a weight matrix, in the form that the device multiplies fastest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``engine="auto"`` means on a GPU: the fastest engine that measurements show, once it agrees with ``eager``."""
+"""What ``engine="auto"`` picks on a GPU: the fastest engine in the measurements, once it agrees with ``eager``."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Engine ``cuda``: the compiled kernels of ``csrc/cuda`` on an NVIDIA GPU.
 
-``pair_score``: a library's product of a chunk at a time and one kernel over it, forward and backward, for every option
-of the scorer; scores of 16-bit features are one kernel's that multiplies and scores, another on capability 9.0, which
-also takes ``"float8"`` and ``"int8"`` (elsewhere bfloat16 computes with the same numbers).
+``pair_score`` takes a library's product, a chunk at a time, and one kernel over it, forward and backward, for every
+option of the scorer. Scores of 16-bit features come from one kernel that multiplies and scores. Capability 9.0 has its
+own, which also takes ``"float8"`` and ``"int8"``; elsewhere bfloat16 computes with the same numbers.
 ``relation_attention`` is one kernel forward and one backward, which computes the weights again. Sums are float32
-(float64 for float64) and their order never changes.
+(float64 for float64) in a fixed order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pair score by CUDA kernels: a library's product of a chunk at a time, then one kernel that reads it once."""
+"""The pair score by CUDA kernels: a library's product, a chunk at a time, then one kernel that reads it once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Relation attention by CUDA kernels: addresses and strides of tensors, forward and backward."""
+"""Relation attention by CUDA kernels, forward and backward: passes them addresses and strides of tensors."""
 
 from __future__ import annotations
 

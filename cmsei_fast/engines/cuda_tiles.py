@@ -1,7 +1,7 @@
-"""Scores of 16-bit features by one kernel that multiplies and scores: by TMA and wgmma on Hopper, else by mma.sync.
+"""Scores of 16-bit features by one kernel that multiplies and scores: with TMA and wgmma on Hopper, else with mma.sync.
 
-The Hopper kernel also multiplies the numbers of precisions ``"float8"`` and ``"int8"`` and then by the scales of their
-rows.
+The Hopper kernel also multiplies the 8-bit numbers of precisions ``"float8"`` and ``"int8"``, and then by the scales of
+their rows.
 """
 
 from __future__ import annotations

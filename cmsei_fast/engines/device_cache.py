@@ -1,4 +1,4 @@
-"""What lies on a device and is asked for again and again, kept."""
+"""A cache for what is asked for repeatedly on a device."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Both operators in batched torch operations, on any device.
 
-``pair_score`` takes the Gram form, so that the width D is met in one matrix product per tile. Images and captions are
-sorted by length and tiled, and padding exists only inside a tile. The backward recomputes tile by tile.
+``pair_score`` uses the Gram form, in which the width D occurs in one matrix product per tile only. Images and captions
+are sorted by length and tiled, and padding exists only inside a tile. The backward pass recomputes tile by tile.
 """
 
 from __future__ import annotations

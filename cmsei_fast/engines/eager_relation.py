@@ -1,4 +1,4 @@
-"""Relation-aware graph attention in batched torch operations, with its gradient by hand."""
+"""Relation-aware graph attention in batched torch operations, with a hand-written gradient."""
 
 from __future__ import annotations
 

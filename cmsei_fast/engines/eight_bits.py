@@ -1,9 +1,9 @@
-"""Precisions ``"float8"`` and ``"int8"``: features rounded to numbers of 8 bits times a power of two of their row.
+"""Precisions ``"float8"`` and ``"int8"``: features rounded to 8-bit numbers times a power of two for each row.
 
 ``"float8"`` takes e4m3 numbers (Micikevicius et al. 2022, "FP8 formats for deep learning"): four significant bits, none
 above 448. ``"int8"`` takes whole numbers from -127 to 127. A row's scale is the least power of two at which its largest
-number does not pass the format's, so that dividing by it is exact, and bfloat16, whose eight bits hold the products,
-computes with the very numbers that instructions of 8 bits multiply.
+number does not exceed the format's, so dividing by it is exact. bfloat16 has eight significant bits, enough to hold
+each number times its scale, and so computes with the very numbers that 8-bit instructions multiply.
 """
 
 from __future__ import annotations

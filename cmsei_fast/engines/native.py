@@ -1,7 +1,7 @@
-"""The CPU engine: C++ kernels in ``csrc/``, one variant an instruction set, on torch's threads.
+"""The CPU engine: C++ kernels in ``csrc/``, one variant per instruction set, on torch's threads.
 
-Numerics: products, attention and sums in float32 (float64 for ``"float64"``) whatever the features' type, products of
-``"int8"`` in whole numbers where the processor multiplies these; results do not depend on the number of threads.
+Numerics: products, attention and sums are float32 (float64 for ``"float64"``) whatever the features' type. Products of
+``"int8"`` are whole numbers where the processor multiplies these. Results do not depend on the number of threads.
 """
 
 from __future__ import annotations

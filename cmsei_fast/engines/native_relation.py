@@ -1,4 +1,4 @@
-"""The relation attention of the CPU engine: tensors in, the compiled kernels of ``csrc/`` called on their memory.
+"""The relation attention of the CPU engine: calls the compiled kernels of ``csrc/`` on the tensors' memory.
 
 Numerics: float32 throughout (float64 for float64 queries) whatever the inputs' types; results do not depend on the
 number of threads.

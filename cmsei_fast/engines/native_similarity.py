@@ -1,4 +1,4 @@
-"""SGRAF's similarity on the CPU engine: tensors in, the compiled kernels of ``csrc/`` called on their memory.
+"""SGRAF's similarity on the CPU engine: calls the compiled kernels of ``csrc/`` on the tensors' memory.
 
 Numerics: float32 throughout (float64 for float64); results do not depend on the number of threads.
 """

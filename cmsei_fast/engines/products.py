@@ -1,4 +1,4 @@
-"""Inner products of rounded rows and their gradient, by a library's product that sums in the accumulator's dtype."""
+"""Inner products of rounded rows, and their gradient, by a library that sums in the accumulator's dtype."""
 
 from __future__ import annotations
 

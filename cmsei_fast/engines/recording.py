@@ -1,4 +1,4 @@
-"""Autograd inside a custom operator, where the dispatcher has switched it off."""
+"""Turns autograd on inside a custom operator, where the dispatcher has switched it off."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The definition: both operators literally, in feature space (docs/scores.md has the formulas of the options).
+"""The definition: both operators written literally, in feature space (docs/scores.md has the formulas of the options).
 
-One pair, one image and one head at a time, differentiable by autograd, float64 with ``precision="float64"``.
+It computes one pair, one image and one head at a time, in float64 with ``precision="float64"``; autograd
+differentiates it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Items of one length together, so that a tile of pairs needs no padding and no mask."""
+"""Groups items of one length, so that a tile of pairs needs no padding and no mask."""
 
 from __future__ import annotations
 

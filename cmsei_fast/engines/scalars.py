@@ -1,4 +1,4 @@
-"""A scorer's scalars where a GPU engine's kernels read them."""
+"""Puts a scorer's scalars where a GPU engine's kernels read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator's flat (scalars, config) means, and which dtype a precision rounds to and sums in."""
+"""The meaning of an operator's flat (scalars, config), and the dtypes a precision rounds to and sums in."""
 
 from __future__ import annotations
 

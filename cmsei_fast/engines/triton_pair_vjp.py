@@ -1,4 +1,4 @@
-"""Gradients of the pair score by Triton kernels: products again a chunk at a time, and two more of their gradients."""
+"""Gradients of the pair score by Triton kernels: the products again, chunk by chunk, and two more for the gradients."""
 
 from __future__ import annotations
 

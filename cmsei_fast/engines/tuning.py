@@ -1,7 +1,7 @@
-"""Choices that only a measurement can make, kept on disk so that the next process does not measure again.
+"""Choices that only a measurement can make, kept on disk so that the next process need not measure again.
 
-One file a GPU and a version of Triton, in ``CMSEI_CACHE`` or the platform's folder for caches. A file that cannot be
-read, written or understood is as good as none: measuring again is always right.
+There is one file per GPU and version of Triton, in ``CMSEI_CACHE`` or the platform's cache folder. A file that cannot
+be read, written or understood is ignored: measuring again is always right.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a model is made of, as one frozen dataclass that JSON can hold."""
+"""The structure of a model, as one frozen dataclass that JSON can hold."""
 
 from __future__ import annotations
 

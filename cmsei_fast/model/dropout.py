@@ -1,4 +1,4 @@
-"""Dropout whose masks cost little on the CPU: torch draws them there one element after another, in one thread."""
+"""Dropout with masks that are cheap on the CPU, where torch draws them one element at a time in one thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intra-modal reasoning: regions exchange what they know along the spatial, semantic and implicit graphs.
+"""Intra-modal reasoning: regions exchange information along the spatial, semantic and implicit graphs.
 
 V' = LayerNorm(V + Σ over relation kinds of Proj(out)), one or more times.
 """

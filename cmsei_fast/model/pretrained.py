@@ -1,4 +1,4 @@
-"""A model on disk: JSON for its structure, safetensors for its numbers; nothing that runs code when read."""
+"""A model on disk: JSON for its structure, safetensors for its numbers; reading it runs no code."""
 
 from __future__ import annotations
 

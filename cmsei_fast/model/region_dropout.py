@@ -1,4 +1,4 @@
-"""Regions that a step of training leaves out: which, and a batch without them."""
+"""Chooses the regions that a training step leaves out, and makes the batch without them."""
 
 from __future__ import annotations
 

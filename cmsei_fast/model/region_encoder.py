@@ -1,4 +1,4 @@
-"""Regions to the joint space: precomputed features, object labels and the geometry of boxes, each where it is known."""
+"""Regions to the joint space: precomputed features, object labels and box geometry, each if it is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions to the joint space: the field's bidirectional GRU, or a Hugging Face text model."""
+"""Captions to the joint space: the usual bidirectional GRU, or a Hugging Face text model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedding that the words of captions share with the names of objects and predicates."""
+"""The embedding shared by the captions' words and the names of objects and predicates."""
 
 from __future__ import annotations
 

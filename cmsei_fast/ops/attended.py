@@ -1,4 +1,4 @@
-"""Attended vectors of all pairs, tile by tile, for scores that need the vectors themselves, not only inner products."""
+"""Attended vectors of all pairs, tile by tile, for scores that need the vectors and not only inner products."""
 
 from __future__ import annotations
 

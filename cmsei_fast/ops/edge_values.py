@@ -1,4 +1,4 @@
-"""Labels and confidences of graphs, checked by their values."""
+"""Checks the values of graphs' labels and confidences."""
 
 from __future__ import annotations
 

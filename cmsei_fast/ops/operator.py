@@ -1,4 +1,4 @@
-"""Custom operators of torch that start at once."""
+"""Custom torch operators whose first call does not import the compiler."""
 
 from __future__ import annotations
 

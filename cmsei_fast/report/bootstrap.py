@@ -1,4 +1,4 @@
-"""How far recalls would move with other images: percentile intervals of the bootstrap (Efron 1979)."""
+"""How much recalls would vary with other images: percentile intervals of the bootstrap (Efron 1979)."""
 
 from __future__ import annotations
 

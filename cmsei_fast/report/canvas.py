@@ -1,4 +1,4 @@
-"""Where things stand on a picture of regions: the canvas itself, and labels that keep clear of each other."""
+"""The layout of a picture of regions: the canvas, and labels that do not cover each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Charts as SVG, the same bytes for the same numbers; colours are told apart by their marks and lines too."""
+"""Charts as SVG, the same bytes for the same numbers; series differ in marks and lines as well as colour."""
 
 from __future__ import annotations
 

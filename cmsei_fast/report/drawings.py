@@ -1,4 +1,4 @@
-"""Images on a page: a thumbnail where there are pixels, else boxes with names, else the image's name alone."""
+"""Images on a page: a thumbnail if there are pixels, else boxes with names, else only the image's name."""
 
 from __future__ import annotations
 

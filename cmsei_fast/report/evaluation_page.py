@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML page of recalls, ranks, the worst and the best queries, and the training."""
+"""The report of an evaluation: one HTML page of recalls, ranks, the worst and best queries, and the training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What went into the score of one image and one sentence, in numbers."""
+"""What made the score of one image and one sentence, in numbers."""
 
 from __future__ import annotations
 

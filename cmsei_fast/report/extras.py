@@ -1,4 +1,4 @@
-"""Packages that only pictures need: the extra ``plot``."""
+"""Checks for the packages that only pictures need: the extra ``plot``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _MODULES = {"matplotlib": "matplotlib", "Pillow": "PIL"}
 
 
 def require(argument: str, package: str = "matplotlib") -> None:
-    """A package of the extra is there.
+    """Checks that a package of the extra is installed.
 
     Args:
         argument: what asked for it, for the message.

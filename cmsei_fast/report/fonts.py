@@ -1,4 +1,4 @@
-"""Fonts for the text of pictures: matplotlib's own has no Chinese, Japanese, Korean or Hindi characters."""
+"""Fonts for text in pictures: matplotlib's own has no Chinese, Japanese, Korean or Hindi characters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of an image, to be drawn under the boxes."""
+"""Reads an image's file, to draw it under the boxes."""
 
 from __future__ import annotations
 

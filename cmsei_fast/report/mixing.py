@@ -1,9 +1,9 @@
-"""What a region's state is made of after a layer of reasoning: how much is its own, how much came along each edge.
+"""What a region's state consists of after a layer of reasoning: how much is its own, and how much came along each edge.
 
-Attention rollout (Abnar & Zuidema 2020, arXiv 2005.00928) takes a layer for half identity, half attention. Here the
-layer's own parts are measured instead, as by Kobayashi et al. 2021 (arXiv 2109.07152), since neither half is given:
-V' = LayerNorm(V + Σ over graphs of Proj(out)) is, but for its scale and its bias, a sum over the region itself and its
-edges, and each part counts by the length of its vector.
+Attention rollout (Abnar & Zuidema 2020, arXiv 2005.00928) assumes that a layer is half identity, half attention. Here
+the layer's own parts are measured instead, as by Kobayashi et al. 2021 (arXiv 2109.07152). But for its scale and bias,
+V' = LayerNorm(V + Σ over graphs of Proj(out)) is a sum over the region itself and its edges; each part counts by the
+length of its vector.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The queries that a score matrix answers worst and best, and what it answers them with."""
+"""The queries that a score matrix answers worst and best, with its answers."""
 
 from __future__ import annotations
 

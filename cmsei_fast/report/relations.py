@@ -1,4 +1,4 @@
-"""The relations behind a graph's edges, each told once: its edges run both ways and through every layer."""
+"""The relations behind a graph's edges, each listed once, though its edges run both ways and through every layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a retrieval: for each sentence the images that it found, for each image the captions."""
+"""The page of a retrieval: for each sentence the images found, for each image the captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run left on disk, read for its report."""
+"""Reads what a training run left on disk, for its report."""
 
 from __future__ import annotations
 
