@@ -147,6 +147,20 @@ def test_an_encoded_split_is_kept_and_not_encoded_again(files, tmp_path, monkeyp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.safetensors", "x.json"]
 
 
+def test_what_a_caption_would_do_to_a_terminal_is_told(files, tmp_path, capsys):
+    """A colour, a return to the line's beginning, a line's end, the other direction; an emoji's joiner stays."""
+    strange = "a\x1b[31m horse\r\u2028\u202eon\x85 \N{WOMAN}\u200d\N{EAR OF RICE}"
+    write_split(tmp_path / "s.h5", dataclasses.replace(SPLIT, captions=(strange, *SPLIT.captions[1:])))
+    command = [tmp_path / "s.h5", "--model", files / "a", "--image", "0"]
+    capsys.readouterr()
+    told = r"a\x1b[31m horse\r\u2028\u202eon\x85 " + "\N{WOMAN}\u200d\N{EAR OF RICE}"
+    for name, options in (("retrieve", ["--caption", strange, "--top", "99"]), ("explain", ["--caption", strange])):
+        assert cli.main([name, *map(str, command), *options]) == 0
+        out = capsys.readouterr().out
+        assert out.count(told) >= (2 if name == "retrieve" else 1)
+        assert not {*out} & {*"\x1b\r\u2028\u202e\x85"}
+
+
 def test_an_encoded_split_of_something_else_is_refused(files, tmp_path, capsys):
     kept = tmp_path / "kept.safetensors"
     assert run(files, "--caption", "a horse", "--encoded", kept) == 0

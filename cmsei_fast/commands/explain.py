@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .paths import Once, check_outputs, given_path
+from .printed import printed
 from .scoring_flags import add_device_flag
 from .sources import load_split, place_of
 
@@ -154,7 +155,7 @@ def _told(found: Explanation, step: int, through_graph: bool) -> str:
     """The terms, and for each word the regions that it looks at most."""
     from ..report.explanation import TERM_TITLES
 
-    lines = [f"{found.image}: {found.caption}", ""]
+    lines = [printed(f"{found.image}: {found.caption}"), ""]
     for term in found.terms:
         figures = f"{term.weight:7.3f} × {term.value:7.3f} = {term.contribution:7.3f}"
         lines.append(f"{TERM_TITLES[term.name]:26}{figures}")

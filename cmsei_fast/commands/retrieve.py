@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..version import __version__
 from .joining import joined
 from .paths import check_outputs, given_path
+from .printed import printed
 from .scoring import encoded_file, load_models, mean_stream
 from .scoring_flags import add_encoded_flag, add_scoring_flags, add_thumbnail_flag
 from .settings import check_least
@@ -210,7 +211,7 @@ def _told_of_sentence(found: dict[str, Any]) -> str:
         notes = ", ".join(["its own"] * x["own"] + [f"and {len(others)} more"] * bool(others))
         rows.append((x["rank"], f"{x['score']:.4f}", x["image"], x["name"], closest + f" ({notes})" * bool(notes)))
     table = _table(("rank", "score", "image", "name", "closest caption"), rows)
-    return "\n".join([f"“{found['caption']}”", *unknown_words(found), table])
+    return "\n".join([*map(printed, (f"“{found['caption']}”", *unknown_words(found))), table])
 
 
 def _told_of_image(found: dict[str, Any]) -> str:
@@ -219,12 +220,12 @@ def _told_of_image(found: dict[str, Any]) -> str:
         (x["rank"], f"{x['score']:.4f}", x["caption"], x["image"], x["name"], x["text"] + " (its own)" * x["own"])
         for x in found["captions"]
     ]
-    return f"image {found['image']}, {found['name']}\n{_table(heads, rows)}"
+    return f"image {found['image']}, {printed(found['name'])}\n{_table(heads, rows)}"
 
 
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
     """Columns of text: numbers at the right, the last two, a name and a text, at the left."""
-    cells = [heads, *(tuple(map(str, row)) for row in rows)]
+    cells = [heads, *(tuple(printed(str(x)) for x in row) for row in rows)]
     *wide, name = (max(map(len, column)) for column in list(zip(*cells, strict=True))[:-1])
     return "\n".join(
         "  ".join([*(x.rjust(n) for x, n in zip(row[:-2], wide, strict=True)), row[-2].ljust(name), row[-1]]).rstrip()
