@@ -1,4 +1,4 @@
-"""setuptools' command ``build_ext``, whose compilation is ninja's."""
+"""setuptools' command ``build_ext``, compiling with ninja."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REPORT = "build_report.json"
 
 
 class NinjaBuild(build_ext):
-    """build_ext whose compilation is ninja's; a module that cannot be built is left out and the report says why."""
+    """build_ext that compiles with ninja; a module that cannot be built is left out and the report says why."""
 
     def run(self) -> None:
         """Notes whether the modules go beside the sources, which setuptools' own hides while it builds."""

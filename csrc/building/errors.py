@@ -1,4 +1,4 @@
-"""What a build may end in."""
+"""The error that a build may end with."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def x86() -> bool:
 def supported_variants(
     compiler: list[str], directory: Path, variants: Mapping[str, tuple[tuple[str, ...], int]]
 ) -> tuple[list[str], dict[str, str]]:
-    """The instruction sets to build, and of those left out, why."""
+    """The instruction sets to build, and why each of the others is left out."""
     if not x86():
         return [name for name, (flags, _) in variants.items() if not flags], {}
     # A product of vectors, or of tiles, makes the assembler, not only the compiler, take the instructions.

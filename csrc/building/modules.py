@@ -1,4 +1,4 @@
-"""Both modules in one run of ninja, and what became of each."""
+"""Builds both modules in one run of ninja, and says what became of each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ class Outcome:
 
 
 def build_modules(version: str) -> dict[str, Outcome]:
-    """Compiles what can be compiled and raises where a module that must be there cannot."""
+    """Compiles what can be compiled.
+
+    Raises:
+        BuildError: if a module that the environment demands cannot be built.
+    """
     switches = {"native": switch("CMSEI_NATIVE", os.environ), "cuda": switch("CMSEI_CUDA", os.environ)}
     outcomes = {name: Outcome() for name in switches}
     for name, value in switches.items():

@@ -1,4 +1,4 @@
-"""A plan of ninja's: rules, steps, and what every step reads."""
+"""The build.ninja file: its rules, its steps, and the files that each step depends on."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def python_includes(pybind11: str) -> list[str]:
 
 
 def start_plan(directory: str, compiler: list[str], nvcc: str | None) -> tuple[Plan, list[str]]:
-    """An empty plan whose products go to ``directory``, and the include flags of what binds to Python."""
+    """An empty plan whose outputs go to ``directory``, and the include flags for code that binds to Python."""
     folder = tree.ROOT / directory
     folder.mkdir(parents=True, exist_ok=True)
     # Steps depend on these files, so that another compiler compiles anew.
@@ -83,6 +83,6 @@ def start_plan(directory: str, compiler: list[str], nvcc: str | None) -> tuple[P
 
 
 def ninja_run(plan: Plan) -> list[str]:
-    """Writes the plan down; the command that carries it out from the root of the source tree."""
+    """Writes the build.ninja; returns the command that runs it from the root of the source tree."""
     tree.write_if_changed(tree.ROOT / plan.directory / "build.ninja", plan.text())
     return [*tools.ninja_command(), "-f", f"{plan.directory}/build.ninja"]
