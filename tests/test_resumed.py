@@ -66,6 +66,19 @@ def test_a_saved_model_has_its_settings_as_its_run_has_them(
     assert "--heads: expected 4 (as the run began), got 2; --resume takes" in capsys.readouterr().err
 
 
+def test_a_run_that_lost_its_checkpoints_says_that_it_starts_afresh(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bare.h5").write_bytes((run.parent / "bare.h5").read_bytes())
+    assert resumed(tmp_path / "run", *GIVEN) == 0
+    assert resumed(tmp_path / "run", *GIVEN) == 0
+    assert capsys.readouterr().err == ""
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert resumed(tmp_path / "run", *GIVEN) == 0
+    told = f"{tmp_path / 'run'}: the run has no checkpoint, so it starts afresh"
+    assert capsys.readouterr().err == f"cmsei-fast: warning: {told}\n"
+
+
 def test_the_model_that_a_run_started_from_is_noted_and_asked_for(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -94,6 +94,7 @@ def _train(arguments: argparse.Namespace) -> int:
         from ..process_group import rank_and_world, together
         from ..training.loop import begun
         from ..training.run_directory import BEST, LAST
+        from ..training.run_record import CONFIG
 
         with together():
             training = load_split(arguments.training)
@@ -107,6 +108,10 @@ def _train(arguments: argparse.Namespace) -> int:
             for flag, words in (("--model", arguments.model), ("--vocabulary", arguments.vocabulary)):
                 if words is not None:
                     _tell_unknown(f"{flag} {words}", model, training)
+            began = (Path(arguments.directory) / CONFIG).exists()
+            if began and _left(arguments.directory) is None and rank_and_world()[0] == 0:
+                told = f"{arguments.directory}: the run has no checkpoint, so it starts afresh"
+                print(f"cmsei-fast: warning: {told}", file=sys.stderr)
             arguments.left = lambda: _left(arguments.directory)
             metrics = run()
         if metrics is not None:
