@@ -78,11 +78,16 @@ def weights(a, temperature, queries, context, NORM: tl.constexpr, ATTEND: tl.con
 
 
 @triton.jit
-def relevance(dot, q, u, RELEVANCE: tl.constexpr):
-    """Relevance of each query from Q·U and the lengths."""
+def relevance(dot, q, u, k, RELEVANCE: tl.constexpr, STEPS: tl.constexpr):
+    """Relevance of each query in step k from Q·U and the lengths.
+
+    A refined query's Q·U is held to the lengths: each step multiplies the rounding of vectors that cancel out.
+    """
     r = dot
     if RELEVANCE == "cosine":
         r = cosine(dot, q, u)
+    elif STEPS > 1:
+        r = tl.where(k > 0, within(dot, q * u), dot)
     return r
 
 
@@ -179,7 +184,7 @@ def direction(
     # lays all warps along the rows, so that eight of them hold all 64 rows twice.
     for k in range(STEPS):
         _, h, dot, quad, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, TURNED, PRECISION)
-        r = relevance(dot, q, length(square), RELEVANCE)
+        r = relevance(dot, q, length(square), k, RELEVANCE, STEPS)
         total += aggregate(r, mask, count, guide, lse, AGGREGATE, QUERY)
         if STEPS > 1:  # after the last as well: a branch would have the compiler attend twice, in two layouts
             a, q = refined(a, q, h, dot, quad, r, gates, tl.minimum(k, STEPS - 2), queries, context, QUERY)

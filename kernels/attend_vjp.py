@@ -96,6 +96,7 @@ def step_vjp(
     ATTEND: tl.constexpr,
     RELEVANCE: tl.constexpr,
     AGGREGATE: tl.constexpr,
+    STEPS: tl.constexpr,
     QUERY: tl.constexpr,
     GATES: tl.constexpr,
     TURNED: tl.constexpr,
@@ -118,7 +119,7 @@ def step_vjp(
     C: tl.constexpr = a.shape[1]
     BL: tl.constexpr = a.shape[2]
     u = length(quad)
-    r = relevance(dot, q, u, RELEVANCE)
+    r = relevance(dot, q, u, k, RELEVANCE, STEPS)
     value, d_r, from_guide, d_lse = aggregate_vjp(r, mask, count, guide, lse, d, AGGREGATE, QUERY)
     d_guide += from_guide
     if AGGREGATE == "lse":
@@ -140,11 +141,13 @@ def step_vjp(
         d_dot, from_held = within_vjp(dot, q * u, d_dot + from_dot)
         d_most += from_held
     else:
-        d_dot, d_most = within_vjp(dot, q * u, d_dot)
+        free, bound = d_r, tl.zeros_like(r)
+        if STEPS > 1:
+            free, bound = tl.where(k > 0, 0.0, d_r), tl.where(k > 0, d_r, 0.0)
+        d_dot, d_most = within_vjp(dot, q * u, d_dot + bound)
+        d_dot += free
     d_q += d_most * u
     d_u += d_most * q
-    if RELEVANCE == "dot":
-        d_dot += d_r
     each_dot, each_quad = along_context(d_dot, QUERY), along_context(length_vjp(u, d_u), QUERY)
     d_h = each_quad * p
     # What pair_math.h says of kSteepest.
@@ -223,7 +226,7 @@ def direction_vjp(
             gram = load_gram(grams, captions, C, BL, BR, QUERY)
             p, h, dot, quad, _ = attend(at, gram, temperature, queries, context, NORM, ATTEND, QUERY, TURNED, PRECISION)
             if STEPS > 1:
-                r = relevance(dot, length_at, length(quad), RELEVANCE)
+                r = relevance(dot, length_at, length(quad), k, RELEVANCE, STEPS)
                 gate = tl.minimum(k, STEPS - 2)
                 more, length_more = refined(at, length_at, h, dot, quad, r, gates, gate, queries, context, QUERY)
                 # Not a branch, which would have the compiler attend twice: once more in the layout of an operand.
@@ -256,6 +259,7 @@ def direction_vjp(
             ATTEND,
             RELEVANCE,
             AGGREGATE,
+            STEPS,
             QUERY,
             GATES,
             TURNED,

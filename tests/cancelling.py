@@ -68,6 +68,27 @@ def check_gradients_without_a_mean(steps: int, engine: str, count: int = 6) -> N
         assert x.grad.abs().max() <= 1e8  # 1 / ε; NaN is above it
 
 
+def check_dots_of_refined_queries(attend: str, norm: str, engine: str, steps: int = 4) -> None:
+    """A refined query's inner product is within its length times the attended vector's, at most the context's longest.
+
+    Queries attend alike to vectors that are at right angles to them and cancel out. Gates near 1 leave them what
+    rounding alone is, and each step multiplies it.
+    """
+    gates = ((0.0, 30.0),) * (steps - 1)
+    attention = Attention(norm=norm, attend=attend, relevance="dot", aggregate="max", steps=steps, gates=gates)
+    for scorer in (PairScorer(attention), PairScorer(None, attention)):
+        v, w, *others = Problem(scorer, (12, 12), (12, 12), 7).tensors()
+        queries, context = (v, w) if scorer.t2i is None else (w, v)
+        queries[:, 0], context[:, 1:] = 0, 0
+        for item in context.view(2, 12, 7):
+            item[6:] = -item[:6].roll(1, 0)
+        sides = [x.float().requires_grad_() for x in (v, w)]
+        scores = pair_score(*sides, *others, scorer=scorer, engine=engine)
+        assert scores.abs().max() <= context.abs().max() + 1e-5  # NaN is above it
+        for gradient in torch.autograd.grad(scores.sum(), sides):
+            assert gradient.isfinite().all()
+
+
 def check_gradients_across_levels_without_a_mean(side: str, engine: str) -> None:
     """A mean that is rounding alone: what is asked of it, guided by it and aligned with it has slopes within 1 / ε."""
     guided = Attention(norm="clipped_l2norm", aggregate="guided")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cancelling import (
+    check_dots_of_refined_queries,
     check_gradients_across_levels_without_a_mean,
     check_gradients_of_zero_vectors,
     check_gradients_without_a_mean,
@@ -149,6 +150,14 @@ def test_gradients_of_images_whose_regions_have_no_mean(library: Path, steps: in
 def test_gradients_of_zero_vectors(library: Path, steps: int) -> None:
     with engine_on_host(Module(library, fibers=False)):
         check_gradients_of_zero_vectors(steps, "cuda")
+
+
+@pytest.mark.parametrize("fibers", [False, True])
+@pytest.mark.parametrize("norm", ["softmax", "clipped_l2norm"])
+def test_dots_of_refined_queries(library: Path, norm: str, fibers: bool) -> None:
+    with engine_on_host(Module(library, fibers=fibers)):
+        check_dots_of_refined_queries("softmax", norm, "cuda")
+        check_dots_of_refined_queries("hard", norm, "cuda")
 
 
 @pytest.mark.parametrize("side", ["regions", "words", "both"])

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from cancelling import (
+    check_dots_of_refined_queries,
     check_gradients_across_levels_without_a_mean,
     check_gradients_of_zero_vectors,
     check_gradients_without_a_mean,
@@ -181,6 +182,15 @@ def test_gradients_of_regions_without_a_mean(steps: int, engine: str) -> None:
 @pytest.mark.parametrize("steps", [3] if triton.interpreted() else [3, 4, 8])
 def test_gradients_of_zero_vectors(steps: int, engine: str) -> None:
     check_gradients_of_zero_vectors(steps, engine)
+
+
+DOTS = [("softmax", "clipped_l2norm"), ("softmax", "softmax"), ("focal_equal", "none"), ("hard", "l1norm")]
+
+
+@pytest.mark.parametrize("engine", ["triton"] if triton.interpreted() else ["eager", "native"])
+@pytest.mark.parametrize(("attend", "norm"), DOTS[:1] if triton.interpreted() else DOTS)
+def test_dots_of_refined_queries(attend: str, norm: str, engine: str) -> None:
+    check_dots_of_refined_queries(attend, norm, engine)
 
 
 @pytest.mark.parametrize("engine", ["eager", "native"])

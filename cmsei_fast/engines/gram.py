@@ -163,8 +163,8 @@ def _direction(a: Tensor, context: Side, queries: Side, how: Direction, guide: T
         if how.relevance == "cosine":
             dot = _within(dot, lengths)
             r = dot / lengths.clamp(min=EPS)
-        else:
-            r = dot
+        else:  # of refined queries each step multiplies the rounding of vectors that cancel out
+            r = dot = dot if step == 0 else _within(dot, lengths)
         r = r if extra is None else r + extra
         scores.append(_aggregate(r, how, queries, guide))
         if last:

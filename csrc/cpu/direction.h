@@ -222,7 +222,7 @@ template <class S> struct Direction {
     }
 
     // Hard attention: Q·U, |U|² and |U| of the one item chosen, and the attention where it is asked for.
-    void choose(const Step<S>& s, bool attention) const {
+    void choose(const Step<S>& s, bool first, bool attention) const {
         for (long v = 0; v < n; v += W) {
             const Largest found = largest(s.a + v);
             T u = V::zero();
@@ -234,7 +234,8 @@ template <class S> struct Direction {
             const T q = V::load(s.q + v);
             V::store(s.dot + v, found.value);
             V::store(s.u + v, u);
-            V::store(s.r + v, M::relevance(relevance_kind, found.value, within<V>(found.value, q * u), q, u));
+            const T held = within<V>(found.value, q * u);
+            V::store(s.r + v, M::relevance(relevance_kind, first, found.value, held, q, u));
         }
     }
 
@@ -292,21 +293,22 @@ template <class S> struct Direction {
             for (int j = 0; j < kNV && v + j * W < n; ++j) {
                 const long q = v + j * W;
                 const T length = V::load(s.q + q), u = M::length(quad[j]);
-                V::store(s.r + q, M::cosine(within<V>(V::load(s.dot + q), length * u), length, u));
+                const T held = within<V>(V::load(s.dot + q), length * u);
+                V::store(s.r + q, relevance_kind == kDot ? held : M::cosine(held, length, u));
             }
         }
     }
 
     // Whether the step's attended vectors need the Gram matrix.
-    bool needs_gram(int k) const { return cmsei::needs_gram(how, relevance_kind, k + 1 < steps); }
+    bool needs_gram(int k) const { return cmsei::needs_gram(how, relevance_kind, k == 0, k + 1 < steps); }
 
-    void relevance(const Step<S>& s) const {
+    void relevance(const Step<S>& s, bool first) const {
         for (long v = 0; v < n; v += W) {
             T quad = V::zero();
             for (long c = 0; c < m; ++c) quad += V::load(s.p + c * ld + v) * V::load(s.h + c * ld + v);
             const T u = M::length(quad), q = V::load(s.q + v), dot = V::load(s.dot + v);
             V::store(s.u + v, u);
-            V::store(s.r + v, M::relevance(relevance_kind, dot, within<V>(dot, q * u), q, u));
+            V::store(s.r + v, M::relevance(relevance_kind, first, dot, within<V>(dot, q * u), q, u));
         }
     }
 
@@ -362,7 +364,7 @@ template <class S> struct Direction {
             const Step<S>& s = step[k];
             const bool last = k + 1 == steps;
             if (how == kHard) {
-                choose(s, keep || !last);
+                choose(s, k == 0, keep || !last);
             } else {
                 const Step<S> soft = how == kNegativeAware ? soft_step(s) : s;
                 normalise(s);
@@ -375,7 +377,7 @@ template <class S> struct Direction {
                 if (how != kHard) each_lane([&](long v) { V::store(s.r + v, V::load(s.dot + v)); });
             } else if (keep || !last) {
                 gram_product(s);
-                relevance(s);
+                relevance(s, k == 0);
             } else {
                 last_relevance(s);
             }

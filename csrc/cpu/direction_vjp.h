@@ -105,7 +105,7 @@ template <class S> struct DirectionVjp : Direction<S> {
                 d_gate[0] += V::select(lanes(v), d_z * r, V::zero());
                 d_gate[1] += V::select(lanes(v), d_z, V::zero());
             }
-            M::relevance_vjp(relevance_kind, refined, dot, held, q, u, dr, ddot, dq, du);
+            M::relevance_vjp(relevance_kind, k == 0, refined, dot, held, q, u, dr, ddot, dq, du);
             dquad += M::length_vjp(u, du);
             V::store(b.d_q + v, dq);
             V::store(d_dot + v, ddot);

@@ -112,6 +112,7 @@ template <class S> struct StripAttention {
         const bool clip = is_clipped(norm);
         for (int k = 0; k < steps; ++k, r += step) {
             const bool last = k + 1 == steps;
+            const bool held = is_held(relevance_kind, k == 0);
             const S *own = k == 0 ? block : refined, *length = k == 0 ? q : refined_q, *gate = gates[k];
             const long ld_own = k == 0 ? stride : ld;
             normalise(own, ld_own);
@@ -119,11 +120,11 @@ template <class S> struct StripAttention {
                 constexpr int NV = registers.value;
                 const Panel x{own + at, ld_own, length + at, owner + at, r + at, refined + at, refined_q + at};
                 if (!last)
-                    clip ? attend<NV, kRefine, true>(x, gate) : attend<NV, kRefine, false>(x, gate);
-                else if (relevance_kind == kCosine)
-                    clip ? attend<NV, kLength, true>(x, gate) : attend<NV, kLength, false>(x, gate);
+                    clip ? attend<NV, kRefine, true>(x, held, gate) : attend<NV, kRefine, false>(x, held, gate);
+                else if (held)
+                    clip ? attend<NV, kLength, true>(x, held, gate) : attend<NV, kLength, false>(x, held, gate);
                 else
-                    clip ? attend<NV, kDotAlone, true>(x, gate) : attend<NV, kDotAlone, false>(x, gate);
+                    clip ? attend<NV, kDotAlone, true>(x, held, gate) : attend<NV, kDotAlone, false>(x, held, gate);
             });
         }
     }
@@ -230,7 +231,7 @@ private:
         }
     }
 
-    template <int NV, Then then, bool clip> void attend(const Panel& x, const S* gate) const {
+    template <int NV, Then then, bool clip> void attend(const Panel& x, bool holds, const S* gate) const {
         const long rows = context.m;
         const S *f = factor, *a_row = x.a;
         S* e = p;
@@ -253,7 +254,7 @@ private:
             const T inverse = 1 / sum[k], product = dot[k] * inverse;
             const T length = V::load(x.q + k * W), u = then == kDotAlone ? sum[k] : M::length(quad[k]) * inverse;
             const T held = within<V>(product, length * u);
-            const T r = then == kDotAlone || relevance_kind == kDot ? product : M::cosine(held, length, u);
+            const T r = !holds ? product : relevance_kind == kDot ? held : M::cosine(held, length, u);
             V::store(x.r + k * W, r);
             if (then != kRefine) continue;
             const auto y = M::refine(gate[0], gate[1], r, length, u, held);

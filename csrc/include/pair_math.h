@@ -47,9 +47,13 @@ CMSEI_FORMULA constexpr bool is_l2(int norm) { return norm == kL2 || norm == kCl
 CMSEI_FORMULA constexpr bool is_l1(int norm) { return norm == kL1 || norm == kClippedL1; }
 
 CMSEI_FORMULA constexpr bool is_focal(int attend) { return attend == kFocalEqual || attend == kFocalProb; }
+// Whether an inner product with what is attended to is held to the lengths. That of the queries as they came is exact;
+// of refined ones each step multiplies the rounding of vectors that cancel out.
+CMSEI_FORMULA constexpr bool is_held(int relevance, bool first) { return relevance == kCosine || !first; }
 // Whether a step needs the length of an attended vector that is no item of the context: the Gram matrix's product.
-CMSEI_FORMULA constexpr bool needs_gram(int attend, int relevance, bool refined) {
-    return refined || (relevance == kCosine && attend != kHard);
+// `first`: of its direction; `refined`: another step follows.
+CMSEI_FORMULA constexpr bool needs_gram(int attend, int relevance, bool first, bool refined) {
+    return refined || (is_held(relevance, first) && attend != kHard);
 }
 
 // With |normalised| <= 1 the temperature's size bounds every logit, which saves the pass for the maximum.
@@ -125,15 +129,18 @@ template <class M> struct PairMath {
     }
 
     // r of a query of length q and its attended vector of length u; held: dot = Q·U within these.
-    static CMSEI_FORMULA T relevance(int kind, T dot, T held, T q, T u) {
-        return kind == kDot ? dot : cosine(held, q, u);
+    static CMSEI_FORMULA T relevance(int kind, bool first, T dot, T held, T q, T u) {
+        if (kind == kCosine) return cosine(held, q, u);
+        return is_held(kind, first) ? held : dot;
     }
     // d_dot comes as the gradient of `held`, as a refinement leaves it where one follows, and goes as that of dot.
-    static CMSEI_FORMULA void relevance_vjp(int kind, bool refined, T dot, T held, T q, T u, T d, T& d_dot, T& d_q,
-                                            T& d_u) {
+    static CMSEI_FORMULA void relevance_vjp(int kind, bool first, bool refined, T dot, T held, T q, T u, T d, T& d_dot,
+                                            T& d_q, T& d_u) {
+        const bool holds = is_held(kind, first);
         if (kind == kCosine) cosine_vjp(cosine(held, q, u), q, u, d, d_dot, d_q, d_u);
-        if (refined || kind == kCosine) within_vjp<M>(dot, q, u, d_dot, d_q, d_u);
-        if (kind == kDot) d_dot += d;
+        else if (holds) d_dot += d;
+        if (refined || holds) within_vjp<M>(dot, q, u, d_dot, d_q, d_u);
+        if (!holds) d_dot += d;
     }
 
     // A focal attention keeps the weights above Σ p g / Σ g, their mean by confidences g, and divides them by their

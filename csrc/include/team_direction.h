@@ -116,11 +116,11 @@ template <class S, class Team> struct TeamDirection {
     }
 
     // Whether step k's attended vectors need the Gram matrix.
-    CMSEI_TEAM bool multiplies(int k) const { return needs_gram(how, relevance_kind, k + 1 < steps); }
+    CMSEI_TEAM bool multiplies(int k) const { return needs_gram(how, relevance_kind, k == 0, k + 1 < steps); }
 
     // Attention over the context and Q·U. `weighs`: whether the weights of a hard choice are wanted.
-    CMSEI_TEAM void attend(const Step& s, bool weighs) const {
-        if (how == kHard) return choose(s, weighs);
+    CMSEI_TEAM void attend(const Step& s, bool first_step, bool weighs) const {
+        if (how == kHard) return choose(s, first_step, weighs);
         soften(s);
         if (is_focal(how)) focus(s);
         if (how == kNegativeAware) match(s);
@@ -199,14 +199,14 @@ template <class S, class Team> struct TeamDirection {
     }
 
     // The relevance of the one item that each query chooses.
-    CMSEI_TEAM void choose(const Step& s, bool weighs) const {
+    CMSEI_TEAM void choose(const Step& s, bool first_step, bool weighs) const {
         CMSEI_EACH(q, n) {
             int place;
             const S dot = largest(s.a + q * query, place), u = M::length(gram[place * m + place]);
             const S held = within<Math>(dot, s.q[q] * u);
             s.dot[q] = dot;
             s.u[q] = u;
-            s.r[q] = M::relevance(relevance_kind, dot, held, s.q[q], u);
+            s.r[q] = M::relevance(relevance_kind, first_step, dot, held, s.q[q], u);
             if (weighs)
 #pragma unroll 1
                 for (int c = 0; c < m; ++c) s.p[at(q, c)] = c == place ? S(1) : S(0);
@@ -252,13 +252,14 @@ template <class S, class Team> struct TeamDirection {
         return total;
     }
 
-    CMSEI_TEAM void relevance(const Step& s) const {
+    CMSEI_TEAM void relevance(const Step& s, bool first_step) const {
         CMSEI_EACH(q, n) {
             S quad = 0;
             for (int c = 0; c < m; ++c) quad += s.p[at(q, c)] * s.h[at(q, c)];
             const S u = M::length(quad), dot = s.dot[q];
             s.u[q] = u;
-            const S r = M::relevance(relevance_kind, dot, within<Math>(dot, s.q[q] * u), s.q[q], u);
+            const S held = within<Math>(dot, s.q[q] * u);
+            const S r = M::relevance(relevance_kind, first_step, dot, held, s.q[q], u);
             s.r[q] = how == kNegativeAware ? r + s.r[q] + M::mismatch(agreed(s, q), s.next_q[q]) : r;
         }
     }
@@ -323,12 +324,12 @@ template <class S, class Team> struct TeamDirection {
                 normalise(s);
                 team.sync();
             }
-            attend(s, keep || k + 1 < steps);
+            attend(s, k == 0, keep || k + 1 < steps);
             if (multiplies(k)) {
                 team.sync();
                 multiply<S>(team, grid(s.p), context_gram(), Grid<S>{s.h, query, context}, n, m, m, false);
                 team.sync();
-                relevance(s);
+                relevance(s, k == 0);
             } else if (how != kHard) {
                 CMSEI_EACH(q, n) s.r[q] = s.dot[q];
             }

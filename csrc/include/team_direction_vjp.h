@@ -59,7 +59,7 @@ CMSEI_TEAM void TeamDirection<S, Team>::attended_vjp(const Step& s, int k, const
             d_gate[0] += d_z * r;
             d_gate[1] += d_z;
         }
-        M::relevance_vjp(relevance_kind, more, dot, held, length_q, u, d_r, d_dot, d_q, d_u);
+        M::relevance_vjp(relevance_kind, k == 0, more, dot, held, length_q, u, d_r, d_dot, d_q, d_u);
         d_quad += M::length_vjp(u, d_u);
         g.d_q[q] = d_q;
 #pragma unroll kUnroll

@@ -81,7 +81,8 @@ CMSEI_TEAM void relate(F& f, int k, const S (&quad)[F::kRows], S (&share)[F::kSl
 #pragma unroll
     for (int slot = 0; slot < F::kSlots; ++slot) {
         const S held = within<Math>(dot[slot], f.length[slot] * u[slot]);
-        f.r[slot] = attended ? M::relevance(f.relevance_kind(), dot[slot], held, f.length[slot], u[slot]) : dot[slot];
+        const S r = M::relevance(f.relevance_kind(), k == 0, dot[slot], held, f.length[slot], u[slot]);
+        f.r[slot] = attended ? r : dot[slot];
         dot[slot] = held;
     }
 }
