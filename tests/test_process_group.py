@@ -44,7 +44,7 @@ EVALUATE = ["evaluate", "val.h5", "--model", "model"]
     [
         ([*EVALUATE, "--json", "no/x.json"], EVALUATE, 0, "FileNotFoundError: --json: expected a file in an existing "),
         (["train", "no.h5", "run", *TRAIN], ["train", "train.h5", "run", *TRAIN], 1, "FileNotFoundError: "),
-        ([*EVALUATE, "--device", "cuda:77"], [*EVALUATE, "--device", "cpu"], 0, "ValueError: device: expected an avai"),
+        ([*EVALUATE, "--device", "cuda:77"], [*EVALUATE, "--device", "cpu"], 0, "ValueError: --device: expected an a"),
     ],
     ids=["a flag", "a file", "a device"],
 )
