@@ -227,6 +227,28 @@ def test_many_images_and_captions_side_by_side(variant: Backend, scorer: PairSco
             assert error(actual.double(), expected) <= limit * magnitude(expected)
 
 
+@pytest.mark.parametrize("scorer", TWO_SIDED.values(), ids=TWO_SIDED)
+@pytest.mark.parametrize("variant", NATIVE, ids=str)
+def test_gradients_of_many_pairs_are_the_sums_of_those_of_few(variant: Backend, scorer: PairScorer) -> None:
+    """Side by side as above, where a third of the pairs has none, and pair by pair, a twelfth of all at a time."""
+    images = (*(1 + (i * 11) % 41 for i in range(13)), 36, 36, 16, 300, 5)
+    captions = (*(1 + (i * 7) % 19 for i in range(25)), 300, 1, 16, 32, 129)
+    problem = Problem(scorer, images, captions, 24)
+    v, w, v_offsets, w_offsets = problem.tensors()
+    leaves = [x.requires_grad_() for x in (v, w, torch.tensor(scorer.scalars(), dtype=torch.float64))]
+    upstream, place = problem.upstream(), torch.arange(len(images) * len(captions)).view(len(images), -1)
+    upstream[place % 3 == 1] = 0
+    with variant.forced():
+        scores = pair_score(v, w, v_offsets, w_offsets, scorer=scorer, scalars=leaves[2], engine="native")
+        found = [
+            torch.autograd.grad(scores, leaves, part, retain_graph=True)
+            for part in (upstream, *(torch.where(place % 12 == k, upstream, 0.0) for k in range(12)))
+        ]
+    for whole, *parts in zip(*found, strict=True):
+        expected = torch.stack(parts).sum(0)
+        assert error(whole, expected) <= 1e-10 * magnitude(expected)
+
+
 @pytest.mark.parametrize("variant", NATIVE, ids=str)
 def test_calls_from_threads_of_the_caller(variant: Backend) -> None:
     """Several at once, none of them the thread that loaded the module."""

@@ -21,6 +21,19 @@ template <class S> inline void column_means(const S* matrix, long rows, long str
     }
 }
 
+// From the gradients d of a Gram matrix's lengths, and of the length of its items' mean, to its own; added.
+template <class S> inline void length_vjp(const Gram<S>& gram, const S* d, S* d_gram) {
+    for (long i = 0; i < gram.m; ++i) d_gram[i * gram.ld + i] += PairMath<Plain<S>>::length_vjp(gram.length[i], d[i]);
+}
+template <class S> inline void mean_length_vjp(const Gram<S>& gram, S length, S d, S* d_gram) {
+    using V = Simd<S>;
+    const S share = PairMath<Plain<S>>::length_vjp(length, d) / (static_cast<S>(gram.m) * gram.m);
+    if (share == 0) return;
+    for (long i = 0; i < gram.m; ++i)
+        for (long v = 0; v < gram.ld; v += V::W)
+            V::store(d_gram + i * gram.ld + v, V::load(d_gram + i * gram.ld + v) + share);
+}
+
 template <class S> struct CrossLevel {
     using V = Simd<S>;
     using M = PairMath<V>;

@@ -146,7 +146,10 @@ template <class S> bool Backward<S>::many() const {
     const Items &images = x.images, &captions = x.captions;
     const long n_scalars = static_cast<long>(totals.size());
     Buffer<S> d_s, partial;
-    auto tiles = buffers(x.tile_size()), scratch = pair_scratch();
+    const bool strips = k.strip_gradient_suits(spec);
+    const StripSize most = x.strip_size();
+    auto tiles = buffers(x.tile_size());
+    auto scratch = strips ? buffers(k.strip_gradient_scratch(spec, most)) : pair_scratch();
 
     const long n_groups = static_cast<long>(x.regions.size()), n_blocks = static_cast<long>(x.words.size());
     for (long b0 = 0; b0 < n_blocks;) {
@@ -179,6 +182,17 @@ template <class S> bool Backward<S>::many() const {
                     for (long i = g.first; i < g.last; ++i)
                         for (long j = h.first; j < h.last; ++j) any |= d_scores[i * stride + j] != 0;
                     const long ld = any ? x.product(g, h, tile) : 0;
+                    if (any && strips) {
+                        const StripSize size{g.last - g.first, h.last - h.first, g.rows,
+                                             h.rows,           most.most_regions, most.longest};
+                        const StripGradient<S> d{d_scores + g.first * stride + h.first, stride,
+                                                 d_s.get() + (g.row - row) * ld_s + h.row - column, ld_s,
+                                                 &d_v[g.first], part, scalars.data() + t * n_scalars};
+                        k.strip_backward(spec, {tile, ld, &x.v[g.first], &x.w[h.first], size}, d,
+                                         scratch[thread].get());
+                        for (long j = h.first; j < h.last; ++j) part += x.w[j].m * x.w[j].ld;
+                        continue;
+                    }
                     // An image's captions in order: a pair's last register reaches into the next one's columns.
                     for (long i = g.first; i < g.last; ++i) {
                         S* own = part;

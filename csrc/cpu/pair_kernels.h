@@ -105,6 +105,17 @@ template <class S> struct PairGradient {
     double* d_scalars; // added to
 };
 
+// Of a strip's pairs; those without a gradient have no part in it.
+template <class S> struct StripGradient {
+    const S* d_scores; // (images, captions)
+    long stride;
+    S* d_block; // (ΣR, words), written; a register's lanes past the last are read, and written as they are
+    long ld_block;
+    S* const* d_v;     // of each image and caption as PairGradient has them, the captions' one behind the other
+    S* d_w;
+    double* d_scalars; // added to
+};
+
 // Products of numbers narrower than float32 with sums in it, where the processor has such instructions:
 // depth-neighbours share 32-bit elements, elements(depth) of them a packed row, whatever else it says of itself among
 // them.
@@ -144,6 +155,10 @@ template <class S> struct PairKernels {
     long (*strip_scratch)(const PairSpec<S>&, const StripSize&);
     void (*strip_forward)(const PairSpec<S>&, const Strip<S>&, S* scores, long stride, S* scratch);
     void (*pair_backward)(const PairSpec<S>&, const Pair<S>&, const PairGradient<S>&, S* scratch);
+    // The gradients of a strip, likewise.
+    bool (*strip_gradient_suits)(const PairSpec<S>&);
+    long (*strip_gradient_scratch)(const PairSpec<S>&, const StripSize&);
+    void (*strip_backward)(const PairSpec<S>&, const Strip<S>&, const StripGradient<S>&, S* scratch);
     // Of rows in bfloat16; of rows of any kind, each rounded to whole numbers of 8 bits times a power of two. Null
     // where there are none.
     const NarrowKernels *bf16, *int8;

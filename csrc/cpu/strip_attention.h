@@ -5,45 +5,25 @@
 #pragma once
 
 #include "direction.h"
+#include "strip_items.h"
 
 namespace cmsei {
 namespace CMSEI_ISA {
 
-template <class S> struct StripAttention {
-    using V = Simd<S>;
+template <class S> struct StripAttention : StripItems<S> {
+    using Items = StripItems<S>;
+    using typename Items::T, typename Items::V;
     using M = PairMath<V>;
-    using T = typename V::T;
-    using Int = typename V::Int;
-    static constexpr int W = V::W;
-    // Queries that are worked on together: eight images of 36 regions, and what is read of them stays in the caches.
-    static constexpr long kColumns = 18 * W;
-
-    // The queries of some items as registers, none of which holds queries of two items. A piece is one register, or, of
-    // an item of more than two, kLayers that are added up; that hangs on the item alone, as must every order of sums.
-    static constexpr int kLayers = 3;
-    struct Pieces {
-        static long registers(long queries) { return (queries + W - 1) / W; }
-        static long layers(long queries) { return registers(queries) < kLayers ? 1 : kLayers; }
-        static long of(long queries) { return (registers(queries) + layers(queries) - 1) / layers(queries); }
-        long at[kLayers][W] = {};
-        typename V::Mask valid[kLayers][W] = {}; // lanes that are queries
-        typename V::Mask further = {};           // of an item's first piece, how many follow
-        long rounds = 0;                         // most that follow one
-        long count = 0;                          // more than W: one item alone, cut into none
-        long most_layers = 1;
-    };
+    using Items::columns, Items::cut, Items::n, Items::owner, Items::W;
 
     const int norm, how, relevance_kind, steps;
     const S factor_of_scale; // temperature, for powers of two
     const S (*gates)[2];
     const long ld;  // most columns
     S *factor;      // (context, W) by an item's first piece: normalisation times temperature, for powers of two
-    S *owner;       // (ld) the first piece of each query's item, as integers
     S *q, *refined_q; // (ld) lengths of the queries, and after a refinement
     S *refined;     // (context, ld) inner products after a refinement
     S *p, *h;       // (context, kNR) attention before it is divided by its sum; Gram · that
-    long n = 0;     // queries
-    Pieces cut;
     Gram<S> context{};
 
     // The attention is divided by its sum at the very end, which the temperature keeps from overflowing.
@@ -52,8 +32,6 @@ template <class S> struct StripAttention {
         return (s.attend[d] == kHard && s.steps[d] == 1) || (s.attend[d] == kSoft && sized);
     }
 
-    // An item longer than kColumns is worked on alone.
-    static long columns(long longest) { return round_up(longest > kColumns ? longest : kColumns, kNR<S>) + kNR<S>; }
     static long size(const PairSpec<S>& s, int d, long most_context, long longest) {
         const bool refines = s.steps[d] > 1;
         return most_context * (W + (refines ? 2 : 1) * kNR<S>) +
@@ -76,30 +54,19 @@ template <class S> struct StripAttention {
 
     // How many of the items from the first on are worked on together.
     static long together(const Gram<S>* items, long count) {
-        long taken = 0, columns = 0, pieces = 0;
-        do {
-            columns += items[taken].m;
-            pieces += Pieces::of(items[taken++].m);
-        } while (taken < count && pieces + Pieces::of(items[taken].m) <= W && columns + items[taken].m <= kColumns);
+        typename Items::Room room;
+        long taken = 0;
+        while (taken < count && room.takes(items[taken].m)) ++taken;
         return taken;
     }
 
     // The items that ask.
     void ask(const Gram<S>* items, long count) {
-        n = 0;
-        cut = Pieces();
-        for (long j = 0; j < count; ++j) {
-            n += items[j].m;
-            cut.count += Pieces::of(items[j].m);
-        }
+        this->take_items(items, count);
         // Stores run over the end of an item into the next one, which then stores over them.
         for (long j = 0, at = 0; j < count; at += items[j++].m)
             for (long v = 0; v < items[j].m; v += W) V::store(q + at + v, V::load(items[j].length + v));
-        if (how == kHard) return;
-        if (cut.count > W)
-            for (long v = 0; v <= n; v += W) store_lanes(owner + v, typename V::Mask{});
-        else
-            cut_items(items, count);
+        if (how != kHard) this->find_owners(items, count);
     }
 
     // The relevances of step k to `r + k * step`, whole registers. `block`: inner products (context, queries).
@@ -140,31 +107,12 @@ private:
         S *r, *next, *next_q;
     };
 
-    static CMSEI_INLINE void store_lanes(S* to, typename V::Mask x) { __builtin_memcpy(to, &x, sizeof x); }
-
     template <class Body> CMSEI_INLINE void each_panel(Body body) const {
         for (long at = 0; at < n; at += kNR<S>)
             if (n - at <= W)
                 body(std::integral_constant<int, 1>(), at);
             else
                 body(std::integral_constant<int, kNV>(), at);
-    }
-
-    void cut_items(const Gram<S>* items, long count) {
-        long k = 0, at = 0;
-        for (long j = 0; j < count; at += items[j++].m) {
-            const long m = items[j].m, pieces = Pieces::of(m), layers = Pieces::layers(m);
-            for (long v = 0, i = 0; v < m; v += W, ++i) {
-                store_lanes(owner + at + v, typename V::Mask{} + static_cast<Int>(k));
-                cut.at[i % layers][k + i / layers] = at + v;
-                cut.valid[i % layers][k + i / layers] = V::first(m - v);
-            }
-            cut.further[k] = static_cast<Int>(pieces - 1);
-            cut.rounds = pieces - 1 > cut.rounds ? pieces - 1 : cut.rounds;
-            cut.most_layers = layers > cut.most_layers ? layers : cut.most_layers;
-            k += pieces;
-        }
-        store_lanes(owner + n, typename V::Mask{});
     }
 
     void normalise(const S* block, long stride) const {
@@ -174,61 +122,16 @@ private:
         else
             clip ? find_factors<false, true>(block, stride) : find_factors<false, false>(block, stride);
     }
+    // From the sizes of the inner products of each row of the context with all items.
     template <bool squares, bool clip> void find_factors(const S* block, long stride) const {
-        if (cut.count > W)
-            alone<squares, clip>(block, stride);
-        else if (cut.most_layers == 1)
-            cut.count > W / 2 ? side_by_side<squares, clip, 1, 1>(block, stride)
-                              : side_by_side<squares, clip, 2, 1>(block, stride);
-        else
-            cut.count > W / 2 ? side_by_side<squares, clip, 1, kLayers>(block, stride)
-                              : side_by_side<squares, clip, 2, kLayers>(block, stride);
-    }
-
-    template <bool squares, bool clip> static CMSEI_INLINE T sized(T x) {
-        if (clip) x = M::leaky(x);
-        return squares ? x * x : V::abs(x);
-    }
-
-    // The sizes of the inner products of each row of the context with all items: the lanes of their pieces are summed
-    // together, of as many rows at once as the pieces leave room for.
-    template <bool squares, bool clip, int rows, int layers> void side_by_side(const S* block, long stride) const {
-        constexpr int each = W / rows;
-        typename V::Mask lane;
-        for (int k = 0; k < W; ++k) lane[k] = k;
-        for (long i = 0; i < context.m; i += rows, block += rows * stride) {
-            const long next = i + 1 < context.m ? stride : 0;
-            T sums[W];
-#pragma GCC unroll 16
-            for (int k = 0; k < W; ++k) {
-                const S* row = block + (k < each ? 0 : next);
-#pragma GCC unroll 3
-                for (int layer = 0; layer < layers; ++layer) {
-                    const T a = V::load(row + cut.at[layer][k % each]);
-                    const T size = sized<squares, clip>((T)((typename V::Mask)a & cut.valid[layer][k % each]));
-                    sums[k] = layer == 0 ? size : sums[k] + size;
-                }
-            }
-            const T own = lane_sums<S>(sums);
-            for (int m = 0; m < rows && i + m < context.m; ++m) {
-                const T pieces = m == 0 ? own : V::template turned<W / 2>(own);
-                T total = pieces;
-                for (long k = 1; k <= cut.rounds; ++k)
-                    total += V::select(cut.further >= static_cast<Int>(k),
-                                       V::lookup(pieces, (lane + static_cast<Int>(k)) & (W - 1)), V::zero());
-                V::store(factor + (i + m) * W, factor_of_scale * M::size_scale(squares, total));
-            }
-        }
-    }
-
-    // Of an item of more pieces than a register has lanes.
-    template <bool squares, bool clip> void alone(const S* block, long stride) const {
-        for (long i = 0; i < context.m; ++i, block += stride) {
-            T sum = V::zero();
-            for (long v = 0; v < n; v += W)
-                sum += V::select(V::first(n - v), sized<squares, clip>(V::load(block + v)), V::zero());
-            V::store(factor + i * W, factor_of_scale * M::size_scale(squares, V::set(V::sum(sum))));
-        }
+        this->sum_items(
+            context.m,
+            [=](long i, long at, typename V::Mask valid) {
+                T x = (T)((typename V::Mask)V::load(block + i * stride + at) & valid);
+                if (clip) x = M::leaky(x);
+                return squares ? x * x : V::abs(x);
+            },
+            [&](long i, T total) { V::store(factor + i * W, factor_of_scale * M::size_scale(squares, total)); });
     }
 
     template <int NV, Then then, bool clip> void attend(const Panel& x, bool holds, const S* gate) const {

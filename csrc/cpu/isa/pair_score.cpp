@@ -2,6 +2,7 @@
 #include "../cross_level.h"
 #include "../direction_vjp.h"
 #include "../strip.h"
+#include "../strip_gradient.h"
 
 namespace cmsei {
 namespace CMSEI_ISA {
@@ -163,11 +164,11 @@ template <class S> struct PairTerms {
                 One::alignment_vjp(total, objects.other_length, words.other_length, d, d_total, d_sentence, d_image);
                 for (long j = 0; j < L; ++j) d_other_w[j] += d_total / L;
             }
-            add_mean_length_vjp(pair.w, objects.other_length, d_sentence, g.d_w);
-            add_mean_length_vjp(pair.v, words.other_length, d_image, g.d_v);
+            mean_length_vjp(pair.w, objects.other_length, d_sentence, g.d_w);
+            mean_length_vjp(pair.v, words.other_length, d_image, g.d_v);
         }
-        add_length_vjp(pair.v, d_length_v, g.d_v);
-        add_length_vjp(pair.w, d_length_w, g.d_w);
+        length_vjp(pair.v, d_length_v, g.d_v);
+        length_vjp(pair.w, d_length_w, g.d_w);
 
         // d_block = t2i + i2tᵀ + what the means spread over their rows and columns.
         if (spec.active[1]) transpose(b[1].d_a, ld_v, L, R, by_region, ld_w);
@@ -178,16 +179,6 @@ template <class S> struct PairTerms {
                 if (spec.active[1]) d += V::load(by_region + r * ld_w + v);
                 V::store(g.d_block + r * g.ld_block + v, d);
             }
-    }
-    static void add_length_vjp(const Gram<S>& gram, const S* d, S* d_gram) {
-        for (long i = 0; i < gram.m; ++i) d_gram[i * gram.ld + i] += One::length_vjp(gram.length[i], d[i]);
-    }
-    static void add_mean_length_vjp(const Gram<S>& gram, S length, S d, S* d_gram) {
-        const S share = One::length_vjp(length, d) / (static_cast<S>(gram.m) * gram.m);
-        if (share == 0) return;
-        for (long i = 0; i < gram.m; ++i)
-            for (long v = 0; v < gram.ld; v += W)
-                V::store(d_gram + i * gram.ld + v, V::load(d_gram + i * gram.ld + v) + share);
     }
 };
 
@@ -208,6 +199,12 @@ template <class S>
 void strip_forward(const PairSpec<S>& spec, const Strip<S>& strip, S* scores, long stride, S* scratch) {
     Arena<S> arena{scratch};
     StripScores<S>(spec, strip, arena).forward(scores, stride);
+}
+
+template <class S>
+void strip_backward(const PairSpec<S>& spec, const Strip<S>& strip, const StripGradient<S>& gradient, S* scratch) {
+    Arena<S> arena{scratch};
+    StripGradients<S>(spec, strip, gradient, arena).backward();
 }
 
 template <class S> PairKernels<S> table() {
@@ -231,6 +228,9 @@ template <class S> PairKernels<S> table() {
     t.strip_scratch = StripScores<S>::scratch;
     t.strip_forward = strip_forward<S>;
     t.pair_backward = pair_backward<S>;
+    t.strip_gradient_suits = StripGradients<S>::suits;
+    t.strip_gradient_scratch = StripGradients<S>::scratch;
+    t.strip_backward = strip_backward<S>;
     return t;
 }
 
