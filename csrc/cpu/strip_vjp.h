@@ -251,7 +251,7 @@ private:
                 of_gate[0] += V::select(lanes(v), d_z * V::load(s.r + v), V::zero());
                 of_gate[1] += V::select(lanes(v), d_z, V::zero());
             }
-            M::relevance_vjp(kCosine, refined, dot, held, q, u, d_r, d_dot, d_len, d_u);
+            M::relevance_vjp(kCosine, k == 0, refined, dot, held, q, u, d_r, d_dot, d_len, d_u);
             d_quad += M::length_vjp(u, d_u);
             V::store(d_q + v, d_len);
             of_e[j] = d_dot * inverse[j];
