@@ -73,7 +73,7 @@ template <class S> struct StripAttention : StripItems<S> {
     void answer(const Gram<S>& x, const S* block, long stride, S* r, long step) {
         context = x;
         if (how == kHard) {
-            each_panel([&](auto registers, long at) { choose<registers.value>(block + at, stride, r + at, at); });
+            this->each_panel([&](auto registers, long at) { choose<registers.value>(block + at, stride, r + at, at); });
             return;
         }
         const bool clip = is_clipped(norm);
@@ -83,7 +83,7 @@ template <class S> struct StripAttention : StripItems<S> {
             const S *own = k == 0 ? block : refined, *length = k == 0 ? q : refined_q, *gate = gates[k];
             const long ld_own = k == 0 ? stride : ld;
             normalise(own, ld_own);
-            each_panel([&](auto registers, long at) {
+            this->each_panel([&](auto registers, long at) {
                 constexpr int NV = registers.value;
                 const Panel x{own + at, ld_own, length + at, owner + at, r + at, refined + at, refined_q + at};
                 if (!last)
@@ -106,14 +106,6 @@ private:
         const S *q, *owner;
         S *r, *next, *next_q;
     };
-
-    template <class Body> CMSEI_INLINE void each_panel(Body body) const {
-        for (long at = 0; at < n; at += kNR<S>)
-            if (n - at <= W)
-                body(std::integral_constant<int, 1>(), at);
-            else
-                body(std::integral_constant<int, kNV>(), at);
-    }
 
     void normalise(const S* block, long stride) const {
         const bool clip = is_clipped(norm);

@@ -85,6 +85,15 @@ template <class S> struct StripItems {
         store_lanes(owner + n, Mask{});
     }
 
+    // body(registers as a constant, first query) for each panel of them.
+    template <class Body> CMSEI_INLINE void each_panel(Body body) const {
+        for (long at = 0; at < n; at += kNR<S>)
+            if (n - at <= W)
+                body(std::integral_constant<int, 1>(), at);
+            else
+                body(std::integral_constant<int, kNV>(), at);
+    }
+
     // put(i, sums) for each of some rows: in the lanes of the items' first pieces the sums over the items' queries of
     // term(i, at), a register of row i from query `at` on with which `valid` lanes are kept; 0 of a lane that is 0.
     template <class Term, class Put> CMSEI_INLINE void sum_items(long rows, Term term, Put put) const {

@@ -89,7 +89,7 @@ template <class S> struct StripVjp : StripItems<S> {
         for (int k = 0; k < steps; ++k) {
             const Step& s = step[k];
             with_norm([&](auto squares, auto clip) { normalise<squares.value, clip.value>(s); });
-            each_panel([&](auto registers, long at) {
+            this->each_panel([&](auto registers, long at) {
                 constexpr int NV = registers.value;
                 with_norm([&](auto, auto clip) { attend<NV, clip.value>(k, at); });
             });
@@ -105,14 +105,14 @@ template <class S> struct StripVjp : StripItems<S> {
             const bool refined = k + 1 < steps;
             V::store(s.d_r + n, V::zero());
             T of_gate[2] = {V::zero(), V::zero()};
-            each_panel([&](auto registers, long at) {
+            this->each_panel([&](auto registers, long at) {
                 constexpr int NV = registers.value;
                 refined ? attend_vjp<NV, true>(k, at, of_gate) : attend_vjp<NV, false>(k, at, of_gate);
             });
             for (int i = 0; i < 2; ++i) d_gate[k][i] += V::sum(of_gate[i]);
             add_row_products(context.m, (n + W - 1) / W, d_h, s.e, !refined, d_context, context.ld);
             with_norm([&](auto squares, auto clip) { find_taken<squares.value, clip.value>(s); });
-            each_panel([&](auto registers, long at) {
+            this->each_panel([&](auto registers, long at) {
                 constexpr int NV = registers.value;
                 with_norm([&](auto squares, auto clip) {
                     normalise_vjp<NV, squares.value, clip.value>(s, refined, k == 0 ? spread : nullptr, at);
@@ -122,13 +122,6 @@ template <class S> struct StripVjp : StripItems<S> {
     }
 
 private:
-    template <class Body> CMSEI_INLINE void each_panel(Body body) const {
-        for (long at = 0; at < n; at += kNR<S>)
-            if (n - at <= W)
-                body(std::integral_constant<int, 1>(), at);
-            else
-                body(std::integral_constant<int, kNV>(), at);
-    }
     template <class Body> CMSEI_INLINE void with_norm(Body body) const {
         const std::true_type yes;
         const std::false_type no;
