@@ -152,6 +152,22 @@ def test_same_bits_for_any_number_of_threads(variant: Backend, scorer: PairScore
             assert torch.equal(getattr(found[0], field), getattr(other, field)), field
 
 
+@pytest.mark.parametrize("width", [1100, 600])
+@pytest.mark.parametrize("variant", NATIVE, ids=str)
+@pytest.mark.usefixtures("threads")
+def test_same_bits_where_threads_share_the_width(variant: Backend, width: int) -> None:
+    """Few rows for many threads: each then multiplies some of the features' columns."""
+    problem = Problem(PairScorer.scan_t2i(), (7, 36, 5, 1, 37, 36), (13, 1, 17, 30), width)
+    found = []
+    with variant.forced():
+        for count in (1, 4, 9):
+            torch.set_num_threads(count)
+            found.append(computed(problem, "native", torch.float32))
+    for field in ("d_regions", "d_words"):
+        for other in found[1:]:
+            assert torch.equal(getattr(found[0], field), getattr(other, field)), field
+
+
 @pytest.mark.parametrize("matches", [3, 1000], ids=["few", "many"])
 @pytest.mark.parametrize("variant", NATIVE, ids=str)
 def test_bfloat16_gradients_come_from_the_products_of_the_scores(variant: Backend, matches: int) -> None:

@@ -17,7 +17,13 @@ template <class S> struct GradientProducts {
     GradientProducts(const PairKernels<S>& kernels, const Items& i, const Items& o, long d)
         : k(kernels), items(i), others(o), depth(d), ld_depth(round_up(d, kernels.nr) + kernels.lanes) {}
 
-    static constexpr long kBlock = 2048;
+    // Of the depth, from where a panel begins.
+    struct Span {
+        long first, last;
+    };
+    Span whole() const { return {0, depth}; }
+
+    static constexpr long kBlock = 128;
     // Of a task: as many panels as fetch all of B's next one (Ahead of micro.h) while they meet this one.
     long task_rows() const { return 8 * k.mr; }
 
@@ -30,25 +36,40 @@ template <class S> struct GradientProducts {
         });
     }
 
+    // Into how many parts of the depth each of so many tasks is cut to keep the threads busy: each part packs the rows
+    // again. Which columns are multiplied together changes no sum.
+    long parts_of(long tasks, int threads) const {
+        const long most = std::min(4L, std::max(1L, depth / (8 * k.nr)));
+        const auto rounds = [&](long parts) { return static_cast<double>(divide_up(tasks * parts, threads)) / parts; };
+        long best = 1;
+        for (long parts = 2; parts <= most; ++parts)
+            if (rounds(parts) < 0.9 * rounds(best)) best = parts;
+        return best;
+    }
+
     // out[row + i] = or += Σ_j d(i, j) other[column + j]; d is (rows, columns), or its transpose with row stride ld.
     bool add(const S* d, long ld, bool transposed, long row, long rows, long column, long columns, S* out, bool first,
              const Run& run) const {
         std::vector<Buffer<S>> scratch(run.threads);
-        const long most = task_rows();
+        const long most = task_rows(), tasks = divide_up(rows, most), parts = parts_of(tasks, run.threads);
+        const long width = round_up(divide_up(depth, parts), k.nr);
         for (auto& s : scratch) s.reset(most * (columns + ld_depth));
-        return parallel_for(divide_up(rows, most), run.threads, run.interrupted, [&](long task, int thread) {
-            const long r0 = task * most, n = std::min(most, rows - r0);
+        return parallel_for(tasks * parts, run.threads, run.interrupted, [&](long task, int thread) {
+            const long r0 = task / parts * most, n = std::min(most, rows - r0), x0 = task % parts * width;
+            const Span span{x0, std::min(x0 + width, depth)};
             S *packed = scratch[thread].get(), *c = packed + most * columns;
-            multiply(d + (transposed ? r0 : r0 * ld), ld, transposed, n, column, columns, c, packed, false);
-            add_rows(c, n, out + (row + r0) * depth, first);
+            multiply(d + (transposed ? r0 : r0 * ld), ld, transposed, n, column, columns, c, packed, false, span);
+            add_rows(c, n, out + (row + r0) * depth, first, span);
         });
     }
 
     // c (rows, ld_depth) = or += the same product, one row of c for each i. `packed` is not needed for a transposed d.
     void multiply(const S* d, long ld, bool transposed, long rows, long column, long columns, S* c, S* packed,
-                  bool accumulate) const {
-        Gemm<S> g{packed, k.mr * columns, 0, other_rows.get() + column * k.nr, others.total() * k.nr, k.nr, c, ld_depth,
-                  rows, depth, columns, accumulate};
+                  bool accumulate, Span span) const {
+        const long panel = others.total() * k.nr;
+        const S* b = other_rows.get() + span.first / k.nr * panel + column * k.nr;
+        Gemm<S> g{packed, k.mr * columns, 0, b, panel, k.nr, c + span.first, ld_depth, rows, span.last - span.first,
+                  columns, accumulate};
         if (transposed) {
             g.a = d;
             g.a_panel = k.mr;
@@ -72,13 +93,13 @@ template <class S> struct GradientProducts {
                 for (long j = 0; j < m; ++j) sum[r * m + j] = d_gram[i][r * ld + j] + d_gram[i][j * ld + r];
             k.pack_a({sum, kStorage<S>, m}, m, m, a);
             k.gemm({a, k.mr * m, 0, own + items.offsets[i] * k.nr, panel, k.nr, c, ld_depth, m, depth, m});
-            add_rows(c, m, out + items.offsets[i] * depth, false);
+            add_rows(c, m, out + items.offsets[i] * depth, false, whole());
         });
     }
 
-    void add_rows(const S* c, long rows, S* out, bool first) const {
+    void add_rows(const S* c, long rows, S* out, bool first, Span span) const {
         for (long i = 0; i < rows; ++i)
-            for (long x = 0; x < depth; ++x) {
+            for (long x = span.first; x < span.last; ++x) {
                 S& y = out[i * depth + x];
                 y = first ? c[i * ld_depth + x] : y + c[i * ld_depth + x];
             }

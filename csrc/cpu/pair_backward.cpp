@@ -22,6 +22,9 @@ template <class S> std::vector<S*> gram_gradients(const std::vector<Gram<S>>& gr
 // At most this many elements of dS, and of the groups' partial Gram gradients, exist at a time.
 constexpr long kChunk = 8L << 20;
 
+// Most regions of a group: a group is a task, of which many threads want many; with few rows its product is slow.
+constexpr long group_rows(long regions) { return std::max({1L, regions / 32, std::min(144L, regions / 16)}); }
+
 // A pair with a gradient, and where its dS (R, L), whose rows are whole registers, and its part of its caption's Gram
 // gradient lie.
 struct Entry {
@@ -117,9 +120,10 @@ template <class S> bool Backward<S>::few(std::vector<Entry> entries) const {
             const PairGradient<S> d{d_scores[i * stride + j], out, ld, d_v[i], d_gram.get() + e.gram,
                                     scalars.data() + i * n_scalars};
             k.pair_backward(spec, {tile + corner.offset, corner.ld, R, L, x.v[i], x.w[j]}, d, scratch[thread].get());
-            to_regions.multiply(out, ld, false, R, captions.offsets[j], L, sum, packed[thread].get(), true);
+            to_regions.multiply(out, ld, false, R, captions.offsets[j], L, sum, packed[thread].get(), true,
+                                to_regions.whole());
         }
-        to_regions.add_rows(sum, R, d_regions + images.offsets[i] * x.depth, true);
+        to_regions.add_rows(sum, R, d_regions + images.offsets[i] * x.depth, true, to_regions.whole());
     });
     for (long i = 0; done && i < images.count; ++i)
         for (long t = 0; t < n_scalars; ++t) totals[t] += scalars[i * n_scalars + t];
@@ -134,10 +138,10 @@ template <class S> bool Backward<S>::few(std::vector<Entry> entries) const {
         for (long n = of_caption[j]; n < of_caption[j + 1]; ++n) {
             const Entry& e = entries[n];
             to_words.multiply(d_s.get() + e.block, row_of(j), true, L, images.offsets[e.image], images.size(e.image),
-                              sum, nullptr, true);
+                              sum, nullptr, true, to_words.whole());
             for (long i = 0; i < size; ++i) d_w[j][i] += d_gram.get()[e.gram + i];
         }
-        to_words.add_rows(sum, L, d_words + captions.offsets[j] * x.depth, true);
+        to_words.add_rows(sum, L, d_words + captions.offsets[j] * x.depth, true, to_words.whole());
     });
 }
 
@@ -235,7 +239,7 @@ bool pair_score_backward(const Items& images, const Items& captions, long depth,
                          const S* d_scores, long stride, S* d_regions, S* d_words, double* d_scalars, const Run& run) {
     const auto& k = run.kernels->of<S>().pair;
     const PairSpec<S> spec = spec_of<S>(scorer);
-    const long most_regions = std::min(k.tile_regions, std::max(1L, images.total() / 16));
+    const long most_regions = std::min(k.tile_regions, group_rows(images.total()));
     Prepared<S> x(k, spec, images, captions, depth, most_regions);
     GradientProducts<S> to_regions(k, images, captions, depth), to_words(k, captions, images, depth);
     if (!x.prepare(run) || !to_regions.pack(run) || !to_words.pack(run)) return false;
