@@ -14,83 +14,84 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 from .commands import convert, demo, doctor, evaluate, explain, report, retrieve, train
-from .commands.told_flags import told_by_flags
+from .commands.flag_names import use_flag_names
 from .version import __version__
 
 BAD_INPUT = 2
 INTERRUPTED = 130
-_SPINS = "1000"  # what GNU OpenMP takes itself where its threads outnumber the processors
-_MOST_SAID = 1200  # characters of an error: more than two long paths and what is said about them
+_SPIN_COUNT = "1000"  # GNU OpenMP's own value where threads outnumber the processors
+_MAX_MESSAGE = 1200  # characters of an error: room for two long paths and a sentence about them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; its status is 0, 1 (doctor found a disagreement), 2 (bad input) or 130 (interrupted)."""
+    """Runs the command line; returns 0, 1 (doctor found a disagreement), 2 (bad input) or 130 (interrupted)."""
     _open_streams()
     if argv is None:
         _yield_processors()
     try:
-        with _every_character():
-            return _status(argv)
-    except KeyboardInterrupt:  # a second one while the first is told, as torchrun sends it after a terminal's Ctrl-C
+        with _escape_unencodable():
+            return _run_and_report(argv)
+    except KeyboardInterrupt:  # a second one during the first's message: torchrun sends one after Ctrl-C
         return INTERRUPTED
 
 
 def _yield_processors() -> None:
-    """Torch's threads sleep soon where they wait for each other, unless the environment says how they wait.
+    """Lets torch's threads sleep soon where they wait for each other, unless the environment says how they wait.
 
     Beside another busy process a thread that spins takes the processor from the one it waits for: training on two
     processors beside one took 1.5 to 2 times as long. OpenMP reads this as torch is loaded, after this.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = _SPINS
+        os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
 
 
-def _status(argv: Sequence[str] | None) -> int:
-    """Runs the command and tells how it ended, if not well."""
+def _run_and_report(argv: Sequence[str] | None) -> int:
+    """Runs the command, returns its status, and prints why it failed if it did."""
     arguments = argparse.Namespace()
     try:
         return _run(argv, arguments)
     except KeyboardInterrupt:
-        _tell("interrupted" + _how_to_go_on(arguments))
+        _print_message("interrupted" + _resume_hint(arguments))
         return INTERRUPTED
     except BrokenPipeError:  # the reader left
         return 0
     except (OSError, ValueError, TypeError, MemoryError, RuntimeError, ImportError) as error:
-        if not _explains_itself(error):
+        if not _is_expected(error):
             raise
         message = _message(error)
         if "parser" in arguments:
-            message = told_by_flags(message, arguments)
-        faults = (ValueError, TypeError, BlockingIOError)  # that the same command has again, or while another runs
-        if not isinstance(error, faults) and "--resume" not in message:
-            message += _how_to_go_on(arguments)
-        _tell(f"error: {_one_line(message)}")
+            message = use_flag_names(message, arguments)
+        # The same command would fail again, or for as long as another runs.
+        lasting = (ValueError, TypeError, BlockingIOError)
+        if not isinstance(error, lasting) and "--resume" not in message:
+            message += _resume_hint(arguments)
+        _print_message(f"error: {_one_line(message)}")
         return BAD_INPUT
     finally:
         for stream in (sys.stdout, sys.stderr):
             _drop_unwritten(stream)
 
 
-def _how_to_go_on(arguments: argparse.Namespace) -> str:
-    """How the command goes on after an interrupt or a full disk; "" where ``--resume`` has nothing to go on with.
+def _resume_hint(arguments: argparse.Namespace) -> str:
+    """Says how to continue the command after an interrupt or a full disk; "" where ``--resume`` cannot.
 
-    A command that is at work has ``left``, which says it.
+    A command that can be resumed sets ``arguments.resume_point``, a function that says where the run continues.
     """
-    left = arguments.left() if "left" in arguments else None
-    if left is None:
+    point = arguments.resume_point() if "resume_point" in arguments else None
+    if point is None:
         return ""
-    return f"; the same command {'' if arguments.resume else 'with --resume '}goes on {left}"
+    return f"; the same command {'' if arguments.resume else 'with --resume '}goes on {point}"
 
 
 def _run(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
-    """The command's status, once what it printed is written; the help's ``SystemExit`` too comes after that.
+    """Runs the command, flushes standard output and returns the status; ``--help`` raises SystemExit after flushing.
 
     Args:
         argv: words of the command line.
-        arguments: is given what they say.
+        arguments: filled with the parsed arguments.
     """
     try:
-        vars(arguments).update(vars(_parsed(argv)))
+        vars(arguments).update(vars(_parse(argv)))
         status: int = arguments.run(arguments)
     except (OSError, SystemExit):
         _flush()
@@ -99,25 +100,25 @@ def _run(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
     return status
 
 
-def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; those that a command does not know are told with its own name, whose help has the right ones."""
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line; an unknown argument is reported by the parser of its command, not the main one."""
     arguments, unknown = build_parser().parse_known_args(argv)
     if unknown:
-        told = _meant(unknown, arguments.parser) or _asked(unknown, arguments)
-        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}{told}")
+        hint = _suggest_flags(unknown, arguments.parser) or _suggest_caption(unknown, arguments)
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return arguments
 
 
-def _meant(unknown: Sequence[str], parser: argparse.ArgumentParser) -> str:
-    """The flags that unknown ones are spelled like."""
+def _suggest_flags(unknown: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """Names the flags that the unknown ones resemble; "" if there are none."""
     flags = re.findall(r"(?<![\w-])--[\w-]+", parser.format_usage())
-    asked = [text.partition("=")[0].replace("_", "-") for text in unknown if text.startswith("--")]
-    found = [near[0] for text in asked if (near := difflib.get_close_matches(text, flags, 1, 0.8))]
+    names = [text.partition("=")[0].replace("_", "-") for text in unknown if text.startswith("--")]
+    found = [close[0] for name in names if (close := difflib.get_close_matches(name, flags, 1, 0.8))]
     return f"; there is {', '.join(dict.fromkeys(found))}" if found else ""
 
 
-def _asked(unknown: Sequence[str], arguments: argparse.Namespace) -> str:
-    """How a sentence is given that came without its flag, or in words of its own behind it."""
+def _suggest_caption(unknown: Sequence[str], arguments: argparse.Namespace) -> str:
+    """Shows how to pass a sentence that came without ``--caption`` or without quotes; "" for other arguments."""
     bare = [text for text in unknown if not text.startswith("-")]
     if not bare or "caption" not in arguments:
         return ""
@@ -126,10 +127,10 @@ def _asked(unknown: Sequence[str], arguments: argparse.Namespace) -> str:
 
 
 def _flush() -> None:
-    """Writes what was printed.
+    """Flushes standard output.
 
     Raises:
-        OSError: it cannot be written, by standard output's name; BrokenPipeError as it came.
+        OSError: naming standard output, if it cannot be written; BrokenPipeError is passed on as it is.
     """
     try:
         sys.stdout.flush()
@@ -140,40 +141,40 @@ def _flush() -> None:
 
 
 def _drop_unwritten(stream: TextIO) -> None:
-    """Gives what a standard stream did not take to nobody: the interpreter's exit would try again, and say so."""
+    """Discards what a standard stream could not write: the interpreter would try again at exit and complain."""
     try:
         stream.flush()
     except OSError:
         number = stream.fileno()
-        own, nobody = os.dup(number), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nobody, number)
+        saved, null = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
         try:
             stream.flush()
         finally:
-            os.dup2(own, number)
-            os.close(own)
-            os.close(nobody)
+            os.dup2(saved, number)
+            os.close(saved)
+            os.close(null)
 
 
-def _tell(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it: the status says it
+def _print_message(text: str) -> None:
+    with contextlib.suppress(OSError):  # standard error is closed: the status says enough
         print(f"cmsei-fast: {text}", file=sys.stderr)
 
 
 def _open_streams() -> None:
-    """Gives standard streams that were closed (``>&-``) to nobody: the next file opened would have their number."""
+    """Opens closed standard streams (``>&-``) on the null device: the next file opened would take their number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is not None:
             continue
         file = os.open(os.devnull, os.O_RDWR)
-        if file != number:  # taken by another file by now
+        if file != number:  # another file has taken it
             os.close(file)
-        setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115 - for good
+        setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115 - stays open
 
 
 @contextlib.contextmanager
-def _every_character() -> Iterator[None]:
-    """Inside the block standard output writes what its encoding lacks as standard error does, by its number.
+def _escape_unencodable() -> Iterator[None]:
+    """Writes characters that standard output's encoding lacks as escapes, as standard error does, inside the block.
 
     A caption that a terminal cannot show must not end a command that is done.
     """
@@ -190,7 +191,7 @@ def _every_character() -> Iterator[None]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line: the usage of ``train`` alone has twenty. What it parses has it as ``parser``."""
+    """Reports errors in one line, without the usage, and adds itself to the parsed arguments as ``parser``."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -207,13 +208,13 @@ def _message(error: Exception) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Without line breaks, and without the middle where it quotes a damaged file at length."""
+    """Joins the lines, and cuts the middle of a message that quotes a damaged file at length."""
     text = " ".join(text.split())
-    return text if len(text) <= _MOST_SAID else f"{text[: _MOST_SAID * 3 // 4]} … {text[-(_MOST_SAID // 4) :]}"
+    return text if len(text) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE * 3 // 4]} … {text[-(_MAX_MESSAGE // 4) :]}"
 
 
-def _explains_itself(error: Exception) -> bool:
-    """Whether the error is one that the user's input or machine can cause; any other RuntimeError is a defect."""
+def _is_expected(error: Exception) -> bool:
+    """Whether the user's input or machine can cause the error; any other RuntimeError is a bug."""
     from .distributed import ProcessLost
     from .engines import EngineUnavailable
 
@@ -221,7 +222,7 @@ def _explains_itself(error: Exception) -> bool:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; what it parses has ``run``, the command itself."""
+    """The parser of all commands; the parsed arguments have ``run``, the function of the command."""
     parser = _Parser(
         prog="cmsei-fast",
         description="Image-sentence retrieval by fine-grained cross-attention: trains, evaluates and explains models.",

@@ -17,7 +17,7 @@ import torch
 from training_runs import SMALL, write_splits
 
 from cmsei_fast import CMSEI, cli, engines, progress, recall_metrics, score_file, score_matrix
-from cmsei_fast.commands.scoring_flags import tell_counts
+from cmsei_fast.commands.scoring_flags import warn_unusual_counts
 from cmsei_fast.commands.sources import load_split
 from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
 from cmsei_fast.data.files import check_target, write_text
@@ -371,14 +371,14 @@ def test_folds(files, run, tmp_path, capsys, options, folds):
 def test_a_protocol_of_five_captions_is_told_of_others(capsys):
     arguments = Namespace(protocol="f30k-1k", folds=None)
     owner = np.repeat(np.arange(1000), 5)
-    tell_counts(arguments, 1000, owner)
-    tell_counts(Namespace(protocol=None, folds=5), 3, np.arange(3))
+    warn_unusual_counts(arguments, 1000, owner)
+    warn_unusual_counts(Namespace(protocol=None, folds=5), 3, np.arange(3))
     assert capsys.readouterr().err == ""
-    tell_counts(arguments, 1000, np.append(owner, [7, 8, 8]))
+    warn_unusual_counts(arguments, 1000, np.append(owner, [7, 8, 8]))
     warned = capsys.readouterr().err
     assert "--protocol f30k-1k: papers have 5 captions of each image, this split has 5 to 7; more captions" in warned
     assert warned.endswith(" (convert --max-captions 5 keeps the first 5)\n")
-    tell_counts(arguments, 1000, owner[::5])
+    warn_unusual_counts(arguments, 1000, owner[::5])
     assert capsys.readouterr().err.endswith("this split has 1; more captions give higher recalls from image to text\n")
 
 

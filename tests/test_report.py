@@ -16,7 +16,7 @@ from score_matrices import matrix
 from training_runs import SMALL, write_splits
 
 from cmsei_fast import cli, engines, recall_metrics
-from cmsei_fast.commands.saved_scores import mean_of_saved
+from cmsei_fast.commands.saved_scores import average_scores
 from cmsei_fast.data import synthetic_scenes
 from cmsei_fast.report.drawings import Drawings
 from cmsei_fast.report.run_files import Run
@@ -214,7 +214,7 @@ def test_several_matrices_are_their_mean(tmp_path, monkeypatch, capsys):
     flags = ["--scores", "a.npy", "--scores", "b.npy", "--scores", "c.npy", "--captions-per-image", "3"]
     assert cli.main(["report", *flags]) == 0
     mean = sum(made) / 3
-    np.testing.assert_allclose(mean_of_saved(["a.npy", "b.npy", "c.npy"], None, None), mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(average_scores(["a.npy", "b.npy", "c.npy"], None, None), mean, rtol=1e-5, atol=1e-6)
     expected = recall_metrics(mean, captions_per_image=3)
     assert capsys.readouterr().out.startswith(f"{expected}\n")
     assert expected.rsum != recall_metrics(made[2], captions_per_image=3).rsum

@@ -114,7 +114,7 @@ def other_values() -> dict[str, str]:
     found = {"boxes": "", "word_residual": "", "scorer": OTHERS["scorer"]}
     for config in (TrainConfig, ModelConfig):
         for f in fields(config):
-            if f.name not in (*found, *command._WITHOUT_FLAG):
+            if f.name not in (*found, *command._NO_FLAG):
                 found[f.name] = OTHERS.get(f.name, "64" if "int" in str(f.type) else "0.5")
     return found
 

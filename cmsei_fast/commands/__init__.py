@@ -1,1 +1,1 @@
-"""The commands of ``cmsei-fast``, a file each."""
+"""The commands of ``cmsei-fast``, one file for each."""

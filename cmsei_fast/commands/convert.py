@@ -1,4 +1,4 @@
-"""``cmsei-fast convert``: the field's files to the file of a split."""
+"""``cmsei-fast convert``: converts published formats to a split file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Any) -> None:
-    """Adds ``convert`` and a parser for each format."""
+    """Adds the command ``convert`` and a parser for each format."""
     convert = commands.add_parser(
         "convert",
         help="convert features, boxes, scene graphs and captions to a split file",
@@ -71,7 +71,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Reads, writes and says what there is."""
+    """Reads the input, writes the split and prints a summary."""
     from ..data import write_split
     from ..data.files import check_target
 

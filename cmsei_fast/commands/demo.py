@@ -1,4 +1,4 @@
-"""``cmsei-fast demo``: the main job end to end on generated scenes, with the ablation that shows what graphs do."""
+"""``cmsei-fast demo``: trains and evaluates on generated scenes, with and without graphs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .paths import given_path
-from .settings import check_least
+from .settings import check_minimum
 
 if TYPE_CHECKING:
     from ..data import Split, SyntheticScenes
     from ..model import CMSEI
     from ..report.demo_page import Row
 
-# Title, preset, graphs.
+# (title, preset, graphs)
 MODELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("SCAN t2i", "scan_t2i", ()),
     ("CMSEI without graphs", "cmsei", ()),
@@ -30,7 +30,7 @@ CAPTIONS_PER_IMAGE = 3
 
 
 def add_parser(commands: Any) -> None:
-    """Adds ``demo``."""
+    """Adds the command ``demo``."""
     demo = commands.add_parser(
         "demo",
         help="train and evaluate small models on generated scenes, with and without graphs",
@@ -71,13 +71,13 @@ def _demo(arguments: argparse.Namespace) -> int:
     from ..report.demo_page import demo_page
 
     check_target(arguments.page, "--page")
-    check_least("--groups", arguments.groups, 1)
-    check_least("--epochs", arguments.epochs, 1)
-    check_least("--seed", arguments.seed, 0)
+    check_minimum("--groups", arguments.groups, 1)
+    check_minimum("--epochs", arguments.epochs, 1)
+    check_minimum("--seed", arguments.seed, 0)
     kept = None if arguments.directory is None else Path(arguments.directory)
     names = [f"{number}-{title.lower().replace(' ', '-')}" for number, (title, *_) in enumerate(MODELS)]
-    if kept is not None and (there := [name for name in names if (kept / name).exists()]):
-        raise FileExistsError(f"--directory: expected one without the runs of a demo, got {kept} with {there[0]}")
+    if kept is not None and (existing := [name for name in names if (kept / name).exists()]):
+        raise FileExistsError(f"--directory: expected one without the runs of a demo, got {kept} with {existing[0]}")
     started = time.perf_counter()
     options: dict[str, Any] = {"captions_per_image": CAPTIONS_PER_IMAGE}
     training = synthetic_scenes(arguments.groups, seed=2 * arguments.seed, **options)
@@ -131,7 +131,7 @@ def train_and_test(
         model: its title, its scorer (a preset's name or ``PairScorer.to_dict()``) and its graphs.
         training: scenes to learn from.
         test: scenes to test on.
-        directory: of the run; made.
+        directory: of the run; created.
         epochs: of the training.
         seed: of the weights, the order of captions and all dropout.
         batch_size: captions of a step.
@@ -144,23 +144,23 @@ def train_and_test(
     from ..training import TrainConfig, train
 
     title, scorer, relations = model
-    learned, unseen = _split(training), _split(test)
+    train_split, test_split = _split(training), _split(test)
     config = TrainConfig(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=3e-3,
         schedule="cosine",
         loss="infonce",
-        neighbours=4,  # a group comes into a batch together
+        neighbours=4,  # keeps a group together in a batch
         seed=seed,
     )
-    built = _model(learned, scorer, relations, seed)
+    network = _model(train_split, scorer, relations, seed)
     start = time.perf_counter()
-    train(built, learned, None, directory, config, progress=progress)
+    train(network, train_split, None, directory, config, progress=progress)
     seconds = time.perf_counter() - start
-    images, captions = built.encode_images(unseen), built.encode_captions(unseen.captions)
-    scores = score_matrix(images, captions, scorer=built.scorer).cpu().numpy()
-    owner = unseen.caption_to_image
+    images, captions = network.encode_images(test_split), network.encode_captions(test_split.captions)
+    scores = score_matrix(images, captions, scorer=network.scorer).cpu().numpy()
+    owner = test_split.caption_to_image
     return Row(
         title,
         group_accuracy(scores, owner, test.group),
@@ -172,11 +172,13 @@ def train_and_test(
     )
 
 
-def _split(made: SyntheticScenes) -> Split:
+def _split(generated: SyntheticScenes) -> Split:
     from ..data import split_from_scenes
     from ..data.synthetic import ACTIONS, CANVAS
 
-    return split_from_scenes(made.scenes, features=made.features, predicate_names=sorted(ACTIONS), size=CANVAS)
+    return split_from_scenes(
+        generated.scenes, features=generated.features, predicate_names=sorted(ACTIONS), size=CANVAS
+    )
 
 
 def _model(split: Split, scorer: Any, relations: tuple[str, ...], seed: int) -> CMSEI:

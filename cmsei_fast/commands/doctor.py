@@ -1,4 +1,4 @@
-"""``cmsei-fast doctor``: which engines can run here, and whether they are right."""
+"""``cmsei-fast doctor``: which engines can run here and whether their scores are right."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def add_parser(commands: Any) -> None:
-    """Adds ``doctor``."""
+    """Adds the command ``doctor``."""
     doctor = commands.add_parser(
         "doctor",
         help="check which engines can run on this machine and whether their scores are right",

@@ -1,4 +1,4 @@
-"""``cmsei-fast evaluate``: retrieval on a split, by trained models or by an untrained encoding of words."""
+"""``cmsei-fast evaluate``: recalls on a split, of trained models or of an untrained encoding by words."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
-from .joining import joined
 from .paths import check_outputs, given_path
+from .processes import join_processes
 from .scored_split import write_scored_split
 from .scoring import encoded_file, load_models, mean_stream
 from .scoring_flags import (
@@ -18,7 +18,7 @@ from .scoring_flags import (
     add_scoring_flags,
     check_protocol,
     folds_of,
-    tell_counts,
+    warn_unusual_counts,
 )
 from .sources import SCORERS, is_split_file, load_split
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Any) -> None:
-    """Adds ``evaluate``."""
+    """Adds the command ``evaluate``."""
     evaluate = commands.add_parser(
         "evaluate",
         help="compute recalls of trained models, or of an untrained encoding, on a split",
@@ -62,26 +62,26 @@ def add_parser(commands: Any) -> None:
     add_encoded_flag(evaluate)
     evaluate.add_argument("--json", type=given_path, metavar="OUT", help="also write the results to this JSON file")
     add_scoring_flags(evaluate)
-    evaluate.set_defaults(run=_evaluate, of_python={"out": "--scores"})
+    evaluate.set_defaults(run=_evaluate, flag_for={"out": "--scores"})
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    with joined(arguments.device, lambda: _check(arguments)) as (device, folds):
+    with join_processes(arguments.device, lambda: _check(arguments)) as (device, folds):
         from ..process_group import rank_and_world
 
         _run(arguments, str(device), folds, first=rank_and_world()[0] == 0)
     return 0
 
 
-def _left(scores: str) -> str | None:
-    """With what an interrupted run goes on; None where there are no scores."""
+def _resume_point(scores: str) -> str | None:
+    """Says from what an interrupted run continues; None if no scores are saved."""
     from ..score_record import PART
 
     return f"with what {scores + PART} has" if os.path.exists(scores + PART) else None
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    """The folds, once all that the flags alone tell is right."""
+    """Checks all that can be checked of the flags alone, and returns the number of folds."""
     from ..score_record import ENDING
 
     check_outputs({"--scores": arguments.scores}, {"path": arguments.path}, ENDING)
@@ -100,29 +100,29 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) -> None:
-    """Evaluates; of the processes that ``torchrun`` started, each takes part and the first one tells."""
+    """Evaluates in all processes of ``torchrun``; only the first one writes and prints."""
     from ..process_group import default_group, together
 
     arguments.progress &= first
-    by = "model" if arguments.model else "scorer"
+    source = "model" if arguments.model else "scorer"
     stream: ScoreTiles
     if arguments.model:
         with together():
-            split = _split(arguments, folds)
+            split = _load_checked_split(arguments, folds)
             loaded = load_models(arguments.model, arguments, device)
         kept = encoded_file(arguments, loaded, split, default_group())
         stream = mean_stream(loaded, arguments, split, split.captions, group=default_group(), kept=kept)
         owner = split.caption_to_image
-        named: Any = arguments.model
-        heading = f"{' + '.join(named)}; recalls in percent, a tie counts as half a rank\n"
+        names: Any = arguments.model
+        heading = f"{' + '.join(names)}; recalls in percent, a tie counts as half a rank\n"
     else:
-        named = arguments.scorer or "scan_t2i"
+        names = arguments.scorer or "scan_t2i"
         with together():
-            stream, owner = _by_words(arguments, SCORERS[named]())
-        heading = f"{named} on an untrained encoding by words; recalls in percent, a tie counts as half a rank\n"
+            stream, owner = _lexical_stream(arguments, SCORERS[names]())
+        heading = f"{names} on an untrained encoding by words; recalls in percent, a tie counts as half a rank\n"
     n_image, n_caption = stream.shape
     if first:
-        tell_counts(arguments, n_image, owner)
+        warn_unusual_counts(arguments, n_image, owner)
     if folds > 1:
         heading = f"mean over {folds} folds of {n_image // folds:,} images each, by {heading}"
     start = time.perf_counter()
@@ -130,14 +130,14 @@ def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) ->
     speed = pairs / (time.perf_counter() - start)
     if not first:
         return
-    try:  # the files are there though the reader of what is printed has left
+    try:  # write the files first: printing fails if the reader has left
         if arguments.scores is not None:
             scored = split if arguments.model else load_split(arguments.path)
-            write_scored_split(arguments.scores, scored, arguments.path, arguments.model or [named])
+            write_scored_split(arguments.scores, scored, arguments.path, arguments.model or [names])
         if arguments.json is not None:
             from ..data.json_object import write_json
 
-            result = {"path": arguments.path, "images": n_image, "captions": n_caption, by: named}
+            result = {"path": arguments.path, "images": n_image, "captions": n_caption, source: names}
             result |= {"engine": stream.problems[0].engine, "precision": stream.problems[0].precision}
             result |= {"version": __version__}
             write_json(arguments.json, result | metrics.to_dict() | {"pairs_per_second": speed})
@@ -148,11 +148,12 @@ def _run(arguments: argparse.Namespace, device: str, folds: int, first: bool) ->
         print(f"{'pairs/s':15}{speed:7.0f}")
 
 
-def _split(arguments: argparse.Namespace, folds: int) -> Split:
-    """The split, which has captions and so many folds.
+def _load_checked_split(arguments: argparse.Namespace, folds: int) -> Split:
+    """Loads the split.
 
     Raises:
-        OSError, ValueError: otherwise.
+        OSError: it cannot be read.
+        ValueError: it has no captions, or its images cannot be split into so many folds.
     """
     from ..retrieval.metrics import check_map, split_folds
 
@@ -167,7 +168,7 @@ def _split(arguments: argparse.Namespace, folds: int) -> Split:
 def _measure(
     arguments: argparse.Namespace, stream: ScoreTiles, owner: np.ndarray, folds: int
 ) -> tuple[RecallMetrics, int]:
-    """The recalls, and the pairs that were scored; through a file where one is asked for, else without the matrix."""
+    """The recalls and the number of pairs scored; the matrix goes to the file of ``--scores``, or is never whole."""
     from ..distributed import Team
     from ..process_group import default_group
     from ..retrieval import recall_metrics
@@ -184,13 +185,13 @@ def _measure(
         pairs = count_ranks(stream, ranks, arguments.progress, team)
         return ranks.metrics(), pairs
     team.agree(scores=arguments.scores, resume=arguments.resume)
-    arguments.left = lambda: _left(arguments.scores)
+    arguments.resume_point = lambda: _resume_point(arguments.scores)
     scores, pairs = write_scores(stream, arguments.scores, arguments.resume, arguments.progress, team)
     return recall_metrics(scores, caption_to_image=owner, folds=folds), pairs
 
 
-def _by_words(arguments: argparse.Namespace, scorer: PairScorer) -> tuple[TileStream, np.ndarray]:
-    """Scores of the lexical encoding, and the image of each caption."""
+def _lexical_stream(arguments: argparse.Namespace, scorer: PairScorer) -> tuple[TileStream, np.ndarray]:
+    """The scores of the lexical encoding, and (n_caption,) the image of each caption."""
     from ..data import lexical_encoding, read_scenes
     from ..scoring import prepare
     from ..tiling import TileStream

@@ -1,4 +1,4 @@
-"""``cmsei-fast explain``: what made the score of one image and one sentence."""
+"""``cmsei-fast explain``: explains the score of one image and one sentence."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .paths import Once, check_outputs, given_path
-from .printed import printed
+from .printable import printable
 from .scoring_flags import add_device_flag
-from .sources import load_split, place_of
+from .sources import find_image, load_split
 
 if TYPE_CHECKING:
     from ..report import Explanation
 
-SHOWN = 3
+MAX_REGIONS = 3
 
 
 def add_parser(commands: Any) -> None:
-    """Adds ``explain``."""
+    """Adds the command ``explain``."""
     explain = commands.add_parser(
         "explain",
         help="show which regions each word attends to and what makes up the score of a pair",
@@ -85,7 +85,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     device = own_device(arguments.device)
     split = load_split(arguments.path)
-    image = split.subset(np.array([place_of(split, arguments.image)]))
+    image = split.subset(np.array([find_image(split, arguments.image)]))
     caption = arguments.caption
     if caption is None:
         if not image.captions:
@@ -100,23 +100,23 @@ def _explain(arguments: argparse.Namespace) -> int:
     step = _step(found, arguments.step)
     from ..report import draw, save_page
 
-    try:  # the files are there though the reader of what is printed has left
+    try:  # write the files first: printing fails if the reader has left
         if arguments.json is not None:
             found.save(arguments.json)
         for path, write in ((arguments.page, save_page), (arguments.picture, draw)):
             if path is not None:
                 write(found, path, arguments.word, arguments.image_file, step, through_graph=arguments.through_graph)
     finally:
-        print(_told(found, step, arguments.through_graph))
+        print(_format(found, step, arguments.through_graph))
     return 0
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
-    """What can be known of the flags before any work.
+    """Checks the flags before any work.
 
     Raises:
         OSError: a file cannot be written.
-        ValueError: a flag has nothing to go with, two files are one, or the image cannot be read.
+        ValueError: a flag needs another one, two files are the same, or the image cannot be read.
         ModuleNotFoundError: matplotlib or Pillow is not installed.
     """
     from ..data.strings import check_strings
@@ -140,7 +140,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 
 
 def _step(found: Explanation, step: int | None) -> int:
-    """Place from 0 of the step that was asked for.
+    """The index, from 0, of the step of ``--step``.
 
     Raises:
         ValueError: the score has no such step.
@@ -151,18 +151,18 @@ def _step(found: Explanation, step: int | None) -> int:
     return (step or last) - 1
 
 
-def _told(found: Explanation, step: int, through_graph: bool) -> str:
-    """The terms, and for each word the regions that it looks at most."""
+def _format(found: Explanation, step: int, through_graph: bool) -> str:
+    """The text to print: the terms, and for each word the regions that it attends to most."""
     from ..report.explanation import TERM_TITLES
 
-    lines = [printed(f"{found.image}: {found.caption}"), ""]
+    lines = [printable(f"{found.image}: {found.caption}"), ""]
     for term in found.terms:
         figures = f"{term.weight:7.3f} × {term.value:7.3f} = {term.contribution:7.3f}"
         lines.append(f"{TERM_TITLES[term.name]:26}{figures}")
     lines += [f"{'score':26}{found.score:27.3f}", ""]
     looks = found.of_words(step, through_graph=through_graph)
     for word, known, row in zip(found.words, found.known, looks, strict=True):
-        best = sorted(range(len(row)), key=lambda i: -row[i])[:SHOWN]
+        best = sorted(range(len(row)), key=lambda i: -row[i])[:MAX_REGIONS]
         regions = ", ".join(f"{found.regions[i]} {i}: {row[i]:.2f}" for i in best)
         lines.append(f"{word + ('' if known else ' (unknown)'):26}{regions}")
     return "\n".join(lines)

@@ -9,11 +9,11 @@ from typing import Any
 
 
 def given_path(text: str) -> str:
-    """A path as it was given: the ``type`` of every argument that is one.
+    """Returns the path unchanged: the ``type`` of every path argument.
 
     Raises:
-        argparse.ArgumentTypeError: for an empty string, as of a shell's unset variable. It would mean the current
-            directory to whoever makes a path of it.
+        argparse.ArgumentTypeError: for an empty string, as of an unset shell variable: ``Path`` would make it the
+            current directory.
     """
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got an empty string")
@@ -21,28 +21,28 @@ def given_path(text: str) -> str:
 
 
 class Once(argparse.Action):
-    """The ``action`` of a flag that takes one value where other commands take several: the first is not left out."""
+    """The ``action`` of a flag that takes one value here and several elsewhere: a second one is an error."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        """Keeps the value; argparse.ArgumentError where there is one."""
+        """Stores the value; argparse.ArgumentError if there is one already."""
         if getattr(namespace, self.dest) is not None:
             raise argparse.ArgumentError(self, f"expected one, got {getattr(namespace, self.dest)} and {values}")
         setattr(namespace, self.dest, values)
 
 
 def check_outputs(written: Mapping[str, str | None], read: Mapping[str, str | None], beside: str = "") -> None:
-    """Each file that is written has a place and is no other of the command's files.
+    """Checks that each output can be written and is none of the command's other files.
 
     Args:
-        written: by flag, each file that the command writes; None where it is not asked for.
-        read: by argument, each file that it reads.
-        beside: the longest ending of a file that is written beside one of them, under its name and that.
+        written: the files that the command writes, by flag; None for a flag that was not given.
+        read: the files that it reads, by argument.
+        beside: the longest suffix that the command appends to an output's name for files beside it.
 
     Raises:
         OSError: a file cannot be written.
-        ValueError: two of the files are one, of which the later would take the place of the other.
+        ValueError: two of the files are the same, so that one would overwrite the other.
     """
     from ..data.files import check_target
 

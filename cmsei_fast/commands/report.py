@@ -1,4 +1,4 @@
-"""``cmsei-fast report``: one page about a finished evaluation, of a run or of any saved score matrix."""
+"""``cmsei-fast report``: writes a page about a run's evaluation or about any saved score matrix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
 from .paths import check_outputs, given_path
-from .saved_scores import captions_of, mean_of_saved, owner_of
+from .saved_scores import average_scores, captions_of, owner_of
 from .scored_split import scored_by
 from .scoring import encoded_file, load_models, mean_stream
 from .scoring_flags import (
@@ -18,9 +18,9 @@ from .scoring_flags import (
     add_thumbnail_flag,
     check_protocol,
     folds_of,
-    tell_counts,
+    warn_unusual_counts,
 )
-from .settings import check_least
+from .settings import check_minimum
 from .sources import load_split
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Any) -> None:
-    """Adds ``report``."""
+    """Adds the command ``report``."""
     report = commands.add_parser(
         "report",
         help="write an HTML page about an evaluation: recalls with intervals, ranks, worst and best queries, training",
@@ -117,18 +117,18 @@ def _report(arguments: argparse.Namespace) -> int:
         check_outputs({"--out": out, "--encoded": arguments.encoded}, {**read, "--scores": path})
     split = None if arguments.split is None else load_split(arguments.split)
     drawings = Drawings(split, arguments.images)
-    saved = None if arguments.scores is None else mean_of_saved(arguments.scores, split, arguments.split)
-    by = None if saved is None or split is None else scored_by(arguments.scores, split, arguments.split)
-    assumed = saved is not None and split is not None and by is None
+    saved = None if arguments.scores is None else average_scores(arguments.scores, split, arguments.split)
+    scored_by_models = None if saved is None or split is None else scored_by(arguments.scores, split, arguments.split)
+    assumed = saved is not None and split is not None and scored_by_models is None
     captions = captions_of(arguments, split)
     folds = folds_of(arguments)
     shape = saved.shape if saved is not None else (len(split), split.n_captions)  # type: ignore[arg-type,union-attr]
     if arguments.caption_to_image is not None:
-        arguments.of_python = {"caption_to_image": arguments.caption_to_image}
+        arguments.flag_for = {"caption_to_image": arguments.caption_to_image}
     owner = owner_of(arguments, split, shape)
     check_protocol(arguments, shape[0])
     split_folds(owner, shape[0], folds)
-    tell_counts(arguments, shape[0], owner)
+    warn_unusual_counts(arguments, shape[0], owner)
     if captions is not None and len(captions) != shape[1]:
         raise ValueError(f"--captions: expected {shape[1]} lines (as the scores have captions), got {len(captions)}")
 
@@ -136,14 +136,14 @@ def _report(arguments: argparse.Namespace) -> int:
         scores, scorer = saved, None if run is None else run.scorer()
         mean = f"mean of {len(arguments.scores)}: " if len(arguments.scores) > 1 else ""
         about = {"scores": f"{mean}{', '.join(arguments.scores)}, {saved.dtype}"}
-        about |= {"scored by": ", ".join(by)} if by else {}
+        about |= {"scored by": ", ".join(scored_by_models)} if scored_by_models else {}
     else:
         assert run is not None
         assert split is not None
-        scores, scorer, about = _scored(arguments, str(run.model(arguments.which)), split)
+        scores, scorer, about = _score(arguments, str(run.model(arguments.which)), split)
     metrics = recall_metrics(scores, caption_to_image=owner, folds=folds)
     protocol = arguments.protocol or f"{folds} fold{'s' * (folds > 1)}"
-    what = Evaluation(
+    evaluation = Evaluation(
         title=_title(arguments),
         scores=scores,
         metrics=metrics,
@@ -161,25 +161,25 @@ def _report(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         shown=arguments.queries,
     )
-    write_text(out, evaluation_page(what))
+    write_text(out, evaluation_page(evaluation))
     print(metrics)
     if assumed:
-        named = ", ".join(arguments.scores)
-        print(f"\nnames and captions are those of {arguments.split}: nothing beside {named} says its split")
+        paths = ", ".join(arguments.scores)
+        print(f"\nnames and captions are those of {arguments.split}: nothing beside {paths} says its split")
     print(f"\n{out}: the report")
     return 0
 
 
 def _title(arguments: argparse.Namespace) -> str:
     paths = arguments.scores or []
-    if arguments.run_directory and len(paths) < 2:  # the mean of several is of no one run
+    if arguments.run_directory and len(paths) < 2:  # a mean of several belongs to no single run
         paths = [arguments.run_directory]
     name = " + ".join(Path(path).name for path in paths)
     return f"Retrieval: {name} on {Path(arguments.split).name}" if arguments.split else f"Retrieval: {name}"
 
 
 def _check_flags(arguments: argparse.Namespace) -> None:
-    """What can be said before anything is read."""
+    """Checks the flags before anything is read."""
     if arguments.run_directory is None and arguments.scores is None:
         raise ValueError("RUN: expected the directory of a run, or --scores with a saved matrix, got neither")
     if arguments.run_directory is not None and Path(arguments.run_directory).is_file():
@@ -192,20 +192,20 @@ def _check_flags(arguments: argparse.Namespace) -> None:
             if getattr(arguments, name) is not None:
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag}: expected none beside --split (a split has its captions), got one")
-    of_the_model = {name: getattr(arguments, name) for name in ("which", "device", "engine", "precision", "encoded")}
-    for name, value in of_the_model.items():
+    model_flags = {name: getattr(arguments, name) for name in ("which", "device", "engine", "precision", "encoded")}
+    for name, value in model_flags.items():
         if arguments.scores is not None and value not in (None, "auto"):
             raise ValueError(f"--{name}: expected none beside --scores (no model is run), got {value}")
-    check_least("--queries", arguments.queries, 0)
-    check_least("--seed", arguments.seed, 0)
-    check_least("--captions-per-image", arguments.captions_per_image, 1)
-    check_least("--folds", arguments.folds, 1)
+    check_minimum("--queries", arguments.queries, 0)
+    check_minimum("--seed", arguments.seed, 0)
+    check_minimum("--captions-per-image", arguments.captions_per_image, 1)
+    check_minimum("--folds", arguments.folds, 1)
 
 
-def _scored(
+def _score(
     arguments: argparse.Namespace, model: str, split: Split
 ) -> tuple[np.ndarray, dict[str, Any], dict[str, str]]:
-    """The matrix (n_image, n_caption) of the saved model, its scorer, and what computed it."""
+    """Scores the split: the matrix (n_image, n_caption), the scorer, and the page's facts about both."""
     from ..devices import own_device
     from ..scoring import score
 

@@ -1,4 +1,4 @@
-"""What ``train --resume`` is given beside what its run began with."""
+"""Compares the settings of ``train --resume`` with those that the run began with."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from .sources import SCORERS, parse_scorer
 if TYPE_CHECKING:
     from ..training import TrainConfig
 
-# Fields of the model that the training split or word vectors set where nothing gives them.
+# Fields of the model that the training split or word vectors set unless they are given.
 SET_BY_DATA = ("feature_width", "object_names", "predicate_names", "boxes", "trained_words")
 
 
 def check_resumed(
     directory: str, config: TrainConfig, model: Mapping[str, Any], given: Collection[str], saved: str | None = None
 ) -> None:
-    """The settings are those that the run in the directory began with, or may differ; said before a split is read.
+    """Checks the settings against those of the run in the directory, before any split is read.
 
     Args:
-        directory: of the run; without one there everything is right.
-        config: the training's settings.
-        model: fields of the model's that are given, the scorer by its preset's name or its fields.
-        given: names of all settings that flags or the file of settings give.
-        saved: the saved model that is given; None where the model is made of settings, so that what is not given has
-            its default.
+        directory: directory of the run; if it holds none, nothing is checked.
+        config: training settings.
+        model: model settings that were given; the scorer is the name of a preset or a dictionary of fields.
+        given: names of all settings that flags or the settings file give.
+        saved: directory of the saved model to start from; None if the model is built from settings, where those not
+            given have their defaults.
 
     Raises:
-        ValueError: naming the flag, the run's value and this one.
+        ValueError: naming the flag and both values, if a setting differs that must not.
     """
     from ..model import ModelConfig
     from ..training.run_record import CONFIG, first_difference, may_differ, read_record
@@ -39,40 +39,40 @@ def check_resumed(
     before = read_record(Path(directory))
     if before is None:
         return
-    made = saved is None
-    start = before.get("start", {}).get("model", saved)  # a run that is older than this part does not say
-    if (start is None) != made:
-        told = f"expected {start or 'none'} (as the run began), got {saved or 'none'}"
-        raise ValueError(f"--model: {told}; --resume takes the settings of the run")
-    asked = dict(model)
-    if made:
+    from_settings = saved is None
+    start = before.get("start", {}).get("model", saved)  # older runs have no such entry
+    if (start is None) != from_settings:
+        message = f"expected {start or 'none'} (as the run began), got {saved or 'none'}"
+        raise ValueError(f"--model: {message}; --resume takes the settings of the run")
+    settings = dict(model)
+    if from_settings:
         defaults = {f.name: f.default for f in fields(ModelConfig) if f.name not in SET_BY_DATA}
-        asked = {**defaults, "scorer": "cmsei", **model}
-    if "scorer" in asked:
-        asked["scorer"] = parse_scorer(asked["scorer"]).to_dict()
-    for part, values in (("training", config.to_dict()), ("model", asked)):
+        settings = {**defaults, "scorer": "cmsei", **model}
+    if "scorer" in settings:
+        settings["scorer"] = parse_scorer(settings["scorer"]).to_dict()
+    for part, values in (("training", config.to_dict()), ("model", settings)):
         for name, value in _plain(values).items():
             old = before.get(part, {}).get(name, value)
             if old != value and not may_differ(name, old, config):
-                if _told(name, old) == _told(name, value):  # two scorers of no preset
+                if _format(name, old) == _format(name, value):  # two custom scorers
                     name, old, value = first_difference(name, old, value)
-                got, way = _told(name, value), "--resume takes the settings of the run"
+                got, advice = _format(name, value), "--resume takes the settings of the run"
                 if name.partition(".")[0] not in given:
                     got += ", the default"
-                    way = f"--settings {Path(directory) / CONFIG} gives the settings of the run"
+                    advice = f"--settings {Path(directory) / CONFIG} gives the settings of the run"
                 raise ValueError(
-                    f"--{name.replace('_', '-')}: expected {_told(name, old)} (as the run began), got {got}; {way}"
+                    f"--{name.replace('_', '-')}: expected {_format(name, old)} (as the run began), got {got}; {advice}"
                 )
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As the file of a run gives them back: a tuple is a list."""
+    """The values as they are read back from JSON: tuples become lists."""
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain
 
 
-def _told(name: str, value: Any) -> str:
-    """A setting's value as its flag takes it."""
+def _format(name: str, value: Any) -> str:
+    """A setting's value as it is written on the command line."""
     if name == "scorer":
         return next((preset for preset, make in SCORERS.items() if _plain(make().to_dict()) == value), "another scorer")
     if isinstance(value, list):

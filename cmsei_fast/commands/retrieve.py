@@ -1,4 +1,4 @@
-"""``cmsei-fast retrieve``: the best images of a split for sentences, and the best captions for its images."""
+"""``cmsei-fast retrieve``: finds images for sentences and captions for images."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
-from .joining import joined
 from .paths import check_outputs, given_path
-from .printed import printed
+from .printable import printable
+from .processes import join_processes
 from .scoring import encoded_file, load_models, mean_stream
 from .scoring_flags import add_encoded_flag, add_scoring_flags, add_thumbnail_flag
-from .settings import check_least
-from .sources import load_split, place_of, read_captions
+from .settings import check_minimum
+from .sources import find_image, load_split, read_captions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from ..model import CMSEI
     from ..report.drawings import Drawings
 
-    Best = list[tuple[int, int, float]]  # rank, item and score, best first
+    Best = list[tuple[int, int, float]]  # (rank, item, score), best first
 
 
 def add_parser(commands: Any) -> None:
-    """Adds ``retrieve``."""
+    """Adds the command ``retrieve``."""
     retrieve = commands.add_parser(
         "retrieve",
         help="find the best images of a split for a sentence, or the best captions for an image",
@@ -79,7 +79,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _retrieve(arguments: argparse.Namespace) -> int:
-    with joined(arguments.device, lambda: _sentences(arguments)) as (device, sentences):
+    with join_processes(arguments.device, lambda: _sentences(arguments)) as (device, sentences):
         from ..process_group import rank_and_world
 
         _run(arguments, sentences, str(device), first=rank_and_world()[0] == 0)
@@ -87,15 +87,15 @@ def _retrieve(arguments: argparse.Namespace) -> int:
 
 
 def _sentences(arguments: argparse.Namespace) -> list[str]:
-    """The sentences that ask for images, once all that the flags alone tell is right.
+    """Checks all that can be checked of the flags alone, and returns the sentences to find images for.
 
     Raises:
-        OSError: a file cannot be written, or is not there.
-        ValueError: nothing asks, a sentence that is no text, or a number that cannot be.
+        OSError: a file cannot be written, or is missing.
+        ValueError: there is no query, a sentence is no valid text, or a number is out of range.
     """
     from ..data.strings import check_strings
 
-    check_least("--top", arguments.top, 1)
+    check_minimum("--top", arguments.top, 1)
     check_outputs(
         {"--out": arguments.out, "--page": arguments.page, "--encoded": arguments.encoded},
         {"path": arguments.path, "--captions-file": arguments.captions_file},
@@ -115,7 +115,7 @@ def _sentences(arguments: argparse.Namespace) -> list[str]:
 
 
 def _run(arguments: argparse.Namespace, sentences: list[str], device: str, first: bool) -> None:
-    """Retrieves; of the processes that ``torchrun`` started, each takes part and the first one tells."""
+    """Retrieves in all processes of ``torchrun``; only the first one writes and prints."""
     from ..process_group import default_group, together
     from ..report.drawings import Drawings
     from ..retrieval.best import find_best
@@ -123,7 +123,7 @@ def _run(arguments: argparse.Namespace, sentences: list[str], device: str, first
     arguments.progress &= first
     with together():
         split = load_split(arguments.path)
-        images = [place_of(split, image) for image in arguments.image]
+        images = [find_image(split, image) for image in arguments.image]
         if images and not split.captions:
             raise ValueError("--image: expected a split with captions to search, got one without")
         drawings = None if arguments.page is None else Drawings(split, arguments.images)
@@ -140,35 +140,35 @@ def _run(arguments: argparse.Namespace, sentences: list[str], device: str, first
             yield list(zip(range(1, len(items) + 1), items, scores, strict=True))
 
     if sentences:
-        captions = _captions_of(split)
+        captions = _captions_by_image(split)
         each = zip(sentences, best("caption", sentences), strict=True)
-        found["captions"] = [_of_sentence(loaded, split, captions, *x) for x in each]
+        found["captions"] = [_sentence_result(loaded, split, captions, *x) for x in each]
     if images:
         found["images"] = [
-            _of_image(split, *x) for x in zip(images, best("image", split.captions, images), strict=True)
+            _image_result(split, *x) for x in zip(images, best("image", split.captions, images), strict=True)
         ]
     if first:
-        _tell(arguments, found, drawings)
+        _show_results(arguments, found, drawings)
 
 
-def _tell(arguments: argparse.Namespace, found: dict[str, Any], drawings: Drawings | None) -> None:
-    """Writes and prints what was found: the files are there though the reader of what is printed has left."""
+def _show_results(arguments: argparse.Namespace, found: dict[str, Any], drawings: Drawings | None) -> None:
+    """Writes and prints the results; the files first, for printing fails if the reader has left."""
     from ..data.files import write_text
     from ..data.json_object import write_json
     from ..report.retrieval_page import retrieval_page
 
-    told = [_told_of_sentence(x) for x in found.get("captions", ())]
-    told += [_told_of_image(x) for x in found.get("images", ())]
+    texts = [_format_sentence(x) for x in found.get("captions", ())]
+    texts += [_format_image(x) for x in found.get("images", ())]
     try:
         if arguments.out is not None:
             write_json(arguments.out, found)
         if drawings is not None:
             write_text(arguments.page, retrieval_page(found, drawings))
     finally:
-        print("\n\n".join(told))
+        print("\n\n".join(texts))
 
 
-def _captions_of(split: Split) -> list[list[str]]:
+def _captions_by_image(split: Split) -> list[list[str]]:
     """The captions of each image."""
     out: list[list[str]] = [[] for _ in split.ids]
     for image, caption in zip(split.caption_to_image.tolist(), split.captions, strict=True):
@@ -176,10 +176,10 @@ def _captions_of(split: Split) -> list[list[str]]:
     return out
 
 
-def _of_sentence(
+def _sentence_result(
     loaded: Sequence[tuple[str, CMSEI]], split: Split, captions: list[list[str]], sentence: str, best: Best
 ) -> dict[str, Any]:
-    """What a sentence found, and by model the words that it does not know; ``own`` says whether an image has it."""
+    """The images found for a sentence, and its unknown words by model; ``own`` marks images that have the sentence."""
     unknown = {}
     for name, model in loaded:
         if words := list(dict.fromkeys(word for word, known in model.text.spell(sentence) if not known)):
@@ -192,8 +192,8 @@ def _of_sentence(
     return {"caption": sentence, "unknown": unknown, "images": images}
 
 
-def _of_image(split: Split, image: int, best: Best) -> dict[str, Any]:
-    """What an image found; ``own`` says of a caption whether it is the image's."""
+def _image_result(split: Split, image: int, best: Best) -> dict[str, Any]:
+    """The captions found for an image; ``own`` marks those that are the image's."""
     captions = []
     for rank, j, score in best:
         owner = int(split.caption_to_image[j])
@@ -202,7 +202,7 @@ def _of_image(split: Split, image: int, best: Best) -> dict[str, Any]:
     return {"image": image, "name": split.ids[image], "captions": captions}
 
 
-def _told_of_sentence(found: dict[str, Any]) -> str:
+def _format_sentence(found: dict[str, Any]) -> str:
     from ..report.retrieval_page import closest_first, unknown_words
 
     rows = []
@@ -211,21 +211,21 @@ def _told_of_sentence(found: dict[str, Any]) -> str:
         notes = ", ".join(["its own"] * x["own"] + [f"and {len(others)} more"] * bool(others))
         rows.append((x["rank"], f"{x['score']:.4f}", x["image"], x["name"], closest + f" ({notes})" * bool(notes)))
     table = _table(("rank", "score", "image", "name", "closest caption"), rows)
-    return "\n".join([*map(printed, (f"“{found['caption']}”", *unknown_words(found))), table])
+    return "\n".join([*map(printable, (f"“{found['caption']}”", *unknown_words(found))), table])
 
 
-def _told_of_image(found: dict[str, Any]) -> str:
-    heads = ("rank", "score", "caption", "image", "name", "text")
+def _format_image(found: dict[str, Any]) -> str:
+    titles = ("rank", "score", "caption", "image", "name", "text")
     rows = [
         (x["rank"], f"{x['score']:.4f}", x["caption"], x["image"], x["name"], x["text"] + " (its own)" * x["own"])
         for x in found["captions"]
     ]
-    return f"image {found['image']}, {printed(found['name'])}\n{_table(heads, rows)}"
+    return f"image {found['image']}, {printable(found['name'])}\n{_table(titles, rows)}"
 
 
-def _table(heads: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
-    """Columns of text: numbers at the right, the last two, a name and a text, at the left."""
-    cells = [heads, *(tuple(printed(str(x)) for x in row) for row in rows)]
+def _table(titles: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
+    """A table as text: the last two columns, a name and a text, aligned left, the others right."""
+    cells = [titles, *(tuple(printable(str(x)) for x in row) for row in rows)]
     *wide, name = (max(map(len, column)) for column in list(zip(*cells, strict=True))[:-1])
     return "\n".join(
         "  ".join([*(x.rjust(n) for x, n in zip(row[:-2], wide, strict=True)), row[-2].ljust(name), row[-1]]).rstrip()

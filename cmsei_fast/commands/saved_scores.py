@@ -1,4 +1,4 @@
-"""A saved score matrix, and what says whose its captions are: flags of ``cmsei-fast report``."""
+"""Reads saved score matrices and the image of each caption, for ``cmsei-fast report``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .sources import absent, read_captions
+from .sources import read_captions, why_no_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from ..data import Split
 
 
-def saved_scores(path: str, split: Split | None, name: str | None) -> np.ndarray:
-    """The matrix (n_image, n_caption), memory-mapped; its shape is the split's where there is one.
+def open_scores(path: str, split: Split | None, name: str | None) -> np.ndarray:
+    """Opens a matrix (n_image, n_caption), memory-mapped, and checks its shape against the split.
 
     Args:
-        path: of a ``.npy`` file.
-        split: that was scored, if it is known.
-        name: of the split, for messages.
+        path: a ``.npy`` file.
+        split: what was scored, if known.
+        name: name of the split for messages.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: naming the file: no floating matrix, or of another shape.
+        ValueError: naming the file, if it holds no floating matrix or one of another shape.
     """
     import zipfile
 
@@ -36,14 +36,18 @@ def saved_scores(path: str, split: Split | None, name: str | None) -> np.ndarray
     from ..data.convert.npy import DAMAGED_HEAD
 
     if not Path(path).is_file():
-        raise FileNotFoundError(f"--scores: expected a .npy file, got {path} ({absent(path)})")
+        raise FileNotFoundError(f"--scores: expected a .npy file, got {path} ({why_no_file(path)})")
     try:
         scores: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, zipfile.BadZipFile, *DAMAGED_HEAD):
-        got = _cut_short(path) or f"another or a pickled one{_as_matrix(path)}"
+        got = _describe_truncation(path) or f"another or a pickled one{_suggest_conversion(path)}"
         raise ValueError(f"{path}: expected a .npy file of one floating matrix, got {got}") from None
     if not isinstance(scores, np.ndarray) or scores.ndim != 2 or scores.dtype.kind != "f":
-        got = f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else f"an archive{_as_matrix(path)}"
+        got = (
+            f"{scores.dtype} {scores.shape}"
+            if isinstance(scores, np.ndarray)
+            else f"an archive{_suggest_conversion(path)}"
+        )
         raise ValueError(f"{path}: expected a floating matrix (n_image, n_caption), got {got}")
     if split is not None and scores.shape != (shape := (len(split), split.n_captions)):
         hint = " (its transpose has it)" if scores.shape == shape[::-1] else ""
@@ -51,26 +55,26 @@ def saved_scores(path: str, split: Split | None, name: str | None) -> np.ndarray
     return scores
 
 
-def mean_of_saved(paths: Sequence[str], split: Split | None, name: str | None) -> np.ndarray:
-    """The mean of matrices (n_image, n_caption), an ensemble of any models; a single one is memory-mapped.
+def average_scores(paths: Sequence[str], split: Split | None, name: str | None) -> np.ndarray:
+    """Averages matrices (n_image, n_caption), an ensemble of any models; a single one is memory-mapped.
 
     Args:
-        paths: of one or more ``.npy`` files.
-        split, name: as :func:`saved_scores` has them.
+        paths: one or more ``.npy`` files.
+        split, name: as in :func:`open_scores`.
 
     Returns:
-        Of several, float32, or float64 where one of them is wider.
+        The mean of several in float32, or in float64 if one of them is.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`saved_scores` does; ValueError: for matrices of unlike shapes.
-        MemoryError: if the mean of several cannot fit.
+        FileNotFoundError, ValueError: as :func:`open_scores` does; ValueError: for matrices of different shapes.
+        MemoryError: if the mean of several does not fit.
     """
     import numpy as np
     import torch
 
     from ..checks import check_memory
 
-    found = [saved_scores(path, split, name) for path in paths]
+    found = [open_scores(path, split, name) for path in paths]
     if len(found) == 1:
         return found[0]
     first = found[0]
@@ -88,8 +92,8 @@ def mean_of_saved(paths: Sequence[str], split: Split | None, name: str | None) -
     return out
 
 
-def _cut_short(path: str) -> str:
-    """What a file is that ends before its numbers do; "" for any other."""
+def _describe_truncation(path: str) -> str:
+    """Describes a truncated file; "" for any other."""
     from ..data.convert.npy import DAMAGED, read_head
 
     try:
@@ -102,25 +106,25 @@ def _cut_short(path: str) -> str:
     return ""
 
 
-def _as_matrix(path: str) -> str:
-    """The line of Python that makes a matrix of a file in which the field's scripts leave scores; "" for any other."""
+def _suggest_conversion(path: str) -> str:
+    """Suggests the line of Python that converts scores saved by other projects; "" for an unknown format."""
     with open(path, "rb") as file:
-        begins = file.read(128)
-    if begins.startswith(b"\x93NUMPY") and b"'|O'" in begins:  # VSE∞'s code and its kin: {'npts': …, 'sims': …}
-        form, trust = f"np.load({path!r}, allow_pickle=True).item()['sims']", ", if you trust the file"
-    elif begins.startswith(b"PK") and (arrays := _arrays_of(path)):
-        form, trust = f"np.load({path!r})[{arrays[0]!r}]", ""
-    elif begins.startswith(b"PK"):  # torch.save, as in IMRAM's
-        form, trust = f"torch.load({path!r}, weights_only=False)", ", if you trust the file"
+        head = file.read(128)
+    if head.startswith(b"\x93NUMPY") and b"'|O'" in head:  # as of VSE∞: {'npts': …, 'sims': …}
+        expression, caution = f"np.load({path!r}, allow_pickle=True).item()['sims']", ", if you trust the file"
+    elif head.startswith(b"PK") and (arrays := _array_names(path)):
+        expression, caution = f"np.load({path!r})[{arrays[0]!r}]", ""
+    elif head.startswith(b"PK"):  # torch.save, as in IMRAM's
+        expression, caution = f"torch.load({path!r}, weights_only=False)", ", if you trust the file"
     elif path.endswith(".txt"):  # numpy.savetxt, as in ESL's
-        form, trust = f"np.loadtxt({path!r})", ""
+        expression, caution = f"np.loadtxt({path!r})", ""
     else:
         return ""
-    return f"; this makes one{trust}: np.save('scores.npy', {form})"
+    return f"; this makes one{caution}: np.save('scores.npy', {expression})"
 
 
-def _arrays_of(path: str) -> list[str]:
-    """The arrays of an archive by numpy.savez; none of any other zip."""
+def _array_names(path: str) -> list[str]:
+    """The names of the arrays in a file of numpy.savez; empty for any other zip file."""
     import zipfile
 
     try:
@@ -132,10 +136,10 @@ def _arrays_of(path: str) -> list[str]:
 
 
 def _check_count(shape: tuple[int, ...], captions_per_image: int) -> None:
-    """So many captions an image, where nothing else says whose they are.
+    """Checks the number of captions per image where no file gives the image of each.
 
     Raises:
-        ValueError: it is another number, which the message tells where there is one.
+        ValueError: naming the number that would fit, if there is one.
     """
     n_image, n_caption = shape
     if n_caption == n_image * captions_per_image or not n_image or not n_caption:
@@ -153,11 +157,11 @@ def _check_count(shape: tuple[int, ...], captions_per_image: int) -> None:
 
 
 def captions_of(arguments: argparse.Namespace, split: Split | None) -> tuple[str, ...] | None:
-    """The captions of the split, or of the file one a line; None without either.
+    """The captions of the split, or the lines of ``--captions``; None without either.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: naming the file: it is not UTF-8.
+        ValueError: naming the file, if it is not UTF-8.
     """
     if split is not None:
         return split.captions
@@ -167,17 +171,17 @@ def captions_of(arguments: argparse.Namespace, split: Split | None) -> tuple[str
 
 
 def owner_of(arguments: argparse.Namespace, split: Split | None, shape: tuple[int, ...]) -> np.ndarray:
-    """(n_caption,) int64, the image of each caption: as the split or a file says, else so many for each image."""
+    """(n_caption,) int64, the image of each caption: from the split, a file or the number of captions per image."""
     from ..retrieval.metrics import check_map
 
     each = 5 if arguments.captions_per_image is None else arguments.captions_per_image
     if split is None and arguments.caption_to_image is None:
         _check_count(shape, each)
-    return check_map(shape[0], shape[1], each, _map(arguments, split))
+    return check_map(shape[0], shape[1], each, _read_owner(arguments, split))
 
 
-def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
-    """The split's map or that of the file, None without either.
+def _read_owner(arguments: argparse.Namespace, split: Split | None) -> Any:
+    """The image of each caption from the split or from ``--caption-to-image``; None without either.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -193,7 +197,7 @@ def _map(arguments: argparse.Namespace, split: Split | None) -> Any:
     if path is None:
         return None
     if not Path(path).is_file():
-        raise FileNotFoundError(f"--caption-to-image: expected .npy or text, got {path} ({absent(path)})")
+        raise FileNotFoundError(f"--caption-to-image: expected .npy or text, got {path} ({why_no_file(path)})")
     try:
         if path.endswith(".npy"):
             with open(path, "rb") as file:

@@ -1,7 +1,7 @@
-"""Which split a saved score matrix is of: ``NAME.npy.split``, JSON beside the matrix ``NAME.npy``.
+"""Records which split a saved score matrix belongs to: ``NAME.npy.split``, JSON beside the matrix ``NAME.npy``.
 
-It has the split's name and what tells its images and captions from others, the models, and a mark of the matrix: where
-another matrix has taken the place of the one it was written for, it says nothing.
+The file holds the split's name, checksums of its images and captions, the models, and a checksum of the matrix: if
+another matrix has replaced the one that it was written for, the file is ignored.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
     from ..data import Split
 
-ENDING = ".split"  # after the name of the matrix
+ENDING = ".split"  # appended to the name of the matrix
 FORMAT = {"format": "cmsei_fast split of scores", "version": 1}
 _PARTS = {"images": "images", "captions": "captions", "caption_to_image": "images of the captions"}
 
 
 def write_scored_split(path: str, split: Split, name: str, by: Sequence[str]) -> None:
-    """Writes of which split the matrix ``path`` is, which is complete.
+    """Writes the file beside the complete matrix ``path``.
 
     Args:
-        path: of the ``.npy`` file.
-        split: that was scored; ``name`` its path.
-        by: what scored it.
+        path: the ``.npy`` file.
+        split: what was scored; ``name`` its path.
+        by: the models or the scorer.
 
     Raises:
         OSError: the file cannot be written.
@@ -39,30 +39,30 @@ def write_scored_split(path: str, split: Split, name: str, by: Sequence[str]) ->
     from ..data.json_object import write_json
 
     scores = np.load(path, mmap_mode="r", allow_pickle=False)
-    record = {**FORMAT, "split": name, "by": list(by), **_identity(split), "scores": _mark(scores)}
+    record = {**FORMAT, "split": name, "by": list(by), **_identity(split), "scores": _checksum(scores)}
     write_json(path + ENDING, record)
 
 
 def scored_by(paths: Sequence[str], split: Split, name: str) -> list[str] | None:
-    """What scored the split for each of some matrices, where the files beside them say that they are of this split.
+    """Checks that matrices belong to the split, and says what scored each.
 
-    None where one has no such file, or one that was written for another matrix.
+    None if a matrix has no such file beside it, or one that was written for another matrix.
 
     Args:
-        paths: of the ``.npy`` files, each a matrix.
-        split: that the scores are taken to be of; ``name`` its path.
+        paths: the ``.npy`` files of the matrices.
+        split: the split that they should belong to; ``name`` its path.
 
     Raises:
-        ValueError: one is of another split, naming what differs.
+        ValueError: a matrix belongs to another split, naming what differs.
     """
     import numpy as np
 
     found = []
     for path in paths:
         record = _read(path + ENDING)
-        if record is None or record.get("scores") != _mark(np.load(path, mmap_mode="r", allow_pickle=False)):
+        if record is None or record.get("scores") != _checksum(np.load(path, mmap_mode="r", allow_pickle=False)):
             continue
-        different = [told for part, told in _PARTS.items() if record.get(part) != _identity(split)[part]]
+        different = [title for part, title in _PARTS.items() if record.get(part) != _identity(split)[part]]
         if different:
             raise ValueError(
                 f"--split: expected the split that {path} is of, {record.get('split')} (so {path}{ENDING} says), "
@@ -79,8 +79,8 @@ def _identity(split: Split) -> dict[str, Any]:
     return {part: found[part] for part in _PARTS}
 
 
-def _mark(scores: np.ndarray) -> str:
-    """Dtype, shape and a CRC-32 of rows spread over the matrix."""
+def _checksum(scores: np.ndarray) -> str:
+    """A checksum: dtype, shape and a CRC-32 of rows spread over the matrix."""
     from ..fingerprint import sample_of
 
     crc = 0
@@ -90,7 +90,7 @@ def _mark(scores: np.ndarray) -> str:
 
 
 def _read(path: str) -> dict[str, Any] | None:
-    """The record; None where there is none, or another file."""
+    """The record; None if the file is missing or of another format."""
     if not os.path.isfile(path):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The scores of saved models on a split."""
+"""Scores a split by saved models."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def load_models(models: list[str], arguments: argparse.Namespace, device: str) -> list[tuple[str, CMSEI]]:
-    """The models with their directories, once it is known that the engine can score in the precision.
+    """Loads the models as (directory, model), and checks that the engine can score them in the precision.
 
     Raises:
-        OSError, ValueError: a model cannot be read; an unknown engine or precision.
+        OSError, ValueError: a model cannot be read, or the engine or precision is unknown.
         EngineUnavailable: if the engine cannot run here.
     """
     import torch
@@ -38,10 +38,10 @@ def load_models(models: list[str], arguments: argparse.Namespace, device: str) -
 def encoded_file(
     arguments: argparse.Namespace, loaded: Sequence[tuple[str, CMSEI]], split: Split, group: Any = None
 ) -> EncodedFile | None:
-    """What ``--encoded`` keeps of the split by these models; None without it.
+    """The file of ``--encoded`` for these models and this split; None without the flag.
 
     Raises:
-        OSError, ValueError: the file cannot be read, or is of something else.
+        OSError, ValueError: the file cannot be read, or was written for something else.
     """
     if arguments.encoded is None:
         return None
@@ -59,39 +59,41 @@ def mean_stream(
     group: Any = None,
     kept: EncodedFile | None = None,
 ) -> MeanStream:
-    """The mean scores of a split's images, all or some in this order, with the captions, once each model encoded them.
+    """Encodes images of a split (all, or ``images`` in that order) and captions, and returns their mean scores.
 
-    What ``kept`` has is not encoded, and what it lacks is written to it.
+    Encodings that ``kept`` holds are read from it, others are written to it.
 
     Raises:
-        ValueError: for a split that lacks what a model is built on, naming the model.
+        ValueError: naming the model, if the split lacks what the model needs.
     """
     from ..encoded import Encoded
     from ..ensemble import MeanStream
     from ..process_group import agreed_engine
     from ..scoring import prepare
 
-    def image(i: int) -> str:
+    def image_name(i: int) -> str:
         place = i if images is None else images[i]
         return f"{place}, {split.ids[place]}"
 
-    def caption(j: int) -> str:
+    def caption_name(j: int) -> str:
         return f"{j}, “{captions[j]}”"
 
     problems = []
     for number, (name, model) in enumerate(loaded):
         options: dict[str, Any] = {"progress": arguments.progress, "group": group}
-        of_images = functools.partial(model.encode_images, split, images, **options)
-        of_captions = functools.partial(model.encode_captions, captions, **options)
+        encode_images = functools.partial(model.encode_images, split, images, **options)
+        encode_captions = functools.partial(model.encode_captions, captions, **options)
         try:
-            regions = of_images() if kept is None else kept.images(number, images, of_images)
+            regions = encode_images() if kept is None else kept.images(number, images, encode_images)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        words = of_captions() if kept is None else kept.captions(number, captions, of_captions)
-        scorer, own = model.scorer, model.words.project.weight.device
-        engine = agreed_engine(arguments.engine, own, "pair_score", scorer.config())
-        regions, words = (Encoded(x.rows.to(own), x.lengths) for x in (regions, words))
-        problem = prepare(regions, words, None, None, scorer, engine, arguments.precision, told=(image, caption))
+        words = encode_captions() if kept is None else kept.captions(number, captions, encode_captions)
+        scorer, device = model.scorer, model.words.project.weight.device
+        engine = agreed_engine(arguments.engine, device, "pair_score", scorer.config())
+        regions, words = (Encoded(x.rows.to(device), x.lengths) for x in (regions, words))
+        problem = prepare(
+            regions, words, None, None, scorer, engine, arguments.precision, told=(image_name, caption_name)
+        )
         problems.append(problem)
     if kept is not None:
         kept.save()

@@ -1,4 +1,4 @@
-"""Flags that commands which score a split share, and what they say."""
+"""Flags shared by the commands that score a split."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .paths import given_path
 if TYPE_CHECKING:
     import numpy as np
 
-# Folds and images of the protocols that papers report, and captions of an image.
+# (folds, images) of the protocols that papers report, and captions per image.
 PROTOCOLS = {"f30k-1k": (1, 1000), "coco-1k": (5, 5000), "coco-5k": (1, 5000)}
 CAPTIONS = 5
 
 
 def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
-    """``--protocol`` or ``--folds``; :func:`folds_of` reads them."""
+    """Adds ``--protocol`` and ``--folds``, of which one can be given; :func:`folds_of` reads them."""
     protocol = parser.add_mutually_exclusive_group()
     protocol.add_argument(
         "--protocol",
@@ -35,14 +35,14 @@ def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_flag(parser: argparse.ArgumentParser, purpose: str = "run") -> None:
-    """``--device``, for :func:`cmsei_fast.devices.own_device`."""
+    """Adds ``--device``, for :func:`cmsei_fast.devices.own_device`."""
     parser.add_argument(
         "--device", help=f"device to {purpose} on: cpu, cuda or cuda:N (default: the GPU if there is one, else cpu)"
     )
 
 
 def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
-    """The device of the models, and flags of :func:`cmsei_fast.score_matrix`."""
+    """Adds ``--device``, ``--progress`` and the options of :func:`cmsei_fast.score_matrix`."""
     add_device_flag(parser)
     parser.add_argument(
         "--engine",
@@ -60,7 +60,7 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_encoded_flag(parser: argparse.ArgumentParser) -> None:
-    """``--encoded``, for :func:`.scoring.encoded_file`."""
+    """Adds ``--encoded``, for :func:`.scoring.encoded_file`."""
     parser.add_argument(
         "--encoded",
         type=given_path,
@@ -70,7 +70,7 @@ def add_encoded_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_thumbnail_flag(parser: argparse.ArgumentParser) -> None:
-    """``--images``, for :class:`cmsei_fast.report.drawings.Drawings`."""
+    """Adds ``--images``, for :class:`cmsei_fast.report.drawings.Drawings`."""
     parser.add_argument(
         "--images",
         type=given_path,
@@ -80,25 +80,25 @@ def add_thumbnail_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def folds_of(arguments: argparse.Namespace) -> int:
-    """The folds of ``--protocol`` or ``--folds``; one without either."""
+    """The number of folds of ``--protocol`` or ``--folds``; 1 without either."""
     folds: int = 1 if arguments.folds is None else arguments.folds
     return folds if arguments.protocol is None else PROTOCOLS[arguments.protocol][0]
 
 
 def check_protocol(arguments: argparse.Namespace, n_image: int) -> None:
-    """So many images make the folds of ``--protocol``; those of ``--folds`` are checked as the argument is.
+    """Checks that the images can be split into the folds of ``--protocol``; ``--folds`` is checked where it is used.
 
     Raises:
         ValueError: naming the protocol.
     """
     folds = folds_of(arguments)
     if arguments.protocol is not None and n_image % folds:
-        told = f"expected a number of images that {folds} folds divide, got {n_image}"
-        raise ValueError(f"--protocol {arguments.protocol}: {told}")
+        message = f"expected a number of images that {folds} folds divide, got {n_image}"
+        raise ValueError(f"--protocol {arguments.protocol}: {message}")
 
 
-def tell_counts(arguments: argparse.Namespace, n_image: int, owner: np.ndarray) -> None:
-    """Warns on standard error of a protocol on other numbers than papers report it for.
+def warn_unusual_counts(arguments: argparse.Namespace, n_image: int, owner: np.ndarray) -> None:
+    """Warns on standard error if a protocol is used with other numbers of images or captions than in papers.
 
     Args:
         arguments: with the flags of :func:`add_protocol_flags`.
@@ -108,7 +108,7 @@ def tell_counts(arguments: argparse.Namespace, n_image: int, owner: np.ndarray) 
     if arguments.protocol is None:
         return
     if n_image != PROTOCOLS[arguments.protocol][1]:
-        _tell_size(arguments, n_image)
+        _warn_unusual_size(arguments, n_image)
     counts = sorted({*Counter(owner.tolist()).values()})
     if counts != [CAPTIONS]:
         have = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -120,7 +120,7 @@ def tell_counts(arguments: argparse.Namespace, n_image: int, owner: np.ndarray) 
         )
 
 
-def _tell_size(arguments: argparse.Namespace, n_image: int) -> None:
+def _warn_unusual_size(arguments: argparse.Namespace, n_image: int) -> None:
     expected = PROTOCOLS[arguments.protocol][1]
     folds = folds_of(arguments)
     what = f"{expected:,} images" if folds == 1 else f"{expected:,} images ({folds} folds of {expected // folds:,})"

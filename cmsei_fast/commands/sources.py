@@ -1,4 +1,4 @@
-"""Splits and models as the commands name them."""
+"""Finds the splits, images, captions and scorers that command lines name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..data import Split
 
 SPLIT_ENDINGS = (".h5", ".hdf5")
-_OTHERS = (".npy", ".npz", ".tsv", ".txt", ".json")  # what splits are converted from
+_CONVERTIBLE = (".npy", ".npz", ".tsv", ".txt", ".json")  # formats that cmsei-fast convert reads
 SCORERS = {
     "scan_t2i": PairScorer.scan_t2i,
     "scan_i2t": PairScorer.scan_i2t,
@@ -21,7 +21,7 @@ SCORERS = {
 
 
 def load_split(path: str) -> Split:
-    """A split from its HDF5 file, or from JSON lines of scene graphs.
+    """Loads a split from its HDF5 file, or from JSON lines of scene graphs.
 
     Raises:
         OSError: the file cannot be opened.
@@ -29,14 +29,14 @@ def load_split(path: str) -> Split:
     """
     from ..data import open_split, read_scenes, split_from_scenes
 
-    if os.path.isdir(path) or path.endswith(_OTHERS):
+    if os.path.isdir(path) or path.endswith(_CONVERTIBLE):
         got = "a directory" if os.path.isdir(path) else os.path.splitext(path)[1]
         raise ValueError(f"{path}: expected .h5 (cmsei-fast convert makes one) or .jsonl, .jsonl.gz, got {got}")
     return open_split(path) if is_split_file(path) else split_from_scenes(read_scenes(path))
 
 
 def is_split_file(path: str) -> bool:
-    """Whether it is a split's HDF5 file, by its name or its first bytes; any other is taken for scene graphs."""
+    """Whether the file is HDF5, by its name or its first bytes; any other is read as scene graphs."""
     if path.endswith(SPLIT_ENDINGS):
         return True
     from ..data.layout import SIGNATURE
@@ -48,8 +48,8 @@ def is_split_file(path: str) -> bool:
         return False
 
 
-def place_of(split: Split, image: str) -> int:
-    """Place of an image that ``--image`` gives by its name or by its place.
+def find_image(split: Split, image: str) -> int:
+    """The index of an image that ``--image`` names, or gives by its index.
 
     Raises:
         ValueError: the split has no such image.
@@ -63,14 +63,14 @@ def place_of(split: Split, image: str) -> int:
 
 
 def read_captions(flag: str, path: str) -> tuple[str, ...]:
-    """The captions of a text file that a flag names, one a line.
+    """Reads the captions of a text file that a flag names, one per line.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: naming the file: it is not UTF-8.
+        ValueError: naming the file, if it is not UTF-8.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{flag}: expected a text file, got {path} ({absent(path)})")
+        raise FileNotFoundError(f"{flag}: expected a text file, got {path} ({why_no_file(path)})")
     try:
         # Not splitlines: a caption may hold one of Unicode's other line ends.
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
@@ -79,13 +79,13 @@ def read_captions(flag: str, path: str) -> tuple[str, ...]:
     return tuple(lines[:-1] if lines[-1] == "" else lines)
 
 
-def absent(path: str) -> str:
-    """What is there in place of a file."""
+def why_no_file(path: str) -> str:
+    """Says what is at the path instead of a file."""
     return "a directory" if Path(path).is_dir() else "no such file"
 
 
 def parse_scorer(value: Any) -> PairScorer:
-    """A scorer from the name of a preset or from ``PairScorer.to_dict()``.
+    """Makes a scorer from the name of a preset or from ``PairScorer.to_dict()``.
 
     Raises:
         ValueError: for neither.

@@ -1,4 +1,4 @@
-"""``cmsei-fast train``: a split, a validation split and settings to a run with its best and its last model."""
+"""``cmsei-fast train``: trains a model on a split."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .joining import joined
 from .paths import given_path
+from .processes import join_processes
 from .resumed import SET_BY_DATA, check_resumed
 from .scoring_flags import add_device_flag
-from .settings import add_flags, given, read_settings
+from .settings import add_flags, given_fields, read_settings
 from .sources import SCORERS, load_split, parse_scorer
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from ..training import TrainConfig
 
 SECTIONS = ("model", "training")
-# Fields of the model without a flag of their own making: what the split has, and the scorer, whose flag names a preset.
-_WITHOUT_FLAG = ("feature_width", "object_names", "predicate_names", "scorer")
+# Fields without a generated flag: three come from the split, and ``--scorer`` takes the name of a preset.
+_NO_FLAG = ("feature_width", "object_names", "predicate_names", "scorer")
 
 
 def add_parser(commands: Any) -> None:
-    """Adds ``train`` with a flag for each field of the two configurations."""
+    """Adds the command ``train`` with a flag for each field of the two configurations."""
     from ..model import ModelConfig
     from ..training import TrainConfig
 
@@ -85,12 +85,12 @@ def add_parser(commands: Any) -> None:
     add_device_flag(train, "train")
     train.add_argument("--quiet", action="store_true", help="do not show progress")
     add_flags(train, TrainConfig, "training")
-    add_flags(train, ModelConfig, "model", _WITHOUT_FLAG)
+    add_flags(train, ModelConfig, "model", _NO_FLAG)
     train.set_defaults(run=_train)
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    with joined(arguments.device, lambda: _settings(arguments)) as (device, (config, own)):
+    with join_processes(arguments.device, lambda: _settings(arguments)) as (device, (config, model_settings)):
         from ..process_group import rank_and_world, together
         from ..training.loop import begun
         from ..training.run_directory import BEST, LAST
@@ -100,19 +100,19 @@ def _train(arguments: argparse.Namespace) -> int:
             training = load_split(arguments.training)
             validation = None if arguments.validation is None else load_split(arguments.validation)
             if arguments.model is None:
-                model = make_model(training, own, config, arguments.word_vectors, arguments.vocabulary)
+                model = make_model(training, model_settings, config, arguments.word_vectors, arguments.vocabulary)
             else:
-                model = saved_model(arguments.model, own)
+                model = saved_model(arguments.model, model_settings)
         options = (arguments.resume, str(device), not arguments.quiet, arguments.model)
         with begun(model, training, validation, Path(arguments.directory), config, *options) as run:
             for flag, words in (("--model", arguments.model), ("--vocabulary", arguments.vocabulary)):
                 if words is not None:
-                    _tell_unknown(f"{flag} {words}", model, training)
-            began = (Path(arguments.directory) / CONFIG).exists()
-            if began and _left(arguments.directory) is None and rank_and_world()[0] == 0:
-                told = f"{arguments.directory}: the run has no checkpoint, so it starts afresh"
-                print(f"cmsei-fast: warning: {told}", file=sys.stderr)
-            arguments.left = lambda: _left(arguments.directory)
+                    _warn_unknown_words(f"{flag} {words}", model, training)
+            has_run = (Path(arguments.directory) / CONFIG).exists()
+            if has_run and _resume_point(arguments.directory) is None and rank_and_world()[0] == 0:
+                message = f"{arguments.directory}: the run has no checkpoint, so it starts afresh"
+                print(f"cmsei-fast: warning: {message}", file=sys.stderr)
+            arguments.resume_point = lambda: _resume_point(arguments.directory)
             metrics = run()
         if metrics is not None:
             print("validation after the last epoch:")
@@ -123,8 +123,8 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _left(directory: str) -> str | None:
-    """Where an interrupted run goes on; None without a checkpoint."""
+def _resume_point(directory: str) -> str | None:
+    """Says where an interrupted run continues; None without a checkpoint."""
     from ..training.run_directory import CHECKPOINTS, PREFIX, latest_checkpoint
 
     found = latest_checkpoint(Path(directory) / CHECKPOINTS)
@@ -132,10 +132,10 @@ def _left(directory: str) -> str | None:
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any]]:
-    """The configuration of the training, and the fields of the model's that are given.
+    """The training configuration, and the fields of the model configuration that were given.
 
     Raises:
-        OSError, ValueError: the settings file or a setting is wrong, or not that of the run that is resumed.
+        OSError, ValueError: the settings file or a setting is wrong, or differs from that of the resumed run.
     """
     from ..model import ModelConfig
     from ..training import TrainConfig
@@ -149,17 +149,19 @@ def _settings(arguments: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any
         got = f"the file {arguments.directory} (--validation takes a split)"
         raise NotADirectoryError(f"directory: expected a directory for the run, got {got}")
     settings = read_settings(arguments.settings, SECTIONS, PARTS)
-    if len(settings) > len(SECTIONS):  # a run's file; whether boxes are used is a setting, too
-        of_data = set(SET_BY_DATA) - {"boxes"}
-        settings["model"] = {name: x for name, x in settings["model"].items() if name not in of_data}
-    of_training = settings["training"] | given(arguments, TrainConfig)
-    of_model = settings["model"] | given(arguments, ModelConfig)
-    arguments.of_settings = {name for own in settings.values() for name in own if not hasattr(arguments, name)}
-    arguments.of_settings |= {f"{section} configuration" for section in SECTIONS}  # no flag makes an unknown name
-    config = TrainConfig.from_dict(of_training)
+    if len(settings) > len(SECTIONS):  # the run.json of a run; "boxes" is also a setting
+        data_fields = set(SET_BY_DATA) - {"boxes"}
+        settings["model"] = {name: x for name, x in settings["model"].items() if name not in data_fields}
+    training_settings = settings["training"] | given_fields(arguments, TrainConfig)
+    model_settings = settings["model"] | given_fields(arguments, ModelConfig)
+    arguments.set_by_file = {name for section in settings.values() for name in section if not hasattr(arguments, name)}
+    arguments.set_by_file |= {f"{section} configuration" for section in SECTIONS}  # unknown names come from the file
+    config = TrainConfig.from_dict(training_settings)
     if arguments.resume:
-        check_resumed(arguments.directory, config, of_model, {*of_training, *of_model}, arguments.model)
-    return config, of_model
+        check_resumed(
+            arguments.directory, config, model_settings, {*training_settings, *model_settings}, arguments.model
+        )
+    return config, model_settings
 
 
 def make_model(
@@ -169,19 +171,18 @@ def make_model(
     word_vectors: str | None = None,
     vocabulary: str | None = None,
 ) -> CMSEI:
-    """A model with its initial weights for a split.
+    """Makes a model with initial weights for a split.
 
     Args:
-        split: gives the widths and names; its captions the vocabulary.
-        settings: fields of :class:`ModelConfig`, the scorer by its preset's name or its fields.
-        config: gives the seed, the rarest word and how many pretrained words are kept.
-        word_vectors: file of pretrained vectors. Words that it has and the captions do not have are kept as they are:
-            their vectors do not learn.
-        vocabulary: file of a vocabulary to use in place of the captions' words.
+        split: its features give the width, its names and captions the vocabulary.
+        settings: fields of :class:`ModelConfig`; the scorer is the name of a preset or a dictionary of fields.
+        config: gives ``seed``, ``min_count`` and ``vector_limit``.
+        word_vectors: file of pretrained vectors. The vectors of words that no caption has are not trained.
+        vocabulary: file of a vocabulary to use instead of the captions' words.
 
     Raises:
         OSError: a file cannot be opened.
-        ValueError: naming the setting or the file and what is wrong, as vectors of none of the vocabulary's words.
+        ValueError: naming the setting or the file and what is wrong with it.
     """
     import torch
 
@@ -193,7 +194,7 @@ def make_model(
     if vocabulary is not None:
         words = Vocabulary.load(vocabulary)
     else:
-        # Each name counts as often as a word must occur.
+        # Repeated, so that the names pass min_count.
         names = [*split.object_names, *split.predicate_names] * config.min_count
         words = Vocabulary.build([*split.captions, *names], config.min_count)
     vectors = None
@@ -205,7 +206,7 @@ def make_model(
         count = len(words)
         words = Vocabulary([*words.words, *(word for word in vectors if word not in words)])
         settings = {"trained_words": count, **settings}
-    of_the_split = {
+    split_settings = {
         "feature_width": 0 if split.features is None else int(split.features.shape[1]),
         "object_names": () if split.labels is None else split.object_names,
         "predicate_names": split.predicate_names,
@@ -214,7 +215,7 @@ def make_model(
         settings = {"boxes": False, **settings}
     scorer = parse_scorer(settings.get("scorer", "cmsei"))
     _check_relations(settings.get("relations", ModelConfig.relations), split)
-    model_config = ModelConfig.from_dict({**of_the_split, **settings, "scorer": scorer})
+    model_config = ModelConfig.from_dict({**split_settings, **settings, "scorer": scorer})
     torch.manual_seed(config.seed)
     model = CMSEI(model_config, words)
     if vectors is not None or model_config.word_residual:
@@ -223,15 +224,15 @@ def make_model(
 
 
 def saved_model(directory: str, settings: dict[str, Any]) -> CMSEI:
-    """A saved model to train on.
+    """Loads a saved model to fine-tune.
 
     Args:
-        directory: of the model.
-        settings: fields of :class:`ModelConfig`, the scorer by its preset's name or its fields; those that the weights
-            depend on are as the model has them.
+        directory: directory of the model.
+        settings: fields of :class:`ModelConfig` to change; the scorer is the name of a preset or a dictionary of
+            fields. Fields that the weights depend on must be the model's.
 
     Raises:
-        OSError, ValueError: the model cannot be read, or has other settings.
+        OSError, ValueError: the model cannot be read, or a field cannot be changed.
     """
     from ..model.pretrained import load
 
@@ -243,13 +244,13 @@ def saved_model(directory: str, settings: dict[str, Any]) -> CMSEI:
         raise ValueError(str(error)) from None
 
 
-def _tell_unknown(source: str, model: CMSEI, split: Split) -> None:
-    """Tells on standard error how many words of the captions the model reads as the unknown one.
+def _warn_unknown_words(source: str, model: CMSEI, split: Split) -> None:
+    """Warns on standard error of caption words that are not in the model's vocabulary.
 
     Args:
-        source: the flag that the vocabulary comes from, and what it was given.
-        model: with the vocabulary.
-        split: has the captions.
+        source: the flag that the vocabulary comes from, and its value.
+        model: the model with the vocabulary.
+        split: the split with the captions.
     """
     from ..process_group import rank_and_world
 
@@ -259,16 +260,16 @@ def _tell_unknown(source: str, model: CMSEI, split: Split) -> None:
     words = {word for caption in split.captions for word in vocabulary.tokenizer(caption)}
     unknown = sorted(word for word in words if not vocabulary.knows(word))
     if unknown:
-        shown = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+        examples = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
         print(
             f"cmsei-fast: warning: {source}: {len(unknown)} of the {len(words)} words of the captions are "
-            f"not in its vocabulary: {shown}",
+            f"not in its vocabulary: {examples}",
             file=sys.stderr,
         )
 
 
 def _check_relations(relations: Any, split: Split) -> None:
-    """A clear word before any work where a graph cannot be made of the split."""
+    """Checks that the split has what the graphs are made of."""
     has = {"spatial": split.boxes is not None, "semantic": split.relations is not None}
     lacking = {"spatial": "boxes", "semantic": "scene graphs"}
     for kind in relations if isinstance(relations, (list, tuple)) else ():

@@ -1,4 +1,4 @@
-"""Commands that the processes of ``torchrun`` share."""
+"""Starts a command in the processes of ``torchrun``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ T = TypeVar("T")
 
 
 @contextmanager
-def joined(device: str | None, check: Callable[[], T]) -> Iterator[tuple[torch.device, T]]:
-    """The processes as one group: this one's device, and what ``check`` gives once it is right in all of them.
+def join_processes(device: str | None, check: Callable[[], T]) -> Iterator[tuple[torch.device, T]]:
+    """Joins the processes into a group; yields this one's device and what ``check`` returns once it passes in all.
 
     Args:
         device: of ``--device``.
-        check: everything that the flags alone tell; a single process does it before torch is imported.
+        check: checks all that can be checked of the flags alone; a single process calls it before importing torch.
 
     Raises:
-        ProcessLost: another process failed, or did not come; what ``check`` raises.
+        ProcessLost: another process failed or did not start; and whatever ``check`` raises.
     """
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         checked = check()
