@@ -22,9 +22,6 @@ template <class S> std::vector<S*> gram_gradients(const std::vector<Gram<S>>& gr
 // At most this many elements of dS, and of the groups' partial Gram gradients, exist at a time.
 constexpr long kChunk = 8L << 20;
 
-// Most regions of a group: a group is a task, of which many threads want many; with few rows its product is slow.
-constexpr long group_rows(long regions) { return std::max({1L, regions / 32, std::min(144L, regions / 16)}); }
-
 // A pair with a gradient, and where its dS (R, L), whose rows are whole registers, and its part of its caption's Gram
 // gradient lie.
 struct Entry {
@@ -239,7 +236,7 @@ bool pair_score_backward(const Items& images, const Items& captions, long depth,
                          const S* d_scores, long stride, S* d_regions, S* d_words, double* d_scalars, const Run& run) {
     const auto& k = run.kernels->of<S>().pair;
     const PairSpec<S> spec = spec_of<S>(scorer);
-    const long most_regions = std::min(k.tile_regions, group_rows(images.total()));
+    const long most_regions = std::min(k.tile_regions, std::max(1L, images.total() / 16));
     Prepared<S> x(k, spec, images, captions, depth, most_regions);
     GradientProducts<S> to_regions(k, images, captions, depth), to_words(k, captions, images, depth);
     if (!x.prepare(run) || !to_regions.pack(run) || !to_words.pack(run)) return false;
