@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import engines
-from .engines.eight_bits import taken_as
+from .engines.eight_bits import engine_precision
 from .engines.terms import accumulator
 from .packing import Block, Items, runs
 from .scorer import PairScorer
@@ -297,7 +297,7 @@ def call_engine(operator: str, problem: Problem, part: Part, precision: str | No
             part.word_offsets,
             scalars,
             problem.scorer.config(),
-            taken_as(module, precision or problem.precision),
+            engine_precision(module, precision or problem.precision),
             *more,
         )
     return scores

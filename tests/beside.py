@@ -91,11 +91,11 @@ class Job:
 
 
 JOB = pytest.StashKey[Job]()
-BEGUN: list[Job] = []  # all that a thread does now
+STARTED: list[Job] = []  # all that a thread does now
 
 
 @contextmanager
-def begun(items: Sequence[pytest.Item]) -> Iterator[None]:
+def start_work(items: Sequence[pytest.Item]) -> Iterator[None]:
     """Inside the block, the work of these tests is being done, where there is a core for it; what is left then ends."""
     jobs = []
     for item in items:
@@ -115,15 +115,15 @@ def begun(items: Sequence[pytest.Item]) -> Iterator[None]:
             except BaseException:  # its test raises it again
                 continue
 
-    thread, before = Thread(target=each, name="beside", daemon=True), BEGUN[:]
+    thread, before = Thread(target=each, name="beside", daemon=True), STARTED[:]
     if cores() > 1:
-        BEGUN[:] = jobs
+        STARTED[:] = jobs
         thread.start()
     try:
         yield
     finally:
         ended.set()
-        BEGUN[:] = before
+        STARTED[:] = before
         for process, waiting in list(RUNNING.items()):
             if waiting is thread:
                 process.kill()

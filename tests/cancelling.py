@@ -24,7 +24,7 @@ def check_opposite_vectors(norm: str, aggregate: str, engine: str, dtype: torch.
     assert error(actual.double(), expected) <= 1e-3
 
 
-def of_one_size(count: int, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def equal_length_problem(count: int, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As ``Problem.tensors``: as many images of 36 regions as captions of so many words, 64 wide."""
     return Problem(PairScorer.cmsei(), (36,) * count, (length,) * count, 64).tensors()
 
@@ -37,7 +37,7 @@ def without_a_mean(x: Tensor, items: int) -> Tensor:
 
 def check_regions_without_a_mean(length: int, engine: str, dtype: torch.dtype, count: int = 6) -> None:
     """The direction of a mean that is rounding alone is any; cosines with it are cosines all the same."""
-    v, w, v_offsets, w_offsets = of_one_size(count, length)
+    v, w, v_offsets, w_offsets = equal_length_problem(count, length)
     few = v.view(count, 36, 64)[:, :12].to(dtype).double()
     precision = str(dtype).removeprefix("torch.")
     for same in (without_a_mean(v, count), torch.cat([few, few, -2 * few], 1).flatten(0, 1)):
@@ -56,7 +56,7 @@ def check_regions_without_a_mean(length: int, engine: str, dtype: torch.dtype, c
 
 def check_gradients_without_a_mean(steps: int, engine: str, count: int = 6) -> None:
     """A word that attends to all of them alike is refined by a vector that is rounding alone, step after step."""
-    v, w, v_offsets, w_offsets = of_one_size(count, 1)
+    v, w, v_offsets, w_offsets = equal_length_problem(count, 1)
     sides = [x.float().requires_grad_() for x in (without_a_mean(v, count), w)]
     scores = pair_score(
         *sides, v_offsets, w_offsets, scorer=PairScorer(Attention(norm="softmax", steps=steps)), engine=engine
@@ -92,7 +92,7 @@ def check_dots_of_refined_queries(attend: str, norm: str, engine: str, steps: in
 def check_gradients_across_levels_without_a_mean(side: str, engine: str) -> None:
     """A mean that is rounding alone: what is asked of it, guided by it and aligned with it has slopes within 1 / ε."""
     guided = Attention(norm="clipped_l2norm", aggregate="guided")
-    v, w, v_offsets, w_offsets = of_one_size(6, 12)
+    v, w, v_offsets, w_offsets = equal_length_problem(6, 12)
     v, w = v if side == "words" else without_a_mean(v, 6), w if side == "regions" else without_a_mean(w, 6)
     for scorer in (
         PairScorer(alignment=1.0),

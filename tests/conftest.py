@@ -132,7 +132,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[object]:
         return (yield)
     import beside
 
-    with beside.begun(waiting):
+    with beside.start_work(waiting):
         return (yield)
 
 
@@ -141,7 +141,7 @@ def outcome(request: pytest.FixtureRequest) -> Any:
     """What the work gives that a test's mark ``beside`` names."""
     import beside
 
-    return request.node.stash[beside.JOB].result_meanwhile(beside.BEGUN)
+    return request.node.stash[beside.JOB].result_meanwhile(beside.STARTED)
 
 
 def _backend(item: pytest.Item) -> Backend | None:

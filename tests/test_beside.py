@@ -41,7 +41,7 @@ def test_work_is_done_once_and_its_error_is_the_tests(cores: None) -> None:
         raise ZeroDivisionError("y")
 
     items = [Item(work), Item(broken)]
-    with beside.begun(items):  # type: ignore[arg-type]
+    with beside.start_work(items):  # type: ignore[arg-type]
         for _ in range(2):
             assert items[0].stash[beside.JOB].result() == "x"
             with pytest.raises(ZeroDivisionError, match="y"):
@@ -62,11 +62,11 @@ def test_who_waits_does_what_nobody_has_begun(cores: None) -> None:
         return threading.current_thread().name
 
     items = [Item(long), Item(other)]
-    with beside.begun(items):  # type: ignore[arg-type]
+    with beside.start_work(items):  # type: ignore[arg-type]
         assert begun.wait(20)
         jobs = [item.stash[beside.JOB] for item in items]
-        assert jobs == beside.BEGUN
-        assert jobs[0].result_meanwhile(beside.BEGUN) == "x"
+        assert jobs == beside.STARTED
+        assert jobs[0].result_meanwhile(beside.STARTED) == "x"
         assert jobs[1].result() == threading.current_thread().name
 
 
@@ -83,17 +83,17 @@ def test_the_second_core_passes_over_what_the_first_does(cores: None) -> None:
         return free.wait(20)
 
     items = [Item(first), Item(second), Item(free.set)]
-    with beside.begun(items):  # type: ignore[arg-type]
+    with beside.start_work(items):  # type: ignore[arg-type]
         jobs = [item.stash[beside.JOB] for item in items]
         assert begun.wait(20)
-        assert jobs[0].result_meanwhile(beside.BEGUN)
+        assert jobs[0].result_meanwhile(beside.STARTED)
         assert jobs[1].result()
 
 
 @pytest.mark.parametrize("cores", [1, 2], indirect=True)
 def test_a_second_core_begins_by_itself(cores: None, request: pytest.FixtureRequest) -> None:
     begun = threading.Event()
-    with beside.begun([Item(begun.set)]):  # type: ignore[list-item]
+    with beside.start_work([Item(begun.set)]):  # type: ignore[list-item]
         assert begun.wait(20 if request.node.callspec.params["cores"] == 2 else 0.1) is (
             request.node.callspec.params["cores"] == 2
         )
@@ -107,7 +107,7 @@ def test_a_worker_of_several_begins_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     assert beside.cores() == 2
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
     begun = threading.Event()
-    with beside.begun([Item(begun.set)]):  # type: ignore[list-item]
+    with beside.start_work([Item(begun.set)]):  # type: ignore[list-item]
         assert not begun.wait(0.1)
 
 
@@ -116,7 +116,7 @@ def test_a_process_ends_with_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, "-c", "import time; time.sleep(600)  # to be ended"]
     item = Item(lambda: beside.run(command, 500))
     start = time.monotonic()
-    with beside.begun([item]):  # type: ignore[list-item]
+    with beside.start_work([item]):  # type: ignore[list-item]
         while not any(process.args == command for process in list(beside.RUNNING)):
             time.sleep(0.01)
     assert item.stash[beside.JOB].result().returncode != 0

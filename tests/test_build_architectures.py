@@ -53,8 +53,8 @@ def test_ptx_is_of_the_highest_plain_architecture(building, archs, ptx):
     ("archs", "mma"), [(["80", "90a"], ["80"]), (["90a"], ["90a"]), (["86", "90a", "100"], ["86", "100"])]
 )
 def test_the_kernel_by_mma_sync_is_for_gpus_without_the_hopper_kernel(building, archs, mma):
-    assert building.architectures.archs_of("csrc/cuda/ampere_scores.cu", archs) == mma
-    assert building.architectures.archs_of("csrc/cuda/pair_scores.cu", archs) == archs
+    assert building.architectures.archs_for("csrc/cuda/ampere_scores.cu", archs) == mma
+    assert building.architectures.archs_for("csrc/cuda/pair_scores.cu", archs) == archs
 
 
 def test_architectures_asked_for_come_before_those_present(building, monkeypatch):

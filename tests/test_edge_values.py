@@ -19,7 +19,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     for name in ("read_range", "read_confidence"):
         real = getattr(edge_values, name)
         monkeypatch.setattr(edge_values, name, lambda *x, name=name, real=real: (found.update([name]), real(*x))[1])
-    monkeypatch.setattr(edge_values, "_remembers", lambda x: not x.is_inference())
+    monkeypatch.setattr(edge_values, "_can_cache", lambda x: not x.is_inference())
     return found
 
 

@@ -13,7 +13,7 @@ from cancelling import (
     check_gradients_without_a_mean,
     check_opposite_vectors,
     check_regions_without_a_mean,
-    of_one_size,
+    equal_length_problem,
     without_a_mean,
 )
 from conftest import BACKENDS, Backend
@@ -153,7 +153,7 @@ def test_images_whose_regions_have_no_mean(length: int, engine: str) -> None:
 @pytest.mark.parametrize("scorer", [PairScorer(alignment=1.0), PairScorer(object_sentence=1.0, word_image=1.0)])
 def test_regions_that_cancel_out_exactly_have_no_mean(scorer: PairScorer) -> None:
     """Sums of their squares are those of vectors of any length: float32's own rounding is none."""
-    v, w, v_offsets, w_offsets = of_one_size(6, 12)
+    v, w, v_offsets, w_offsets = equal_length_problem(6, 12)
     few = v.view(6, 36, 64)[:, :12].float()
     v, w = torch.cat([few, few, -2 * few], 1).flatten(0, 1), w.float()
     expected = pair_score(v.double(), w.double(), v_offsets, w_offsets, scorer=scorer, engine="reference")
@@ -165,7 +165,7 @@ def test_regions_that_cancel_out_exactly_have_no_mean(scorer: PairScorer) -> Non
 @pytest.mark.parametrize("engine", ["triton"] if triton.interpreted() else ["eager", "native"])
 def test_eight_steps_over_regions_without_a_mean(engine: str) -> None:
     """|U|² of a word that attends to all of them alike is rounding, below 0 as often as above."""
-    v, w, v_offsets, w_offsets = of_one_size(3, 1)
+    v, w, v_offsets, w_offsets = equal_length_problem(3, 1)
     v, w = without_a_mean(v, 3).float(), w.float()
     scorer = PairScorer(Attention(norm="softmax", steps=8))
     scores = pair_score(v, w, v_offsets, w_offsets, scorer=scorer, engine=engine)

@@ -26,7 +26,7 @@ from .. import checks
 from ..devices import own_device
 from ..engines.gram import attend
 from ..engines.terms import EPS, Direction
-from ..ops.attended import direction_of
+from ..ops.attended import read_direction
 from ..packing import as_tensor
 from ..scorer import Attention
 from . import options
@@ -127,7 +127,7 @@ def shard_xattn(
     lengths = checks.check_lengths("caplens", caplens, "caption", tuple(captions.shape))
     assert lengths is not None
     place = own_device(device)
-    how = direction_of(attention, torch.float32, place)
+    how = read_direction(attention, torch.float32, place)
     memories = {name: Memory.of(model, name, images.shape[2], place) for name in directions}
     out = np.zeros((len(images), len(captions)))
     for some in _runs(len(images), _IMAGES[_kind(place)]):

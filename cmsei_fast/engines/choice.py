@@ -67,7 +67,7 @@ def _difference(actual: Tensor, expected: Tensor) -> float:
 
 def _pair_score(module: ModuleType, device: torch.device, precision: str = "float32") -> tuple[Tensor, ...]:
     """Scores of four images and captions, and in float32 their gradients."""
-    from cmsei_fast.engines.eight_bits import taken
+    from cmsei_fast.engines.eight_bits import round_for_engine
     from cmsei_fast.scorer import PairScorer
 
     generator = torch.Generator().manual_seed(0)
@@ -75,7 +75,7 @@ def _pair_score(module: ModuleType, device: torch.device, precision: str = "floa
     region_offsets, word_offsets = (torch.tensor(x, device="cpu") for x in ([0, 5, 6, 42, 51], [0, 3, 4, 21, 33]))
     scorer = PairScorer.cmsei()
     scalars = torch.tensor(scorer.scalars(), device="cpu")
-    regions, words, precision = taken(module, regions, words, precision)
+    regions, words, precision = round_for_engine(module, regions, words, precision)
     inputs = regions, words, region_offsets, word_offsets, scalars, scorer.config()
     if precision != "float32":
         return (module.pair_score(*inputs, precision),)

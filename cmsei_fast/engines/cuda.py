@@ -82,7 +82,7 @@ def pair_score(
     if precision == "int8" and regions.shape[1] > cuda_tiles.MOST_WHOLE:
         kernel = "library"
     if precision in eight_bits.FORMATS and (refused or kernel != "hopper"):
-        regions, words = (eight_bits.held(x, precision) for x in (regions, words))
+        regions, words = (eight_bits.rounded_wide(x, precision) for x in (regions, words))
         precision = "bfloat16"
     inputs = regions, words, region_offsets, word_offsets
     if refused:
@@ -110,7 +110,7 @@ def pair_score_backward(
     """
     dtypes = regions.dtype, words.dtype
     if precision in eight_bits.FORMATS:
-        regions, words = (eight_bits.held(x, precision) for x in (regions, words))
+        regions, words = (eight_bits.rounded_wide(x, precision) for x in (regions, words))
         precision = "bfloat16"
     inputs = regions, words, region_offsets, word_offsets
     if cuda_pair.refusal(region_offsets, word_offsets, config) is not None:

@@ -110,7 +110,7 @@ class _Operand(NamedTuple):
     rows: Tensor
     scales: Tensor | None
 
-    def described(self, module: ModuleType) -> Any:
+    def launch_argument(self, module: ModuleType) -> Any:
         """As a launch takes it."""
         return module.TileRows(
             data=self.rows.data_ptr(),
@@ -177,8 +177,8 @@ def pair_score(
         scalars=scalars.data_ptr(),
         images=_items(module, sides[0]),
         captions=_items(module, sides[1]),
-        regions=region_operand.described(module),
-        words=word_operand.described(module),
+        regions=region_operand.launch_argument(module),
+        words=word_operand.launch_argument(module),
         image_tiles=plan.image_tiles.data_ptr(),
         image_tile_count=len(plan.image_tiles),
         caption_tiles=plan.caption_tiles.data_ptr(),

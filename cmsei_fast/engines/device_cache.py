@@ -14,7 +14,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _Kept(Generic[R]):
+class _Cached(Generic[R]):
     """Something with tensors in it, and the streams that the allocator of its GPU knows to use it."""
 
     def __init__(self, value: R) -> None:
@@ -25,7 +25,7 @@ class _Kept(Generic[R]):
     def _stream(self) -> torch.cuda.Stream:
         return torch.cuda.current_stream(self.tensors[0].device)
 
-    def used(self) -> None:
+    def mark_used(self) -> None:
         """Dropped while another stream's kernels still read it, the memory must not be given away before they end."""
         if self.tensors and (stream := self._stream()).cuda_stream not in self.streams:
             self.streams.add(stream.cuda_stream)
@@ -53,21 +53,21 @@ def device_cache(size: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(make: Callable[P, R]) -> Callable[P, R]:
-        cached: Callable[..., _Kept[R]] = functools.lru_cache(size)(
-            lambda *args, **kwargs: _Kept(make(*args, **kwargs))
+        cached: Callable[..., _Cached[R]] = functools.lru_cache(size)(
+            lambda *args, **kwargs: _Cached(make(*args, **kwargs))
         )
-        captured: dict[int, _Kept[R]] = {}
+        captured: dict[int, _Cached[R]] = {}
 
         @functools.wraps(make)
-        def found(*args: Any, **kwargs: Any) -> R:
-            kept = cached(*args, **kwargs)
+        def lookup(*args: Any, **kwargs: Any) -> R:
+            entry = cached(*args, **kwargs)
             if torch.cuda.is_initialized():
                 if torch.cuda.is_current_stream_capturing():
-                    captured[id(kept)] = kept
+                    captured[id(entry)] = entry
                 else:
-                    kept.used()
-            return kept.value
+                    entry.mark_used()
+            return entry.value
 
-        return found
+        return lookup
 
     return decorate

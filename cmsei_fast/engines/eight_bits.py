@@ -70,12 +70,12 @@ def rounded(rows: Tensor, precision: str) -> Tensor:
     return dequantised(quantise(rows, precision))
 
 
-def held(rows: Tensor, precision: str) -> Tensor:
+def rounded_wide(rows: Tensor, precision: str) -> Tensor:
     """The same in a dtype that is no narrower than that of the rows: gradients come back in it."""
     return rounded(rows, precision).to(torch.promote_types(rows.dtype, torch.bfloat16))
 
 
-def taken_as(module: ModuleType, precision: str) -> str:
+def engine_precision(module: ModuleType, precision: str) -> str:
     """The precision to ask an engine for: bfloat16 in place of one of 8 bits that it does not round to itself."""
     return "bfloat16" if precision in FORMATS and not rounds(module, precision) else precision
 
@@ -86,12 +86,12 @@ def rounds(module: ModuleType, precision: str) -> bool:
     return own is not None and bool(own(precision))
 
 
-def taken(module: ModuleType, regions: Tensor, words: Tensor, precision: str) -> tuple[Tensor, Tensor, str]:
+def round_for_engine(module: ModuleType, regions: Tensor, words: Tensor, precision: str) -> tuple[Tensor, Tensor, str]:
     """Features (rows, D) and precision as an engine takes them: rounded here to one of 8 bits that it does not take."""
-    own = taken_as(module, precision)
+    own = engine_precision(module, precision)
     if own == precision:
         return regions, words, precision
-    return held(regions, precision), held(words, precision), own
+    return rounded_wide(regions, precision), rounded_wide(words, precision), own
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:

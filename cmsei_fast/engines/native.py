@@ -64,7 +64,7 @@ def unavailable() -> str | None:
         module = _module()
     except ImportError as error:
         return f"the compiled module cmsei_fast._native cannot be imported ({error}); reinstall with a C++17 compiler"
-    if (reason := _built_of_other_sources(module)) is not None:
+    if (reason := _stale_build_reason(module)) is not None:
         return reason
     wanted = os.environ.get("CMSEI_ISA")
     if wanted and wanted not in module.isas():
@@ -88,7 +88,7 @@ def limits() -> str:
 
 
 @functools.cache
-def _built_of_other_sources(module: Any) -> str | None:
+def _stale_build_reason(module: Any) -> str | None:
     """Why a compiled module is not the one that is called here, as when a checkout is updated and not built again."""
     for name, count in _ARGUMENTS.items():
         found = len(re.findall(r"\barg\d+:", getattr(getattr(module, name, None), "__doc__", None) or ""))
@@ -152,10 +152,10 @@ def _run(
     config: list[int],
     scalars: Tensor,
     dtype: torch.dtype,
-    *own: int,
+    *addresses: int,
     int8: bool | None = None,
 ) -> None:
-    """Calls a compiled function, of float64 or of float32, on addresses and strides of its ``own``.
+    """Calls a compiled function, of float64 or of float32, on addresses and strides of its ``addresses``.
 
     ``int8`` is for those that can round the rows themselves.
     """
@@ -166,7 +166,7 @@ def _run(
         images[0].shape[1],
         list(config),
         scalars.detach().double().tolist(),
-        *own,
+        *addresses,
         torch.get_num_threads(),
         current_isa(),
         *(() if int8 is None else (int8,)),
@@ -187,8 +187,8 @@ def pair_score(
     count = region_offsets.numel() - 1, word_offsets.numel() - 1
     out = torch.empty(count, dtype=accumulator(precision), device="cpu")
     if out.numel():
-        own = out.data_ptr(), out.stride(0)
-        _run("pair_score", images, captions, config, scalars, out.dtype, *own, int8=int8)
+        addresses = out.data_ptr(), out.stride(0)
+        _run("pair_score", images, captions, config, scalars, out.dtype, *addresses, int8=int8)
     return out
 
 
@@ -211,8 +211,8 @@ def pair_score_listed(
     first = torch.nn.functional.pad(wanted.sum(1).cumsum(0), (1, 0)).contiguous()
     out = torch.empty(len(listed), dtype=accumulator(precision), device="cpu")
     if out.numel():
-        own = first.data_ptr(), listed.data_ptr(), out.data_ptr()
-        _run("pair_score_listed", images, captions, config, scalars, out.dtype, *own, int8=int8)
+        addresses = first.data_ptr(), listed.data_ptr(), out.data_ptr()
+        _run("pair_score_listed", images, captions, config, scalars, out.dtype, *addresses, int8=int8)
     return out
 
 
@@ -237,6 +237,6 @@ def pair_score_backward(
     d_v, d_w = (torch.empty(x.shape, dtype=wide, device="cpu") for x in (v, w))
     d_scalars = torch.empty(scalars.numel(), dtype=torch.float64, device="cpu")
     images, captions = (v, _offsets(region_offsets)), (w, _offsets(word_offsets))
-    own = grad.data_ptr(), grad.stride(0), d_v.data_ptr(), d_w.data_ptr(), d_scalars.data_ptr()
-    _run("pair_score_backward", images, captions, config, scalars, wide, *own)
+    addresses = grad.data_ptr(), grad.stride(0), d_v.data_ptr(), d_w.data_ptr(), d_scalars.data_ptr()
+    _run("pair_score_backward", images, captions, config, scalars, wide, *addresses)
     return d_v.to(regions.dtype), d_w.to(words.dtype), d_scalars.to(scalars.dtype)

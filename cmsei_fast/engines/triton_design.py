@@ -28,21 +28,21 @@ MEASURED_PAIRS = 1 << 20
 _PART = (512, 2560)
 
 
-def asked() -> str | None:
+def requested_design() -> str | None:
     """The design that the environment variable asks for, None if it asks for none."""
     return os.environ.get(VARIABLE, "").strip().lower() or None
 
 
 def problem() -> str | None:
     """What is wrong with the environment variable; None if nothing is."""
-    if (value := asked()) in (None, *DESIGNS):
+    if (value := requested_design()) in (None, *DESIGNS):
         return None
     return f"{VARIABLE}: expected one of {', '.join(DESIGNS)}, or unset for the faster, got {value!r}"
 
 
 def describe() -> str:
     """The choice in words, for ``doctor``."""
-    if (value := asked()) is not None:
+    if (value := requested_design()) is not None:
         return f"pair_score by the design {value!r} ({VARIABLE})"
     if torch.cuda.is_available():
         found = choices(torch.cuda.current_device()).found
@@ -78,7 +78,7 @@ def pair_score(
     """Scores (N, M); arguments as ``triton_pair.pair_score`` takes them."""
     inputs = regions, words, region_offsets, word_offsets, scalars, config, precision
     candidates: list[triton_fused.Tile | None] = [None, *_fitting(region_offsets, word_offsets, precision)]
-    design = asked()
+    design = requested_design()
     if design is None:
         return _run(candidates[_measured(candidates, inputs)], inputs)
     if design == "chunked":

@@ -45,7 +45,7 @@ class SideGradient:
         return cls(*(like.new_zeros(*parts, n) for n in (rows, items, grams)))
 
     @classmethod
-    def of_chunk(cls, parts: int, chunk: Chunk, has_gram: bool, like: Tensor) -> SideGradient:
+    def for_chunk(cls, parts: int, chunk: Chunk, has_gram: bool, like: Tensor) -> SideGradient:
         """Zeros for a chunk, ``parts`` times."""
         sizes = [x.stop - x.start for x in (chunk.rows, chunk.items, chunk.grams)]
         return cls.zeros((parts,), sizes[0], sizes[1], sizes[2] if has_gram else 0, like)
@@ -232,9 +232,9 @@ def pair_score_backward(
             # bfloat16 has the range of float32: rounding costs a relative 2⁻⁹, as autograd's own does.
             ds = torch.zeros_like(s, dtype=w.dtype if w.dtype == torch.bfloat16 else wide)
             launches = _launches(image_chunk.runs, caption_chunk.runs)
-            parts_v = SideGradient.of_chunk(launches[-1].splits, image_chunk, count_v, d_regions)
+            parts_v = SideGradient.for_chunk(launches[-1].splits, image_chunk, count_v, d_regions)
             count = image_chunk.items.stop - image_chunk.items.start
-            parts_w = SideGradient.of_chunk(count, caption_chunk, count_w, d_words)
+            parts_w = SideGradient.for_chunk(count, caption_chunk, count_w, d_words)
             numbers = d_words.new_zeros(launches[-1].programs, _SLOTS)
             for each in options:
                 for at in launches:

@@ -84,8 +84,8 @@ def attended_features(
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came; before the first tile.
     """
-    given = (attention, direction, unit, image_state, caption_state, all_images)
-    plan = _Plan(images, captions, caption_lengths, image_lengths, *given)
+    options = (attention, direction, unit, image_state, caption_state, all_images)
+    plan = _Plan(images, captions, caption_lengths, image_lengths, *options)
     return (plan.tile(i, j, again=False) for j, parts in plan.columns() for i in parts)
 
 
@@ -122,47 +122,47 @@ def attended_scores(
     Raises:
         TypeError, ValueError: as :func:`attended_features` does, and for a head that returns something else.
     """
-    given = (attention, direction, unit, image_state, caption_state, all_images)
-    plan = _Plan(images, captions, caption_lengths, image_lengths, *given)
+    options = (attention, direction, unit, image_state, caption_state, all_images)
+    plan = _Plan(images, captions, caption_lengths, image_lengths, *options)
     if not callable(head):
         raise TypeError(f"head: expected a module or a function, got {type(head).__name__}")
     if 0 in plan.shape:
         return torch.empty(plan.shape, dtype=plan.dtype, device=plan.device)
-    recorded = torch.is_grad_enabled() or is_transformed()  # vmap does not write into what it has not mapped
-    return _recorded(plan, head) if recorded else _written(plan, head)
+    differentiable = torch.is_grad_enabled() or is_transformed()  # vmap does not write into what it has not mapped
+    return _differentiable_scores(plan, head) if differentiable else _fill_scores(plan, head)
 
 
-def _written(plan: _Plan, head: Head) -> Tensor:
+def _fill_scores(plan: _Plan, head: Head) -> Tensor:
     out = torch.empty(plan.shape, dtype=plan.dtype, device=plan.device)
     for j, parts in plan.columns():
         for i in parts:
-            out[i.items[:, None], j.items] = _scored(head, plan.tile(i, j, again=False), plan.dtype)
+            out[i.items[:, None], j.items] = _score_tile(head, plan.tile(i, j, again=False), plan.dtype)
     return out
 
 
-def _recorded(plan: _Plan, head: Head) -> Tensor:
+def _differentiable_scores(plan: _Plan, head: Head) -> Tensor:
     """The same with gradients: every tile is a checkpoint."""
     columns, captions, images = [], [], []
     for j, parts in plan.columns():
-        columns.append(torch.cat([_checkpointed(plan, head, i, j) for i in parts]))  # (N, J), images by length
+        columns.append(torch.cat([_checkpoint_tile(plan, head, i, j) for i in parts]))  # (N, J), images by length
         captions.append(j.items)
         images = [i.items for i in parts]
     scores = torch.cat(columns, 1)
     return scores.index_select(0, torch.cat(images).argsort()).index_select(1, torch.cat(captions).argsort())
 
 
-def _checkpointed(plan: _Plan, head: Head, images: Chunk, captions: Chunk) -> Tensor:
+def _checkpoint_tile(plan: _Plan, head: Head, images: Chunk, captions: Chunk) -> Tensor:
     runs = 0
 
     def run() -> Tensor:
         nonlocal runs
         runs += 1
-        return _scored(head, plan.tile(images, captions, again=runs > 1), plan.dtype)
+        return _score_tile(head, plan.tile(images, captions, again=runs > 1), plan.dtype)
 
     return run() if is_transformed() else checkpoint(run, use_reentrant=False)
 
 
-def _scored(head: Head, tile: AttendedTile, dtype: torch.dtype) -> Tensor:
+def _score_tile(head: Head, tile: AttendedTile, dtype: torch.dtype) -> Tensor:
     scores = head(tile)
     shape = (len(tile.images), len(tile.captions))
     if not isinstance(scores, Tensor) or tuple(scores.shape) != shape or not scores.is_floating_point():
@@ -209,7 +209,7 @@ class _Plan:
         self.device, self._width = images.device, images.shape[-1]
         wide = torch.promote_types(images.dtype, captions.dtype) == torch.float64
         self.dtype = torch.float64 if wide else torch.float32
-        self._how = direction_of(attention, self.dtype, self.device)
+        self._how = read_direction(attention, self.dtype, self.device)
         self._images = Side(images, lengths[0], image_state, self.dtype, gram=unit and self._asks_words)
         self._captions = Side(captions, lengths[1], caption_state, self.dtype, gram=unit and not self._asks_words)
 
@@ -256,7 +256,7 @@ def _attended(queries: Chunk, context: Chunk, how: Direction) -> Tensor:
     a = product(queries.rows.flatten(0, 1), context.rows.flatten(0, 1))  # (Y n, X m)
     a = a.view(y, n, x, m).permute(2, 0, 1, 3)  # (X, Y, n, m)
     if how.attend == "hard":
-        return _chosen(a.argmax(-1), context)
+        return _pick_rows(a.argmax(-1), context)
     p = attend(a.contiguous(), how, a.new_full((x,), m)).flatten(1, 2)  # (X, Y n, m)
     if context.gram is not None:  # to unit length
         square = ((p @ context.gram) * p).sum(-1, keepdim=True)  # |U|²
@@ -264,7 +264,7 @@ def _attended(queries: Chunk, context: Chunk, how: Direction) -> Tensor:
     return (p @ context.rows).view(x, y, n, width)
 
 
-def _chosen(places: Tensor, context: Chunk) -> Tensor:
+def _pick_rows(places: Tensor, context: Chunk) -> Tensor:
     """(X, Y, n, D): the row of its item that each place (X, Y, n) names."""
     x, m, width = context.rows.shape
     rows = context.rows.flatten(0, 1)
@@ -275,7 +275,7 @@ def _chosen(places: Tensor, context: Chunk) -> Tensor:
     return embedding(places + first[:, None, None], rows).view(*places.shape, width)
 
 
-def direction_of(attention: Attention, dtype: torch.dtype, device: torch.device) -> Direction:
+def read_direction(attention: Attention, dtype: torch.dtype, device: torch.device) -> Direction:
     """The attention as the engines read it."""
     scorer = PairScorer(t2i=attention)
     scalars = torch.tensor(scorer.scalars(), dtype=dtype, device=device)

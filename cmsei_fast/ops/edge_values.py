@@ -39,12 +39,12 @@ def check_edges(labels: Tensor, n_labels: int | None, confidence: Tensor | None)
 
 
 def _range(labels: Tensor) -> tuple[int, int]:
-    if not _remembers(labels):
+    if not _can_cache(labels):
         return read_range(labels)
-    known = _ranges.get(labels)
-    if known is None or known[0] != _state(labels):
-        known = _ranges[labels] = (_state(labels), read_range(labels))
-    return known[1]
+    cached = _ranges.get(labels)
+    if cached is None or cached[0] != _state(labels):
+        cached = _ranges[labels] = (_state(labels), read_range(labels))
+    return cached[1]
 
 
 def read_range(labels: Tensor) -> tuple[int, int]:
@@ -54,12 +54,12 @@ def read_range(labels: Tensor) -> tuple[int, int]:
 
 
 def _check_confidence(labels: Tensor, confidence: Tensor) -> None:
-    if not (_remembers(labels) and _remembers(confidence)):
+    if not (_can_cache(labels) and _can_cache(confidence)):
         read_confidence(labels, confidence)
         return
     now = _state(confidence), _state(labels)
-    known = _confident.get(confidence)
-    if known is None or known[0]() is not labels or known[1] != now:
+    cached = _confident.get(confidence)
+    if cached is None or cached[0]() is not labels or cached[1] != now:
         read_confidence(labels, confidence)
         _confident[confidence] = (weakref.ref(labels), now)
 
@@ -71,7 +71,7 @@ def read_confidence(labels: Tensor, confidence: Tensor) -> None:
         raise ValueError(f"confidence: expected values in (0, 1] on every edge, got {confidence[wrong][0].item():g}")
 
 
-def _remembers(x: Tensor) -> bool:
+def _can_cache(x: Tensor) -> bool:
     """Whether it is worth it, and changes are counted: those of inference mode's tensors are not."""
     return x.is_cuda and not x.is_inference()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from cmsei_fast import engines
 from cmsei_fast.checks import FLOATING
 from cmsei_fast.encoded import Encoded
-from cmsei_fast.engines.eight_bits import taken
+from cmsei_fast.engines.eight_bits import round_for_engine
 from cmsei_fast.engines.terms import PRECISIONS, accumulator
 from cmsei_fast.scorer import (
     AGGREGATES,
@@ -237,7 +237,7 @@ def _pair_score(
     if len(region_offsets) == 1 or len(word_offsets) == 1:
         return _empty_scores(regions, region_offsets, word_offsets, precision)
     with torch.autocast(regions.device.type, enabled=False):
-        regions, words, precision = taken(module, regions, words, precision)
+        regions, words, precision = round_for_engine(module, regions, words, precision)
         return module.pair_score(regions, words, region_offsets, word_offsets, scalars, config, precision)
 
 
@@ -281,7 +281,7 @@ def _pair_score_backward(
     if grad.numel() == 0:
         return _empty_gradients(regions, words, scalars, zero=True)
     with torch.autocast(regions.device.type, enabled=False):
-        v, w, precision = taken(module, regions, words, precision)
+        v, w, precision = round_for_engine(module, regions, words, precision)
         found = module.pair_score_backward(grad, v, w, region_offsets, word_offsets, scalars, config, precision)
         return found[0].to(regions.dtype), found[1].to(words.dtype), found[2]
 

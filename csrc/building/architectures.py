@@ -45,7 +45,7 @@ def gencode_flags(archs: list[str]) -> list[str]:
     return [*flags, f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
 
 
-def archs_of(source: str, archs: list[str]) -> list[str]:
+def archs_for(source: str, archs: list[str]) -> list[str]:
     """Those of `archs` that a source is compiled for.
 
     The kernel by mma.sync takes a minute for each, and none of the GPUs that have the Hopper kernel asks for it.

@@ -8,7 +8,7 @@ import sysconfig
 from pathlib import Path
 
 from . import tree
-from .architectures import archs_of, gencode_flags
+from .architectures import archs_for, gencode_flags
 from .plan import Plan
 
 
@@ -29,7 +29,7 @@ def plan_cuda(plan: Plan, nvcc: str, includes: list[str], archs: list[str], vers
     device += ["-Icsrc/include"]
     objects = []
     for source in tree.sources("csrc/cuda/*.cu"):
-        flags = [*device, *gencode_flags(archs_of(source, archs))]
+        flags = [*device, *gencode_flags(archs_for(source, archs))]
         objects.append(plan.step("nvcc", f"{plan.directory}/cuda/{Path(source).stem}.o", [source], toolchain, flags))
     flags = ["-O2", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Icsrc/include", *includes]
     flags += [f'-DCMSEI_CUDA_ARCHS="{";".join(archs)}"', f'-DCMSEI_VERSION="{version}"']
