@@ -1,10 +1,10 @@
 """Processes that tests wait for, run on another core while other tests run.
 
 A test that is marked ``beside(work=…)`` says what it waits for: ``work`` takes those of the case's parameters that it
-names, and the fixture ``outcome`` is what it returns or raises. ``conftest.py`` begins the work of all tests, one after
-another in a thread, once they are collected; a test whose turn comes first does its own, and one whose work is being
-done does other tests' meanwhile. With one core, each does its own, and in a worker of pytest-xdist: it has collected
-the tests of all, and the other cores are the other workers'.
+names, and the fixture ``outcome`` is what it returns or raises. ``conftest.py`` starts the work of all tests, one after
+another in a thread, once they are collected. A test that runs before its work has started does the work itself; one
+whose work is in progress does other tests' work meanwhile. With one core each test does its own work, and so it does in
+a worker of pytest-xdist, which has collected the tests of all workers and has no core to spare.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ENVIRONMENT = dict(os.environ)  # as pytest was started: a test that runs meanwhile may change its own
-RUNNING: dict[Popen[str], Thread] = {}  # and who waits for each
+ENVIRONMENT = dict(os.environ)  # as at pytest's start: a test that runs meanwhile may change os.environ
+RUNNING: dict[Popen[str], Thread] = {}  # with the thread that waits for each
 
 
 def run(command: Sequence[str], timeout: float, **variables: str) -> CompletedProcess[str]:
-    """A process in the source tree, with its output, which ends with this one.
+    """Runs a process in the source tree and returns its output; the process does not outlive this one.
 
     Raises:
-        subprocess.TimeoutExpired: after so many seconds.
+        subprocess.TimeoutExpired: after ``timeout`` seconds.
     """
     with Popen(command, cwd=ROOT, env=ENVIRONMENT | variables, stdout=PIPE, stderr=PIPE, text=True) as process:
         RUNNING[process] = current_thread()
@@ -46,14 +46,14 @@ def run(command: Sequence[str], timeout: float, **variables: str) -> CompletedPr
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """The number of cores that this process may use."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         return 1
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 class Job:
-    """Work that is done once, by whoever asks first."""
+    """Work that is done once, by the first thread that needs it."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self._work, self._lock, self._future = work, Lock(), Future[Any]()
@@ -65,7 +65,7 @@ class Job:
         return self._future.result()
 
     def result_meanwhile(self, others: Sequence[Job]) -> Any:
-        """The same; while another thread does the work, this one does what nobody has begun of the others'."""
+        """Returns :meth:`result`; while another thread does the work, does unstarted jobs of ``others``."""
         for other in others:
             if self._future.done() or not self._lock.locked():
                 break
@@ -73,7 +73,7 @@ class Job:
         return self.result()
 
     def begin(self) -> None:
-        """Does the work, unless somebody is doing it."""
+        """Does the work, unless a thread is already doing it."""
         if self._lock.acquire(blocking=False):
             try:
                 self._do()
@@ -91,12 +91,12 @@ class Job:
 
 
 JOB = pytest.StashKey[Job]()
-STARTED: list[Job] = []  # all that a thread does now
+STARTED: list[Job] = []  # the jobs of the thread that :func:`start_work` runs
 
 
 @contextmanager
 def start_work(items: Sequence[pytest.Item]) -> Iterator[None]:
-    """Inside the block, the work of these tests is being done, where there is a core for it; what is left then ends."""
+    """Does the work of these tests in a thread during the block, if a core is free for it; then stops what is left."""
     jobs = []
     for item in items:
         if (mark := item.get_closest_marker("beside")) is not None:

@@ -25,18 +25,18 @@ def check_opposite_vectors(norm: str, aggregate: str, engine: str, dtype: torch.
 
 
 def equal_length_problem(count: int, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As ``Problem.tensors``: as many images of 36 regions as captions of so many words, 64 wide."""
+    """``Problem.tensors`` of ``count`` images of 36 regions and ``count`` captions of ``length`` words, 64 wide."""
     return Problem(PairScorer.cmsei(), (36,) * count, (length,) * count, 64).tensors()
 
 
 def without_a_mean(x: Tensor, items: int) -> Tensor:
-    """The rows x of items, of each as many, less their item's mean: what is left of it is rounding alone."""
+    """Subtracts each item's mean from its rows (all items have as many): the new mean is rounding error alone."""
     rows = x.view(items, -1, x.shape[1])
     return (rows - rows.mean(1, keepdim=True)).flatten(0, 1)
 
 
 def check_regions_without_a_mean(length: int, engine: str, dtype: torch.dtype, count: int = 6) -> None:
-    """The direction of a mean that is rounding alone is any; cosines with it are cosines all the same."""
+    """A mean that is rounding error alone has an arbitrary direction; cosines with it must still be cosines."""
     v, w, v_offsets, w_offsets = equal_length_problem(count, length)
     few = v.view(count, 36, 64)[:, :12].to(dtype).double()
     precision = str(dtype).removeprefix("torch.")
@@ -55,7 +55,7 @@ def check_regions_without_a_mean(length: int, engine: str, dtype: torch.dtype, c
 
 
 def check_gradients_without_a_mean(steps: int, engine: str, count: int = 6) -> None:
-    """A word that attends to all of them alike is refined by a vector that is rounding alone, step after step."""
+    """A word that attends to all regions equally is refined at each step by a vector that is rounding error alone."""
     v, w, v_offsets, w_offsets = equal_length_problem(count, 1)
     sides = [x.float().requires_grad_() for x in (without_a_mean(v, count), w)]
     scores = pair_score(

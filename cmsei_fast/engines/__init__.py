@@ -61,15 +61,15 @@ def lacks(name: str, config: list[int]) -> str | None:
         return None
     for direction, place, attend in (("t2i", 0, T2I_ATTEND), ("i2t", 4, I2T_ATTEND)):
         active, norm, aggregate = config[place : place + 3]
-        asked = {
+        used = {
             "norm": NORMS[norm],
             "aggregate": AGGREGATES[aggregate],
             "attend": ATTENDS[config[attend]],
             "relevance": RELEVANCES[config[attend + 1]],
         }
         for option, values in missing.items() if active else ():
-            if asked[option] in values:
-                return f"{option}={asked[option]!r} ({direction})"
+            if used[option] in values:
+                return f"{option}={used[option]!r} ({direction})"
     return None
 
 

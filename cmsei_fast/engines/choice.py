@@ -22,7 +22,7 @@ ROUNDED_TOLERANCE = 1e-3
 # The same in float8: instructions of e4m3 keep about 14 bits of a sum 128 deep.
 FLOAT8_TOLERANCE = 5e-3
 
-# (engine, device, operator) that :func:`agrees` was asked about.
+# (engine, device, operator) that :func:`agrees` has checked.
 _checked: set[tuple[str, str, str]] = set()
 
 

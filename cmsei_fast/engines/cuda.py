@@ -52,7 +52,7 @@ def rounds(precision: str) -> bool:
 
 
 def limits() -> str:
-    """What the kernels leave to ``eager``."""
+    """Says which problems the kernels leave to ``eager``."""
     found = _tiles("bfloat16", torch.device("cuda"))
     main = f"16-bit scores by {_KERNELS[found.kernel]}{f' ({found.reason})' if found.reason else ''}"
     narrow = "as such" if found.kernel == "hopper" else "as bfloat16"
@@ -182,7 +182,7 @@ def _tiles(precision: str, device: torch.device) -> cuda_tiles.Choice:
 
 
 def _properties(device: torch.device) -> tuple[tuple[int, int], int]:
-    """Compute capability, and bytes of shared memory of a multiprocessor where torch tells."""
+    """The compute capability, and a multiprocessor's shared memory in bytes where torch reports it."""
     if device.type != "cuda":
         return (0, 0), 0
     found = torch.cuda.get_device_properties(device)
@@ -205,7 +205,7 @@ def _has_code(architectures: list[str], major: int, minor: int) -> bool:
 
 
 def _build_reason() -> str | None:
-    """What the build wrote about the module that it left out; None if it says nothing."""
+    """The build report's reason for leaving the module out; None if it has none."""
     report = Path(__file__).resolve().parents[1] / "build_report.json"
     try:
         return json.loads(report.read_text(encoding="utf-8"))["cuda"]["reason"]

@@ -111,7 +111,7 @@ class _Operand(NamedTuple):
     scales: Tensor | None
 
     def launch_argument(self, module: ModuleType) -> Any:
-        """As a launch takes it."""
+        """The operand in the form that a kernel launch takes."""
         return module.TileRows(
             data=self.rows.data_ptr(),
             stride=self.rows.stride(0) * self.rows.element_size(),

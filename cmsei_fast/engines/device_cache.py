@@ -1,4 +1,4 @@
-"""A cache for what is asked for repeatedly on a device."""
+"""A cache for tensors that are needed repeatedly on a device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 class _Cached(Generic[R]):
-    """Something with tensors in it, and the streams that the allocator of its GPU knows to use it."""
+    """A cached value that holds tensors, and the streams already recorded with the GPU's allocator as using it."""
 
     def __init__(self, value: R) -> None:
         self.value = value
@@ -26,7 +26,7 @@ class _Cached(Generic[R]):
         return torch.cuda.current_stream(self.tensors[0].device)
 
     def mark_used(self) -> None:
-        """Dropped while another stream's kernels still read it, the memory must not be given away before they end."""
+        """Records the current stream, so that memory dropped from the cache is not reused before its kernels end."""
         if self.tensors and (stream := self._stream()).cuda_stream not in self.streams:
             self.streams.add(stream.cuda_stream)
             for x in self.tensors:

@@ -122,17 +122,17 @@ def _side(rows: Tensor, chunk: _Chunk, dtype: torch.dtype, gram: bool, mean: boo
 def _needs(terms: Terms) -> tuple[dict[str, bool], dict[str, bool]]:
     """Whether the images and the captions need their Gram matrices and the length of their means."""
 
-    def gram(asked: Direction | None, asking: Direction | None) -> bool:
-        """As a context that is attended to softly, or as queries that are compared."""
-        soft = asked is not None and (asked.attend != "hard" or asked.steps > 1)
-        return soft or (asking is not None and asking.attend == "negative_aware")
+    def needs_gram(as_context: Direction | None, as_queries: Direction | None) -> bool:
+        """True for a context that is attended to softly, and for queries that are compared with each other."""
+        soft = as_context is not None and (as_context.attend != "hard" or as_context.steps > 1)
+        return soft or (as_queries is not None and as_queries.attend == "negative_aware")
 
     images = {
-        "gram": gram(terms.t2i, terms.i2t) or terms.object_sentence is not None,
+        "gram": needs_gram(terms.t2i, terms.i2t) or terms.object_sentence is not None,
         "mean": terms.guides_words or terms.alignment is not None,
     }
     captions = {
-        "gram": gram(terms.i2t, terms.t2i) or terms.word_image is not None,
+        "gram": needs_gram(terms.i2t, terms.t2i) or terms.word_image is not None,
         "mean": terms.guides_regions or terms.alignment is not None,
     }
     return images, captions

@@ -71,27 +71,27 @@ def rounded(rows: Tensor, precision: str) -> Tensor:
 
 
 def rounded_wide(rows: Tensor, precision: str) -> Tensor:
-    """The same in a dtype that is no narrower than that of the rows: gradients come back in it."""
+    """Rounds rows (rows, D) as :func:`rounded` does, in a dtype no narrower than theirs, as their gradients need."""
     return rounded(rows, precision).to(torch.promote_types(rows.dtype, torch.bfloat16))
 
 
 def engine_precision(module: ModuleType, precision: str) -> str:
-    """The precision to ask an engine for: bfloat16 in place of one of 8 bits that it does not round to itself."""
+    """Returns the precision to pass to an engine: bfloat16 for an 8-bit one that it does not round to itself."""
     return "bfloat16" if precision in FORMATS and not rounds(module, precision) else precision
 
 
 def rounds(module: ModuleType, precision: str) -> bool:
-    """Whether an engine rounds features to a precision of 8 bits itself: if its ``rounds`` says so."""
-    own = getattr(module, "rounds", None)
-    return own is not None and bool(own(precision))
+    """Whether an engine rounds features to this 8-bit precision itself, by its optional function ``rounds``."""
+    function = getattr(module, "rounds", None)
+    return function is not None and bool(function(precision))
 
 
 def round_for_engine(module: ModuleType, regions: Tensor, words: Tensor, precision: str) -> tuple[Tensor, Tensor, str]:
-    """Features (rows, D) and precision as an engine takes them: rounded here to one of 8 bits that it does not take."""
-    own = engine_precision(module, precision)
-    if own == precision:
+    """Returns features (rows, D) and precision for an engine; rounds to 8 bits here if the engine does not itself."""
+    passed = engine_precision(module, precision)
+    if passed == precision:
         return regions, words, precision
-    return rounded_wide(regions, precision), rounded_wide(words, precision), own
+    return rounded_wide(regions, precision), rounded_wide(words, precision), passed
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from cmsei_fast.engines.terms import EPS, FOCAL_SLACK, INTRA_TEMPERATURE, LEAK, 
 
 
 class Side(NamedTuple):
-    """What a tile needs to know of its images (or captions) besides S: X items, padded to n members each.
+    """What a tile needs of its images (or captions) besides S: X items, padded to n members each.
 
     ``mean_square`` and ``gram`` are empty where no term needs them.
     """
@@ -35,7 +35,7 @@ def _sqrt(x: Tensor) -> Tensor:
 
 
 def _within(dot: Tensor, most: Tensor) -> Tensor:
-    """An inner product held to the product of the lengths, beyond which rounding alone takes it.
+    """Clamps an inner product to the product of the lengths, which only rounding makes it exceed.
 
     Of vectors that cancel out, whose lengths are 0 but for rounding, a cosine would be of any size.
     """

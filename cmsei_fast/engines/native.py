@@ -78,7 +78,7 @@ def rounds(precision: str) -> bool:
 
 
 def limits() -> str:
-    """Which of the narrow types the variant in use multiplies as they are, and what becomes of the others."""
+    """Says which narrow types the variant in use multiplies directly, and how the others are computed."""
     can = {"bfloat16": current_isa() in _PAIRS, "int8": rounds("int8")}
     kept, widened = ([name for name, own in can.items() if own is wanted] for wanted in (True, False))
     parts = [f"multiplies {' and '.join(kept)} as such"] if kept else []
@@ -89,7 +89,7 @@ def limits() -> str:
 
 @functools.cache
 def _stale_build_reason(module: Any) -> str | None:
-    """Why a compiled module is not the one that is called here, as when a checkout is updated and not built again."""
+    """Says why the compiled module does not match this package, as in a checkout updated without a new build."""
     for name, count in _ARGUMENTS.items():
         found = len(re.findall(r"\barg\d+:", getattr(getattr(module, name, None), "__doc__", None) or ""))
         if found != count:
@@ -155,9 +155,9 @@ def _run(
     *addresses: int,
     int8: bool | None = None,
 ) -> None:
-    """Calls a compiled function, of float64 or of float32, on addresses and strides of its ``addresses``.
+    """Calls a compiled function in its float64 or float32 form; ``addresses`` are its own addresses and strides.
 
-    ``int8`` is for those that can round the rows themselves.
+    ``int8`` is passed only to functions that can round the rows themselves.
     """
     function = getattr(_module(), f"{name}_f64" if dtype == torch.float64 else f"{name}_f32")
     function(

@@ -27,7 +27,7 @@ class Chunk:
     _parts: dict[int, list[Chunk]] = field(default_factory=dict, repr=False)
 
     def parts(self, size: int) -> list[Chunk]:
-        """At most ``size`` items each, as views; the same objects again, so that gradients meet in one of them."""
+        """At most ``size`` items each, as views; the same objects each time, so that gradients accumulate in one."""
         if size not in self._parts:
             count = -(-len(self.items) // size)
             whole = (self.items, self.rows, self.gram, self.state)
@@ -79,7 +79,7 @@ class Side:
         return [self.chunk(n, ids) for n, ids in self.groups]
 
     def chunks(self, rows: int, items: int) -> Iterator[Chunk]:
-        """Chunks of at most so many rows and items (one item at least), each made when it is asked for."""
+        """Yields chunks of at most ``rows`` rows and ``items`` items (one item at least), each made on demand."""
         for n, ids in self.groups:
             for part in ids.split(max(1, min(items, rows // n))):
                 yield self.chunk(n, part)

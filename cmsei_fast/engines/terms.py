@@ -94,14 +94,14 @@ def read_terms(scalars: Tensor, config: list[int]) -> Terms:
 
 
 def accumulator(precision: str) -> torch.dtype:
-    """The dtype sums are kept in: float64 for ``"float64"``, float32 for everything else."""
+    """The dtype of sums: float64 for ``"float64"``, float32 for everything else."""
     return torch.float64 if precision == "float64" else torch.float32
 
 
 def narrow_labels(labels: Tensor, tables: bool) -> Tensor:
     """Labels (B, R, R) of relations as kernels read them: int32, contiguous.
 
-    Without tables a label may be any integer, of which only 0 says something: 2³² must not become 0 in 32 bits.
+    Without tables a label may be any integer, and only 0 has a meaning: 2³² must not become 0 in 32 bits.
     """
     if not tables and labels.dtype == torch.int64:
         labels = labels != 0

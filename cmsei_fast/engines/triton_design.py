@@ -29,12 +29,12 @@ _PART = (512, 2560)
 
 
 def requested_design() -> str | None:
-    """The design that the environment variable asks for, None if it asks for none."""
+    """The design that the environment variable names, None if it is unset or empty."""
     return os.environ.get(VARIABLE, "").strip().lower() or None
 
 
 def problem() -> str | None:
-    """What is wrong with the environment variable; None if nothing is."""
+    """Says what is wrong with the environment variable; None if it is valid."""
     if (value := requested_design()) in (None, *DESIGNS):
         return None
     return f"{VARIABLE}: expected one of {', '.join(DESIGNS)}, or unset for the faster, got {value!r}"
@@ -53,7 +53,7 @@ def describe() -> str:
 
 
 def _key(candidates: list[triton_fused.Tile | None], inputs: Inputs) -> str:
-    """What a choice is kept under: the candidates' names, and what of the problem makes a difference."""
+    """The key of a stored choice: the candidates' names, and the properties of the problem that affect their speed."""
     regions, _, region_offsets, word_offsets, _, config, precision = inputs
     names = "|".join(FIXED if x is None else x.name for x in candidates)
     return (

@@ -20,7 +20,7 @@ from cmsei_fast.version import __version__
 
 
 def directory() -> Path:
-    """Where choices are kept: ``$CMSEI_CACHE``, else ``cmsei_fast`` in the platform's folder for caches."""
+    """The folder of stored choices: ``$CMSEI_CACHE``, else ``cmsei_fast`` in the platform's folder for caches."""
     if os.environ.get("CMSEI_CACHE"):
         return Path(os.environ["CMSEI_CACHE"])
     if sys.platform == "darwin":
@@ -50,7 +50,7 @@ class Choices:
             return {}
 
     def _write(self) -> None:
-        """Whole or not at all, with what another process has added since."""
+        """Writes the file atomically, merged with choices that another process has added since."""
         self.found = self._read() | self.found
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -141,7 +141,7 @@ def _fill_scores(plan: _Plan, head: Head) -> Tensor:
 
 
 def _differentiable_scores(plan: _Plan, head: Head) -> Tensor:
-    """The same with gradients: every tile is a checkpoint."""
+    """Computes the scores with gradients: every tile is a checkpoint."""
     columns, captions, images = [], [], []
     for j, parts in plan.columns():
         columns.append(torch.cat([_checkpoint_tile(plan, head, i, j) for i in parts]))  # (N, J), images by length
@@ -172,7 +172,7 @@ def _score_tile(head: Head, tile: AttendedTile, dtype: torch.dtype) -> Tensor:
 
 
 class _Plan:
-    """A checked call: both sides by length, and how large a tile is."""
+    """A call with checked arguments: both sides grouped by length, and the size of a tile."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ class _Plan:
         self._captions = Side(captions, lengths[1], caption_state, self.dtype, gram=unit and not self._asks_words)
 
     def columns(self) -> Iterator[tuple[Chunk, list[Chunk]]]:
-        """Some captions and all images, in parts that make a tile with them."""
+        """Yields some captions with all images, the images in parts that each make a tile with these captions."""
         if 0 in self.shape:
             return
         kind = self.device.type if self.device.type in _TILE else "other"
@@ -265,7 +265,7 @@ def _attended(queries: Chunk, context: Chunk, how: Direction) -> Tensor:
 
 
 def _pick_rows(places: Tensor, context: Chunk) -> Tensor:
-    """(X, Y, n, D): the row of its item that each place (X, Y, n) names."""
+    """Picks the row of its context item that each place (X, Y, n) is the index of; returns (X, Y, n, D)."""
     x, m, width = context.rows.shape
     rows = context.rows.flatten(0, 1)
     if context.gram is not None:  # to unit length
@@ -276,7 +276,7 @@ def _pick_rows(places: Tensor, context: Chunk) -> Tensor:
 
 
 def read_direction(attention: Attention, dtype: torch.dtype, device: torch.device) -> Direction:
-    """The attention as the engines read it."""
+    """Converts an attention to the form that the engines read."""
     scorer = PairScorer(t2i=attention)
     scalars = torch.tensor(scorer.scalars(), dtype=dtype, device=device)
     direction = read_terms(scalars, scorer.config()).t2i

@@ -9,20 +9,20 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 _State = tuple[int, int, torch.Size]
-# What was read of tensors on a GPU, for which the processor waits until all that was asked before is done: those of one
-# layer after another are the same. What changes without a trace (by .data) is told too late, but never read past a
-# table: kernels on a GPU check each label themselves.
+# Values read from tensors on a GPU. Each read waits for all queued work, and successive layers share their tensors.
+# A change that torch does not count (by .data) is noticed too late, but never reads past a table: kernels on a GPU
+# check each label themselves.
 _ranges: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # labels -> their state, least and largest
 _confident: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # confidence -> its state, whose edges, their state
 
 
 def check_edges(labels: Tensor, n_labels: int | None, confidence: Tensor | None) -> None:
-    """Checks what is real: tracing never comes here, nor may a CUDA graph's capture.
+    """Checks the values of real tensors: skipped while a CUDA graph is captured, and never called while tracing.
 
     Args:
         labels: integers of any shape, 0 for no edge.
-        n_labels: they are to be below it; None: no limit.
-        confidence: as labels in shape; in (0, 1] on every edge. None: not given.
+        n_labels: labels must be below it; None: no limit.
+        confidence: of the shape of labels, in (0, 1] on every edge; None: not given.
 
     Raises:
         ValueError: saying what was expected and what came.
@@ -48,7 +48,7 @@ def _range(labels: Tensor) -> tuple[int, int]:
 
 
 def read_range(labels: Tensor) -> tuple[int, int]:
-    """The least and the largest, read at once."""
+    """The smallest and the largest label, in one read."""
     low, high = torch.stack(labels.aminmax()).tolist()
     return low, high
 
@@ -72,7 +72,7 @@ def read_confidence(labels: Tensor, confidence: Tensor) -> None:
 
 
 def _can_cache(x: Tensor) -> bool:
-    """Whether it is worth it, and changes are counted: those of inference mode's tensors are not."""
+    """True where a read is slow and torch counts changes, which it does not for tensors of inference mode."""
     return x.is_cuda and not x.is_inference()
 
 

@@ -11,7 +11,7 @@ from cmsei_fast.compiling import outside_graphs
 
 
 def _libraries(namespace: str) -> dict[str, torch.library.Library]:
-    """Those of a namespace's operators by name; an operator ends with its library, and can then be made anew.
+    """The libraries of a namespace's operators by name; an operator ends with its library and can then be redefined.
 
     The namespace keeps them, not this module, which is itself another one where the package is imported a second time.
     """

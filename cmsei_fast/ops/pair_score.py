@@ -114,7 +114,7 @@ def _packed(row: str, rows: Any, offsets: Any) -> tuple[Any, Any]:
 
 
 def _check_packed(name: str, rows: Any) -> None:
-    """Padded items, or what is no tensor, are told before offsets that they do not have."""
+    """Rejects padded items and non-tensors before the offsets, which such items do not have, are checked."""
     _check_tensors(**{name: rows})
     if rows.dim() != 2:
         way = "; cmsei_fast.Encoded.from_padded packs padded items" if rows.dim() == 3 else ""
