@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data.files import check_room, check_target, naming, replacing
+from .data.files import check_room, check_target, errors_naming, replacing
 from .distributed import ProcessLost, Team
 from .fingerprint import differences, fingerprint
 from .score_record import ENDING, PART, Marks, ScoreRecord
@@ -97,7 +97,7 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix != ".npy":
         raise ValueError(f"out: expected the name of a file that ends in .npy, got {os.fspath(path)!r}")
-    check_target(target, beside=ENDING)
+    check_target(target, suffix=ENDING)
     return target
 
 
@@ -161,7 +161,7 @@ class ScoreFile:
         rows, columns = self._grid.rows(i), self._grid.columns(j)
         values = np.ascontiguousarray(tile.cpu().numpy(), dtype=self._dtype)
         whole = values.shape[1] == self._shape[1]
-        with naming(self.part):
+        with errors_naming(self.part):
             for number, row in enumerate([values] if whole else values):
                 _write(self._file, row, self._at(rows.start + number, columns.start))
         self._record.add(i, j, zlib.crc32(values.data))
@@ -173,7 +173,7 @@ class ScoreFile:
     def mark(self) -> None:
         """Marks what was written as finished, once it is on the disk."""
         if self._record.added:
-            with naming(self.part):
+            with errors_naming(self.part):
                 os.fsync(self._file)
             self._record.write()
         self._marked = time.monotonic()
@@ -273,7 +273,7 @@ class ScoreFile:
         size = self._at(self._shape[0] - 1, self._shape[1])
         needed = size - os.fstat(self._file).st_blocks * 512
         check_room(self.path.parent, needed, "out", str(self.part))
-        with naming(self.part):
+        with errors_naming(self.part):
             _write(self._file, np.frombuffer(self._head, np.uint8), 0)
             os.ftruncate(self._file, size)
 

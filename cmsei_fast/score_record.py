@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .data.files import naming, replacing
+from .data.files import errors_naming, replacing
 
 FORMAT = {"format": "cmsei_fast score record", "version": 1}
 
@@ -81,7 +81,7 @@ class ScoreRecord:
     def write(self) -> None:
         """Marks the tiles that were noted; their scores are on the disk."""
         left = memoryview("".join(self._added).encode())
-        with naming(self.path):
+        with errors_naming(self.path):
             while left:  # a disk that is nearly full takes a part
                 left = left[self._journal.write(left) :]
         self._added.clear()

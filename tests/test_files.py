@@ -19,14 +19,14 @@ def test_a_directory_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Like a share that is unmounted, or a folder that a script cleans up."""
     folder = tmp_path / "results"
     folder.mkdir()
-    name = files.beside_of
+    name = files.temporary_name
 
     def named(target: str) -> str:
         found = name(target)
         shutil.rmtree(folder)
         return found
 
-    monkeypatch.setattr(files, "beside_of", named)
+    monkeypatch.setattr(files, "temporary_name", named)
     with pytest.raises(FileNotFoundError) as caught:
         write_text(folder / "page.html", "text")
     assert caught.value.filename == str(folder / "page.html")

@@ -189,7 +189,7 @@ def _read_owner(arguments: argparse.Namespace, split: Split | None) -> Any:
     """
     import numpy as np
 
-    from ..data.convert.npy import DAMAGED, read_head, said
+    from ..data.convert.npy import DAMAGED, read_head, short_message
 
     if split is not None:
         return split.caption_to_image
@@ -205,6 +205,6 @@ def _read_owner(arguments: argparse.Namespace, split: Split | None) -> Any:
             return np.load(path, allow_pickle=False)
         return np.array([int(x) for x in Path(path).read_text(encoding="utf-8").split()], dtype=np.int64)
     except (ValueError, *DAMAGED) as error:
-        raise ValueError(f"{path}: expected an integer for each caption, got {said(error)}") from None
+        raise ValueError(f"{path}: expected an integer for each caption, got {short_message(error)}") from None
     except MemoryError as error:
         raise MemoryError(f"{path}: {str(error) or 'out of memory'}") from None

@@ -16,13 +16,13 @@ from .split import Split, gather
 _Batch = TypeVar("_Batch", "ImageBatch", "CaptionBatch")
 
 
-def _moved(batch: _Batch, device: torch.device | str) -> _Batch:
-    """The batch on another device; lengths stay on the CPU, where the operators read them."""
+def _move(batch: _Batch, device: torch.device | str) -> _Batch:
+    """Copies the batch to a device; lengths stay on the CPU, where the operators read them."""
     values = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "lengths"}
     return replace(batch, **{k: v.to(device, non_blocking=True) for k, v in values.items() if isinstance(v, Tensor)})
 
 
-def _pinned(batch: _Batch) -> _Batch:
+def _pin(batch: _Batch) -> _Batch:
     values = {f.name: getattr(batch, f.name) for f in fields(batch)}
     return replace(batch, **{k: v.pin_memory() for k, v in values.items() if isinstance(v, Tensor)})
 
@@ -54,11 +54,11 @@ class ImageBatch:
 
     def to(self, device: torch.device | str) -> ImageBatch:
         """The same batch on a device (lengths stay on the CPU)."""
-        return _moved(self, device)
+        return _move(self, device)
 
     def pin_memory(self) -> ImageBatch:
         """The same batch in page-locked memory, as ``DataLoader`` asks for it."""
-        return _pinned(self)
+        return _pin(self)
 
     def mask(self, device: torch.device | str) -> Tensor:
         """(B, R) bool, True for regions."""
@@ -82,11 +82,11 @@ class CaptionBatch:
 
     def to(self, device: torch.device | str) -> CaptionBatch:
         """The same batch on a device (lengths stay on the CPU)."""
-        return _moved(self, device)
+        return _move(self, device)
 
     def pin_memory(self) -> CaptionBatch:
         """The same batch in page-locked memory, as ``DataLoader`` asks for it."""
-        return _pinned(self)
+        return _pin(self)
 
 
 def image_batch(split: Split, images: Sequence[int] | np.ndarray) -> ImageBatch:
@@ -121,11 +121,11 @@ def caption_batch(tokens: Sequence[Sequence[int]]) -> CaptionBatch:
     )
 
 
-def given(name: str, value: Tensor | None) -> Tensor:
-    """A part of the images that a model is built on.
+def require_part(name: str, value: Tensor | None) -> Tensor:
+    """Returns a part of the batch that the model needs.
 
     Raises:
-        ValueError: if the split does not have it.
+        ValueError: if the split does not have that part.
     """
     if value is None:
         raise ValueError(f"{name}: expected images with {name} (the model is built on them), got a split without")

@@ -8,25 +8,25 @@ import secrets
 import shutil
 from collections.abc import Iterator
 
-# Bytes of a file's name where the system does not tell, and those that the temporary name beside it has more.
-_USUAL, _ADDED = 255, 15
+# Bytes: the longest file name where the system states none, and how much longer a temporary name is.
+_USUAL_LENGTH, _ADDED_LENGTH = 255, 15
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Gives the name of an empty file beside ``path`` that takes its place when the block ends well.
+    """Yields the name of an empty file beside ``path``, which replaces ``path`` when the block ends without an error.
 
-    A reader never sees half a file: on an error what was at ``path`` stays as it is and the new file is removed. A
-    process that is killed leaves a file that starts with a dot and ends in ``.part``.
+    A reader never sees half a file: after an error, ``path`` is as before and the new file is removed. A process that
+    is killed leaves a file whose name starts with a dot and ends in ``.part``.
 
     Raises:
-        OSError: there is no such directory, it cannot be written, or ``path`` is a directory; it names ``path`` where
-            the disk is full.
+        OSError: there is no such directory, it cannot be written, or ``path`` is a directory; where the disk is full,
+            the error names ``path``.
     """
     check_target(path)
     target = os.path.abspath(os.fspath(path))
-    with naming(path, beside=os.path.dirname(target)):
-        temporary = beside_of(target)
+    with errors_naming(path, directory=os.path.dirname(target)):
+        temporary = temporary_name(target)
         try:
             with open(temporary, "xb"):
                 pass
@@ -35,34 +35,37 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
-            with contextlib.suppress(FileNotFoundError):  # with its directory
+            with contextlib.suppress(FileNotFoundError):  # removed with its directory
                 os.unlink(temporary)
             raise
 
 
-def beside_of(target: str | os.PathLike[str], ending: str = ".part") -> str:
-    """A hidden name beside ``target`` that nobody has: known before it is there, it can be removed at any moment."""
+def temporary_name(target: str | os.PathLike[str], ending: str = ".part") -> str:
+    """A hidden, unused name in the directory of ``target``.
+
+    It is made before the file is, so that the file can be removed at any moment.
+    """
     directory, name = os.path.split(os.path.abspath(os.fspath(target)))
     return os.path.join(directory, f".{name}.{secrets.token_hex(4)}{ending}")
 
 
 @contextlib.contextmanager
-def naming(path: str | os.PathLike[str], beside: str | None = None) -> Iterator[None]:
-    """In the block, an error of the system that names no file, as of a full disk, is one that names ``path``.
+def errors_naming(path: str | os.PathLike[str], directory: str | None = None) -> Iterator[None]:
+    """Puts ``path`` into system errors of the block that name no file, such as that of a full disk.
 
-    So does one that names a hidden ``.part`` in the directory ``beside``: the user never heard of it.
+    Errors that name a hidden ``.part`` file in ``directory`` get ``path`` too: the user does not know that file.
     """
     try:
         yield
     except OSError as error:
-        if error.errno is None or not (error.filename is None or _hidden(error.filename, beside)):
+        if error.errno is None or not (error.filename is None or _is_temporary(error.filename, directory)):
             raise
         raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
 
 
 @contextlib.contextmanager
-def naming_in(new: str | os.PathLike[str], target: str | os.PathLike[str]) -> Iterator[None]:
-    """In the block, an error about the directory ``new`` or a file in it names ``target``, whose place that takes."""
+def errors_renamed(new: str | os.PathLike[str], target: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes errors of the block about the directory ``new`` or its files name ``target``, which it will replace."""
     try:
         yield
     except OSError as error:
@@ -71,12 +74,12 @@ def naming_in(new: str | os.PathLike[str], target: str | os.PathLike[str]) -> It
         inside = os.path.relpath(error.filename, new)
         if inside.startswith(os.pardir):
             raise
-        named = os.fspath(target) if inside == os.curdir else os.path.join(target, inside)
-        raise OSError(error.errno, os.strerror(error.errno), named) from error
+        renamed = os.fspath(target) if inside == os.curdir else os.path.join(target, inside)
+        raise OSError(error.errno, os.strerror(error.errno), renamed) from error
 
 
-def _hidden(filename: object, directory: str | None) -> bool:
-    """Whether it is a temporary name in the directory."""
+def _is_temporary(filename: object, directory: str | None) -> bool:
+    """Whether the file has a temporary name and lies in the directory."""
     if directory is None or not isinstance(filename, str) or os.path.dirname(filename) != directory:
         return False
     name = os.path.basename(filename)
@@ -84,7 +87,7 @@ def _hidden(filename: object, directory: str | None) -> bool:
 
 
 def remove_directory(path: str | os.PathLike[str]) -> None:
-    """Removes a directory and all in it; of a link to one the link alone.
+    """Removes a directory and everything in it; for a link to a directory, only the link.
 
     Not ``shutil.rmtree``: an interrupt between two of its lines makes it close a descriptor twice, which by then may be
     another thread's file.
@@ -110,16 +113,16 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         file.write(text)
 
 
-def check_target(path: str | os.PathLike[str], name: str | None = None, beside: str = "") -> None:
-    """``path`` can be the name of a file: its directory is there and can be written, it is none and not too long.
+def check_target(path: str | os.PathLike[str], name: str | None = None, suffix: str = "") -> None:
+    """Checks that a file can be written at ``path``.
 
     Args:
-        path: to be written to.
-        name: of the argument or flag that it came by, for the message; None: the path alone says what is meant.
-        beside: the longest ending of a file that is written beside it, under its name and that.
+        path: the file.
+        name: the argument or flag that gave the path, for the message; None: the message begins with the path.
+        suffix: the longest suffix of the other files that are written as ``path`` + suffix.
 
     Raises:
-        OSError: otherwise.
+        OSError: the directory is missing or cannot be written, ``path`` is a directory, or its name is too long.
     """
     target, shown = os.path.abspath(os.fspath(path)), os.fspath(path)
     owner, got = (shown, "") if name is None else (name, f", got {shown}")
@@ -130,21 +133,22 @@ def check_target(path: str | os.PathLike[str], name: str | None = None, beside: 
         raise FileNotFoundError(f"{owner}: expected a file in an existing directory{got}")
     if not os.access(os.path.dirname(target), os.W_OK):
         raise PermissionError(f"{owner}: expected a file in a directory that can be written{got}")
-    longest = _longest_name(os.path.dirname(target)) - len(os.fsencode(beside))
+    longest = _longest_name(os.path.dirname(target)) - len(os.fsencode(suffix))
     if (size := len(os.fsencode(os.path.basename(target)))) > longest:
         raise OSError(f"{owner}: expected the name of a file of at most {longest} bytes, got {size}")
 
 
 def check_room(directory: str | os.PathLike[str], needed: int, name: str, what: str) -> None:
-    """The disk has room: hours of work do not end at a full one that could be seen.
+    """Checks before hours of work that the disk has room for the result.
 
     Args:
         directory: on the disk.
         needed: bytes.
-        name: of the argument or the file, for the message; ``what`` needs the room.
+        name: the argument or the file, for the message.
+        what: what needs the room, for the message.
 
     Raises:
-        OSError: it has less.
+        OSError: the disk has less free space.
     """
     free = shutil.disk_usage(directory).free
     if needed > free:
@@ -152,15 +156,16 @@ def check_room(directory: str | os.PathLike[str], needed: int, name: str, what: 
 
 
 def _size(count: int) -> str:
-    """Bytes in the largest unit of which there is at least one."""
+    """Formats a number of bytes in the largest unit that it fills."""
     unit, scale = next(((u, s) for u, s in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)) if count >= s), ("", 1))
     return f"{count / scale:.2f} {unit}" if unit else f"{count} bytes"
 
 
 def _longest_name(directory: str) -> int:
-    """Bytes of a file's name there that leave room for the temporary name beside it."""
+    """Bytes of the longest file name in the directory whose temporary name fits too."""
     try:
-        told = os.pathconf(directory, "PC_NAME_MAX")
-    except (AttributeError, OSError, ValueError):  # not POSIX, or not told
-        told = 0
-    return (told if told > _ADDED else _USUAL) - _ADDED  # file systems without a limit of their own tell 0 or -1
+        limit = os.pathconf(directory, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # not POSIX, or unknown
+        limit = 0
+    # File systems without a limit of their own return 0 or -1.
+    return (limit if limit > _ADDED_LENGTH else _USUAL_LENGTH) - _ADDED_LENGTH

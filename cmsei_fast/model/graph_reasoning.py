@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import LayerNorm, Linear, Module, ModuleDict, ModuleList
 
 from ..compiling import outside_graphs
-from ..data.batches import ImageBatch, given
+from ..data.batches import ImageBatch, require_part
 from ..data.vocabulary import Vocabulary
 from ..graphs import (
     IMPLICIT_LABELS,
@@ -125,14 +125,14 @@ class GraphReasoning(Module):
             if kind == "implicit":
                 out[kind] = implicit_labels(mask), None
             elif kind == "spatial":
-                boxes = given("boxes", batch.boxes)
+                boxes = require_part("boxes", batch.boxes)
                 if boxes.shape[0] != mask.numel():
                     boxes = _padded(boxes, mask)
-                out[kind] = spatial_labels(boxes.view(*mask.shape, 4), given("sizes", batch.sizes), mask), None
+                out[kind] = spatial_labels(boxes.view(*mask.shape, 4), require_part("sizes", batch.sizes), mask), None
             else:
                 labels, confidence = semantic_labels(
-                    given("relations", batch.triplets),
-                    given("owners", batch.owners),
+                    require_part("relations", batch.triplets),
+                    require_part("owners", batch.owners),
                     batch.scores,
                     mask,
                     self.n_predicates,

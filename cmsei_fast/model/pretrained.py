@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.files import beside_of, naming, naming_in, remove_directory
+from ..data.files import errors_naming, errors_renamed, remove_directory, temporary_name
 from ..data.json_object import read_json
 from ..data.vocabulary import Vocabulary
 from ..devices import own_device
@@ -44,12 +44,12 @@ def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / CONFIG).is_file())):
         raise FileExistsError(f"{directory}: expected a new directory or one with a saved model, got something else")
     target.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(beside_of(target))
+    new = Path(temporary_name(target))
     try:
         record = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()}
-        with naming_in(new, directory):
+        with errors_renamed(new, directory):
             new.mkdir()
-            with naming(new / CONFIG):
+            with errors_naming(new / CONFIG):
                 (new / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             model.vocabulary.save(new / VOCABULARY)
             save_tensors(model.state_dict(), new / WEIGHTS, metadata={"format": "pt"})
@@ -118,7 +118,7 @@ def _replace_directory(new: Path, target: Path) -> None:
     if not target.exists():
         new.rename(target)
         return
-    old = Path(beside_of(target, ".old"))
+    old = Path(temporary_name(target, ".old"))
     try:
         target.rename(old)
         new.rename(target)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import Linear, Module
 from torch.nn.functional import embedding
 
-from ..data.batches import ImageBatch, given
+from ..data.batches import ImageBatch, require_part
 from ..data.vocabulary import Vocabulary
 from .config import ModelConfig
 from .dropout import Dropout
@@ -44,17 +44,17 @@ class RegionEncoder(Module):
         """
         out: Tensor | None = None
         if self.features is not None:
-            rows = given("features", batch.features)
+            rows = require_part("features", batch.features)
             if rows.shape[1] != (width := self.features.in_features):
                 raise ValueError(f"features: expected width {width} (the model is built on it), got {rows.shape[1]}")
             out = _sum(out, self.features(self.dropout(rows.to(self.features.weight))))
         if self.labelled:
-            labels = given("labels", batch.labels)
+            labels = require_part("labels", batch.labels)
             vectors = words.names(self.name_tokens)  # (n_objects, word_width)
             vectors = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])  # the last: an unknown object, -1
             out = _sum(out, _projected(words, self.dropout(vectors), labels % len(vectors)))
         if self.geometry is not None:
-            shape = box_geometry(given("boxes", batch.boxes), given("sizes", batch.sizes), batch.lengths)
+            shape = box_geometry(require_part("boxes", batch.boxes), require_part("sizes", batch.sizes), batch.lengths)
             out = _sum(out, self.geometry(shape.to(self.geometry.weight)))
         assert out is not None
         return out

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..data.files import beside_of, naming, naming_in, remove_directory
+from ..data.files import errors_naming, errors_renamed, remove_directory, temporary_name
 from ..data.json_object import read_json
 from ..model.pretrained import save_tensors
 from .run_directory import PREFIX
@@ -28,13 +28,13 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], sta
     """Writes ``folder/step-…`` and then removes older checkpoints: at any moment one of them is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{PREFIX}{step:09d}"
-    new = Path(beside_of(target))
+    new = Path(temporary_name(target))
     try:
         record = {"format": FORMAT, "version": VERSION, "step": step, **state}
-        with naming_in(new, target):
+        with errors_renamed(new, target):
             new.mkdir()
             save_tensors(tensors, new / TENSORS)
-            with naming(new / STATE):
+            with errors_naming(new / STATE):
                 (new / STATE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             for path in (new / TENSORS, new / STATE):
                 with open(path, "rb") as file:

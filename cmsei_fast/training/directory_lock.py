@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..data.files import naming_in
+from ..data.files import errors_renamed
 from ..process_group import rank_and_world
 
 fcntl: Any = None
@@ -32,7 +32,7 @@ def alone_in(directory: Path) -> Iterator[None]:
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)
-    with naming_in(directory / LOCK, directory):
+    with errors_renamed(directory / LOCK, directory):
         file = open(directory / LOCK, "w", encoding="utf-8")  # noqa: SIM115 - closed by the block below
     with file:
         if fcntl is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..data.files import naming, replacing
+from ..data.files import errors_naming, replacing
 
 
 class Log:
@@ -36,7 +36,7 @@ class Log:
         """One record: the step, and anything JSON holds; numbers go to TensorBoard too."""
         if not self.enabled:
             return
-        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
+        with errors_naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self.board is not None:
             for name, value in _numbers(values):

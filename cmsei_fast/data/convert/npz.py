@@ -17,7 +17,7 @@ from ..split import Split, offsets_of
 from .boxes import check_inside
 from .captions import Captions
 from .matching import match_images
-from .npy import DAMAGED, read_head, said
+from .npy import DAMAGED, read_head, short_message
 from .rows import ImageRows
 
 _T = TypeVar("_T")
@@ -74,12 +74,12 @@ def _guard(path: Path, read: Callable[[Path], _T]) -> _T:
     try:
         return read(path)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, *DAMAGED) as error:
-        raise ValueError(f"{path}: truncated or damaged .npz file: {said(error)}") from error
+        raise ValueError(f"{path}: truncated or damaged .npz file: {short_message(error)}") from error
     except OSError as error:
         if error.filename is not None:
             raise
         raise ValueError(
-            f"{path}: truncated or damaged .npz file: {said(error)}"
+            f"{path}: truncated or damaged .npz file: {short_message(error)}"
         ) from error  # a place before its begin
     except KeyError as error:
         raise ValueError(f"{path}: missing {error.args[0]}") from None
@@ -122,7 +122,7 @@ def _open(path: Path) -> Iterator[Any]:
         if start and not start.startswith((b"PK", b"\x93NUMPY")):
             raise ValueError(f"expected a .npz file, got one that begins with {start!r}")
         raw.seek(0)
-        with _in_short():
+        with _short_errors():
             file = np.load(raw, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError(f"expected a .npz file, got an array of shape {file.shape}")
@@ -131,12 +131,12 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _in_short() -> Iterator[None]:
-    """numpy quotes a whole damaged head in its ValueError."""
+def _short_errors() -> Iterator[None]:
+    """Shortens numpy's ValueError, which quotes a whole damaged head."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(said(error)) from None
+        raise ValueError(short_message(error)) from None
 
 
 def _head(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -147,7 +147,7 @@ def _head(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     with file.zip.open(entry) as stream:
         if stream.peek(6)[:6] != b"\x93NUMPY":
             raise ValueError(f"{name}: expected an array, got other bytes")
-        with _in_short():
+        with _short_errors():
             return read_head(stream, file.zip.getinfo(entry).file_size)
 
 
@@ -155,7 +155,7 @@ def _entry(file: Any, name: str) -> np.ndarray:
     if name not in file.files:
         raise KeyError(name)
     _head(file, name)
-    with _in_short():
+    with _short_errors():
         value: np.ndarray = file[name]
     return value
 
