@@ -137,17 +137,17 @@ def render(record: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row, (title, _, _) in ROWS.items():
-        own = [r["metrics"] for r in record["runs"] if r["row"] == row]
-        if not own:
+        row_metrics = [r["metrics"] for r in record["runs"] if r["row"] == row]
+        if not row_metrics:
             continue
         recalls = [
-            statistics.mean(metrics[way][level] for metrics in own)
+            statistics.mean(metrics[way][level] for metrics in row_metrics)
             for way in ("i2t", "t2i")
             for level in ("R@1", "R@5", "R@10")
         ]
-        sums = [metrics["rSum"] for metrics in own]
+        sums = [metrics["rSum"] for metrics in row_metrics]
         figures = " | ".join(f"{x:.1f}" for x in recalls)
-        lines.append(f"| {title} | {len(own)} | {figures} | {runs.mean_and_spread(sums)} |")
+        lines.append(f"| {title} | {len(row_metrics)} | {figures} | {runs.mean_and_spread(sums)} |")
     return "\n".join(lines)
 
 
@@ -164,17 +164,17 @@ def make_rows(run: Callable[..., dict[str, Any]], arguments: argparse.Namespace,
         for seed in arguments.seeds
         for row in arguments.rows
     }
-    runs.make(arguments.runs, wanted, _told, arguments.threads)
+    runs.make(arguments.runs, wanted, _summary_line, arguments.threads)
 
 
-def _told(found: dict[str, Any]) -> str:
+def _summary_line(found: dict[str, Any]) -> str:
     rsum, seconds = found["metrics"]["rSum"], found["seconds_per_epoch"]
     return f"{found['row']} {found['seed']}: rSum {rsum:.1f}, {seconds:.1f} s an epoch"
 
 
 def main() -> None:
     table = partial(runs.tabulate, collect, render, RESULTS, PAGE, MARKS)
-    arguments = runs.asked(__doc__, data_flags, table, ROWS)
+    arguments = runs.parse_arguments(__doc__, data_flags, table, ROWS)
     if arguments is not None:
         make_rows(run, arguments, *load(arguments.folder))
 

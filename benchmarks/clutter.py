@@ -92,9 +92,9 @@ def render(record: dict[str, Any]) -> str:
     for row, (title, _) in ROWS.items():
         cells = []
         for size in sizes:
-            own = [r for r in record["runs"] if (r["row"], r["regions"]) == (row, size)]
-            group, rsum = ([r[key] for r in own] for key in ("group", "rSum"))
-            cells.append(f"{runs.mean_and_spread(group)} % · {statistics.mean(rsum):.0f}" if own else "")
+            matching = [r for r in record["runs"] if (r["row"], r["regions"]) == (row, size)]
+            group, rsum = ([r[key] for r in matching] for key in ("group", "rSum"))
+            cells.append(f"{runs.mean_and_spread(group)} % · {statistics.mean(rsum):.0f}" if matching else "")
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -105,7 +105,7 @@ def _flags(trained: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     table = partial(runs.tabulate, collect, render, RESULTS, PAGE, MARKS)
-    arguments = runs.asked(__doc__, _flags, table, ROWS)
+    arguments = runs.parse_arguments(__doc__, _flags, table, ROWS)
     if arguments is None:
         return
     wanted = {
@@ -114,10 +114,10 @@ def main() -> None:
         for regions in arguments.regions
         for row in arguments.rows
     }
-    runs.make(arguments.runs, wanted, _told, arguments.threads)
+    runs.make(arguments.runs, wanted, _summary_line, arguments.threads)
 
 
-def _told(found: dict[str, Any]) -> str:
+def _summary_line(found: dict[str, Any]) -> str:
     name = f"{found['row']} {found['regions']} {found['seed']}"
     return f"{name}: {found['group']:.1f} %, {found['seconds']:.0f} s"
 

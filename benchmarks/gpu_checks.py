@@ -13,16 +13,16 @@ from benchmarks.gpu_results import Results
 from benchmarks.gpu_suite import processes
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-# Of an allocation of its own each tensor's end shows; torch's cache would hide it.
+# With an allocation for each tensor, reads beyond its end show; torch's cache would hide them.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 CASE_SECONDS = {"": 120.0, "memcheck": 150.0}
 DEBUGGER_SECONDS = 40.0
-# Of a kernel that stands still, where its threads do: those at one place in one line, with the source's line.
+# For a kernel that hangs, where its threads are: those at one place in one line, with the source's line.
 _QUESTIONS = ("info cuda kernels", "cuda kernel 0", "info cuda threads", "info cuda warps", "x/8i $pc")
 
 
 def sanitizer() -> str | None:
-    """compute-sanitizer of the path or of the usual place."""
+    """Finds compute-sanitizer on the path or in its usual place."""
     return _tool("compute-sanitizer")
 
 
@@ -30,12 +30,12 @@ def _tool(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
 
 
-def standing(process: int) -> str:
-    """Where the threads of a process's kernels stand, in the words of cuda-gdb; nothing without it."""
+def locate_threads(process: int) -> str:
+    """Asks cuda-gdb where the threads of a process's kernels are; "" without cuda-gdb."""
     if (debugger := _tool("cuda-gdb")) is None:
         return ""
-    asked = [x for question in _QUESTIONS for x in ("-ex", question)]
-    options = ["-batch", "-nx", "-p", str(process), "-ex", "set pagination off", *asked, "-ex", "detach"]
+    questions = [x for question in _QUESTIONS for x in ("-ex", question)]
+    options = ["-batch", "-nx", "-p", str(process), "-ex", "set pagination off", *questions, "-ex", "detach"]
     return f"\n==== cuda-gdb\n{gpu_process.run([debugger, *options], DEBUGGER_SECONDS).text}"
 
 
@@ -49,7 +49,7 @@ def command(case: str, tool: str = "") -> list[str]:
 
 
 def run(results: Results, cases: list[str], deadline: float, tool: str = "") -> None:
-    """Runs the cases that have not passed before, several at a time; none is begun after the deadline."""
+    """Runs the cases that have not passed before, several at a time; none starts after the deadline."""
     part = "sanitizer" if tool else "checks"
 
     def each(case: str) -> None:
@@ -57,7 +57,7 @@ def run(results: Results, cases: list[str], deadline: float, tool: str = "") -> 
         if left < 5:
             return
         limit = min(left, CASE_SECONDS.get(tool, 240.0))
-        ended = gpu_process.run(command(case, tool), limit, _ENVIRONMENT, None if tool else standing)
+        ended = gpu_process.run(command(case, tool), limit, _ENVIRONMENT, None if tool else locate_threads)
         outcome = {"ok": ended.code == 0, "seconds": ended.seconds}
         if found := re.search(r"what is allowed: (\S+)", ended.text):
             outcome["of_limit"] = float(found[1])
@@ -73,5 +73,5 @@ def run(results: Results, cases: list[str], deadline: float, tool: str = "") -> 
 
 
 def name(case: str, tool: str) -> str:
-    """What an outcome is kept under."""
+    """The key of an outcome."""
     return f"{tool} {case}" if tool else case

@@ -47,7 +47,7 @@ class Unit(NamedTuple):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of its process."""
+        """Variables of its process."""
         out = {"OMP_NUM_THREADS": "1", "CMSEI_TEST_SHARD": f"{self.part}/{self.parts}"}
         return out | ({"CMSEI_TRITON_DESIGN": self.design} if self.design else {})
 
@@ -61,21 +61,21 @@ class Unit(NamedTuple):
 def units() -> list[Unit]:
     """All of them, by what matters first: each engine's tests, then those of no engine, then triton's other design."""
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").glob("test_*.py"))}
-    own = [name for name, text in texts.items() if re.search(r"\bbackend\b", text)]
-    marked = [name for name, text in texts.items() if re.search(r"(?m)^ *@pytest\.mark\.gpu\b", text)]
+    backend_files = [name for name, text in texts.items() if re.search(r"\bbackend\b", text)]
+    gpu_files = [name for name, text in texts.items() if re.search(r"(?m)^ *@pytest\.mark\.gpu\b", text)]
     ids = [f"{engine}-cuda" for engine in ENGINES]  # of the backends' parameters
-    out = [Unit("cuda", name, f"not {' and not '.join(ids)}") for name in marked if "cuda" in name]
+    out = [Unit("cuda", name, f"not {' and not '.join(ids)}") for name in gpu_files if "cuda" in name]
     for engine, each in zip(ENGINES, ids, strict=True):
-        for name in own:
+        for name in backend_files:
             parts = PARTS.get(name, 1)
             out += [Unit(engine, name, each, i, parts) for i in range(parts)]
-    out += [Unit("", name, f"not {' and not '.join(ids)}") for name in marked if "cuda" not in name]
+    out += [Unit("", name, f"not {' and not '.join(ids)}") for name in gpu_files if "cuda" not in name]
     other = Unit("triton", "test_pair_score.py", f"triton-cuda and ({_VALUES})", parts=2, design="fused")
     return [*out, *(other._replace(part=i) for i in range(2))]
 
 
 def processes() -> int:
-    """So many at a time: compiling is most of the work."""
+    """How many run at a time: compiling is most of the work."""
     return max(1, min(14, (os.cpu_count() or 1) - 2))
 
 
@@ -84,7 +84,7 @@ def _count(text: str, what: str) -> int:
 
 
 def run(results: Results, deadline: float) -> None:
-    """Runs the units that have not passed before, several at a time; none is begun after the deadline."""
+    """Runs the units that have not passed before, several at a time; none starts after the deadline."""
 
     def each(unit: Unit) -> None:
         left = deadline - time.perf_counter()
@@ -110,7 +110,7 @@ def summary(found: dict[str, dict[str, Any]], wanted: Iterable[Unit]) -> dict[st
     wanted = list(wanted)
     bad = [unit for unit in wanted if not found.get(unit.name, {}).get("ok")]
     tested = {unit.engine for unit in wanted if found.get(unit.name, {}).get("passed")}
-    # What all are compared with.
+    # All engines are compared with eager.
     shared = "eager" not in tested or any(unit.engine in ("", "eager") for unit in bad)
     return {
         "passed": sum(x["passed"] for x in found.values()),

@@ -57,8 +57,8 @@ STEPS: dict[str, tuple[str, PairScorer, dict[str, Any], TrainConfig]] = {
 }
 
 
-def parted(split: Split, held_out: int = HELD_OUT) -> tuple[Split, Split]:
-    """The split without its last images, and those."""
+def hold_out(split: Split, held_out: int = HELD_OUT) -> tuple[Split, Split]:
+    """Returns the split without its last images, and a split of those images."""
     order = np.arange(len(split))
     return split.subset(order[:-held_out]), split.subset(order[-held_out:])
 
@@ -96,9 +96,9 @@ def render(record: dict[str, Any]) -> str:
 
 def main() -> None:
     table = partial(runs.tabulate, collect, render, RESULTS, PAGE, MARKS)
-    arguments = runs.asked(__doc__, data_flags, table, STEPS)
+    arguments = runs.parse_arguments(__doc__, data_flags, table, STEPS)
     if arguments is not None:
-        make_rows(run, arguments, *parted(load(arguments.folder)[0]))
+        make_rows(run, arguments, *hold_out(load(arguments.folder)[0]))
 
 
 if __name__ == "__main__":

@@ -103,14 +103,14 @@ def bounds(sides: tuple[np.ndarray, ...], owner: np.ndarray, n: int) -> None:
     mask = torch.arange(words.shape[1]) < torch.from_numpy(m[mine].astype(np.int64))[:, None]
     for at, j in enumerate(mine):
         words[at, : m[j]] = torch.from_numpy(captions[starts[j] : starts[j + 1]]).float()
-    regions, own = torch.from_numpy(images[: n * width]).float(), torch.from_numpy(owner[mine].astype(np.int64))
+    regions, mapping = torch.from_numpy(images[: n * width]).float(), torch.from_numpy(owner[mine].astype(np.int64))
     count = mask.sum(1)
 
     def mean(x: Tensor) -> Tensor:
         return (x * mask).sum(-1) / count
 
-    def tell(name: str, scores: Tensor, near: Tensor, margin: Tensor) -> None:
-        true = scores[own, torch.arange(len(own))]
+    def print_bound(name: str, scores: Tensor, near: Tensor, margin: Tensor) -> None:
+        true = scores[mapping, torch.arange(len(mapping))]
         left = ((near - true).abs() <= margin).float().mean()
         off = (near - scores).abs().max()
         print(
@@ -125,7 +125,7 @@ def bounds(sides: tuple[np.ndarray, ...], owner: np.ndarray, n: int) -> None:
         v, w = low(regions), low(words)
         residual_v, residual_w = ((x - y).norm(dim=-1) for x, y in ((regions, v), (words, w)))
         a, b = (x.view(n, width).amax(1)[:, None] for x in (regions.norm(dim=1), residual_v))
-        tell(name, exact, mean(largest(v, w, n, width)), a * mean(residual_w) + b * mean(w.norm(dim=-1)))
+        print_bound(name, exact, mean(largest(v, w, n, width)), a * mean(residual_w) + b * mean(w.norm(dim=-1)))
 
     def int8(x: Tensor) -> Tensor:
         step = (x.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-30)
@@ -140,11 +140,11 @@ def bounds(sides: tuple[np.ndarray, ...], owner: np.ndarray, n: int) -> None:
             low = basis[:, :k] @ basis[:, :k].T
             v, w = regions @ low, words @ low
             a, b = (regions - v).norm(dim=1).view(n, width).amax(1), mean((words - w).norm(dim=-1))
-            tell(f"{k} of {regions.shape[1]} dimensions", exact, mean(largest(v, w, n, width)), a[:, None] * b)
-    softmax(regions.view(n, width, -1), words, mask, tell)
+            print_bound(f"{k} of {regions.shape[1]} dimensions", exact, mean(largest(v, w, n, width)), a[:, None] * b)
+    softmax(regions.view(n, width, -1), words, mask, print_bound)
 
 
-def softmax(regions: Tensor, words: Tensor, mask: Tensor, tell: Callable[..., None]) -> None:
+def softmax(regions: Tensor, words: Tensor, mask: Tensor, print_bound: Callable[..., None]) -> None:
     """SCAN's t2i, means, temperature 9: what a bound of bfloat16's rounding leaves undecided."""
     count = mask.sum(1)
     ev, ew = (regions - regions.bfloat16().float()).norm(dim=-1), (words - words.bfloat16().float()).norm(dim=-1)
@@ -158,11 +158,11 @@ def softmax(regions: Tensor, words: Tensor, mask: Tensor, tell: Callable[..., No
             each.append(torch.nn.functional.cosine_similarity(u, y, dim=-1, eps=1e-8))
         off = (ew[..., None] * v.norm(dim=-1) + words.norm(dim=-1)[..., None] * e) * mask[..., None]
         logit = 9 * ((off + a / length * off.norm(dim=1, keepdim=True)) / length).abs().amax(-1)  # (M, L)
-        moved = torch.expm1(2 * logit) * v.norm(dim=-1).max() + e.max()
-        bound = 2 * moved / u.norm(dim=-1).clamp(min=1e-8) + 2 * ew
+        shift = torch.expm1(2 * logit) * v.norm(dim=-1).max() + e.max()
+        bound = 2 * shift / u.norm(dim=-1).clamp(min=1e-8) + 2 * ew
         found.append(torch.stack([(x * mask).sum(-1) / count for x in (*each, bound.clamp(max=2))]))
     scores, near, margin = torch.stack(found, 1)
-    tell("softmax, bfloat16", scores, near, margin)
+    print_bound("softmax, bfloat16", scores, near, margin)
 
 
 def main() -> None:

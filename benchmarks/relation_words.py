@@ -62,7 +62,7 @@ def measure(found: Explanation, word: int, predicates: Iterable[str]) -> dict[st
     names = set(predicates)
     between = np.array([e.kind == "semantic" and e.region != e.neighbour for e in found.edges])
     chosen = np.array([e.name in names for e in found.edges]) & between
-    forwards = [e for e, own in zip(found.edges, chosen, strict=True) if own and not e.reverse]
+    forwards = [e for e, is_chosen in zip(found.edges, chosen, strict=True) if is_chosen and not e.reverse]
     subjects = sorted({e.region for e in forwards})
     objects = sorted({e.neighbour for e in forwards} - set(subjects))
     if not subjects or not objects:
@@ -82,8 +82,8 @@ def measure(found: Explanation, word: int, predicates: Iterable[str]) -> dict[st
     shares = relation_shares(found, relations, 0)  # (L, relations)
     lit = np.argsort(shares.mean(0) - shares, axis=1, kind="stable")[:, :LIT]  # as lit_relations
     out["lit"] = 100 * np.isin([relation.name for relation in relations], list(names))[lit].mean(1)
-    own = {name: float(values[word]) for name, values in out.items()}
-    return own | {f"{name} (others)": float(values[others].mean()) for name, values in out.items()}
+    of_this_word = {name: float(values[word]) for name, values in out.items()}
+    return of_this_word | {f"{name} (others)": float(values[others].mean()) for name, values in out.items()}
 
 
 def run(model: CMSEI, test: Split, words: dict[str, tuple[str, ...]]) -> list[dict[str, Any]]:
@@ -113,11 +113,11 @@ def render(record: dict[str, Any]) -> str:
     """For each weight of grounding a table with a row a word, the mean of its seeds, below their rSum."""
     tables = []
     for weight in sorted({run["grounding"] for run in record["runs"]}):
-        own = [run for run in record["runs"] if run["grounding"] == weight]
+        weight_runs = [run for run in record["runs"] if run["grounding"] == weight]
         loss = f"Trained with grounding of weight {weight:g}" if weight else "Trained by retrieval alone"
-        sums = [run["rSum"] for run in own]
+        sums = [run["rSum"] for run in weight_runs]
         seeds = f"{len(sums)} seed{'s' if len(sums) > 1 else ''}"
-        rows = [_mean(rows) for rows in zip(*(run["rows"] for run in own), strict=True)]
+        rows = [_mean(rows) for rows in zip(*(run["rows"] for run in weight_runs), strict=True)]
         tables.append(f"{loss} ({seeds}, rSum {runs.mean_and_spread(sums)}):\n\n{_table(rows)}")
     return "\n\n".join(tables)
 
@@ -154,8 +154,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def looked_at(directory: Path, test: Split) -> dict[str, Any]:
-    """What a run's last model gives, with the weight of its grounding and its rSum on the split."""
+def measure_run(directory: Path, test: Split) -> dict[str, Any]:
+    """Measures a run's last model on the split; returns its rows, rSum and weight of grounding."""
     model = CMSEI.from_pretrained(directory / LAST)
     settings = json.loads((directory / CONFIG).read_text(encoding="utf-8"))["training"]
     images, captions = model.encode_images(test), model.encode_captions(test.captions)
@@ -165,7 +165,7 @@ def looked_at(directory: Path, test: Split) -> dict[str, Any]:
 
 
 def train_run(directory: Path, weight: float, seed: int, training: Split, word_vectors: str) -> None:
-    """Trains one model, unless it is there."""
+    """Trains one model, unless its files are there."""
     if (directory / LAST).exists():
         return
     _, scorer, relations = ROWS["full-2"]
@@ -174,10 +174,12 @@ def train_run(directory: Path, weight: float, seed: int, training: Split, word_v
     train(make_model(training, settings, config, word_vectors), training, None, directory, config, progress=False)
 
 
-def made(directory: Path, weight: float, seed: int, training: Split, test: Split, word_vectors: str) -> dict[str, Any]:
-    """Trains a model, unless it is there, and looks at it."""
+def train_and_measure(
+    directory: Path, weight: float, seed: int, training: Split, test: Split, word_vectors: str
+) -> dict[str, Any]:
+    """Trains a model, unless its files are there, and measures it."""
     train_run(directory, weight, seed, training, word_vectors)
-    return looked_at(directory, test)
+    return measure_run(directory, test)
 
 
 def collect(folder: Path) -> dict[str, Any]:
@@ -192,20 +194,20 @@ def _flags(trained: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     table = partial(runs.tabulate, collect, render, RESULTS, PAGE, MARKS)
-    arguments = runs.asked(__doc__, _flags, table)
+    arguments = runs.parse_arguments(__doc__, _flags, table)
     if arguments is None:
         return
     training, test = load(arguments.folder)
     wanted = {
-        name: partial(made, arguments.runs / name, weight, seed, training, test, arguments.word_vectors)
+        name: partial(train_and_measure, arguments.runs / name, weight, seed, training, test, arguments.word_vectors)
         for seed in arguments.seeds
         for weight in arguments.weights
         for name in [f"{weight:g}-{seed}"]
     }
-    runs.make(arguments.runs, wanted, _told, threads=1)
+    runs.make(arguments.runs, wanted, _summary_line, threads=1)
 
 
-def _told(found: dict[str, Any]) -> str:
+def _summary_line(found: dict[str, Any]) -> str:
     return f"weight {found['grounding']:g}, seed {found['seed']}: rSum {found['rSum']:.1f}"
 
 

@@ -16,13 +16,13 @@ from benchmarks.machine import describe
 from benchmarks.pages import replaced, write
 
 
-def asked(
+def parse_arguments(
     about: str | None,
     flags: Callable[[argparse.ArgumentParser], object],
     table: Callable[[Path], None],
     rows: Collection[str] | None = None,
 ) -> argparse.Namespace | None:
-    """What the command line asks of a study's ``train``; None where it asks for ``table``, which is made here.
+    """Parses a study's command line: returns the arguments of ``train``, or makes the table and returns None.
 
     ``train`` has ``--runs``, a folder, and ``--seeds``; ``table`` takes a folder of runs.
 
@@ -30,7 +30,7 @@ def asked(
         about: the study's docstring, for the help.
         flags: adds the study's own flags to ``train``.
         table: makes the table of a folder.
-        rows: for ``--rows``, all of them if it is not given, beside ``--threads``; None: neither.
+        rows: choices of ``--rows``, whose default is all; adds ``--threads`` too. None: neither flag.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -52,16 +52,16 @@ def asked(
 def make(
     folder: Path,
     wanted: Mapping[str, Callable[[], dict[str, Any]]],
-    told: Callable[[dict[str, Any]], str],
+    summarize: Callable[[dict[str, Any]], str],
     threads: int | None = None,
 ) -> None:
-    """Makes those of the runs that no process has claimed.
+    """Makes the runs that no process has claimed.
 
     Args:
         folder: of the runs' files; made if it is not there.
-        wanted: by the name of its file without the ending, what makes each.
-        told: the line that is printed of what a run found.
-        threads: of torch; None leaves them as they are.
+        wanted: for each file name without its ending, the function that makes the run.
+        summarize: makes the line that is printed for a run's result.
+        threads: of torch; None: unchanged.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -71,11 +71,11 @@ def make(
         if claimed(target):
             found = run()
             leave(target, found)
-            print(told(found), flush=True)
+            print(summarize(found), flush=True)
 
 
 def claimed(target: Path) -> bool:
-    """Whether this process is the first to want the run of that file, and has it now."""
+    """Claims the run of that file; False if it is claimed already."""
     try:
         os.close(os.open(target.with_suffix(".claimed"), os.O_CREAT | os.O_EXCL))
     except FileExistsError:
@@ -84,18 +84,18 @@ def claimed(target: Path) -> bool:
 
 
 def leave(target: Path, found: dict[str, Any]) -> None:
-    """Writes a run's file: what was found, and the machine that found it."""
+    """Writes a run's file: its results and the machine."""
     about = describe()
     write(target, json.dumps({**found, **{key: about[key] for key in ("cpu", "python", "torch")}}, indent=1) + "\n")
 
 
 def read(runs: Path) -> list[dict[str, Any]]:
-    """What all runs of a folder have left, by their files' names."""
+    """Reads the files of all runs of a folder, sorted by name."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(runs.glob("*.json"))]
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """Their mean and, of several, the standard deviation."""
+    """Formats the mean and, of several values, the standard deviation."""
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{spread}"
 

@@ -188,12 +188,12 @@ def test_where_a_kernel_stands_is_asked_of_the_debugger(
     from benchmarks import gpu_checks
 
     monkeypatch.setattr(gpu_checks.shutil, "which", lambda *_, **__: None)
-    assert gpu_checks.standing(7) == ""
+    assert gpu_checks.locate_threads(7) == ""
     debugger = tmp_path / "cuda-gdb"
     debugger.write_text('#!/bin/sh\necho "asked: $*"\n', encoding="utf-8")
     debugger.chmod(0o700)
     monkeypatch.setattr(gpu_checks.shutil, "which", lambda name, **_: str(tmp_path / name))
-    found = gpu_checks.standing(7)
+    found = gpu_checks.locate_threads(7)
     assert "asked: -batch -nx -p 7 " in found
     assert "info cuda threads" in found
     assert found.endswith("detach\n")

@@ -46,7 +46,7 @@ def test_the_rows_lead_from_the_defaults_to_the_file(little: Any) -> None:
 
 def test_images_are_held_out_once(little: Any) -> None:
     split = split_from_scenes(synthetic_scenes(3).scenes)
-    training, test = little.parted(split, 5)
+    training, test = little.hold_out(split, 5)
     assert training.ids + test.ids == split.ids
     assert len(test) == 5
 
@@ -68,7 +68,7 @@ def test_a_row_runs(little: Any, row: str, tmp_path: Path, monkeypatch: pytest.M
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("dog 1 0 2\ncat 0 1 0\n")
     names = {"object_names": ["dog", "cat"], "predicate_names": ["watching", "holding"]}
-    learned, held_out = little.parted(split_from_scenes(synthetic_scenes(5).scenes, **names), 8)
+    learned, held_out = little.hold_out(split_from_scenes(synthetic_scenes(5).scenes, **names), 8)
     result = little.run(row, 7, learned, held_out, str(vectors))
     assert (result["row"], result["seed"], result["title"]) == (row, 7, title)
     assert math.isfinite(result["metrics"]["rSum"])

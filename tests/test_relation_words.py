@@ -98,7 +98,7 @@ def test_a_model_is_trained_once_and_looked_at(script: Any, tmp_path: Path, monk
     split = split_from_scenes(made, **names)
     for _ in range(2):
         script.train_run(tmp_path / "run", 0.1, 7, split, str(vectors))
-    found = script.looked_at(tmp_path / "run", split)
+    found = script.measure_run(tmp_path / "run", split)
     assert (found["seed"], found["grounding"]) == (7, 0.1)
     assert 0 < found["rSum"] <= 600
     assert found["rows"][0]["captions"] >= 1
@@ -112,7 +112,7 @@ def test_the_command_makes_what_is_asked_for(
         return {"seed": seed, "grounding": weight, "rSum": 240.0, "rows": []}
 
     monkeypatch.setattr(script, "load", lambda folder: ("training", "test"))
-    monkeypatch.setattr(script, "made", made)
+    monkeypatch.setattr(script, "train_and_measure", made)
     where = ["folder", "--word-vectors", "vectors.txt", "--runs", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["relation_words", "train", *where, "--seeds", "5"])
     script.main()

@@ -35,15 +35,15 @@ def split_from_scenes(
         ValueError: a name is given twice; ``size`` or ``features`` has a wrong shape.
     """
     if not isinstance(scenes, SceneSet):
-        of_made = isinstance(getattr(scenes, "scenes", None), SceneSet)
-        way = "its .scenes are one" if of_made else "read_scenes reads one, SceneSet(tuple(scenes)) makes one"
+        holds_set = isinstance(getattr(scenes, "scenes", None), SceneSet)
+        way = "its .scenes are one" if holds_set else "read_scenes reads one, SceneSet(tuple(scenes)) makes one"
         raise TypeError(f"scenes: expected a SceneSet, got {type(scenes).__name__}; {way}")
     labels = [label for scene in scenes for label in scene.labels]
     triplets = [triplet for scene in scenes for triplet in scene.relations]
     objects, number = _names("object_names", object_names, labels)
     predicates, place = _names("predicate_names", predicate_names, (predicate for _, predicate, _ in triplets))
     relations = [[(s, place[p], o) for s, p, o in scene.relations if p in place] for scene in scenes]
-    flat = [triplet for of_image in relations for triplet in of_image]
+    flat = [triplet for image_relations in relations for triplet in image_relations]
     if len(getattr(features, "shape", ())) == 3:
         if features.shape[:2] != (len(scenes), len(labels) // len(scenes)):
             expected = f"({len(scenes)}, R, Dx) with {len(labels)} regions in all"
@@ -60,7 +60,7 @@ def split_from_scenes(
         labels=np.array([number.get(label, -1) for label in labels], dtype=np.int32),
         object_names=objects,
         relations=np.array(flat, dtype=np.int32).reshape(-1, 3),
-        relation_offsets=offsets_of([len(of_image) for of_image in relations]),
+        relation_offsets=offsets_of([len(image_relations) for image_relations in relations]),
         predicate_names=predicates,
     )
 
@@ -77,8 +77,8 @@ def _names(name: str, given: Sequence[str] | None, occurring: Iterable[str]) -> 
 def _sizes(scenes: SceneSet, size: Any) -> np.ndarray:
     """(N, 2) float32."""
     if size is None:
-        own = [scene.size or np.maximum(scene.boxes[:, 2:].max(0), 1) for scene in scenes]
-        return np.array(own, dtype=np.float32)
+        found = [scene.size or np.maximum(scene.boxes[:, 2:].max(0), 1) for scene in scenes]
+        return np.array(found, dtype=np.float32)
     sizes = np.asarray(size, dtype=np.float32)
     if sizes.shape not in ((2,), (len(scenes), 2)):
         raise ValueError(f"size: expected width and height, or ({len(scenes)}, 2) of them, got shape {sizes.shape}")

@@ -1,4 +1,4 @@
-"""Fingerprints of splits and vocabularies, so that a resumed run is given those that it began with."""
+"""Fingerprints of splits and vocabularies, to check that a resumed run gets those that it began with."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _sample(split: Split) -> list[np.ndarray | None]:
 
 
 def _crc(arrays: Iterable[np.ndarray | None]) -> str:
-    """Of the bytes one after another; an array that is not there is none."""
+    """Checksum of all bytes in order; an array that is None counts as one "-"."""
     crc = 0
     for array in arrays:
         crc = zlib.crc32(b"-" if array is None else np.ascontiguousarray(array).tobytes(), crc)

@@ -67,54 +67,54 @@ def write_split(path: str | os.PathLike[str], split: Split, *, progress: bool = 
     if not isinstance(split, Split):
         raise TypeError(f"split: expected a Split, got {type(split).__name__}")
     check_target(path)
-    check_room(os.path.dirname(os.path.abspath(path)), _bytes_of(split), os.fspath(path), "the split")
-    with replacing(path) as temporary, _Written(temporary, "w+b") as raw:
+    check_room(os.path.dirname(os.path.abspath(path)), _count_bytes(split), os.fspath(path), "the split")
+    with replacing(path) as temporary, _RecordingFile(temporary, "w+b") as raw:
         _write(raw, split, progress)
         raw.check()
 
 
-def _bytes_of(split: Split) -> int:
-    """Of its numbers; names and sentences are few beside them."""
+def _count_bytes(split: Split) -> int:
+    """Counts the bytes of the split's numbers; its strings are small beside them."""
     found = sum(array.nbytes for name in _ARRAYS if (array := getattr(split, name)) is not None)
     if split.features is not None:
         found += math.prod(split.features.shape) * split.features.dtype.itemsize
     return found
 
 
-class _Written(io.FileIO):
-    """A file that HDF5 writes and never sees fail: HDF5 crashes at the end of a process that could not close one."""
+class _RecordingFile(io.FileIO):
+    """A file that keeps write errors from HDF5, which crashes at the end of a process that could not close a file."""
 
     error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Writes all of it; after an error, nothing."""
+        """Writes all of the data; after an error, nothing."""
         left = memoryview(data).cast("B")
         count = len(left)
-        with self._remembered():
+        with self._record_error():
             while left and self.error is None:
                 left = left[super().write(left) :]
         return count
 
     def truncate(self, size: int | None = None) -> int:
-        """Gives the file its size, if the disk takes it."""
-        with self._remembered():
+        """Sets the size of the file; an error is recorded."""
+        with self._record_error():
             return super().truncate(size)
         return 0 if size is None else size
 
     @contextlib.contextmanager
-    def _remembered(self) -> Iterator[None]:
+    def _record_error(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             self.error = self.error or error
 
     def check(self) -> None:
-        """Raises the error that there was."""
+        """Raises the first error, if there was one."""
         if self.error is not None:
             raise self.error
 
 
-def _write(raw: _Written, split: Split, progress: bool) -> None:
+def _write(raw: _RecordingFile, split: Split, progress: bool) -> None:
     with h5py.File(
         raw,
         "w",
@@ -133,7 +133,7 @@ def _write(raw: _Written, split: Split, progress: bool) -> None:
         if split.features is not None:
             _write_features(file, raw, split, progress)
         file.attrs["version"] = VERSION
-        file.attrs["format"] = FORMAT  # the last word: an interrupted file does not have it
+        file.attrs["format"] = FORMAT  # written last: an interrupted file does not have it
 
 
 def _write_strings(file: h5py.File, name: str, values: tuple[str, ...]) -> None:
@@ -144,7 +144,7 @@ def _write_strings(file: h5py.File, name: str, values: tuple[str, ...]) -> None:
     )
 
 
-def _write_features(file: h5py.File, raw: _Written, split: Split, progress: bool) -> None:
+def _write_features(file: h5py.File, raw: _RecordingFile, split: Split, progress: bool) -> None:
     features = split.features
     count, width = features.shape
     rows = max(1, _CHUNK_BYTES // (width * features.dtype.itemsize))
@@ -214,12 +214,12 @@ def open_split(path: str | os.PathLike[str]) -> Split:
 
 
 class _Refused(Exception):
-    """A file that is in order as HDF5 and no split's file that this version reads."""
+    """The file is valid HDF5, but not a split's file that this version reads."""
 
 
 def _check_heaps(file: h5py.File, name: str) -> None:
-    """Looks through the collections that hold the strings, outside the features: they have no checksum, and HDF5 reads
-    one with an object of size 0 for ever.
+    """Checks the collections that hold the strings: they have no checksum, and HDF5 never stops reading one with an
+    object of size 0. The features are skipped.
     """
     features: list[tuple[int, int]] = []
     if isinstance(dataset := file.get("features"), h5py.Dataset) and dataset.chunks is not None:
@@ -229,22 +229,22 @@ def _check_heaps(file: h5py.File, name: str) -> None:
         for start, end in [*sorted(features), (len(data), len(data))]:
             at = data.find(_HEAP, begin, start)
             while at >= 0:
-                if not _ends(data, at):
+                if not _reaches_end(data, at):
                     raise _Refused(f"{name}: truncated or damaged HDF5 file: nothing is where its strings were")
                 at = data.find(_HEAP, at + len(_HEAP), start)
             begin = max(begin, end)
 
 
-def _ends(data: mmap.mmap, at: int) -> bool:
-    """Whether who goes through the collection at that byte, object by object, comes to its end."""
+def _reaches_end(data: mmap.mmap, at: int) -> bool:
+    """Whether a reader of the collection at that byte, going from object to object, reaches its end."""
     (size,) = struct.unpack_from("<Q", data, at + len(_HEAP)) if at + 16 <= len(data) else (0,)
     place, stop = at + 16, min(at + size, len(data))
     while place + 16 <= stop:
-        index, taken = struct.unpack_from("<H6xQ", data, place)
-        taken = taken if index == 0 else 16 + -(-taken // 8) * 8
-        if taken == 0:
+        index, object_size = struct.unpack_from("<H6xQ", data, place)
+        object_size = object_size if index == 0 else 16 + -(-object_size // 8) * 8
+        if object_size == 0:
             return False
-        place += taken
+        place += object_size
     return True
 
 
@@ -274,7 +274,7 @@ def _read(file: h5py.File, name: str) -> dict[str, Any]:
                 raise _Refused(f"{name}: {part}: expected {np.dtype(dtype)}, got {dataset.dtype}")
             parts[part] = dataset[...]
     if "features" in file:
-        parts["features"] = _mapped(_dataset(file, "features", name), name)
+        parts["features"] = _map_features(_dataset(file, "features", name), name)
     return parts
 
 
@@ -286,7 +286,7 @@ def _dataset(file: h5py.File, part: str, name: str) -> h5py.Dataset:
     return dataset
 
 
-def _mapped(dataset: h5py.Dataset, name: str) -> MappedRows:
+def _map_features(dataset: h5py.Dataset, name: str) -> MappedRows:
     shape, chunks, dtype = dataset.shape, dataset.chunks, dataset.dtype
     plain = dataset.id.get_create_plist().get_nfilters() == 0 and dtype.kind == "f" and dtype.isnative
     if len(shape) != 2 or chunks is None or chunks[1] != shape[1] or not plain:

@@ -50,11 +50,11 @@ class Mentions:
             raise ValueError("relations: expected a split with relations, got one without")
         self._labels, self._offsets = split.labels, split.offsets
         self._relations, self._relation_offsets = split.relations, split.relation_offsets
-        self._nouns = [_nouns(name) for name in split.object_names] + [frozenset()]  # of label -1 too
+        self._nouns = [_nouns(name) for name in split.object_names] + [frozenset()]  # the last one for label -1
         self._verbs = verbs(split.predicate_names)
 
     def __call__(self, words: Sequence[str], image: int) -> list[Mention]:
-        """The mentions in a caption, given as its words, of the image with that number."""
+        """Finds the mentions in a caption, a sequence of words, of relations of the image with that number."""
         edges = slice(*self._relation_offsets[image : image + 2].tolist())
         relations = [(s, self._verbs[p], o) for s, p, o in self._relations[edges].tolist() if s != o]
         words = [word.lower() for word in words]
@@ -64,24 +64,24 @@ class Mentions:
         labels = self._labels[self._offsets[image] : self._offsets[image + 1]].tolist()
         nouns = [singular(word) for word in words]
         found = []
-        for place, own in enumerate(stems):
-            before, behind = set(nouns[:place]), set(nouns[place + 1 :])
-            named: dict[int, list[tuple[int, int]]] = {}
+        for place, word_stem in enumerate(stems):
+            before, after = set(nouns[:place]), set(nouns[place + 1 :])
+            by_ends: dict[int, list[tuple[int, int]]] = {}  # which ends the caption names -> relations
             for subject, verb, target in relations:
-                if verb == own:
-                    told = _SUBJECT * (not before.isdisjoint(self._nouns[labels[subject]]))
-                    told += _OBJECT * (not behind.isdisjoint(self._nouns[labels[target]]))
-                    named.setdefault(told, []).append((subject, target))
-            if most := max(named, default=0):
-                found.append(Mention(place, np.array(named[most], dtype=np.int64)))
+                if verb == word_stem:
+                    ends = _SUBJECT * (not before.isdisjoint(self._nouns[labels[subject]]))
+                    ends += _OBJECT * (not after.isdisjoint(self._nouns[labels[target]]))
+                    by_ends.setdefault(ends, []).append((subject, target))
+            if best := max(by_ends, default=0):
+                found.append(Mention(place, np.array(by_ends[best], dtype=np.int64)))
         return found
 
 
 @lru_cache(maxsize=2**16)
 def stem(word: str) -> str:
-    """What the forms of a verb have in common, crudely: ``wears`` and ``wearing`` are one, ``sits`` and ``sitting``."""
+    """Reduces the forms of a verb to one crude stem: ``wears`` and ``wearing`` agree, ``sits`` and ``sitting`` too."""
     word = singular(word)
-    if word.endswith("ing") and any(letter in "aeiouy" for letter in word[:-3]):  # string is none
+    if word.endswith("ing") and any(letter in "aeiouy" for letter in word[:-3]):  # "string" is no verb
         word = word[:-3]
         if word[-2:-1] == word[-1:] and word[-1:] not in ("l", "s"):
             word = word[:-1]
@@ -97,4 +97,4 @@ def verbs(predicate_names: Sequence[str]) -> list[str | None]:
     """The stem of the verb that each predicate begins with; None for one that begins with another word."""
     firsts = [(tokenize(name) or [""])[0] for name in predicate_names]
     known = {stem(first) for first in firsts if first.endswith("ing") and stem(first) != first}
-    return [own if (own := stem(first)) in known else None for first in firsts]
+    return [verb if (verb := stem(first)) in known else None for first in firsts]

@@ -130,8 +130,8 @@ class Split:
         """A one-line summary: all names and captions of a training split would be megabytes."""
         regions = sorted(set((self.offsets[1:] - self.offsets[:-1]).tolist()))
         each = f"{regions[0]}" if len(regions) == 1 else f"{regions[0]} to {regions[-1]}"
-        of_each = f"image{'s' * (len(self) > 1)} of {each} region{'s' * (regions != [1])}"
-        parts = [f"{len(self)} {of_each}, {self.n_captions} caption{'s' * (self.n_captions != 1)}"]
+        counted = f"image{'s' * (len(self) > 1)} of {each} region{'s' * (regions != [1])}"
+        parts = [f"{len(self)} {counted}, {self.n_captions} caption{'s' * (self.n_captions != 1)}"]
         if self.features is not None:
             parts.append(f"features {self.features.shape[0]} × {self.features.shape[1]} {self.features.dtype}")
         if self.boxes is not None:
@@ -202,7 +202,7 @@ class Split:
 
 
 def offsets_of(counts: Any) -> np.ndarray:
-    """(n + 1,) int64: how many there are before each, and in all."""
+    """Turns counts (n,) into offsets (n + 1,) int64: the sum before each, and the total."""
     offsets = np.zeros(len(counts) + 1, dtype=np.int64)
     np.cumsum(counts, out=offsets[1:])
     return offsets
@@ -237,7 +237,7 @@ def _check_array(name: str, value: Any, dtype: str, shape: tuple[int, ...]) -> N
 
 
 def _to_array(name: str, value: Any, dtype: str) -> str:
-    """What to write for an array whose numbers can be of the dtype, to add to an error; "" where they may not be."""
+    """Shows, for an error, how to convert the value to an array of the dtype; "" if that could lose numbers."""
     if isinstance(value, np.ndarray):
         fits = value.dtype.kind in ("iu" if np.dtype(dtype).kind == "i" else "fiu")
         return f"; {name}.astype(numpy.{dtype}) is one" if fits else ""
@@ -248,8 +248,8 @@ def _to_array(name: str, value: Any, dtype: str) -> str:
 
 def _check_features(features: Any, n_region: int) -> None:
     if not all(hasattr(features, name) for name in ("shape", "dtype", "__getitem__")):
-        of_arrays = isinstance(features, (list, tuple)) and len(features) > 0 and hasattr(features[0], "shape")
-        way = "; numpy.concatenate puts those of all images one behind another" if of_arrays else ""
+        is_list_of_arrays = isinstance(features, (list, tuple)) and len(features) > 0 and hasattr(features[0], "shape")
+        way = "; numpy.concatenate puts those of all images one behind another" if is_list_of_arrays else ""
         raise TypeError(f"features: expected an array of float16 or float32, got {type(features).__name__}{way}")
     if hasattr(features, "numpy"):
         raise TypeError("features: expected a numpy array or the like, got a tensor; features.numpy() is an array")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 
 def check_string(where: str, text: str) -> None:
-    """Refuses what the file of a split cannot hold, where it is read: the file that it is in can then be told.
+    """Refuses text that the file of a split cannot hold; called where text is read, to name the file it came from.
 
     Raises:
         ValueError: beginning with ``where``: a NUL or a lone surrogate is in it.
@@ -16,14 +16,14 @@ def check_string(where: str, text: str) -> None:
 
 
 def check_strings(where: Callable[[int], str], texts: Sequence[str]) -> None:
-    """The same of many, such as a file's captions: each is looked at alone only if something is wrong with them.
+    """Checks many texts, such as a file's captions, at once; one by one only if something is wrong with them.
 
     Args:
         where: the beginning of the message for the text of that index.
-        texts: to be checked.
+        texts: the texts to check.
 
     Raises:
-        ValueError: as :func:`check_string` does, for the first that cannot be held.
+        ValueError: as :func:`check_string` does, for the first bad text.
     """
     if not _fits("".join(texts)):
         for i, text in enumerate(texts):

@@ -96,15 +96,15 @@ def synthetic_scenes(
     if not isinstance(noise, numbers.Real) or not 0 <= noise < np.inf:
         raise ValueError(f"noise: expected a finite number >= 0, got {noise!r}")
     rng = np.random.default_rng(seed)
-    known = list(itertools.product(((0, 1), (1, 0)), ACTIONS))
+    all_stories = list(itertools.product(((0, 1), (1, 0)), ACTIONS))
     scenes, features, attributes, where = [], [], [], []
     for group in range(n_groups):
         nouns = [*rng.choice(OBJECTS, 4, replace=False).tolist(), *rng.choice(BACKGROUND, regions - 4).tolist()]
         colours: list[str | None] = [*rng.choice(ATTRIBUTES, 4).tolist(), *[None] * (regions - 4)]
         clean = np.stack([_feature(noun, colour, width) for noun, colour in zip(nouns, colours, strict=True)])
-        told = [known[i] for i in rng.choice(len(known), stories, replace=False)]
-        placed = rng.choice(PLACES, places, replace=False).tolist()
-        for member, (((subject, target), action), place) in enumerate(itertools.product(told, placed)):
+        drawn_stories = [all_stories[i] for i in rng.choice(len(all_stories), stories, replace=False)]
+        drawn_places = rng.choice(PLACES, places, replace=False).tolist()
+        for member, (((subject, target), action), place) in enumerate(itertools.product(drawn_stories, drawn_places)):
             words = {"act": action, "place": place}
             for name, region in (("s", subject), ("o", target), ("a", 2), ("b", 3)):
                 words |= {name: nouns[region], f"c{name}": str(colours[region])}

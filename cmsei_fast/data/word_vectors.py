@@ -49,7 +49,7 @@ def read_word_vectors(
 
 def _read_text(path: str | os.PathLike[str], words: Collection[str] | None, limit: int | None) -> dict[str, np.ndarray]:
     out: dict[str, np.ndarray] = {}
-    width = heads = 0
+    width = header_lines = 0
     opener = gzip.open if str(path).endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, 1):
@@ -57,10 +57,10 @@ def _read_text(path: str | os.PathLike[str], words: Collection[str] | None, limi
             if width and len(values) > width and not _is_number(values[0]):  # a few "words" of GloVe hold spaces
                 word, values = " ".join([word, *values[:-width]]), values[-width:]
             if number == 1 and len(values) == 1:
-                heads = 1
+                header_lines = 1
                 continue
             wanted = words is None and limit is None
-            wanted |= (words is not None and word in words) or (limit is not None and number - heads <= limit)
+            wanted |= (words is not None and word in words) or (limit is not None and number - header_lines <= limit)
             if not wanted and width:
                 continue
             vector = _vector(f"{path}, line {number}", line, values, width)

@@ -56,15 +56,15 @@ def attach(base: Split, graphs: Split, *, overlap: float = 0.5, scaled: bool = T
         numbers = len(missing) == len(keys) and all(key.isdigit() for key in keys)
         hint = "; numbers get the names of their files by convert scan --id-mapping" if numbers else ""
         raise ValueError(f"graphs: expected one for each image, {none}{hint}")
-    parts_of = [_on_regions(base, i, graphs, place[key], overlap, scaled) for i, key in enumerate(keys)]
-    labels, label_scores, relations, scores = (np.concatenate([parts[k] for parts in parts_of]) for k in range(4))
+    parts_by_image = [_on_regions(base, i, graphs, place[key], overlap, scaled) for i, key in enumerate(keys)]
+    labels, label_scores, relations, scores = (np.concatenate([parts[k] for parts in parts_by_image]) for k in range(4))
     return replace(
         base,
         labels=labels,
         object_names=graphs.object_names,
         label_scores=None if graphs.label_scores is None else label_scores,
         relations=relations,
-        relation_offsets=offsets_of([len(parts[2]) for parts in parts_of]),
+        relation_offsets=offsets_of([len(parts[2]) for parts in parts_by_image]),
         relation_scores=None if graphs.relation_scores is None else scores,
         predicate_names=graphs.predicate_names,
     )
@@ -91,22 +91,22 @@ def _on_regions(
 
     labels = np.full(len(regions), -1, dtype=np.int32)
     scores = np.zeros(len(regions), dtype=np.float32)
-    own = graphs.labels[rows]
-    sure = np.ones(len(boxes), np.float32) if graphs.label_scores is None else graphs.label_scores[rows]
-    for box in np.argsort(agreement.max(1), kind="stable"):  # the best comes last and stays
+    box_labels = graphs.labels[rows]
+    box_scores = np.ones(len(boxes), np.float32) if graphs.label_scores is None else graphs.label_scores[rows]
+    for box in np.argsort(agreement.max(1), kind="stable"):  # the best comes last and overwrites the others
         if owner[box] >= 0:
-            labels[owner[box]], scores[owner[box]] = own[box], sure[box]
+            labels[owner[box]], scores[owner[box]] = box_labels[box], box_scores[box]
 
     edges = slice(graphs.relation_offsets[graph], graphs.relation_offsets[graph + 1])
     triplets = graphs.relations[edges]
     weights = np.ones(len(triplets), np.float32) if graphs.relation_scores is None else graphs.relation_scores[edges]
-    kept: dict[tuple[int, int, int], float] = {}
+    best_scores: dict[tuple[int, int, int], float] = {}
     for (subject, predicate, other), weight in zip(triplets.tolist(), weights.tolist(), strict=True):
         key = (int(owner[subject]), predicate, int(owner[other]))
         if min(key[0], key[2]) >= 0 and key[0] != key[2]:
-            kept[key] = max(kept.get(key, 0.0), weight)
-    relations = np.array(list(kept), dtype=np.int32).reshape(-1, 3)
-    return labels, scores, relations, np.array(list(kept.values()), dtype=np.float32)
+            best_scores[key] = max(best_scores.get(key, 0.0), weight)
+    relations = np.array(list(best_scores), dtype=np.int32).reshape(-1, 3)
+    return labels, scores, relations, np.array(list(best_scores.values()), dtype=np.float32)
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

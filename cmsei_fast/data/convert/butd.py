@@ -24,7 +24,7 @@ _FIELDS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 
 @dataclass(frozen=True)
 class _Line:
-    """Where an image's line lies, and all it says but the features."""
+    """The place of an image's line in its file, and its content without the features."""
 
     path: str
     number: int
@@ -85,7 +85,7 @@ def butd_split(
 
 
 def _index(path: str, wanted: set[str] | None, progress: bool) -> list[_Line]:
-    """The lines of the images wanted, by their keys; None: of all."""
+    """Reads the lines of the images whose keys are wanted; None: of all images."""
     lines, begin = [], 0
     with (
         open(path, "rb") as file,

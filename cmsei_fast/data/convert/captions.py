@@ -82,7 +82,7 @@ def karpathy_captions(path: str | os.PathLike[str], splits: Sequence[str]) -> Ca
     record = read_json(path)
     if "annotations" in record:
         raise ValueError(f"{path}: expected images with their split, got MS-COCO's annotations (without --split)")
-    images = _list_in(path, record, "images")
+    images = _require_list(path, record, "images")
     pairs, found = [], set()
     place: dict[str, int] = {}
     for i, image in enumerate(images):
@@ -121,7 +121,7 @@ def coco_captions(path: str | os.PathLike[str]) -> Captions:
     sentences: dict[int, list[str]] = {}
     names: dict[int, str] = {}
     place: dict[str, int] = {}
-    for i, image in enumerate(_list_in(path, record, "images")):
+    for i, image in enumerate(_require_list(path, record, "images")):
         name, number = (image.get(key) for key in ("file_name", "id")) if isinstance(image, dict) else (None, None)
         if not isinstance(name, str) or type(number) is not int or number in names:
             raise ValueError(f"{path}: images[{i}]: expected file_name and an id of its own, got {image!r:.80}")
@@ -129,7 +129,7 @@ def coco_captions(path: str | os.PathLike[str]) -> Captions:
             raise ValueError(f"{path}: images[{i}]: expected each file_name once, got {name!r} as in images[{first}]")
         check_string(f"{path}: images[{i}]: file_name", name)
         names[number], sentences[number] = name, []
-    for i, note in enumerate(_list_in(path, record, "annotations")):
+    for i, note in enumerate(_require_list(path, record, "annotations")):
         number, caption = (note.get(key) for key in ("image_id", "caption")) if isinstance(note, dict) else (None, None)
         if type(number) is not int or number not in names or not isinstance(caption, str):
             expected = "the image_id of one of images and a caption"
@@ -153,7 +153,7 @@ def first_captions(captions: Captions, count: int) -> Captions:
     return replace(captions, captions=chosen, caption_to_image=captions.caption_to_image[kept])
 
 
-def _list_in(path: str | os.PathLike[str], record: dict[str, Any], key: str) -> list[Any]:
+def _require_list(path: str | os.PathLike[str], record: dict[str, Any], key: str) -> list[Any]:
     values = record.get(key)
     if not isinstance(values, list):
         raise ValueError(f"{path}: {key}: expected a list, got {values!r:.60}")

@@ -24,7 +24,7 @@ def file_names(path: str | os.PathLike[str], numbers: Sequence[str]) -> list[str
         ValueError: naming the file: malformed, or without one of the numbers.
     """
     record = read_json(path)
-    names = _of_images(path, record["images"]) if isinstance(record.get("images"), list) else record
+    names = _names_by_number(path, record["images"]) if isinstance(record.get("images"), list) else record
     found = []
     for number in numbers:
         name = names.get(number)
@@ -39,7 +39,7 @@ def file_names(path: str | os.PathLike[str], numbers: Sequence[str]) -> list[str
     return found
 
 
-def _of_images(path: str | os.PathLike[str], images: list[Any]) -> dict[str, Any]:
+def _names_by_number(path: str | os.PathLike[str], images: list[Any]) -> dict[str, Any]:
     names: dict[str, Any] = {}
     for i, image in enumerate(images):
         number = image.get("cocoid", image.get("imgid")) if isinstance(image, dict) else None

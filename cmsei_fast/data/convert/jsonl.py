@@ -30,9 +30,9 @@ def jsonl_split(path: str | os.PathLike[str], names: str | os.PathLike[str] | No
         return split_from_scenes(scenes)
     record = read_json(names)
     objects, predicates = string_list(names, record, "objects"), string_list(names, record, "predicates")
-    for key, given in (("objects", objects), ("predicates", predicates)):
-        if len(set(given)) < len(given):
-            twice = next(name for name in given if given.count(name) > 1)
+    for key, values in (("objects", objects), ("predicates", predicates)):
+        if len(set(values)) < len(values):
+            twice = next(name for name in values if values.count(name) > 1)
             raise ValueError(f"{os.fspath(names)}: {key}: expected each name once, got {twice!r} twice")
     for scene in scenes:
         unknown = sorted(set(scene.labels) - set(objects)) or sorted(

@@ -19,7 +19,7 @@ def members(
 
     Args:
         path: of the file, UTF-8.
-        progress: told the number of characters that have been read since it was told last.
+        progress: called with the number of characters read since its last call.
 
     Raises:
         OSError: the file cannot be opened.
@@ -56,7 +56,7 @@ class _Reader:
             raise ValueError(f"expected its end at character {self._before + self._at}, got {self._peek()!r}")
 
     def _more(self) -> bool:
-        """Drops what has been read and appends a block, as long as what is left if that is longer."""
+        """Drops what has been read and appends a block, at least as long as the text that is left."""
         block = self._read(max(_BLOCK, len(self._text) - self._at))
         self._progress(len(block))
         self._before += self._at
@@ -84,15 +84,15 @@ class _Reader:
     def _value(self, opening: str) -> Any:
         if self._peek() != opening:
             raise ValueError(f"expected {opening} at character {self._before + self._at}, got {self._peek()!r}")
-        while (problem := self._decoded()) is not None:
+        while (problem := self._try_decode()) is not None:
             where = self._before + problem.pos
             cut = problem.pos > len(self._text) - _SLACK or problem.msg.startswith("Unterminated string")
             if not cut or not self._more():
                 raise ValueError(f"{problem.msg} at character {where}")
         return self._got
 
-    def _decoded(self) -> json.JSONDecodeError | None:
-        """Whether a whole value was there; then it has been read."""
+    def _try_decode(self) -> json.JSONDecodeError | None:
+        """Reads a value into ``_got``; returns the error if there is no whole value."""
         try:
             self._got, self._at = self._decode(self._text, self._at)
         except json.JSONDecodeError as error:

@@ -52,13 +52,13 @@ def npz_split(
     paths = [Path(directory) / files[i] for i in chosen.order]
     boxes, sizes, width = [], [], 0
     for path in tqdm(paths, unit=" images", desc="boxes", disable=not progress):
-        of_image, size, features = _guard(path, _read_boxes)
-        if features != (len(of_image), width or features[1]):
-            raise ValueError(f"{path}: x: expected shape ({len(of_image)}, {width or 'Dx'}), got {features}")
+        image_boxes, size, features = _guard(path, _read_boxes)
+        if features != (len(image_boxes), width or features[1]):
+            raise ValueError(f"{path}: x: expected shape ({len(image_boxes)}, {width or 'Dx'}), got {features}")
         width = features[1]
-        boxes.append(of_image)
+        boxes.append(image_boxes)
         sizes.append(size)
-    offsets = offsets_of([len(of_image) for of_image in boxes])
+    offsets = offsets_of([len(image_boxes) for image_boxes in boxes])
     return Split(
         ids=chosen.ids,
         offsets=offsets,

@@ -64,7 +64,7 @@ def scan_split(
     captions = read_lines(base / f"{split}_caps.txt")
     entries, regions, width = images.shape
     if len(captions) == entries and captions_per_image > 1:
-        step = captions_per_image if entries > 1 and _alike(images[0], images[1]) else 1
+        step = captions_per_image if entries > 1 and _are_copies(images[0], images[1]) else 1
         per_image = step
         if entries % step:
             raise ValueError(f"{path}: expected copies in groups of {step}, got {entries} images")
@@ -96,8 +96,8 @@ def scan_split(
 
 
 def _region_count(entry: np.ndarray) -> int:
-    """Rows of an entry (R, Dx) up to the last that is not zero; all of them where there is none."""
-    if entry[-1].any():  # of most entries nothing else is read
+    """Counts the rows of an entry (R, Dx) up to the last that is not zero; all rows if every row is zero."""
+    if entry[-1].any():  # so that only the last row of most entries is read
         return len(entry)
     filled = np.flatnonzero(entry.any(1))
     return int(filled[-1]) + 1 if len(filled) else len(entry)
@@ -106,12 +106,12 @@ def _region_count(entry: np.ndarray) -> int:
 def _check_copies(path: Path, images: np.ndarray, step: int, progress: bool) -> None:
     for first in tqdm(range(0, len(images), step), unit=" images", desc="comparing copies", disable=not progress):
         for i in range(first + 1, first + step):
-            if not _alike(images[first], images[i]):
+            if not _are_copies(images[first], images[i]):
                 raise ValueError(f"{path}: expected {step} copies of each image, got image {i} unlike image {first}")
 
 
-def _alike(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two entries are copies, those with a NaN too: what is wrong with these is told of their features."""
+def _are_copies(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two entries are equal; equal NaNs count, since features with NaNs are refused elsewhere."""
     return np.array_equal(a, b) or np.array_equal(a, b, equal_nan=True)
 
 
@@ -126,7 +126,7 @@ def _ids(path: Path, count: int, per_image: int, id_mapping: str | os.PathLike[s
         return tuple(map(str, range(count)))
     lines = read_lines(path)
     if len(lines) == count:
-        return _once(path, lines, 1)
+        return _check_unique(path, lines, 1)
     if len(lines) != count * per_image:
         got = f"{len(lines)}{blank_line(lines)}"
         raise ValueError(f"{path}: expected {count} lines or {per_image} × {count}, got {got}")
@@ -136,11 +136,11 @@ def _ids(path: Path, count: int, per_image: int, id_mapping: str | os.PathLike[s
                 f"{path}, line {i + 1}: expected each name {per_image} times in a row, got {line!r} after "
                 f"{lines[i - i % per_image]!r}"
             )
-    return _once(path, lines[::per_image], per_image)
+    return _check_unique(path, lines[::per_image], per_image)
 
 
-def _once(path: Path, names: list[str], step: int) -> tuple[str, ...]:
-    """The names, none of them twice: each stands on ``step`` lines."""
+def _check_unique(path: Path, names: list[str], step: int) -> tuple[str, ...]:
+    """Returns the names if they are unique; each is on ``step`` lines."""
     place: dict[str, int] = {}
     for i, name in enumerate(names):
         if (first := place.setdefault(name, i)) != i:
@@ -153,7 +153,7 @@ def _once(path: Path, names: list[str], step: int) -> tuple[str, ...]:
 def _boxes(
     base: Path, split: str, entries: int, step: int, lengths: list[int], regions: int
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(ΣR, 4) and (N, 2) float32, or two None where there are no boxes; ``regions`` an entry, padding among them."""
+    """Boxes (ΣR, 4) and sizes (N, 2), float32, or two None without boxes; ``regions`` of an entry include padding."""
     for box_name, size_name in _BOXES:
         box_path, size_path = base / f"{split}{box_name}", base / f"{split}{size_name}"
         if box_path.exists():
@@ -163,9 +163,9 @@ def _boxes(
     count = entries // step
     boxes, sizes = _per_image(box_path, 3, (regions, 4), count, step), _sizes(size_path, count, step)
     sizes = sizes.astype(np.float32)
-    kept = [of_image[:n].astype(np.float32) for of_image, n in zip(boxes, lengths, strict=True)]
-    for i, (of_image, (width, height)) in enumerate(zip(kept, sizes, strict=True)):
-        check_inside(f"{box_path}, image {i}", of_image, float(width), float(height))
+    kept = [image_boxes[:n].astype(np.float32) for image_boxes, n in zip(boxes, lengths, strict=True)]
+    for i, (image_boxes, (width, height)) in enumerate(zip(kept, sizes, strict=True)):
+        check_inside(f"{box_path}, image {i}", image_boxes, float(width), float(height))
     return np.concatenate(kept), sizes
 
 

@@ -88,7 +88,7 @@ def scene_graph_split(
 
 
 def _names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Without the background: then label 1 is the first name."""
+    """Drops the background's name, so that label 1 is the first name."""
     return names[1:] if names[0] == _BACKGROUND else names
 
 
@@ -102,7 +102,7 @@ def _graph(
 ) -> tuple[np.ndarray, ...]:
     """Boxes (R, 4), labels (R,), their scores (R,), relations (E, 3) and their scores (E,) of an image."""
     try:
-        boxes, labels, label_scores, pairs, predicates, scores = _checked(graph, *counts)
+        boxes, labels, label_scores, pairs, predicates, scores = _check_graph(graph, *counts)
     except ValueError as error:
         raise ValueError(f"{where}{error}") from None
     kept_boxes = len(boxes) if max_boxes is None else max_boxes
@@ -118,8 +118,8 @@ def _graph(
     )
 
 
-def _checked(graph: dict[str, Any], n_object: int, n_predicate: int) -> tuple[np.ndarray, ...]:
-    """The six lists as arrays."""
+def _check_graph(graph: dict[str, Any], n_object: int, n_predicate: int) -> tuple[np.ndarray, ...]:
+    """Checks the six lists and returns them as arrays."""
     boxes = _numbers(graph, "bbox", None, 4)
     if not len(boxes):
         raise ValueError("bbox: expected at least one box, got none")
@@ -146,7 +146,7 @@ def _numbers(
         raise ValueError(f"missing key {key}")
     try:
         values = np.array(graph[key], dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):  # the last of a whole number of hundreds of digits
+    except (TypeError, ValueError, OverflowError):  # OverflowError: an integer of hundreds of digits
         raise ValueError(f"{key}: expected a list of numbers, got {graph[key]!r:.60}") from None
     if width and values.size == 0:
         values = values.reshape(0, width)

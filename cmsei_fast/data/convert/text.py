@@ -25,7 +25,7 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
     decoded: list[str] = []
     try:
         for line in lines:
-            decoded.append(line.decode("utf-8").strip())  # noqa: PERF401 (the line of an error is counted by them)
+            decoded.append(line.decode("utf-8").strip())  # noqa: PERF401 (their number gives the line of an error)
     except UnicodeDecodeError as error:
         byte = f"byte 0x{error.object[error.start]:02x} at column {error.start + 1}"
         raise ValueError(f"{path}, line {len(decoded) + 1}: expected UTF-8 text, got {byte}") from None
@@ -34,5 +34,5 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
 
 
 def blank_line(lines: Sequence[str]) -> str:
-    """For a message about the number of lines: where a blank one is, which may be why."""
+    """Says where a blank line is, for messages about a wrong number of lines, which it may cause; "" without one."""
     return f" (line {lines.index('') + 1} is blank)" if "" in lines else ""
