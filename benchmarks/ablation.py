@@ -152,13 +152,13 @@ def render(record: dict[str, Any]) -> str:
 
 
 def data_flags(trained: argparse.ArgumentParser) -> None:
-    """What training on the real data asks for: its folder and ``--word-vectors``."""
+    """Adds the arguments for training on the real data: its folder and ``--word-vectors``."""
     trained.add_argument("folder", type=Path)
     trained.add_argument("--word-vectors", required=True)
 
 
 def make_rows(run: Callable[..., dict[str, Any]], arguments: argparse.Namespace, training: Split, test: Split) -> None:
-    """Makes every row that is asked for with every seed, by the study's ``run``."""
+    """Makes every row of the arguments with every seed, by the study's ``run``."""
     wanted = {
         f"{row}-{seed}": partial(run, row, seed, training, test, arguments.word_vectors)
         for seed in arguments.seeds

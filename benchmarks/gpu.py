@@ -34,9 +34,9 @@ from benchmarks.gpu_results import Results, source
 from benchmarks.gpu_timing import FEATURES, MEASURE_SECONDS
 from benchmarks.pages import RESULTS
 
-SECONDS = 540  # the machine may be had for ten minutes at a time
+SECONDS = 540  # for machines that are lent for ten minutes at a time
 PARTS = ("build", "checks", "suite", "sanitizer", "measures", "tools")
-# Most seconds of a part; and how many it leaves at the end to measures that have not run yet.
+# Most seconds of a part, and the seconds that it leaves for measures that have not run yet.
 MOST = {"build": 300, "checks": 130, "suite": 270, "sanitizer": 170}
 LEFT = {"suite": 190, "sanitizer": 100}
 # Engines and measures of one process, what matters most first.
@@ -54,7 +54,7 @@ MEASURES = (
 
 
 def describe() -> dict[str, Any]:
-    """The machine, the source, and of its GPU the name, the architecture and the versions around it."""
+    """Describes the machine, the source, and the GPU with its architecture and versions."""
     import torch
 
     about = machine.describe() | {"source": source()}
@@ -77,7 +77,7 @@ def cases(about: dict[str, Any]) -> list[str]:
 
 
 def measure(results: Results, engine: str, names: list[str], deadline: float) -> None:
-    """Runs an engine's measures that did not run before; after one that fails or hangs, the rest in a new process."""
+    """Runs an engine's measures that have not run; if one fails or hangs, the rest run in a new process."""
     left = [name for name in names if f"{engine} {name}" not in results.found["measured"]]
     with tempfile.TemporaryDirectory() as folder:
         others, out = Path(folder, "others.json"), Path(folder, "out.jsonl")
@@ -87,7 +87,7 @@ def measure(results: Results, engine: str, names: list[str], deadline: float) ->
             command = [sys.executable, "-m", "benchmarks.gpu_measures", engine, str(others), str(out), *left]
             ended = gpu_process.run(command, min(seconds, MEASURE_SECONDS * len(left) + 30))
             lines = [json.loads(x) for x in out.read_text(encoding="utf-8").splitlines() if x.endswith("}")]
-            begun = [x["begun"] for x in lines if "begun" in x]
+            started = [x["begun"] for x in lines if "begun" in x]
             for found in (x for x in lines if "measure" in x):
                 name = found["measure"]
                 left.remove(name)
@@ -96,21 +96,21 @@ def measure(results: Results, engine: str, names: list[str], deadline: float) ->
                 else:
                     results.add_rows(engine, name, found["rows"], found["others"])
                 print(f"{engine}, {name}: {found.get('failed', 'measured')}, {found['seconds']:.1f} s", flush=True)
-            if left and (not begun or begun[-1] in left):  # it ended before the first, or within a measure
-                stuck = begun[-1] if begun else left[0]
+            if left and (not started or started[-1] in left):  # it ended before the first, or within a measure
+                stuck = started[-1] if started else left[0]
                 left.remove(stuck)
                 results.fail_row(engine, stuck, f"{ended.why}: {ended.text[-400:]}", ended.text)
                 print(f"{engine}, {stuck}: {ended.why}", flush=True)
 
 
 def measures() -> list[tuple[str, list[str]]]:
-    """Engines and measures in order; recalls where there are features of a model."""
+    """Engines and measures in order; without recalls if there are no features of a model."""
     kept = [(engine, [x for x in names if x != "recall" or FEATURES.is_file()]) for engine, names in MEASURES]
     return [(engine, names) for engine, names in kept if names]
 
 
 def unfinished(results: Results, parts: list[str], wanted: list[str]) -> tuple[list[str], list[str]]:
-    """What failed, and what has not run, in words."""
+    """Lists what failed and what has not run, in words."""
     found = results.found
     failed = [f"{part}: {name}" for part in ("checks", "sanitizer") for name, x in found[part].items() if not x["ok"]]
     failed += [f"suite: {name}" for name, x in found["suite"]["units"].items() if not x["ok"]]
@@ -130,8 +130,8 @@ def unfinished(results: Results, parts: list[str], wanted: list[str]) -> tuple[l
     return failed, missing
 
 
-def on_a_gpu(results: Results, parts: list[str], end: float) -> int:
-    """Carries the parts out; the exit status."""
+def run_parts(results: Results, parts: list[str], end: float) -> int:
+    """Runs the parts; returns the exit status."""
     wanted = cases(results.found)
     names = [f"{engine} {name}" for engine, names in measures() for name in names] if "measures" in parts else []
     waiting = any(name not in results.found["measured"] for name in names)
@@ -165,7 +165,7 @@ def on_a_gpu(results: Results, parts: list[str], end: float) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs it all, or goes on with it."""
+    """Runs all parts or continues an earlier run; returns the exit status."""
     start = time.perf_counter()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=str(__doc__).split("\n")[0])
     parser.add_argument("--cpu", action="store_true", help="tiny sizes in Triton's interpreter; needs --out")
@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     results = Results(options.out or RESULTS / "gpu" / f"{machine.slug(about['gpu'])}.json", about)
     print(f"{results.path}: {'continued' if results.continued else 'begun'}", flush=True)
     if not options.cpu:
-        return on_a_gpu(results, parts, start + options.seconds)
+        return run_parts(results, parts, start + options.seconds)
     results.update(suite=gpu_suite.collect(600))
     measure(
         results, "triton", [name for engine, names in measures() if engine == "triton" for name in names], start + 1800

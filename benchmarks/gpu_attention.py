@@ -14,17 +14,17 @@ from cmsei_fast.engines import eager_relation
 
 def graph_inputs(at: Run, kind: str) -> tuple[Tensor, ...]:
     """The operator's arguments on the run's device."""
-    given = graphs(kind, at.sizes.graphs, at.sizes.heads, at.sizes.head_width)
-    return tuple(x.to(at.device, at.dtype if x.is_floating_point() else None) for x in given.arguments)
+    problem = graphs(kind, at.sizes.graphs, at.sizes.heads, at.sizes.head_width)
+    return tuple(x.to(at.device, at.dtype if x.is_floating_point() else None) for x in problem.arguments)
 
 
 def attention(at: Run) -> Rows:
     """Relation attention over eager, forward and with its gradients."""
     rows: Rows = {}
     for kind in ("spatial", "semantic"):
-        given = graphs(kind, at.sizes.graphs, at.sizes.heads, at.sizes.head_width)
+        problem = graphs(kind, at.sizes.graphs, at.sizes.heads, at.sizes.head_width)
         inputs = q, k, v, labels, bias, value = graph_inputs(at, kind)
-        upstream = given.upstream.to(at.device, at.dtype)
+        upstream = problem.upstream.to(at.device, at.dtype)
         leaves = [x.detach().requires_grad_() for x in (q, k, v, bias, value)]
 
         def forward(engine: str, inputs: tuple[Tensor, ...] = inputs) -> Tensor:
@@ -73,7 +73,7 @@ def flex(inputs: tuple[Tensor, ...], at: Run) -> float | str:
     def measured() -> float:
         from torch.nn.attention.flex_attention import flex_attention
 
-        run, given = torch.compile(flex_attention), (q.contiguous(), k.contiguous(), v.contiguous())
-        return at.seconds(lambda: run(*given, score_mod=score))
+        run, qkv = torch.compile(flex_attention), (q.contiguous(), k.contiguous(), v.contiguous())
+        return at.seconds(lambda: run(*qkv, score_mod=score))
 
-    return at.tried(measured)
+    return at.time_or_reason(measured)

@@ -16,7 +16,7 @@ from benchmarks.pages import ROOT
 
 _SOURCES = ("csrc/**/*.cu", "csrc/**/*.cuh", "csrc/**/*.h", "csrc/**/*.cpp", "csrc/building/*.py")
 _BUILT = "import cmsei_fast._native as a, cmsei_fast._cuda as b, cmsei_fast.kernels; print(a.__file__, b.__file__)"
-# Without pip, or where it may not write: the modules beside the sources.
+# Without pip, or where it may not write, the modules are put beside the sources.
 _BESIDE = """
 import shutil, sys
 sys.path.insert(0, "csrc")
@@ -30,7 +30,7 @@ for name, outcome in build_modules(__version__).items():
 
 
 def architecture() -> str | None:
-    """The GPU's, as the build takes it: from 9.0 on with the instructions that it alone has."""
+    """The GPU's architecture as the build takes it: from 9.0 on with the instructions that it alone has."""
     import torch
 
     if not torch.cuda.is_available():
@@ -39,27 +39,27 @@ def architecture() -> str | None:
     return f"{major}{minor}{'a' if major >= 9 else ''}"
 
 
-def build(limit: float, kept: Path | None = None) -> str:
-    """Puts both modules where they are imported from; says how, or that it failed and why.
+def build(limit: float, cache: Path | None = None) -> str:
+    """Puts both modules where they are imported from; returns how, or why it failed.
 
-    They are built for this GPU alone and with places in the source, which the sanitizer and the debugger name. The
-    archive ``kept`` holds them for a run on a machine that has nothing: it takes them from there, or from an archive of
-    that name at the top of the source tree, if they are of the same sources, Python and GPU.
+    They are built for this GPU alone, with line numbers for the sanitizer and the debugger. The archive ``cache`` holds
+    them for a later run on another machine: it takes them from there, or from an archive of that name at the top of the
+    source tree, if sources, Python and GPU are the same.
     """
     start = time.perf_counter()
-    own = architecture()
-    name = f"{fingerprint(_SOURCES)} {sysconfig.get_config_var('EXT_SUFFIX')} {own}"
-    for archive in () if kept is None else (kept, ROOT / kept.name):
-        if _taken(archive, name):
-            if kept is not None and not (kept.exists() and archive.samefile(kept)):
-                shutil.copy(archive, kept)
+    gpu = architecture()
+    name = f"{fingerprint(_SOURCES)} {sysconfig.get_config_var('EXT_SUFFIX')} {gpu}"
+    for archive in () if cache is None else (cache, ROOT / cache.name):
+        if _unpack(archive, name):
+            if cache is not None and not (cache.exists() and archive.samefile(cache)):
+                shutil.copy(archive, cache)
             return f"taken from {archive}"
     variables = {"NVCC_APPEND_FLAGS": f"{os.environ.get('NVCC_APPEND_FLAGS', '')} -lineinfo".strip()}
-    if own is not None and not os.environ.get("CMSEI_CUDA_ARCHS"):
-        variables["CMSEI_CUDA_ARCHS"] = own
+    if gpu is not None and not os.environ.get("CMSEI_CUDA_ARCHS"):
+        variables["CMSEI_CUDA_ARCHS"] = gpu
     pip = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", "-e", "."]
     tried = []
-    # What compiles too long for the one does so for the other: only what fails at once leaves time.
+    # Compiling takes equally long both ways, so the second has time only if the first fails at once.
     for arguments, most in ((pip, 0.9 * limit), (["-c", _BESIDE], limit)):
         left = start + limit - time.perf_counter()
         done = gpu_process.run([sys.executable, *arguments], min(most, left), variables)
@@ -67,21 +67,21 @@ def build(limit: float, kept: Path | None = None) -> str:
             _link_kernels()
         there = gpu_process.run([sys.executable, "-c", _BUILT], 60)
         if there.code == 0:
-            if kept is not None:
-                _keep(kept, name, there.text.split())
+            if cache is not None:
+                _pack(cache, name, there.text.split())
             return f"built in {time.perf_counter() - start:.0f} s"
         tried.append(f"{done.why}\n{done.text[-1500:]}\n{there.text[-500:]}")
     return "failed: " + "\n".join(tried)
 
 
 def _link_kernels() -> None:
-    """Without an installation, the kernels are imported from beside the package."""
+    """Links the kernels into the package, where they are imported from without an installation."""
     kernels = ROOT / "cmsei_fast" / "kernels"
     if not kernels.exists():
         kernels.symlink_to("../kernels")
 
 
-def _keep(archive: Path, name: str, modules: list[str]) -> None:
+def _pack(archive: Path, name: str, modules: list[str]) -> None:
     archive.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
         out.comment = name.encode()
@@ -89,8 +89,8 @@ def _keep(archive: Path, name: str, modules: list[str]) -> None:
             out.write(module, Path(module).name)
 
 
-def _taken(archive: Path, name: str) -> bool:
-    """Whether the archive is of that name and its modules, put beside the sources, can be imported."""
+def _unpack(archive: Path, name: str) -> bool:
+    """Puts the archive's modules beside the sources; True if it has that name and they can be imported."""
     try:
         with zipfile.ZipFile(archive) as found:
             if found.comment != name.encode():

@@ -23,7 +23,7 @@ _STACK_SECONDS = 3  # for a process to print its stack
 
 
 class Ended(NamedTuple):
-    """How a process ended: its exit status (None if it ran out of time), all that it printed, its seconds."""
+    """How a process ended: its exit status (None if it ran out of time), its output, its seconds."""
 
     code: int | None
     text: str
@@ -31,7 +31,7 @@ class Ended(NamedTuple):
 
     @property
     def why(self) -> str:
-        """In a few words."""
+        """The end in a few words."""
         return f"out of time after {self.seconds:.0f} s" if self.code is None else f"exit status {self.code}"
 
 
@@ -41,9 +41,9 @@ def run(
     environment: Mapping[str, str] | None = None,
     examine: Callable[[int], str] | None = None,
 ) -> Ended:
-    """Runs a command in the source tree for at most ``limit`` seconds; output goes to a file: nobody can block it.
+    """Runs a command in the source tree for at most ``limit`` seconds; output goes to a file, which cannot block it.
 
-    Of one that runs out of time ``examine`` is given the number; what it returns is added to what was printed.
+    ``examine`` is called with the id of a process that runs out of time; what it returns is added to the output.
     """
     start = time.perf_counter()
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **(environment or {})}
@@ -64,7 +64,7 @@ def run(
             code = None
             if examine is not None:
                 examined = examine(child.pid)
-            # One after the other: together, their words would be mixed.
+            # One after the other, since stacks printed at once would mix.
             child.send_signal(signal.SIGABRT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(_STACK_SECONDS)

@@ -13,7 +13,7 @@ from benchmarks.gpu_process import shortened
 from benchmarks.pages import ROOT
 
 _SOURCES = ("cmsei_fast/**/*.py", "kernels/*.py", "csrc/**/*.cu", "csrc/**/*.cuh", "csrc/**/*.h", "csrc/**/*.cpp")
-# What must be as it was for results to be continued.
+# Must be equal for results to be continued.
 _SAME = ("source", "gpu", "torch", "triton", "cuda")
 
 
@@ -23,7 +23,7 @@ def source() -> str:
 
 
 def fingerprint(patterns: Iterable[str]) -> str:
-    """Of the files of the source tree that match."""
+    """Hashes the files of the source tree that match."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
@@ -34,11 +34,11 @@ class Results:
     """What is known so far, and its file. Methods may be called from several threads.
 
     Besides what describes the machine: ``suite["units"]``, ``checks``, ``sanitizer`` {name: {"ok", …}}, ``rows``
-    {engine and row: {…}}, ``measured`` [measures that ran, by engine], ``others`` {times that all are held against}.
+    {engine and row: {…}}, ``measured`` [measures that ran, by engine], ``others`` {times to compare with}.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
-        """Continues the file if it is of the same source on the same GPU with the same versions, else begins anew."""
+        """Continues the file if source, GPU and versions are the same, else starts with empty results."""
         self.path, self.lock = path, threading.Lock()
         empty: dict[str, Any] = {"suite": {"units": {}}, "checks": {}, "sanitizer": {}}
         empty |= {"rows": {}, "measured": [], "others": {}}
@@ -67,7 +67,7 @@ class Results:
     def add_rows(self, engine: str, measure: str, rows: dict[str, dict[str, Any]], others: dict[str, Any]) -> None:
         """Keeps what a measure found; rows of the same key are one row."""
         with self.lock:
-            self.found["rows"].pop(f"{engine}_{measure}", None)  # why it had failed
+            self.found["rows"].pop(f"{engine}_{measure}", None)  # an earlier failure
             for key, row in rows.items():
                 self.found["rows"].setdefault(f"{engine}_{key}", {}).update(row)
             self.found["others"] |= others

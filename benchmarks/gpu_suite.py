@@ -16,7 +16,7 @@ from benchmarks.gpu_results import Results
 from benchmarks.pages import ROOT
 
 ENGINES = ("cuda", "triton", "eager")
-# Files of many tests are dealt out in so many parts.
+# Files of many tests are split into so many parts.
 PARTS = {"test_pair_score.py": 4, "test_pair_score_gradients.py": 4, "test_attention_options.py": 2}
 _VALUES = "float64_against or float32_against or low_precision or precision_rounds or nan"
 

@@ -12,14 +12,14 @@ import torch
 
 from benchmarks.pages import ROOT
 
-Rows = dict[str, dict[str, Any]]  # what a measure gives: {row: {column: figure, or why there is none}}
-MEASURE_SECONDS = 150  # of one measure, most
+Rows = dict[str, dict[str, Any]]  # a measure's result: {row: {column: figure, or why there is none}}
+MEASURE_SECONDS = 150  # at most, for one measure
 FEATURES = ROOT / "gpu-features.npz"  # of gpu_recall.py; without it no recall is measured
 
 
 @dataclass(frozen=True)
 class GpuSizes:
-    """Images × captions of scoring, of the part that slow forms score, of a batch and of the largest run."""
+    """Sizes: images × captions of scoring, of its part for slow forms, of a batch and of the largest run."""
 
     width: int
     score: tuple[int, int]
@@ -38,7 +38,7 @@ SMALL = GpuSizes(16, (3, 4), (2, 2), 2, 1, 1, 8, (4, 5), 1)
 
 @dataclass
 class Run:
-    """Device, sizes and dtype of a run, the engine whose turn it is, the times that all are held against."""
+    """Device, sizes and dtype of a run, the engine that is measured, and the times to compare with."""
 
     device: torch.device
     sizes: GpuSizes
@@ -47,7 +47,7 @@ class Run:
     others: dict[str, Any] = field(default_factory=dict)
 
     def seconds(self, run: Callable[[], Any], rounds: int | None = None) -> float:
-        """Median time of a call after one that does not count."""
+        """Median time of a call, after one call to warm up."""
         run()
         found = []
         for _ in range(rounds or self.sizes.rounds):
@@ -65,7 +65,7 @@ class Run:
         return statistics.median(found)
 
     def replayed(self, run: Callable[[], Any]) -> float | str:
-        """Median time of a call's replay as a CUDA graph, without what launching costs; why not, where it cannot be."""
+        """Median time of a call's replay as a CUDA graph, without the cost of launching; or why there is none."""
         if self.device.type != "cuda":
             return "not measured: needs a GPU"
 
@@ -80,21 +80,21 @@ class Run:
                 kept = run()  # noqa: F841 (its memory is the graph's)
             return self.seconds(graph.replay, 3 * self.sizes.rounds)
 
-        return self.tried(captured)
+        return self.time_or_reason(captured)
 
     def attempt(self, run: Callable[[], Any], rounds: int | None = None) -> float | str:
-        """Seconds of what need not work here (a compiler, too little memory), or why it did not."""
-        return self.tried(lambda: self.seconds(run, rounds))
+        """Median time of a call that may fail here (a compiler, too little memory), or why it failed."""
+        return self.time_or_reason(lambda: self.seconds(run, rounds))
 
-    def tried(self, measure: Callable[[], float]) -> float | str:
-        """What ``measure`` gives, or why it gives nothing."""
+    def time_or_reason(self, measure: Callable[[], float]) -> float | str:
+        """Returns the time that ``measure`` returns, or why it failed."""
         try:
             return measure()
         except Exception as error:  # a compiler's own errors have no common type
             return f"{type(error).__name__}: {str(error)[:120]}"
 
     def other(self, key: str, measure: Callable[[], Any]) -> Any:
-        """What another engine's turn has measured under this key, or else ``measure()``."""
+        """Returns what an earlier engine's run measured under this key, or else ``measure()``."""
         if key not in self.others:
             self.others[key] = measure()
         return self.others[key]
@@ -113,5 +113,5 @@ class Run:
 
 
 def ratio(other: float | str, ours: float) -> float | str:
-    """How many times faster ours is; why the other has no time, where it has none."""
+    """How many times faster ours is, or why the other has no time."""
     return other if isinstance(other, str) else other / ours

@@ -29,28 +29,28 @@ def main() -> None:
     how = {"scorer": PairScorer.scan_t2i(), "engine": "native", "precision": sys.argv[-1]}
     torch.set_num_threads(threads)
     slab = min(images, SIZES.slab)
-    given = features(min(images, slabs * slab), captions, SIZES.width, dtype=torch.bfloat16)
+    data = features(min(images, slabs * slab), captions, SIZES.width, dtype=torch.bfloat16)
     scores = torch.zeros(slab, captions)
-    product = torch.zeros(slab * given.images.shape[1], WORDS, dtype=torch.bfloat16)
-    warm = given.first(2, 2)
+    product = torch.zeros(slab * data.images.shape[1], WORDS, dtype=torch.bfloat16)
+    warm = data.first(2, 2)
     score_matrix(warm.images, warm.words, warm.lengths, **how)
     before = peak_bytes()
 
     def bare(regions: torch.Tensor) -> None:
-        for words in given.words.split(WORDS):
+        for words in data.words.split(WORDS):
             torch.mm(regions, words.T, out=product[: len(regions), : len(words)])
 
     ours, other = [], []
-    for part in given.images.split(slab):
+    for part in data.images.split(slab):
         other.append(timed(lambda part=part: bare(part.flatten(0, 1))))
         out = scores[: len(part)]
-        ours.append(timed(lambda part=part, out=out: score_matrix(part, given.words, given.lengths, out=out, **how)))
+        ours.append(timed(lambda part=part, out=out: score_matrix(part, data.words, data.lengths, out=out, **how)))
     print(
         json.dumps(
             {
                 "ours": ours,
                 "other": other,
-                "share": len(given.images) / images,
+                "share": len(data.images) / images,
                 "pairs": images * captions,
                 "peak": peak_bytes() - before,
                 "finite": bool(torch.isfinite(scores).all()),

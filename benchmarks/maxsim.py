@@ -27,19 +27,19 @@ def main() -> None:
     library = importlib.import_module("maxsim_cpu")
     torch.set_num_threads(int(sys.argv[1]))
 
-    def ours(given: Features) -> Tensor:
-        return score_matrix(given.images, given.words, given.lengths, scorer=PairScorer.maxsim(), engine="native")
+    def ours(data: Features) -> Tensor:
+        return score_matrix(data.images, data.words, data.lengths, scorer=PairScorer.maxsim(), engine="native")
 
-    def other(given: Features) -> Tensor:
-        images, queries = given.images.numpy(), [x.numpy() for x in given.words.split(given.lengths.tolist())]
+    def other(data: Features) -> Tensor:
+        images, queries = data.images.numpy(), [x.numpy() for x in data.words.split(data.lengths.tolist())]
         return torch.from_numpy(np.stack([library.maxsim_scores(query, images) for query in queries], 1))  # (N, M)
 
     small = features(5, 7, WIDTH)
     agree("maxsim_cpu", ours(small), other(small), 1e-5)
-    given = features(4 * SIZES.images, 4 * SIZES.captions, WIDTH)
-    ours(given)
-    rounds = [(timed(lambda: other(given)), timed(lambda: ours(given))) for _ in range(SIZES.least)]
-    print(json.dumps({"ours": [b for _, b in rounds], "other": [a for a, _ in rounds], "pairs": given.pairs}))
+    data = features(4 * SIZES.images, 4 * SIZES.captions, WIDTH)
+    ours(data)
+    rounds = [(timed(lambda: other(data)), timed(lambda: ours(data))) for _ in range(SIZES.least)]
+    print(json.dumps({"ours": [b for _, b in rounds], "other": [a for a, _ in rounds], "pairs": data.pairs}))
 
 
 if __name__ == "__main__":

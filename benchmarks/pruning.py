@@ -32,7 +32,7 @@ SCORER = PairScorer.maxsim("mean")
 
 
 class CountedScreen(Screen):
-    """A screen; the last one made can be asked for its counts."""
+    """A screen that is kept in ``last``, for its counts."""
 
     last: CountedScreen
 
@@ -49,7 +49,7 @@ def read(path: str) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
 
 
 def draw(width: int, n_image: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """The same at random."""
+    """Draws the same at random."""
     rng = np.random.default_rng(0)
     n, m = np.full(n_image, 36), np.full(5 * n_image, 12)
     rows = [rng.standard_normal((k.sum(), width), dtype=np.float32) for k in (n, m)]

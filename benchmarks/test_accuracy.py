@@ -21,7 +21,7 @@ def test_errors_of_the_precisions(benchmark: Any, report: Report) -> None:
     """Against the definition in float64 on the same features; rounds of the precisions alternate."""
     small = features(8, 16, SIZES.width)
     exact = score_matrix(small.images.double(), small.words.double(), small.lengths, scorer=SCAN, engine="reference")
-    given = features(SIZES.images, SIZES.slow_captions, SIZES.width)
+    data = features(SIZES.images, SIZES.slow_captions, SIZES.width)
     seconds: dict[str, list[float]] = {name: [] for name in PRECISIONS}
 
     def scores(part: Any, name: str) -> torch.Tensor:
@@ -29,7 +29,7 @@ def test_errors_of_the_precisions(benchmark: Any, report: Report) -> None:
 
     def rounds() -> None:
         for name in PRECISIONS:
-            seconds[name].append(timed(lambda name=name: scores(given, name)))
+            seconds[name].append(timed(lambda name=name: scores(data, name)))
 
     rounds()
     for times in seconds.values():
@@ -38,6 +38,6 @@ def test_errors_of_the_precisions(benchmark: Any, report: Report) -> None:
     found = {}
     for name in PRECISIONS:
         error = (scores(small, name).double() - exact).abs().max().item()
-        found[name] = {"error": error, "microseconds_per_pair": 1e6 * statistics.median(seconds[name]) / given.pairs}
-    report.add("accuracy", [found["float32"]["error"]], precisions=found, pairs=given.pairs, width=SIZES.width)
+        found[name] = {"error": error, "microseconds_per_pair": 1e6 * statistics.median(seconds[name]) / data.pairs}
+    report.add("accuracy", [found["float32"]["error"]], precisions=found, pairs=data.pairs, width=SIZES.width)
     report.judge("accuracy")

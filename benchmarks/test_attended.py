@@ -33,13 +33,13 @@ def encoder(module: str, width: int, dtype: str) -> EncoderSimilarity:
 
 
 @torch.no_grad()
-def ours(model: EncoderSimilarity, given: Features, padded: Tensor) -> Tensor:
-    return model(given.images, padded, given.lengths)
+def ours(model: EncoderSimilarity, data: Features, padded: Tensor) -> Tensor:
+    return model(data.images, padded, data.lengths)
 
 
 @torch.no_grad()
-def literal(model: EncoderSimilarity, given: Features, padded: Tensor) -> Tensor:
-    return field.sgraf(given.images, padded, given.lengths.tolist(), model)
+def literal(model: EncoderSimilarity, data: Features, padded: Tensor) -> Tensor:
+    return field.sgraf(data.images, padded, data.lengths.tolist(), model)
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
@@ -49,13 +49,13 @@ def test_sgraf_over_the_field(benchmark: Any, report: Report, module: str, dtype
     small, model = features(5, 7, 64), encoder(module, 64, dtype)
     expected = literal(model, small, small.padded())
     agree(key, ours(model, small, small.padded()), expected, TOLERANCES[dtype])
-    given, model = features(SIZES.images, SIZES.slow_captions, SIZES.width), encoder(module, SIZES.width, dtype)
-    padded = given.padded()
+    data, model = features(SIZES.images, SIZES.slow_captions, SIZES.width), encoder(module, SIZES.width, dtype)
+    padded = data.padded()
     # In bf16 the field's code has everything in it; ours keeps the features in fp32 and rounds what the weights meet.
-    other = given.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+    other = data.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
     whole, rows = encoder(module, SIZES.width, dtype).to(other.images.dtype), other.padded()
-    paired = alternate(benchmark, lambda: ours(model, given, padded), lambda: literal(whole, other, rows))
-    words = len(given.words) * len(given.images)
+    paired = alternate(benchmark, lambda: ours(model, data, padded), lambda: literal(whole, other, rows))
+    words = len(data.words) * len(data.images)
     each = {"microseconds": 1e6 * min(paired.ours) / words, "other_microseconds": 1e6 * min(paired.other) / words}
-    report.add(key, paired.speedups, paired, pairs=given.pairs, width=SIZES.width, **each)
+    report.add(key, paired.speedups, paired, pairs=data.pairs, width=SIZES.width, **each)
     report.judge(key)

@@ -48,8 +48,8 @@ def test_scoring_a_whole_data_set(benchmark: Any, report: Report, key: str) -> N
 
 def field_seconds_a_pair() -> float:
     """Of the field's code on as many pairs as it gets through in seconds."""
-    given = features(SIZES.images, SIZES.slow_captions, SIZES.width, dtype=torch.bfloat16)
-    padded, lengths = given.padded(), given.lengths.tolist()
+    data = features(SIZES.images, SIZES.slow_captions, SIZES.width, dtype=torch.bfloat16)
+    padded, lengths = data.padded(), data.lengths.tolist()
     with torch.no_grad():
-        field.scan_t2i(given.images, padded[:2], lengths[:2])
-        return timed(lambda: field.scan_t2i(given.images, padded, lengths)) / given.pairs
+        field.scan_t2i(data.images, padded[:2], lengths[:2])
+        return timed(lambda: field.scan_t2i(data.images, padded, lengths)) / data.pairs

@@ -29,12 +29,12 @@ def test_maxsim_over_maxsim_cpu(benchmark: Any, report: Report) -> None:
 
 
 def test_maxsim_over_a_bare_product(benchmark: Any, report: Report) -> None:
-    given = features(SIZES.images, SIZES.captions, SIZES.width)
-    product = torch.empty(len(given.words), len(given.regions))
+    data = features(SIZES.images, SIZES.captions, SIZES.width)
+    product = torch.empty(len(data.words), len(data.regions))
     paired = alternate(
         benchmark,
-        lambda: native_scores(given.words, given, PairScorer.maxsim()),
-        lambda: torch.mm(given.words, given.regions.T, out=product),
+        lambda: native_scores(data.words, data, PairScorer.maxsim()),
+        lambda: torch.mm(data.words, data.regions.T, out=product),
     )
-    report.add("maxsim_mm", paired.speedups, paired, pairs=given.pairs, width=SIZES.width)
+    report.add("maxsim_mm", paired.speedups, paired, pairs=data.pairs, width=SIZES.width)
     report.judge("maxsim_mm")

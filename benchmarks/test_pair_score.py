@@ -23,9 +23,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCES = {"fp32": 1e-5, "bf16": 5e-3}
 
 
-def native_scores(captions: Tensor, given: Features, scorer: PairScorer, precision: str | None = None) -> Tensor:
+def native_scores(captions: Tensor, data: Features, scorer: PairScorer, precision: str | None = None) -> Tensor:
     """(N, M) by the public entry, checks included; captions padded or packed."""
-    return score_matrix(given.images, captions, given.lengths, scorer=scorer, engine="native", precision=precision)
+    return score_matrix(data.images, captions, data.lengths, scorer=scorer, engine="native", precision=precision)
 
 
 def check(name: str, scorer: PairScorer, form: Any, dtype: str) -> None:
@@ -43,15 +43,15 @@ def over_field(
 ) -> None:
     """Alternates native and a form of the field on the same padded captions."""
     check(key, scorer, form, dtype)
-    given = features(SIZES.images, captions, SIZES.width).to(DTYPES[dtype])
-    padded, lengths = given.padded(), given.lengths.tolist()
+    data = features(SIZES.images, captions, SIZES.width).to(DTYPES[dtype])
+    padded, lengths = data.padded(), data.lengths.tolist()
 
     def other() -> Tensor:
         with torch.no_grad():
-            return form(given.images, padded, lengths)
+            return form(data.images, padded, lengths)
 
-    paired = alternate(benchmark, lambda: native_scores(padded, given, scorer), other)
-    report.add(key, paired.speedups, paired, pairs=given.pairs, width=SIZES.width)
+    paired = alternate(benchmark, lambda: native_scores(padded, data, scorer), other)
+    report.add(key, paired.speedups, paired, pairs=data.pairs, width=SIZES.width)
     report.judge(key)
 
 
@@ -75,24 +75,24 @@ def test_cmsei_over_the_literal_form_fp32(benchmark: Any, report: Report) -> Non
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_scan_t2i_over_a_bare_product(benchmark: Any, report: Report, dtype: str) -> None:
     check("scan_mm", SCAN, field.scan_t2i, dtype)
-    given = features(SIZES.images, SIZES.captions, SIZES.width).to(DTYPES[dtype])
-    regions, words = given.regions, given.words
+    data = features(SIZES.images, SIZES.captions, SIZES.width).to(DTYPES[dtype])
+    regions, words = data.regions, data.words
     product = torch.empty(len(words), len(regions), dtype=DTYPES[dtype])  # memory that a user would have to hold
     paired = alternate(
         benchmark,
-        lambda: native_scores(words, given, SCAN),
+        lambda: native_scores(words, data, SCAN),
         lambda: torch.mm(words, regions.T, out=product),
     )
     flop = 2 * len(words) * len(regions) * SIZES.width
     rates = [flop / seconds / 1e9 for seconds in paired.ours]
     library = [flop / seconds / 1e9 for seconds in paired.other]
-    details = {"gflops": float(np.median(rates)), "other_gflops": float(np.median(library)), "pairs": given.pairs}
+    details = {"gflops": float(np.median(rates)), "other_gflops": float(np.median(library)), "pairs": data.pairs}
     if dtype == "fp32":
         # The best of a peak taken before every round: one taken while something else ran would flatter the share.
         best, again = 0.0, []
         for _ in range(len(rates)):
             best = max(best, float(_native.fma_peak(torch.get_num_threads(), native.current_isa())))
-            again.append(flop / timed(lambda: native_scores(words, given, SCAN)) / 1e9)
+            again.append(flop / timed(lambda: native_scores(words, data, SCAN)) / 1e9)
         report.add("scan_peak_fp32", [rate / best for rate in again], peak_gflops=best)
     report.add(f"scan_mm_{dtype}", paired.speedups, paired, **details)
     report.judge(f"scan_mm_{dtype}")
@@ -112,39 +112,39 @@ def test_int8_over_bf16(benchmark: Any, report: Report, name: str) -> None:
     """Whole numbers of 8 bits of the same features in bfloat16, rounded as they are packed."""
     scorer = {"scan": SCAN, "cmsei": PairScorer.cmsei()}[name]
     check_int8(f"{name}_int8", scorer)
-    given = features(SIZES.images, SIZES.captions, SIZES.width).to(torch.bfloat16)
+    data = features(SIZES.images, SIZES.captions, SIZES.width).to(torch.bfloat16)
     paired = alternate(
         benchmark,
-        lambda: native_scores(given.words, given, scorer, "int8"),
-        lambda: native_scores(given.words, given, scorer),
+        lambda: native_scores(data.words, data, scorer, "int8"),
+        lambda: native_scores(data.words, data, scorer),
     )
-    report.add(f"{name}_int8", paired.speedups, paired, pairs=given.pairs)
+    report.add(f"{name}_int8", paired.speedups, paired, pairs=data.pairs)
     report.judge(f"{name}_int8")
 
 
 def test_int8_over_a_bare_product(benchmark: Any, report: Report) -> None:
-    given = features(SIZES.images, SIZES.captions, SIZES.width).to(torch.bfloat16)
-    regions, words = given.regions, given.words
+    data = features(SIZES.images, SIZES.captions, SIZES.width).to(torch.bfloat16)
+    regions, words = data.regions, data.words
     product = torch.empty(len(words), len(regions), dtype=torch.bfloat16)
     paired = alternate(
         benchmark,
-        lambda: native_scores(words, given, SCAN, "int8"),
+        lambda: native_scores(words, data, SCAN, "int8"),
         lambda: torch.mm(words, regions.T, out=product),
     )
-    report.add("scan_mm_int8", paired.speedups, paired, pairs=given.pairs)
+    report.add("scan_mm_int8", paired.speedups, paired, pairs=data.pairs)
     report.judge("scan_mm_int8")
 
 
 def test_cmsei_over_scan(benchmark: Any, report: Report) -> None:
     check("scan", SCAN, field.scan_t2i, "fp32")
     check("cmsei", PairScorer.cmsei(), field.cmsei, "fp32")
-    given = features(SIZES.images, SIZES.captions, SIZES.width)
+    data = features(SIZES.images, SIZES.captions, SIZES.width)
     paired = alternate(
         benchmark,
-        lambda: native_scores(given.words, given, PairScorer.cmsei()),
-        lambda: native_scores(given.words, given, SCAN),
+        lambda: native_scores(data.words, data, PairScorer.cmsei()),
+        lambda: native_scores(data.words, data, SCAN),
     )
-    report.add("cmsei_over_scan", paired.costs, paired, pairs=given.pairs)
+    report.add("cmsei_over_scan", paired.costs, paired, pairs=data.pairs)
     report.judge("cmsei_over_scan")
 
 
@@ -153,17 +153,17 @@ def test_scan_t2i_over_compiled_eager(benchmark: Any, report: Report, monkeypatc
     if QUICK:
         pytest.skip("torch.compile takes longer than a quick run may")
     monkeypatch.setattr(eager, "score_tile", torch.compile(eager.score_tile, dynamic=True))
-    given = features(SIZES.images, SIZES.captions, SIZES.width)
+    data = features(SIZES.images, SIZES.captions, SIZES.width)
 
     def compiled() -> Tensor:
-        return score_matrix(given.images, given.words, given.lengths, scorer=SCAN, engine="eager")
+        return score_matrix(data.images, data.words, data.lengths, scorer=SCAN, engine="eager")
 
     try:
         expected = compiled()
     except Exception as error:  # the compiler's own errors have no common type
         report.unmeasured("scan_compiled", f"torch.compile failed here ({type(error).__name__})")
         pytest.skip(f"torch.compile failed here: {error}")
-    agree("scan_compiled", native_scores(given.words, given, SCAN), expected, TOLERANCES["fp32"])
-    paired = alternate(benchmark, lambda: native_scores(given.words, given, SCAN), compiled)
-    report.add("scan_compiled", paired.speedups, paired, pairs=given.pairs)
+    agree("scan_compiled", native_scores(data.words, data, SCAN), expected, TOLERANCES["fp32"])
+    paired = alternate(benchmark, lambda: native_scores(data.words, data, SCAN), compiled)
+    report.add("scan_compiled", paired.speedups, paired, pairs=data.pairs)
     report.judge("scan_compiled")

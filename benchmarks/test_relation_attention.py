@@ -18,18 +18,18 @@ from cmsei_fast.engines import eager_relation
 SHAPE = (SIZES.graphs, SIZES.heads, SIZES.head_width)
 
 
-def forward(given: Graphs, engine: str) -> tuple[Tensor, ...]:
+def forward(problem: Graphs, engine: str) -> tuple[Tensor, ...]:
     with torch.no_grad():
-        q, k, v, labels, bias, value = given.arguments
+        q, k, v, labels, bias, value = problem.arguments
         return (relation_attention(q, k, v, labels, bias, value, engine=engine),)
 
 
-def both(given: Graphs, engine: str) -> tuple[Tensor, ...]:
+def both(problem: Graphs, engine: str) -> tuple[Tensor, ...]:
     """The output and the gradients of q, k, v, bias and value."""
-    q, k, v, labels, bias, value = given.arguments
+    q, k, v, labels, bias, value = problem.arguments
     q, k, v, bias, value = leaves = [x.detach().requires_grad_() for x in (q, k, v, bias, value)]
     out = relation_attention(q, k, v, labels, bias, value, engine=engine)
-    return out, *torch.autograd.grad(out, leaves, given.upstream)
+    return out, *torch.autograd.grad(out, leaves, problem.upstream)
 
 
 PASSES = {"forward": forward, "both": both}
@@ -42,8 +42,8 @@ def test_over_eager(benchmark: Any, report: Report, kind: str, passes: str) -> N
     small = graphs(kind, 3, 2, 16)
     for actual, expected in zip(run(small, "native"), run(small, "eager"), strict=True):
         agree(key, actual, expected, 1e-4)
-    given = graphs(kind, *SHAPE)
-    paired = alternate(benchmark, lambda: run(given, "native"), lambda: run(given, "eager"))
+    problem = graphs(kind, *SHAPE)
+    paired = alternate(benchmark, lambda: run(problem, "native"), lambda: run(problem, "eager"))
     report.add(key, paired.speedups, paired, graphs=SIZES.graphs, heads=SIZES.heads)
     report.judge(key)
 
@@ -51,19 +51,19 @@ def test_over_eager(benchmark: Any, report: Report, kind: str, passes: str) -> N
 def test_over_compiled_eager(benchmark: Any, report: Report) -> None:
     if QUICK:
         pytest.skip("torch.compile takes longer than a quick run may")
-    given = graphs("spatial", *SHAPE)
+    problem = graphs("spatial", *SHAPE)
     compiled = torch.compile(eager_relation.relation_attention)
 
     def other() -> Tensor:
         with torch.no_grad():
-            return compiled(*given.arguments)
+            return compiled(*problem.arguments)
 
     try:
         expected = other()
     except Exception as error:  # the compiler's own errors have no common type
         report.unmeasured("relation_compiled", f"torch.compile failed here ({type(error).__name__})")
         pytest.skip(f"torch.compile failed here: {error}")
-    agree("relation_compiled", forward(given, "native")[0], expected, 1e-4)
-    paired = alternate(benchmark, lambda: forward(given, "native"), other)
+    agree("relation_compiled", forward(problem, "native")[0], expected, 1e-4)
+    paired = alternate(benchmark, lambda: forward(problem, "native"), other)
     report.add("relation_compiled", paired.speedups, paired, graphs=SIZES.graphs, heads=SIZES.heads)
     report.judge("relation_compiled")

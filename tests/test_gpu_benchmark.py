@@ -256,7 +256,7 @@ def test_a_run_goes_on_with_what_did_not_succeed(gpu: Any, monkeypatch: pytest.M
         return code, json.loads(out.read_text(encoding="utf-8")), scripted.seen
 
     monkeypatch.setattr(gpu.gpu_build, "architecture", lambda: "90a")
-    monkeypatch.setattr(gpu.gpu_build, "_keep", lambda *_: None)
+    monkeypatch.setattr(gpu.gpu_build, "_pack", lambda *_: None)
     monkeypatch.delenv("CMSEI_CUDA_ARCHS", raising=False)
     bad = {"test_attention_options.py": None, "gradients bfloat16": 1, "cuda_scoring": None, "triton_numerics": 1}
     bad["triton_attention"] = 2

@@ -6,11 +6,11 @@ import numpy as np
 
 from ..corners import instead_of_corners
 
-_TINY = 2  # pixels: boxes of so small an image may lie in the first
+_TINY = 2  # pixels: in such a small image, all boxes may lie in the first pixel
 
 
 def check_inside(where: str, boxes: np.ndarray, width: float, height: float) -> None:
-    """Boxes (R, 4) are xyxy pixels of an image of that size, up to two pixels.
+    """Checks that boxes (R, 4) are xyxy pixels within an image of that size, give or take two pixels.
 
     Raises:
         ValueError: the size is not positive; a box is not finite, inside out, or outside, as happens when width and

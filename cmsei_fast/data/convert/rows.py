@@ -1,4 +1,4 @@
-"""Rows read from their source an image at a time, when they are asked for."""
+"""Rows that are read from their source an image at a time, when they are sliced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ImageRows:
         width: of a row.
         read: gives the (R, width) rows of an image.
         place: names the file in which an image's rows lie, for errors.
-        dtype: that of the rows given out, whatever the source has.
+        dtype: of the rows returned, whatever the source has.
     """
 
     ndim = 2
