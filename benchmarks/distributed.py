@@ -25,7 +25,7 @@ PROCESSES = 2
 
 
 def main() -> None:
-    """Starts the processes, or is one of them."""
+    """Starts the processes, or runs as one of them."""
     if "RANK" in os.environ:
         print(json.dumps(measure(*map(int, sys.argv[1:]))))
         return

@@ -142,7 +142,7 @@ def attention(engine: str, precision: str, device: str) -> float:
     return worst
 
 
-# Each gives the largest difference as a part of what it may be.
+# Each returns the largest difference as a share of its limit.
 CASES: dict[str, Callable[[str], float]] = {
     f"cuda {chosen} {precision}": partial(scores, "cuda", precision, chosen=chosen)
     for chosen, precisions in (
@@ -159,7 +159,7 @@ CASES |= {
     for design in triton_design.DESIGNS
     for x in ("bfloat16", "float32")
 }
-# A process each, because a scorer's kernels take most of a minute to compile.
+# Each runs in its own process, because a scorer's kernels take most of a minute to compile.
 CASES |= {
     f"triton gradients {x} {scorer}": partial(gradients, "triton", x, of=(scorer,))
     for x in ("float32", "bfloat16")
@@ -174,7 +174,7 @@ def needed(case: str, capability: tuple[int, int]) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs a case and prints how far off it is; 0 if that is little."""
+    """Runs a case and prints its largest difference; returns 0 if that is within the limit."""
     if not arguments:
         print("\n".join(CASES))
         return 0

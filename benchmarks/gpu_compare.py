@@ -38,7 +38,7 @@ def _place(index: int, shape: torch.Size) -> list[int]:
 
 
 def step(what: str, device: str, run: Callable[[], R]) -> R:
-    """What ``run`` gives, all of it computed; announced before, so that an error or a standstill is this step's."""
+    """Runs ``run`` to its end and returns the result; prints the step first, so that an error or a hang shows where."""
     print(what, flush=True)
     out = run()
     if device == "cuda":

@@ -261,7 +261,7 @@ MEASURES = {
 
 
 def main(arguments: list[str]) -> int:
-    """Runs an engine's measures; arguments are the engine, the files of the others' times and for what is found."""
+    """Runs measures of an engine; arguments: engine, file of times to compare with, results file, measures."""
     engine, others, out, *names = arguments
     cpu = not torch.cuda.is_available()
     sizes, dtype = (gpu_timing.SMALL, torch.float32) if cpu else (gpu_timing.FULL, torch.bfloat16)
@@ -276,14 +276,14 @@ def main(arguments: list[str]) -> int:
                 faulthandler.dump_traceback_later(gpu_timing.MEASURE_SECONDS, exit=True)
             try:
                 found = {"rows": MEASURES[name](at), "others": at.others}
-            except Exception as error:  # said in a line: what was measured before must not be lost
+            except Exception as error:  # reported in one line, so that earlier measures are not lost
                 traceback.print_exc()
                 found = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
             faulthandler.cancel_dump_traceback_later()
             found |= {"measure": name, "seconds": time.perf_counter() - start}
             lines.write(json.dumps(found) + "\n")
             lines.flush()
-            if "failed" in found:  # a GPU's error stays with its process: the others need a new one
+            if "failed" in found:  # a GPU's error lasts as long as its process: the other measures need a new one
                 return 1
     return 0
 

@@ -16,7 +16,7 @@ from benchmarks.pages import ROOT
 def peak_bytes() -> int:
     """The most memory that this process has had resident so far."""
     try:
-        # ru_maxrss starts at the parent's peak after fork and exec; this starts at nothing.
+        # ru_maxrss starts at the parent's peak after fork and exec; this starts at 0.
         text = Path("/proc/self/status").read_text()
         return int(re.findall(r"^VmHWM:\s+(\d+) kB", text, re.MULTILINE)[0]) * 1024
     except (OSError, IndexError):

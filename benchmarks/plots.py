@@ -59,7 +59,7 @@ def scale_plot(results: Results) -> bytes | None:
 
 
 def times(x: float) -> str:
-    """A ratio in two digits, those before the point all."""
+    """Formats a ratio with two digits, or all digits before the point."""
     return f"{x:.0f}" if x >= 9.95 else f"{x:#.2g}"
 
 
@@ -130,7 +130,7 @@ def render(results: Path = RESULTS) -> dict[str, bytes]:
 
 
 def links(names: list[str]) -> str:
-    """README's lines that show them."""
+    """README's lines that show the plots."""
     return "\n\n".join(f"![{ALL[name][0]}](docs/plots/{name})" for name in names)
 
 
