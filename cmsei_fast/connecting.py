@@ -46,8 +46,8 @@ def connect(check: Callable[[], T]) -> Iterator[tuple[T, Any, int, int]]:
     try:
         _wait_for_host(seconds)
         store, rank, size = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=seconds))))
-        told = "" if failure is None else f"{type(failure).__name__}: {failure}"
-        store.set(f"{_CHECKED}/{rank}", told)
+        message = "" if failure is None else f"{type(failure).__name__}: {failure}"
+        store.set(f"{_CHECKED}/{rank}", message)
         store.wait([f"{_CHECKED}/{other}" for other in range(size)], timedelta(seconds=seconds))
         each = [store.get(f"{_CHECKED}/{other}").decode() for other in range(size)]
     except (OSError, RuntimeError, ValueError) as error:

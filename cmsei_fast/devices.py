@@ -7,7 +7,7 @@ import os
 import torch
 
 
-def own_device(device: torch.device | str | None = None) -> torch.device:
+def process_device(device: torch.device | str | None = None) -> torch.device:
     """The device of that name; None is the GPU if there is one. A GPU without a number is the one of this process.
 
     Raises:

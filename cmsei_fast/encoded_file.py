@@ -102,9 +102,9 @@ class EncodedFile:
             tensors[f"{number}.{side}.rows"] = part.rows.cpu().contiguous()
             tensors[f"{number}.{side}.lengths"] = part.lengths
         kept = {"models", *(side for _, side in self._parts)}
-        told = json.dumps({name: x for name, x in self._fingerprint.items() if name in kept})
+        fingerprint = json.dumps({name: x for name, x in self._fingerprint.items() if name in kept})
         with replacing(self._path) as temporary:
-            write_tensors(tensors, temporary, {"format": FORMAT, "version": VERSION, "fingerprint": told})
+            write_tensors(tensors, temporary, {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint})
 
     def _read(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What the processes of a torch.distributed group tell each other: how far each is, and which failed with what error.
+"""Messages between the processes of a torch.distributed group: how far each is, and which failed with what error.
 
 An error in one process ends all of them at the next exchange, and nobody waits longer than that for a lost process.
 """
@@ -50,11 +50,11 @@ def exchange_device(group: Any, device: torch.device) -> torch.device:
 
 
 class Exchange:
-    """The processes of a group, or this process alone, as they meet.
+    """Messages between the processes of a group; without a group, this process is alone.
 
     Args:
         group: of torch.distributed, with NCCL or gloo; None is this process alone.
-        device: where the work is; what is told goes by it where the group needs that.
+        device: of the work; messages are sent from it where the group needs that.
 
     Raises:
         TypeError: for another group, or one that this process is not in.
@@ -72,7 +72,7 @@ class Exchange:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """At the end of the block all processes meet; an error in it is raised there, and ends the others.
+        """Waits for all processes at the end of the block; an error in one of them ends all.
 
         Raises:
             ProcessLost: if another process failed or is lost.
@@ -85,12 +85,12 @@ class Exchange:
         self.exchange(0)
 
     def sum_(self, *tensors: Tensor) -> None:
-        """Each tensor becomes the sum of all processes' tensors."""
+        """Replaces each tensor by the sum over all processes."""
         if self.alone:
             return
         import torch.distributed as dist
 
-        with lost():
+        with raise_process_lost():
             for tensor in tensors:
                 moved = tensor.to(self._device)
                 dist.all_reduce(moved, group=self._group)
@@ -102,7 +102,7 @@ class Exchange:
             return [tensor]
         import torch.distributed as dist
 
-        with lost():
+        with raise_process_lost():
             moved = tensor.to(self._device).contiguous()
             parts = [torch.empty_like(moved) for _ in range(self.size)]
             dist.all_gather(parts, moved, group=self._group)
@@ -123,19 +123,19 @@ class Exchange:
                 )
 
     def texts(self, text: str) -> list[str]:
-        """What each process says, in their order; at most 512 bytes of it."""
+        """The texts of all processes, in their order, each cut to 512 bytes."""
         return [_text(message) for message in self.gather(_packed(text))]
 
     def exchange(self, pairs: int, error: BaseException | None = None) -> int:
         """Pairs of all processes; raises where another process has an error and this one has none."""
         if self.alone:
             return pairs
-        told = torch.zeros(1 + self.size, dtype=torch.int64, device="cpu")
-        told[0] = pairs
-        told[1 + self.rank] = error is not None
+        message = torch.zeros(1 + self.size, dtype=torch.int64, device="cpu")
+        message[0] = pairs
+        message[1 + self.rank] = error is not None
         try:
-            self.sum_(told)
-            total, *failed = told.tolist()
+            self.sum_(message)
+            total, *failed = message.tolist()
             if any(failed):
                 text = "" if error is None else f"{type(error).__name__}: {error}".removesuffix(": ")
                 messages = self.texts(text)
@@ -150,8 +150,8 @@ class Exchange:
 
 
 @contextmanager
-def lost() -> Iterator[None]:
-    """An error of the transport is a process that is lost."""
+def raise_process_lost() -> Iterator[None]:
+    """Raises :class:`ProcessLost` in place of an error of torch.distributed in the block."""
     try:
         yield
     except RuntimeError as error:
@@ -159,7 +159,7 @@ def lost() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Of an error's message; torch's go on with a trace. Its type, if it says nothing."""
+    """The first line of an error's message (torch's go on with a trace), or its type if there is no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

@@ -37,7 +37,7 @@ class Items:
         offsets: (n + 1,) int64, rows before each item; None for padded items of full length.
         precision: that the rows are rounded to as they are read; None leaves them as they are.
         count: number of items.
-        told: what errors call an item, by its place.
+        label: what errors call an item, given its index.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Items:
     offsets: np.ndarray | None
     precision: str | None
     count: int
-    told: Callable[[int], str] = str
+    label: Callable[[int], str] = str
 
     @property
     def dtype(self) -> torch.dtype:
@@ -128,7 +128,7 @@ class Items:
             return
         row = int((~torch.isfinite(rows)).any(1).nonzero()[0, 0])
         index = first + int(np.searchsorted(offsets, row, side="right")) - 1
-        raise ValueError(f"{self.name}: {problem} in {self.item} {self.told(index)}")
+        raise ValueError(f"{self.name}: {problem} in {self.item} {self.label(index)}")
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,10 @@ def some_items(whole: Items, places: np.ndarray) -> Items:
     if whole.offsets is not None:
         offsets = offsets_of(np.diff(whole.offsets)[places])
 
-    def told(i: int) -> str:
-        return whole.told(int(places[i]))
+    def label(i: int) -> str:
+        return whole.label(int(places[i]))
 
-    parts = (whole.name, whole.item, whole.data, offsets, whole.precision, len(places), told)
+    parts = (whole.name, whole.item, whole.data, offsets, whole.precision, len(places), label)
     return SomeItems(*parts, whole=whole, places=places)
 
 
@@ -180,15 +180,15 @@ def make_items(
     data: Any,
     lengths: np.ndarray | None,
     precision: str | None,
-    told: Callable[[int], str] = str,
+    label: Callable[[int], str] = str,
 ) -> Items:
     """All items of checked features; lengths are None or (n,) int64."""
     data = data.detach() if isinstance(data, Tensor) else data
     count = int(data.shape[0]) if lengths is None else len(lengths)
     padded = len(data.shape) == 3
     if lengths is None or (padded and count and int(lengths.min()) == data.shape[1]):
-        return Items(name, item, data, None, precision, count, told)
-    return Items(name, item, data, offsets_of(lengths), precision, count, told)
+        return Items(name, item, data, None, precision, count, label)
+    return Items(name, item, data, offsets_of(lengths), precision, count, label)
 
 
 def runs(offsets: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:

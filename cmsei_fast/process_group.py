@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from . import engines
-from .devices import own_device
-from .exchange import Exchange, lost, place_in
+from .devices import process_device
+from .exchange import Exchange, place_in, raise_process_lost
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -41,7 +41,7 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
     """
     there = dist.is_available() and dist.is_initialized()
     if not there and not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
-        yield own_device(device)
+        yield process_device(device)
         return
     _unbind_default_group()
     if there:
@@ -51,7 +51,7 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
         return
     from .connecting import connect
 
-    with connect(lambda: _set_device(device)) as (chosen, store, rank, size), lost():
+    with connect(lambda: _set_device(device)) as (chosen, store, rank, size), raise_process_lost():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield chosen
@@ -99,7 +99,7 @@ def agreed_engine(engine: str, device: torch.device | str, operator: str, config
 
 
 def _set_device(device: str | None) -> torch.device:
-    chosen = own_device(device)
+    chosen = process_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     return chosen

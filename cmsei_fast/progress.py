@@ -83,8 +83,8 @@ class Steps:
             self._bar.update(steps)
         elif time.monotonic() >= self._next or self._done == self._total:
             self._next = time.monotonic() + EVERY
-            told = "".join(f", {name} {value}" for name, value in figures.items())
-            print(f"{self._title}: {self._unit} {self._done:,} of {self._total:,}{told}", file=sys.stderr, flush=True)
+            shown = "".join(f", {name} {value}" for name, value in figures.items())
+            print(f"{self._title}: {self._unit} {self._done:,} of {self._total:,}{shown}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Steps:
         return self

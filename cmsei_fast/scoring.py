@@ -108,12 +108,12 @@ def prepare(
     engine: str,
     precision: str | None,
     names: tuple[str, str, str, str] = ("images", "captions", "caption_lengths", "image_lengths"),
-    told: tuple[Callable[[int], str], Callable[[int], str]] = (str, str),
+    labels: tuple[Callable[[int], str], Callable[[int], str]] = (str, str),
 ) -> Problem:
     """Checks everything that can be known before the features are read; raises as :func:`score_matrix` does.
 
-    For errors: ``names`` is what the user calls the first four arguments, ``told`` how the user knows an image and a
-    caption, given its index.
+    For errors: ``names`` is what the user calls the first four arguments, ``labels`` what an image and a caption
+    are called, given their index.
     """
     for name, value in zip(names, (images, captions), strict=False):
         if not isinstance(value, Encoded):  # before lengths, which another order of arguments puts features in place of
@@ -142,8 +142,8 @@ def prepare(
     # What an engine rounds itself is not rounded before, but for float64, whose range may be more than its kernels'.
     read = [None if own and dtype != torch.float64 else precision for dtype in dtypes]
     problem = Problem(
-        make_items(names[0], "image", images, lengths[0], read[0], told[0]),
-        make_items(names[1], "caption", captions, lengths[1], read[1], told[1]),
+        make_items(names[0], "image", images, lengths[0], read[0], labels[0]),
+        make_items(names[1], "caption", captions, lengths[1], read[1], labels[1]),
         scorer,
         engine,
         precision,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .encoded import Encoded
-from .exchange import Exchange, ProcessLost, exchange_device, lost, place_in
+from .exchange import Exchange, ProcessLost, exchange_device, place_in, raise_process_lost
 
 
 def encoded_by_all(encode: Callable[[], Encoded], group: Any) -> Encoded:
@@ -34,8 +34,8 @@ def encoded_by_all(encode: Callable[[], Encoded], group: Any) -> Encoded:
         with contextlib.suppress(ProcessLost):  # the error of this process is the one to raise
             Exchange(group).gather(torch.tensor([-1, -1], device="cpu"))
         raise
-    told = torch.tensor([len(mine), len(mine.rows)], device="cpu")
-    sizes = torch.stack(Exchange(group, mine.rows.device).gather(told))  # (P, 2)
+    counts = torch.tensor([len(mine), len(mine.rows)], device="cpu")
+    sizes = torch.stack(Exchange(group, mine.rows.device).gather(counts))  # (P, 2)
     if (failed := (sizes[:, 0] < 0).nonzero()).numel():
         raise ProcessLost(f"process {int(failed[0])} of {size} failed to encode its share")
     device = exchange_device(group, mine.rows.device)
@@ -47,7 +47,7 @@ def encoded_by_all(encode: Callable[[], Encoded], group: Any) -> Encoded:
             if sender == rank:
                 whole[first:last] = part
             if first < last:
-                with lost():
+                with raise_process_lost():
                     dist.broadcast(whole[first:last], dist.get_global_rank(group, sender), group=group)
         out.append(whole)
     return Encoded(out[1].to(mine.rows.device), out[0].cpu())

@@ -316,7 +316,7 @@ def overflow(problem: Problem, image: int, caption: int) -> ValueError:
     """The error of a pair whose score is not finite."""
     return ValueError(
         f"{problem.images.name}, {problem.captions.name}: expected features with finite inner products, "
-        f"got an overflow for image {problem.images.told(image)} and caption {problem.captions.told(caption)}"
+        f"got an overflow for image {problem.images.label(image)} and caption {problem.captions.label(caption)}"
     )
 
 

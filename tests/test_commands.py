@@ -21,7 +21,7 @@ from cmsei_fast.commands.scoring_flags import warn_unusual_counts
 from cmsei_fast.commands.sources import load_split
 from cmsei_fast.data import split_from_scenes, synthetic_scenes, write_split
 from cmsei_fast.data.files import check_target, write_text
-from cmsei_fast.devices import own_device
+from cmsei_fast.devices import process_device
 from cmsei_fast.training.log import read_log
 
 
@@ -148,15 +148,15 @@ def test_devices_by_name(files, tmp_path, run, capsys, monkeypatch):
         assert told in capsys.readouterr().err
         assert cli.main(["evaluate", str(files / "val.h5"), "--model", str(run / "best"), "--device", device]) == 2
         assert told in capsys.readouterr().err
-    assert own_device("cpu") == torch.device("cpu")
+    assert process_device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    assert own_device("cuda") == own_device() == torch.device("cuda", 2)
-    assert own_device("cuda:1") == torch.device("cuda", 1)
+    assert process_device("cuda") == process_device() == torch.device("cuda", 2)
+    assert process_device("cuda:1") == torch.device("cuda", 1)
     monkeypatch.setenv("LOCAL_RANK", "3")
     with pytest.raises(ValueError, match=r"an available device \(GPUs that torch can use: 3\), got 'cuda'"):
-        own_device("cuda")
+        process_device("cuda")
 
 
 def test_a_split_that_a_model_cannot_take(files, run, tmp_path, capsys):

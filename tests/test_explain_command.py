@@ -13,7 +13,7 @@ from training_runs import tiny_model, tiny_split
 
 from cmsei_fast import CMSEI, cli, explain
 from cmsei_fast.data import write_split
-from cmsei_fast.devices import own_device
+from cmsei_fast.devices import process_device
 
 SPLIT = tiny_split(1)
 
@@ -54,7 +54,7 @@ def test_the_model_runs_on_the_device_that_is_asked_for(files, monkeypatch, opti
     monkeypatch.setattr(CMSEI, "from_pretrained", note)
     arguments = ["explain", str(files / "s.h5"), "--model", str(files / "model"), "--image", "0"]
     assert cli.main([*arguments, *options]) == 0
-    assert seen == [own_device(expected)]
+    assert seen == [process_device(expected)]
 
 
 def test_a_sentence_of_no_known_word_is_told(files, capsys):

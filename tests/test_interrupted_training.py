@@ -32,7 +32,7 @@ PLACES: dict[str, tuple[Any, str, int]] = {
     "a validation's images": (CMSEI, "encode_images", 1),
     "a validation's captions": (CMSEI, "encode_captions", 2),
     "a validation's ranks": (loop, "evaluate", 1),
-    "the best model": (loop._Run, "_keep", 1),
+    "the best model": (loop._Run, "_record_validation", 1),
     "the last model": (CMSEI, "save_pretrained", 3),
     "a checkpoint": (pretrained, "save_file", 1),
     "the best model's weights": (pretrained, "save_file", 2),

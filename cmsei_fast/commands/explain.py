@@ -81,9 +81,9 @@ def _explain(arguments: argparse.Namespace) -> int:
     _check_outputs(arguments)
     import numpy as np
 
-    from ..devices import own_device
+    from ..devices import process_device
 
-    device = own_device(arguments.device)
+    device = process_device(arguments.device)
     split = load_split(arguments.path)
     image = split.subset(np.array([find_image(split, arguments.image)]))
     caption = arguments.caption

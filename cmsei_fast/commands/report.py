@@ -206,12 +206,12 @@ def _score(
     arguments: argparse.Namespace, model: str, split: Split
 ) -> tuple[np.ndarray, dict[str, Any], dict[str, str]]:
     """Scores the split: the matrix (n_image, n_caption), the scorer, and the page's facts about both."""
-    from ..devices import own_device
+    from ..devices import process_device
     from ..scoring import score
 
     if not split.captions:
         raise ValueError("split: expected captions to score images with, got none")
-    loaded = load_models([model], arguments, str(own_device(arguments.device)))
+    loaded = load_models([model], arguments, str(process_device(arguments.device)))
     stream = mean_stream(loaded, arguments, split, split.captions, kept=encoded_file(arguments, loaded, split))
     scores = score(stream, progress=arguments.progress).cpu().numpy()
     problem = stream.problems[0]

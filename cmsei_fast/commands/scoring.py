@@ -92,7 +92,7 @@ def mean_stream(
         engine = agreed_engine(arguments.engine, device, "pair_score", scorer.config())
         regions, words = (Encoded(x.rows.to(device), x.lengths) for x in (regions, words))
         problem = prepare(
-            regions, words, None, None, scorer, engine, arguments.precision, told=(image_name, caption_name)
+            regions, words, None, None, scorer, engine, arguments.precision, labels=(image_name, caption_name)
         )
         problems.append(problem)
     if kept is not None:

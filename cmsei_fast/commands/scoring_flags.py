@@ -35,7 +35,7 @@ def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_flag(parser: argparse.ArgumentParser, purpose: str = "run") -> None:
-    """Adds ``--device``, for :func:`cmsei_fast.devices.own_device`."""
+    """Adds ``--device``, for :func:`cmsei_fast.devices.process_device`."""
     parser.add_argument(
         "--device", help=f"device to {purpose} on: cpu, cuda or cuda:N (default: the GPU if there is one, else cpu)"
     )

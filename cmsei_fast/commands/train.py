@@ -92,7 +92,7 @@ def add_parser(commands: Any) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     with join_processes(arguments.device, lambda: _settings(arguments)) as (device, (config, model_settings)):
         from ..process_group import rank_and_world, together
-        from ..training.loop import begun
+        from ..training.loop import prepared_run
         from ..training.run_directory import BEST, LAST
         from ..training.run_record import CONFIG
 
@@ -104,7 +104,7 @@ def _train(arguments: argparse.Namespace) -> int:
             else:
                 model = saved_model(arguments.model, model_settings)
         options = (arguments.resume, str(device), not arguments.quiet, arguments.model)
-        with begun(model, training, validation, Path(arguments.directory), config, *options) as run:
+        with prepared_run(model, training, validation, Path(arguments.directory), config, *options) as run:
             for flag, words in (("--model", arguments.model), ("--vocabulary", arguments.vocabulary)):
                 if words is not None:
                     _warn_unknown_words(f"{flag} {words}", model, training)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from .. import checks
-from ..devices import own_device
+from ..devices import process_device
 from ..engines.gram import attend
 from ..engines.terms import EPS, Direction
 from ..ops.attended import read_direction
@@ -126,7 +126,7 @@ def shard_xattn(
         raise TypeError("caplens: expected the number of words of each caption, got None")
     lengths = checks.check_lengths("caplens", caplens, "caption", tuple(captions.shape))
     assert lengths is not None
-    place = own_device(device)
+    place = process_device(device)
     how = read_direction(attention, torch.float32, place)
     memories = {name: Memory.of(model, name, images.shape[2], place) for name in directions}
     out = np.zeros((len(images), len(captions)))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .. import checks
-from ..devices import own_device
+from ..devices import process_device
 from ..encoded import Encoded
 from ..engines.eight_bits import FORMATS
 from ..engines.terms import PRECISIONS
@@ -97,7 +97,7 @@ def shard_xattn(
     checks.check_lengths(names[2], caplens, "caption", tuple(captions.shape))
     checks.check_lengths(names[3], image_lengths, "image", tuple(images.shape))
     out = np.empty((len(images), len(captions)))
-    place = own_device(device)
+    place = process_device(device)
     if place.type == "cpu" and not isinstance(images, Tensor) and not isinstance(captions, Tensor):
         score(TileStream(prepare(images, captions, caplens, image_lengths, scorer, "auto", precision, names)), out=out)
         return out

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .. import checks
-from ..devices import own_device
+from ..devices import process_device
 from ..packing import as_tensor
 from .scan import i2t, t2i
 from .scores import check_finite, check_padded
@@ -65,7 +65,7 @@ def shard_attn_scores(
         raise TypeError("cap_lens: expected the number of words of each caption, got None")
     lengths = checks.check_lengths("cap_lens", cap_lens, "caption", tuple(cap_embs.shape))
     assert lengths is not None
-    place = own_device(device)
+    place = process_device(device)
     images = as_tensor(img_embs)
     # The field keeps float32 words in padded float64 arrays: only the words are copied.
     words = [as_tensor(c[:n]).to(place, torch.float32) for c, n in zip(cap_embs, lengths.tolist(), strict=True)]

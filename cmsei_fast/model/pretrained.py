@@ -18,7 +18,7 @@ from torch import Tensor
 from ..data.files import errors_naming, errors_renamed, remove_directory, temporary_name
 from ..data.json_object import read_json
 from ..data.vocabulary import Vocabulary
-from ..devices import own_device
+from ..devices import process_device
 from .config import ModelConfig
 from .text_encoder import TransformerEncoder
 
@@ -144,7 +144,7 @@ def load(
     """
     from .cmsei import CMSEI
 
-    source, device = Path(directory), own_device(device)
+    source, device = Path(directory), process_device(device)
     path = source / CONFIG
     if not path.exists():
         inside = sorted(str(each.parent) for each in source.glob(f"*/{CONFIG}"))

@@ -131,6 +131,8 @@ class Batches(Dataset[Share]):
         """The steps of an epoch from ``first`` on, read ahead by worker processes if there are any."""
         places = [(epoch, step) for step in range(first, len(self))]
         # A generator of its own: the loader's draw at the start of an epoch would shift the dropout of a resumed one.
-        own = torch.Generator().manual_seed(self.seed)
-        loader = DataLoader(self, batch_size=None, sampler=places, num_workers=workers, pin_memory=pin, generator=own)
+        generator = torch.Generator().manual_seed(self.seed)
+        loader = DataLoader(
+            self, batch_size=None, sampler=places, num_workers=workers, pin_memory=pin, generator=generator
+        )
         return iter(loader)

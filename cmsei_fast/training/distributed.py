@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ..encoded import Encoded
-from ..exchange import lost
+from ..exchange import raise_process_lost
 
 # Numbers of the gradients that go to the other processes at once.
 _AT_ONCE = 1 << 24
@@ -23,7 +23,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mine: Tensor) -> Tensor:
         parts = [torch.empty_like(mine, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-        with lost():
+        with raise_process_lost():
             dist.all_gather(parts, mine.contiguous())
         return torch.stack(parts)
 
@@ -32,11 +32,11 @@ class _Gather(torch.autograd.Function):
         (gradient,) = gradients
         if dist.get_backend() == "nccl":
             mine = torch.empty_like(gradient[0], memory_format=torch.contiguous_format)
-            with lost():
+            with raise_process_lost():
                 dist.reduce_scatter_tensor(mine, gradient.contiguous())
             return mine
         total = gradient.clone(memory_format=torch.contiguous_format)  # gloo has no reduce_scatter in every release
-        with lost():
+        with raise_process_lost():
             dist.all_reduce(total)
         return total[dist.get_rank()]
 
@@ -62,7 +62,7 @@ def gather_encoded(encoded: Encoded, counts: Sequence[int]) -> Encoded:
     device = encoded.rows.device
     lengths = torch.cat([encoded.lengths, encoded.lengths.new_zeros(max(counts) - len(encoded))]).to(device)
     all_lengths = [torch.empty_like(lengths) for _ in counts]
-    with lost():
+    with raise_process_lost():
         dist.all_gather(all_lengths, lengths)
     each = [x[:count].cpu() for x, count in zip(all_lengths, counts, strict=True)]
     return Encoded(gather_rows(encoded.rows, [int(x.sum()) for x in each]), torch.cat(each))
@@ -73,7 +73,7 @@ def broadcast_state(module: Module) -> None:
     """Parameters and buffers become those of process 0."""
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.numel():
-            with lost():
+            with raise_process_lost():
                 dist.broadcast(tensor, 0)
 
 
@@ -92,7 +92,7 @@ def average_gradients(parameters: Sequence[Parameter]) -> None:
     if not dist.is_available() or not dist.is_initialized() or (size := dist.get_world_size()) == 1:
         return
     used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=parameters[0].device)
-    with lost():
+    with raise_process_lost():
         dist.all_reduce(used, dist.ReduceOp.MAX)
     run: list[Parameter] = []
     for parameter, is_used in zip(parameters, used.tolist(), strict=True):
@@ -109,7 +109,7 @@ def average_gradients(parameters: Sequence[Parameter]) -> None:
 def _average(parameters: Sequence[Parameter], size: int) -> None:
     own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([gradient.flatten() for gradient in own])
-    with lost():
+    with raise_process_lost():
         dist.all_reduce(flat)
     flat /= size
     for parameter, gradient, mean in zip(parameters, own, flat.split([p.numel() for p in parameters]), strict=True):

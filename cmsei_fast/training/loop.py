@@ -82,12 +82,12 @@ def train(
             are not finite.
         ProcessLost: another process failed (with its error) or is lost.
     """
-    with begun(model, training, validation, directory, config, resume, device, progress, started_from) as run:
+    with prepared_run(model, training, validation, directory, config, resume, device, progress, started_from) as run:
         return run()
 
 
 @contextlib.contextmanager
-def begun(
+def prepared_run(
     model: CMSEI,
     training: Split,
     validation: Split | None,
@@ -98,17 +98,17 @@ def begun(
     progress: bool,
     started_from: str | os.PathLike[str] | None,
 ) -> Iterator[Callable[[], RecallMetrics | None]]:
-    """In the block, a run that :func:`train` would refuse has been: what it gives trains, as :func:`train` does."""
-    with process_group(device) as place, contextlib.ExitStack() as held:
+    """Checks all that :func:`train` checks, and gives the function that trains, which must be called in the block."""
+    with process_group(device) as place, contextlib.ExitStack() as stack:
         with together():
-            given = (("model", model, CMSEI), ("training", training, Split), ("config", config, TrainConfig))
-            for name, value, kind in given:
+            expected = (("model", model, CMSEI), ("training", training, Split), ("config", config, TrainConfig))
+            for name, value, kind in expected:
                 if not isinstance(value, kind):
                     raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
             if validation is not None and not isinstance(validation, Split):
                 raise TypeError(f"validation: expected a Split or None, got {type(validation).__name__}")
             start = None if started_from is None else os.fspath(started_from)
-            run = _Run(model, training, validation, Path(directory), config, place, resume, progress, held, start)
+            run = _Run(model, training, validation, Path(directory), config, place, resume, progress, stack, start)
         yield run.run
 
 
@@ -123,7 +123,7 @@ class _Run:
         device: torch.device,
         resume: bool,
         progress: bool,
-        held: contextlib.ExitStack,
+        stack: contextlib.ExitStack,
         start: str | None,
     ) -> None:
         if config.precision == "float16" and device.type != "cuda":
@@ -158,7 +158,7 @@ class _Run:
         self.step, self.engine = 0, "auto"
         self.best, self.since_best = -1.0, 0  # the highest rSum, and validations since it
         self.metrics: RecallMetrics | None = None
-        held.enter_context(alone_in(directory))
+        stack.enter_context(alone_in(directory))
         found = self._found = latest_checkpoint(directory / CHECKPOINTS)
         data = {"data": identity(training), "vocabulary": vocabulary_identity(model.vocabulary)}
         data["start"] = {"model": start}
@@ -171,9 +171,9 @@ class _Run:
         self.log = Log(directory, self.step, enabled=self.rank == 0)
 
     def run(self) -> RecallMetrics | None:
-        """All epochs that are left."""
+        """Trains the epochs that are left."""
         steps = len(self.batches)
-        self._agree()
+        self._synchronise()
         with together():
             if self.rank == 0:
                 self._check_room()
@@ -184,7 +184,7 @@ class _Run:
         try:
             for epoch in range(self.step // steps, self.config.epochs):
                 if 0 < self.config.patience <= self.since_best:
-                    self._tell(f"ended after epoch {epoch}: {self.since_best} validations without a higher rSum")
+                    self._print_line(f"ended after epoch {epoch}: {self.since_best} validations without a higher rSum")
                     break
                 self._epoch(epoch)
                 last = epoch + 1 == self.config.epochs
@@ -199,10 +199,12 @@ class _Run:
         return self.metrics
 
     def _check_room(self) -> None:
-        """The disk has room for what is there at once: a checkpoint is written beside the one before it.
+        """Checks that the disk has room for the files that exist at the same time.
+
+        A checkpoint is written beside the one before it.
 
         Raises:
-            OSError: it has less.
+            OSError: there is too little room.
         """
         steps = self.config.epochs * len(self.batches) - self.step
         if steps <= 0:
@@ -227,11 +229,11 @@ class _Run:
         averaged: CMSEI = self.average.module  # type: ignore[assignment]
         return averaged
 
-    def _agree(self) -> None:
-        """What all processes must have is the same: the record, the engines, the numbers that they begin with.
+    def _synchronise(self) -> None:
+        """Makes sure that all processes have the same record, engines and initial weights.
 
         Raises:
-            ValueError: the records differ, in every process.
+            ValueError: in every process, if the records differ.
         """
         if self.world == 1:
             return
@@ -245,7 +247,7 @@ class _Run:
     def _use_engine(
         self, operator: str, kind: type[PairScore] | type[RelationAttention], config: list[int] | None = None
     ) -> str:
-        """The engine that ``"auto"`` is in all processes, for the layers too where this one would take another."""
+        """The engine that all processes use for ``"auto"``; sets it in layers that would choose another here."""
         engine = agreed_engine("auto", self.device, operator, config)
         if engine != engines.choose(self.device, operator, config):
             for layer in (layer for module in self._modules for layer in module.modules()):
@@ -277,8 +279,8 @@ class _Run:
                 self.step += 1
                 pairs = sum(share.image_counts) * sum(share.caption_counts)
                 speed = pairs / (time.perf_counter() - start)
-                told = {"learning_rate": rate, "pairs_per_second": round(speed)}
-                self.log.write(self.step, epoch=epoch, loss=loss, **kind, **told)
+                figures = {"learning_rate": rate, "pairs_per_second": round(speed)}
+                self.log.write(self.step, epoch=epoch, loss=loss, **kind, **figures)
                 if bar is not None:
                     shown = f"{loss:.3f} (sum over negatives)" if warm else f"{loss:.3f}"
                     best = {"best rSum": f"{self.best:.1f}"} if self.best >= 0 else {}
@@ -287,23 +289,23 @@ class _Run:
                     self._checkpoint()
 
     def _learn(self, share: Any, sum_of_negatives: bool) -> float:
-        """One step; the loss before it."""
+        """Takes one optimizer step; returns the loss before it."""
         dtype = getattr(torch, self.config.precision)
         mixed = torch.autocast(self.device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
         with mixed:
             loss: Tensor = self.objective(share, sum_of_negatives)
         value = loss.item()
         if not torch.isfinite(loss):
-            told = f"got {value} at step {self.step} (lower learning_rate)"
-            raise ValueError(f"the loss: expected a finite number, {told}")
+            found = f"got {value} at step {self.step} (lower learning_rate)"
+            raise ValueError(f"the loss: expected a finite number, {found}")
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         average_gradients(self.parameters)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.clip)
         if not self.scaler.is_enabled() and not torch.isfinite(norm):  # the scaler leaves out such a step itself
-            told = f"got one of {norm.item()} at step {self.step} (lower learning_rate)"
-            raise ValueError(f"gradients: expected a finite norm, {told}")
+            found = f"got one of {norm.item()} at step {self.step} (lower learning_rate)"
+            raise ValueError(f"gradients: expected a finite norm, {found}")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
@@ -311,7 +313,7 @@ class _Run:
         return value
 
     def _validate(self, epoch: int) -> None:
-        """All processes encode and score the validation split; process 0 keeps the model if it is the best."""
+        """Encodes and scores the validation split in all processes; process 0 saves the model if it is the best."""
         if self.validation is None:
             return
         model, split = self.scored_model, self.validation
@@ -329,23 +331,23 @@ class _Run:
         self.best, self.since_best = (metrics.rsum, 0) if better else (self.best, self.since_best + 1)
         with together():
             if self.rank == 0:
-                self._keep(epoch, model, metrics, better)
+                self._record_validation(epoch, model, metrics, better)
 
-    def _keep(self, epoch: int, model: CMSEI, metrics: RecallMetrics, better: bool) -> None:
-        """Logs a validation, tells it, and saves the model if it is the best so far."""
+    def _record_validation(self, epoch: int, model: CMSEI, metrics: RecallMetrics, better: bool) -> None:
+        """Logs and prints a validation, and saves the model if it is the best so far."""
         self.metrics = metrics
         self.log.write(self.step, epoch=epoch, validation=metrics.to_dict(), scorer=model.scorer.to_dict())
         if better:
             model.save_pretrained(self.directory / BEST)
-        told = "the best so far" if better else f"best {self.best:.1f}"
-        self._tell(
-            f"epoch {epoch + 1}/{self.config.epochs}: validation: rSum {metrics.rsum:.1f} ({told}), "
+        rank = "the best so far" if better else f"best {self.best:.1f}"
+        self._print_line(
+            f"epoch {epoch + 1}/{self.config.epochs}: validation: rSum {metrics.rsum:.1f} ({rank}), "
             + ", ".join(
                 f"{name} {d.r1:.1f} {d.r5:.1f} {d.r10:.1f}" for name, d in (("i2t", metrics.i2t), ("t2i", metrics.t2i))
             )
         )
 
-    def _tell(self, line: str) -> None:
+    def _print_line(self, line: str) -> None:
         if self.progress:
             print(line, file=sys.stderr, flush=True)
 
@@ -354,11 +356,11 @@ class _Run:
         tensors |= disk.pack_optimizer(self.optimizer)
         if self.average is not None:
             tensors |= {f"average.{k}": x for k, x in self.average.state_dict().items()}
-        own = disk.random_state(self.device)
-        states: list[dict[str, Tensor]] = [own]
+        random_state = disk.random_state(self.device)
+        states: list[dict[str, Tensor]] = [random_state]
         if self.world > 1:
             states = [{} for _ in range(self.world)]
-            dist.all_gather_object(states, own)
+            dist.all_gather_object(states, random_state)
         tensors |= {f"{i}.{name}": x for i, state in enumerate(states) for name, x in state.items()}
         with together():
             if self.rank == 0:
@@ -384,7 +386,7 @@ class _Run:
 
 
 def _check_split(name: str, model: CMSEI, split: Split) -> None:
-    """What the model cannot encode is told before the first step."""
+    """Raises ValueError for a split that the model cannot encode."""
     if not split.captions:
         raise ValueError(f"{name}: expected a split with captions, got none")
     try:
@@ -398,8 +400,8 @@ def _optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimiz
     scalars = [*objective.model.score.parameters()]
     if objective.infonce is not None:
         scalars += objective.infonce.parameters()
-    own = {id(p) for p in scalars}
-    trained = [p for p in objective.parameters() if p.requires_grad and id(p) not in own]
+    scalar_ids = {id(p) for p in scalars}
+    trained = [p for p in objective.parameters() if p.requires_grad and id(p) not in scalar_ids]
     groups = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
@@ -418,6 +420,6 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def preserved_random_state(device: torch.device) -> Iterator[None]:
-    """Whatever draws random numbers inside the block, training draws the same ones after it."""
+    """Restores the state of the random generators at the end of the block."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
