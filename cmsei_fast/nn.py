@@ -48,9 +48,10 @@ class PairScore(Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Refuses numbers of another structure of the same size, which would load and give weight to absent terms."""
         loaded, errors = state_dict.get(f"{prefix}initial"), rest[-1]
-        if loaded is not None and loaded.shape == self.initial.shape:
-            own, other = (x[:FIRST_GATE].cpu() == 0 for x in (self.initial, loaded))
-            if not torch.equal(own, other):
+        if loaded is not None and loaded.shape == self.initial.shape and not loaded.is_meta:
+            # Not from the buffer, which has no numbers yet in a module made on the meta device.
+            absent = torch.tensor(self._structure.scalars()[:FIRST_GATE], device="cpu") == 0
+            if not torch.equal(absent, loaded[:FIRST_GATE].cpu() == 0):
                 errors.append(f"{prefix}initial: expected the numbers of a score with the terms of {self._structure}")
                 return  # and keep its own
         super()._load_from_state_dict(state_dict, prefix, *rest)

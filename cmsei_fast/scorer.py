@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+
+from .known_fields import check_known
 
 NORMS = ("softmax", "l2norm", "clipped_l2norm", "l1norm", "clipped_l1norm", "clipped", "none")
 AGGREGATES = ("mean", "sum", "max", "lse", "guided")
@@ -296,9 +299,16 @@ class PairScorer:
             TypeError: for an unknown field, or for something other than a dictionary where one is expected.
             ValueError: as the constructor does.
         """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"PairScorer: expected a dictionary of its fields, got {type(values).__name__}")
+        check_known("PairScorer", values, cls, TypeError)
         values = dict(values)
         for name in ("t2i", "i2t"):
             if values.get(name) is not None:
+                if not isinstance(values[name], Mapping):
+                    got = type(values[name]).__name__
+                    raise TypeError(f"PairScorer.{name}: expected a dictionary of its fields or None, got {got}")
+                check_known(f"PairScorer.{name}", values[name], Attention, TypeError)
                 a = dict(values[name])
                 a["gates"] = tuple(tuple(g) for g in a.get("gates", ()))
                 values[name] = Attention(**a)

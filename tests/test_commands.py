@@ -399,6 +399,18 @@ def test_a_protocol_of_five_captions_is_told_of_others(capsys):
         ),
         (["train", "{f}/train.h5", "{t}/run", "--settings", "{f}/key.json"], "training configuration: expected any of"),
         (
+            ["train", "{f}/bare.h5", "{t}/run", "--settings", "{f}/widht.json"],
+            "{f}/widht.json: model configuration: expected any of",
+        ),
+        (
+            ["train", "{f}/train.h5", "{t}/run", "--settings", "{f}/field.json"],
+            "{f}/field.json: scorer: PairScorer.t2i: expected any of aggregate, attend, gates, lse_temperature, ",
+        ),
+        (
+            ["train", "{f}/train.h5", "{t}/run", "--settings", "{f}/nan.json"],
+            "{f}/nan.json: scorer: Attention.weight: expected a finite number >= 0, got nan",
+        ),
+        (
             ["train", "{f}/train.h5", "{r}", *SMALL, "--resume", "--seed", "5"],
             "seed: expected 0 (as the run began), got 5",
         ),
@@ -473,6 +485,9 @@ def test_bad_input_gives_one_line(files, run, tmp_path, capsys, arguments, messa
     (files / "words.zip").write_bytes(b"PK\3\4 and so on")
     (files / "others.txt").write_text("<unk> 0 0 0\nHund 1 0 2\nKatze 0 1 0\n")
     (files / "key.json").write_text('{"training": {"lr": 1}}')
+    (files / "widht.json").write_text('{"model": {"widht": 3, "relations": ["spatial"]}}')
+    (files / "field.json").write_text('{"model": {"scorer": {"t2i": {"temprature": 9}}}}')
+    (files / "nan.json").write_text('{"model": {"scorer": {"t2i": {"weight": NaN}}}}')
     write_split(files / "bare.h5", replace(load_split(str(files / "train.h5")), features=None))
     names = {"f": str(files), "r": str(run), "t": str(tmp_path)}
     assert cli.main([x.format(**names) for x in arguments]) == 2

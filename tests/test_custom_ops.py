@@ -589,6 +589,24 @@ def test_numbers_of_another_structure_do_not_load() -> None:
     one.load_state_dict(same.state_dict())
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_module_made_on_the_meta_device_loads(assign: bool) -> None:
+    """As tools that shard a model make it: its buffers have no numbers before those of the state."""
+    trained = PairScore(PairScorer.scan_t2i())
+    with torch.no_grad():
+        trained.log_scale.fill_(0.5)
+    with torch.device("meta"):
+        module = PairScore(PairScorer.scan_t2i())
+    if not assign:
+        module = module.to_empty(device="cpu")
+        module.initial.fill_(torch.nan)
+    module.load_state_dict(trained.state_dict(), assign=assign)
+    assert module.scorer == trained.scorer
+    other = PairScore(PairScorer.scan_i2t()).state_dict()
+    with pytest.raises(RuntimeError, match="initial: expected the numbers of a score with the terms of PairScorer"):
+        module.load_state_dict(other, assign=assign)
+
+
 def test_pair_score_module_refuses() -> None:
     with pytest.raises(TypeError, match=r"^scorer: expected a PairScorer or None, got str; PairScorer\.cmsei"):
         PairScore("cmsei")

@@ -43,3 +43,19 @@ def test_scorers(name):
     with pytest.raises(ValueError, match="expected") as caught:
         make()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"t2i": {"temprature": 9}}, "PairScorer.t2i: expected any of aggregate, attend, gates, "),
+        ({"i2t": "mean"}, "PairScorer.i2t: expected a dictionary of its fields or None, got str"),
+        ({"aligment": 1}, "PairScorer: expected any of alignment, "),
+        (["t2i"], "PairScorer: expected a dictionary of its fields, got list"),
+    ],
+    ids=["field", "direction", "term", "list"],
+)
+def test_a_dictionary_of_other_fields(values: object, message: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        PairScorer.from_dict(values)  # type: ignore[arg-type]
+    assert str(raised.value).startswith(message)

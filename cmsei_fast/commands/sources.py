@@ -95,6 +95,6 @@ def parse_scorer(value: Any) -> PairScorer:
     if isinstance(value, dict):
         try:
             return PairScorer.from_dict(value)
-        except TypeError as error:
-            raise ValueError(f"scorer: expected the fields of a PairScorer, got {error}") from None
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"scorer: {error}") from None
     raise ValueError(f"scorer: expected one of {', '.join(SCORERS)} or the fields of a PairScorer, got {value!r:.60}")

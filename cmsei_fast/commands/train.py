@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..known_fields import check_known
 from .paths import given_path
 from .processes import join_processes
 from .resumed import SET_BY_DATA, check_resumed
@@ -157,6 +158,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any
     arguments.set_by_file = {name for section in settings.values() for name in section if not hasattr(arguments, name)}
     arguments.set_by_file |= {f"{section} configuration" for section in SECTIONS}  # unknown names come from the file
     config = TrainConfig.from_dict(training_settings)
+    check_known("model configuration", model_settings, ModelConfig)
     if arguments.resume:
         check_resumed(
             arguments.directory, config, model_settings, {*training_settings, *model_settings}, arguments.model

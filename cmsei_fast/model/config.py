@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ..known_fields import check_known
 from ..scorer import PairScorer, scorer_at_hand
 
 RELATIONS = ("implicit", "spatial", "semantic")
@@ -119,9 +120,6 @@ class ModelConfig:
         Raises:
             ValueError: for an unknown key, and as the constructor does.
         """
-        known = {f.name for f in fields(cls)}
-        for name in values:
-            if name not in known:
-                raise ValueError(f"model configuration: expected any of {', '.join(sorted(known))}, got {name!r}")
+        check_known("model configuration", values, cls)
         scorer = values.get("scorer")
         return cls(**{**values, **({"scorer": PairScorer.from_dict(scorer)} if isinstance(scorer, dict) else {})})

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ..known_fields import check_known
+
 PRECISIONS = ("float32", "bfloat16", "float16")
 LOSSES = ("infonce", "hinge")
 SCHEDULES = ("step", "cosine", "constant")
@@ -133,8 +135,5 @@ class TrainConfig:
         Raises:
             ValueError: for an unknown key, and as the constructor does.
         """
-        known = {f.name for f in fields(cls)}
-        for name in values:
-            if name not in known:
-                raise ValueError(f"training configuration: expected any of {', '.join(sorted(known))}, got {name!r}")
+        check_known("training configuration", values, cls)
         return cls(**values)
