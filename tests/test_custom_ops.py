@@ -1,18 +1,17 @@
-"""The operators as torch sees them: opcheck, fullgraph compilation, autocast, and the modules on top."""
+"""The operators as torch sees them: opcheck, fullgraph compilation, transforms, and modules that call them."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import BACKENDS
+from operator_inputs import SCORER, attended, scored
 from problems import Problem
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -24,29 +23,8 @@ from cmsei_fast.data.batches import caption_batch, image_batch
 from cmsei_fast.model.region_dropout import without_regions
 from cmsei_fast.nn import PairScore, RelationAttention
 from cmsei_fast.ops import pair_score, relation_attention
-from cmsei_fast.scorer import Attention, PairScorer
 
 ENGINES = sorted({b.engine for b in BACKENDS})
-SCORER = PairScorer(
-    t2i=Attention(aggregate="guided", steps=2),
-    i2t=Attention(0.5, 4.0, "softmax", "lse", steps=2),
-    object_sentence=0.5,
-    alignment=1.0,
-)
-
-
-def scored(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    v, w, v_offsets, w_offsets = Problem(SCORER, (5, 1, 7), (3, 2), 8).tensors()
-    return v.to(dtype).requires_grad_(), w.to(dtype).requires_grad_(), v_offsets, w_offsets
-
-
-def attended(dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(2, 3, 5, 4, dtype=dtype, requires_grad=True) for _ in range(3))
-    labels = torch.randint(0, 6, (2, 5, 5))
-    bias, value = torch.randn(6, 3, dtype=dtype), torch.randn(6, 3, 4, dtype=dtype)
-    confidence = torch.rand(2, 5, 5, dtype=dtype) * 0.9 + 0.1
-    return [q, k, v, labels, bias.requires_grad_(), value.requires_grad_(), confidence.requires_grad_()]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
@@ -274,90 +252,6 @@ def test_a_compiled_model_breaks_at_its_graphs_and_its_words_alone(
     assert graphs == 6  # regions as they come, reasoning, unit regions; tokens, words; the score
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_autocast_pair_score(dtype: torch.dtype, engine: str) -> None:
-    v, w, v_offsets, w_offsets = scored()
-    name = str(dtype).removeprefix("torch.")
-    expected = pair_score(v, w, v_offsets, w_offsets, scorer=SCORER, engine=engine, precision=name)
-    plain = pair_score(v, w, v_offsets, w_offsets, scorer=SCORER, engine=engine)
-    with torch.autocast("cpu", dtype=dtype):
-        actual = pair_score(v, w, v_offsets, w_offsets, scorer=SCORER, engine=engine)
-        asked = pair_score(v, w, v_offsets, w_offsets, scorer=SCORER, engine=engine, precision="float32")
-        inside = torch.autograd.grad(actual.sum(), (v, w), retain_graph=True)
-    assert actual.dtype == torch.float32
-    assert torch.equal(actual, expected)
-    assert torch.equal(asked, plain)
-    assert not torch.equal(actual, plain)
-    outside = torch.autograd.grad(expected.sum(), (v, w))
-    for x, y in zip(inside, outside, strict=True):
-        assert x.dtype == torch.float32
-        assert torch.equal(x, y)
-
-
-def test_autocast_leaves_float64_alone(engine: str) -> None:
-    tensors = scored(torch.float64)
-    expected = pair_score(*tensors, scorer=SCORER, engine=engine)
-    *rest, labels, bias, value, confidence = attended(torch.float64)
-    expected_attention = relation_attention(*rest, labels, bias, value, confidence, engine=engine)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(pair_score(*tensors, scorer=SCORER, engine=engine), expected)
-        actual = relation_attention(*rest, labels, bias, value, confidence, engine=engine)
-        assert torch.equal(actual, expected_attention)
-
-
-def test_autocast_relation_attention(engine: str) -> None:
-    q, k, v, *others = attended()
-    expected = relation_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), *others, engine=engine)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        actual = relation_attention(q, k.bfloat16(), v, *others, engine=engine)
-        inside = torch.autograd.grad(actual.sum(), (q, others[1]), retain_graph=True)
-    assert actual.dtype == torch.bfloat16
-    assert torch.equal(actual, expected)
-    outside = torch.autograd.grad(expected.sum(), (q, others[1]))
-    assert all(torch.equal(x, y) and x.dtype == torch.float32 for x, y in zip(inside, outside, strict=True))
-
-
-@pytest.mark.parametrize("other", [torch.bfloat16, torch.float16], ids=str)
-def test_autocast_takes_sides_of_two_dtypes(other: torch.dtype, engine: str) -> None:
-    """A projection's output is in autocast's dtype, a normalisation's in float32."""
-    v, w, v_offsets, w_offsets = scored()
-    v = v.detach().to(other).requires_grad_()
-    expected = pair_score(v.float(), w, v_offsets, w_offsets, scorer=SCORER, engine=engine, precision="bfloat16")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        actual = pair_score(v, w, v_offsets, w_offsets, scorer=SCORER, engine=engine)
-    assert torch.equal(actual, expected)
-    found = [torch.autograd.grad(x.sum(), (v, w)) for x in (actual, expected)]
-    assert [x.dtype for x in found[0]] == [other, torch.float32]
-    assert all(map(torch.equal, *found))
-    with (
-        torch.autocast("cpu", dtype=torch.bfloat16),
-        pytest.raises(TypeError, match=r"^words: expected float16, .* got torch\.int32$"),
-    ):
-        pair_score(v, w.int(), v_offsets, w_offsets, scorer=SCORER, engine=engine)
-
-
-def test_autocast_compiled() -> None:
-    torch._dynamo.reset()
-    tensors = scored()
-
-    def call(*tensors: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return pair_score(*tensors, scorer=SCORER)
-
-    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*tensors), call(*tensors), atol=1e-6, rtol=0)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_autocast_on_cuda() -> None:
-    v, w, v_offsets, w_offsets = scored()
-    v, w = v.cuda(), w.cuda()
-    expected = pair_score(v, w, v_offsets, w_offsets, scorer=SCORER, precision="bfloat16")
-    with torch.autocast("cuda", dtype=torch.bfloat16):
-        assert torch.equal(pair_score(v, w, v_offsets, w_offsets, scorer=SCORER), expected)
-
-
 def test_inference_mode_and_no_grad(engine: str) -> None:
     tensors = scored()
     expected = pair_score(*tensors, scorer=SCORER, engine=engine)
@@ -365,32 +259,6 @@ def test_inference_mode_and_no_grad(engine: str) -> None:
         assert torch.equal(pair_score(*tensors, scorer=SCORER, engine=engine), expected)
     with torch.no_grad():
         assert not pair_score(*tensors, scorer=SCORER, engine=engine).requires_grad
-
-
-def test_pair_score_module_starts_at_its_scorer() -> None:
-    scorer = PairScorer(Attention(0.3, 7.7, "l1norm", "lse", 5.1, 3, ((0.1, -0.2), (0.3, 0.7))), word_image=0.9)
-    for start in (scorer, SCORER, PairScorer.cmsei(), PairScorer.scan_i2t()):
-        assert PairScore(start).scorer == start
-    assert PairScore().scorer == PairScorer.cmsei()
-
-
-def test_pair_score_module_learns_and_stays_legal() -> None:
-    v, w, v_offsets, w_offsets = scored()
-    module = PairScore(SCORER)
-    optimiser = torch.optim.SGD(module.parameters(), lr=50.0)
-    for _ in range(5):
-        optimiser.zero_grad()
-        loss = -module(v.detach(), w.detach(), v_offsets, w_offsets).sum()
-        loss.backward()
-        optimiser.step()
-    learned = module.scorer  # raises were a number illegal
-    assert learned.config() == SCORER.config()
-    changed = [a != b for a, b in zip(learned.scalars(), SCORER.scalars(), strict=True)]
-    # Everything but what this scorer does not have: the weight of word_image, and LSE where t2i is guided.
-    assert [i for i, x in enumerate(changed) if not x] == [3, 7]
-    again = PairScore(SCORER)
-    again.load_state_dict(module.state_dict())
-    assert again.scorer == learned
 
 
 def test_a_second_derivative_is_refused() -> None:
@@ -484,78 +352,6 @@ def test_shapes_without_data() -> None:
     assert (out.device.type, out.shape, out.dtype) == ("meta", (2, 3, 5, 4), torch.bfloat16)
 
 
-def test_padded_items_become_packed_ones_with_their_gradient() -> None:
-    torch.manual_seed(0)
-    padded = torch.randn(3, 5, 4, requires_grad=True)
-    for lengths in ([2, 4, 1], torch.tensor([2, 4, 1])):
-        encoded = Encoded.from_padded(padded, lengths)
-        assert torch.equal(encoded.rows, torch.cat([padded[0, :2], padded[1, :4], padded[2, :1]]))
-        assert encoded.offsets.tolist() == [0, 2, 6, 7]
-    (grad,) = torch.autograd.grad(encoded.rows.sum(), padded)
-    assert grad.sum((1, 2)).tolist() == [8.0, 16.0, 4.0]
-    whole = Encoded.from_padded(padded)
-    assert torch.equal(whole.rows, padded.flatten(0, 1))
-    assert whole.offsets.tolist() == [0, 5, 10, 15]
-    without_data = Encoded.from_padded(padded.to("meta"), [2, 4, 1])
-    assert (without_data.rows.device.type, without_data.rows.shape) == ("meta", (7, 4))
-    assert without_data.offsets.tolist() == [0, 2, 6, 7]
-    with pytest.raises(ValueError, match=r"^lengths\[1\]: expected a length from 1 to 5, got 6$"):
-        Encoded.from_padded(padded, [2, 6, 1])
-    with pytest.raises(ValueError, match=r"^regions: expected 2 dimensions .*Encoded\.from_padded packs padded items$"):
-        pair_score(padded, encoded.rows, whole.offsets, encoded.offsets, scorer=SCORER)
-
-
-@pytest.mark.parametrize("kind", [torch.bool, torch.int64, np.int8], ids=str)
-def test_a_mask_keeps_rows_wherever_they_are_with_their_gradient(kind: Any) -> None:
-    torch.manual_seed(0)
-    padded = torch.randn(3, 5, 4, requires_grad=True)
-    places = [[1, 1, 0, 0, 0], [0, 1, 0, 1, 1], [0, 0, 0, 0, 1]]  # on the right, with a gap, on the left
-    mask = torch.tensor(places).to(kind) if isinstance(kind, torch.dtype) else np.array(places, dtype=kind)
-    encoded = Encoded.from_mask(padded, mask)
-    assert torch.equal(encoded.rows, torch.cat([padded[0, :2], padded[1, [1, 3, 4]], padded[2, 4:]]))
-    assert encoded.offsets.tolist() == [0, 2, 5, 6]
-    (grad,) = torch.autograd.grad(encoded.rows.sum(), padded)
-    assert torch.equal(grad[..., 0], torch.tensor(places, dtype=torch.float32))
-    without_data = Encoded.from_mask(padded.to("meta"), mask)
-    assert (without_data.rows.device.type, without_data.rows.shape) == ("meta", (6, 4))
-
-
-WRONG_MASKS = {
-    "list": ([[1]], TypeError, "mask: expected a tensor or an array of bool or of integers 0 and 1, got list"),
-    "floats": (
-        torch.ones(2, 3),
-        TypeError,
-        "mask: expected bool or integers 0 and 1, got float32; mask > 0 is one of bool",
-    ),
-    "float_array": (
-        np.zeros((2, 3)),
-        TypeError,
-        "mask: expected bool or integers 0 and 1, got float64; mask > 0 is one of bool",
-    ),
-    "added": (torch.full((2, 3), -1e4), TypeError, "mask: expected bool or integers 0 and 1, got float32"),
-    "lengths": (torch.tensor([3, 1]), ValueError, "mask: expected shape (2, 3) (items, rows of features), got (2,)"),
-    "tokens": (torch.tensor([[1, 0, 1], [1, 101, 2]]), ValueError, "mask[1, 1]: expected 0 or 1, got 101"),
-    "nothing": (torch.eye(2, 3) > 2, ValueError, "mask[0]: expected at least one row that is kept, got none"),
-    "meta": (
-        torch.ones(2, 3, dtype=torch.bool, device="meta"),
-        ValueError,
-        "mask: expected a tensor that holds data, got one on the meta device",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", WRONG_MASKS)
-def test_masks_that_do_not_fit(name: str) -> None:
-    mask, kind, message = WRONG_MASKS[name]
-    with pytest.raises(kind, match=f"^{re.escape(message)}$"):
-        Encoded.from_mask(torch.randn(2, 3, 4), mask)
-
-
-def test_a_mask_in_place_of_lengths_is_told_as_one() -> None:
-    with pytest.raises(ValueError, match=r"got shape \(2, 3\); cmsei_fast\.Encoded\.from_mask takes a mask$"):
-        Encoded.from_padded(torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.bool))
-
-
 @pytest.mark.parametrize("compiled", [False, True])
 def test_encoded_items_are_their_rows_and_offsets(compiled: bool) -> None:
     torch.manual_seed(0)
@@ -578,35 +374,3 @@ def test_encoded_items_are_their_rows_and_offsets(compiled: bool) -> None:
         assert torch.equal(a, b)
     mixed = pair_score(images, w, None, captions.offsets, scorer=SCORER)
     assert torch.equal(mixed, pair_score(v, captions, images.offsets, scorer=SCORER))
-
-
-def test_numbers_of_another_structure_do_not_load() -> None:
-    one, other = PairScore(PairScorer.scan_t2i()), PairScore(PairScorer.scan_i2t())
-    with pytest.raises(RuntimeError, match="initial: expected the numbers of a score with the terms of PairScorer"):
-        one.load_state_dict(other.state_dict())
-    assert one.scorer == PairScorer.scan_t2i()
-    same = PairScore(PairScorer.scan_t2i("mean")).half()
-    one.load_state_dict(same.state_dict())
-
-
-@pytest.mark.parametrize("assign", [False, True])
-def test_a_module_made_on_the_meta_device_loads(assign: bool) -> None:
-    """As tools that shard a model make it: its buffers have no numbers before those of the state."""
-    trained = PairScore(PairScorer.scan_t2i())
-    with torch.no_grad():
-        trained.log_scale.fill_(0.5)
-    with torch.device("meta"):
-        module = PairScore(PairScorer.scan_t2i())
-    if not assign:
-        module = module.to_empty(device="cpu")
-        module.initial.fill_(torch.nan)
-    module.load_state_dict(trained.state_dict(), assign=assign)
-    assert module.scorer == trained.scorer
-    other = PairScore(PairScorer.scan_i2t()).state_dict()
-    with pytest.raises(RuntimeError, match="initial: expected the numbers of a score with the terms of PairScorer"):
-        module.load_state_dict(other, assign=assign)
-
-
-def test_pair_score_module_refuses() -> None:
-    with pytest.raises(TypeError, match=r"^scorer: expected a PairScorer or None, got str; PairScorer\.cmsei"):
-        PairScore("cmsei")

@@ -1,7 +1,8 @@
-"""Packed rows and their lengths, put together by hand."""
+"""Packed rows and their lengths, put together by hand, from padded items or from a mask."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -86,3 +87,75 @@ def test_items_one_by_one() -> None:
 def test_items_that_are_not_there(items: Any, error: type[Exception], told: str) -> None:
     with pytest.raises(error, match=f"^{told}"):
         Encoded(torch.randn(6, 4), [2, 4])[items]
+
+
+def test_padded_items_become_packed_ones_with_their_gradient() -> None:
+    torch.manual_seed(0)
+    padded = torch.randn(3, 5, 4, requires_grad=True)
+    for lengths in ([2, 4, 1], torch.tensor([2, 4, 1])):
+        encoded = Encoded.from_padded(padded, lengths)
+        assert torch.equal(encoded.rows, torch.cat([padded[0, :2], padded[1, :4], padded[2, :1]]))
+        assert encoded.offsets.tolist() == [0, 2, 6, 7]
+    (grad,) = torch.autograd.grad(encoded.rows.sum(), padded)
+    assert grad.sum((1, 2)).tolist() == [8.0, 16.0, 4.0]
+    whole = Encoded.from_padded(padded)
+    assert torch.equal(whole.rows, padded.flatten(0, 1))
+    assert whole.offsets.tolist() == [0, 5, 10, 15]
+    without_data = Encoded.from_padded(padded.to("meta"), [2, 4, 1])
+    assert (without_data.rows.device.type, without_data.rows.shape) == ("meta", (7, 4))
+    assert without_data.offsets.tolist() == [0, 2, 6, 7]
+    with pytest.raises(ValueError, match=r"^lengths\[1\]: expected a length from 1 to 5, got 6$"):
+        Encoded.from_padded(padded, [2, 6, 1])
+    with pytest.raises(ValueError, match=r"^regions: expected 2 dimensions .*Encoded\.from_padded packs padded items$"):
+        pair_score(padded, encoded.rows, whole.offsets, encoded.offsets, scorer=PairScorer.scan_t2i())
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64, np.int8], ids=str)
+def test_a_mask_keeps_rows_wherever_they_are_with_their_gradient(kind: Any) -> None:
+    torch.manual_seed(0)
+    padded = torch.randn(3, 5, 4, requires_grad=True)
+    places = [[1, 1, 0, 0, 0], [0, 1, 0, 1, 1], [0, 0, 0, 0, 1]]  # on the right, with a gap, on the left
+    mask = torch.tensor(places).to(kind) if isinstance(kind, torch.dtype) else np.array(places, dtype=kind)
+    encoded = Encoded.from_mask(padded, mask)
+    assert torch.equal(encoded.rows, torch.cat([padded[0, :2], padded[1, [1, 3, 4]], padded[2, 4:]]))
+    assert encoded.offsets.tolist() == [0, 2, 5, 6]
+    (grad,) = torch.autograd.grad(encoded.rows.sum(), padded)
+    assert torch.equal(grad[..., 0], torch.tensor(places, dtype=torch.float32))
+    without_data = Encoded.from_mask(padded.to("meta"), mask)
+    assert (without_data.rows.device.type, without_data.rows.shape) == ("meta", (6, 4))
+
+
+WRONG_MASKS = {
+    "list": ([[1]], TypeError, "mask: expected a tensor or an array of bool or of integers 0 and 1, got list"),
+    "floats": (
+        torch.ones(2, 3),
+        TypeError,
+        "mask: expected bool or integers 0 and 1, got float32; mask > 0 is one of bool",
+    ),
+    "float_array": (
+        np.zeros((2, 3)),
+        TypeError,
+        "mask: expected bool or integers 0 and 1, got float64; mask > 0 is one of bool",
+    ),
+    "added": (torch.full((2, 3), -1e4), TypeError, "mask: expected bool or integers 0 and 1, got float32"),
+    "lengths": (torch.tensor([3, 1]), ValueError, "mask: expected shape (2, 3) (items, rows of features), got (2,)"),
+    "tokens": (torch.tensor([[1, 0, 1], [1, 101, 2]]), ValueError, "mask[1, 1]: expected 0 or 1, got 101"),
+    "nothing": (torch.eye(2, 3) > 2, ValueError, "mask[0]: expected at least one row that is kept, got none"),
+    "meta": (
+        torch.ones(2, 3, dtype=torch.bool, device="meta"),
+        ValueError,
+        "mask: expected a tensor that holds data, got one on the meta device",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_MASKS)
+def test_masks_that_do_not_fit(name: str) -> None:
+    mask, kind, message = WRONG_MASKS[name]
+    with pytest.raises(kind, match=f"^{re.escape(message)}$"):
+        Encoded.from_mask(torch.randn(2, 3, 4), mask)
+
+
+def test_a_mask_in_place_of_lengths_is_told_as_one() -> None:
+    with pytest.raises(ValueError, match=r"got shape \(2, 3\); cmsei_fast\.Encoded\.from_mask takes a mask$"):
+        Encoded.from_padded(torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.bool))
