@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"  # a file for each processor; in ``gpu``, for each GPU
 
 
-def replaced(page: str, table: str, begin_mark: str, end_mark: str) -> str:
+def replace_table(page: str, table: str, begin_mark: str, end_mark: str) -> str:
     """The page with the table between its marks.
 
     Raises:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import RESULTS, ROOT, replaced, write
+from benchmarks.pages import RESULTS, ROOT, replace_table, write
 from benchmarks.table import README, processors
 from cmsei_fast.report import charts
 from cmsei_fast.report.extras import require
@@ -139,7 +139,7 @@ def main() -> int:
     require("plots")
     made = render()
     old = README.read_text(encoding="utf-8")
-    new = replaced(old, links(list(made)), BEGIN, END)
+    new = replace_table(old, links(list(made)), BEGIN, END)
     if "--check" in sys.argv[1:]:
         there = {path.name: path.read_bytes() for path in PLOTS.glob("*.svg") if path.name in ALL}
         same = old == new and there == made

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe
-from benchmarks.pages import replaced, write
+from benchmarks.pages import replace_table, write
 
 
 def parse_arguments(
@@ -106,7 +106,7 @@ def publish(record: dict[str, Any], results: Path, table: str, page: Path, marks
     Raises:
         ValueError: if the marks are not there once each; nothing is written then.
     """
-    text = replaced(page.read_text(encoding="utf-8"), table, *marks)
+    text = replace_table(page.read_text(encoding="utf-8"), table, *marks)
     write(results, json.dumps(record, indent=1) + "\n")
     write(page, text)
     print(table)

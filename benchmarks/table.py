@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import RESULTS, ROOT, replaced, write
+from benchmarks.pages import RESULTS, ROOT, replace_table, write
 from benchmarks.rows import ROWS, extent, figure
 
 README, SPEED = ROOT / "README.md", ROOT / "docs" / "speed.md"
@@ -179,10 +179,10 @@ def verified(results: Path = RESULTS) -> dict[str, dict[str, list[str]]]:
 
 def documents() -> dict[Path, str]:
     """What should be in the files that this module writes."""
-    readme = replaced(README.read_text(encoding="utf-8"), summary(), BEGIN, END)
+    readme = replace_table(README.read_text(encoding="utf-8"), summary(), BEGIN, END)
     return {
-        README: replaced(readme, render_gpu(), GPU_BEGIN, GPU_END),
-        SPEED: replaced(SPEED.read_text(encoding="utf-8"), render(), BEGIN, END),
+        README: replace_table(readme, render_gpu(), GPU_BEGIN, GPU_END),
+        SPEED: replace_table(SPEED.read_text(encoding="utf-8"), render(), BEGIN, END),
         VERIFIED: json.dumps(verified(), indent=2) + "\n",
     }
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .checks import dtype_of
-from .data.split import offsets_of
+from .data.split import offsets_from_counts
 from .engines.terms import PRECISIONS, rounded_rows
 
 
@@ -165,7 +165,7 @@ def some_items(whole: Items, places: np.ndarray) -> Items:
         return whole
     offsets = None
     if whole.offsets is not None:
-        offsets = offsets_of(np.diff(whole.offsets)[places])
+        offsets = offsets_from_counts(np.diff(whole.offsets)[places])
 
     def label(i: int) -> str:
         return whole.label(int(places[i]))
@@ -188,7 +188,7 @@ def make_items(
     padded = len(data.shape) == 3
     if lengths is None or (padded and count and int(lengths.min()) == data.shape[1]):
         return Items(name, item, data, None, precision, count, label)
-    return Items(name, item, data, offsets_of(lengths), precision, count, label)
+    return Items(name, item, data, offsets_from_counts(lengths), precision, count, label)
 
 
 def runs(offsets: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:

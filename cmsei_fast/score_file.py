@@ -79,7 +79,7 @@ def write_scores(
                 file.finish()
         return _opened(path), tiles.grid.pairs(wanted)
     except ProcessLost as error:
-        if not file.begun:
+        if not file.is_open:
             raise
         raise ProcessLost(f"{error}; what is finished is in {file.part}, and resume=True goes on with it") from error
     finally:
@@ -123,35 +123,35 @@ class ScoreFile:
         self._file = -1
 
     @property
-    def begun(self) -> bool:
+    def is_open(self) -> bool:
         """Whether the part is open."""
         return self._file >= 0
 
     def begin(self, resume: bool) -> None:
         """Makes the part and the record, or takes over what is there of the same problem; sets ``done``."""
         description = {"problem": fingerprint(self._problems), "grid": _cuts(self._grid)}
-        before, begun = (self._before(description) if resume else {}), self.part.exists()
-        if before and not begun:  # killed after the part was given its name
-            self._verify(before, self.path)
+        marks, part_exists = (self._earlier_marks(description) if resume else {}), self.part.exists()
+        if marks and not part_exists:  # killed after the part was renamed to the complete file
+            self._verify(marks, self.path)
             if self.done.all():
                 return
             self.done[:] = False
         self._file = self._open()
-        if before and begun:
-            self._verify(before, self.part)
+        if marks and part_exists:
+            self._verify(marks, self.part)
         else:
             self._record.remove()
             self._renew()
         try:
             self._reserve()
         except OSError:
-            if not begun:
+            if not part_exists:
                 self.part.unlink()
             raise
-        self._record.begin(description, {(i, j): before[i, j] for i, j in np.argwhere(self.done).tolist()})
+        self._record.begin(description, {(i, j): marks[i, j] for i, j in np.argwhere(self.done).tolist()})
 
     def join(self) -> None:
-        """Opens what the first process has begun, unless all is done."""
+        """Opens the part that the first process made, unless all tiles are done."""
         if not self.done.all():
             self._file = os.open(self.part, os.O_RDWR)
             self._record.join()
@@ -211,7 +211,7 @@ class ScoreFile:
         """Place of a score in the file, in bytes."""
         return len(self._head) + (row * self._shape[1] + column) * self._dtype.itemsize
 
-    def _before(self, description: dict[str, Any]) -> Marks:
+    def _earlier_marks(self, description: dict[str, Any]) -> Marks:
         """CRC-32 of the tiles that an earlier run of the same problem has marked; empty where there was none."""
         found, marks = self._record.read()
         if not found:

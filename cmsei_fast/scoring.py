@@ -169,11 +169,11 @@ def score(stream: ScoreTiles, *, out: Any = None, progress: bool = False, tensor
     target = torch.from_numpy(out) if isinstance(out, np.ndarray) and _suits_torch(out) else out
     target = target.detach() if isinstance(target, Tensor) else target
     bar = Progress(shape[0] * shape[1]) if progress else None
-    begun = complete = 0  # rows of ``out``
+    reached = complete = 0  # rows of ``out``
     try:
         for i, j, tile in stream.tiles():
             rows, columns = stream.grid.rows(i), stream.grid.columns(j)
-            begun = max(begun, rows.stop)
+            reached = max(reached, rows.stop)
             write_tile(target, rows, columns, tile)
             if columns.stop == shape[1] and any(last == i + 1 for _, last in stream.grid.image_blocks):
                 complete = rows.stop  # the last tile of a block of images
@@ -181,7 +181,7 @@ def score(stream: ScoreTiles, *, out: Any = None, progress: bool = False, tensor
                 bar.update(tile.numel())
     except BaseException:  # an interrupt too: nothing in ``out`` may look like a score and not be one
         # Rows of a file that nothing was written to stay as they are: a sparse file must not fill the disk.
-        target[complete : begun if in_file(out) else shape[0]] = float("nan")
+        target[complete : reached if in_file(out) else shape[0]] = float("nan")
         raise
     finally:
         if bar is not None:

@@ -150,6 +150,6 @@ def shown(script: Any, name: str, page: str = "ablation.md") -> dict[str, Any]:
     """The committed results of a study of ``benchmarks/``, of which the page shows the table that they give."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     record: dict[str, Any] = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
-    made = script.runs.replaced(text, script.render(record), *script.MARKS)
+    made = script.runs.replace_table(text, script.render(record), *script.MARKS)
     assert made == text, f"run python -m benchmarks.{name} table"
     return record

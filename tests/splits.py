@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from cmsei_fast.data import Split
-from cmsei_fast.data.split import offsets_of
+from cmsei_fast.data.split import offsets_from_counts
 
 
 def random_split(n_image=5, *, seed=0, width=6, fixed=None, dtype=np.float32, **changes) -> Split:
@@ -20,7 +20,7 @@ def random_split(n_image=5, *, seed=0, width=6, fixed=None, dtype=np.float32, **
     low = rng.uniform(0, 50, (n_region, 2))
     parts = {
         "ids": tuple(f"{i}.jpg" for i in range(n_image)),
-        "offsets": offsets_of(counts),
+        "offsets": offsets_from_counts(counts),
         "features": rng.standard_normal((n_region, width)).astype(dtype),
         "boxes": np.concatenate([low, low + rng.uniform(0, 50, (n_region, 2))], axis=1).astype(np.float32),
         "sizes": rng.uniform(100, 500, (n_image, 2)).astype(np.float32),
@@ -35,7 +35,7 @@ def random_split(n_image=5, *, seed=0, width=6, fixed=None, dtype=np.float32, **
             ],
             dtype=np.int32,
         ).reshape(-1, 3),
-        "relation_offsets": offsets_of(edges),
+        "relation_offsets": offsets_from_counts(edges),
         "predicate_names": ("near", "on"),
         "relation_scores": rng.uniform(0.1, 1, edges.sum()).astype(np.float32),
     }

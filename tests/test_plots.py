@@ -26,7 +26,7 @@ def plots(of_benchmarks: Callable[[str], Any]) -> Any:
 def test_readme_shows_the_plots_there_are(plots: Any) -> None:
     made = plots.render()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert plots.replaced(readme, plots.links(list(made)), plots.BEGIN, plots.END) == readme
+    assert plots.replace_table(readme, plots.links(list(made)), plots.BEGIN, plots.END) == readme
     assert {path.name for path in plots.PLOTS.glob("*.svg") if path.name in plots.ALL} == made.keys()
     assert {"speed.svg", "scale.svg"} <= made.keys()
 

@@ -212,7 +212,7 @@ def test_an_engine_is_verified_by_a_green_suite_and_faster_rows(table: Any, tmp_
 def test_table_without_results(table: Any, tmp_path: Path) -> None:
     assert table.render(tmp_path) == table.NOTHING
     assert table.summary(tmp_path) == table.NOTHING
-    assert table.NOTHING in table.replaced(
+    assert table.NOTHING in table.replace_table(
         f"a\n{table.BEGIN}\nold\n{table.END}\nz", table.render(tmp_path), table.BEGIN, table.END
     )
 
@@ -274,4 +274,4 @@ def test_table_of_results(table: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{begin} {begin} {end}", "{end} {begin}", "{begin} {end} {end}"])
 def test_table_needs_its_markers(table: Any, text: str) -> None:
     with pytest.raises(ValueError, match=r"expected <!-- speed"):
-        table.replaced(text.format(begin=table.BEGIN, end=table.END), "", table.BEGIN, table.END)
+        table.replace_table(text.format(begin=table.BEGIN, end=table.END), "", table.BEGIN, table.END)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .scenes import SceneSet
-from .split import Split, offsets_of
+from .split import Split, offsets_from_counts
 
 
 def split_from_scenes(
@@ -51,7 +51,7 @@ def split_from_scenes(
         features = features.reshape(-1, features.shape[2])
     return Split(
         ids=tuple(scene.image for scene in scenes),
-        offsets=offsets_of([len(scene.labels) for scene in scenes]),
+        offsets=offsets_from_counts([len(scene.labels) for scene in scenes]),
         captions=tuple(scenes.captions),
         caption_to_image=scenes.caption_to_image.astype(np.int64),
         features=features,
@@ -60,7 +60,7 @@ def split_from_scenes(
         labels=np.array([number.get(label, -1) for label in labels], dtype=np.int32),
         object_names=objects,
         relations=np.array(flat, dtype=np.int32).reshape(-1, 3),
-        relation_offsets=offsets_of([len(image_relations) for image_relations in relations]),
+        relation_offsets=offsets_from_counts([len(image_relations) for image_relations in relations]),
         predicate_names=predicates,
     )
 

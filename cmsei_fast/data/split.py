@@ -170,7 +170,7 @@ class Split:
         regions, offsets = gather(self.offsets, images)
         by_image = np.argsort(self.caption_to_image, kind="stable")
         counts = np.bincount(self.caption_to_image, minlength=len(self))
-        captions, caption_offsets = gather(offsets_of(counts), images)
+        captions, caption_offsets = gather(offsets_from_counts(counts), images)
         captions = by_image[captions]
         relations = relation_offsets = None
         if self.relations is not None and self.relation_offsets is not None:
@@ -201,7 +201,7 @@ class Split:
         )
 
 
-def offsets_of(counts: Any) -> np.ndarray:
+def offsets_from_counts(counts: Any) -> np.ndarray:
     """Turns counts (n,) into offsets (n + 1,) int64: the sum before each, and the total."""
     offsets = np.zeros(len(counts) + 1, dtype=np.int64)
     np.cumsum(counts, out=offsets[1:])
@@ -210,7 +210,7 @@ def offsets_of(counts: Any) -> np.ndarray:
 
 def gather(offsets: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows (T,) of some items (n,) of a packed array with offsets (N + 1,), and their own offsets (n + 1,); int64."""
-    chosen = offsets_of(offsets[items + 1] - offsets[items])
+    chosen = offsets_from_counts(offsets[items + 1] - offsets[items])
     rows = np.repeat(offsets[items] - chosen[:-1], np.diff(chosen)) + np.arange(chosen[-1])
     return rows, chosen
 

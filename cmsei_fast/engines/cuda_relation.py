@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines import eager
-from cmsei_fast.engines.terms import accumulator_of, narrow_labels
+from cmsei_fast.engines.terms import accumulator_dtype, narrow_labels
 
 MAX_HEAD_DIM = 256
 
@@ -36,7 +36,7 @@ def _where(x: Tensor) -> tuple[int, int]:
 
 
 def _tables(dtype: torch.dtype, *tables: Tensor | None) -> list[Tensor | None]:
-    wide = accumulator_of(dtype)
+    wide = accumulator_dtype(dtype)
     return [None if x is None else x.detach().to(wide).contiguous() for x in tables]
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cmsei_fast.engines.terms import accumulator_of
+from cmsei_fast.engines.terms import accumulator_dtype
 
 
 class _Attended(NamedTuple):
@@ -24,7 +24,7 @@ class _Attended(NamedTuple):
 def _attended(
     q: Tensor, k: Tensor, v: Tensor, labels: Tensor, bias: Tensor | None, confidence: Tensor | None
 ) -> _Attended:
-    wide = accumulator_of(q.dtype)
+    wide = accumulator_dtype(q.dtype)
     edge = (labels != 0)[:, None]
     q, k, v = (x.to(wide) for x in (q, k, v))
     logits = (q @ k.mT) / q.shape[-1] ** 0.5

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import eager
-from .terms import accumulator_of, narrow_labels
+from .terms import accumulator_dtype, narrow_labels
 
 __all__ = ["relation_attention", "relation_attention_backward"]
 
@@ -84,7 +84,7 @@ def relation_attention(
     """
     if _too_many(q):
         return eager.relation_attention(q, k, v, labels, bias, value, confidence)
-    dtype = accumulator_of(q.dtype)
+    dtype = accumulator_dtype(q.dtype)
     qkv = [rows_of(x, dtype) for x in (q, k, v)]
     tables = [_dense(x, dtype) for x in (bias, value, confidence)]
     out = torch.empty(q.shape, dtype=dtype, device="cpu")
@@ -119,7 +119,7 @@ def relation_attention_backward(
     """
     if _too_many(q):
         return eager.relation_attention_backward(grad, q, k, v, labels, bias, value, confidence)
-    dtype = accumulator_of(q.dtype)
+    dtype = accumulator_dtype(q.dtype)
     inputs = (bias, value, confidence)
     if q.numel() == 0:
         zeros = [None if x is None else torch.zeros_like(x) for x in inputs]

@@ -20,7 +20,7 @@ from cmsei_fast.engines.terms import (
     LEAK,
     Direction,
     Terms,
-    accumulator_of,
+    accumulator_dtype,
     read_terms,
     rounded,
 )
@@ -243,7 +243,7 @@ def relation_attention(
     dtype = q.dtype
     if 0 in q.shape[:3]:
         return torch.zeros_like(q, memory_format=torch.contiguous_format)
-    wide = accumulator_of(dtype)
+    wide = accumulator_dtype(dtype)
     q, k, v = q.to(wide), k.to(wide), v.to(wide)
     bias, value, confidence = (None if x is None else x.to(wide) for x in (bias, value, confidence))
     labels = labels.long()
@@ -270,7 +270,7 @@ def relation_attention_backward(
     confidence: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Gradients for q, k, v, bias, value and confidence (None for those not given): autograd over the forward."""
-    wide = accumulator_of(q.dtype)
+    wide = accumulator_dtype(q.dtype)
     inputs = {"q": q, "k": k, "v": v, "bias": bias, "value": value, "confidence": confidence}
     with recording():
         leaves = {n: x.detach().to(wide, copy=True).requires_grad_() for n, x in inputs.items() if x is not None}

@@ -108,7 +108,7 @@ def narrow_labels(labels: Tensor, tables: bool) -> Tensor:
     return labels.to(torch.int32).contiguous()
 
 
-def accumulator_of(dtype: torch.dtype) -> torch.dtype:
+def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which sums over numbers of this dtype are kept: float64 for float64, float32 for narrower ones."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines import eager
-from cmsei_fast.engines.terms import accumulator_of, narrow_labels
+from cmsei_fast.engines.terms import accumulator_dtype, narrow_labels
 from cmsei_fast.engines.triton_launch import fitting, on_device
 from cmsei_fast.engines.triton_sides import kernel_dtype
 
@@ -47,7 +47,7 @@ def _prepared(
     q: Tensor, labels: Tensor, bias: Tensor | None, value: Tensor | None, confidence: Tensor | None
 ) -> tuple[list[Tensor], dict[str, Any], list[Any]]:
     """Labels and tables as the kernels read them (any tensor stands for one not given), options, sizes."""
-    wide = accumulator_of(q.dtype)
+    wide = accumulator_dtype(q.dtype)
     tables = [None if x is None else x.detach().to(wide).contiguous() for x in (bias, value, confidence)]
     index = narrow_labels(labels, bias is not None or value is not None)
     given = [index, *(index if x is None else x for x in tables)]
@@ -77,7 +77,7 @@ def relation_attention(
         return eager.relation_attention(q, k, v, labels, bias, value, confidence)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     given, options, sizes = _prepared(q, labels, bias, value, confidence)
-    queries, keys = forward_tile(r, _block(d), 2 if q.dtype == torch.bfloat16 else accumulator_of(q.dtype).itemsize)
+    queries, keys = forward_tile(r, _block(d), 2 if q.dtype == torch.bfloat16 else accumulator_dtype(q.dtype).itemsize)
 
     def run() -> Tensor:
         relations_forward[b * h, -(-r // queries)](
@@ -121,7 +121,7 @@ def relation_attention_backward(
         return (*(x if x is None else x.bfloat16() for x in found[:3]), *found[3:])
     if d > MAX_WIDTH or r > MAX_NODES:
         return eager.relation_attention_backward(grad, q, k, v, labels, bias, value, confidence)
-    wide = accumulator_of(q.dtype)
+    wide = accumulator_dtype(q.dtype)
     given, options, sizes = _prepared(q, labels, bias, value, confidence)
     upstream = grad.to(wide).where((labels != 0).any(-1)[:, None, :, None], 0).contiguous()
     dq, dk, dv = (torch.empty(q.shape, dtype=wide, device=q.device) for _ in range(3))

@@ -19,8 +19,8 @@ from torch.nn.functional import normalize
 
 from .. import nn
 from ..checks import is_whole
-from ..data.aligned import aligned
 from ..data.batches import CaptionBatch, ImageBatch, caption_batch, image_batch
+from ..data.renumber import renumber
 from ..data.split import Split
 from ..data.vocabulary import Vocabulary
 from ..encoded import Encoded
@@ -118,7 +118,7 @@ class CMSEI(Module):
 
     def aligned(self, split: Split) -> Split:
         """The split with objects and predicates renumbered as in the model, by their names."""
-        return aligned(split, self.config.object_names, self.config.predicate_names)
+        return renumber(split, self.config.object_names, self.config.predicate_names)
 
     @torch.no_grad()
     def encode_images(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checks import integers
-from ..data.split import offsets_of
+from ..data.split import offsets_from_counts
 from ..distributed import Team, dealt
 from ..packing import Block, some_items
 from ..tiling import Part, Problem, TileStream, call_engine, overflow
@@ -210,7 +210,7 @@ def _call(
 def _picked(block: Block, items: np.ndarray) -> tuple[Tensor, Tensor]:
     """Packed rows and offsets of some items of a block; a view of one."""
     first, last = (block.offsets[items - block.first + i] for i in (0, 1))
-    offsets = offsets_of(last - first)
+    offsets = offsets_from_counts(last - first)
     if len(items) == 1:
         return block.rows[int(first[0]) : int(last[0])], torch.from_numpy(offsets)
     rows = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], last - first)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..encoded import Encoded, length_mask
 from ..engines.gram import attend
-from ..engines.terms import EPS, accumulator_of, read_terms
+from ..engines.terms import EPS, accumulator_dtype, read_terms
 from ..nn import PairScore
 from .mentions import MentionBatch
 
@@ -46,7 +46,7 @@ def word_attention(
         α (K, R'), 0 for regions that were dropped or do not exist, and a mask (K, R') bool of those that are there.
     """
     device = regions.rows.device
-    dtype = accumulator_of(regions.rows.dtype)
+    dtype = accumulator_dtype(regions.rows.dtype)
     there, _ = kept.padded()  # (N, R', 1)
     there = there[mentions.images, :, 0] > 0  # (K, R')
     rows = (kept.rows[:, 0].cumsum(0) - 1).long().clamp(min=0)  # of each region before, its row now

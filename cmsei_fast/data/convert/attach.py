@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..split import Split, offsets_of
+from ..split import Split, offsets_from_counts
 from .matching import image_key
 
 SHORTER, LONGER = 600, 1000  # pixels: how Scene-Graph-Benchmark scales images for its detector
@@ -64,7 +64,7 @@ def attach(base: Split, graphs: Split, *, overlap: float = 0.5, scaled: bool = T
         object_names=graphs.object_names,
         label_scores=None if graphs.label_scores is None else label_scores,
         relations=relations,
-        relation_offsets=offsets_of([len(parts[2]) for parts in parts_by_image]),
+        relation_offsets=offsets_from_counts([len(parts[2]) for parts in parts_by_image]),
         relation_scores=None if graphs.relation_scores is None else scores,
         predicate_names=graphs.predicate_names,
     )

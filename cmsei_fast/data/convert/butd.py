@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..split import Split, offsets_of
+from ..split import Split, offsets_from_counts
 from ..strings import check_string
 from .boxes import check_inside
 from .captions import Captions
@@ -72,7 +72,7 @@ def butd_split(
             raise ValueError(f"{line.place}: features: expected {lines[0].width} numbers per box, got {line.width}")
     chosen = match_images([line.name for line in lines], source, captions, [line.place for line in lines])
     kept = [lines[i] for i in chosen.order]
-    offsets = offsets_of([len(line.boxes) for line in kept])
+    offsets = offsets_from_counts([len(line.boxes) for line in kept])
     return Split(
         ids=chosen.ids,
         offsets=offsets,

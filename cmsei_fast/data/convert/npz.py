@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from ..split import Split, offsets_of
+from ..split import Split, offsets_from_counts
 from .boxes import check_inside
 from .captions import Captions
 from .matching import match_images
@@ -58,7 +58,7 @@ def npz_split(
         width = features[1]
         boxes.append(image_boxes)
         sizes.append(size)
-    offsets = offsets_of([len(image_boxes) for image_boxes in boxes])
+    offsets = offsets_from_counts([len(image_boxes) for image_boxes in boxes])
     return Split(
         ids=chosen.ids,
         offsets=offsets,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..split import Split, offsets_of
+from ..split import Split, offsets_from_counts
 from .boxes import check_inside
 from .file_names import file_names
 from .npy import map_npy
@@ -83,7 +83,7 @@ def scan_split(
     boxes, sizes = _boxes(base, split, entries, step, lengths, regions)
     if step > 1:  # last: it reads all features
         _check_copies(path, images, step, progress)
-    offsets = offsets_of(lengths)
+    offsets = offsets_from_counts(lengths)
     return Split(
         ids=ids,
         offsets=offsets,

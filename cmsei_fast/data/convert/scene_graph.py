@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..corners import instead_of_corners
 from ..json_object import read_json, string_list
-from ..split import Split, offsets_of
+from ..split import Split, offsets_from_counts
 from .captions import Captions
 from .matching import match_images
 from .members import members
@@ -72,7 +72,7 @@ def scene_graph_split(
     )
     return Split(
         ids=chosen.ids,
-        offsets=offsets_of([len(graph[0]) for graph in kept]),
+        offsets=offsets_from_counts([len(graph[0]) for graph in kept]),
         captions=chosen.captions,
         caption_to_image=chosen.caption_to_image,
         boxes=boxes,
@@ -81,7 +81,7 @@ def scene_graph_split(
         object_names=objects,
         label_scores=label_scores,
         relations=relations,
-        relation_offsets=offsets_of([len(graph[3]) for graph in kept]),
+        relation_offsets=offsets_from_counts([len(graph[3]) for graph in kept]),
         relation_scores=relation_scores,
         predicate_names=predicates,
     )

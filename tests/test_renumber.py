@@ -7,7 +7,7 @@ import torch
 
 from cmsei_fast import CMSEI, ModelConfig
 from cmsei_fast.data import Vocabulary, split_from_scenes, synthetic_scenes
-from cmsei_fast.data.aligned import aligned
+from cmsei_fast.data.renumber import renumber
 
 MADE = synthetic_scenes(6, seed=4, width=8)
 SPLIT = split_from_scenes(MADE.scenes)
@@ -24,11 +24,11 @@ def named(split):
 
 
 def test_same_names_change_nothing():
-    assert aligned(SPLIT, SPLIT.object_names, SPLIT.predicate_names) is SPLIT
+    assert renumber(SPLIT, SPLIT.object_names, SPLIT.predicate_names) is SPLIT
 
 
 def test_another_order_means_the_same():
-    other = aligned(SPLIT, ["new", *reversed(SPLIT.object_names)], [*reversed(SPLIT.predicate_names), "new"])
+    other = renumber(SPLIT, ["new", *reversed(SPLIT.object_names)], [*reversed(SPLIT.predicate_names), "new"])
     assert other.object_names[0] == "new"
     assert not np.array_equal(other.labels, SPLIT.labels)
     assert named(other) == named(SPLIT)
@@ -36,7 +36,7 @@ def test_another_order_means_the_same():
 
 def test_names_that_are_missing():
     lost_object, lost_predicate = SPLIT.object_names[0], SPLIT.predicate_names[0]
-    other = aligned(SPLIT, SPLIT.object_names[1:], SPLIT.predicate_names[1:])
+    other = renumber(SPLIT, SPLIT.object_names[1:], SPLIT.predicate_names[1:])
     labels, relations = named(SPLIT)
     assert lost_object in labels
     assert any(r[2] == lost_predicate for r in relations)
@@ -52,6 +52,6 @@ def test_a_model_reads_names_not_numbers():
         width=16, heads=2, word_width=8, object_names=SPLIT.object_names, predicate_names=SPLIT.predicate_names
     )
     model = CMSEI(config, Vocabulary.build(SPLIT.captions))
-    other = aligned(SPLIT, sorted(SPLIT.object_names, reverse=True), sorted(SPLIT.predicate_names, reverse=True))
+    other = renumber(SPLIT, sorted(SPLIT.object_names, reverse=True), sorted(SPLIT.predicate_names, reverse=True))
     assert not np.array_equal(other.labels, SPLIT.labels)
     assert torch.equal(model.encode_images(other).rows, model.encode_images(SPLIT).rows)
