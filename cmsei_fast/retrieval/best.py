@@ -21,7 +21,7 @@ from .topk import TopK
 
 QUERIES = ("caption", "image")
 
-# Scores that the processes of a group hold of each other at a time.
+# Scores of the other processes that each process of a group holds at a time, when the results are merged.
 MERGED_NUMBERS = 1 << 24
 
 
@@ -94,10 +94,10 @@ def retrieve(
     if candidates is not None:
         if screen is not None:
             raise ValueError(f"screen: expected None beside candidates, got {screen!r}")
-        chosen = check_candidates(candidates, query, problem.shape)
-        return _retrieved(problem, *best_candidates(problem, chosen, query, k, progress, group))
+        checked = check_candidates(candidates, query, problem.shape)
+        return _to_retrieved(problem, *best_candidates(problem, checked, query, k, progress, group))
     best = find_best(TileStream(problem), k, query, screen=screen, progress=progress, group=group)
-    return _retrieved(problem, best.indices, best.scores)
+    return _to_retrieved(problem, best.indices, best.scores)
 
 
 def find_best(
@@ -106,73 +106,73 @@ def find_best(
     """The best of all items for each query, from a stream's tiles; arguments and errors are those of :func:`retrieve`.
 
     Args:
-        stream: of one problem, or of a mean over several, which cannot be screened.
+        stream: tiles of one problem, or of the mean of several problems, which cannot be screened.
     """
     n_image, n_caption = stream.shape
-    asks = (n_caption, n_image) if query == "caption" else (n_image, n_caption)
-    best = TopK(*asks, k, stream.dtype, stream.device)
+    sizes = (n_caption, n_image) if query == "caption" else (n_image, n_caption)
+    best = TopK(*sizes, k, stream.dtype, stream.device)
     grid, team = stream.grid, Team(group, stream)
     team.agree(k=k, query=query, screen=screen, candidates=None)
     wanted = np.ones(grid.shape, dtype=bool)
     team.deal(wanted)
 
-    def take(i: int, j: int, tile: Tensor) -> int:
+    def merge_tile(i: int, j: int, tile: Tensor) -> int:
         rows, columns = grid.rows(i), grid.columns(j)
         best.update(*((columns, rows, tile.T) if query == "caption" else (rows, columns, tile)))
         return tile.numel()
 
-    def take_screened(i: int, j: int, tile: ScreenedTile) -> int:
+    def merge_screened_tile(i: int, j: int, tile: ScreenedTile) -> int:
         for piece in tile.pieces(query):
-            screen_best(best, query, piece)
+            merge_screened(best, query, piece)
         return tile.pairs
 
     bar = team.bar(progress, n_image * n_caption)
     try:
         with torch.no_grad():
             if screen is None:
-                team.run(wanted, take, bar)
+                team.run(wanted, merge_tile, bar)
             else:
                 assert isinstance(stream, TileStream)
-                team.run(wanted, take_screened, bar, Screen(stream).tiles)
-            _merge(best, team)
+                team.run(wanted, merge_screened_tile, bar, Screen(stream).tiles)
+            _merge_processes(best, team)
     finally:
         if bar is not None:
             bar.close()
     return best
 
 
-def _retrieved(problem: Problem, *found: Tensor) -> Retrieved:
-    """Indices and scores in the kind of the features."""
-    return Retrieved(*(found if isinstance(problem.images.data, Tensor) else (x.numpy() for x in found)))
+def _to_retrieved(problem: Problem, *tensors: Tensor) -> Retrieved:
+    """Indices and scores as tensors if the features are tensors, else as numpy arrays."""
+    return Retrieved(*(tensors if isinstance(problem.images.data, Tensor) else (x.numpy() for x in tensors)))
 
 
-def screen_best(best: TopK, query: str, tile: ScreenedTile) -> None:
-    """Takes in those of a tile that may be among the best."""
-    turn = query == "caption"
-    queries, items = (tile.columns, tile.rows) if turn else (tile.rows, tile.columns)
+def merge_screened(best: TopK, query: str, tile: ScreenedTile) -> None:
+    """Merges those pairs of a tile into ``best`` that may be among a query's k best."""
+    by_caption = query == "caption"
+    queries, items = (tile.columns, tile.rows) if by_caption else (tile.rows, tile.columns)
 
     def undecided(scores: Tensor, margin: Tensor) -> Tensor:
-        if turn:
+        if by_caption:
             scores, margin = scores.T, margin.T
-        floor = best.floor(queries, scores - margin)[:, None]
-        out = ~(floor - scores > margin)
-        return out.T if turn else out
+        lowest = best.floor(queries, scores - margin)[:, None]
+        mask = ~(lowest - scores > margin)
+        return mask.T if by_caption else mask
 
     scores, wanted = tile.settled(undecided)
     if wanted is None:
-        best.update(queries, items, scores.T if turn else scores)
+        best.update(queries, items, scores.T if by_caption else scores)
         return
-    scores.masked_fill_(~wanted, -torch.inf)  # k others of this query are better
-    if turn:
+    scores.masked_fill_(~wanted, -torch.inf)  # these cannot be among the k best
+    if by_caption:
         scores, wanted = scores.T, wanted.T
-    few = int(wanted.sum(1).max())
-    if few:
-        found, order = scores.topk(few, dim=1)
-        best.merge(queries, found, order + items.start)
+    most = int(wanted.sum(1).max())
+    if most:
+        best_scores, order = scores.topk(most, dim=1)
+        best.merge(queries, best_scores, order + items.start)
 
 
-def _merge(best: TopK, team: Team) -> None:
-    """Takes in what the other processes have found, some queries at a time."""
+def _merge_processes(best: TopK, team: Team) -> None:
+    """Merges the other processes' results into ``best``, some queries at a time."""
     if team.alone:
         return
     step = max(1, MERGED_NUMBERS // max(1, best.k * team.size))

@@ -7,36 +7,41 @@ from torch import Tensor
 
 
 class TopK:
-    """The k highest scores of each query, from the highest on; of equal ones the lower item first.
+    """The k highest scores of each query, the highest first; of equal scores, the lower item comes first.
 
-    Scores may come in tiles in any order, each pair at most once; two of these may be merged: the result is the same.
+    Tiles may come in any order, each pair at most once, and one process's results may be merged into another's: the
+    result is the same.
 
     Args:
-        n_query, n_item: what is asked for what; k > n_item keeps n_item.
+        n_query, n_item: numbers of queries and of items; k > n_item keeps n_item.
         dtype, device: of the scores.
     """
 
     def __init__(self, n_query: int, n_item: int, k: int, dtype: torch.dtype, device: torch.device) -> None:
         self.k = min(k, n_item)
-        # A query that has not met k items yet has n_item with -inf in their places.
+        # Until a query has k items, the free places hold the index n_item and the score -inf.
         self.indices = torch.full((n_query, self.k), n_item, dtype=torch.int64, device=device)  # (Q, k)
         self.scores = torch.full((n_query, self.k), -torch.inf, dtype=dtype, device=device)  # (Q, k)
 
     def floor(self, queries: slice, least: Tensor) -> Tensor:
-        """(queries,) that the k-th best score will be at least, once items with scores of at least (queries, n) are in.
+        """(queries,) lower bounds on the k-th best scores, once items with scores of at least ``least`` are merged.
 
-        No item with a lower score can come in.
+        An item with a lower score than its query's bound cannot be among the k best.
+
+        Args:
+            queries: a run of queries.
+            least: (queries, n) lower bounds on the scores of n items.
         """
         least = torch.cat([self.scores[queries], least], 1)
         return least.topk(self.k, dim=1).values[:, -1] if self.k else least.new_full((len(least),), torch.inf)
 
     def update(self, queries: slice, items: slice, tile: Tensor) -> None:
-        """Takes the scores (queries, items) of a tile in."""
+        """Merges the scores (queries, items) of a tile."""
         best, order = tile.sort(dim=1, descending=True, stable=True)
         self.merge(queries, best[:, : self.k], order[:, : self.k] + items.start)
 
     def merge(self, queries: slice, scores: Tensor, indices: Tensor) -> None:
-        """Takes scores (queries, n) of the items indices (queries, n) in; none of them is here already."""
+        """Merges scores (queries, n) of the items ``indices`` (queries, n), none of which was merged before."""
         indices = torch.cat([self.indices[queries], indices], 1)
         scores = torch.cat([self.scores[queries], scores], 1)
         indices, order = indices.sort(dim=1)
