@@ -343,9 +343,9 @@ def test_progress(capsys, blocks):
 
 def test_a_true_pair_that_was_not_added_is_told():
     ranks = RankCount(np.array([0, 1]), 2, 1, torch.float32, CPU)
-    ranks.add_own(slice(0, 1), slice(0, 2), torch.zeros(1, 2))
+    ranks.add_true_pairs(slice(0, 1), slice(0, 2), torch.zeros(1, 2))
     with pytest.raises(RuntimeError, match=r"^caption 1: its image's score was not added$"):
-        ranks.settle()
+        ranks.finish_true_pairs()
 
 
 @pytest.mark.parametrize("query", ["caption", "image"])

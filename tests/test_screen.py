@@ -271,8 +271,8 @@ def test_undecided_pairs_are_those_near_a_true_pair_of_their_fold():
     owner = np.array([0, 1, 2, 3])
     ranks = RankCount(owner, 4, 2, torch.float32, torch.device("cpu"))
     all_, tile = slice(0, 4), torch.eye(4) + 0.25
-    ranks.add_own(all_, all_, tile)
-    ranks.settle()
+    ranks.add_true_pairs(all_, all_, tile)
+    ranks.finish_true_pairs()
     near = tile.clone()
     near[0, 1] = 1.2  # near the true pairs of both; image 3 and caption 2 are far from theirs; folds are {0, 1}, {2, 3}
     near[0, 2] = 1.2

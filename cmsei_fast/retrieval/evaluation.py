@@ -20,7 +20,7 @@ from .metrics import RecallMetrics, check_map
 from .rank_count import RankCount
 from .screen import Screen, ScreenedTile, check_screen
 
-# Bytes of tiles with true pairs that are kept until they are counted; those beyond are scored twice.
+# Bytes of tiles with true pairs that are kept until they can be counted; tiles that do not fit are scored twice.
 KEPT_BYTES = 1 << 27
 
 
@@ -75,83 +75,83 @@ def evaluate(
 
 
 def count_ranks(stream: ScoreTiles, ranks: RankCount, progress: bool, team: Team) -> int:
-    """Streams the tiles that the ranks need, those with true pairs first; gives the number of their pairs."""
+    """Streams the tiles that the ranks need, those with true pairs first; returns the number of pairs in them."""
     grid = stream.grid
-    kept = _Kept(grid)
+    cache = _TileCache(grid)
 
-    def note(i: int, j: int, tile: Tensor) -> int:
-        ranks.add_own(grid.rows(i), grid.columns(j), tile)
-        return kept.add(i, j, tile)
+    def first_pass(i: int, j: int, tile: Tensor) -> int:
+        ranks.add_true_pairs(grid.rows(i), grid.columns(j), tile)
+        return cache.add(i, j, tile)
 
-    def count(i: int, j: int, tile: Tensor) -> int:
+    def second_pass(i: int, j: int, tile: Tensor) -> int:
         ranks.count(grid.rows(i), grid.columns(j), tile)
         return tile.numel()
 
-    return _true_pairs_first(note, count, kept, ranks, progress, team)
+    return _run_two_passes(first_pass, second_pass, cache, ranks, progress, team)
 
 
 @torch.no_grad()
 def count_ranks_screened(screen: Screen, ranks: RankCount, progress: bool, team: Team) -> None:
-    """As :func:`count_ranks`: true pairs exactly, then all pairs roughly, and exactly where that does not decide."""
-    kept = _Kept(screen.grid)
+    """As :func:`count_ranks`, but with rounded features first, and exactly only for true pairs and undecided pairs."""
+    cache = _TileCache(screen.grid)
 
-    def note(i: int, j: int, tile: ScreenedTile) -> int:
-        own = ranks.own_pairs(tile.rows, tile.columns)
-        scores = torch.zeros(own.shape, dtype=screen.problem.dtype, device=own.device)
-        scores[own] = tile.exact(own)
-        ranks.add_own(tile.rows, tile.columns, scores)
-        return 0 if tile.whole is None else kept.add(i, j, tile.whole)
+    def first_pass(i: int, j: int, tile: ScreenedTile) -> int:
+        mask = ranks.true_pairs(tile.rows, tile.columns)
+        scores = torch.zeros(mask.shape, dtype=screen.problem.dtype, device=mask.device)
+        scores[mask] = tile.exact(mask)
+        ranks.add_true_pairs(tile.rows, tile.columns, scores)
+        return 0 if tile.whole is None else cache.add(i, j, tile.whole)
 
-    def count(i: int, j: int, tile: ScreenedTile) -> int:
+    def second_pass(i: int, j: int, tile: ScreenedTile) -> int:
         for piece in tile.pieces("image"):
             scores, _ = piece.settled(partial(ranks.undecided, piece.rows, piece.columns))
             ranks.count(piece.rows, piece.columns, scores)
         return tile.pairs
 
-    _true_pairs_first(note, count, kept, ranks, progress, team, screen)
+    _run_two_passes(first_pass, second_pass, cache, ranks, progress, team, screen)
 
 
-def _true_pairs_first(
-    note: Callable[[int, int, Any], int],
-    count: Callable[[int, int, Any], int],
-    kept: _Kept,
+def _run_two_passes(
+    first_pass: Callable[[int, int, Any], int],
+    second_pass: Callable[[int, int, Any], int],
+    cache: _TileCache,
     ranks: RankCount,
     progress: bool,
     team: Team,
     screen: Screen | None = None,
 ) -> int:
-    """Gives the tiles with true pairs to ``note``, then those that the ranks need and are not kept to ``count``.
+    """Runs ``first_pass`` over the tiles with true pairs, then ``second_pass`` over the needed tiles not in the cache.
 
-    Returns the number of the needed tiles' pairs.
+    Returns the number of pairs in the needed tiles.
     """
-    grid = kept.grid
-    first, needed = ranks.own_tiles(grid), ranks.needed_tiles(grid)
+    grid = cache.grid
+    with_true_pairs, needed = ranks.true_pair_tiles(grid), ranks.needed_tiles(grid)
     source = None if screen is None else screen.tiles
-    owner = zlib.crc32(np.ascontiguousarray(ranks.owner).tobytes())
-    team.agree(map=owner, folds=ranks.folds, screen=None if screen is None else "bfloat16")
+    map_checksum = zlib.crc32(np.ascontiguousarray(ranks.owner).tobytes())
+    team.agree(map=map_checksum, folds=ranks.folds, screen=None if screen is None else "bfloat16")
     team.deal(needed)
     bar = team.bar(progress, grid.pairs(needed))
     try:
-        team.run(first, note, bar, source)
-        team.sum_(ranks.own, ranks.known)
-        ranks.settle()
-        team.run(needed & ~kept.count(ranks), count, bar, source)
-        team.sum_(ranks.captions, ranks.images)
+        team.run(with_true_pairs, first_pass, bar, source)
+        team.sum_(ranks.true_scores, ranks.known)
+        ranks.finish_true_pairs()
+        team.run(needed & ~cache.count_into(ranks), second_pass, bar, source)
+        team.sum_(ranks.caption_counts, ranks.image_counts)
     finally:
         if bar is not None:
             bar.close()
     return grid.pairs(needed)
 
 
-class _Kept:
-    """Tiles with true pairs, as many as there is room for, until these are known."""
+class _TileCache:
+    """Keeps tiles of the first pass, as many as fit into ``KEPT_BYTES``, until all true pairs are known."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid, self._room = grid, KEPT_BYTES
         self._tiles: dict[tuple[int, int], Tensor] = {}
 
     def add(self, i: int, j: int, tile: Tensor) -> int:
-        """Keeps a tile; gives its pairs, or 0 where there is no room."""
+        """Keeps a tile; returns the number of its pairs, or 0 if there is no room."""
         size = tile.numel() * tile.element_size()
         if size > self._room:
             return 0
@@ -159,11 +159,11 @@ class _Kept:
         self._tiles[i, j] = tile
         return tile.numel()
 
-    def count(self, ranks: RankCount) -> np.ndarray:
-        """Counts the tiles and lets go of them; gives (I, J) bool which they were."""
-        out = np.zeros(self.grid.shape, dtype=bool)
+    def count_into(self, ranks: RankCount) -> np.ndarray:
+        """Counts the tiles in ``ranks`` and drops them; returns (I, J) bool, which tiles they were."""
+        counted = np.zeros(self.grid.shape, dtype=bool)
         for (i, j), tile in self._tiles.items():
             ranks.count(self.grid.rows(i), self.grid.columns(j), tile)
-            out[i, j] = True
+            counted[i, j] = True
         self._tiles.clear()
-        return out
+        return counted

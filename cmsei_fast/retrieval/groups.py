@@ -1,4 +1,4 @@
-"""Choosing among a few: whether a caption's own image beats the others of its group."""
+"""Accuracy of choosing within groups: whether a caption's own image beats the other images of its group."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def group_accuracy(scores: Any, caption_to_image: Any, group: Any) -> float:
     Args:
         scores: (n_image, n_caption) floating, numpy or torch. Infinities are allowed.
         caption_to_image: (n_caption,) integers.
-        group: (n_image,) integers; images of the same number compete.
+        group: (n_image,) integers; images with the same number compete.
 
     Returns:
         The percentage; a tie of t images counts as 1 / t, so that constant scores are at chance.
@@ -27,10 +27,10 @@ def group_accuracy(scores: Any, caption_to_image: Any, group: Any) -> float:
     """
     matrix = checked_matrix(scores)
     owner = check_map(matrix.shape[0], matrix.shape[1], 1, caption_to_image)
-    number = integers("group", group)
-    if number.shape != (len(matrix),):
-        raise ValueError(f"group: expected shape ({len(matrix)},), one per image, got {number.shape}")
-    own = matrix[owner, np.arange(len(owner))]
-    rivals = number[:, None] == number[owner]  # (n_image, n_caption)
+    group_numbers = integers("group", group)
+    if group_numbers.shape != (len(matrix),):
+        raise ValueError(f"group: expected shape ({len(matrix)},), one per image, got {group_numbers.shape}")
+    own_scores = matrix[owner, np.arange(len(owner))]
+    rivals = group_numbers[:, None] == group_numbers[owner]  # (n_image, n_caption)
     best = np.where(rivals, matrix, -np.inf).max(0)
-    return float(100 * np.mean((own == best) / (rivals & (matrix == best)).sum(0)))
+    return float(100 * np.mean((own_scores == best) / (rivals & (matrix == best)).sum(0)))

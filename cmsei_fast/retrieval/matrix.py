@@ -1,4 +1,4 @@
-"""Ranks and recalls of a given score matrix, read in blocks of rows."""
+"""Ranks and recalls of a score matrix, which is read in blocks of rows."""
 
 from __future__ import annotations
 
@@ -48,26 +48,26 @@ def recall_metrics(
 
 
 def fold_ranks(scores: Any, fold: Fold, name: str = "scores") -> FoldRanks:
-    """Ranks within one fold; ``scores`` covers all images and captions, ``name`` is what the caller's caller gave.
+    """Ranks within one fold; ``scores`` covers all images and captions, ``name`` is the argument's name in errors.
 
     Raises:
         ValueError: for a NaN.
     """
     n_image, n_caption = fold.last - fold.first, len(fold.columns)
     columns: Any = fold.columns
-    if n_caption == columns[-1] - columns[0] + 1:  # a run: a slice copies nothing
+    if n_caption == columns[-1] - columns[0] + 1:  # consecutive columns: a slice needs no copy
         columns = slice(int(columns[0]), int(columns[-1]) + 1)
     step = max(1, BLOCK_ELEMENTS // n_caption)
 
     def blocks() -> Iterator[tuple[slice, Tensor]]:
         for first in range(0, n_image, step):
             rows = slice(first, min(first + step, n_image))
-            yield rows, _read(scores, slice(fold.first + rows.start, fold.first + rows.stop), columns)
+            yield rows, _read_block(scores, slice(fold.first + rows.start, fold.first + rows.stop), columns)
 
     ranks: RankCount | None = None
-    all_ = slice(0, n_caption)
+    all_columns = slice(0, n_caption)
     for rows, block in blocks():
-        # Their sum is one number to look at; it is NaN as well where infinities meet.
+        # The sum is quick to check; it is NaN if a score is, but also if there are infinities of both signs.
         if block.sum().isnan() and len(bad := block.isnan().nonzero()) > 0:
             i, j = bad[0].tolist()
             raise ValueError(
@@ -75,22 +75,22 @@ def fold_ranks(scores: Any, fold: Fold, name: str = "scores") -> FoldRanks:
             )
         if ranks is None:
             ranks = RankCount(fold.owner, n_image, 1, block.dtype, torch.device("cpu"))
-        ranks.add_own(rows, all_, block)
+        ranks.add_true_pairs(rows, all_columns, block)
     assert ranks is not None  # a fold has an image
-    ranks.settle()
+    ranks.finish_true_pairs()
     for rows, block in blocks():
-        ranks.count(rows, all_, block)
+        ranks.count(rows, all_columns, block)
     return FoldRanks(fold, *ranks.ranks())
 
 
 def check_scores(scores: Any, name: str = "scores") -> tuple[int, int]:
-    """The shape of a score matrix; raises TypeError for what is no floating matrix and ValueError for a wrong rank."""
+    """The shape of a score matrix; TypeError if it is no floating array or tensor, ValueError if it is not a matrix."""
     if isinstance(scores, (np.ndarray, Tensor)):
         check_holds_data(name, scores)
     if not hasattr(scores, "shape") or not hasattr(scores, "dtype"):
         got = type(scores).__name__
-        way = "; numpy.asarray makes one" if isinstance(scores, (list, tuple)) else ""
-        raise TypeError(f"{name}: expected a numpy array or a torch tensor, got {got}{way}")
+        hint = "; numpy.asarray makes one" if isinstance(scores, (list, tuple)) else ""
+        raise TypeError(f"{name}: expected a numpy array or a torch tensor, got {got}{hint}")
     floating = scores.dtype.is_floating_point if isinstance(scores, torch.Tensor) else scores.dtype.kind == "f"
     if not floating:
         raise TypeError(f"{name}: expected a floating dtype, got {str(scores.dtype).removeprefix('torch.')}")
@@ -101,8 +101,8 @@ def check_scores(scores: Any, name: str = "scores") -> tuple[int, int]:
 
 
 def dense(scores: Any) -> np.ndarray:
-    """The whole of a checked score matrix as float32, or float64 for what is wider: no two scores become one."""
-    return _read(scores, slice(None), slice(None)).numpy()
+    """A checked score matrix as one array: float32, or float64 for wider dtypes, so that no scores become equal."""
+    return _read_block(scores, slice(None), slice(None)).numpy()
 
 
 def checked_matrix(scores: Any) -> np.ndarray:
@@ -114,12 +114,12 @@ def checked_matrix(scores: Any) -> np.ndarray:
     return matrix
 
 
-def _read(scores: Any, rows: slice, columns: Any) -> Tensor:
-    """A block of the matrix as float32, or float64 for what is wider."""
+def _read_block(scores: Any, rows: slice, columns: Any) -> Tensor:
+    """A block of the matrix as float32, or float64 for wider dtypes."""
     block = scores[rows]
     if isinstance(block, Tensor):
         block = block.detach().cpu()[:, columns]
         return block if block.dtype == torch.float64 else block.float()
     block = np.asarray(block)[:, columns]
-    wide = np.float32 if block.dtype.itemsize <= 4 else np.float64
-    return as_tensor(block.astype(wide, copy=False))
+    dtype = np.float32 if block.dtype.itemsize <= 4 else np.float64
+    return as_tensor(block.astype(dtype, copy=False))

@@ -1,4 +1,4 @@
-"""Recalls and rSum from ranks (the protocol of SCAN, Lee et al. 2018), and the map and folds that ranks are within."""
+"""Recalls and rSum from ranks (the protocol of SCAN, Lee et al. 2018), and checks of the caption map and the folds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEVELS = (1, 5, 10)
 
 @dataclass(frozen=True, eq=False)
 class DirectionMetrics:
-    """Retrieval in one direction; recalls in percent, ranks from 1. Two are equal if all numbers are, including ranks.
+    """Retrieval in one direction; recalls in percent, ranks from 1. Two are equal if all their numbers and ranks are.
 
     Args:
         r1: percentage of queries with a rank <= 1; ``r5``, ``r10`` likewise.
@@ -75,12 +75,12 @@ class RecallMetrics:
 
 @dataclass(frozen=True)
 class Fold:
-    """A run of images ``first <= i < last`` with the captions (their columns) that belong to them."""
+    """A run of images ``first <= i < last`` with the columns of the captions that belong to them."""
 
     first: int
     last: int
     columns: np.ndarray
-    owner: np.ndarray  # of each column, counted from ``first``
+    owner: np.ndarray  # the image of each column, counted from ``first``
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class FoldRanks:
 
 
 def check_map(n_image: int, n_caption: int, captions_per_image: int, caption_to_image: Any) -> np.ndarray:
-    """The map as (n_caption,) int64, checked against the sizes.
+    """The map from captions to images as (n_caption,) int64, checked against the sizes.
 
     Raises:
         TypeError: if the map does not hold integers.
@@ -108,16 +108,16 @@ def check_map(n_image: int, n_caption: int, captions_per_image: int, caption_to_
                 got = f"{type(captions_per_image).__name__}; caption_to_image= takes the image of each caption"
             raise ValueError(f"captions_per_image: expected an integer >= 1, got {got}")
         if n_caption != n_image * captions_per_image:
-            way = "give caption_to_image for another map"
-            if n_caption == n_image:  # the field's arrays have each image once for every caption
+            hint = "give caption_to_image for another map"
+            if n_caption == n_image:  # arrays of the field's code repeat each image for every one of its captions
                 k = captions_per_image
-                one = "where each image has one caption, write captions_per_image=1"
-                way = f"{one}; where each comes {k} times in a row, score images[::{k}]; or {way}"
+                one_caption_hint = "where each image has one caption, write captions_per_image=1"
+                hint = f"{one_caption_hint}; where each comes {k} times in a row, score images[::{k}]; or {hint}"
             elif n_image == n_caption * captions_per_image:
-                way = f"the transpose (n_image, n_caption) would fit; or {way}"
+                hint = f"the transpose (n_image, n_caption) would fit; or {hint}"
             raise ValueError(
                 f"captions_per_image: expected {captions_per_image} captions for each of {n_image} images "
-                f"({n_image * captions_per_image}), got {n_caption}; {way}"
+                f"({n_image * captions_per_image}), got {n_caption}; {hint}"
             )
         return np.repeat(np.arange(n_image), captions_per_image)
     owner = integers("caption_to_image", caption_to_image)
@@ -131,7 +131,12 @@ def check_map(n_image: int, n_caption: int, captions_per_image: int, caption_to_
 
 
 def split_folds(owner: np.ndarray, n_image: int, folds: int) -> list[Fold]:
-    """Equal runs of images with their captions, by the image (n_caption,) int64 of each.
+    """Splits the images into equal runs, each with its captions.
+
+    Args:
+        owner: (n_caption,) int64, the image of each caption.
+        n_image: number of images.
+        folds: number of runs.
 
     Raises:
         ValueError: if the folds do not divide the images or one of them has no caption.
@@ -149,16 +154,16 @@ def split_folds(owner: np.ndarray, n_image: int, folds: int) -> list[Fold]:
 
 
 def combine(parts: list[FoldRanks], shape: tuple[int, int], folds: int) -> RecallMetrics:
-    """Metrics of the folds' ranks, averaged over the folds."""
+    """Metrics of the folds' ranks, averaged over the folds; ``shape`` is (n_image, n_caption)."""
     images, captions = np.full(shape[0], np.nan), np.full(shape[1], np.nan)
     for part in parts:
         images[part.fold.first : part.fold.last] = part.images
         captions[part.fold.columns] = part.captions
-    i2t = _direction([part.images[~np.isnan(part.images)] for part in parts], images)
-    return RecallMetrics(i2t, _direction([part.captions for part in parts], captions), folds)
+    i2t = _direction_metrics([part.images[~np.isnan(part.images)] for part in parts], images)
+    return RecallMetrics(i2t, _direction_metrics([part.captions for part in parts], captions), folds)
 
 
-def _direction(parts: list[np.ndarray], ranks: np.ndarray) -> DirectionMetrics:
+def _direction_metrics(parts: list[np.ndarray], ranks: np.ndarray) -> DirectionMetrics:
     recalls = [float(np.mean([100 * np.mean(part <= level) for part in parts])) for level in LEVELS]
     median = float(np.mean([np.median(part) for part in parts]))
     mean = float(np.mean([np.mean(part) for part in parts]))
