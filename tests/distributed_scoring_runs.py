@@ -18,7 +18,7 @@ from cmsei_fast import CMSEI, ModelConfig, PairScorer, engines, evaluate, retrie
 from cmsei_fast import distributed as sharing
 from cmsei_fast.data import Vocabulary, split_from_scenes, synthetic_scenes
 from cmsei_fast.model import cmsei
-from cmsei_fast.retrieval import candidates, pace
+from cmsei_fast.retrieval import candidates, screen_timing
 
 OWNER = np.random.default_rng(5).permutation(np.arange(30) % 12)
 
@@ -66,7 +66,9 @@ def same(folder: Path, rank: int) -> None:
     with scoring_runs.small_tiles() as scored:
         sharing.TILES_A_ROUND = candidates._CALLS_A_ROUND = 3
         if rank == 1:
-            pace.clock = lambda: 0.0  # nothing pays: one process screens where the other, by its clock, may not
+            screen_timing.clock = lambda: (
+                0.0
+            )  # nothing pays: one process screens where the other, by its clock, may not
         found = results(dist.group.WORLD)
         found["pairs"] = np.array(scored)
         found |= encoded(dist.group.WORLD)

@@ -12,10 +12,10 @@ from problems import offsets
 
 from cmsei_fast import Attention, PairScorer, engines, evaluate, retrieve, tiling
 from cmsei_fast.engines import reference
-from cmsei_fast.retrieval import best, evaluation, pace, screen
-from cmsei_fast.retrieval.pace import Pace
+from cmsei_fast.retrieval import best, evaluation, screen, screen_timing
 from cmsei_fast.retrieval.rank_count import RankCount
 from cmsei_fast.retrieval.screen import Screen
+from cmsei_fast.retrieval.screen_timing import ScreenTiming
 from cmsei_fast.scoring import prepare
 from cmsei_fast.tiling import TileStream
 
@@ -74,7 +74,7 @@ def by_chance(self, n, work, prepare):
 def blocks(request, monkeypatch):
     """Blocks of few items and tiles of few pairs, or all in one; what is screened."""
     size, which = request.param.split()
-    monkeypatch.setattr(Pace, "pieces", {"always": always, "by_chance": by_chance}[which])
+    monkeypatch.setattr(ScreenTiming, "pieces", {"always": always, "by_chance": by_chance}[which])
     if size == "small":
         monkeypatch.setattr(tiling, "IMAGE_BLOCK_BYTES", 30 * 19 * 4)
         monkeypatch.setattr(tiling, "CAPTION_BLOCK_BYTES", 70 * 19 * 4)
@@ -169,7 +169,7 @@ def test_the_margin_holds(scorer, isa):
         problem = *sides, m, n
         with native.use_isa(isa):
             _, tile, scores = tile_of(problem, scorer)
-            near, margin = tile.near()
+            near, margin = tile.approximate()
         for exact in (scores.double(), truth(problem, scorer)):
             off = (near.double() - exact).abs()
             assert torch.isfinite(margin).all()
@@ -180,7 +180,7 @@ def test_the_margin_holds(scorer, isa):
 
 
 def test_only_undecided_pairs_are_scored_again(monkeypatch):
-    monkeypatch.setattr(Pace, "pieces", always)
+    monkeypatch.setattr(ScreenTiming, "pieces", always)
     monkeypatch.setattr(screen, "_GATHER", 1)  # of items as small as these, single pairs are dear
     rng = np.random.default_rng(0)
     centre = np.eye(12)[np.repeat(np.arange(12), 4)]  # an image and its captions point one way
@@ -226,7 +226,7 @@ def test_where_it_does_not_pay_the_tiles_are_scored_whole(monkeypatch, query):
 
     for module in (best, evaluation):
         monkeypatch.setattr(module, "Screen", Noted)
-    monkeypatch.setattr(pace, "clock", lambda: float(5 * screens[0].screened + screens[0].rescored))
+    monkeypatch.setattr(screen_timing, "clock", lambda: float(5 * screens[0].screened + screens[0].rescored))
     options = {"scorer": PairScorer.maxsim("mean")}
     expected, got = (retrieve(*problem, query=query, **options, screen=x) for x in (None, "bfloat16"))
     np.testing.assert_array_equal(got.indices, expected.indices)
@@ -254,10 +254,10 @@ def test_tiles_of_true_pairs_that_were_scored_whole_are_kept(monkeypatch):
 def test_counters_and_the_mask_are_what_was_scored_again():
     problem = features("random")
     screen, tile, scores = tile_of(problem, PairScorer.maxsim("mean"))
-    near, margin = tile.near()
+    near, margin = tile.approximate()
     marked = torch.zeros(near.shape, dtype=torch.bool)
     marked[3, 7] = marked[20, 41] = True
-    got, mask = tile.settled(lambda *_: marked)
+    got, mask = tile.resolve(lambda *_: marked)
     assert torch.equal(mask, marked)
     assert torch.equal(got, torch.where(marked, scores, near))
     assert not torch.equal(got, scores)

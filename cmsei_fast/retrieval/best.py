@@ -158,7 +158,7 @@ def merge_screened(best: TopK, query: str, tile: ScreenedTile) -> None:
         mask = ~(lowest - scores > margin)
         return mask.T if by_caption else mask
 
-    scores, wanted = tile.settled(undecided)
+    scores, wanted = tile.resolve(undecided)
     if wanted is None:
         best.update(queries, items, scores.T if by_caption else scores)
         return

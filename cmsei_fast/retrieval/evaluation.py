@@ -100,11 +100,11 @@ def count_ranks_screened(screen: Screen, ranks: RankCount, progress: bool, team:
         scores = torch.zeros(mask.shape, dtype=screen.problem.dtype, device=mask.device)
         scores[mask] = tile.exact(mask)
         ranks.add_true_pairs(tile.rows, tile.columns, scores)
-        return 0 if tile.whole is None else cache.add(i, j, tile.whole)
+        return 0 if tile.exact_scores is None else cache.add(i, j, tile.exact_scores)
 
     def second_pass(i: int, j: int, tile: ScreenedTile) -> int:
         for piece in tile.pieces("image"):
-            scores, _ = piece.settled(partial(ranks.undecided, piece.rows, piece.columns))
+            scores, _ = piece.resolve(partial(ranks.undecided, piece.rows, piece.columns))
             ranks.count(piece.rows, piece.columns, scores)
         return tile.pairs
 

@@ -1,4 +1,4 @@
-"""Tiles scored with rounded features first, and exactly only where that does not decide."""
+"""Tiles scored with rounded features first; only the pairs that this leaves undecided are scored exactly."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor
 
 from .. import engines
 from ..tiling import Part, Problem, TileStream, call_engine, check_scores
-from .margin import factors, unbounded
-from .pace import Pace
+from .margin import factors, unbounded_setting
+from .screen_timing import ScreenTiming
 
 SCREENS = ("bfloat16",)
-# What gathering and packing a word's row costs, in inner products; measured on shares of 3 to 40 % of a tile.
+# Cost of gathering and packing a word's row, in inner products; measured where 3 to 40 % of a tile's pairs were wanted.
 _GATHER = 100
 
 
 def check_screen(screen: object, problem: Problem) -> None:
-    """Raises ValueError where a problem's scores cannot be screened so."""
+    """Raises ValueError if ``screen`` is wrong or the problem's scores cannot be screened."""
     if screen is None:
         return
     if screen not in SCREENS:
         raise ValueError(f'screen: expected None or "bfloat16", got {screen!r}')
-    if (what := unbounded(problem.scorer)) is not None:
+    if (setting := unbounded_setting(problem.scorer)) is not None:
         raise ValueError(
             "screen: expected a scorer made of largest inner products (attend='hard', relevance='dot', steps=1, a "
-            f"plain aggregate, no cross-level terms), as PairScorer.maxsim() is, got {what}"
+            f"plain aggregate, no cross-level terms), as PairScorer.maxsim() is, got {setting}"
         )
     if problem.precision not in ("float32", "float64"):
         raise ValueError(f"screen: expected precision 'float32' or 'float64' to save, got {problem.precision!r}")
@@ -40,127 +40,140 @@ def check_screen(screen: object, problem: Problem) -> None:
 
 
 @dataclass(frozen=True)
-class Rounded:
-    """A tile's features rounded, and the factors (images, …) and (captions, …) of the pairs' margins."""
+class RoundedPart:
+    """A tile's rounded features, and the factors (images, …) and (captions, …) whose inner products are the margins."""
 
     part: Part
-    images: Tensor
-    captions: Tensor
+    image_factors: Tensor
+    caption_factors: Tensor
 
-    def some(self, side: str, items: slice) -> Rounded:
-        """As :meth:`Part.some`."""
+    def some(self, side: str, items: slice) -> RoundedPart:
+        """Some of the images or captions, as :meth:`Part.some`."""
         part = self.part.some(side, items)
         if side == "image":
-            return Rounded(part, self.images[items], self.captions)
-        return Rounded(part, self.images, self.captions[items])
+            return RoundedPart(part, self.image_factors[items], self.caption_factors)
+        return RoundedPart(part, self.image_factors, self.caption_factors[items])
 
 
 class ScreenedTile:
-    """One tile, or some of its queries: its scores within a margin, and those of some pairs exactly.
+    """One tile, or some of its queries, with approximate scores and their margins, and exact scores of chosen pairs.
 
     Attributes:
-        rows, columns: its images and captions.
-        whole: its exact scores (images, captions), once all were needed.
+        rows, columns: the tile's images and captions.
+        exact_scores: (images, captions) exact scores, once the whole tile was scored exactly, else None.
     """
 
-    def __init__(self, screen: Screen, part: Part, screened: bool = True, rounded: Rounded | None = None) -> None:
+    def __init__(self, screen: Screen, part: Part, screened: bool = True, rounded: RoundedPart | None = None) -> None:
         self.rows, self.columns = part.rows, part.columns
-        self.whole: Tensor | None = None
-        self._screen, self._part, self._screened, self._low = screen, part, screened, rounded
+        self.exact_scores: Tensor | None = None
+        self._screen, self._part, self._screened, self._rounded = screen, part, screened, rounded
 
     @property
     def pairs(self) -> int:
-        """Number of its pairs."""
+        """Number of pairs in the tile."""
         return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
 
     def pieces(self, side: str) -> Iterator[ScreenedTile]:
-        """Yields the tile in pieces of its images or captions, each to be settled before the next.
+        """Yields the tile in pieces of its images or captions; :meth:`resolve` each before taking the next.
 
-        Some of them are not screened, where all exact scores are found faster.
+        Pieces are not screened where scoring them exactly is faster.
         """
-        run = self.rows if side == "image" else self.columns
-        work = float(len(self._part.regions)) * len(self._part.words)
-        for queries, screened in self._screen.pace.pieces(run.stop - run.start, work, self._rounded):
-            low = self._low.some(side, queries) if screened and self._low is not None else None
-            yield ScreenedTile(self._screen, self._part.some(side, queries), screened, low)
+        items = self.rows if side == "image" else self.columns
+        tile_work = float(len(self._part.regions)) * len(self._part.words)
+        for queries, screened in self._screen.timing.pieces(items.stop - items.start, tile_work, self._round):
+            rounded = self._rounded.some(side, queries) if screened and self._rounded is not None else None
+            yield ScreenedTile(self._screen, self._part.some(side, queries), screened, rounded)
 
-    def near(self) -> tuple[Tensor, Tensor]:
-        """Scores (images, captions) and their margins from the exact ones; infinite or NaN where nothing is known."""
-        problem, low = self._screen.problem, self._rounded()
-        scores = call_engine("pair_score", problem, low.part, "bfloat16").to(problem.dtype)
+    def approximate(self) -> tuple[Tensor, Tensor]:
+        """Approximate scores (images, captions), and margins (images, captions) within which the exact scores lie.
+
+        A margin is infinite or NaN where nothing is known about the error.
+        """
+        problem, rounded = self._screen.problem, self._round()
+        scores = call_engine("pair_score", problem, rounded.part, "bfloat16").to(problem.dtype)
         self._screen.screened += scores.numel()
-        margin = (low.images @ low.captions.T).to(problem.dtype)
+        margin = (rounded.image_factors @ rounded.caption_factors.T).to(problem.dtype)
         return scores, margin
 
     def exact(self, wanted: Tensor) -> Tensor:
-        """Scores (n,) of the pairs that ``wanted`` (images, captions) marks, row by row: the bits of the whole tile.
+        """Exact scores (n,) of the pairs that ``wanted`` (images, captions) marks, row by row.
+
+        They have the same bits as in a tile that is scored as a whole.
 
         Raises:
-            ValueError: for one that is not finite.
+            ValueError: if a score is not finite.
         """
         problem, part = self._screen.problem, self._part
         if not wanted.any():
             return torch.empty(0, dtype=problem.dtype, device=wanted.device)
-        if self._scattered(wanted):
+        if self._single_pairs_cost_less(wanted):
             scores = call_engine("pair_score_listed", problem, part, None, wanted)
             check_scores(scores, part, problem, wanted)
             self._screen.rescored += len(scores)
             return scores
-        return self._all()[wanted]
+        return self._score_whole()[wanted]
 
-    def settled(self, undecided: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Scores, exact where ``undecided(scores, margin)`` is True, and that mask; None where all are exact."""
+    def resolve(self, undecided: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Scores (images, captions), exact where ``undecided(scores, margin)`` is True, and that mask.
+
+        The mask is None if all scores are exact.
+        """
         if not self._screened:
-            return self._all(), None
-        scores, margin = self.near()
+            return self._score_whole(), None
+        scores, margin = self.approximate()
         wanted = undecided(scores, margin)
         scores[wanted] = self.exact(wanted)
         return scores, wanted
 
-    def _rounded(self) -> Rounded:
-        if self._low is None:
+    def _round(self) -> RoundedPart:
+        if self._rounded is None:
             part = self._part
             regions, words = part.regions.to(torch.bfloat16), part.words.to(torch.bfloat16)
-            self._low = Rounded(
+            self._rounded = RoundedPart(
                 Part(part.rows, part.columns, regions, part.region_offsets, words, part.word_offsets),
                 self._screen.factors("image", part.rows, part.regions, regions, part.region_offsets),
                 self._screen.factors("caption", part.columns, part.words, words, part.word_offsets),
             )
-        return self._low
+        return self._rounded
 
-    def _all(self) -> Tensor:
-        self.whole = self._screen.score(self._part)
-        self._screen.rescored += self.whole.numel()
-        return self.whole
+    def _score_whole(self) -> Tensor:
+        self.exact_scores = self._screen.score(self._part)
+        self._screen.rescored += self.exact_scores.numel()
+        return self.exact_scores
 
-    def _scattered(self, wanted: Tensor) -> bool:
-        """Whether to score the pairs one image after the other costs less than the whole tile.
+    def _single_pairs_cost_less(self, wanted: Tensor) -> bool:
+        """Whether scoring only the wanted pairs, image by image, costs less than scoring the whole tile.
 
-        In inner products, of rows with each other too. Rows of captions are gathered again for every image.
+        Costs are counted in inner products, those between rows of one item included. For every image, the rows of its
+        captions are gathered again.
         """
-        regions, words = (x.diff().double() for x in (self._part.region_offsets, self._part.word_offsets))
-        chosen = wanted.to(torch.float32)
-        gathered = chosen @ words.float()  # (images,) words
-        alone = regions @ gathered.double() + _GATHER * gathered.sum() + (chosen.sum(0).double() * words.square()).sum()
-        once = regions.square()
-        whole = regions.sum() * words.sum() + once.sum() + words.square().sum()
-        return bool(alone + once[wanted.any(1)].sum() < whole)
+        n_regions, n_words = (x.diff().double() for x in (self._part.region_offsets, self._part.word_offsets))
+        mask = wanted.to(torch.float32)
+        gathered_words = mask @ n_words.float()  # (images,) number of words to gather
+        pairs_cost = (
+            n_regions @ gathered_words.double()
+            + _GATHER * gathered_words.sum()
+            + (mask.sum(0).double() * n_words.square()).sum()
+        )
+        image_squares = n_regions.square()
+        tile_cost = n_regions.sum() * n_words.sum() + image_squares.sum() + n_words.square().sum()
+        return bool(pairs_cost + image_squares[wanted.any(1)].sum() < tile_cost)
 
 
 class Screen:
-    """The tiles of a stream, screened where that pays.
+    """The tiles of a stream, screened where that is faster.
 
     Attributes:
-        pace: whether it does.
-        screened, rescored: pairs scored with rounded features, and exactly, so far.
+        timing: decides where to screen.
+        screened, rescored: numbers of pairs scored with rounded features, and exactly, so far.
     """
 
     def __init__(self, stream: TileStream) -> None:
         self.problem, self.score, self.grid = stream.problem, stream.score, stream.grid
-        self.pace = Pace()
+        self.timing = ScreenTiming()
         self.screened = self.rescored = 0
         self._parts = stream.parts
-        self._factors: dict[tuple[str, int, int], Tensor] = {}  # of a run of images or captions
+        self._factors: dict[tuple[str, int, int], Tensor] = {}  # by side and slice of its items
 
     def tiles(self, wanted: np.ndarray) -> Iterator[tuple[int, int, ScreenedTile]]:
         """Yields (i, j, tile) as :meth:`TileStream.tiles` does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cmsei_fast.retrieval import pace
+from cmsei_fast.retrieval import screen_timing
 
 
 class Clock:
@@ -13,11 +13,11 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 0.0
-        monkeypatch.setattr(pace, "clock", lambda: self.now)
+        monkeypatch.setattr(screen_timing, "clock", lambda: self.now)
 
     def run(self, rates, tiles, queries=240, preparing=0.0):
         """Seconds of so many tiles of one unit of work, and the pace; rates (screened, exact) of each tile."""
-        start, found = self.now, pace.Pace()
+        start, found = self.now, screen_timing.ScreenTiming()
 
         def prepare():
             self.now += preparing
@@ -43,11 +43,11 @@ def test_what_does_not_pay_is_given_up_at_once(clock, tiles, queries):
     seconds, found = clock.run((2.7, 1.0), tiles, queries)
     assert not found.screened or (tiles, queries) == (1, 1)
     if queries == 240:
-        assert tiles < seconds <= tiles * (1 + pace.TRIALS) + 1.7 / pace.SLICES + 1e-9
+        assert tiles < seconds <= tiles * (1 + screen_timing.TRIAL_SHARE) + 1.7 / screen_timing.SLICES + 1e-9
     seconds, found = clock.run((0.5, 1.0), tiles, queries)
     assert found.screened or (tiles, queries) == (1, 1)
     if queries == 240:
-        assert tiles / 2 < seconds <= tiles / 2 * (1 + pace.TRIALS) + 0.5 / pace.SLICES + 1e-9
+        assert tiles / 2 < seconds <= tiles / 2 * (1 + screen_timing.TRIAL_SHARE) + 0.5 / screen_timing.SLICES + 1e-9
 
 
 def test_it_pays_from_some_tile_on(clock):
@@ -74,7 +74,7 @@ def test_what_is_prepared_is_counted(clock):
     """Rounding that takes as long as scoring: 0.5 + 1 a tile is slower than 1."""
     seconds, found = clock.run((0.5, 1.0), 50, preparing=1.0)
     assert not found.screened
-    assert seconds < 50 * (1 + pace.TRIALS) + 1.2
+    assert seconds < 50 * (1 + screen_timing.TRIAL_SHARE) + 1.2
 
 
 def test_times_of_chance_cost_little(clock):
