@@ -30,6 +30,26 @@ def test_wishes(building, name):
 def test_compiler_is_the_one_asked_for(building):
     assert building.tools.find_compiler({"CXX": "no-such-compiler-at-all"}) is None
     assert building.tools.find_compiler({"CXX": f"{sys.executable} -x"}) == [sys.executable, "-x"]
+    assert building.tools.find_compiler({"CXX": " "}) == building.tools.find_compiler({})
+    with pytest.raises(building.errors.BuildError, match=r"^CXX: expected a shell's command, got \"'g\+\+\"$"):
+        building.tools.find_compiler({"CXX": "'g++"})
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("g++", "-ccbin g++"),
+        ("ccache '/opt/a b/g++' -m64 -Wl,-s", r"-ccbin '/opt/a b/g++' -Xcompiler -m64 -Xcompiler '-Wl\,-s'"),
+        (" ", ""),
+    ],
+)
+def test_nvcc_gets_the_program_alone_and_its_options(building, monkeypatch, command, flags):
+    """It takes what follows -ccbin for a file's name, whatever spaces there are."""
+    monkeypatch.setenv("CXX", command)
+    plan = building.plan.Plan("build/elsewhere")
+    building.cuda.plan_cuda(plan, "nvcc", [], ["80"], "0")
+    (compile_command,) = re.findall(r"rule nvcc\n  command = nvcc(.*) -MMD ", plan.text())
+    assert compile_command.strip() == flags
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="one instruction set only")
@@ -105,7 +125,7 @@ def failing(building, monkeypatch, **environment):
     """Runs build_modules without a compiler and nvcc."""
     monkeypatch.setattr(building.tools, "find_compiler", lambda environ: None)
     monkeypatch.setattr(building.tools, "find_nvcc", lambda environ: None)
-    for name in ("CMSEI_CUDA", "CMSEI_NATIVE"):
+    for name in ("CMSEI_CUDA", "CMSEI_NATIVE", "CXX"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -115,7 +135,9 @@ def failing(building, monkeypatch, **environment):
 def test_without_a_compiler_nothing_is_built_and_it_is_said(building, monkeypatch, capsys):
     outcomes = failing(building, monkeypatch)
     assert [outcome.path for outcome in outcomes.values()] == [None, None]
-    assert "warning: cmsei_fast._native was not built: no C++ compiler was found" in capsys.readouterr().err
+    assert "warning: cmsei_fast._native was not built: no C++ compiler was found (set CXX" in capsys.readouterr().err
+    failing(building, monkeypatch, CXX="no-such-compiler")
+    assert "no C++ compiler was found (CXX is 'no-such-compiler')" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["native", "cuda"])

@@ -7,7 +7,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from . import tree
+from . import tools, tree
 from .architectures import archs_for, gencode_flags
 from .plan import Plan
 
@@ -15,8 +15,8 @@ from .plan import Plan
 def plan_cuda(plan: Plan, nvcc: str, includes: list[str], archs: list[str], version: str) -> str:
     """Steps of the CUDA module; returns its path. What ptxas reports of each kernel is kept beside its object."""
     toolchain = [f"{plan.directory}/{tool}.txt" for tool in ("cxx", "nvcc")]
-    host = ["-ccbin", os.environ["CXX"]] if os.environ.get("CXX") else []
-    tool = plan.quoted(nvcc, *host)
+    own = tools.asked_compiler(os.environ)
+    tool = plan.quoted(nvcc, *(tools.host_compiler(own) if own else []))
     plan.rule(
         "nvcc",
         f"{tool} -MMD -MF $out.d $flags -c $in -o $out > $out.ptxas.txt 2>&1 || {{ cat $out.ptxas.txt; exit 1; }}",

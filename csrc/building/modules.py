@@ -45,8 +45,10 @@ def build_modules(version: str) -> dict[str, Outcome]:
     compiler = tools.find_compiler(os.environ)
     nvcc = tools.find_nvcc(os.environ)
     if compiler is None:
+        asked = tools.asked_compiler(os.environ)
+        way = f"CXX is {os.environ['CXX']!r}" if asked else "set CXX, or install g++ or clang++"
         for outcome in outcomes.values():
-            outcome.reason = outcome.reason or "no C++ compiler was found (set CXX, or install g++ or clang++)"
+            outcome.reason = outcome.reason or f"no C++ compiler was found ({way})"
     elif nvcc is None:
         outcomes["cuda"].reason = outcomes["cuda"].reason or "nvcc was not found (set CUDA_HOME)"
     if compiler is not None and any(outcome.reason is None for outcome in outcomes.values()):

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
+from itertools import dropwhile
 
 from .errors import BuildError
 
@@ -22,11 +23,32 @@ def output_of(*command: str) -> str | None:
 
 def find_compiler(environ: Mapping[str, str]) -> list[str] | None:
     """The C++ compiler's command: $CXX, else the first of c++, g++, clang++ that there is."""
-    for candidate in [environ["CXX"]] if environ.get("CXX") else ["c++", "g++", "clang++"]:
-        command = shlex.split(candidate)
+    own = asked_compiler(environ)
+    for command in [own] if own else [["c++"], ["g++"], ["clang++"]]:
         if shutil.which(command[0]):
             return command
     return None
+
+
+def asked_compiler(environ: Mapping[str, str]) -> list[str]:
+    """The words of $CXX, which may be blank.
+
+    Raises:
+        BuildError: for quotes that do not close.
+    """
+    try:
+        return shlex.split(environ.get("CXX", ""))
+    except ValueError:
+        raise BuildError(f"CXX: expected a shell's command, got {environ['CXX']!r}") from None
+
+
+def host_compiler(command: list[str]) -> list[str]:
+    """nvcc's flags for a C++ compiler's command: nvcc takes the program alone, without a launcher such as ccache."""
+    options = list(dropwhile(lambda word: not word.startswith("-"), command))
+    flags = ["-ccbin", command[len(command) - len(options) - 1]]
+    for option in options:
+        flags += ["-Xcompiler", option.replace(",", r"\,")]  # between commas are options of their own
+    return flags
 
 
 def is_clang(compiler: list[str]) -> bool:
