@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import sysconfig
+import threading
 
 import pytest
 from setuptools import Distribution, Extension
@@ -228,6 +229,22 @@ def test_only_what_changed_is_compiled_again(building, small_tree, monkeypatch):
     changed = {path for path, time in objects().items() if time != first[path]}
     assert changed == {path for path in first if path.name == "kernel.o"}
     assert changed
+
+
+@needs_compiler
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_a_build_waits_for_another_of_the_same_tree(building, small_tree, monkeypatch):
+    """As of two environments, each of which installs this checkout: their objects have the same names."""
+    monkeypatch.setenv("CMSEI_CUDA", "0")
+    outcomes = {}
+    other = threading.Thread(target=lambda: outcomes.update(building.modules.build_modules("0")))
+    directory = small_tree / f"build/cmsei_fast-{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
+    with building.tree.alone_in(directory):
+        other.start()
+        other.join(0.5)
+        assert [path.name for path in directory.iterdir()] == [".lock"]
+    other.join(300)
+    assert (small_tree / outcomes["native"].path).is_file()
 
 
 def test_a_file_that_says_the_same_is_not_written_again(building, tmp_path):

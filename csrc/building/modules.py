@@ -52,7 +52,9 @@ def build_modules(version: str) -> dict[str, Outcome]:
     elif nvcc is None:
         outcomes["cuda"].reason = outcomes["cuda"].reason or "nvcc was not found (set CUDA_HOME)"
     if compiler is not None and any(outcome.reason is None for outcome in outcomes.values()):
-        compile_all(outcomes, compiler, nvcc, version)
+        directory = f"build/{tree.PACKAGE}-{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
+        with tree.alone_in(tree.ROOT / directory):
+            compile_all(outcomes, directory, compiler, nvcc, version)
     for name, outcome in outcomes.items():
         if outcome.path is None and switches[name] == "1":
             raise BuildError(f"CMSEI_{name.upper()}=1, but {tree.PACKAGE}._{name} was not built: {outcome.reason}")
@@ -61,9 +63,10 @@ def build_modules(version: str) -> dict[str, Outcome]:
     return outcomes
 
 
-def compile_all(outcomes: dict[str, Outcome], compiler: list[str], nvcc: str | None, version: str) -> None:
+def compile_all(
+    outcomes: dict[str, Outcome], directory: str, compiler: list[str], nvcc: str | None, version: str
+) -> None:
     """Plans and runs one ninja build of the modules without a reason against them; fills in the outcomes."""
-    directory = f"build/{tree.PACKAGE}-{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
     plan, includes = start_plan(directory, compiler, nvcc)
     targets = {}
     # First, because nvcc takes longest: the other compilations fit beside it.

@@ -67,7 +67,8 @@ def native_module(directory: str, variants: list[str], products: list[str]) -> s
     compiler = tools.find_compiler(os.environ)
     if compiler is None:
         raise BuildError("no C++ compiler was found")
-    plan, includes = start_plan(directory, compiler, None)
-    target = plan_native(plan, compiler, includes, variants, products)
-    subprocess.run([*ninja_run(plan), target], cwd=tree.ROOT, check=True)
+    with tree.alone_in(tree.ROOT / directory):
+        plan, includes = start_plan(directory, compiler, None)
+        target = plan_native(plan, compiler, includes, variants, products)
+        subprocess.run([*ninja_run(plan), target], cwd=tree.ROOT, check=True)
     return target

@@ -73,7 +73,6 @@ def python_includes(pybind11: str) -> list[str]:
 def start_plan(directory: str, compiler: list[str], nvcc: str | None) -> tuple[Plan, list[str]]:
     """An empty plan whose outputs go to ``directory``, and the include flags for code that binds to Python."""
     folder = tree.ROOT / directory
-    folder.mkdir(parents=True, exist_ok=True)
     # Steps depend on these files, so that another compiler compiles anew.
     tree.write_if_changed(folder / "cxx.txt", tools.output_of(*compiler, "--version") or "")
     tree.write_if_changed(folder / "nvcc.txt", (nvcc and tools.output_of(nvcc, "--version")) or "")
