@@ -47,9 +47,9 @@ def scale_plot(results: Results) -> bytes | None:
     figure, (time, memory) = charts.panels(2, height=3.3)
     for i, result in enumerate(found):
         row, label = result["rows"]["scale_time"], short(result)
-        time.plot(row["pairs"], row["microseconds_per_pair"], label=label, **charts.look(i))
+        time.plot(row["pairs"], row["microseconds_per_pair"], label=label, **charts.series_style(i))
         row = result["rows"]["scale_memory"]
-        memory.plot(row["pairs"], [x / 1e6 for x in row["bytes"]], label=label, **charts.look(i))
+        memory.plot(row["pairs"], [x / 1e6 for x in row["bytes"]], label=label, **charts.series_style(i))
     time.set(title="time per pair, µs", xlabel="pairs", xscale="log")
     memory.set(title="memory beyond features and scores, MB", xlabel="pairs", xscale="log")
     for axes in (time, memory):
@@ -103,7 +103,7 @@ def accuracy_plot(results: Results) -> bytes | None:
     for i, result in enumerate(found):
         points = result["rows"]["accuracy"]["precisions"]
         times, errors = [p["microseconds_per_pair"] for p in points.values()], [p["error"] for p in points.values()]
-        axes.plot(times, errors, label=short(result), **{**charts.look(i), "linestyle": ""})
+        axes.plot(times, errors, label=short(result), **{**charts.series_style(i), "linestyle": ""})
         for name, x, y in zip(points, times, errors, strict=True):
             axes.annotate(name, (x, y), (6, 4), textcoords="offset points", fontsize=8)
     axes.set(title="largest error of a score", xlabel="time per pair, µs", yscale="log")

@@ -6,7 +6,7 @@ import numpy as np
 from score_matrices import matrix
 
 from cmsei_fast import recall_metrics
-from cmsei_fast.report.evaluation_charts import rank_bins, thinned
+from cmsei_fast.report.evaluation_charts import rank_bins, thin_out
 
 
 def test_bins_are_what_recalls_count():
@@ -21,8 +21,8 @@ def test_bins_are_what_recalls_count():
 
 def test_long_curves_are_means_of_runs():
     steps, values = np.arange(3000.0), np.repeat(np.arange(300.0), 10)
-    where, mean, low, high = thinned(steps, values)
+    where, mean, low, high = thin_out(steps, values)
     np.testing.assert_array_equal(mean, np.arange(300.0))
     np.testing.assert_array_equal(where[:2], [4.5, 14.5])
     np.testing.assert_array_equal(low, high)
-    assert thinned(steps[:300], values[:300])[2] is None
+    assert thin_out(steps[:300], values[:300])[2] is None

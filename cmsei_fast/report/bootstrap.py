@@ -27,14 +27,14 @@ def recall_intervals(
     """95 % intervals of recalls, mean ranks and rSum over resampled images.
 
     Images are drawn with replacement, as many as there are, within each fold; an image brings its captions with it, so
-    that captions of one image, which rise and fall together, do not count as independent. A query's rank stays the one
-    it has among all candidates of its fold: the intervals tell how much hangs on the choice of the queries.
+    that captions of one image, whose ranks are correlated, do not count as independent. A query keeps its rank among
+    all candidates of its fold: the intervals show how much the figures depend on the choice of the queries.
 
     Args:
         metrics: of a score matrix, with its ranks.
         caption_to_image: (n_caption,) int64, the map that the metrics were made with.
-        samples: resamplings.
-        seed: of the drawing.
+        samples: number of resamplings.
+        seed: seed of the random draws.
 
     Returns:
         By name: ``"i2t R@1"``, …, ``"t2i mean rank"``, and ``"rSum"``.
@@ -53,24 +53,28 @@ def recall_intervals(
     for fold in folds:
         n_image = fold.last - fold.first
         images = metrics.i2t.ranks[fold.first : fold.last]
-        asks = ~np.isnan(images)
+        is_query = ~np.isnan(images)
         captions = metrics.t2i.ranks[fold.columns]
-        # Per image: how many queries it brings, how many of them are found, the sum of their ranks.
-        own = [asks.astype(float), *((images <= level).astype(float) for level in LEVELS), np.nan_to_num(images)]
-        found = [np.ones_like(captions), *(captions <= level for level in LEVELS), captions]
-        theirs = [np.bincount(fold.owner, weights=x, minlength=n_image) for x in found]
-        per_image = np.stack([*own, *theirs], axis=1)  # (n_image, 2 · 5)
+        # Per image: number of its queries, how many of them are found at each level, and the sum of their ranks.
+        image_values = [
+            is_query.astype(float),
+            *((images <= level).astype(float) for level in LEVELS),
+            np.nan_to_num(images),
+        ]
+        caption_values = [np.ones_like(captions), *(captions <= level for level in LEVELS), captions]
+        caption_sums = [np.bincount(fold.owner, weights=x, minlength=n_image) for x in caption_values]
+        per_image = np.stack([*image_values, *caption_sums], axis=1)  # (n_image, 2 · 5)
         rows = max(1, _BLOCK // n_image)
         for first in range(0, samples, rows):
             size = min(rows, samples - first)
-            # A fold that resamples nothing but images without captions has no recall: draw among those that ask.
-            drawn = rng.multinomial(int(asks.sum()), asks / asks.sum(), size=size).astype(float)  # (size, n_image)
-            sums = drawn @ per_image
+            # (size, n_image), how often each image is drawn; those without captions are not, as they alone have no recall.
+            draws = rng.multinomial(int(is_query.sum()), is_query / is_query.sum(), size=size).astype(float)
+            sums = draws @ per_image  # (size, 2 · 5)
             scale = np.array([100.0] * len(LEVELS) + [1.0])
             means = [scale * part[:, 1:] / part[:, :1] for part in (sums[:, :5], sums[:, 5:])]
             values[first : first + size] += np.concatenate(means, axis=1) / len(folds)
-    out = {name: _interval(values[:, k]) for k, name in enumerate(names)}
-    recalls = [k for k, name in enumerate(names) if "R@" in name]
+    out = {name: _interval(values[:, column]) for column, name in enumerate(names)}
+    recalls = [column for column, name in enumerate(names) if "R@" in name]
     return out | {"rSum": _interval(values[:, recalls].sum(1))}
 
 

@@ -51,7 +51,7 @@ def panels(columns: int, width: float = 9.0, height: float = 3.0) -> tuple[Figur
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def look(i: int) -> dict[str, Any]:
+def series_style(i: int) -> dict[str, Any]:
     """Colour, mark and line of the i-th series."""
     return {
         "color": COLOURS[i % len(COLOURS)],
@@ -62,12 +62,14 @@ def look(i: int) -> dict[str, Any]:
 
 
 def grouped_bars(axes: Axes, labels: list[str], series: dict[str, list[float]]) -> None:
-    """Bars of each series beside each other at every label; the second is hatched."""
-    wide = 0.8 / len(series)
+    """Bars of up to four series beside each other at every label; all series but the first are hatched."""
+    bar_width = 0.8 / len(series)
     for i, (name, heights) in zip(count(), series.items(), strict=False):
-        places = [x + (i - (len(series) - 1) / 2) * wide for x in range(len(labels))]
+        positions = [x + (i - (len(series) - 1) / 2) * bar_width for x in range(len(labels))]
         hatch = ("", "///", "...", "xxx")[i % 4]
-        axes.bar(places, heights, wide, label=name, color=COLOURS[i], hatch=hatch, edgecolor="white", linewidth=0.5)
+        axes.bar(
+            positions, heights, bar_width, label=name, color=COLOURS[i], hatch=hatch, edgecolor="white", linewidth=0.5
+        )
     axes.set_xticks(range(len(labels)), labels)
     axes.grid(visible=False, axis="x")
 

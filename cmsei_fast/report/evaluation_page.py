@@ -13,7 +13,7 @@ from .bootstrap import SAMPLES, Interval, recall_intervals
 from .drawings import Drawings
 from .evaluation_charts import histogram, training_curves
 from .html import Html, html, page, table
-from .queries import Extremes, Found, Query, extremes
+from .queries import Candidate, Extremes, Query, extremes
 from .run_files import Run
 
 DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
@@ -44,7 +44,7 @@ details { margin: .5rem 0; }
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is reported.
+    """What the report shows.
 
     Args:
         title: of the page.
@@ -53,11 +53,11 @@ class Evaluation:
         caption_to_image: (n_caption,) int64.
         captions: their texts; None shows numbers.
         drawings: of the images.
-        about: name and value of what was evaluated, and how.
-        run: the training behind it; None leaves curves and configuration out.
-        scorer: the score that was learned, ``PairScorer.to_dict()``.
-        seed: of the bootstrap.
-        shown: worst and best queries of each direction.
+        about: facts about what was evaluated and how, by name.
+        run: the training run of the model; None leaves curves and configuration out.
+        scorer: the learned score, ``PairScorer.to_dict()``.
+        seed: seed of the bootstrap.
+        shown: how many of the worst and of the best queries of each direction are shown.
     """
 
     title: str
@@ -73,122 +73,133 @@ class Evaluation:
     shown: int = 5
 
 
-def evaluation_page(what: Evaluation) -> str:
+def evaluation_page(evaluation: Evaluation) -> str:
     """The page's text, with no address outside it."""
-    intervals = recall_intervals(what.metrics, what.caption_to_image, seed=what.seed)
-    images, captions = extremes(what.scores, what.metrics, what.caption_to_image, count=what.shown)
-    n_image, n_caption = what.scores.shape
-    folds = what.metrics.folds
-    means = "" if folds == 1 else f" Means over {folds} folds of {n_image // folds:,} images."
+    intervals = recall_intervals(evaluation.metrics, evaluation.caption_to_image, seed=evaluation.seed)
+    images, captions = extremes(
+        evaluation.scores, evaluation.metrics, evaluation.caption_to_image, count=evaluation.shown
+    )
+    n_image, n_caption = evaluation.scores.shape
+    folds = evaluation.metrics.folds
+    folds_note = "" if folds == 1 else f" Means over {folds} folds of {n_image // folds:,} images."
     parts = [
-        f"<h1>{html(what.title)}</h1>",
-        f"<p>{_count(n_image, 'image')}, {_count(n_caption, 'caption')}.{means}</p>",
-        recall_table(what.metrics, intervals),
+        f"<h1>{html(evaluation.title)}</h1>",
+        f"<p>{_count(n_image, 'image')}, {_count(n_caption, 'caption')}.{folds_note}</p>",
+        recall_table(evaluation.metrics, intervals),
         f"<p><small>Recalls in percent; a tie counts as half a rank. Below each figure its 95 % interval: "
-        f"{SAMPLES:,} times as many images drawn with replacement, each with its captions (seed {what.seed}); "
+        f"{SAMPLES:,} times as many images drawn with replacement, each with its captions (seed {evaluation.seed}); "
         "the candidates stay the same.</small></p>",
-        f'<section><h2>Ranks</h2><div class="scroll chart">{histogram(what.metrics)}</div></section>',
-        _section("Images that ask for captions", images, what, _image_query),
-        _section("Captions that ask for their image", captions, what, _caption_query),
+        f'<section><h2>Ranks</h2><div class="scroll chart">{histogram(evaluation.metrics)}</div></section>',
+        _section("Images that ask for captions", images, evaluation, _image_query),
+        _section("Captions that ask for their image", captions, evaluation, _caption_query),
     ]
-    if what.run is not None:
-        parts.append(f'<section><h2>Training</h2><div class="scroll chart">{training_curves(what.run)}</div></section>')
-    parts.append(f"<section><h2>Configuration</h2>{_configuration(what)}</section>")
-    return page(what.title, "\n".join(parts), style=_STYLE)
+    if evaluation.run is not None:
+        parts.append(
+            f'<section><h2>Training</h2><div class="scroll chart">{training_curves(evaluation.run)}</div></section>'
+        )
+    parts.append(f"<section><h2>Configuration</h2>{_configuration(evaluation)}</section>")
+    return page(evaluation.title, "\n".join(parts), style=_STYLE)
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def recall_table(metrics: RecallMetrics, intervals: Mapping[str, Interval]) -> Html:
     """Recalls, ranks and rSum with the intervals below them."""
 
     def cell(value: float, name: str) -> Html:
-        at = intervals[name]
-        return Html(f"{value:.1f}<small>{at.low:.1f}–{at.high:.1f}</small>")
+        interval = intervals[name]
+        return Html(f"{value:.1f}<small>{interval.low:.1f}–{interval.high:.1f}</small>")
 
     def row(key: str, d: DirectionMetrics) -> list[object]:
         recalls = zip((d.r1, d.r5, d.r10), LEVELS, strict=True)
         cells = [cell(value, f"{key} R@{level}") for value, level in recalls]
         return [DIRECTIONS[key], *cells, f"{d.median_rank:.1f}", cell(d.mean_rank, f"{key} mean rank")]
 
-    heads = ("", *(f"R@{level}" for level in LEVELS), "median rank", "mean rank")
+    headers = ("", *(f"R@{level}" for level in LEVELS), "median rank", "mean rank")
     rsum: list[object] = ["rSum", cell(metrics.rsum, "rSum"), "", "", "", ""]
-    return table(heads, [row("i2t", metrics.i2t), row("t2i", metrics.t2i), rsum], kind="recalls")
+    return table(headers, [row("i2t", metrics.i2t), row("t2i", metrics.t2i), rsum], kind="recalls")
 
 
-def _section(heading: str, found: Extremes, what: Evaluation, show: Any) -> str:
+def _section(heading: str, examples: Extremes, evaluation: Evaluation, show: Any) -> str:
     parts = [f"<section><h2>{heading}</h2>"]
-    for title, queries in (("Worst", found.worst), ("Best", found.best)):
+    for title, queries in (("Worst", examples.worst), ("Best", examples.best)):
         if queries:
             parts.append(f"<h3>{title}</h3>")
-            parts += [f'<div class="query">{show(query, what)}</div>' for query in queries]
+            parts += [f'<div class="query">{show(query, evaluation)}</div>' for query in queries]
     return "\n".join([*parts, "</section>"])
 
 
-def _image_query(query: Query, what: Evaluation) -> str:
-    name = html(what.drawings.name(query.index))
-    items = "".join(f"<li>{_marked(found, html(_caption(what, found.index)))}</li>" for found in query.top)
-    missed = ""
-    if not any(found.own for found in query.top):
-        missed = (
-            f"<p>Its own best, at rank {query.rank:g}: <b>{html(_caption(what, query.own.index))}</b> "
-            f"{_score(query.own)}</p>"
+def _image_query(query: Query, evaluation: Evaluation) -> str:
+    name = html(evaluation.drawings.name(query.index))
+    items = "".join(
+        f"<li>{_mark_own(candidate, html(_caption_text(evaluation, candidate.index)))}</li>" for candidate in query.top
+    )
+    own_best = ""
+    if not any(candidate.own for candidate in query.top):
+        own_best = (
+            f"<p>Its own best, at rank {query.rank:g}: <b>{html(_caption_text(evaluation, query.own.index))}</b> "
+            f"{_format_score(query.own)}</p>"
         )
-    figure = f"<figure>{what.drawings.draw(query.index)}<figcaption>{name}</figcaption></figure>"
-    return f'<h4>{name}, rank {query.rank:g}</h4><div class="side">{figure}<div><ol>{items}</ol>{missed}</div></div>'
+    figure = f"<figure>{evaluation.drawings.draw(query.index)}<figcaption>{name}</figcaption></figure>"
+    return f'<h4>{name}, rank {query.rank:g}</h4><div class="side">{figure}<div><ol>{items}</ol>{own_best}</div></div>'
 
 
-def _caption_query(query: Query, what: Evaluation) -> str:
-    sentence = "" if what.captions is None else what.captions[query.index]
-    figures = [_figure(found, f"{place}.", what, sentence) for place, found in enumerate(query.top, start=1)]
-    if not any(found.own for found in query.top):
-        figures.append(_figure(query.own, f"rank {query.rank:g}:", what, sentence))
-    text = html(_caption(what, query.index))
+def _caption_query(query: Query, evaluation: Evaluation) -> str:
+    sentence = "" if evaluation.captions is None else evaluation.captions[query.index]
+    figures = [
+        _figure(candidate, f"{position}.", evaluation, sentence)
+        for position, candidate in enumerate(query.top, start=1)
+    ]
+    if not any(candidate.own for candidate in query.top):
+        figures.append(_figure(query.own, f"rank {query.rank:g}:", evaluation, sentence))
+    text = html(_caption_text(evaluation, query.index))
     return f'<h4>{text}, rank {query.rank:g}</h4><div class="gallery">{"".join(figures)}</div>'
 
 
-def _figure(found: Found, place: str, what: Evaluation, sentence: str) -> str:
-    name = html(what.drawings.name(found.index))
-    text = f"{place} {_marked(found, name)}"
-    kind = ' class="own"' if found.own else ""
-    return f"<figure{kind}>{what.drawings.draw(found.index, sentence)}<figcaption>{text}</figcaption></figure>"
+def _figure(candidate: Candidate, label: str, evaluation: Evaluation, sentence: str) -> str:
+    name = html(evaluation.drawings.name(candidate.index))
+    text = f"{label} {_mark_own(candidate, name)}"
+    kind = ' class="own"' if candidate.own else ""
+    return (
+        f"<figure{kind}>{evaluation.drawings.draw(candidate.index, sentence)}<figcaption>{text}</figcaption></figure>"
+    )
 
 
-def _marked(found: Found, text: str) -> str:
-    return f"<b>✓ own: {text}</b> {_score(found)}" if found.own else f"{text} {_score(found)}"
+def _mark_own(candidate: Candidate, text: str) -> str:
+    return f"<b>✓ own: {text}</b> {_format_score(candidate)}" if candidate.own else f"{text} {_format_score(candidate)}"
 
 
-def _score(found: Found) -> str:
-    return f"<small>{found.score:#.4g}</small>"
+def _format_score(candidate: Candidate) -> str:
+    return f"<small>{candidate.score:#.4g}</small>"
 
 
-def _caption(what: Evaluation, j: int) -> str:
-    if what.captions is None:
+def _caption_text(evaluation: Evaluation, j: int) -> str:
+    if evaluation.captions is None:
         return f"caption {j}"
-    return f"“{what.captions[j]}”" if what.captions[j].strip() else f"caption {j} (empty)"
+    return f"“{evaluation.captions[j]}”" if evaluation.captions[j].strip() else f"caption {j} (empty)"
 
 
-def _configuration(what: Evaluation) -> str:
-    parts: list[str] = [table((), what.about.items(), kind="settings")]
-    if what.scorer is not None:
-        parts.append(_folded("The score, as learned", what.scorer))
-    if what.run is not None:
-        parts += [_folded(f"{name} configuration", values) for name, values in what.run.config.items()]
+def _configuration(evaluation: Evaluation) -> str:
+    parts: list[str] = [table((), evaluation.about.items(), kind="settings")]
+    if evaluation.scorer is not None:
+        parts.append(_collapsible("The score, as learned", evaluation.scorer))
+    if evaluation.run is not None:
+        parts += [_collapsible(f"{name} configuration", values) for name, values in evaluation.run.config.items()]
     return "\n".join(parts)
 
 
-def _folded(title: str, values: Mapping[str, Any]) -> str:
-    rows = [(name, _plain(value)) for name, value in values.items()]
+def _collapsible(title: str, values: Mapping[str, Any]) -> str:
+    rows = [(name, _format_value(value)) for name, value in values.items()]
     return f"<details><summary>{html(title.capitalize())}</summary>{table((), rows, kind='settings')}</details>"
 
 
-def _plain(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(x)}" for name, x in value.items())
+        return ", ".join(f"{name} {_format_value(x)}" for name, x in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_plain, value)) or "none"
+        return ", ".join(map(_format_value, value)) or "none"
     if value is None:
         return "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ def require(argument: str, package: str = "matplotlib") -> None:
     """Checks that a package of the extra is installed.
 
     Args:
-        argument: what asked for it, for the message.
+        argument: the argument or flag that needs it, for the message.
         package: ``"matplotlib"`` or ``"Pillow"``.
 
     Raises:

@@ -8,40 +8,40 @@ from contextlib import contextmanager
 
 
 def families(text: str) -> list[str]:
-    """matplotlib's font families, then installed ones for the characters that those before them lack.
+    """matplotlib's font families, followed by installed ones that have the characters missing in those before them.
 
-    Characters that no installed font has stay out; matplotlib draws boxes for them.
+    For characters that no installed font has, matplotlib draws boxes.
     """
     import matplotlib
     from matplotlib import font_manager
 
-    found = list(matplotlib.rcParams["font.family"])
-    usual = font_manager.findfont(font_manager.FontProperties(family=found))
-    lacking = {ord(character) for character in text if not character.isspace()} - _characters(usual)
-    for name, path in sorted(_regular().items()) if lacking else ():
-        has = lacking & _characters(path)
-        if has:
-            found.append(name)
-            lacking -= has
-    return found
+    names = list(matplotlib.rcParams["font.family"])
+    default_font = font_manager.findfont(font_manager.FontProperties(family=names))
+    missing = {ord(character) for character in text if not character.isspace()} - _characters(default_font)
+    for name, path in sorted(_regular_fonts().items()) if missing else ():
+        covered = missing & _characters(path)
+        if covered:
+            names.append(name)
+            missing -= covered
+    return names
 
 
-def _regular() -> dict[str, str]:
-    """Files of the installed families, upright and of a regular weight: one without would be told in its place."""
+def _regular_fonts() -> dict[str, str]:
+    """Files of the installed families' upright fonts of regular weight; matplotlib would log the use of another."""
     from matplotlib import font_manager
 
-    regular = {400, *(name for name, weight in font_manager.weight_dict.items() if weight == 400)}
+    regular_weights = {400, *(name for name, weight in font_manager.weight_dict.items() if weight == 400)}
     return {
         entry.name: entry.fname
         for entry in font_manager.fontManager.ttflist
         if entry.style == "normal"
-        and entry.weight in regular
+        and entry.weight in regular_weights
         and not entry.name.startswith("Last Resort")  # a font of boxes
     }
 
 
 def _characters(path: str) -> set[int]:
-    """Code points that a font has an outline for; none of a file that is no such font."""
+    """Code points that a font has an outline for; empty for a file that is not an outline font."""
     from matplotlib import font_manager
 
     try:
@@ -53,7 +53,7 @@ def _characters(path: str) -> set[int]:
 
 @contextmanager
 def boxes_for_missing_characters() -> Iterator[None]:
-    """A box in the picture says that a font lacks a character; a warning a character on the terminal says no more."""
+    """Silences matplotlib's warning for each character without a font: the box in the picture shows it already."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from (current )?font", UserWarning)
         yield

@@ -28,10 +28,12 @@ def retrieval_page(found: Mapping[str, Any], drawings: Drawings) -> str:
         drawings: of the split's images.
     """
     title = f"Retrieval from {found['path']}"
-    by = f"<p>By {html(' + '.join(found['model']))}; scores by {html(found['engine'])}, {html(found['precision'])}.</p>"
-    parts = [f"<h1>{html(title)}</h1>", by]
-    parts += [_sentence(query, drawings) for query in found.get("captions", ())]
-    parts += [_image(query, drawings) for query in found.get("images", ())]
+    models = (
+        f"<p>By {html(' + '.join(found['model']))}; scores by {html(found['engine'])}, {html(found['precision'])}.</p>"
+    )
+    parts = [f"<h1>{html(title)}</h1>", models]
+    parts += [_sentence_section(query, drawings) for query in found.get("captions", ())]
+    parts += [_image_section(query, drawings) for query in found.get("images", ())]
     return page(title, "\n".join(parts), style=_STYLE)
 
 
@@ -48,43 +50,50 @@ def unknown_words(query: Mapping[str, Any]) -> list[str]:
 def closest_first(sentence: str, captions: Sequence[str]) -> list[str]:
     """An image's captions: a sentence itself first, then those that share the largest part of their words with it."""
     words = set(tokenize(sentence))
-    shares = [len(words & own) / max(1, len(words | own)) for own in (set(tokenize(x)) for x in captions)]
+    shares = [
+        len(words & caption_words) / max(1, len(words | caption_words))
+        for caption_words in (set(tokenize(x)) for x in captions)
+    ]
     return [captions[i] for i in sorted(range(len(captions)), key=lambda i: (captions[i] != sentence, -shares[i]))]
 
 
-def _sentence(query: Mapping[str, Any], drawings: Drawings) -> str:
+def _sentence_section(query: Mapping[str, Any], drawings: Drawings) -> str:
     unknown = "".join(f'<p class="unknown">{html(line)}</p>' for line in unknown_words(query))
     figures = "".join(
         f"<figure>{drawings.draw(x['image'], query['caption'])}<figcaption>{x['rank']}. {html(x['name'])} {_score(x)}"
-        f"{_mark(x)}{_texts(closest_first(query['caption'], x['captions']))}</figcaption></figure>"
+        f"{_own_mark(x)}{_captions(closest_first(query['caption'], x['captions']))}</figcaption></figure>"
         for x in query["images"]
     )
     return f'<section><h2>“{html(query["caption"])}”</h2>{unknown}<div class="gallery">{figures}</div></section>'
 
 
-def _mark(found: Mapping[str, Any]) -> str:
+def _own_mark(found: Mapping[str, Any]) -> str:
     return " <b>✓ own</b>" if found.get("own") else ""
 
 
-def _texts(captions: list[str]) -> str:
-    """The closest caption, and the others once they are asked for."""
-    first, rest = captions[:1], captions[1:]
-    more = f"<details><summary>{len(rest)} more</summary>{''.join(map(_line, rest))}</details>" if rest else ""
-    return "".join(map(_line, first)) + more
+def _captions(captions: list[str]) -> str:
+    """The closest caption, and the others in a list that can be unfolded."""
+    shown, others = captions[:1], captions[1:]
+    more = (
+        f"<details><summary>{len(others)} more</summary>{''.join(map(_caption_line, others))}</details>"
+        if others
+        else ""
+    )
+    return "".join(map(_caption_line, shown)) + more
 
 
-def _line(caption: str) -> str:
+def _caption_line(caption: str) -> str:
     return f"<div>{html(caption)}</div>"
 
 
-def _image(query: Mapping[str, Any], drawings: Drawings) -> str:
+def _image_section(query: Mapping[str, Any], drawings: Drawings) -> str:
     name = html(query["name"])
-    items = "".join(f"<li>{_own(x)} {_score(x)}</li>" for x in query["captions"])
+    items = "".join(f"<li>{_caption_item(x)} {_score(x)}</li>" for x in query["captions"])
     figure = f"<figure>{drawings.draw(query['image'])}<figcaption>{name}</figcaption></figure>"
     return f'<section><h2>{name}</h2><div class="side">{figure}<div><ol>{items}</ol></div></div></section>'
 
 
-def _own(found: Mapping[str, Any]) -> Html:
+def _caption_item(found: Mapping[str, Any]) -> Html:
     text = html(f"“{found['text']}”")
     return Html(f"<b>✓ own: {text}</b>") if found["own"] else Html(f"{text} <small>of {html(found['name'])}</small>")
 

@@ -43,11 +43,11 @@ class Run:
         raise FileNotFoundError(f"{self.directory}: expected a model in {' or '.join(wanted)}/, got none")
 
     def scorer(self) -> dict[str, Any] | None:
-        """The score as it was learned when :meth:`model` took its default; None if no validation tells."""
+        """The learned score of the model that :meth:`model` gives by default; None if no validation recorded it."""
         best = (self.directory / BEST).is_dir()
-        kept = max(self.validations, key=_rsum) if best and self.validations else None  # of equal ones the first
-        told = kept if kept is not None else (self.validations or [{}])[-1]
-        scorer = told.get("scorer")
+        best_record = max(self.validations, key=_rsum) if best and self.validations else None  # of equal ones the first
+        record = best_record if best_record is not None else (self.validations or [{}])[-1]
+        scorer = record.get("scorer")
         return scorer if isinstance(scorer, dict) else None
 
 
@@ -58,22 +58,22 @@ def read_run(directory: str) -> Run:
         OSError: naming what is missing.
         ValueError: naming the file that is something else, or a log without a step.
     """
-    home = Path(directory)
-    for name, what in ((CONFIG, "the configuration"), (LOG, "the log")):
-        if not (home / name).is_file():
-            inside = (home.parent / CONFIG).is_file()
-            got = f"a model of the run {home.parent}" if inside else "no such file"
-            raise FileNotFoundError(f"{home / name}: expected {what} of a training run, got {got}")
-    config = read_json(home / CONFIG)
+    path = Path(directory)
+    for name, description in ((CONFIG, "the configuration"), (LOG, "the log")):
+        if not (path / name).is_file():
+            is_model_directory = (path.parent / CONFIG).is_file()
+            got = f"a model of the run {path.parent}" if is_model_directory else "no such file"
+            raise FileNotFoundError(f"{path / name}: expected {description} of a training run, got {got}")
+    config = read_json(path / CONFIG)
     parts = ("training", "model")
     if not all(isinstance(config.get(part), dict) for part in parts):
-        raise ValueError(f"{home / CONFIG}: expected the objects {' and '.join(parts)}, got another JSON file")
-    records = read_log(home / LOG)
+        raise ValueError(f"{path / CONFIG}: expected the objects {' and '.join(parts)}, got another JSON file")
+    records = read_log(path / LOG)
     steps = [record for record in records if _is_number(record.get("loss"))]
     if not steps:
-        raise ValueError(f"{home / LOG}: expected at least one step with a loss, got none")
+        raise ValueError(f"{path / LOG}: expected at least one step with a loss, got none")
     validations = [record for record in records if isinstance(record.get("validation"), dict)]
-    return Run(home, {part: config[part] for part in parts}, steps, validations)
+    return Run(path, {part: config[part] for part in parts}, steps, validations)
 
 
 def _rsum(record: dict[str, Any]) -> float:
