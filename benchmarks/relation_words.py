@@ -36,7 +36,7 @@ from cmsei_fast import CMSEI, evaluate, explain
 from cmsei_fast.commands.train import make_model
 from cmsei_fast.data import Split
 from cmsei_fast.report import Explanation
-from cmsei_fast.report.relations import LIT, relation_shares, strongest_relations
+from cmsei_fast.report.relations import MAX_HIGHLIGHTED, relation_shares, strongest_relations
 from cmsei_fast.training import train
 from cmsei_fast.training.run_directory import LAST
 from cmsei_fast.training.run_record import CONFIG
@@ -80,7 +80,7 @@ def measure(found: Explanation, word: int, predicates: Iterable[str]) -> dict[st
     out["edges"] = along[:, chosen].mean(1) / along[:, between].mean(1)
     relations = [relation for relation in strongest_relations(found) if relation.kind == "semantic"]
     shares = relation_shares(found, relations, 0)  # (L, relations)
-    lit = np.argsort(shares.mean(0) - shares, axis=1, kind="stable")[:, :LIT]  # as lit_relations
+    lit = np.argsort(shares.mean(0) - shares, axis=1, kind="stable")[:, :MAX_HIGHLIGHTED]  # as highlighted_relations
     out["lit"] = 100 * np.isin([relation.name for relation in relations], list(names))[lit].mean(1)
     of_this_word = {name: float(values[word]) for name, values in out.items()}
     return of_this_word | {f"{name} (others)": float(values[others].mean()) for name, values in out.items()}

@@ -202,8 +202,8 @@ def test_parts_of_a_state_are_what_the_layer_adds_up(model):
     total = sizes[0] + sum(x.sum(1) for x in sizes[1:])
     np.testing.assert_allclose(found.kept.numpy(), sizes[0] / total, rtol=1e-6)
     for kind, size in zip(ALL, sizes[1:], strict=True):
-        np.testing.assert_allclose(found.along[kind].numpy(), size / total[:, None], rtol=1e-6)
-        assert ((found.along[kind] > 0) <= (graphs[kind][0][0] > 0)).all()
+        np.testing.assert_allclose(found.edge_shares[kind].numpy(), size / total[:, None], rtol=1e-6)
+        assert ((found.edge_shares[kind] > 0) <= (graphs[kind][0][0] > 0)).all()
 
 
 def graphs_of(model, image):

@@ -12,7 +12,7 @@ from explained import explained
 from cmsei_fast import Attention, PairScorer
 from cmsei_fast.report import explain_features, save_page
 from cmsei_fast.report.explanation import Edge
-from cmsei_fast.report.relations import lit_relations, said, strongest_relations
+from cmsei_fast.report.relations import highlighted_relations, relation_text, strongest_relations
 
 pytestmark = pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
 
@@ -160,9 +160,10 @@ def test_a_word_lights_up_its_relations_and_a_region_its_own(related, window, tm
     relations = strongest_relations(related)
     for word in range(3):
         window.point(f"[data-word='{word}']")
-        expected = lit_relations(related, relations, word, 0)
+        expected = highlighted_relations(related, relations, word, 0)
         assert window.run(listed) == [
-            f"{said(related, one.relation)}: {percent(one.share)} ({one.share / one.usual:.1f} ×)" for one in expected
+            f"{relation_text(related, one.relation)}: {percent(one.share)} ({one.share / one.mean_share:.1f} ×)"
+            for one in expected
         ]
         assert sorted(map(int, window.run(lit))) == sorted(relations.index(one.relation) for one in expected)
     window.point("[data-region='2']")

@@ -10,22 +10,22 @@ import pytest
 
 from cmsei_fast import Attention, PairScorer
 from cmsei_fast.report import explain_features, save_page
-from cmsei_fast.report.canvas import about_box, about_point, keep_clear, off_lines, strengths
+from cmsei_fast.report.canvas import place_labels, places_for_box, places_for_point, places_off_lines, strengths
 from cmsei_fast.report.explanation import Edge
-from cmsei_fast.report.relations import lit_relations, said, strongest_relations
+from cmsei_fast.report.relations import highlighted_relations, relation_text, strongest_relations
 
 
-@pytest.mark.parametrize("places", [about_box, about_point])
+@pytest.mark.parametrize("places", [places_for_box, places_for_point])
 @pytest.mark.parametrize("seed", range(4))
 def test_labels_stay_on_the_canvas_and_off_each_other(places, seed):
     rng = np.random.default_rng(seed)
     corners = rng.uniform(0, 300, (30, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(5, 100, (30, 2))], axis=1)
     boxes[5:9] = boxes[4]  # objects in one place
-    anchors = boxes if places is about_box else boxes[:, :2]
+    anchors = boxes if places is places_for_box else boxes[:, :2]
     sizes = [(float(w), 12.0) for w in rng.uniform(20, 60, 30)]
     wanted = [(size, places(anchor.tolist(), size)) for size, anchor in zip(sizes, anchors, strict=True)]
-    found = keep_clear(wanted, (400.0, 400.0))
+    found = place_labels(wanted, (400.0, 400.0))
     placed = [(x, y, x + w, y + h) for (w, h), corner in zip(sizes, found, strict=True) if corner for x, y in [corner]]
     assert len(placed) >= 25
     assert found[0] is not None
@@ -37,7 +37,7 @@ def test_labels_stay_on_the_canvas_and_off_each_other(places, seed):
 
 def test_a_label_without_room_is_told():
     size = (10.0, 10.0)
-    assert keep_clear([(size, [(0.0, 0.0)]), (size, [(3.0, 3.0)]), (size, [(15.0, 0.0)])], (20.0, 10.0)) == [
+    assert place_labels([(size, [(0.0, 0.0)]), (size, [(3.0, 3.0)]), (size, [(15.0, 0.0)])], (20.0, 10.0)) == [
         (0.0, 0.0),
         None,
         (10.0, 0.0),
@@ -47,12 +47,12 @@ def test_a_label_without_room_is_told():
 def test_labels_keep_off_lines_where_they_can():
     size, line = (20.0, 10.0), ((0.0, 0.0), (100.0, 100.0))
     places = [(45.0, 45.0), (70.0, 20.0), (10.0, 8.0), (20.0, 70.0), (100.0, 95.0), (105.0, 105.0)]
-    found = list(off_lines(places, size, [line], 2.0, (200.0, 200.0)))
+    found = list(places_off_lines(places, size, [line], 2.0, (200.0, 200.0)))
     assert found == [(70.0, 20.0), (20.0, 70.0), (105.0, 105.0), (45.0, 45.0), (10.0, 8.0), (100.0, 95.0)]
     # On this canvas the second place would be moved onto the line.
-    assert next(off_lines([(70.0, 20.0), (20.0, 70.0)], size, [line], 2.0, (40.0, 200.0))) == (20.0, 70.0)
+    assert next(places_off_lines([(70.0, 20.0), (20.0, 70.0)], size, [line], 2.0, (40.0, 200.0))) == (20.0, 70.0)
     for flat in (((0.0, 50.0), (100.0, 50.0)), ((50.0, 0.0), (50.0, 100.0)), ((55.0, 52.0), (55.0, 52.0))):
-        assert list(off_lines([(45.0, 45.0), (80.0, 80.0)], size, [flat], 0.0, (200.0, 200.0))) == [
+        assert list(places_off_lines([(45.0, 45.0), (80.0, 80.0)], size, [flat], 0.0, (200.0, 200.0))) == [
             (80.0, 80.0),
             (45.0, 45.0),
         ]
@@ -89,7 +89,7 @@ def test_a_relation_of_many_edges_is_told_once():
     )
     relations = strongest_relations(found)
     # The neighbour, the tree, lies left of and slightly above the dog that gathers from it.
-    assert [said(found, r) for r in relations] == [
+    assert [relation_text(found, r) for r in relations] == [
         "man 0 wearing hat 1",
         "tree 3 left of and slightly above dog 2",
         "hat 1 inside man 0",
@@ -116,16 +116,16 @@ def test_a_word_lights_up_the_relation_that_it_alone_reaches():
     scorer = PairScorer(Attention(attend="hard"))
     found = explain_features(v, words, scorer=scorer, word_names=["on", "near", "x"], edges=edges, kept=kept)
     relations = strongest_relations(found)
-    (lit,) = lit_relations(found, relations, 0)
+    (lit,) = highlighted_relations(found, relations, 0)
     assert lit.relation.name == "wearing"
     assert lit.share == pytest.approx(0.5, abs=1e-6)
-    assert lit.usual == pytest.approx(0.5 / 3, abs=1e-6)
-    assert [one.relation.name for one in lit_relations(found, relations, 1)] == ["near"]
-    assert [one.share for one in lit_relations(found, relations, 2, count=9) if one.share > 1e-6] == []
+    assert lit.mean_share == pytest.approx(0.5 / 3, abs=1e-6)
+    assert [one.relation.name for one in highlighted_relations(found, relations, 1)] == ["near"]
+    assert [one.share for one in highlighted_relations(found, relations, 2, count=9) if one.share > 1e-6] == []
     alone = explain_features(v, words[:1], scorer=scorer, edges=edges, kept=kept)
-    (only, *_) = lit_relations(alone, strongest_relations(alone), 0)
-    assert only.share == only.usual == pytest.approx(0.5, abs=1e-6)
-    assert lit_relations(explain_features(v, words), [], 0) == []
+    (only, *_) = highlighted_relations(alone, strongest_relations(alone), 0)
+    assert only.share == only.mean_share == pytest.approx(0.5, abs=1e-6)
+    assert highlighted_relations(explain_features(v, words), [], 0) == []
 
 
 @pytest.mark.parametrize("kinds", [("semantic",), ("spatial", "semantic"), ("implicit", "spatial", "semantic")])

@@ -10,8 +10,8 @@ import numpy as np
 from .explanation import Explanation
 
 Point = tuple[float, float]
-_GRID = 12  # places tried along each side of a box
-_LOW = 2.5  # times the height of a label that would cover most of the box
+_GRID_STEPS = 12  # places tried along each side of a box
+_LOW_BOX = 2.5  # a box lower than this many heights of its label has the label above or below it if possible
 
 
 def layout(explanation: Explanation) -> tuple[np.ndarray, Point]:
@@ -26,16 +26,16 @@ def layout(explanation: Explanation) -> tuple[np.ndarray, Point]:
 
 
 def strengths(shares: np.ndarray) -> np.ndarray:
-    """How strongly shares (n,) are drawn, in [0, 1]: each by its part of the largest, all faint where they are even."""
+    """How strongly to draw shares (n,), in [0, 1]: in proportion to the largest, fainter if they are nearly equal."""
     shares = shares / max(float(shares.max()), 1e-12)
     if len(shares) == 1:
         return shares
-    peaked = (1 - float(shares.mean())) / (1 - 1 / len(shares))
-    return shares * (0.2 + 0.8 * peaked)
+    unevenness = (1 - float(shares.mean())) / (1 - 1 / len(shares))
+    return shares * (0.2 + 0.8 * unevenness)
 
 
-def keep_clear(labels: Iterable[tuple[Point, Iterable[Point]]], canvas: Point) -> list[Point | None]:
-    """Greedy placement: each label takes the first of its places that meets none of the labels before it.
+def place_labels(labels: Iterable[tuple[Point, Iterable[Point]]], canvas: Point) -> list[Point | None]:
+    """Places labels greedily: each takes the first of its places that does not overlap the labels placed before it.
 
     Args:
         labels: width and height of each, and the top left corners that it may have, the best first.
@@ -44,33 +44,33 @@ def keep_clear(labels: Iterable[tuple[Point, Iterable[Point]]], canvas: Point) -
     Returns:
         The top left corner of each, None where every place is taken.
     """
-    taken: list[tuple[float, float, float, float]] = []
+    occupied: list[tuple[float, float, float, float]] = []
     corners: list[Point | None] = []
-    for (wide, high), places in labels:
-        found = None
+    for (width, height), places in labels:
+        corner = None
         for x, y in places:
-            x, y = _inside((float(x), float(y)), (wide, high), canvas)
-            if all(x >= c or x + wide <= a or y >= d or y + high <= b for a, b, c, d in taken):
-                found = (x, y)
-                taken.append((x, y, x + wide, y + high))
+            x, y = _move_inside((float(x), float(y)), (width, height), canvas)
+            if all(x >= c or x + width <= a or y >= d or y + height <= b for a, b, c, d in occupied):
+                corner = (x, y)
+                occupied.append((x, y, x + width, y + height))
                 break
-        corners.append(found)
+        corners.append(corner)
     return corners
 
 
-def about_box(box: Sequence[float], size: Point) -> Iterator[Point]:
-    """Places of a label for a box: its corners, above and below it (first, where it is low), then anywhere over it."""
+def places_for_box(box: Sequence[float], size: Point) -> Iterator[Point]:
+    """Places of a box's label: in its corners, then above and below it (these first if it is low), then all over it."""
     x0, y0, x1, y1 = box
-    wide, high = size
-    inside = ((x0, y0), (x0, y1 - high), (x1 - wide, y0), (x1 - wide, y1 - high))
-    outside = ((x0, y0 - high), (x0, y1))
-    yield from (*outside, *inside) if y1 - y0 < _LOW * high else (*inside, *outside)
-    for y in np.linspace(y0, max(y0, y1 - high), _GRID):
-        for x in np.linspace(x0, max(x0, x1 - wide), _GRID):
+    width, height = size
+    inside = ((x0, y0), (x0, y1 - height), (x1 - width, y0), (x1 - width, y1 - height))
+    outside = ((x0, y0 - height), (x0, y1))
+    yield from (*outside, *inside) if y1 - y0 < _LOW_BOX * height else (*inside, *outside)
+    for y in np.linspace(y0, max(y0, y1 - height), _GRID_STEPS):
+        for x in np.linspace(x0, max(x0, x1 - width), _GRID_STEPS):
             yield float(x), float(y)
 
 
-def about_point(point: Sequence[float], size: Point) -> Iterator[Point]:
+def places_for_point(point: Sequence[float], size: Point) -> Iterator[Point]:
     """Places of a label on a point: centred, then on wider and wider rings around it."""
     x, y = point[0] - size[0] / 2, point[1] - size[1] / 2
     yield x, y
@@ -80,45 +80,45 @@ def about_point(point: Sequence[float], size: Point) -> Iterator[Point]:
             yield x + 0.6 * ring * size[1] * 1.8 * cos(angle), y + 0.6 * ring * size[1] * sin(angle)
 
 
-def _inside(corner: Point, size: Point, canvas: Point) -> Point:
+def _move_inside(corner: Point, size: Point, canvas: Point) -> Point:
     """The top left corner of a label, moved so that the label lies on the canvas."""
-    x, y = (max(0.0, min(at, end - extent)) for at, end, extent in zip(corner, canvas, size, strict=True))
+    x, y = (max(0.0, min(start, end - extent)) for start, end, extent in zip(corner, canvas, size, strict=True))
     return x, y
 
 
-def off_lines(
+def places_off_lines(
     places: Iterable[Point], size: Point, lines: Sequence[tuple[Point, Point]], room: float, canvas: Point
 ) -> Iterator[Point]:
-    """Places of a label, those that keep off the lines first, each in its order.
+    """Places of a label: first those that do not meet a line, then the others, both in the given order.
 
     Args:
         places: top left corners.
         size: width and height of the label.
         lines: start and end of each.
-        room: between label and line.
+        room: distance to keep between label and line.
         canvas: width and height; a place is moved inside.
     """
-    meeting = []
+    on_lines = []
     for x, y in places:
-        x, y = _inside((x, y), size, canvas)
+        x, y = _move_inside((x, y), size, canvas)
         box = (x - room, y - room, x + size[0] + room, y + size[1] + room)
-        if any(_meets(box, start, end) for start, end in lines):
-            meeting.append((x, y))
+        if any(_line_meets_box(box, start, end) for start, end in lines):
+            on_lines.append((x, y))
         else:
             yield x, y
-    yield from meeting
+    yield from on_lines
 
 
-def _meets(box: tuple[float, float, float, float], start: Point, end: Point) -> bool:
+def _line_meets_box(box: tuple[float, float, float, float], start: Point, end: Point) -> bool:
     """Whether a line has a part within a box, between the bounds of both axes (Liang–Barsky)."""
-    first, last = 0.0, 1.0
+    enter, leave = 0.0, 1.0
     for axis in (0, 1):
-        along = end[axis] - start[axis]
+        extent = end[axis] - start[axis]
         low, high = box[axis] - start[axis], box[axis + 2] - start[axis]
-        if along == 0:
+        if extent == 0:
             if low > 0 or high < 0:
                 return False
             continue
-        near, far = sorted((low / along, high / along))
-        first, last = max(first, near), min(last, far)
-    return first <= last
+        near, far = sorted((low / extent, high / extent))
+        enter, leave = max(enter, near), min(leave, far)
+    return enter <= leave

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from .canvas import Point, about_box, about_point, keep_clear, layout, strengths
+from .canvas import Point, layout, place_labels, places_for_box, places_for_point, strengths
 from .explanation import TERM_TITLES, Explanation
 from .extras import require
 from .fonts import boxes_for_missing_characters, families
 from .image_file import read_image
-from .relations import Lit, Relation, lit_relations, said, strongest_relations
+from .relations import HighlightedRelation, Relation, highlighted_relations, relation_text, strongest_relations
 
 SUFFIXES = (".png", ".svg")
 _BOXES_NAMED = 5
 _RELATIONS_SHOWN = 10
-_CHARACTERS = 76
-_LINE = 0.043  # of the panel's height
+_MAX_CHARACTERS = 76
+_LINE_HEIGHT = 0.043  # as a share of the panel's height
 _SHADE = "#d1580f"
-_ROOM = (1.15, 2.2)  # of the labels between which arrows run
+_LABEL_ROOM = (1.15, 2.2)  # width and height kept free for a label at an arrow's end, in those of the label
 _DPI = 110
 _EDGE_COLOURS = {"spatial": "#35618f", "semantic": "#7b3a96", "implicit": "#4f7942"}
 _EDGE_LINES = {"spatial": "solid", "semantic": "dashed", "implicit": "dotted"}
@@ -32,7 +32,7 @@ _LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
 
 
 def check_picture(path: str | os.PathLike[str], name: str = "path") -> None:
-    """A picture can be drawn into a file of that name.
+    """Checks that a picture can be drawn into a file of that name.
 
     Raises:
         ValueError: its suffix is neither ``.png`` nor ``.svg``, naming the argument ``name``.
@@ -83,44 +83,51 @@ def draw(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    extra = 0.16 * max(0, len(explanation.words) - 14)
+    extra_height = 0.16 * max(0, len(explanation.words) - 14)
     names = {edge.name for edge in explanation.edges}
     text = "".join((explanation.image, explanation.caption, *explanation.words, *explanation.regions, *names))
     settings: Any = {"svg.hashsalt": "cmsei_fast", "font.size": 9, "font.family": families(text)}
     with matplotlib.rc_context(settings), boxes_for_missing_characters():
-        figure = Figure(figsize=(15, 9 + extra), dpi=_DPI, layout="constrained")
+        figure = Figure(figsize=(15, 9 + extra_height), dpi=_DPI, layout="constrained")
         FigureCanvasAgg(figure)
         title = textwrap.fill(f"{explanation.image}: {explanation.caption}", 150)
         figure.suptitle(title, **_PLAIN)
-        grid = figure.add_gridspec(2, 1, height_ratios=(4.5 + extra, 4.2))
+        grid = figure.add_gridspec(2, 1, height_ratios=(4.5 + extra_height, 4.2))
         upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
         boxes, size = layout(explanation)
-        shaded, heat = upper.subplots(1, 2, width_ratios=(1, 1.6))
-        graph, bars = lower.subplots(1, 2, width_ratios=(1.2, 0.8))
+        boxes_axes, heat_axes = upper.subplots(1, 2, width_ratios=(1, 1.6))
+        graph_axes, terms_axes = lower.subplots(1, 2, width_ratios=(1.2, 0.8))
         attention = explanation.of_words(step, through_graph=through_graph)
-        way = _of_steps(explanation, step) + (", through the graph" if through_graph else "")
-        labels = _shaded(shaded, explanation, chosen, attention[chosen], way, boxes, size, pixels)
-        _heat_map(upper, heat, explanation, chosen, attention, way)
+        view = _step_title(explanation, step) + (", through the graph" if through_graph else "")
+        labels = _draw_boxes(boxes_axes, explanation, chosen, attention[chosen], view, boxes, size, pixels)
+        _draw_heat_map(upper, heat_axes, explanation, chosen, attention, view)
         relations = strongest_relations(explanation)
-        lit = lit_relations(explanation, relations, chosen, step)
-        strongest = [one for one in relations if not any(one is other.relation for other in lit)][:_RELATIONS_SHOWN]
-        nodes = _graph(graph, explanation, chosen, lit, strongest, size)
-        _bars(bars, explanation)
-        figure.draw_without_rendering()  # the panels have their sizes now, which the labels' own depend on
-        _part(labels, size, {i: boxes[i] for i in labels})
-        _arrows(graph, lit, strongest, _part(nodes, size, {i: _centre(boxes[i]) for i in nodes}, _ROOM))
+        highlighted = highlighted_relations(explanation, relations, chosen, step)
+        strongest = [
+            relation for relation in relations if not any(relation is other.relation for other in highlighted)
+        ][:_RELATIONS_SHOWN]
+        nodes = _draw_relations(graph_axes, explanation, chosen, highlighted, strongest, size)
+        _draw_terms(terms_axes, explanation)
+        figure.draw_without_rendering()  # sets the panels' sizes, on which the labels' sizes depend
+        _place_labels(labels, size, {i: boxes[i] for i in labels})
+        _draw_arrows(
+            graph_axes,
+            highlighted,
+            strongest,
+            _place_labels(nodes, size, {i: _centre(boxes[i]) for i in nodes}, _LABEL_ROOM),
+        )
         kind = os.path.splitext(os.fspath(path))[1].lower()[1:]
         with replacing(path) as temporary:
             figure.savefig(temporary, format=kind, dpi=_DPI, metadata={"Date": None} if kind == "svg" else None)
 
 
-def _canvas(axes: Any, size: Point) -> None:
+def _set_up_canvas(axes: Any, size: Point) -> None:
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="equal", xticks=[], yticks=[])
     axes.set_facecolor("#f6f5f1")
 
 
 def _label(axes: Any, text: str, fontsize: float) -> Any:
-    """A label that is put in its place later."""
+    """A label that is given its place later."""
     label = axes.text(
         0, 0, text, ha="center", va="center", fontsize=fontsize, bbox=_LABEL, clip_on=True, zorder=5, **_PLAIN
     )
@@ -128,63 +135,65 @@ def _label(axes: Any, text: str, fontsize: float) -> Any:
     return label
 
 
-def _part(
+def _place_labels(
     labels: dict[int, Any], canvas: Point, anchors: dict[int, np.ndarray], room: Point = (1.0, 1.0)
 ) -> dict[int, np.ndarray]:
-    """Puts each label at its box (four numbers) or its point (two), clear of the others; hides what finds no place.
+    """Puts each label at its box (four numbers) or point (two), clear of the others; hides labels without a free place.
 
     Args:
         labels: by region, all of one panel.
         canvas: width and height.
-        anchors: of the same regions.
-        room: that a label takes, in its own widths and heights.
+        anchors: box or point of each region.
+        room: width and height to keep free for a label, in its own widths and heights.
 
     Returns:
-        Where each stands, (4,) xyxy.
+        The extent (4,) xyxy of each label, by region; a single point for a hidden one.
     """
-    sizes, wanted = [], []
+    sizes, requests = [], []
     for i, label in labels.items():
         window = label.get_bbox_patch().get_window_extent()
         sizes.append(np.ptp(label.axes.transData.inverted().transform(window.corners()), axis=0))
-        taken = (float(sizes[-1][0]) * room[0], float(sizes[-1][1]) * room[1])
-        wanted.append((taken, (about_box if len(anchors[i]) == 4 else about_point)(anchors[i].tolist(), taken)))
-    places = {}
-    found = keep_clear(wanted, canvas)
-    for (i, label), size, (taken, _), corner in zip(labels.items(), sizes, wanted, found, strict=True):
+        space = (float(sizes[-1][0]) * room[0], float(sizes[-1][1]) * room[1])
+        requests.append(
+            (space, (places_for_box if len(anchors[i]) == 4 else places_for_point)(anchors[i].tolist(), space))
+        )
+    positions = {}
+    corners = place_labels(requests, canvas)
+    for (i, label), size, (space, _), corner in zip(labels.items(), sizes, requests, corners, strict=True):
         if corner is None:
             label.set_visible(False)
-            places[i] = np.tile(anchors[i][:2], 2)
+            positions[i] = np.tile(anchors[i][:2], 2)
         else:
-            middle = np.array(corner) + np.array(taken) / 2
-            places[i] = np.concatenate([middle - size / 2, middle + size / 2])
+            middle = np.array(corner) + np.array(space) / 2
+            positions[i] = np.concatenate([middle - size / 2, middle + size / 2])
             label.set_position(middle)
-    return places
+    return positions
 
 
 def _centre(box: np.ndarray) -> np.ndarray:
     return (box[:2] + box[2:]) / 2
 
 
-def _shaded(
+def _draw_boxes(
     axes: Any,
     explanation: Explanation,
     word: int,
     attention: np.ndarray,
-    way: str,
+    view: str,
     boxes: np.ndarray,
     size: Point,
     pixels: np.ndarray | None,
 ) -> dict[int, Any]:
-    """The boxes; labels of the strongest by region."""
+    """Draws the boxes; returns labels of those with the strongest attention, by region."""
     from matplotlib.patches import Rectangle
 
-    _canvas(axes, size)
+    _set_up_canvas(axes, size)
     axes.set_anchor("N")  # a long sentence's heat map is far higher
     if pixels is not None:
         axes.imshow(pixels, extent=(0, size[0], size[1], 0))
-    best = np.argsort(-attention, kind="stable")
+    strongest = np.argsort(-attention, kind="stable")
     strength = strengths(attention)
-    for i in best[::-1]:  # the strongest on top
+    for i in strongest[::-1]:  # the strongest on top
         x0, y0, x1, y1 = boxes[i]
         for colour, filled, alpha in (
             (_SHADE, True, 0.55 * strength[i] ** 2),
@@ -195,67 +204,79 @@ def _shaded(
                     (x0, y0), x1 - x0, y1 - y0, fill=filled, color=colour, alpha=alpha, lw=0.5 + 2.5 * strength[i]
                 )
             )
-    known = "" if explanation.known[word] else " (unknown)"
-    axes.set_title(f"where “{explanation.words[word]}”{known} looks, {way}", **_PLAIN)
-    return {int(i): _label(axes, f"{explanation.regions[i]} {i}: {attention[i]:.2f}", 8) for i in best[:_BOXES_NAMED]}
+    unknown_note = "" if explanation.known[word] else " (unknown)"
+    axes.set_title(f"where “{explanation.words[word]}”{unknown_note} looks, {view}", **_PLAIN)
+    return {
+        int(i): _label(axes, f"{explanation.regions[i]} {i}: {attention[i]:.2f}", 8) for i in strongest[:_BOXES_NAMED]
+    }
 
 
-def _of_steps(explanation: Explanation, step: int) -> str:
+def _step_title(explanation: Explanation, step: int) -> str:
     return f"step {step + 1} of {max(1, explanation.n_steps)}"
 
 
-def _heat_map(figure: Any, axes: Any, explanation: Explanation, word: int, attention: np.ndarray, way: str) -> None:
-    shown = axes.imshow(attention, aspect="auto", cmap="cividis", vmin=0)
+def _draw_heat_map(
+    figure: Any, axes: Any, explanation: Explanation, word: int, attention: np.ndarray, view: str
+) -> None:
+    heat_map = axes.imshow(attention, aspect="auto", cmap="cividis", vmin=0)
     words = [f"▸ {text}" if i == word else text for i, text in enumerate(explanation.words)]
     axes.set_yticks(range(len(words)), words, **_PLAIN)
     regions = [f"{name} {i}" for i, name in enumerate(explanation.regions)]
     axes.set_xticks(range(len(regions)), regions, rotation=90, fontsize=7, **_PLAIN)
-    axes.set_title(f"attention of words (rows) to regions, {way}")
-    figure.colorbar(shown, ax=axes, pad=0.01, aspect=max(20, 1.4 * len(words)))  # as wide beside a long sentence
+    axes.set_title(f"attention of words (rows) to regions, {view}")
+    figure.colorbar(heat_map, ax=axes, pad=0.01, aspect=max(20, 1.4 * len(words)))  # as wide beside a long sentence
 
 
-def _graph(
+def _draw_relations(
     axes: Any,
     explanation: Explanation,
     word: int,
-    lit: Sequence[Lit],
+    highlighted: Sequence[HighlightedRelation],
     strongest: Sequence[Relation],
     size: Point,
 ) -> dict[int, Any]:
-    """The relations as lists, those that the word lights up first; labels of their regions."""
-    _canvas(axes, size)
+    """Lists the relations, those that the word highlights first; returns labels of their regions, by region."""
+    _set_up_canvas(axes, size)
     axes.set_anchor("W")
-    axes.set_title("relations of the graphs" if lit or strongest else "no relations between regions")
+    axes.set_title("relations of the graphs" if highlighted or strongest else "no relations between regions")
     blocks = []
-    if lit:
+    if highlighted:
         lines = [
-            f"{100 * one.share:.1f} % ({one.share / max(one.usual, 1e-12):.1f} ×): {said(explanation, one.relation)}"
-            for one in lit
+            f"{100 * one.share:.1f} % ({one.share / max(one.mean_share, 1e-12):.1f} ×): "
+            f"{relation_text(explanation, one.relation)}"
+            for one in highlighted
         ]
         title = f"of what “{explanation.words[word]}” looks at, came along (× the words' mean)"
         blocks.append((title, lines, _SHADE))
     if strongest:
-        lines = [f"{one.attention:.2f} {one.kind}: {said(explanation, one)}" for one in strongest]
-        blocks.append(("the largest attention" + (" of the others" if lit else ""), lines, "black"))
+        lines = [f"{one.attention:.2f} {one.kind}: {relation_text(explanation, one)}" for one in strongest]
+        blocks.append(("the largest attention" + (" of the others" if highlighted else ""), lines, "black"))
     top = 1.0
     for title, lines, colour in blocks:
-        text = "\n".join([title, *(textwrap.shorten(line, _CHARACTERS, placeholder=" …") for line in lines)])
+        text = "\n".join([title, *(textwrap.shorten(line, _MAX_CHARACTERS, placeholder=" …") for line in lines)])
         axes.text(
             1.03, top, text, va="top", fontsize=7, color=colour, transform=axes.transAxes, linespacing=1.6, **_PLAIN
         )
-        top -= (len(lines) + 2) * _LINE
-    ends = dict.fromkeys(end for one in (*(x.relation for x in lit), *strongest) for end in (one.subject, one.target))
-    return {i: _label(axes, f"{explanation.regions[i]} {i}", 7) for i in ends}
+        top -= (len(lines) + 2) * _LINE_HEIGHT
+    regions = dict.fromkeys(
+        end for one in (*(x.relation for x in highlighted), *strongest) for end in (one.subject, one.target)
+    )
+    return {i: _label(axes, f"{explanation.regions[i]} {i}", 7) for i in regions}
 
 
-def _arrows(axes: Any, lit: Sequence[Lit], strongest: Sequence[Relation], places: dict[int, np.ndarray]) -> None:
-    """From label to label, subject to object; those that the word lights up on top."""
-    most = max((one.attention for one in strongest), default=1.0)
-    drawn = [(one, _EDGE_COLOURS[one.kind], 0.6 + 1.4 * one.attention / most) for one in strongest[::-1]]
-    best = max((one.share for one in lit), default=1.0)
-    drawn += [(one.relation, _SHADE, 1.5 + 2.0 * one.share / best) for one in lit[::-1]]
-    for relation, colour, width in drawn:
-        arrow = {
+def _draw_arrows(
+    axes: Any,
+    highlighted: Sequence[HighlightedRelation],
+    strongest: Sequence[Relation],
+    positions: dict[int, np.ndarray],
+) -> None:
+    """Draws an arrow from subject to object for each relation; those that the word highlights are on top."""
+    largest_attention = max((one.attention for one in strongest), default=1.0)
+    arrows = [(one, _EDGE_COLOURS[one.kind], 0.6 + 1.4 * one.attention / largest_attention) for one in strongest[::-1]]
+    largest_share = max((one.share for one in highlighted), default=1.0)
+    arrows += [(one.relation, _SHADE, 1.5 + 2.0 * one.share / largest_share) for one in highlighted[::-1]]
+    for relation, colour, width in arrows:
+        arrow_style = {
             "arrowstyle": "-|>,head_length=0.5,head_width=0.2",
             "color": colour,
             "ls": _EDGE_LINES[relation.kind],
@@ -264,11 +285,11 @@ def _arrows(axes: Any, lit: Sequence[Lit], strongest: Sequence[Relation], places
             "shrinkA": 0,
             "shrinkB": 1,
         }
-        start, end = places[relation.subject], places[relation.target]
-        axes.annotate("", xy=_edge(end, start), xytext=_edge(start, end), arrowprops=arrow)
+        start, end = positions[relation.subject], positions[relation.target]
+        axes.annotate("", xy=_edge_point(end, start), xytext=_edge_point(start, end), arrowprops=arrow_style)
 
 
-def _edge(box: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _edge_point(box: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Where the line from the middle of a box to that of another leaves it."""
     middle, half = _centre(box), (box[2:] - box[:2]) / 2
     along = _centre(other) - middle
@@ -276,13 +297,13 @@ def _edge(box: np.ndarray, other: np.ndarray) -> np.ndarray:
     return middle + min(reach, 0.5) * along
 
 
-def _bars(axes: Any, explanation: Explanation) -> None:
+def _draw_terms(axes: Any, explanation: Explanation) -> None:
     names = [TERM_TITLES[term.name] for term in explanation.terms]
     values = [term.contribution for term in explanation.terms]
     axes.barh(range(len(names)), values, color="#35618f")
     for i, term in enumerate(explanation.terms):
-        told = f" {term.weight:.3f} × {term.value:.3f} = {term.contribution:.3f}"
-        axes.text(max(0.0, term.contribution), i, told, va="center")
+        text = f" {term.weight:.3f} × {term.value:.3f} = {term.contribution:.3f}"
+        axes.text(max(0.0, term.contribution), i, text, va="center")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.axvline(0, color="#333333", lw=0.8)

@@ -50,23 +50,23 @@ def explain(model: CMSEI, image: Split, caption: str) -> Explanation:
         raise ValueError(f"image: expected a Split of one image, such as split.subset([0]), got one of {len(image)}")
     if not isinstance(caption, str):
         raise TypeError(f"caption: expected a string, got {type(caption).__name__}")
-    calls: list[_Layer] = []
-    with _watching(model, calls):
+    calls: list[_LayerCall] = []
+    with _record_layers(model, calls):
         regions = model.encode_images(image).rows
     words = model.encode_captions([caption]).rows
-    for name, rows, what in (("image", regions, image.ids[0]), ("caption", words, f"“{caption}”")):
+    for name, rows, description in (("image", regions, image.ids[0]), ("caption", words, f"“{caption}”")):
         if not rows.isfinite().all():
             expected = "what the model encodes as finite features"
-            raise ValueError(f"{name}: expected {expected}, got NaN or an infinity of {what}")
-    spelt = model.text.spell(caption)
+            raise ValueError(f"{name}: expected {expected}, got NaN or an infinity of {description}")
+    tokens = model.text.spell(caption)
     return explain_features(
         regions,
         words,
         scorer=model.scorer,
         image=image.ids[0],
         caption=caption,
-        word_names=[text for text, _ in spelt],
-        known=[known for _, known in spelt],
+        word_names=[text for text, _ in tokens],
+        known=[known for _, known in tokens],
         region_names=_region_names(image),
         boxes=image.boxes,
         size=None if image.sizes is None else image.sizes[0],
@@ -125,10 +125,10 @@ def explain_features(
     if v.shape[1] != w.shape[1]:
         raise ValueError(f"caption_features: expected a width of {v.shape[1]} (as image_features), got {w.shape[1]}")
     scorer = checks.check_scorer(scorer)
-    words = _names("word_names", word_names, [f"word {i}" for i in range(len(w))])
-    regions = _names("region_names", region_names, ["region"] * len(v))
-    boxes, size = _canvas(boxes, size, len(v))
-    kept = _kept(kept, edges, len(v))
+    words = _check_names("word_names", word_names, [f"word {i}" for i in range(len(w))])
+    regions = _check_names("region_names", region_names, ["region"] * len(v))
+    boxes, size = _check_boxes(boxes, size, len(v))
+    kept = _check_kept(kept, edges, len(v))
 
     terms = read_terms(torch.tensor(scorer.scalars(), dtype=torch.float64, device="cpu"), scorer.config())
     levels = reference.cross_levels(v, w, terms.guide_temperature)
@@ -136,7 +136,7 @@ def explain_features(
         image=image,
         caption=" ".join(words) if caption is None else caption,
         words=words,
-        known=tuple(map(bool, _names("known", known, [True] * len(w)))),
+        known=tuple(map(bool, _check_names("known", known, [True] * len(w)))),
         regions=regions,
         t2i=_steps(w, v, terms.t2i, levels.omega),
         i2t=_steps(v, w, terms.i2t, levels.p),
@@ -154,8 +154,8 @@ def explain_features(
     )
 
 
-def _steps(q: Tensor, c: Tensor, how: Direction | None, guide: Tensor) -> tuple[AttentionStep, ...]:
-    if how is None:
+def _steps(q: Tensor, c: Tensor, direction: Direction | None, guide: Tensor) -> tuple[AttentionStep, ...]:
+    if direction is None:
         return ()
     return tuple(
         AttentionStep(
@@ -164,35 +164,35 @@ def _steps(q: Tensor, c: Tensor, how: Direction | None, guide: Tensor) -> tuple[
             float(step.aggregated),
             None if step.gate is None else step.gate.numpy(),
         )
-        for step in reference.attention_steps(q, c, how, guide)
+        for step in reference.attention_steps(q, c, direction, guide)
     )
 
 
-def _names(name: str, given: Sequence[Any] | None, default: list[Any]) -> tuple[Any, ...]:
-    values = default if given is None else list(given)
-    if len(values) != len(default):
-        raise ValueError(f"{name}: expected {len(default)} of them, got {len(values)}")
-    return tuple(values)
+def _check_names(name: str, values: Sequence[Any] | None, default: list[Any]) -> tuple[Any, ...]:
+    out = default if values is None else list(values)
+    if len(out) != len(default):
+        raise ValueError(f"{name}: expected {len(default)} of them, got {len(out)}")
+    return tuple(out)
 
 
-def _kept(kept: Sequence[Any], edges: Sequence[Edge], n_region: int) -> tuple[np.ndarray, ...]:
-    layers = tuple(np.asarray(x, dtype=np.float64) for x in kept)
-    for number, own in enumerate(layers):
-        if own.shape != (n_region,):
-            raise ValueError(f"kept: expected shape ({n_region},) for each layer, got {own.shape}")
-        total = own.copy()
+def _check_kept(kept: Sequence[Any], edges: Sequence[Edge], n_region: int) -> tuple[np.ndarray, ...]:
+    layers = tuple(np.asarray(shares, dtype=np.float64) for shares in kept)
+    for layer, kept_shares in enumerate(layers):
+        if kept_shares.shape != (n_region,):
+            raise ValueError(f"kept: expected shape ({n_region},) for each layer, got {kept_shares.shape}")
+        total = kept_shares.copy()
         for edge in edges:
-            if edge.layer == number:
+            if edge.layer == layer:
                 total[edge.region] += edge.share
         if not np.allclose(total, 1, atol=1e-6):
             worst = total[np.abs(total - 1).argmax()]
             raise ValueError(
-                f"kept: expected shares that sum to 1 with those of a region's edges, got {worst:g} in layer {number}"
+                f"kept: expected shares that sum to 1 with those of a region's edges, got {worst:g} in layer {layer}"
             )
     return layers
 
 
-def _canvas(boxes: Any, size: Any, n_region: int) -> tuple[np.ndarray | None, tuple[float, float] | None]:
+def _check_boxes(boxes: Any, size: Any, n_region: int) -> tuple[np.ndarray | None, tuple[float, float] | None]:
     if boxes is None:
         return None, None
     boxes = np.asarray(boxes, dtype=np.float64)
@@ -201,9 +201,9 @@ def _canvas(boxes: Any, size: Any, n_region: int) -> tuple[np.ndarray | None, tu
     extent = np.maximum(boxes[:, 2:].max(0), 1) if size is None else np.asarray(size, dtype=np.float64)
     if size is not None and (extent.shape != (2,) or not (np.isfinite(extent) & (extent > 0)).all()):
         raise ValueError(f"size: expected width and height in pixels, got {size!r:.60}")
-    good = np.isfinite(boxes).all(1) & (boxes[:, :2] <= boxes[:, 2:]).all(1)
-    if not good.all():
-        i = int(np.argmin(good))
+    valid = np.isfinite(boxes).all(1) & (boxes[:, :2] <= boxes[:, 2:]).all(1)
+    if not valid.all():
+        i = int(np.argmin(valid))
         got = f"{boxes[i].tolist()}{instead_of_corners(boxes, None if size is None else extent)}"
         raise ValueError(f"boxes[{i}]: expected finite pixels with x1 <= x2 and y1 <= y2, got {got}")
     return boxes, (float(extent[0]), float(extent[1]))
@@ -215,16 +215,16 @@ def _region_names(image: Split) -> list[str] | None:
     return ["unknown" if label < 0 else image.object_names[label] for label in image.labels]
 
 
-class _Layer:
-    """One call of a layer of reasoning: its edges, and what the regions kept of themselves."""
+class _LayerCall:
+    """One call of a reasoning layer: its edges, and how much of their own states the regions keep."""
 
     def __init__(self, number: int, layer: ReasoningLayer, arguments: tuple[Any, ...]) -> None:
         nodes, graphs, predicates = arguments
         self.number = number
         self.labels = {kind: labels[0].cpu() for kind, (labels, _) in graphs.items()}
-        self.confidence = {kind: None if given is None else given[0].cpu() for kind, (_, given) in graphs.items()}
-        found = mixing(layer, nodes, graphs, predicates)
-        self.kept, self.along, self.attention = found.kept.numpy(), found.along, found.attention
+        self.confidence = {kind: None if values is None else values[0].cpu() for kind, (_, values) in graphs.items()}
+        mixed = mixing(layer, nodes, graphs, predicates)
+        self.kept, self.edge_shares, self.attention = mixed.kept.numpy(), mixed.edge_shares, mixed.attention
 
     def edges(self, predicates: Sequence[str]) -> Iterator[Edge]:
         """All edges, graph by graph and region by region."""
@@ -241,12 +241,12 @@ class _Layer:
                     reverse,
                     float(self.attention[kind][i, j]),
                     1.0 if confidence is None else float(confidence[i, j]),
-                    float(self.along[kind][i, j]),
+                    float(self.edge_shares[kind][i, j]),
                 )
 
 
 def _edge_name(kind: str, label: int, predicates: Sequence[str]) -> tuple[str, bool]:
-    """Name of a label, and whether it is a predicate turned round."""
+    """The name of a label, and whether it is a predicate whose subject is the neighbour."""
     if kind == "spatial":
         return SPATIAL_NAMES[label], False
     if kind == "implicit":
@@ -257,15 +257,15 @@ def _edge_name(kind: str, label: int, predicates: Sequence[str]) -> tuple[str, b
 
 
 @contextmanager
-def _watching(model: CMSEI, calls: list[_Layer]) -> Iterator[None]:
-    """Notes every call of a layer of reasoning inside the block."""
+def _record_layers(model: CMSEI, calls: list[_LayerCall]) -> Iterator[None]:
+    """Appends every call of a reasoning layer inside the block to ``calls``."""
     handles = []
     for number, layer in enumerate(model.reasoning.layers):
 
-        def note(module: Any, arguments: tuple[Any, ...], number: int = number) -> None:
-            calls.append(_Layer(number, module, arguments))
+        def record_call(module: Any, arguments: tuple[Any, ...], number: int = number) -> None:
+            calls.append(_LayerCall(number, module, arguments))
 
-        handles.append(layer.register_forward_pre_hook(note))
+        handles.append(layer.register_forward_pre_hook(record_call))
     try:
         yield
     finally:

@@ -140,9 +140,9 @@ class Explanation:
                 the regions that it came from, by :meth:`rollout`. A word's total stays the same, 1 for α.
         """
         if self.t2i:
-            attention = _at(self.t2i, step).attention
+            attention = _step_at(self.t2i, step).attention
         elif self.i2t:
-            attention = _at(self.i2t, step).attention.T
+            attention = _step_at(self.i2t, step).attention.T
         else:
             attention = np.tile(self.region_weights, (len(self.words), 1))
         return attention @ self.rollout() if through_graph else attention
@@ -154,15 +154,15 @@ class Explanation:
         it is the mean over the states, each weighted by how much of the region is in it.
         """
         if self.i2t:
-            attention = _at(self.i2t, step).attention
+            attention = _step_at(self.i2t, step).attention
         elif self.t2i:
-            attention = _at(self.t2i, step).attention.T
+            attention = _step_at(self.t2i, step).attention.T
         else:
             attention = np.tile(self.word_weights, (len(self.regions), 1))
         if not through_graph:
             return attention
-        states = self.rollout().T  # of each region, in which states it is
-        return states @ attention / np.maximum(states.sum(1, keepdims=True), 1e-12)
+        shares_in_states = self.rollout().T  # (R, R): how much of each region (row) is in each final state
+        return shares_in_states @ attention / np.maximum(shares_in_states.sum(1, keepdims=True), 1e-12)
 
     def rollout(self, first: int = 0) -> np.ndarray:
         """(R, R): how much of each region's final state (row) came from each region as it was before a layer.
@@ -175,13 +175,13 @@ class Explanation:
             first: layer, from 0.
         """
         out = np.eye(len(self.regions))
-        for number, own in enumerate(self.kept):
-            if number >= first:
-                layer = np.diag(own)
+        for layer, kept_shares in enumerate(self.kept):
+            if layer >= first:
+                mixing = np.diag(kept_shares)
                 for edge in self.edges:
-                    if edge.layer == number:
-                        layer[edge.region, edge.neighbour] += edge.share
-                out = layer @ out
+                    if edge.layer == layer:
+                        mixing[edge.region, edge.neighbour] += edge.share
+                out = mixing @ out
         return out
 
     def along_edges(self, step: int = -1) -> np.ndarray:
@@ -191,10 +191,10 @@ class Explanation:
         """
         attention = self.of_words(step)  # (L, R)
         out = np.zeros((len(self.words), len(self.edges)))
-        for number in range(len(self.kept)):
-            reached = attention @ self.rollout(number + 1)  # (L, R) states after this layer
+        for layer in range(len(self.kept)):
+            reached = attention @ self.rollout(layer + 1)  # (L, R): attention to the states after this layer
             for k, edge in enumerate(self.edges):
-                if edge.layer == number:
+                if edge.layer == layer:
                     out[:, k] = reached[:, edge.region] * edge.share
         return out
 
@@ -208,7 +208,7 @@ class Explanation:
             if not 0 <= word < len(self.words):
                 raise ValueError(f"word: expected an index from 0 to {len(self.words) - 1}, got {word}")
             return word
-        places = [i for i, own in enumerate(self.words) if own.lower() == word.lower()]
+        places = [i for i, name in enumerate(self.words) if name.lower() == word.lower()]
         if not places:
             raise ValueError(f"word: expected one of the caption's words ({', '.join(self.words)}), got {word!r}")
         return places[0]
@@ -233,8 +233,8 @@ class Explanation:
     def to_dict(self) -> dict[str, Any]:
         """Lists and plain numbers for JSON; each term also has its ``contribution``."""
         out: dict[str, Any] = _plain(self)
-        for term, own in zip(out["terms"], self.terms, strict=True):
-            term["contribution"] = own.contribution
+        for record, term in zip(out["terms"], self.terms, strict=True):
+            record["contribution"] = term.contribution
         return out
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -244,7 +244,7 @@ class Explanation:
         write_json(path, self.to_dict(), indent=1)
 
 
-def _at(steps: tuple[AttentionStep, ...], step: int) -> AttentionStep:
+def _step_at(steps: tuple[AttentionStep, ...], step: int) -> AttentionStep:
     return steps[-1] if step < 0 else steps[min(step, len(steps) - 1)]
 
 

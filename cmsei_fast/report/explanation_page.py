@@ -18,13 +18,13 @@ from .explanation import TERM_TITLES, AttentionStep, Explanation
 from .html import Html, html, page, table
 from .image_file import read_image
 from .relation_page import relations_section
-from .relations import Relation, said, strongest_relations
+from .relations import Relation, relation_text, strongest_relations
 
 _VIEWS = {"t2i": "Words ask regions (α)", "i2t": "Regions ask words (β)", "levels": "Sentence and image ask (p, ω)"}
 _UNKNOWN = "not in the vocabulary of the model"
 _DIGITS = 5
-_LARGEST = 1600  # pixels of an image's longer side in the page
-_HIGH = 36  # rem
+_MAX_PIXELS = 1600  # of an image's longer side in the page
+_MAX_HEIGHT = 36  # of the picture on the page, rem
 
 
 def save_page(
@@ -59,8 +59,8 @@ def save_page(
     from ..data.files import check_target, write_text
 
     check_target(path)
-    address = None if image is None else _address(image)
-    write_text(path, _page(explanation, chosen, step, address, through_graph))
+    data_url = None if image is None else _data_url(image)
+    write_text(path, _page(explanation, chosen, step, data_url, through_graph))
 
 
 def _page(explanation: Explanation, word: int, step: int, image: str | None, through_graph: bool) -> str:
@@ -77,27 +77,27 @@ def _page(explanation: Explanation, word: int, step: int, image: str | None, thr
         f'<option value="{k}"{" selected" if k == step else ""}>{k + 1}</option>'
         for k in range(max(1, explanation.n_steps))
     )
-    through = _through(through_graph) if explanation.kept else ""
+    graph_choice = _graph_choice(through_graph) if explanation.kept else ""
     body = f"""<main>
 <header><h1>What made the score {explanation.score:.3f}</h1><p>{html(explanation.image)}</p></header>
 <div id="words" class="words" role="listbox" aria-orientation="horizontal" aria-label="Words of the caption">
 {_words(explanation)}</div>
 <form class="choices"><fieldset><legend>Attention</legend>{radios}</fieldset>
-<label>Step <select id="step">{steps}</select> of {max(1, explanation.n_steps)}</label>{through}</form>
+<label>Step <select id="step">{steps}</select> of {max(1, explanation.n_steps)}</label>{graph_choice}</form>
 <p class="hint">Point at a word or a region, or go there by Tab and the arrow keys. What one looks at sums to 100 %.</p>
-<div class="view"><div>{_picture(explanation, boxes, size, image)}</div>
+<div class="view"><div>{_draw_picture(explanation, boxes, size, image)}</div>
 <div><h2 id="told"></h2><ol id="shares"></ol></div></div>
 <p id="said" class="hidden" role="status"></p>
 <h2>The terms of the score</h2>
-{_terms(explanation)}
+{_terms_table(explanation)}
 {relations_section(explanation, relations, boxes, size)}
 </main>
-<script type="application/json" id="pair">{_numbers(explanation, word, boxes, views, relations)}</script>"""
-    style, script = (_own(f"explanation_page.{kind}") for kind in ("css", "js"))
+<script type="application/json" id="pair">{_page_data(explanation, word, boxes, views, relations)}</script>"""
+    style, script = (_read_resource(f"explanation_page.{kind}") for kind in ("css", "js"))
     return page(f"{explanation.image}: {explanation.caption}", body, style=style, script=script)
 
 
-def _through(chosen: bool) -> str:
+def _graph_choice(chosen: bool) -> str:
     parts = []
     for value, name in ((False, "as attended"), (True, "through the graph")):
         checked = " checked" if value == chosen else ""
@@ -105,7 +105,7 @@ def _through(chosen: bool) -> str:
     return f"<fieldset><legend>Regions</legend>{''.join(parts)}</fieldset>"
 
 
-def _own(name: str) -> str:
+def _read_resource(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
@@ -123,9 +123,9 @@ def _words(explanation: Explanation) -> str:
     return "".join(parts)
 
 
-def _picture(explanation: Explanation, boxes: np.ndarray, size: Sequence[float], image: str | None) -> str:
+def _draw_picture(explanation: Explanation, boxes: np.ndarray, size: Sequence[float], image: str | None) -> str:
     """The boxes, the larger ones below; each is an option that can be pointed at and focused."""
-    wide, high = size
+    width, height = size
     parts = []
     for i in np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable").tolist():
         x0, y0, x1, y1 = boxes[i].tolist()
@@ -137,83 +137,83 @@ def _picture(explanation: Explanation, boxes: np.ndarray, size: Sequence[float],
         )
     pixels = ""
     if image is not None:
-        pixels = f'<image href="{image}" width="{wide:g}" height="{high:g}" preserveAspectRatio="none"/>'
+        pixels = f'<image href="{image}" width="{width:g}" height="{height:g}" preserveAspectRatio="none"/>'
     return (
         f'<svg id="picture" class="drawing" role="group" aria-label="{escape(explanation.image)}" '
-        f'viewBox="0 0 {wide:g} {high:g}" style="max-width:{_HIGH * wide / high:.1f}rem">{pixels}\n'
+        f'viewBox="0 0 {width:g} {height:g}" style="max-width:{_MAX_HEIGHT * width / height:.1f}rem">{pixels}\n'
         f'<g role="listbox" aria-label="Regions of the image">{"".join(parts)}</g>'
         '<g class="labels" aria-hidden="true"></g></svg>'
     )
 
 
-def _terms(explanation: Explanation) -> Html:
-    own = {term.name: term for term in explanation.terms}
-    most = max((abs(term.contribution) for term in explanation.terms), default=0.0) or 1.0
+def _terms_table(explanation: Explanation) -> Html:
+    terms = {term.name: term for term in explanation.terms}
+    largest = max((abs(term.contribution) for term in explanation.terms), default=0.0) or 1.0
     rows: list[tuple[object, ...]] = []
     for name, title in TERM_TITLES.items():
-        if name not in own:
+        if name not in terms:
             rows.append((title, "none", "", Html("<small>0</small>"), ""))
             continue
-        term = own[name]
+        term = terms[name]
         value = html(f"{term.value:.4f}")
         steps: tuple[AttentionStep, ...] = getattr(explanation, name, ())
         if len(steps) > 1:
             value = Html(f"{value}<small>mean of {', '.join(f'{step.score:.4f}' for step in steps)}</small>")
         kind = "bar" if term.contribution >= 0 else "bar negative"
-        bar = Html(f'<span class="{kind}" style="width:{100 * abs(term.contribution) / most:.1f}%"></span>')
+        bar = Html(f'<span class="{kind}" style="width:{100 * abs(term.contribution) / largest:.1f}%"></span>')
         rows.append((title, f"{term.weight:.4f}", value, f"{term.contribution:.4f}", bar))
     rows.append(("score", "", "", f"{explanation.score:.4f}", ""))
-    heads = ("", "weight", "value", "weight × value", Html('<span class="hidden">as a bar</span>'))
-    return table(heads, rows, kind="terms")
+    headers = ("", "weight", "value", "weight × value", Html('<span class="hidden">as a bar</span>'))
+    return table(headers, rows, kind="terms")
 
 
-def _numbers(
+def _page_data(
     explanation: Explanation, word: int, boxes: np.ndarray, views: Sequence[str], relations: Sequence[Relation]
 ) -> str:
     """JSON for the page's script, with nothing in it that HTML could mistake for a tag."""
 
-    def plain(x: np.ndarray | None) -> Any:
+    def to_list(x: np.ndarray | None) -> Any:
         return None if x is None else np.round(x, _DIGITS).tolist()
 
     def steps(name: str) -> list[dict[str, Any]]:
         return [
             {
-                "attention": plain(step.attention if name == "t2i" else step.attention.T),  # (words, regions)
-                "relevance": plain(step.relevance),
-                "gate": plain(step.gate),
+                "attention": to_list(step.attention if name == "t2i" else step.attention.T),  # (words, regions)
+                "relevance": to_list(step.relevance),
+                "gate": to_list(step.gate),
             }
             for step in getattr(explanation, name)
         ]
 
-    numbers = {
+    data = {
         "word": word,
         "words": explanation.words,
         "regions": explanation.regions,
-        "boxes": plain(boxes),
+        "boxes": to_list(boxes),
         "views": {name: steps(name) for name in views},
-        "word_weights": plain(explanation.word_weights),
-        "region_weights": plain(explanation.region_weights),
+        "word_weights": to_list(explanation.word_weights),
+        "region_weights": to_list(explanation.region_weights),
         # From each layer on, (final states, regions); the identity that follows the last layer is left out.
-        "rollouts": [plain(explanation.rollout(k)) for k in range(len(explanation.kept))],
+        "rollouts": [to_list(explanation.rollout(k)) for k in range(len(explanation.kept))],
         "relations": [
             {
-                "said": said(explanation, relation),
+                "said": relation_text(explanation, relation),
                 "edges": [(e.layer, e.region, round(e.share, _DIGITS)) for e in relation.edges],
             }
             for relation in (relations if explanation.kept else ())
         ],
     }
-    text = json.dumps(numbers, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _address(image: str | os.PathLike[str]) -> str:
-    """The image as a data address, made smaller where it is large."""
+def _data_url(image: str | os.PathLike[str]) -> str:
+    """The image as a data URL, scaled down if it is large."""
     pixels = read_image(image)
     from PIL import Image
 
-    small = Image.fromarray(pixels)
-    small.thumbnail((_LARGEST, _LARGEST))
+    thumbnail = Image.fromarray(pixels)
+    thumbnail.thumbnail((_MAX_PIXELS, _MAX_PIXELS))
     buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=85)
+    thumbnail.save(buffer, format="JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

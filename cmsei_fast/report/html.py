@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from unicodedata import east_asian_width
 
-# A browser refuses what is not in the page itself, should a caption or a name ever get past the escaping.
+# Should a caption or a name ever get past the escaping, a browser still loads nothing from outside the page.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _STYLE = """
 :root { color-scheme: light dark;
@@ -59,38 +59,38 @@ def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
             ``--accent``, ``--paper`` and ``--canvas``.
         script: JavaScript that runs when the body is there.
     """
-    run = f"<script>{script}</script>\n" if script else ""
+    script_element = f"<script>{script}</script>\n" if script else ""
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <title>{escape(title)}</title><style>{_STYLE}{style}</style>
 {body}
-{run}</html>
+{script_element}</html>
 """
 
 
-def table(heads: Sequence[object], rows: Iterable[Sequence[object]], *, kind: str = "") -> Html:
+def table(headers: Sequence[object], rows: Iterable[Sequence[object]], *, kind: str = "") -> Html:
     """A table; the first column is at the left and names its row, the others are numbers at the right.
 
     Where the screen is too narrow for it, it scrolls within the page.
 
     Args:
-        heads: of the columns; none gives a table without a head.
+        headers: names of the columns; an empty sequence gives a table without a header row.
         rows: their cells, escaped unless they are :class:`Html`.
         kind: CSS class.
     """
-    head = "".join(f'<th scope="col">{html(x)}</th>' for x in heads)
-    lines = [f"<thead><tr>{head}</tr></thead>"] if heads else []
+    head = "".join(f'<th scope="col">{html(x)}</th>' for x in headers)
+    lines = [f"<thead><tr>{head}</tr></thead>"] if headers else []
     lines.append("<tbody>")
-    for first, *others in rows:
+    for row_name, *others in rows:
         cells = "".join(f"<td>{html(x)}</td>" for x in others)
-        lines.append(f'<tr><th scope="row">{html(first)}</th>{cells}</tr>')
-    opening = f'<table class="{escape(kind)}">' if kind else "<table>"
-    return Html("\n".join([f'<div class="scroll">{opening}', *lines, "</tbody></table></div>"]))
+        lines.append(f'<tr><th scope="row">{html(row_name)}</th>{cells}</tr>')
+    opening_tag = f'<table class="{escape(kind)}">' if kind else "<table>"
+    return Html("\n".join([f'<div class="scroll">{opening_tag}', *lines, "</tbody></table></div>"]))
 
 
 def svg(width: float, height: float, label: str, inner: str, *, view: tuple[float, float] | None = None) -> Html:
-    """A drawing of that size on the page, less where there is no room, with a description for those who cannot see it.
+    """A drawing of that size, or smaller where the page has less room, with a description for screen readers.
 
     Args:
         width, height: on the page, CSS pixels.
@@ -98,15 +98,15 @@ def svg(width: float, height: float, label: str, inner: str, *, view: tuple[floa
         inner: its elements.
         view: width and height in the elements' own units, if other than the page's.
     """
-    wide, high = view or (width, height)
+    view_width, view_height = view or (width, height)
     return Html(
         f'<svg role="img" aria-label="{escape(label)}" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {wide:g} {high:g}">{inner}</svg>'
+        f'viewBox="0 0 {view_width:g} {view_height:g}">{inner}</svg>'
     )
 
 
 def picture(content: bytes, kind: str, label: str, *, width: int | None = None) -> Html:
-    """An image whose bytes are in the page; ids within an SVG cannot meet those of another.
+    """An image whose bytes are in the page; ids within an SVG cannot clash with those of another.
 
     Args:
         content: the file.
@@ -119,7 +119,7 @@ def picture(content: bytes, kind: str, label: str, *, width: int | None = None) 
     return Html(f'<img alt="{escape(label)}"{size} src="data:{kind};base64,{data}">')
 
 
-def named(text: str, x: float, y: float, size: float, *, bold: bool = False) -> Html:
+def draw_name(text: str, x: float, y: float, size: float, *, bold: bool = False) -> Html:
     """A name in a drawing, legible over lines; x and y are its top left corner.
 
     Its width is about that of :func:`name_size`.
@@ -133,8 +133,8 @@ def named(text: str, x: float, y: float, size: float, *, bold: bool = False) -> 
 
 def name_size(text: str, size: float, *, bold: bool = False) -> tuple[float, float]:
     """Width and height that a name takes in a drawing, on the generous side for common fonts."""
-    wide = sum(map(_character_width, text)) + 0.08 * bold * len(text)
-    return (wide + 0.3) * size, 1.2 * size
+    width_in_heights = sum(map(_character_width, text)) + 0.08 * bold * len(text)
+    return (width_in_heights + 0.3) * size, 1.2 * size
 
 
 def _character_width(character: str) -> float:

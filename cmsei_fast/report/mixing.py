@@ -23,23 +23,23 @@ class Mixing(NamedTuple):
     """One image, one layer; all shares of a region sum to 1.
 
     Args:
-        kept: (R,) float64, the share of the region's state before the layer.
-        along: of each graph (R, R) float64, the share of what region i gathers along its edge from region j.
-        attention: of each graph (R, R) float64, the mean over the heads of its probabilities.
+        kept: (R,) float64, the share that comes from the region's own state before the layer.
+        edge_shares: for each graph (R, R) float64, the share that region i gathers along its edge from region j.
+        attention: for each graph (R, R) float64, the mean of its attention probabilities over the heads.
     """
 
     kept: Tensor
-    along: dict[str, Tensor]
+    edge_shares: dict[str, Tensor]
     attention: dict[str, Tensor]
 
 
 def mixing(layer: ReasoningLayer, nodes: Tensor, graphs: dict[str, Graph], predicates: Tensor | None) -> Mixing:
-    """Parts of the layer's states.
+    """Measures how much of each region's state after a layer comes from its own state and along each of its edges.
 
-    A part f is measured as the normalisation lets it through, ``|γ ⊙ (f − mean f)|``: the division by the standard
-    deviation is the same for all parts of a region. Two things are approximate: parts that point in opposite directions
-    count in full although they cancel, and the normalisation's bias is nobody's. What an edge carries is its
-    neighbour's content and the relation's own value, both of which count for the neighbour.
+    A part f is measured after the normalisation, as ``|γ ⊙ (f − mean f)|``: the division by the standard deviation is
+    the same for all parts of a region. Two things are approximate: parts that point in opposite directions count in
+    full although they cancel, and the normalisation's bias belongs to no part. An edge carries its neighbour's content
+    and the relation's own value; both count for the neighbour.
 
     Args:
         layer: in evaluation mode.
@@ -49,19 +49,19 @@ def mixing(layer: ReasoningLayer, nodes: Tensor, graphs: dict[str, Graph], predi
     """
     scale = layer.norm.weight.double()
 
-    def size(part: Tensor) -> Tensor:
+    def length(part: Tensor) -> Tensor:
         part = part.double()
         return (scale * (part - part.mean(-1, keepdim=True))).norm(dim=-1)
 
-    kept = size(nodes[0])  # (R,)
+    kept = length(nodes[0])  # (R,)
     total = kept
-    along, attention = {}, {}
+    lengths, attention = {}, {}
     for kind, (labels, confidence) in graphs.items():
         module: RelationAttention = layer.attention[kind]  # type: ignore[assignment]
         parts = module.contributions(nodes, labels, confidence, layer.value(kind, predicates))
-        along[kind] = size(parts[0])  # (R, R)
+        lengths[kind] = length(parts[0])  # (R, R)
         attention[kind] = module.probabilities(nodes, labels, confidence)[0].mean(0).double().cpu()
-        total = total + along[kind].sum(1)
-    nothing = total == 0  # a state of zeros is its own
-    kept, total = torch.where(nothing, 1.0, kept), torch.where(nothing, 1.0, total)
-    return Mixing((kept / total).cpu(), {kind: (x / total[:, None]).cpu() for kind, x in along.items()}, attention)
+        total = total + lengths[kind].sum(1)
+    is_zero = total == 0  # a state of zeros counts as kept
+    kept, total = torch.where(is_zero, 1.0, kept), torch.where(is_zero, 1.0, total)
+    return Mixing((kept / total).cpu(), {kind: (x / total[:, None]).cpu() for kind, x in lengths.items()}, attention)
