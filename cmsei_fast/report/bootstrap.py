@@ -67,7 +67,7 @@ def recall_intervals(
         rows = max(1, _BLOCK // n_image)
         for first in range(0, samples, rows):
             size = min(rows, samples - first)
-            # (size, n_image), how often each image is drawn; those without captions are not, as they alone have no recall.
+            # Images without captions are not drawn: a sample of only these has no recall. Draws are (size, n_image).
             draws = rng.multinomial(int(is_query.sum()), is_query / is_query.sum(), size=size).astype(float)
             sums = draws @ per_image  # (size, 2 · 5)
             scale = np.array([100.0] * len(LEVELS) + [1.0])
