@@ -79,6 +79,7 @@ that differ in their story alone, and between the two that differ in the place a
 
 
 def _group_images(test: SyntheticScenes, caption: int) -> np.ndarray:
+    """Indices of the images in the group of a caption's image."""
     owner = int(test.scenes.caption_to_image[caption])
     return np.nonzero(test.group == test.group[owner])[0]
 

@@ -73,7 +73,7 @@ def draw(
     if not isinstance(explanation, Explanation):
         raise TypeError(f"explanation: expected an Explanation, got {type(explanation).__name__}")
     check_picture(path)
-    chosen = explanation.telling_word() if word is None else explanation.find_word(word)
+    word_index = explanation.telling_word() if word is None else explanation.find_word(word)
     step = explanation.find_step(step)
     pixels = None if image is None else read_image(image)
     from ..data.files import check_target, replacing
@@ -99,14 +99,14 @@ def draw(
         graph_axes, terms_axes = lower.subplots(1, 2, width_ratios=(1.2, 0.8))
         attention = explanation.of_words(step, through_graph=through_graph)
         view = _step_title(explanation, step) + (", through the graph" if through_graph else "")
-        labels = _draw_boxes(boxes_axes, explanation, chosen, attention[chosen], view, boxes, size, pixels)
-        _draw_heat_map(upper, heat_axes, explanation, chosen, attention, view)
+        labels = _draw_boxes(boxes_axes, explanation, word_index, attention[word_index], view, boxes, size, pixels)
+        _draw_heat_map(upper, heat_axes, explanation, word_index, attention, view)
         relations = strongest_relations(explanation)
-        highlighted = highlighted_relations(explanation, relations, chosen, step)
+        highlighted = highlighted_relations(explanation, relations, word_index, step)
         strongest = [
             relation for relation in relations if not any(relation is other.relation for other in highlighted)
         ][:_RELATIONS_SHOWN]
-        nodes = _draw_relations(graph_axes, explanation, chosen, highlighted, strongest, size)
+        nodes = _draw_relations(graph_axes, explanation, word_index, highlighted, strongest, size)
         _draw_terms(terms_axes, explanation)
         figure.draw_without_rendering()  # sets the panels' sizes, on which the labels' sizes depend
         _place_labels(labels, size, {i: boxes[i] for i in labels})

@@ -208,10 +208,10 @@ class Explanation:
             if not 0 <= word < len(self.words):
                 raise ValueError(f"word: expected an index from 0 to {len(self.words) - 1}, got {word}")
             return word
-        places = [i for i, name in enumerate(self.words) if name.lower() == word.lower()]
-        if not places:
+        indices = [i for i, name in enumerate(self.words) if name.lower() == word.lower()]
+        if not indices:
             raise ValueError(f"word: expected one of the caption's words ({', '.join(self.words)}), got {word!r}")
-        return places[0]
+        return indices[0]
 
     def find_step(self, step: int) -> int:
         """Index of an attention step, from 0; -1 is the last.

@@ -54,13 +54,13 @@ def save_page(
     """
     if not isinstance(explanation, Explanation):
         raise TypeError(f"explanation: expected an Explanation, got {type(explanation).__name__}")
-    chosen = explanation.telling_word() if word is None else explanation.find_word(word)
+    word_index = explanation.telling_word() if word is None else explanation.find_word(word)
     step = explanation.find_step(step)
     from ..data.files import check_target, write_text
 
     check_target(path)
     data_url = None if image is None else _data_url(image)
-    write_text(path, _page(explanation, chosen, step, data_url, through_graph))
+    write_text(path, _page(explanation, word_index, step, data_url, through_graph))
 
 
 def _page(explanation: Explanation, word: int, step: int, image: str | None, through_graph: bool) -> str:

@@ -17,7 +17,7 @@ SHOWN = 12
 _NODE_RADIUS = 0.026  # as a share of the canvas's longer side
 _RING_DISTANCE = 0.32  # between the rings of a node, in radii
 _RING_WIDTH = 0.24  # of a ring, in radii
-_BEND = 0.12  # how far an arrow's middle is off the straight line, as a share of its length
+_BEND = 0.12  # distance of an arrow's control point from the straight line, as a share of the line's length
 
 
 def relations_section(explanation: Explanation, relations: Sequence[Relation], boxes: np.ndarray, size: Point) -> str:

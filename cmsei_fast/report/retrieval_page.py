@@ -20,20 +20,21 @@ small, .unknown { color: var(--quiet); }
 """
 
 
-def retrieval_page(found: Mapping[str, Any], drawings: Drawings) -> str:
+def retrieval_page(results: Mapping[str, Any], drawings: Drawings) -> str:
     """The page's text, with no address outside it.
 
     Args:
-        found: what ``cmsei-fast retrieve --out`` writes.
+        results: what ``cmsei-fast retrieve --out`` writes.
         drawings: of the split's images.
     """
-    title = f"Retrieval from {found['path']}"
+    title = f"Retrieval from {results['path']}"
     models = (
-        f"<p>By {html(' + '.join(found['model']))}; scores by {html(found['engine'])}, {html(found['precision'])}.</p>"
+        f"<p>By {html(' + '.join(results['model']))}; "
+        f"scores by {html(results['engine'])}, {html(results['precision'])}.</p>"
     )
     parts = [f"<h1>{html(title)}</h1>", models]
-    parts += [_sentence_section(query, drawings) for query in found.get("captions", ())]
-    parts += [_image_section(query, drawings) for query in found.get("images", ())]
+    parts += [_sentence_section(query, drawings) for query in results.get("captions", ())]
+    parts += [_image_section(query, drawings) for query in results.get("images", ())]
     return page(title, "\n".join(parts), style=_STYLE)
 
 
@@ -67,8 +68,8 @@ def _sentence_section(query: Mapping[str, Any], drawings: Drawings) -> str:
     return f'<section><h2>“{html(query["caption"])}”</h2>{unknown}<div class="gallery">{figures}</div></section>'
 
 
-def _own_mark(found: Mapping[str, Any]) -> str:
-    return " <b>✓ own</b>" if found.get("own") else ""
+def _own_mark(item: Mapping[str, Any]) -> str:
+    return " <b>✓ own</b>" if item.get("own") else ""
 
 
 def _captions(captions: list[str]) -> str:
@@ -93,10 +94,10 @@ def _image_section(query: Mapping[str, Any], drawings: Drawings) -> str:
     return f'<section><h2>{name}</h2><div class="side">{figure}<div><ol>{items}</ol></div></div></section>'
 
 
-def _caption_item(found: Mapping[str, Any]) -> Html:
-    text = html(f"“{found['text']}”")
-    return Html(f"<b>✓ own: {text}</b>") if found["own"] else Html(f"{text} <small>of {html(found['name'])}</small>")
+def _caption_item(item: Mapping[str, Any]) -> Html:
+    text = html(f"“{item['text']}”")
+    return Html(f"<b>✓ own: {text}</b>") if item["own"] else Html(f"{text} <small>of {html(item['name'])}</small>")
 
 
-def _score(found: Mapping[str, Any]) -> Html:
-    return Html(f"<small>{found['score']:#.4g}</small>")
+def _score(item: Mapping[str, Any]) -> Html:
+    return Html(f"<small>{item['score']:#.4g}</small>")

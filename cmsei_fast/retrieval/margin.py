@@ -29,7 +29,7 @@ _CHUNK_BYTES = 1 << 20  # stays in a core's cache
 
 
 def unbounded_setting(scorer: PairScorer) -> str | None:
-    """The first setting of a scorer for which there is no such bound, as ``name=value``; None if there is none."""
+    """A setting of a scorer for which there is no such bound, such as ``t2i steps=2``; None if all have one."""
     for name in ("object_sentence", "word_image", "alignment"):
         if (weight := getattr(scorer, name)) > 0:
             return f"{name}={weight:g}"
