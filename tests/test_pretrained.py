@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -84,6 +85,17 @@ def test_a_model_is_read_with_other_settings(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
             CMSEI.from_pretrained(tmp_path / "model", **changes)
+
+
+def test_the_weights_are_readable_by_whom_the_configuration_is(tmp_path):
+    """safetensors alone makes files of 0600, which nobody else in a group can load."""
+    before = os.umask(0o027)
+    try:
+        tiny_model(SPLIT).save_pretrained(tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()}
+    assert set(modes.values()) == {modes["config.json"]}
 
 
 def test_a_failed_save_leaves_the_model_as_it_was(tmp_path, monkeypatch):

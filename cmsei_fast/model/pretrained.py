@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,15 +97,21 @@ def write_tensors(
 ) -> None:
     """Writes tensors on the CPU, contiguous and none with another's memory, as safetensors.
 
+    The file is readable by whom other new files are: safetensors makes one of the owner's alone.
+
     Raises:
         OSError: naming the file, where the disk does not take it.
     """
+    with open(path, "ab") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     try:
         save_file(tensors, path, metadata=metadata)
     except safetensors.SafetensorError as error:
         if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
+    with contextlib.suppress(OSError):  # a file system may know no permissions
+        os.chmod(path, mode)
 
 
 def _same_structure(new: Path, target: Path) -> bool:
