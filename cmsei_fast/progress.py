@@ -26,7 +26,7 @@ class Progress:
         self._bar: Any = None
         self._start = time.monotonic()
         self._next = self._start  # the first tile says that the run has begun
-        if sys.stderr.isatty():
+        if _on_terminal():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=done, unit="pair", unit_scale=True)
@@ -38,7 +38,7 @@ class Progress:
             self._bar.update(pairs)
         elif time.monotonic() >= self._next or self._done == self._total:
             self._next = time.monotonic() + EVERY
-            print(self.line(time.monotonic() - self._start), file=sys.stderr, flush=True)
+            _print(self.line(time.monotonic() - self._start))
 
     def line(self, seconds: float) -> str:
         """The line to print that many seconds after the start."""
@@ -67,7 +67,7 @@ class Steps:
         self._total, self._unit, self._title, self._done = total, unit, title, done
         self._bar: Any = None
         self._next = time.monotonic() + EVERY
-        if sys.stderr.isatty():
+        if _on_terminal():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=done, unit=unit, desc=title)
@@ -84,7 +84,7 @@ class Steps:
         elif time.monotonic() >= self._next or self._done == self._total:
             self._next = time.monotonic() + EVERY
             shown = "".join(f", {name} {value}" for name, value in figures.items())
-            print(f"{self._title}: {self._unit} {self._done:,} of {self._total:,}{shown}", file=sys.stderr, flush=True)
+            _print(f"{self._title}: {self._unit} {self._done:,} of {self._total:,}{shown}")
 
     def __enter__(self) -> Steps:
         return self
@@ -92,6 +92,18 @@ class Steps:
     def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _on_terminal() -> bool:
+    """Whether standard error is one. A program without a console has none, and a script's own may lack the method."""
+    isatty = getattr(sys.stderr, "isatty", None)
+    return isatty is not None and isatty()
+
+
+def _print(line: str) -> None:
+    """Prints a line on standard error, if there is one: print would take standard output in its place."""
+    if sys.stderr is not None:
+        print(line, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

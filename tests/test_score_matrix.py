@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -298,6 +299,18 @@ def test_progress_counts_pairs(capsys, small_blocks):
     assert "% of 35 pairs" in err
     assert "100 % of 35 pairs" in err
     assert "pairs/s" in err
+
+
+def test_progress_needs_no_console(capsys, monkeypatch):
+    """A program without one has no standard error; scripts replace it by streams that only write and flush."""
+    images, captions, n, m = problem()
+    lines = []
+    for stream in (None, SimpleNamespace(write=lines.append, flush=lambda: None)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        score_matrix(images, captions, m, n, engine="eager", progress=True)
+    monkeypatch.undo()
+    assert "100 % of 35 pairs" in "".join(lines)
+    assert capsys.readouterr().out == ""
 
 
 def test_memory_does_not_grow_with_the_pairs(tmp_path, monkeypatch):
