@@ -38,6 +38,10 @@ EVALUATE = ["evaluate", "{f}/val.h5", "--model", "{f}/run/last"]
 CASES = {
     "a setting": ([*TRAIN, "--patience", "2"], "--patience: expected 0 (there is no validation split), got 2"),
     "two words": ([*TRAIN, "--batch-size", "1"], "--batch-size: expected an integer >= 2, got 1"),
+    "a seed": (
+        [*TRAIN, "--seed", "18446744073709551616"],
+        "--seed: expected an integer < 2**63, got 18446744073709551616",
+    ),
     "of the model": ([*TRAIN, "--heads", "5"], "--width: expected a multiple of heads = 5, got 32"),
     "by default": ([*TRAIN, "--word-dropout", "2"], "--word-dropout: expected a number in [0, 1), got 2.0"),
     "a file": (

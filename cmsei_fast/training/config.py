@@ -95,6 +95,8 @@ class TrainConfig:
                 low = least.get(f.name, 0)
                 if isinstance(value, bool) or not isinstance(value, int) or value < low:
                     raise ValueError(f"{f.name}: expected an integer >= {low}, got {value!r}")
+                if value >= 2**63:  # of the seed, torch takes no more
+                    raise ValueError(f"{f.name}: expected an integer < 2**63, got {value!r}")
             elif f.type == "float":
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                     raise ValueError(f"{f.name}: expected a finite number, got {value!r}")
