@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,8 +119,21 @@ class Encoded:
         return Encoded(features[items, rows], kept.sum(1))
 
     @staticmethod
-    def cat(parts: Sequence[Encoded]) -> Encoded:
-        """The items of all parts, one part after the other; at least one part."""
+    def cat(parts: Iterable[Encoded]) -> Encoded:
+        """The items of all parts, one part after the other.
+
+        Raises:
+            TypeError: if a part is something else.
+            ValueError: for no part, or parts of unlike widths.
+        """
+        parts = list(parts)
+        if not parts:
+            raise ValueError("parts: expected at least one Encoded, got none")
+        for i, part in enumerate(parts):
+            if not isinstance(part, Encoded):
+                raise TypeError(f"parts[{i}]: expected an Encoded, got {type(part).__name__}")
+            if part.rows.shape[-1] != (width := parts[0].rows.shape[-1]):
+                raise ValueError(f"parts[{i}]: expected rows of width {width} (as parts[0]), got {part.rows.shape[-1]}")
         return Encoded(torch.cat([p.rows for p in parts]), torch.cat([p.lengths for p in parts]))
 
 

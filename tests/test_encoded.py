@@ -65,6 +65,26 @@ def test_items_one_by_one() -> None:
     encoded = Encoded(torch.randn(6, 4), [2, 4])
     assert [len(item.rows) for item in encoded] == [2, 4]
     assert torch.equal(Encoded.cat(list(encoded)).rows, encoded.rows)
+    assert Encoded.cat(item for item in encoded).lengths.tolist() == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("parts", "error", "told"),
+    [
+        ([], ValueError, "parts: expected at least one Encoded, got none"),
+        ([Encoded(torch.ones(2, 4), [2]), torch.ones(2, 4)], TypeError, "parts[1]: expected an Encoded, got Tensor"),
+        (
+            [Encoded(torch.ones(2, 4), [2]), Encoded(torch.ones(2, 3), [2])],
+            ValueError,
+            "parts[1]: expected rows of width 4 (as parts[0]), got 3",
+        ),
+    ],
+    ids=["none", "rows", "width"],
+)
+def test_parts_that_are_refused(parts: list[Any], error: type[Exception], told: str) -> None:
+    with pytest.raises(error) as caught:
+        Encoded.cat(parts)
+    assert str(caught.value) == told
 
 
 @pytest.mark.parametrize(
