@@ -70,8 +70,8 @@ def literal(model: Model, queries: Tensor, context: Tensor, direction: str, opt:
 @pytest.mark.parametrize("small", [False, True])
 def test_scores_of_all_steps(mode: str, changes: dict, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if small:  # several blocks of images, a caption at a time
-        monkeypatch.setattr(imram, "_IMAGES", {"cpu": 3})
-        monkeypatch.setattr(imram, "_TILE", {"cpu": 1})
+        monkeypatch.setattr(imram, "_TILE_IMAGES", {"cpu": 3})
+        monkeypatch.setattr(imram, "_TILE_NUMBERS", {"cpu": 1})
     model, v, w = problem()
     opt = options(model_mode=mode, **changes)
     expected = np.zeros((len(v), len(w)))

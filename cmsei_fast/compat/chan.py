@@ -25,8 +25,8 @@ from .wrappers import unwrapped
 
 __all__ = ["SimsEncoder", "compute_sims", "i2t", "t2i"]
 
-_COPIES = 5
-_EXACT = 2**53  # below it, whole numbers are what they say in float64
+_IMAGE_COPIES = 5
+_EXACT_LIMIT = 2**53  # float64 holds every whole number below it exactly
 
 
 class SimsEncoder(nn.Module):
@@ -50,7 +50,7 @@ class SimsEncoder(nn.Module):
 
         Lengths (n_image,) and (n_caption,) may be whole numbers in a floating dtype, as CHAN's are.
         """
-        regions, words = whole("img_lens", img_lens), whole("cap_lens", cap_lens)
+        regions, words = whole_numbers("img_lens", img_lens), whole_numbers("cap_lens", cap_lens)
         names = ("img_emb", "cap_emb")
         return scores.xattn_score(img_emb, cap_emb, words, self.scorer, img_lens=regions, names=names)
 
@@ -85,16 +85,16 @@ def compute_sims(
     if opt is model and "coding_type" not in (opt if isinstance(opt, Mapping) else dir(opt)):
         raise AttributeError(f"model: expected CHAN's, with its opt, or the options, got {type(model).__name__}")
     scorer = options.chan(options.option(opt, "coding_type"), options.option(opt, "pooling_type"), opt, "opt.")
-    regions, words = whole("img_lens", img_lens), whole("cap_lens", cap_lens)
-    if len(regions) == _COPIES * len(img_embs):
-        regions = regions[::_COPIES]
+    regions, words = whole_numbers("img_lens", img_lens), whole_numbers("cap_lens", cap_lens)
+    if len(regions) == _IMAGE_COPIES * len(img_embs):
+        regions = regions[::_IMAGE_COPIES]
     names = ("img_embs", "cap_embs", "cap_lens", "img_lens")
     return scores.shard_xattn(
         img_embs, cap_embs, words, scorer, image_lengths=regions, names=names, precision=precision, device=device
     )
 
 
-def whole(name: str, lengths: Any) -> np.ndarray:
+def whole_numbers(name: str, lengths: Any) -> np.ndarray:
     """Lengths (n,) as integers.
 
     Raises:
@@ -108,7 +108,7 @@ def whole(name: str, lengths: Any) -> np.ndarray:
         array = np.asarray(checks.off_gpu(lengths))
     except ValueError:
         raise ValueError(f"{name}: expected whole numbers, got a ragged {type(lengths).__name__}") from None
-    if array.dtype.kind == "f" and (np.abs(array) < _EXACT).all() and (array == np.round(array)).all():
+    if array.dtype.kind == "f" and (np.abs(array) < _EXACT_LIMIT).all() and (array == np.round(array)).all():
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected whole numbers, got {array.dtype if lengths is not None else None}")

@@ -41,7 +41,7 @@ def eccv_caption_items(
     """The two arguments of ``eccv_caption.Metrics().compute_all_metrics``: what each image and each caption retrieves.
 
     Args:
-        scores: (n_image, n_caption) array or tensor.
+        scores: (n_image, n_caption) numbers or tensor.
         image_ids: (n_image,) MS-COCO's numbers of the images, all different.
         caption_ids: (n_caption,) MS-COCO's numbers of the captions, all different: those of eccv-caption's file
             ``coco_test_ids.npy`` for the 5K test set.
@@ -55,21 +55,23 @@ def eccv_caption_items(
         TypeError, ValueError: for scores, numbers or a k that do not fit.
     """
     matrix = checked_matrix(scores).astype(np.float64, copy=False)
-    sides = []
+    id_lists = []
     for name, ids, size in (("image_ids", image_ids, matrix.shape[0]), ("caption_ids", caption_ids, matrix.shape[1])):
-        array = integers(name, ids)
-        if array.shape != (size,) or len(np.unique(array)) != size:
-            raise ValueError(f"{name}: expected {size} different numbers, got {len(np.unique(array))} in {array.shape}")
-        sides.append([int(x) for x in array])
+        numbers = integers(name, ids)
+        if numbers.shape != (size,) or len(np.unique(numbers)) != size:
+            raise ValueError(
+                f"{name}: expected {size} different numbers, got {len(np.unique(numbers))} in {numbers.shape}"
+            )
+        id_lists.append([int(x) for x in numbers])
     if k is not None and not is_whole(k):
         raise ValueError(f"k: expected None or an integer >= 1, got {k!r}")
-    images, captions = sides
-    return _retrieved(matrix, images, captions, k), _retrieved(matrix.T, captions, images, k)
+    images, captions = id_lists
+    return _ranked_items(matrix, images, captions, k), _ranked_items(matrix.T, captions, images, k)
 
 
-def _retrieved(scores: np.ndarray, queries: list[int], items: list[int], k: int | None) -> dict[int, list[int]]:
+def _ranked_items(scores: np.ndarray, queries: list[int], items: list[int], k: int | None) -> dict[int, list[int]]:
     out = {}
     for query, row in zip(queries, scores, strict=True):
-        best = np.argsort(-row, kind="stable")[:k]
-        out[query] = [items[j] for j in best.tolist()]  # the same objects in all lists: 8 bytes an entry
+        order = np.argsort(-row, kind="stable")[:k]
+        out[query] = [items[j] for j in order.tolist()]  # the same objects in all lists: 8 bytes an entry
     return out

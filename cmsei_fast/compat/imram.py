@@ -7,8 +7,8 @@
 :mod:`cmsei_fast.compat.scan`.
 
 A memory is g ⊙ q + (1 − g) ⊙ tanh(L [q; a] + b), g = sigmoid(G [q; a] + c), of a query q and what it attended to,
-a = P C. Both layers are sums, L [q; a] = L₁ q + P (C L₂ᵀ), of which the first step's L₁ q belongs to the query alone
-and C L₂ᵀ to the context alone: a pair costs D² only from the second memory on. The relevance cos(q₁, a) needs no a
+a = P C. Both layers are sums, L [q; a] = L₁ q + P (C L₂ᵀ), of which the first step's L₁ q depends on the query alone
+and C L₂ᵀ on the context alone: a pair costs D² only from the second memory on. The relevance cos(q₁, a) needs no a
 either, as |a|² = P C Cᵀ Pᵀ.
 """
 
@@ -37,9 +37,9 @@ from .wrappers import unwrapped
 __all__ = ["i2t", "shard_xattn", "t2i"]
 
 _MODES = {"full_IMRAM": "t2i i2t", "text_IMRAM": "t2i", "image_IMRAM": "i2t"}
-# Images of a tile, and numbers of the states of its queries.
-_IMAGES = {"cpu": 32, "other": 128}
-_TILE = {"cpu": 2**21, "other": 2**26}
+# Images per tile, and how many numbers the states of its queries may have.
+_TILE_IMAGES = {"cpu": 32, "other": 128}
+_TILE_NUMBERS = {"cpu": 2**21, "other": 2**26}
 
 
 class Memory(NamedTuple):
@@ -50,12 +50,12 @@ class Memory(NamedTuple):
     bias: tuple[Tensor, Tensor]
 
     @classmethod
-    def of(cls, model: Any, direction: str, width: int, device: torch.device) -> Memory:
-        """That of a model, whose ``linear_…`` and ``gate_…`` are layers from 2 D to D, the width of the features.
+    def from_model(cls, model: Any, direction: str, width: int, device: torch.device) -> Memory:
+        """The memory of a model whose ``linear_…`` and ``gate_…`` are layers from 2 D to D, the width of the features.
 
         Raises:
-            TypeError: if it has none.
-            ValueError: if it is of another width.
+            TypeError: if the model has no such layers.
+            ValueError: if they have another width.
         """
         layers: list[Any] = [getattr(model, f"{kind}_{direction}", None) for kind in ("linear", "gate")]
         if not all(isinstance(layer, nn.Linear) and layer.in_features == 2 * layer.out_features for layer in layers):
@@ -66,18 +66,18 @@ class Memory(NamedTuple):
         bias = [layer.bias.detach().to(device, torch.float32) for layer in layers]
         return cls((weights[0][0], weights[1][0]), (weights[0][1], weights[1][1]), (bias[0], bias[1]))
 
-    def read(self, rows: Tensor, asks: bool) -> Side:
-        """Items (n, r, D) as queries or as context of this direction."""
-        if asks:
-            return Side(rows, [linear(rows, *layer) for layer in zip(self.query, self.bias, strict=True)])
-        return Side(rows, [linear(rows, weight) for weight in self.attended])
+    def project(self, rows: Tensor, is_query: bool) -> Projected:
+        """Items (n, r, D), with both layers applied to them as queries or as context of this direction."""
+        if is_query:
+            return Projected(rows, [linear(rows, *layer) for layer in zip(self.query, self.bias, strict=True)])
+        return Projected(rows, [linear(rows, weight) for weight in self.attended])
 
 
-class Side(NamedTuple):
-    """Items of one number of rows, and the parts of both layers that are theirs alone."""
+class Projected(NamedTuple):
+    """Items with the same number of rows, and the parts of both layers that depend on them alone."""
 
     rows: Tensor  # (n, r, D)
-    read: list[Tensor]  # two of the same shape
+    parts: list[Tensor]  # of the linear layer and of the gate, both (n, r, D)
 
 
 @torch.no_grad()
@@ -126,64 +126,74 @@ def shard_xattn(
         raise TypeError("caplens: expected the number of words of each caption, got None")
     lengths = checks.check_lengths("caplens", caplens, "caption", tuple(captions.shape))
     assert lengths is not None
-    place = process_device(device)
-    how = read_direction(attention, torch.float32, place)
-    memories = {name: Memory.of(model, name, images.shape[2], place) for name in directions}
+    compute_device = process_device(device)
+    attention_terms = read_direction(attention, torch.float32, compute_device)
+    memories = {name: Memory.from_model(model, name, images.shape[2], compute_device) for name in directions}
     out = np.zeros((len(images), len(captions)))
-    for some in _runs(len(images), _IMAGES[_kind(place)]):
-        own = as_tensor(images[some]).to(place, torch.float32)  # (I, R, D)
-        regions = {name: memory.read(own, name == "i2t") for name, memory in memories.items()}
-        for chosen, rows in _same_length(captions, lengths, own):
+    for image_slice in _slices(len(images), _TILE_IMAGES[_device_kind(compute_device)]):
+        image_rows = as_tensor(images[image_slice]).to(compute_device, torch.float32)  # (I, R, D)
+        regions = {name: memory.project(image_rows, name == "i2t") for name, memory in memories.items()}
+        for indices, rows in _caption_tiles(captions, lengths, image_rows):
             for name, memory in memories.items():
-                words = memory.read(rows, name == "t2i")
+                words = memory.project(rows, name == "t2i")
                 if name == "t2i":
-                    found = _scores(words, regions[name], memory, how, steps, unit)
+                    tile_scores = _scores(words, regions[name], memory, attention_terms, steps, unit)
                 else:
-                    found = _scores(regions[name], words, memory, how, steps, unit).T
-                out[some, chosen] += found.double().cpu().numpy()
+                    tile_scores = _scores(regions[name], words, memory, attention_terms, steps, unit).T
+                out[image_slice, indices] += tile_scores.double().cpu().numpy()
     check_finite(out, ("images", "captions"))
     return out
 
 
-def _kind(device: torch.device) -> str:
+def _device_kind(device: torch.device) -> str:
     return "cpu" if device.type == "cpu" else "other"
 
 
-def _runs(count: int, step: int) -> Iterator[slice]:
+def _slices(count: int, step: int) -> Iterator[slice]:
     return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
-def _same_length(captions: Any, lengths: np.ndarray, regions: Tensor) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Places and words (J, n, D) of captions of one length, so many that a tile of either direction's queries fits."""
-    most = _TILE[_kind(regions.device)] // (regions.shape[0] * regions.shape[2])
+def _caption_tiles(captions: Any, lengths: np.ndarray, regions: Tensor) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Indices (J,) and words (J, n, D) of captions of one length, as many as the states of a tile may have."""
+    max_rows = _TILE_NUMBERS[_device_kind(regions.device)] // (regions.shape[0] * regions.shape[2])
     for n in np.unique(lengths):
         group = np.flatnonzero(lengths == n)
-        for some in _runs(len(group), max(1, most // max(int(n), regions.shape[1]))):
-            yield group[some], as_tensor(captions[group[some], : int(n)]).to(regions.device, torch.float32)
+        for part in _slices(len(group), max(1, max_rows // max(int(n), regions.shape[1]))):
+            yield group[part], as_tensor(captions[group[part], : int(n)]).to(regions.device, torch.float32)
 
 
-def _scores(queries: Side, context: Side, memory: Memory, how: Direction, steps: int, unit: bool) -> Tensor:
-    """(X, Y) of Y items of n queries (Y, n, D) and X items of m context rows (X, m, D): the sum over the steps."""
+def _scores(
+    queries: Projected,
+    context: Projected,
+    memory: Memory,
+    attention_terms: Direction,
+    steps: int,
+    normalize_states: bool,
+) -> Tensor:
+    """Scores (X, Y), summed over the steps, of X context items (X, m, D) with Y items of queries (Y, n, D)."""
     (y, n, _), (x, m, _) = queries.rows.shape, context.rows.shape
     rows = queries.rows.flatten(0, 1)
-    first = (context.rows.flatten(0, 1) @ rows.T).view(x, m, y * n).transpose(1, 2).contiguous()  # (X, Y n, m)
+    first_products = (context.rows.flatten(0, 1) @ rows.T).view(x, m, y * n).transpose(1, 2).contiguous()  # (X, Y n, m)
     gram = context.rows @ context.rows.transpose(1, 2)  # (X, m, m)
-    length, count = rows.norm(dim=1), first.new_full((x,), m)
-    total = first.new_zeros(x, y)
-    state, products = rows[None], first  # (1 or X, Y n, D), (X, Y n, m)
+    query_lengths, count = rows.norm(dim=1), first_products.new_full((x,), m)
+    total = first_products.new_zeros(x, y)
+    state, products = rows[None], first_products  # (1 or X, Y n, D), (X, Y n, m)
     for step in range(steps):
-        p = attend(products.view(x, y, n, m), how, count).flatten(1, 2)  # (X, Y n, m)
+        p = attend(products.view(x, y, n, m), attention_terms, count).flatten(1, 2)  # (X, Y n, m)
         square = ((p @ gram) * p).sum(-1).clamp(min=0)
-        relevance = (p * first).sum(-1) / (length * square.sqrt()).clamp(min=EPS)
+        relevance = (p * first_products).sum(-1) / (query_lengths * square.sqrt()).clamp(min=EPS)
         total += relevance.view(x, y, n).mean(2)
         if step + 1 == steps:
             break
-        own = [part.flatten(0, 1).expand(x, -1, -1) for part in queries.read]
+        query_parts = [part.flatten(0, 1).expand(x, -1, -1) for part in queries.parts]
         if step > 0:
-            own = [linear(state, *layer) for layer in zip(memory.query, memory.bias, strict=True)]
-        new, gate = (torch.baddbmm(mine, p, other) for mine, other in zip(own, context.read, strict=True))
+            query_parts = [linear(state, *layer) for layer in zip(memory.query, memory.bias, strict=True)]
+        new, gate = (
+            torch.baddbmm(query_part, p, context_part)
+            for query_part, context_part in zip(query_parts, context.parts, strict=True)
+        )
         state = torch.lerp(new.tanh_(), state.expand_as(new), gate.sigmoid_())  # (X, Y n, D)
-        if unit:
+        if normalize_states:
             state /= state.norm(dim=-1, keepdim=True) + EPS
         products = state @ context.rows.transpose(1, 2)
     return total

@@ -20,24 +20,24 @@ __all__ = ["i2t", "t2i", "xattn_score_i2t", "xattn_score_t2i", "xattn_score_two"
 
 def xattn_score_t2i(images: Tensor, captions: Tensor, cap_lens: Any, smooth: float = 9.0) -> Tensor:
     """(n_image, n_caption) scores of images (n_image, n_regions, d) and captions (n_caption, max_n_word, d)."""
-    return _score(images, captions, cap_lens, PairScorer(t2i=_asking("smooth", smooth)))
+    return _score(images, captions, cap_lens, PairScorer(t2i=_attention("smooth", smooth)))
 
 
 def xattn_score_i2t(images: Tensor, captions: Tensor, cap_lens: Any, smooth: float = 4.0) -> Tensor:
     """(n_image, n_caption) scores in which regions attend to words."""
-    return _score(images, captions, cap_lens, PairScorer(i2t=_asking("smooth", smooth)))
+    return _score(images, captions, cap_lens, PairScorer(i2t=_attention("smooth", smooth)))
 
 
 def xattn_score_two(
     images: Tensor, captions: Tensor, cap_lens: Any, smooth_t2i: float = 9.0, smooth_i2t: float = 4.0
 ) -> Tensor:
-    """(n_image, n_caption) mean of both."""
-    directions = _asking("smooth_t2i", smooth_t2i, 0.5), _asking("smooth_i2t", smooth_i2t, 0.5)
+    """(n_image, n_caption) mean of the scores of both directions."""
+    directions = _attention("smooth_t2i", smooth_t2i, 0.5), _attention("smooth_i2t", smooth_i2t, 0.5)
     return _score(images, captions, cap_lens, PairScorer(*directions))
 
 
-def _asking(name: str, smooth: float, weight: float = 1.0) -> Attention:
-    """One direction; ``name``: the argument that its temperature is."""
+def _attention(name: str, smooth: float, weight: float = 1.0) -> Attention:
+    """One direction; ``name``: the argument that gives its temperature, for errors."""
     return Attention(weight, finite(name, smooth, minimum=0.0, open_=True))
 
 

@@ -1,4 +1,4 @@
-"""An argparse namespace of the field as a scorer."""
+"""Makes scorers from the argparse namespaces of the field's repositories."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def positive(opt: Any, name: str) -> float:
 
     Raises:
         AttributeError: if the namespace lacks it.
-        ValueError: for any other.
+        ValueError: for any other value.
     """
     return finite(f"opt.{name}", number(opt, name), minimum=0.0, open_=True)
 
 
 def choice(opt: Any, name: str, known: dict[str, str]) -> str:
-    """The counterpart of an option that names one of a few.
+    """This package's name for the value of an option that takes one of a few names.
 
     Raises:
         AttributeError: if the namespace lacks it.
-        ValueError: if what it names has no counterpart.
+        ValueError: if the value has no counterpart here.
     """
     value = option(opt, name)
     if not isinstance(value, str) or value not in known:
@@ -64,8 +64,8 @@ def choice(opt: Any, name: str, known: dict[str, str]) -> str:
 def scan(opt: Any) -> Attention:
     """One direction from SCAN's ``raw_feature_norm``, ``agg_func``, ``lambda_softmax`` and ``lambda_lse``."""
     norm, aggregate = choice(opt, "raw_feature_norm", NORMS_OF), choice(opt, "agg_func", _AGGREGATES)
-    given: dict[str, Any] = {"lse_temperature": positive(opt, "lambda_lse")} if aggregate == "lse" else {}
-    return Attention(temperature=positive(opt, "lambda_softmax"), norm=norm, aggregate=aggregate, **given)
+    lse_option: dict[str, Any] = {"lse_temperature": positive(opt, "lambda_lse")} if aggregate == "lse" else {}
+    return Attention(temperature=positive(opt, "lambda_softmax"), norm=norm, aggregate=aggregate, **lse_option)
 
 
 def bfan(opt: Any) -> PairScorer:
@@ -83,10 +83,10 @@ def naaf(opt: Any) -> PairScorer:
     return PairScorer(replace(scorer.t2i, temperature=positive(opt, "lambda_softmax")))
 
 
-def chan(coding: Any, pooling: Any, opt: Any, owner: str = "") -> PairScorer:
+def chan(coding: Any, pooling: Any, opt: Any, prefix: str = "") -> PairScorer:
     """CHAN's score from its coding and pooling, with ``alpha`` of ``VSACoding`` and ``belta`` of ``LSEPooling``.
 
-    ``owner``: ``"opt."`` where coding and pooling are options themselves.
+    ``prefix``: of the two names in errors: ``"opt."`` where coding and pooling are read from the options.
 
     Raises:
         AttributeError: if the namespace lacks an option that is read.
@@ -94,11 +94,11 @@ def chan(coding: Any, pooling: Any, opt: Any, owner: str = "") -> PairScorer:
     """
     for name, value, known in (("coding_type", coding, _CODINGS), ("pooling_type", pooling, tuple(_POOLINGS))):
         if not isinstance(value, str) or value not in known:
-            raise ValueError(f"{owner}{name}: expected one of {', '.join(known)}, got {value!r}")
+            raise ValueError(f"{prefix}{name}: expected one of {', '.join(known)}, got {value!r}")
     direction = Attention(norm="none", aggregate=_POOLINGS[pooling])
     if pooling == "LSEPooling":  # log Σ exp(r / β): the weight undoes the division by λ that is not there
-        sharp = _inverse(opt, "belta")
-        direction = replace(direction, weight=sharp, lse_temperature=sharp)
+        inverse = _inverse(opt, "belta")
+        direction = replace(direction, weight=inverse, lse_temperature=inverse)
     if coding == "VSACoding":
         return PairScorer(i2t=replace(direction, temperature=_inverse(opt, "alpha")))
     direction = replace(direction, attend="hard", relevance="dot")

@@ -1,4 +1,4 @@
-"""What ``i2t`` and ``t2i`` of the field's repositories share."""
+"""Recalls and ranks, shared by ``i2t`` and ``t2i`` of all the field's repositories."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def retrieval(
         sims: (npts, captions_per_image · npts).
         return_ranks: add the ranks and the best items.
         captions_per_image: K; caption j belongs to image j // K.
-        name: what the caller's own caller gave sims as, for errors.
+        name: of sims in the public function, for errors.
 
     Raises:
         TypeError: if sims is no floating array or tensor.
@@ -35,12 +35,12 @@ def retrieval(
     if columns != rows * captions_per_image:
         raise ValueError(
             f"{name}: expected {captions_per_image} captions for each of {rows} images "
-            f"({rows * captions_per_image} columns), got {columns}{_way(rows, columns, captions_per_image)}"
+            f"({rows * captions_per_image} columns), got {columns}{_layout_hint(rows, columns, captions_per_image)}"
         )
     owner = np.repeat(np.arange(rows), captions_per_image)
-    found = fold_ranks(sims, split_folds(owner, rows, 1)[0], name)
-    # Their ranks are whole and count from 0; a half from an odd number of ties is rounded up, to be a hit for no one.
-    ranks = np.ceil((found.images if direction == "i2t" else found.captions) - 1)
+    fold = fold_ranks(sims, split_folds(owner, rows, 1)[0], name)
+    # The field's ranks are whole and count from 0; a half, from an odd number of ties, is rounded up against the model.
+    ranks = np.ceil((fold.images if direction == "i2t" else fold.captions) - 1)
     top1 = dense(sims).argmax(1 if direction == "i2t" else 0).astype(float)
     # In the field's order of operations: 100 times the mean may differ in the last bit.
     recalls = [100.0 * int(np.count_nonzero(ranks < level)) / len(ranks) for level in LEVELS]
@@ -48,8 +48,8 @@ def retrieval(
     return (metrics, (ranks, top1)) if return_ranks else metrics
 
 
-def _way(rows: int, columns: int, captions_per_image: int) -> str:
-    """What such a matrix is instead, where that can be seen."""
+def _layout_hint(rows: int, columns: int, captions_per_image: int) -> str:
+    """A hint for the error, where the shape tells what the matrix is instead; else nothing."""
     if rows == columns and rows % captions_per_image == 0:
         k = captions_per_image
         return f"; where each image comes {k} times in a row, sims[::{k}] has each once"
@@ -59,7 +59,7 @@ def _way(rows: int, columns: int, captions_per_image: int) -> str:
 
 
 def check_images(images: Any, sims: Any) -> None:
-    """There is a row for each image, where a function is given their features to count them.
+    """Checks that sims has a row for each image, where a function takes the features of the images to count them.
 
     Raises:
         TypeError: if images have no length, or sims is no floating array or tensor.

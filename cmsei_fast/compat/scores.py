@@ -1,4 +1,4 @@
-"""What the score functions of the field's repositories share: tensors with gradients, and arrays by the million."""
+"""Scores for the functions of all the field's repositories: of tensors with gradients, and of large arrays."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ..scoring import prepare, score
 from ..tiling import TileStream
 
 
-def packed(
+def pack_inputs(
     images: Any, captions: Any, cap_lens: Any, img_lens: Any = None, names: tuple[str, str] = ("images", "captions")
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Regions (ΣR, D), words (ΣL, D) and their offsets from padded tensors (N, R, D) and (M, L, D); differentiable.
 
-    Without img_lens every image has all R regions. ``names``: what the caller's own caller calls the features.
+    Without img_lens every image has all R regions. ``names``: of the features in the public function, for errors.
 
     Raises:
         TypeError: if the features are no floating tensors or the lengths no integers.
@@ -54,16 +54,16 @@ def xattn_score(
     img_lens: Any = None,
     names: tuple[str, str] = ("images", "captions"),
 ) -> Tensor:
-    """(n_image, n_caption) scores of padded tensors, with gradients for what asks for them.
+    """(n_image, n_caption) scores of padded tensors, with gradients.
 
-    ``unit``: regions and words are divided by their lengths first; what is 0 stays. ``names`` as of :func:`packed`.
+    ``unit``: divide regions and words by their lengths first; vectors of 0 stay. ``names`` as in :func:`pack_inputs`.
     """
-    regions, words, region_offsets, word_offsets = packed(images, captions, cap_lens, img_lens, names)
-    wide = torch.promote_types(regions.dtype, words.dtype)
+    regions, words, region_offsets, word_offsets = pack_inputs(images, captions, cap_lens, img_lens, names)
+    dtype = torch.promote_types(regions.dtype, words.dtype)
     if unit:
-        full = torch.promote_types(wide, torch.float32)  # the least length is 0 in float16
-        regions, words = (normalize(x.to(full), dim=-1) for x in (regions, words))
-    return pair_score(regions.to(wide), words.to(wide), region_offsets, word_offsets, scorer=scorer)
+        norm_dtype = torch.promote_types(dtype, torch.float32)  # the least length is 0 in float16
+        regions, words = (normalize(x.to(norm_dtype), dim=-1) for x in (regions, words))
+    return pair_score(regions.to(dtype), words.to(dtype), region_offsets, word_offsets, scorer=scorer)
 
 
 def shard_xattn(
@@ -79,7 +79,7 @@ def shard_xattn(
 ) -> np.ndarray:
     """(n_image, n_caption) float64 scores of arrays, as the loops over shards return them.
 
-    ``names``: what the caller's own caller calls the first three and image_lengths.
+    ``names``: of the first three arguments and image_lengths in the public function, for errors.
 
     Raises:
         TypeError, ValueError: as :func:`cmsei_fast.score_matrix` does, for a list of items of unlike shapes, and for a
@@ -97,21 +97,21 @@ def shard_xattn(
     checks.check_lengths(names[2], caplens, "caption", tuple(captions.shape))
     checks.check_lengths(names[3], image_lengths, "image", tuple(images.shape))
     out = np.empty((len(images), len(captions)))
-    place = process_device(device)
-    if place.type == "cpu" and not isinstance(images, Tensor) and not isinstance(captions, Tensor):
+    compute_device = process_device(device)
+    if compute_device.type == "cpu" and not isinstance(images, Tensor) and not isinstance(captions, Tensor):
         score(TileStream(prepare(images, captions, caplens, image_lengths, scorer, "auto", precision, names)), out=out)
         return out
     dtype = PRECISIONS[checks.check_precision(precision, torch.float32)]
     if precision in FORMATS:  # rounded once, from the features as they are
         dtype = torch.float32
-    images, captions = (as_tensor(x).to(place, dtype) for x in (images, captions))
+    images, captions = (as_tensor(x).to(compute_device, dtype) for x in (images, captions))
     problem = prepare(images, captions, caplens, image_lengths, scorer, "auto", precision, names)
     out[:] = score(TileStream(problem)).double().cpu().numpy()
     return out
 
 
 def check_padded(name: str, x: Any) -> None:
-    """Floating features (n, rows, D) that are there: an array, a dataset or a tensor.
+    """Checks that x is floating features (n, rows, D) with data: an array, a dataset or a tensor.
 
     Raises:
         TypeError: for another type or dtype.
@@ -125,7 +125,7 @@ def check_padded(name: str, x: Any) -> None:
 
 
 def check_finite(scores: np.ndarray, names: tuple[str, str]) -> None:
-    """Scores (n_image, n_caption) are finite, as those of finite features are; ``names`` are those of the features.
+    """Checks that scores (n_image, n_caption) are finite, as finite features give; ``names`` are those of the features.
 
     Raises:
         ValueError: otherwise, naming a pair.

@@ -124,7 +124,7 @@ class EncoderSimilarity(nn.Module):
         Raises:
             TypeError, ValueError: naming the argument, what was expected and what came.
         """
-        _, words, _, offsets = scores.packed(img_emb, cap_emb, cap_lens, names=("img_emb", "cap_emb"))
+        _, words, _, offsets = scores.pack_inputs(img_emb, cap_emb, cap_lens, names=("img_emb", "cap_emb"))
         return self.similarities(img_emb, words, offsets.diff())
 
     def similarities(

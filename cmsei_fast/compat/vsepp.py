@@ -21,7 +21,7 @@ __all__ = ["i2t", "t2i"]
 
 MEASURES = ("cosine", "order")
 _NAMES = "images, captions"  # what the scores are of
-_COPIES = 5
+_IMAGE_COPIES = 5
 _BLOCK = 1 << 24  # numbers of the order measure at a time
 
 
@@ -58,19 +58,19 @@ def _similarities(images: Any, captions: Any, npts: int | None, measure: str) ->
     if measure not in MEASURES:
         raise ValueError(f"measure: expected one of {', '.join(MEASURES)}, got {measure!r}")
     x, y = _matrix("images", images), _matrix("captions", captions)
-    if len(x) % _COPIES or len(x) == 0:
-        raise ValueError(f"images: expected each image {_COPIES} times, got {len(x)} rows")
+    if len(x) % _IMAGE_COPIES or len(x) == 0:
+        raise ValueError(f"images: expected each image {_IMAGE_COPIES} times, got {len(x)} rows")
     if y.shape != x.shape:
         raise ValueError(f"captions: expected shape {tuple(x.shape)} (as images), got {tuple(y.shape)}")
-    wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-    x, y = x.to(wide), y.to(wide)
-    once = x[::_COPIES]
-    if npts is not None and npts != len(once):
-        raise ValueError(f"npts: expected None or {len(once)} (a fifth of the rows of images), got {npts}")
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    x, y = x.to(dtype), y.to(dtype)
+    unique_images = x[::_IMAGE_COPIES]
+    if npts is not None and npts != len(unique_images):
+        raise ValueError(f"npts: expected None or {len(unique_images)} (a fifth of the rows of images), got {npts}")
     if measure == "cosine":
-        return (once @ y.T).numpy()
+        return (unique_images @ y.T).numpy()
     step = max(1, _BLOCK // y.numel())
-    parts = [(y - part[:, None]).clamp(min=0).norm(dim=2).neg() for part in once.split(step)]
+    parts = [(y - part[:, None]).clamp(min=0).norm(dim=2).neg() for part in unique_images.split(step)]
     return torch.cat(parts).numpy()
 
 
