@@ -65,13 +65,17 @@ def shard_attn_scores(
         raise TypeError("cap_lens: expected the number of words of each caption, got None")
     lengths = checks.check_lengths("cap_lens", cap_lens, "caption", tuple(cap_embs.shape))
     assert lengths is not None
-    place = process_device(device)
+    compute_device = process_device(device)
     images = as_tensor(img_embs)
     # The field keeps float32 words in padded float64 arrays: only the words are copied.
-    words = [as_tensor(c[:n]).to(place, torch.float32) for c, n in zip(cap_embs, lengths.tolist(), strict=True)]
-    packed = torch.cat(words) if words else torch.empty(0, cap_embs.shape[2], device=place)
-    images = images.to(place, torch.float32)
+    words = [
+        as_tensor(c[:n]).to(compute_device, torch.float32) for c, n in zip(cap_embs, lengths.tolist(), strict=True)
+    ]
+    packed = torch.cat(words) if words else torch.empty(0, cap_embs.shape[2], device=compute_device)
+    images = images.to(compute_device, torch.float32)
     names = ("img_embs", "cap_embs")
-    found = encoder.to(place).similarities(images, packed, torch.from_numpy(lengths), names).double().cpu().numpy()
-    check_finite(found, names)
-    return found
+    similarities = (
+        encoder.to(compute_device).similarities(images, packed, torch.from_numpy(lengths), names).double().cpu().numpy()
+    )
+    check_finite(similarities, names)
+    return similarities

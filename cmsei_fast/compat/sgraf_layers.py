@@ -23,7 +23,7 @@ Statistics = dict[int, tuple[Tensor, Tensor]]
 
 
 class GlobalAttention(nn.Module):
-    """One vector for an image or a sentence: a sum of its regions or words, weighted by how they answer to their mean.
+    """One vector for an image or a sentence: a sum of its regions or words, weighted by how well they match their mean.
 
     Args:
         width: D.
@@ -34,8 +34,8 @@ class GlobalAttention(nn.Module):
         super().__init__()
 
         def embedding(norm: int) -> nn.Sequential:
-            between = [] if num_region is None else [nn.BatchNorm1d(norm)]
-            return nn.Sequential(nn.Linear(width, width), *between, nn.Tanh(), nn.Dropout(_DROPOUT))
+            batch_norm = [] if num_region is None else [nn.BatchNorm1d(norm)]
+            return nn.Sequential(nn.Linear(width, width), *batch_norm, nn.Tanh(), nn.Dropout(_DROPOUT))
 
         self.embedding_local = embedding(num_region or 0)
         self.embedding_global = embedding(width)
@@ -44,17 +44,17 @@ class GlobalAttention(nn.Module):
     def forward(self, local: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(n, D) unit vectors of local (n, rows, D), 0 behind the lengths (n,)."""
         sizes = local.shape[1] if lengths is None else lengths[:, None].to(local.dtype)
-        whole = _embedded(self.embedding_global, local.sum(1) / sizes)  # (n, D)
+        vector = _apply_layers(self.embedding_global, local.sum(1) / sizes)  # (n, D)
         common = self.embedding_common[0]
         assert isinstance(common, nn.Linear)
-        # The last layer's weights meet the one vector instead of every row.
-        logits = _embedded(self.embedding_local, local) @ (whole * common.weight)[..., None] + common.bias
+        # The last layer's weights are multiplied with the one vector instead of every row.
+        logits = _apply_layers(self.embedding_local, local) @ (vector * common.weight)[..., None] + common.bias
         if lengths is not None:
             logits = logits.masked_fill(~length_mask(lengths)[..., None], -torch.inf)
         return normalize((logits.softmax(1).mT @ local).squeeze(1), dim=-1, eps=EPS)
 
 
-def _embedded(layers: nn.Sequential, x: Tensor) -> Tensor:
+def _apply_layers(layers: nn.Sequential, x: Tensor) -> Tensor:
     first = layers[0]
     assert isinstance(first, nn.Linear)
     return layers[1:](product(x, first.weight, first.bias))
@@ -70,7 +70,7 @@ class GraphReasoning(nn.Module):
         self.sim_graph_w = nn.Linear(sim_dim, sim_dim)
 
     def layers(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """What a node asks the others with and what it makes of their answer, each (weight (d, d), bias (d,)).
+        """The layers of a node's query and of its new value, each (weight (d, d), bias (d,)).
 
         Queries and keys are one product: (W_q x + b_q)·(W_k y + b_k) is y·W_kᵀ(W_q x + b_q) but for what is the same
         for all y, and a softmax over them does not see that. The gradient of the bias b_k is therefore 0; it has one,
@@ -85,8 +85,8 @@ class GraphReasoning(nn.Module):
         ask, answer = (Affine(*layer) for layer in self.layers())
 
         def step(x: Tensor) -> Tensor:
-            asking = ask(x[:, :1] if last else x)
-            edges = (asking @ x.mT).softmax(-1)
+            queries = ask(x[:, :1] if last else x)
+            edges = (queries @ x.mT).softmax(-1)
             return answer(edges @ x).relu_()
 
         return step
@@ -100,20 +100,20 @@ class AttentionFiltration(nn.Module):
         self.attn_sim_w = nn.Linear(sim_dim, 1)
         self.bn = nn.BatchNorm1d(1)
 
-    def forward(self, x: Tensor, captions: Tensor, found: Statistics | None) -> Tensor:
+    def forward(self, x: Tensor, captions: Tensor, statistics: Statistics | None) -> Tensor:
         """(I, J, d) unit vectors of x (I, J, k, d).
 
-        In training the batch norm goes over all images and nodes of a caption; ``found`` gets the mean and the variance
-        of each.
+        In training the batch norm goes over all images and nodes of a caption; ``statistics`` gets the mean and the
+        variance of each.
         """
         a = linear(x, self.attn_sim_w.weight, self.attn_sim_w.bias).squeeze(-1)  # (I, J, k)
         a = a.to(self.bn.weight.dtype)  # autocast leaves a batch norm's numbers as wide as they are
         if self.training:
             variance, mean = torch.var_mean(a, (0, 2), correction=0, keepdim=True)  # (1, J, 1)
-            if found is not None:
+            if statistics is not None:
                 unbiased = variance.detach() * (a[:, 0].numel() / max(a[:, 0].numel() - 1, 1))
                 rows = zip(mean.detach().flatten(), unbiased.flatten(), strict=True)
-                found.update(zip(captions.tolist(), rows, strict=True))
+                statistics.update(zip(captions.tolist(), rows, strict=True))
         else:
             assert self.bn.running_mean is not None
             assert self.bn.running_var is not None
@@ -131,12 +131,12 @@ class AttentionFiltration(nn.Module):
         return self.attn_sim_w.weight[0], float(scale), float(shift)
 
     @torch.no_grad()
-    def follow(self, found: Statistics) -> None:
-        """The running mean and variance after the captions, in their order."""
+    def follow(self, statistics: Statistics) -> None:
+        """Updates the running mean and variance with the statistics of each caption, in the captions' order."""
         assert self.bn.running_mean is not None
         assert self.bn.running_var is not None
         assert self.bn.num_batches_tracked is not None
-        for _, (mean, variance) in sorted(found.items()):
+        for _, (mean, variance) in sorted(statistics.items()):
             self.bn.num_batches_tracked += 1
             momentum = self.bn.momentum or 1 / float(self.bn.num_batches_tracked)
             self.bn.running_mean.lerp_(mean, momentum)

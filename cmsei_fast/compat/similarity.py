@@ -88,7 +88,7 @@ class EncoderSimilarity(nn.Module):
     def from_state(cls, state: dict[str, Tensor], precision: str = "float32", name: str = "state") -> EncoderSimilarity:
         """A module in evaluation mode with the weights of SGRAF's own, whose sizes say what it is.
 
-        ``name``: what the caller's own caller gave the weights as, for errors.
+        ``name``: of the weights in the public function, for errors.
 
         Raises:
             ValueError: if they are not those of an ``EncoderSimilarity`` with SAF or SGR.
@@ -105,9 +105,9 @@ class EncoderSimilarity(nn.Module):
         out = cls(embed_size, sim_dim, kind, steps or 3, num_region=regions, precision=precision)
         expected = {part: tuple(x.shape) for part, x in out.state_dict().items()}
         counts = {part: x for part, x in expected.items() if part.endswith("num_batches_tracked")}  # old torch has none
-        given = counts | {part: tuple(x.shape) for part, x in state.items()}
-        if wrong := [x for x in sorted({*expected, *given}) if expected.get(x) != given.get(x)]:
-            sizes = [x.get(wrong[0], "none") for x in (expected, given)]
+        got_shapes = counts | {part: tuple(x.shape) for part, x in state.items()}
+        if wrong := [x for x in sorted({*expected, *got_shapes}) if expected.get(x) != got_shapes.get(x)]:
+            sizes = [x.get(wrong[0], "none") for x in (expected, got_shapes)]
             raise ValueError(f"{name}[{wrong[0]!r}]: expected shape {sizes[0]}, got {sizes[1]}")
         out.load_state_dict(state)
         return out.eval()
@@ -132,7 +132,7 @@ class EncoderSimilarity(nn.Module):
     ) -> Tensor:
         """The same of packed words (ΣL, D) and their lengths (n_caption,) int64 on the CPU.
 
-        ``names``: what the caller's own caller calls images and captions.
+        ``names``: of images and captions in the public function, for errors.
 
         Raises:
             TypeError: for another dtype than the weights', outside autocast, or weights of less than float32.
@@ -150,19 +150,19 @@ class EncoderSimilarity(nn.Module):
         if self._runs_native(images, words):
             vectors = self._image_vectors(images), self._sentence_vectors(words, lengths)
             return native_similarity.similarity(images, words, lengths, *vectors, self._weights())
-        own = self.sim_tranloc_w.weight.dtype
-        if own not in (torch.float32, torch.float64):
-            raise TypeError(f"weights: expected float32 or float64, got {str(own).removeprefix('torch.')}")
+        weight_dtype = self.sim_tranloc_w.weight.dtype
+        if weight_dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"weights: expected float32 or float64, got {str(weight_dtype).removeprefix('torch.')}")
         for name, x in zip(names, (images, words), strict=True):
-            if x.dtype != own and not torch.is_autocast_enabled(x.device.type):
-                kinds = [str(dtype).removeprefix("torch.") for dtype in (own, x.dtype)]
-                raise TypeError(f"{name}: expected {kinds[0]} (as the module's weights), got {kinds[1]}")
-        found: Statistics = {}
+            if x.dtype != weight_dtype and not torch.is_autocast_enabled(x.device.type):
+                dtypes = [str(dtype).removeprefix("torch.") for dtype in (weight_dtype, x.dtype)]
+                raise TypeError(f"{name}: expected {dtypes[0]} (as the module's weights), got {dtypes[1]}")
+        statistics: Statistics = {}
         out = attended_scores(
             images,
             words,
             lengths,
-            head=self._head(found),
+            head=self._head(statistics),
             attention=_ATTENTION,
             unit=True,
             image_state=self._image_vectors(images),
@@ -170,28 +170,28 @@ class EncoderSimilarity(nn.Module):
             all_images=self.training and filtered,
         )
         if self.training and filtered:
-            self.SAF_module.follow(found)
+            self.SAF_module.follow(statistics)
         return out
 
-    def _not_native(self, images: Tensor, words: Tensor) -> str | None:
+    def _why_not_native(self, images: Tensor, words: Tensor) -> str | None:
         """Why the compiled CPU engine does not compute this; None where it does."""
-        own = self.sim_tranloc_w.weight
+        weight = self.sim_tranloc_w.weight
         if self.training or torch.is_grad_enabled():
             return "it evaluates only: call eval(), and the module inside torch.no_grad()"
         if is_transformed() or has_tangent(images, words):
             return "it has no part in the transforms of torch.func, nor in forward-mode derivatives"
-        if any(x.device.type != "cpu" for x in (images, words, own)):
+        if any(x.device.type != "cpu" for x in (images, words, weight)):
             return "the features or the weights are not on the CPU"
-        if not images.dtype == words.dtype == own.dtype or own.dtype not in (torch.float32, torch.float64):
-            return f"it takes all in float32 or float64, got {images.dtype}, {words.dtype} and weights {own.dtype}"
-        if self.precision != "float32" and own.dtype != torch.float32:
-            return f"precision={self.precision!r} goes with weights in float32, got {own.dtype}"
+        if not images.dtype == words.dtype == weight.dtype or weight.dtype not in (torch.float32, torch.float64):
+            return f"it takes all in float32 or float64, got {images.dtype}, {words.dtype} and weights {weight.dtype}"
+        if self.precision != "float32" and weight.dtype != torch.float32:
+            return f"precision={self.precision!r} goes with weights in float32, got {weight.dtype}"
         return engines.unavailable("native")
 
     def _runs_native(self, images: Tensor, words: Tensor) -> bool:
         if self.engine == "eager":
             return False
-        reason = self._not_native(images, words)
+        reason = self._why_not_native(images, words)
         if reason is not None and self.engine == "native":
             raise engines.EngineUnavailable(f"engine 'native' cannot run here: {reason}. Ask for engine='auto'")
         return reason is None
@@ -219,14 +219,14 @@ class EncoderSimilarity(nn.Module):
     def _sentence_vectors(self, words: Tensor, lengths: Tensor) -> Tensor:
         out = []
         blocks = lengths.split(_BLOCK)
-        for own, rows in zip(blocks, words.split([int(x.sum()) for x in blocks]), strict=True):
-            mask = length_mask(own).to(words.device)  # (n, longest)
-            places = (mask.flatten().cumsum(0) - 1).unflatten(0, mask.shape)
-            padded = torch.where(mask[..., None], rows[places], 0)  # as pad_sequence, which vmap does not take
-            out.append(self.t_global_w(padded, own.to(words.device)))
+        for block_lengths, rows in zip(blocks, words.split([int(x.sum()) for x in blocks]), strict=True):
+            mask = length_mask(block_lengths).to(words.device)  # (n, longest)
+            row_indices = (mask.flatten().cumsum(0) - 1).unflatten(0, mask.shape)
+            padded = torch.where(mask[..., None], rows[row_indices], 0)  # as pad_sequence, which vmap does not take
+            out.append(self.t_global_w(padded, block_lengths.to(words.device)))
         return torch.cat(out)
 
-    def _head(self, found: Statistics) -> Callable[[AttendedTile], Tensor]:
+    def _head(self, statistics: Statistics) -> Callable[[AttendedTile], Tensor]:
         local, whole = (Affine(x.weight, x.bias, self.precision) for x in (self.sim_tranloc_w, self.sim_tranglo_w))
         steps = []
         if self.module_name == "SGR":
@@ -245,7 +245,7 @@ class EncoderSimilarity(nn.Module):
                 2,
             )  # (I, J, n + 1, d)
             if self.module_name == "SAF":
-                vector = self.SAF_module(x, tile.captions, None if tile.again else found)
+                vector = self.SAF_module(x, tile.captions, None if tile.again else statistics)
             else:
                 nodes = x.flatten(0, 1)
                 for step in steps:
@@ -256,10 +256,10 @@ class EncoderSimilarity(nn.Module):
         return head
 
 
-def _vectors(project: Affine, apart: Tensor) -> Tensor:
+def _vectors(project: Affine, differences: Tensor) -> Tensor:
     """Similarity vectors of differences, which are overwritten where no derivative and no transform needs them."""
-    kept = apart.requires_grad or is_transformed() or has_tangent(apart)
-    square = apart * apart if kept else apart.square_()
+    keep = differences.requires_grad or is_transformed() or has_tangent(differences)
+    square = differences * differences if keep else differences.square_()
     return normalize(project(square), dim=-1, eps=EPS)
 
 

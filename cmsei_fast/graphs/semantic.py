@@ -23,7 +23,7 @@ def semantic_labels(
 
     A triplet (i, p, j) makes the edge i→j with label 1 + p and the edge j→i with 1 + P + p; a region has an edge to
     itself with label 1 + 2P. Of several triplets of one pair the most confident counts, the first of equals; a triplet
-    in its own direction comes before one that is turned round. Triplets below the threshold are dropped.
+    in its own direction comes before one in the reverse direction. Triplets below the threshold are dropped.
 
     Args:
         triplets: (E, 3) integers: subject region, predicate, object region, counted within the image.
@@ -47,24 +47,24 @@ def semantic_labels(
     owners, triplets = owners.long(), triplets.long()
     scores = torch.ones(len(owners), device=device) if scores is None else scores.float()
     _check_values(triplets, owners, mask, n_predicates)
-    own = torch.eye(r, dtype=torch.bool, device=device) & mask[:, :, None]  # (B, R, R)
-    labels = torch.where(own, 1 + 2 * n_predicates, 0).flatten()  # (B R R)
+    self_edges = torch.eye(r, dtype=torch.bool, device=device) & mask[:, :, None]  # (B, R, R)
+    labels = torch.where(self_edges, 1 + 2 * n_predicates, 0).flatten()  # (B R R)
     confidence = torch.ones(b * r * r, device=device)
-    kept = (scores >= threshold) & (triplets[:, 0] != triplets[:, 2])
-    owners, triplets, scores = owners[kept], triplets[kept], scores[kept]
+    keep = (scores >= threshold) & (triplets[:, 0] != triplets[:, 2])
+    owners, triplets, scores = owners[keep], triplets[keep], scores[keep]
     subject, predicate, target = triplets.unbind(-1)
-    # Written from the last in rank to the first: where several fall on one pair, the best stays.
-    for place, label in (
+    # Reversed triplets are written first, so that those in their own direction replace them.
+    for pair, label in (
         ((owners * r + target) * r + subject, 1 + n_predicates + predicate),
         ((owners * r + subject) * r + target, 1 + predicate),
     ):
         order = torch.argsort(scores, descending=True, stable=True)
-        place, label, score = place[order], label[order], scores[order]
-        first = _first_of_each(place)
-        labels[place[first]] = label[first]
-        confidence[place[first]] = score[first]
-    narrow = torch.int16 if n_semantic_labels(n_predicates) <= 2**15 else torch.int32
-    return labels.view(b, r, r).to(narrow), confidence.view(b, r, r)
+        pair, label, score = pair[order], label[order], scores[order]
+        first = _first_occurrences(pair)
+        labels[pair[first]] = label[first]
+        confidence[pair[first]] = score[first]
+    dtype = torch.int16 if n_semantic_labels(n_predicates) <= 2**15 else torch.int32
+    return labels.view(b, r, r).to(dtype), confidence.view(b, r, r)
 
 
 def _check_shapes(triplets: Tensor, owners: Tensor, scores: Tensor | None, mask: Tensor) -> None:
@@ -78,27 +78,27 @@ def _check_shapes(triplets: Tensor, owners: Tensor, scores: Tensor | None, mask:
 
 
 def _check_values(triplets: Tensor, owners: Tensor, mask: Tensor, n_predicates: int) -> None:
-    """Each triplet is of an image, two of its regions and a predicate: another would be an edge somewhere else."""
+    """Checks that each triplet has an image, two of its regions and a predicate; else it would set another edge."""
     b, r = mask.shape
-    of_images = (owners >= 0) & (owners < b)
+    owner_valid = (owners >= 0) & (owners < b)
     ends = triplets[:, ::2]
-    regions = of_images & ((ends >= 0) & (ends < r)).all(1)
+    regions_valid = owner_valid & ((ends >= 0) & (ends < r)).all(1)
     if b and r:
-        regions &= mask[owners.clamp(0, b - 1)[:, None], ends.clamp(0, r - 1)].all(1)
-    predicates = (triplets[:, 1] >= 0) & (triplets[:, 1] < n_predicates)
-    if bool((regions & predicates).all()):
+        regions_valid &= mask[owners.clamp(0, b - 1)[:, None], ends.clamp(0, r - 1)].all(1)
+    predicate_valid = (triplets[:, 1] >= 0) & (triplets[:, 1] < n_predicates)
+    if bool((regions_valid & predicate_valid).all()):
         return
     for good, name, expected, values in (
-        (of_images, "owners", f"an image from 0 to {b - 1}", owners),
-        (regions, "triplets", "regions of its image", triplets),
-        (predicates, "triplets", f"a predicate from 0 to {n_predicates - 1}", triplets),
+        (owner_valid, "owners", f"an image from 0 to {b - 1}", owners),
+        (regions_valid, "triplets", "regions of its image", triplets),
+        (predicate_valid, "triplets", f"a predicate from 0 to {n_predicates - 1}", triplets),
     ):
         if not bool(good.all()):
             i = int((~good).nonzero()[0])
             raise ValueError(f"{name}[{i}]: expected {expected}, got {values[i].tolist()}")
 
 
-def _first_of_each(values: Tensor) -> Tensor:
+def _first_occurrences(values: Tensor) -> Tensor:
     """Positions of the first occurrence of each value, whatever order a device writes in."""
     _, inverse = torch.unique(values, return_inverse=True)
     positions = torch.arange(len(values), device=values.device)

@@ -70,6 +70,6 @@ def _octant(dx: Tensor, dy: Tensor) -> Tensor:
     """
     second, third, fourth = (dx <= 0) & (dy > 0), (dx < 0) & (dy <= 0), (dx >= 0) & (dy < 0)
     quadrant = second.long() + 2 * third.long() + 3 * fourth.long()
-    upright = second | fourth  # the quadrant begins at the y axis
-    along, across = torch.where(upright, dy, dx).abs(), torch.where(upright, dx, dy).abs()
+    from_y_axis = second | fourth  # the quadrant begins at the y axis
+    along, across = torch.where(from_y_axis, dy, dx).abs(), torch.where(from_y_axis, dx, dy).abs()
     return 2 * quadrant + ((across >= along) & (along > 0)).long()

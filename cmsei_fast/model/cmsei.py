@@ -152,17 +152,17 @@ class CMSEI(Module):
         if not isinstance(split, Split):
             raise TypeError(f"split: expected a Split (open_split reads one), got {type(split).__name__}")
         split = self.aligned(split)
-        chosen = np.arange(len(split)) if indices is None else np.asarray(indices)
-        if chosen.ndim != 1:
-            raise ValueError(f"indices: expected (n,) integers, got shape {chosen.shape}")
-        if chosen.size and chosen.dtype.kind not in "iu":  # a mask would be read as images 0 and 1
-            raise TypeError(f"indices: expected integers, got {chosen.dtype}")
-        chosen = chosen.astype(np.int64)
-        if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(split)):
+        numbers = np.arange(len(split)) if indices is None else np.asarray(indices)
+        if numbers.ndim != 1:
+            raise ValueError(f"indices: expected (n,) integers, got shape {numbers.shape}")
+        if numbers.size and numbers.dtype.kind not in "iu":  # a mask would be read as images 0 and 1
+            raise TypeError(f"indices: expected integers, got {numbers.dtype}")
+        numbers = numbers.astype(np.int64)
+        if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(split)):
             raise ValueError(
-                f"indices: expected images from 0 to {len(split) - 1}, got {chosen.min()} to {chosen.max()}"
+                f"indices: expected images from 0 to {len(split) - 1}, got {numbers.min()} to {numbers.max()}"
             )
-        batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
+        batches = [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]
 
         def embed(batch: np.ndarray, device: torch.device) -> Encoded:
             return self.embed_images(image_batch(split, batch).to(device))
@@ -200,7 +200,7 @@ class CMSEI(Module):
         tokens = [self.text.tokenize(caption) for caption in captions]
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         batches = [order[j : j + batch_size] for j in range(0, len(order), batch_size)]
-        # Each process gets short and long ones: in turn.
+        # Dealt in turn, so that each process gets short and long captions.
         size = place_in(group)[1]
         batches = [batch for rank in range(size) for batch in batches[rank::size]]
         order = [i for batch in batches for i in batch]
@@ -212,23 +212,23 @@ class CMSEI(Module):
         return encoded[np.argsort(order)]
 
     def _encode(self, embed: Any, batches: Sequence[Any], unit: str | None, group: Any) -> Encoded:
-        """All batches, of which the processes of a group encode a run each, in their order."""
+        """Encodes all batches in order; each process of a group encodes a consecutive part and gets all rows."""
         rank, size = place_in(group)
-        runs = [len(batches[r::size]) for r in range(size)]
-        mine = batches[sum(runs[:rank]) : sum(runs[: rank + 1])]
-        return encoded_by_all(lambda: self._encode_alone(embed, mine, unit), group)
+        batch_counts = [len(batches[r::size]) for r in range(size)]
+        own_batches = batches[sum(batch_counts[:rank]) : sum(batch_counts[: rank + 1])]
+        return encoded_by_all(lambda: self._encode_alone(embed, own_batches, unit), group)
 
     def _encode_alone(self, embed: Any, batches: Sequence[Any], unit: str | None) -> Encoded:
         device, training = self.words.project.weight.device, self.training
         self.eval()
-        shown: Any = (
+        bar_context: Any = (
             contextlib.nullcontext() if unit is None else Steps(sum(map(len, batches)), unit, f"encode {unit}s")
         )
         parts = [
             Encoded(torch.empty(0, self.config.width, device=device), torch.empty(0, dtype=torch.int64, device="cpu"))
         ]
         try:
-            with shown as bar:
+            with bar_context as bar:
                 for batch in batches:
                     encoded = embed(batch, device)
                     parts.append(Encoded(encoded.rows.float(), encoded.lengths))
@@ -272,10 +272,10 @@ class CMSEI(Module):
         return load(directory, device, changes)
 
 
-def _check_batch(batch: Any, kind: type, way: str) -> None:
+def _check_batch(batch: Any, kind: type, hint: str) -> None:
     if not isinstance(batch, kind):
         article = "an" if kind is ImageBatch else "a"
-        raise TypeError(f"batch: expected {article} {kind.__name__}, got {type(batch).__name__}; {way}")
+        raise TypeError(f"batch: expected {article} {kind.__name__}, got {type(batch).__name__}; {hint}")
 
 
 def _check_batch_size(value: Any) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..transforms import is_transformed
 
-_NUMBERS = 1 << 16  # that an element's draw can be
+_LEVELS = 1 << 16  # values of the 16 random bits of an element
 
 
 class Dropout(nn.Dropout):
@@ -18,10 +18,10 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (...) with elements set to 0 in training, in its dtype."""
-        lost = min(round(self.p * _NUMBERS), _NUMBERS - 1)
-        elsewhere = x.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed()
-        if elsewhere or self.inplace or not (self.training and lost and x.numel()):
+        dropped_levels = min(round(self.p * _LEVELS), _LEVELS - 1)
+        use_torch = x.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed()
+        if use_torch or self.inplace or not (self.training and dropped_levels and x.numel()):
             return super().forward(x)
-        drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device="cpu").random_(-(2**63), None)
-        kept = drawn.view(torch.int16)[: x.numel()].view(x.shape) >= lost - _NUMBERS // 2
-        return x * kept.to(x.dtype).mul_(_NUMBERS / (_NUMBERS - lost))
+        random_bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device="cpu").random_(-(2**63), None)
+        kept = random_bits.view(torch.int16)[: x.numel()].view(x.shape) >= dropped_levels - _LEVELS // 2
+        return x * kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped_levels))

@@ -54,33 +54,33 @@ class ReasoningLayer(Module):
         self, nodes: Tensor, graphs: dict[str, tuple[Tensor, Tensor | None]], predicates: Tensor | None
     ) -> Tensor:
         """Nodes (B, R, D) from nodes, the graphs' labels and confidences, and the predicates' vectors (P, D)."""
-        gathered = nodes
+        total = nodes
         for kind in self.kinds:
             value = self.value(kind, predicates)
-            gathered = gathered + self.dropout(self.attention[kind](nodes, *graphs[kind], value))
-        out: Tensor = self.norm(gathered)
+            total = total + self.dropout(self.attention[kind](nodes, *graphs[kind], value))
+        out: Tensor = self.norm(total)
         return out
 
     def value(self, kind: str, predicates: Tensor | None) -> Tensor:
-        """(n_labels, H, d): what an edge of each label carries beside its neighbour.
+        """(n_labels, H, d): the vector that an edge of each label adds to the value of its neighbour.
 
-        Of a scene graph, a predicate's words, in either direction, beside what the layer learns of it.
+        In a scene graph it is the layer's learned vector plus that of the predicate's words, alike in both directions.
         """
         attention: RelationAttention = self.attention[kind]  # type: ignore[assignment]
-        own: Tensor = attention.label_value
+        learned: Tensor = attention.label_value
         if kind != "semantic" or predicates is None:
-            return own
-        named = predicates.unflatten(-1, (self.heads, -1))  # (P, H, d)
-        neither = named.new_zeros(1, *named.shape[1:])
-        return own + torch.cat([neither, named, named, neither])
+            return learned
+        vectors = predicates.unflatten(-1, (self.heads, -1))  # (P, H, d)
+        zeros = vectors.new_zeros(1, *vectors.shape[1:])
+        return learned + torch.cat([zeros, vectors, vectors, zeros])
 
 
 class GraphReasoning(Module):
-    """(ΣR, D) regions to (ΣR, D) regions that know of each other; the regions themselves where there is no graph.
+    """Regions (ΣR, D) after they exchanged information along their graphs; unchanged where there is no graph.
 
     Args:
         config: ``relations``, ``layers``, ``heads`` and ``predicate_names``.
-        vocabulary: of the embedding whose vectors predicates carry into both of their regions.
+        vocabulary: of the embedding that gives predicates their vectors.
     """
 
     def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
@@ -105,9 +105,9 @@ class GraphReasoning(Module):
             return regions
         graphs, mask, uniform = self._structure(batch, regions.device)
         nodes = regions.view(*mask.shape, -1) if uniform else _padded(regions, mask)
-        named = self.predicates(words.names(self.name_tokens)) if self.predicates is not None else None
+        predicate_vectors = self.predicates(words.names(self.name_tokens)) if self.predicates is not None else None
         for layer in self.layers:
-            nodes = layer(nodes, graphs, named)
+            nodes = layer(nodes, graphs, predicate_vectors)
         return nodes.flatten(0, 1) if uniform else _packed(nodes, mask)
 
     @outside_graphs

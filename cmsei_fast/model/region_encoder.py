@@ -17,7 +17,7 @@ GEOMETRY = 7
 
 
 class RegionEncoder(Module):
-    """(ΣR, D) regions as the sum of what is known of them.
+    """Regions (ΣR, D) as the sum of their projected features, labels and boxes, as far as the model uses these.
 
     Args:
         config: ``feature_width``, ``object_names`` and ``boxes`` say what regions have.
@@ -47,15 +47,17 @@ class RegionEncoder(Module):
             rows = require_part("features", batch.features)
             if rows.shape[1] != (width := self.features.in_features):
                 raise ValueError(f"features: expected width {width} (the model is built on it), got {rows.shape[1]}")
-            out = _sum(out, self.features(self.dropout(rows.to(self.features.weight))))
+            out = _add(out, self.features(self.dropout(rows.to(self.features.weight))))
         if self.labelled:
             labels = require_part("labels", batch.labels)
             vectors = words.names(self.name_tokens)  # (n_objects, word_width)
             vectors = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])  # the last: an unknown object, -1
-            out = _sum(out, _projected(words, self.dropout(vectors), labels % len(vectors)))
+            out = _add(out, _project_labels(words, self.dropout(vectors), labels % len(vectors)))
         if self.geometry is not None:
-            shape = box_geometry(require_part("boxes", batch.boxes), require_part("sizes", batch.sizes), batch.lengths)
-            out = _sum(out, self.geometry(shape.to(self.geometry.weight)))
+            geometry = box_geometry(
+                require_part("boxes", batch.boxes), require_part("sizes", batch.sizes), batch.lengths
+            )
+            out = _add(out, self.geometry(geometry.to(self.geometry.weight)))
         assert out is not None
         return out
 
@@ -72,13 +74,13 @@ def box_geometry(boxes: Tensor, sizes: Tensor, lengths: Tensor) -> Tensor:
     return torch.cat([corners, extent, extent.prod(1, keepdim=True)], 1)
 
 
-def _projected(words: WordEmbedding, table: Tensor, numbers: Tensor) -> Tensor:
-    """(n, D) projections of the table's rows (T, word_width) that the numbers (n,) name: of the fewer of both."""
+def _project_labels(words: WordEmbedding, table: Tensor, numbers: Tensor) -> Tensor:
+    """(n, D) projections of the rows numbers (n,) of a table (T, word_width); it projects whichever has fewer rows."""
     if len(table) < len(numbers):
         return embedding(numbers, words.project(table))
     projected: Tensor = words.project(embedding(numbers, table))
     return projected
 
 
-def _sum(a: Tensor | None, b: Tensor) -> Tensor:
+def _add(a: Tensor | None, b: Tensor) -> Tensor:
     return b if a is None else a + b

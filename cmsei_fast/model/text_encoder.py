@@ -47,20 +47,20 @@ class GRUEncoder(Module):
         """A caption's words as they stand in it, and whether the vocabulary knows each; as many as :meth:`tokenize`."""
         words, start = [], 0
         for word in self.vocabulary.tokenizer(caption):
-            at = caption.lower().find(word, start)
+            position = caption.lower().find(word, start)
             known = self.vocabulary.knows(word)
-            # A tokenizer may change words, and lower case the length of a text: then the word is shown as it is known.
-            own = caption[at : at + len(word)] if at >= 0 else ""
-            words.append((own if own.lower() == word else word, known))
-            start = at + len(word) if at >= 0 else start
+            # Where the tokenizer changes words, or lower case their length, the tokenizer's word is shown.
+            original = caption[position : position + len(word)] if position >= 0 else ""
+            words.append((original if original.lower() == word else word, known))
+            start = position + len(word) if position >= 0 else start
         return words or [(SPECIAL[UNKNOWN], False)]
 
     def forward(self, batch: CaptionBatch, words: WordEmbedding) -> Encoded:
         """Words (ΣL, D) of the captions."""
         tokens = batch.tokens
         if self.training and self.word_dropout:
-            lost = torch.rand(tokens.shape, device=tokens.device) < self.word_dropout
-            tokens = tokens.masked_fill(lost, UNKNOWN)
+            dropped = torch.rand(tokens.shape, device=tokens.device) < self.word_dropout
+            tokens = tokens.masked_fill(dropped, UNKNOWN)
         vectors = self.dropout(words(tokens))  # (ΣL, word_width)
         forwards, backwards = self._states(vectors, batch.lengths).chunk(2, -1)
         out = self.dropout((forwards + backwards) / 2)
@@ -94,7 +94,7 @@ class TransformerEncoder(Module):
         transformers = _transformers()
         assert config.transformer is not None
         source = config.transformer if structure is None else structure
-        with _cached_where_unreachable(source) as local:
+        with _cache_only_if_unreachable(source) as local:
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
             if structure is None:
                 self.model = transformers.AutoModel.from_pretrained(source, local_files_only=local)
@@ -153,12 +153,12 @@ class TransformerEncoder(Module):
 
 
 @contextmanager
-def _cached_where_unreachable(source: Any) -> Iterator[bool]:
-    """Whether to read a model here alone; told by one request, since the library repeats its own for a minute."""
+def _cache_only_if_unreachable(source: Any) -> Iterator[bool]:
+    """Whether to read a model from the cache alone; one request finds out: the library would retry for a minute."""
     if os.path.isdir(source):
         yield True
         return
-    problem = _unreachable()
+    problem = _hub_problem()
     try:
         yield problem is not None
     except OSError as error:
@@ -168,7 +168,7 @@ def _cached_where_unreachable(source: Any) -> Iterator[bool]:
         raise OSError(f"transformer: expected {expected}, got {source!r}, and {problem}") from error
 
 
-def _unreachable() -> str | None:
+def _hub_problem() -> str | None:
     """Why the Hugging Face hub cannot be asked; None where it can."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session

@@ -13,7 +13,7 @@ from torch.nn.functional import embedding
 from ..data.lexical import singular, word_vector
 from ..data.vocabulary import PAD, Vocabulary
 
-_AT_ONCE = 1 << 15  # words whose own vectors are made into one table at a time
+_CHUNK_WORDS = 1 << 15  # words whose own vectors are made into one table at a time
 
 
 class WordEmbedding(Module):
@@ -51,8 +51,8 @@ class WordEmbedding(Module):
 
     def names(self, numbers: Tensor) -> Tensor:
         """(n, width): the mean vector of the words of each name, from :func:`name_tokens`."""
-        known = (numbers != PAD)[..., None]
-        return (self(numbers) * known).sum(1) / known.sum(1).clamp(min=1)
+        is_word = (numbers != PAD)[..., None]
+        return (self(numbers) * is_word).sum(1) / is_word.sum(1).clamp(min=1)
 
     @torch.no_grad()
     def load(self, vectors: Mapping[str, np.ndarray]) -> int:
@@ -65,8 +65,7 @@ class WordEmbedding(Module):
         Raises:
             ValueError: for vectors that are wider than the embedding, or all the same: centred, nothing is left.
         """
-        # Of up to a million words one table is hundreds of megabytes: there is one here, beside what is given and what
-        # is filled, and it is changed in its place.
+        # One table of a million words takes hundreds of megabytes: only one is made here, and it is changed in place.
         found = [(i, vectors[word]) for word, i in self.vocabulary.index.items() if word in vectors]
         values = torch.from_numpy(np.stack([vector for _, vector in found])) if found else torch.zeros(1, 0)
         width = values.shape[1]
@@ -83,22 +82,22 @@ class WordEmbedding(Module):
             self._fill(values, torch.tensor([i for i, _ in found], device="cpu"))
         del values
         if width < self.width:
-            own = {word: singular(word) for word in self.vocabulary.words}
-            unit = {word: word_vector(word, self.width - width) for word in set(own.values())}
-            for start in range(0, len(self.vocabulary), _AT_ONCE):
-                words = self.vocabulary.words[start : start + _AT_ONCE]
-                units = torch.from_numpy(np.stack([unit[own[word]] for word in words]))
+            singulars = {word: singular(word) for word in self.vocabulary.words}
+            unit_vectors = {word: word_vector(word, self.width - width) for word in set(singulars.values())}
+            for start in range(0, len(self.vocabulary), _CHUNK_WORDS):
+                words = self.vocabulary.words[start : start + _CHUNK_WORDS]
+                units = torch.from_numpy(np.stack([unit_vectors[singulars[word]] for word in words]))
                 self._fill(units, torch.arange(start, start + len(words), device="cpu"), width)
         return len(found)
 
     @torch.no_grad()
-    def _fill(self, values: Tensor, places: Tensor | None = None, first: int = 0) -> None:
-        """Writes values (n, w) of the words at ``places`` in ascending order, None for all, from a column on."""
-        places = torch.arange(len(values), device="cpu") if places is None else places
+    def _fill(self, values: Tensor, indices: Tensor | None = None, first_column: int = 0) -> None:
+        """Writes values (n, w) into the rows ``indices`` (ascending; None for all), from column ``first_column`` on."""
+        indices = torch.arange(len(values), device="cpu") if indices is None else indices
         count = len(self.trained)
-        learned, columns = int((places < count).sum()), slice(first, first + values.shape[1])
-        self.trained[places[:learned], columns] = values[:learned].to(self.trained)
-        self.fixed[places[learned:] - count, columns] = values[learned:].to(self.fixed)
+        learned, columns = int((indices < count).sum()), slice(first_column, first_column + values.shape[1])
+        self.trained[indices[:learned], columns] = values[:learned].to(self.trained)
+        self.fixed[indices[learned:] - count, columns] = values[learned:].to(self.fixed)
         (self.trained if count else self.fixed)[PAD] = 0
 
 
