@@ -37,13 +37,13 @@ def item_grams(
     row = tl.load(offsets + item)
     size = tl.load(offsets + item + 1) - row
     i = tl.arange(0, B)
-    there = i < size
+    exists = i < size
     total = tl.zeros((B, B), WIDE)
     squares = tl.zeros((B,), WIDE)
     mean = tl.zeros((), WIDE)
     for d in range(0, width, BD):
         column = d + tl.arange(0, BD)
-        mask = there[:, None] & (column < width)[None, :]
+        mask = exists[:, None] & (column < width)[None, :]
         x = tl.load(rows + (row + i)[:, None] * stride + column[None, :], mask=mask, other=0.0)  # [B, BD]
         total += tl.dot(x, tl.trans(x), input_precision=PRECISION, out_dtype=WIDE)
         wide = x.to(WIDE)
@@ -51,10 +51,10 @@ def item_grams(
         sum_of_rows = tl.sum(wide, 0)
         mean += tl.sum(sum_of_rows * sum_of_rows, 0)
     n = size.to(WIDE)
-    inside = there[:, None] & there[None, :]
+    inside = exists[:, None] & exists[None, :]
     place = grams + start + tl.program_id(0).to(tl.int64) * (B * B) + image_block(B)
     tl.store(place, tl.where(inside, total, 0.0))
-    tl.store(lengths + row + i, tl.sqrt(squares), mask=there)
+    tl.store(lengths + row + i, tl.sqrt(squares), mask=exists)
     tl.store(means + item, tl.sqrt(mean) / n)
 
 
@@ -89,15 +89,15 @@ def item_grams_vjp(
     size = tl.load(offsets + item + 1) - row
     i = tl.arange(0, B)
     column = tl.program_id(1) * BD + tl.arange(0, BD)
-    there = i < size
-    mask = there[:, None] & (column < width)[None, :]
+    exists = i < size
+    mask = exists[:, None] & (column < width)[None, :]
     x = tl.load(rows + (row + i)[:, None] * stride + column[None, :], mask=mask, other=0.0).to(WIDE)  # [B, BD]
     place = d_rows + (row + i)[:, None] * width + column[None, :]
     out = tl.load(place, mask=mask, other=0.0)
     if HAS_GRAM:
         g = tl.load(d_grams + start + tl.program_id(0).to(tl.int64) * (B * B) + image_block(B))
         out += tl.dot(g + tl.trans(g), x, input_precision=PRECISION, out_dtype=WIDE)
-    out += 2 * tl.load(d_squares + row + i, mask=there, other=0.0)[:, None] * x
+    out += 2 * tl.load(d_squares + row + i, mask=exists, other=0.0)[:, None] * x
     n = size.to(WIDE)
     out += 2 * tl.load(d_means + item) / (n * n) * tl.sum(x, 0)[None, :]
     tl.store(place, out, mask=mask)

@@ -1,4 +1,4 @@
-"""The cross-level attention: the queries of a tile (``axes.py``) answer to the mean of the other side.
+"""The cross-level attention: the queries of a tile (``axes.py``) attend to the mean of the other side.
 
 Word–image for words (QUERY 1), object–sentence for regions (QUERY 2). The other side's numbers are (C,).
 """
@@ -43,8 +43,8 @@ def attend_mean(total, q, mask, mean_length, count, mu, QUERY: tl.constexpr):
 
 
 @triton.jit
-def spread(x, BLOCK: tl.constexpr, QUERY: tl.constexpr):
-    """What belongs to the queries, in the first of BLOCK places of a context, 0 in the others.
+def pad_context(x, BLOCK: tl.constexpr, QUERY: tl.constexpr):
+    """The queries' values with a context axis of BLOCK places: the values in the first, 0 in the others.
 
     x (C, BL) to (BLOCK, C, BL), or (BR, C) to (BR, C, BLOCK); 16 places are the least that a product takes.
     """
@@ -60,8 +60,8 @@ def spread(x, BLOCK: tl.constexpr, QUERY: tl.constexpr):
 def attended_gram(
     attention, gram, BLOCK: tl.constexpr, QUERY: tl.constexpr, TURNED: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """attention · Gram of the queries themselves, on the tensor cores; BLOCK as :func:`spread` takes it."""
-    return sum_context(gram_product(spread(attention, BLOCK, QUERY), gram, 3 - QUERY, TURNED, PRECISION), QUERY)
+    """attention · Gram of the queries themselves, on the tensor cores; BLOCK as :func:`pad_context` takes it."""
+    return sum_context(gram_product(pad_context(attention, BLOCK, QUERY), gram, 3 - QUERY, TURNED, PRECISION), QUERY)
 
 
 @triton.jit

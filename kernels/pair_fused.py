@@ -134,7 +134,7 @@ def score_tile(
         )
 
 
-_LOOSE = [
+_NOT_SPECIALIZED = [
     "n_tiles",
     "n_band",
     "n_image_tiles",
@@ -146,7 +146,7 @@ _LOOSE = [
 ]
 
 
-@triton.jit(do_not_specialize=_LOOSE)
+@triton.jit(do_not_specialize=_NOT_SPECIALIZED)
 def fused_scores(
     words,
     word_stride,

@@ -12,11 +12,11 @@ import triton
 import triton.language as tl
 from cmsei_fast.kernels.pair_image import score_image
 
-_LOOSE = ["n_captions", "first_caption", "first_image", "word_row", "region_row", "s_stride", "out_stride"]
-_LOOSE += ["word_gram", "region_gram"]
+_NOT_SPECIALIZED = ["n_captions", "first_caption", "first_image", "word_row", "region_row", "s_stride", "out_stride"]
+_NOT_SPECIALIZED += ["word_gram", "region_gram"]
 
 
-@triton.jit(do_not_specialize=_LOOSE)
+@triton.jit(do_not_specialize=_NOT_SPECIALIZED)
 def pair_scores(
     s,
     s_stride,

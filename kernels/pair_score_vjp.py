@@ -14,8 +14,16 @@ from cmsei_fast.kernels.formulas import length_vjp
 from cmsei_fast.kernels.pair import caption_blocks, image_block
 from cmsei_fast.kernels.pair_vjp import pair_terms_vjp
 
-_LOOSE = ["n_captions", "first_caption", "first_image", "word_row", "region_row", "s_stride", "d_scores_stride"]
-_LOOSE += [
+_NOT_SPECIALIZED = [
+    "n_captions",
+    "first_caption",
+    "first_image",
+    "word_row",
+    "region_row",
+    "s_stride",
+    "d_scores_stride",
+]
+_NOT_SPECIALIZED += [
     "item_w",
     "item_v",
     "word_gram",
@@ -28,7 +36,7 @@ _LOOSE += [
     "items_w",
     "grams_w",
 ]
-_LOOSE += ["rows_v", "items_v", "grams_v"]
+_NOT_SPECIALIZED += ["rows_v", "items_v", "grams_v"]
 
 
 @triton.jit
@@ -52,7 +60,7 @@ def tile_places(word_offsets, caption, exists, word_row, s_stride, column, there
     return word, size, words, places, words[None, :, :] & there[:, None, None]
 
 
-@triton.jit(do_not_specialize=_LOOSE)
+@triton.jit(do_not_specialize=_NOT_SPECIALIZED)
 def pair_gradients(
     s,
     s_stride,

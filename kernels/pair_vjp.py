@@ -12,7 +12,7 @@ from cmsei_fast.kernels.levels import (
     attended_cosine,
     attended_cosine_vjp,
     attended_gram,
-    spread,
+    pad_context,
 )
 from cmsei_fast.kernels.pair import load_gram
 from cmsei_fast.kernels.products import gram_gradient
@@ -122,8 +122,8 @@ def pair_terms_vjp(
             d_level = d * tl.load(scalars + 4 - QUERY)
             more, d_dot, d_gamma, d_quad = attended_cosine_vjp(dot, guide, h, gamma, d_level, QUERY)
             d_attention += more
-            d_h = spread(guide * each(d_quad, QUERY), 16, QUERY)
-            d_own_gram += gram_gradient(d_h, spread(guide, 16, QUERY), 3 - QUERY, PRECISION)
+            d_h = pad_context(guide * each(d_quad, QUERY), 16, QUERY)
+            d_own_gram += gram_gradient(d_h, pad_context(guide, 16, QUERY), 3 - QUERY, PRECISION)
         d_logit = guide * (d_attention - each(sum_of(guide * d_attention, QUERY), QUERY))
         d_total, more_q, d_mean_c, d_mu = attend_mean_vjp(total, q, mean_c, n_c, mu, d_logit, d_dot, d_gamma, QUERY)
         d_scalars = add_to_slot(d_scalars, 5, d_mu)

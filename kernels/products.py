@@ -13,8 +13,8 @@ def round_tf32(x):
 
 
 @triton.jit
-def left_of_tf32(x):
-    """What :func:`round_tf32` takes from x; 0 of what is infinite."""
+def tf32_remainder(x):
+    """x less :func:`round_tf32` of it; 0 where x is infinite."""
     rounded = round_tf32(x)
     return tl.where(x == rounded, 0.0, x - rounded)
 
@@ -23,8 +23,8 @@ def left_of_tf32(x):
 def multiply(x, y, PRECISION: tl.constexpr):
     """x (m, k) times y (k, n), in x's dtype.
 
-    "tf32" rounds the operands. "tf32x3" adds three products of what is rounded and what is left: left · rounded,
-    rounded · left, rounded · rounded. "ieee" is for float64.
+    "tf32" rounds the operands. "tf32x3" adds three products of the rounded operands and their remainders: remainder ·
+    rounded, rounded · remainder, rounded · rounded. "ieee" is for float64.
     """
     if PRECISION == "tf32":
         out = tl.dot(round_tf32(x), round_tf32(y), input_precision=PRECISION, out_dtype=x.dtype)
@@ -32,8 +32,8 @@ def multiply(x, y, PRECISION: tl.constexpr):
         out = tl.zeros((x.shape[0], y.shape[1]), x.dtype)
         # One body for the three, as the compiler's own do not have: side by side, all parts of both operands are kept.
         for part in tl.range(0, 3, disable_licm=True):
-            left = tl.where(part == 0, left_of_tf32(x), round_tf32(x))
-            right = tl.where(part == 1, left_of_tf32(y), round_tf32(y))
+            left = tl.where(part == 0, tf32_remainder(x), round_tf32(x))
+            right = tl.where(part == 1, tf32_remainder(y), round_tf32(y))
             out = tl.dot(left, right, out, input_precision="tf32", out_dtype=x.dtype)
     else:
         out = tl.dot(x, y, input_precision=PRECISION, out_dtype=x.dtype)
@@ -41,8 +41,8 @@ def multiply(x, y, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def clean(x):
-    """0 for NaN: what meets a structural zero in a product must be finite."""
+def nan_to_zero(x):
+    """x with 0 for NaN, because in a product NaN times a structural zero is NaN."""
     return tl.where(x == x, x, 0.0)
 
 
@@ -56,7 +56,7 @@ def gram_product(x, gram, QUERY: tl.constexpr, TURNED: tl.constexpr, PRECISION: 
     """
     flat = tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2]))  # [BR, C BL]
     if QUERY == 2:
-        out = multiply(clean(flat), gram, PRECISION)
+        out = multiply(nan_to_zero(flat), gram, PRECISION)
     elif TURNED:
         out = tl.trans(multiply(tl.trans(flat), gram, PRECISION))  # symmetric
     else:
@@ -75,9 +75,11 @@ def unrounded_square(x, h, gram, QUERY: tl.constexpr, PRECISION: tl.constexpr):
     out = x * h
     if PRECISION == "tf32":
         i = tl.arange(0, gram.shape[0])
-        left = tl.sum(tl.where(i[:, None] == i[None, :], gram - round_tf32(gram), 0.0), 1)
-        left = left[:, None, None] if QUERY == 1 else tl.reshape(left, (x.shape[1], x.shape[2]))[None, :, :]
-        out = (2 * x - round_tf32(x)) * h + x * x * left
+        remainder = tl.sum(tl.where(i[:, None] == i[None, :], gram - round_tf32(gram), 0.0), 1)
+        remainder = (
+            remainder[:, None, None] if QUERY == 1 else tl.reshape(remainder, (x.shape[1], x.shape[2]))[None, :, :]
+        )
+        out = (2 * x - round_tf32(x)) * h + x * x * remainder
     return out
 
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from cmsei_fast.kernels.products import multiply
 
-_LOOSE = ["nodes", "n_labels"]
+_NOT_SPECIALIZED = ["nodes", "n_labels"]
 
 
 @triton.jit
@@ -73,7 +73,7 @@ def load_values(value, first, n_labels, head, heads, width, B: tl.constexpr, BD:
     return tl.load(value + (label[:, None] * heads + head) * width + column[None, :], mask=mask, other=0.0)
 
 
-@triton.jit(do_not_specialize=_LOOSE)
+@triton.jit(do_not_specialize=_NOT_SPECIALIZED)
 def relations_forward(
     q,
     k,
@@ -118,11 +118,11 @@ def relations_forward(
         NATIVE: how q · k is multiplied; PRECISION: how products with P are.
     """
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
-    far_head = head.to(tl.int64)  # times a stride it may pass 32 bits, as a row may
+    head_64 = head.to(tl.int64)  # times a stride it may pass 32 bits, as a row may
     i, column = tl.program_id(1) * BQ + tl.arange(0, BQ), tl.arange(0, BD)
     inside = (i < nodes)[:, None] & (column < width)[None, :]
     q_tile = tl.load(
-        q + batch * qb + far_head * qh + i.to(tl.int64)[:, None] * qr + column[None, :] * qd, mask=inside, other=0.0
+        q + batch * qb + head_64 * qh + i.to(tl.int64)[:, None] * qr + column[None, :] * qd, mask=inside, other=0.0
     )  # [BQ, BD]
     most = tl.full((BQ,), float("-inf"), WIDE)
     total = tl.zeros((BQ,), WIDE)
@@ -134,12 +134,16 @@ def relations_forward(
         label = tl.load(labels + places, mask=pairs, other=0)
         edge = label != 0
         # Whatever stands in a node that nobody here has an edge to (NaN included) must not meet a zero of P.
-        there = (tl.max(edge.to(tl.int32), 0) > 0)[:, None] & (column < width)[None, :]
+        key_mask = (tl.max(edge.to(tl.int32), 0) > 0)[:, None] & (column < width)[None, :]
         k_tile = tl.load(
-            k + batch * kb + far_head * kh + j.to(tl.int64)[:, None] * kr + column[None, :] * kd, mask=there, other=0.0
+            k + batch * kb + head_64 * kh + j.to(tl.int64)[:, None] * kr + column[None, :] * kd,
+            mask=key_mask,
+            other=0.0,
         )  # [BK, BD]
         v_tile = tl.load(
-            v + batch * vb + far_head * vh + j.to(tl.int64)[:, None] * vr + column[None, :] * vd, mask=there, other=0.0
+            v + batch * vb + head_64 * vh + j.to(tl.int64)[:, None] * vr + column[None, :] * vd,
+            mask=key_mask,
+            other=0.0,
         ).to(WIDE)
         logits = edge_logits(
             q_tile,
@@ -159,24 +163,24 @@ def relations_forward(
             WIDE,
             NATIVE,
         )
-        now = tl.maximum(most, tl.max(seen_logits(logits, edge), 1))
-        base = tl.where(now == float("-inf"), 0.0, now)
+        new_most = tl.maximum(most, tl.max(seen_logits(logits, edge), 1))
+        base = tl.where(new_most == float("-inf"), 0.0, new_most)
         p = tl.exp(logits - base[:, None])
-        fade = tl.exp(most - base)
-        total = total * fade + tl.sum(p, 1)
-        acc = acc * fade[:, None] + multiply(p, v_tile, PRECISION)
-        most = now
+        rescale = tl.exp(most - base)
+        total = total * rescale + tl.sum(p, 1)
+        acc = acc * rescale[:, None] + multiply(p, v_tile, PRECISION)
+        most = new_most
         if HAS_VALUE:
             for first in range(0, n_labels, 16):
                 values = load_values(value, first, n_labels, head, heads, width, 16, BD)
                 acc += multiply(bin_labels(p, label, first, 16), values, PRECISION)
-    alone = (total == 0) & (most == float("-inf"))
-    result = tl.where(alone[:, None], 0.0, acc / tl.where(alone, 1.0, total)[:, None])
+    no_edges = (total == 0) & (most == float("-inf"))
+    result = tl.where(no_edges[:, None], 0.0, acc / tl.where(no_edges, 1.0, total)[:, None])
     place = out + ((batch * heads + head) * nodes + i[:, None]) * width + column[None, :]
     tl.store(place, result.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=_LOOSE)
+@triton.jit(do_not_specialize=_NOT_SPECIALIZED)
 def relations_backward(
     grad,
     q,
@@ -229,8 +233,8 @@ def relations_backward(
         d_logits: (B, H, R, R), written with HAS_CONFIDENCE.
     """
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
-    far_head = head.to(tl.int64)  # times a stride it may pass 32 bits, as a row may
-    own = batch * heads + head
+    head_64 = head.to(tl.int64)  # times a stride it may pass 32 bits, as a row may
+    graph_head = batch * heads + head
     j, column = tl.arange(0, BK), tl.arange(0, BD)
     columns = (column < width)[None, :]
     dk_tile = tl.zeros((BK, BD), WIDE)
@@ -241,18 +245,20 @@ def relations_backward(
         places = (batch * nodes + i)[:, None] * nodes + j[None, :]
         label = tl.load(labels + places, mask=pairs, other=0)
         edge = label != 0
-        asks = (tl.max(edge.to(tl.int32), 1) > 0)[:, None] & columns
-        answers = (tl.max(edge.to(tl.int32), 0) > 0)[:, None] & columns
-        rows = (own * nodes + i[:, None]) * width + column[None, :]
+        query_mask = (tl.max(edge.to(tl.int32), 1) > 0)[:, None] & columns
+        key_mask = (tl.max(edge.to(tl.int32), 0) > 0)[:, None] & columns
+        rows = (graph_head * nodes + i[:, None]) * width + column[None, :]
         q_tile = tl.load(
-            q + batch * qb + far_head * qh + i.to(tl.int64)[:, None] * qr + column[None, :] * qd, mask=asks, other=0.0
-        )
-        k_tile = tl.load(
-            k + batch * kb + far_head * kh + j.to(tl.int64)[:, None] * kr + column[None, :] * kd,
-            mask=answers,
+            q + batch * qb + head_64 * qh + i.to(tl.int64)[:, None] * qr + column[None, :] * qd,
+            mask=query_mask,
             other=0.0,
         )
-        g = tl.load(grad + rows, mask=asks, other=0.0)  # [BQ, BD]
+        k_tile = tl.load(
+            k + batch * kb + head_64 * kh + j.to(tl.int64)[:, None] * kr + column[None, :] * kd,
+            mask=key_mask,
+            other=0.0,
+        )
+        grad_tile = tl.load(grad + rows, mask=query_mask, other=0.0)  # [BQ, BD]
         logits = edge_logits(
             q_tile,
             k_tile,
@@ -272,40 +278,40 @@ def relations_backward(
             NATIVE,
         )
         most = tl.max(seen_logits(logits, edge), 1)
-        alone = most == float("-inf")
-        p = tl.exp(logits - tl.where(alone, 0.0, most)[:, None])
+        no_edges = most == float("-inf")
+        p = tl.exp(logits - tl.where(no_edges, 0.0, most)[:, None])
         total = tl.sum(p, 1)
-        p = p / tl.where((total == 0) & alone, 1.0, total)[:, None]  # [BQ, BK]
-        dv_tile += multiply(tl.trans(p), g, PRECISION)
+        p = p / tl.where((total == 0) & no_edges, 1.0, total)[:, None]  # [BQ, BK]
+        dv_tile += multiply(tl.trans(p), grad_tile, PRECISION)
         v_tile = tl.load(
-            v + batch * vb + far_head * vh + j.to(tl.int64)[:, None] * vr + column[None, :] * vd,
-            mask=answers,
+            v + batch * vb + head_64 * vh + j.to(tl.int64)[:, None] * vr + column[None, :] * vd,
+            mask=key_mask,
             other=0.0,
         )
-        d_p = multiply(g, tl.trans(v_tile.to(WIDE)), PRECISION)
+        d_p = multiply(grad_tile, tl.trans(v_tile.to(WIDE)), PRECISION)
         slot = tl.arange(0, 16)
         if HAS_VALUE:
             for first in range(0, n_labels, 16):
                 values = load_values(value, first, n_labels, head, heads, width, 16, BD)
-                carried = multiply(g, tl.trans(values), PRECISION)  # [BQ, 16]
+                d_label = multiply(grad_tile, tl.trans(values), PRECISION)  # [BQ, 16]
                 for t in range(16):
-                    one = tl.sum(tl.where(slot[None, :] == t, carried, 0.0), 1)
-                    d_p += tl.where(label == first + t, one[:, None], 0.0)
-                bins = p_bins + (own * nodes + i[:, None]) * n_labels + first + slot[None, :]
+                    d_column = tl.sum(tl.where(slot[None, :] == t, d_label, 0.0), 1)
+                    d_p += tl.where(label == first + t, d_column[:, None], 0.0)
+                bins = p_bins + (graph_head * nodes + i[:, None]) * n_labels + first + slot[None, :]
                 mask = (i < nodes)[:, None] & (first + slot < n_labels)[None, :]
                 tl.store(bins, bin_labels(p, label, first, 16), mask=mask)
         d_p = tl.where(edge, d_p, 0.0)
         d = p * (d_p - tl.sum(p * d_p, 1)[:, None])
         if HAS_BIAS:
             for first in range(0, n_labels, 16):
-                bins = d_bins + (own * nodes + i[:, None]) * n_labels + first + slot[None, :]
+                bins = d_bins + (graph_head * nodes + i[:, None]) * n_labels + first + slot[None, :]
                 mask = (i < nodes)[:, None] & (first + slot < n_labels)[None, :]
                 tl.store(bins, bin_labels(d, label, first, 16), mask=mask)
         if HAS_CONFIDENCE:
-            tl.store(d_logits + (own * nodes + i)[:, None] * nodes + j[None, :], d, mask=pairs)
+            tl.store(d_logits + (graph_head * nodes + i)[:, None] * nodes + j[None, :], d, mask=pairs)
         d *= scale
         tl.store(dq + rows, multiply(d, k_tile.to(WIDE), PRECISION), mask=(i < nodes)[:, None] & columns)
         dk_tile += multiply(tl.trans(d), q_tile.to(WIDE), PRECISION)
-    rows = (own * nodes + j[:, None]) * width + column[None, :]
+    rows = (graph_head * nodes + j[:, None]) * width + column[None, :]
     tl.store(dk + rows, dk_tile, mask=(j < nodes)[:, None] & columns)
     tl.store(dv + rows, dv_tile, mask=(j < nodes)[:, None] & columns)
