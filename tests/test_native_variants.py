@@ -153,11 +153,12 @@ def test_same_bits_for_any_number_of_threads(variant: Backend, scorer: PairScore
 
 
 @pytest.mark.parametrize("width", [1100, 600])
+@pytest.mark.parametrize("scorer", [PairScorer.scan_t2i(), PairScorer.maxsim()], ids=["scan_t2i", "maxsim"])
 @pytest.mark.parametrize("variant", NATIVE, ids=str)
 @pytest.mark.usefixtures("threads")
-def test_same_bits_where_threads_share_the_width(variant: Backend, width: int) -> None:
+def test_same_bits_where_threads_share_the_width(variant: Backend, scorer: PairScorer, width: int) -> None:
     """Few rows for many threads: each then multiplies some of the features' columns."""
-    problem = Problem(PairScorer.scan_t2i(), (7, 36, 5, 1, 37, 36), (13, 1, 17, 30), width)
+    problem = Problem(scorer, (7, 36, 5, 1, 37, 36), (13, 1, 17, 30), width)
     found = []
     with variant.forced():
         for count in (1, 4, 9):
@@ -219,6 +220,11 @@ TWO_SIDED = {
         Attention(norm="l1norm", aggregate="lse", steps=3), Attention(0.5, 4.0, "l2norm", steps=2, relevance="dot")
     ),
     "i2t_largest": PairScorer(i2t=Attention(norm="clipped_l1norm", aggregate="max", steps=2)),
+    "chosen": PairScorer(
+        Attention(aggregate="lse", attend="hard"),
+        Attention(0.5, aggregate="max", attend="hard", relevance="dot"),
+        alignment=1.0,
+    ),
     "i2t_chosen": PairScorer(i2t=Attention(aggregate="guided", attend="hard"), word_image=0.5),
     "guide_that_overflows": PairScorer(
         t2i=Attention(aggregate="guided"), object_sentence=1.0, word_image=2.0, guide_temperature=300.0

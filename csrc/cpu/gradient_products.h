@@ -24,15 +24,21 @@ template <class S> struct GradientProducts {
     Span whole() const { return {0, depth}; }
 
     static constexpr long kBlock = 128;
+    // A product of matrices with at most one element in so many that is not zero meets these alone, at four times the
+    // cost of an element among all.
+    static constexpr long kSparse = 8;
     // Of a task: as many panels as fetch all of B's next one (Ahead of micro.h) while they meet this one.
     long task_rows() const { return 8 * k.mr; }
 
+    // Of B, and where in it a span of the depth begins, its rows from `row` on.
+    long panel() const { return others.total() * k.nr; }
+    const S* b_of(Span span, long row) const { return other_rows.get() + span.first / k.nr * panel() + row * k.nr; }
+
     bool pack(const Run& run) {
         other_rows.reset(others.total() * ld_depth);
-        const long panel = others.total() * k.nr;
         return parallel_for(divide_up(others.total(), kBlock), run.threads, run.interrupted, [&](long t, int) {
             const long first = t * kBlock, n = std::min(kBlock, others.total() - first);
-            k.pack_b_rows(at(others.rows, first), n, depth, other_rows.get() + first * k.nr, panel);
+            k.pack_b_rows(at(others.rows, first), n, depth, other_rows.get() + first * k.nr, panel());
         });
     }
 
@@ -50,15 +56,24 @@ template <class S> struct GradientProducts {
     // out[row + i] = or += Σ_j d(i, j) other[column + j]; d is (rows, columns), or its transpose with row stride ld.
     bool add(const S* d, long ld, bool transposed, long row, long rows, long column, long columns, S* out, bool first,
              const Run& run) const {
-        std::vector<Buffer<S>> scratch(run.threads);
+        std::vector<Buffer<S>> scratch(run.threads), listed(run.threads);
         const long most = task_rows(), tasks = divide_up(rows, most), parts = parts_of(tasks, run.threads);
-        const long width = round_up(divide_up(depth, parts), k.nr);
+        const long width = round_up(divide_up(depth, parts), k.nr), room = most * columns / kSparse + 2 * k.lanes;
         for (auto& s : scratch) s.reset(most * (columns + ld_depth));
+        for (auto& s : listed) s.reset(3 * room);
         return parallel_for(tasks * parts, run.threads, run.interrupted, [&](long task, int thread) {
             const long r0 = task / parts * most, n = std::min(most, rows - r0), x0 = task % parts * width;
             const Span span{x0, std::min(x0 + width, depth)};
             S *packed = scratch[thread].get(), *c = packed + most * columns;
-            multiply(d + (transposed ? r0 : r0 * ld), ld, transposed, n, column, columns, c, packed, false, span);
+            const S* own = d + (transposed ? r0 : r0 * ld);
+            S* memory = listed[thread].get();
+            const Nonzeros<S> list{memory, memory + room, memory + 2 * room};
+            const long sparse = n * columns / kSparse, count = k.nonzeros(own, ld, transposed, n, columns, sparse, list);
+            if (count > sparse)
+                multiply(own, ld, transposed, n, column, columns, c, packed, false, span);
+            else
+                k.nonzero_gemm(list, count, b_of(span, column), panel(), c + span.first, ld_depth, n,
+                               span.last - span.first);
             add_rows(c, n, out + (row + r0) * depth, first, span);
         });
     }
@@ -66,10 +81,8 @@ template <class S> struct GradientProducts {
     // c (rows, ld_depth) = or += the same product, one row of c for each i. `packed` is not needed for a transposed d.
     void multiply(const S* d, long ld, bool transposed, long rows, long column, long columns, S* c, S* packed,
                   bool accumulate, Span span) const {
-        const long panel = others.total() * k.nr;
-        const S* b = other_rows.get() + span.first / k.nr * panel + column * k.nr;
-        Gemm<S> g{packed, k.mr * columns, 0, b, panel, k.nr, c + span.first, ld_depth, rows, span.last - span.first,
-                  columns, accumulate};
+        Gemm<S> g{packed, k.mr * columns, 0, b_of(span, column), panel(), k.nr, c + span.first, ld_depth, rows,
+                  span.last - span.first, columns, accumulate};
         if (transposed) {
             g.a = d;
             g.a_panel = k.mr;

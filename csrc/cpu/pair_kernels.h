@@ -64,6 +64,11 @@ template <class S> struct Gemm {
     bool accumulate = false;
 };
 
+// Elements (i, k) of a matrix that is nearly all zero; the places' bits are those of integers.
+template <class S> struct Nonzeros {
+    S *value, *i, *k;
+};
+
 // Inner products of the rows of one image or caption, in the forms the epilogue reads.
 template <class S> struct Gram {
     S* rows;   // (m, ld) row-major, columns m..ld-1 zero; null unless asked for, as are the next two
@@ -143,6 +148,11 @@ template <class S> struct PairKernels {
     // Rows of src as rows of B, panels along depth: panel j at dst + j * panel.
     void (*pack_b_rows)(Rows src, long rows, long depth, S* dst, long panel);
     void (*gemm)(const Gemm<S>&);
+    // The elements of d (rows, depth) or its transpose that are not zero, as long as they are at most `most`, with room
+    // for two registers more; C = the matrix of these elements · B (nonzero.h).
+    long (*nonzeros)(const S* d, long ld, bool transposed, long rows, long depth, long most, const Nonzeros<S>& out);
+    void (*nonzero_gemm)(const Nonzeros<S>& d, long count, const S* b, long b_panel, S* c, long ldc, long rows,
+                         long cols);
     // Number of S a Gram of m rows takes, its view on memory, and its computation.
     long (*gram_size)(long m, GramForms forms);
     Gram<S> (*gram_view)(S* memory, long m, GramForms forms);

@@ -131,6 +131,31 @@ template <class Scalar> struct Simd {
         for (int i = 0; i < W; ++i) v[i] = sizeof(S) == 4 ? (S)__builtin_sqrtf((float)a[i]) : (S)__builtin_sqrt(a[i]);
         return v;
     }
+    // How many lanes are true.
+    static CMSEI_INLINE long count(Mask m) {
+#if CMSEI_VECTOR_BYTES == 64 && defined(__AVX512F__)
+        return __builtin_popcount(sizeof(S) == 4 ? _mm512_test_epi32_mask((__m512i)m, (__m512i)m)
+                                                 : _mm512_test_epi64_mask((__m512i)m, (__m512i)m));
+#else
+        Int all = 0;
+        for (int i = 0; i < W; ++i) all -= m[i];
+        return static_cast<long>(all);
+#endif
+    }
+    // The lanes that are true to p, one behind the other; what is behind them, up to W lanes, is written over.
+    static CMSEI_INLINE void compress(S* p, Mask m, T x) {
+#if CMSEI_VECTOR_BYTES == 64 && defined(__AVX512F__)
+        if constexpr (sizeof(S) == 4)
+            store(p, (T)_mm512_maskz_compress_ps(_mm512_test_epi32_mask((__m512i)m, (__m512i)m), (__m512)x));
+        else
+            store(p, (T)_mm512_maskz_compress_pd(_mm512_test_epi64_mask((__m512i)m, (__m512i)m), (__m512d)x));
+#else
+        for (int i = 0; i < W; ++i) {
+            *p = x[i];
+            p -= m[i];
+        }
+#endif
+    }
     // Lanes 0..n-1 true.
     static CMSEI_INLINE Mask first(long n) {
         Mask lane;

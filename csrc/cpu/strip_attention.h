@@ -5,6 +5,7 @@
 #pragma once
 
 #include "direction.h"
+#include "strip_choice.h"
 #include "strip_items.h"
 
 namespace cmsei {
@@ -167,34 +168,16 @@ private:
                 V::store(next + k * W, alpha[k] * V::load(a_row + k * W) + beta[k] * V::load(product + k * W));
     }
 
-    // The largest inner product of each query, and the length of the first row of the context that has it; NaN if one
-    // is not finite, which 0 times it tells.
     template <int NV> void choose(const S* block, long stride, S* r, long at) const {
         const bool cosines = relevance_kind == kCosine;
         cosines ? choose<NV, true>(block, stride, r, at) : choose<NV, false>(block, stride, r, at);
     }
     template <int NV, bool cosines> void choose(const S* block, long stride, S* r, long at) const {
-        T best[NV], nothing[NV], u[NV];
+        const auto x = chosen<S, NV, cosines, false>(context, block, stride);
 #pragma GCC unroll 2
         for (int k = 0; k < NV; ++k) {
-            best[k] = V::load(block + k * W);
-            nothing[k] = best[k] * 0;
-            u[k] = V::set(context.length[0]);
-        }
-        for (long i = 1; i < context.m; ++i) {
-            block += stride;
-#pragma GCC unroll 2
-            for (int k = 0; k < NV; ++k) {
-                const T a = V::load(block + k * W);
-                if (cosines) u[k] = V::select(a > best[k], V::set(context.length[i]), u[k]);
-                best[k] = V::max(a, best[k]);
-                nothing[k] += a * 0;
-            }
-        }
-#pragma GCC unroll 2
-        for (int k = 0; k < NV; ++k) {
-            const T dot = best[k] + nothing[k], length = V::load(q + at + k * W);
-            V::store(r + k * W, cosines ? M::cosine(within<V>(dot, length * u[k]), length, u[k]) : dot);
+            const T dot = x.dot[k], length = V::load(q + at + k * W), u = x.length[k];
+            V::store(r + k * W, cosines ? M::cosine(within<V>(dot, length * u), length, u) : dot);
         }
     }
 };

@@ -25,7 +25,7 @@ template <class S> struct StripVjp : StripItems<S> {
         S* d_r;                                // (ld) gradient of the relevance
     };
 
-    const int norm, steps;
+    const int norm, how, relevance, steps;
     const S temperature;
     const S (*gates)[2];
     const long ld;         // most columns
@@ -35,21 +35,23 @@ template <class S> struct StripVjp : StripItems<S> {
     // Gradients: of the inner products and of the logits divided by the temperature, (context, ld); of Gram · attention,
     // (context, kNR) panels, and a panel's product with the Gram matrix; of |Q|, and what d_a has of e, (ld).
     S *d_a, *d_logit, *d_h, *g, *d_q, *direct;
+    S* choice; // (ld) of hard attention, the row of the context
     S d_gate[kMaxSteps][2];
     S d_temperature;
 
     static bool suits(const PairSpec<S>& s, int d) {
-        return StripAttention<S>::suits(s, d) && s.attend[d] == kSoft && s.relevance[d] == kCosine;
+        return StripAttention<S>::suits(s, d) && (s.attend[d] == kHard || s.relevance[d] == kCosine);
     }
 
     static long size(const PairSpec<S>& s, int d, long most_context, long longest) {
         const long ld = columns(longest), rows = round_up(most_context, W);
         return s.steps[d] * (3 * rows * ld + most_context * W + 12 * ld) + 2 * most_context * W + 3 * rows * ld +
-               most_context * kNR<S> + 3 * ld;
+               most_context * kNR<S> + 4 * ld;
     }
 
     StripVjp(const PairSpec<S>& s, int d, long most_context, long longest, Arena<S>& arena)
-        : norm(s.norm[d]), steps(s.steps[d]), temperature(s.temperature[d]), gates(s.gate[d]), ld(columns(longest)) {
+        : norm(s.norm[d]), how(s.attend[d]), relevance(s.relevance[d]), steps(s.steps[d]),
+          temperature(s.temperature[d]), gates(s.gate[d]), ld(columns(longest)) {
         const long rows = round_up(most_context, W);
         for (int k = 0; k < steps; ++k) {
             Step& x = step[k];
@@ -68,6 +70,7 @@ template <class S> struct StripVjp : StripItems<S> {
         g = arena.take(most_context * kNR<S>);
         d_q = arena.take(ld);
         direct = arena.take(ld);
+        choice = arena.take(ld);
         owner = arena.take(ld);
     }
 
@@ -86,6 +89,11 @@ template <class S> struct StripVjp : StripItems<S> {
     // The relevances of all steps.
     void forward(const Gram<S>& x) {
         context = x;
+        if (how == kHard) {
+            this->each_panel([&](auto registers, long at) { choose<registers.value>(at); });
+            V::store(step[0].r + round_up(n, W), V::zero());
+            return;
+        }
         for (int k = 0; k < steps; ++k) {
             const Step& s = step[k];
             with_norm([&](auto squares, auto clip) { normalise<squares.value, clip.value>(s); });
@@ -100,6 +108,7 @@ template <class S> struct StripVjp : StripItems<S> {
     // From the steps' d_r to d_a and d_q; adds to the context's Gram gradient. `spread` (ld), if there is any, is added
     // to all rows of d_a.
     void backward(const S* spread, S* d_context) {
+        if (how == kHard) return choose_backward(spread, d_context);
         for (int k = steps - 1; k >= 0; --k) {
             const Step& s = step[k];
             const bool refined = k + 1 < steps;
@@ -131,6 +140,55 @@ private:
             is_clipped(norm) ? body(no, yes) : body(no, no);
     }
     CMSEI_INLINE Mask lanes(long v) const { return V::first(n - v); }
+
+    template <int NV> void choose(long at) const {
+        const Step& s = step[0];
+        const auto x = chosen<S, NV, true, true>(context, s.a + at, ld);
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; ++j) {
+            const long v = at + j * W;
+            const T q = V::load(s.q + v), held = within<V>(x.dot[j], q * x.length[j]);
+            V::store(s.dot + v, x.dot[j]);
+            V::store(s.u + v, x.length[j]);
+            V::store(choice + v, x.place[j]);
+            V::store(s.r + v, M::relevance(relevance, true, x.dot[j], held, q, x.length[j]));
+        }
+    }
+
+    // The choice is a constant: of d_a each query has one element, of the Gram matrix's gradient there is the diagonal.
+    void choose_backward(const S* spread, S* d_context) {
+        V::store(step[0].d_r + n, V::zero());
+        for (long i = 0; i < context.m; ++i) V::store(taken + i * W, V::zero());
+        this->each_panel([&](auto registers, long at) { choose_vjp<registers.value>(spread, at); });
+        for (long i = 0; i < context.m; ++i) d_context[i * context.ld + i] += V::sum(V::load(taken + i * W));
+    }
+
+    template <int NV> void choose_vjp(const S* spread, long at) const {
+        const Step& s = step[0];
+        T d_dot[NV] = {}, d_squared[NV], more[NV], place[NV];
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; ++j) {
+            const long v = at + j * W;
+            const T q = V::load(s.q + v), u = V::load(s.u + v), dot = V::load(s.dot + v);
+            T d_length = V::zero(), d_u = V::zero();
+            M::relevance_vjp(relevance, true, false, dot, within<V>(dot, q * u), q, u, V::load(s.d_r + v), d_dot[j],
+                             d_length, d_u);
+            V::store(d_q + v, d_length);
+            d_squared[j] = M::length_vjp(u, d_u);
+            more[j] = spread ? V::load(spread + v) : V::zero();
+            place[j] = V::load(choice + v);
+        }
+        for (long i = 0; i < context.m; ++i) {
+            T of_row = V::load(taken + i * W);
+#pragma GCC unroll 2
+            for (int j = 0; j < NV; ++j) {
+                const auto here = place[j] == static_cast<S>(i);
+                V::store(d_a + i * ld + at + j * W, V::select(here, d_dot[j], V::zero()) + more[j]);
+                of_row += V::select(here, d_squared[j], V::zero());
+            }
+            V::store(taken + i * W, of_row);
+        }
+    }
 
     template <bool squares, bool clip> void normalise(const Step& s) const {
         const S f = temperature * static_cast<S>(kLog2E);

@@ -1,6 +1,7 @@
 // The score of one pair from its inner products, and its gradient: terms put together.
 #include "../cross_level.h"
 #include "../direction_vjp.h"
+#include "../nonzero.h"
 #include "../strip.h"
 #include "../strip_gradient.h"
 
@@ -218,6 +219,8 @@ template <class S> PairKernels<S> table() {
     t.pack_b = pack_b<S>;
     t.pack_b_rows = pack_b_rows<S>;
     t.gemm = gemm<S>;
+    t.nonzeros = nonzeros<S>;
+    t.nonzero_gemm = nonzero_gemm<S>;
     t.gram_size = gram_size<S>;
     t.gram_view = gram_view<S>;
     t.gram = gram<S>;

@@ -1,0 +1,48 @@
+// Hard attention of queries side by side to one context: the first row with the largest inner product. Included once per
+// instruction set.
+#pragma once
+
+#include "pack.h"
+
+namespace cmsei {
+namespace CMSEI_ISA {
+
+// Of NV registers of queries: the inner product, NaN if one with any row is not finite, which 0 times it tells; the
+// row's length; the row.
+template <class S, int NV> struct Chosen {
+    typename Simd<S>::T dot[NV], length[NV], place[NV];
+};
+
+// `block`: inner products (context, queries). Lengths and places only where they are asked for.
+template <class S, int NV, bool lengths, bool places>
+CMSEI_INLINE Chosen<S, NV> chosen(const Gram<S>& context, const S* block, long stride) {
+    using V = Simd<S>;
+    using T = typename V::T;
+    Chosen<S, NV> x;
+    T nothing[NV];
+#pragma GCC unroll 2
+    for (int k = 0; k < NV; ++k) {
+        x.dot[k] = V::load(block + k * V::W);
+        nothing[k] = x.dot[k] * 0;
+        x.length[k] = lengths ? V::set(context.length[0]) : V::zero();
+        x.place[k] = V::zero();
+    }
+    for (long i = 1; i < context.m; ++i) {
+        block += stride;
+#pragma GCC unroll 2
+        for (int k = 0; k < NV; ++k) {
+            const T a = V::load(block + k * V::W);
+            const auto larger = a > x.dot[k];
+            if (lengths) x.length[k] = V::select(larger, V::set(context.length[i]), x.length[k]);
+            if (places) x.place[k] = V::select(larger, V::set(static_cast<S>(i)), x.place[k]);
+            x.dot[k] = V::max(a, x.dot[k]);
+            nothing[k] += a * 0;
+        }
+    }
+#pragma GCC unroll 2
+    for (int k = 0; k < NV; ++k) x.dot[k] += nothing[k];
+    return x;
+}
+
+}  // namespace CMSEI_ISA
+}  // namespace cmsei
