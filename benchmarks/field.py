@@ -69,6 +69,13 @@ def scan_i2t(
     return torch.cat(columns, 1)
 
 
+def maxsim(images: Tensor, captions: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Each word's largest inner product, summed over a caption's words, from one product of the padded batch."""
+    largest = torch.einsum("ird,jld->ijrl", images, captions).max(2).values  # (N, M, longest)
+    kept = torch.arange(captions.shape[1]) < torch.tensor(lengths)[:, None]
+    return (largest * kept).sum(-1)
+
+
 def unit(x: Tensor) -> Tensor:
     """x over its length along the last axis."""
     return x / torch.norm(x, 2, -1, keepdim=True).clamp(min=EPS)

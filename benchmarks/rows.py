@@ -64,6 +64,7 @@ ROWS = {
     "maxsim_mm": Row("MaxSim, fp32: native over a bare torch.mm"),
     "training_time": Row("Training step, SCAN t2i: native over the field's code", target=12.0),
     "training_hardest": Row("Training step, SCAN t2i, hardest negatives: native over the field's code"),
+    "training_maxsim": Row("Training step, MaxSim: native over one batched product of torch"),
     "training_memory": Row("Training step, SCAN t2i: peak extra memory", better="lower", target=0.1),
     "training_cmsei": Row("Training step, CMSEI: native over the literal form"),
     "epoch": Row(

@@ -38,6 +38,10 @@ def test_scan_step_on_the_hardest_negatives(benchmark: Any, report: Report) -> N
     over_field(benchmark, report, "training_hardest", "scan_hardest", SIZES.batch)
 
 
+def test_maxsim_step(benchmark: Any, report: Report) -> None:
+    over_field(benchmark, report, "training_maxsim", "maxsim", SIZES.batch)
+
+
 def test_cmsei_step(benchmark: Any, report: Report) -> None:
     over_field(benchmark, report, "training_cmsei", "cmsei", SIZES.cmsei_batch)
 

@@ -21,6 +21,7 @@ from cmsei_fast import PairScorer, pair_score
 FORMS = {
     "scan": (PairScorer.scan_t2i(), field.scan_t2i, field.hinge),
     "scan_hardest": (PairScorer.scan_t2i(), field.scan_t2i, field.hardest_hinge),
+    "maxsim": (PairScorer.maxsim(), field.maxsim, field.hinge),
     "cmsei": (PairScorer.cmsei(), field.cmsei, field.hinge),
 }
 
