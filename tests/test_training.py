@@ -244,6 +244,33 @@ def test_rates():
     assert TrainConfig(schedule="constant", warmup_steps=0).rate(1000, 10) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "taken", "refused", "told"),
+    [
+        ("epochs", 1, 0, "expected an integer >= 1"),
+        ("batch_size", 2, 1, "expected an integer >= 2"),
+        ("workers", 0, -1, "expected an integer >= 0"),
+        ("patience", 3, True, "expected an integer >= 0"),
+        ("neighbours", 1, 1.0, "expected an integer >= 1"),
+        ("seed", 2**63 - 1, 2**63, r"expected an integer < 2\*\*63"),
+        ("clip", 1, 0, "expected a number > 0"),
+        ("learning_rate", 1e-9, math.nan, "expected a finite number"),
+        ("decay", 1e-9, "0.1", "expected a finite number"),
+        ("scale", 148, 148.5, "expected a number <= 148"),
+        ("margin", 0, -0.1, "expected a number >= 0"),
+        ("average", 0, 1, r"expected a number in \[0, 1\)"),
+        ("smoothing", 0.5, -0.1, r"expected a number in \[0, 1\)"),
+        ("schedule", "cosine", "linear", "expected one of step, cosine, constant"),
+        ("loss", "infonce", "triplet", "expected one of infonce, hinge"),
+        ("precision", "float16", "int8", "expected one of float32, bfloat16, float16"),
+    ],
+)
+def test_what_a_setting_takes(name, taken, refused, told):
+    assert getattr(TrainConfig(**{name: taken}), name) == taken
+    with pytest.raises(ValueError, match=f"^{name}: {told}, got "):
+        TrainConfig(**{name: refused})
+
+
 def test_the_log_says_over_which_negatives_its_loss_is(tmp_path, capsys):
     split = training_runs.tiny_split()
     for loss, expected in (("hinge", ["sum"] * 4 + ["hardest"] * 4), ("infonce", [None] * 8)):

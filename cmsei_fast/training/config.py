@@ -43,7 +43,7 @@ class TrainConfig:
             turns it off.
         precision: precision to train in: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` under autocast (float16 on
             GPUs only, with its loss scaled).
-        seed: random seed for the initial weights, the order of captions and all dropout.
+        seed: random seed for the initial weights, the order of captions and all dropout, below 2⁶³.
         min_count: least number of occurrences in the training captions for a word to enter the vocabulary;
             ``vector_limit`` may keep rarer ones.
         vector_limit: number of words, from the start of the file of pretrained vectors, to keep even if no training
@@ -104,7 +104,7 @@ class TrainConfig:
         for name in ("learning_rate", "scalar_rate", "clip", "scale", "decay"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected a number > 0, got {getattr(self, name)!r}")
-        if self.scale > 148:  # InfoNCE holds it below exp(5), where it would no longer learn
+        if self.scale > 148:  # InfoNCE holds it below exp(5)
             raise ValueError(f"scale: expected a number <= 148, got {self.scale!r}")
         for name in ("weight_decay", "margin", "grounding"):
             if getattr(self, name) < 0:
