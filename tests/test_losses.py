@@ -45,6 +45,17 @@ def test_infonce_is_that_of_plain_loops(smoothing):
     assert loss(scores, OWNER).item() == pytest.approx(total / 6, rel=1e-12)
 
 
+def test_a_scale_at_its_limit_can_fall():
+    """Where the scores are wrong a lower scale is better, also from beyond the limit."""
+    loss = InfoNCE(1000.0)
+    optimiser = torch.optim.SGD(loss.parameters(), lr=1e-3)
+    scores = 1 - torch.eye(4)
+    optimiser.zero_grad()
+    loss(scores, torch.arange(4)).backward()
+    optimiser.step()
+    assert 0 < loss.log_scale.item() < 5
+
+
 LOSSES = {
     "hardest": lambda s, o: hinge_loss(s, o),
     "sum": lambda s, o: hinge_loss(s, o, negatives="sum"),

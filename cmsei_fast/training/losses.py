@@ -71,7 +71,9 @@ class InfoNCE(Module):
 
     def forward(self, scores: Tensor, owner: Tensor) -> Tensor:
         """The mean over the captions of both directions' losses, a scalar."""
-        logits = scores * self.log_scale.clamp(max=5.0).exp()
+        with torch.no_grad():  # the number itself: one held in the formula has no gradient and would stay there
+            self.log_scale.clamp_(max=5.0)
+        logits = scores * self.log_scale.exp()
         positive, of_images, true = _sides(logits, owner)
         t2i = torch.nn.functional.cross_entropy(logits.T, owner, label_smoothing=self.smoothing)
         own = torch.eye(len(owner), dtype=torch.bool, device=scores.device)
