@@ -99,7 +99,7 @@ def relations_forward(
     nodes,
     width,
     n_labels,
-    scale,
+    scale: tl.constexpr,
     BQ: tl.constexpr,
     BK: tl.constexpr,
     BD: tl.constexpr,
@@ -115,6 +115,7 @@ def relations_forward(
     Args:
         q, k, v: (B, H, R, d) with strides ``?b ?h ?r ?d``.
         labels: (B, R, R) int32; confidence alike. bias (n_labels, H), value (n_labels, H, d), in WIDE, contiguous.
+        scale: a compile-time number, because Triton passes any other Python float as a float32.
         NATIVE: how q · k is multiplied; PRECISION: how products with P are.
     """
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
@@ -212,7 +213,7 @@ def relations_backward(
     nodes,
     width,
     n_labels,
-    scale,
+    scale: tl.constexpr,
     BQ: tl.constexpr,
     BK: tl.constexpr,
     BD: tl.constexpr,

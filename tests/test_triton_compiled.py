@@ -6,10 +6,12 @@ What the launches of ``triton_launch`` use at the field's sizes: 36 regions, cap
 from __future__ import annotations
 
 import functools
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from triton_compiler import OLDER, SHARED, Compiled, build
 from triton_here import too_old
 
@@ -70,8 +72,9 @@ def test_relation_attention(arch: int, tmp_path: Path) -> None:
     from cmsei_fast.kernels import relation_attention
 
     options = {f"HAS_{x}": True for x in ("BIAS", "VALUE", "CONFIDENCE")} | {"BQ": 16, "BK": 64, "BD": 128}
-    options |= {"WIDE": tl.float32, "NATIVE": "tf32", "PRECISION": "tf32", "qd": 1, "kd": 1, "vd": 1}
-    types = dict.fromkeys(("q", "k", "v", "out"), "*bf16") | {"labels": "*i32", "scale": "fp32", "heads": "i32"}
+    options |= {"WIDE": tl.float32, "NATIVE": "tf32", "PRECISION": "tf32", "scale": 128**-0.5}
+    options |= {"qd": 1, "kd": 1, "vd": 1}
+    types = dict.fromkeys(("q", "k", "v", "out"), "*bf16") | {"labels": "*i32", "heads": "i32"}
     forward = build(relation_attention.relations_forward, arch, 4, types, options, tmp_path)
     assert forward.spills <= ({80: 24, 90: 20, 100: 22}[arch] if OLDER else 0)
     backward = build(relation_attention.relations_backward, arch, 8, types, options, tmp_path)
@@ -98,11 +101,36 @@ def test_relation_attention_of_wide_heads_fits(
     how = "ieee" if dtype == "fp64" else "tf32x3"
     options |= {"WIDE": tl.float64 if dtype == "fp64" else tl.float32, "NATIVE": how, "PRECISION": how}
     types = dict.fromkeys(("q", "k", "v", "out", "bias", "value", "confidence"), f"*{dtype}")
-    types |= {"labels": "*i32", "scale": dtype}
-    options |= {"qd": 1, "kd": 1, "vd": 1}
+    types |= {"labels": "*i32"}
+    options |= {"qd": 1, "kd": 1, "vd": 1, "scale": width**-0.5}
     found = build(relation_attention.relations_forward, arch, 4, types, options, tmp_path)
     assert found.registers > 16, "an empty kernel"
     assert found.shared <= most * 1024
+
+
+@pytest.mark.parametrize("name", ["relations_forward", "relations_backward"])
+def test_the_scale_is_a_double_where_sums_are(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Triton passes a Python float as float32, an error of 2e-8 in the logits, unless it is a compile-time number."""
+    from cmsei_fast.kernels import relation_attention
+
+    kernel, launched = getattr(relation_attention, name), []
+
+    class Recorder:
+        def __getitem__(self, grid: object) -> Any:
+            return lambda *args, **options: launched.append(dict(zip(kernel.arg_names, args, strict=False)) | options)
+
+    monkeypatch.setattr(relation_attention, name, Recorder())
+    q = torch.ones(1, 1, 2, 3, dtype=torch.float64)
+    labels = torch.ones(1, 2, 2, dtype=torch.int64)
+    run = engine.relation_attention if name == "relations_forward" else engine.relation_attention_backward
+    run(*([q] * (3 if name == "relations_forward" else 4)), labels)
+
+    numbers = {p.name for p in kernel.params if p.is_constexpr}
+    options = {n: x for n, x in launched[0].items() if n in numbers} | {"qd": 1, "kd": 1, "vd": 1}
+    tensors = {n: "*fp64" for n, x in launched[0].items() if isinstance(x, torch.Tensor) and x.dtype == torch.float64}
+    types = tensors | dict.fromkeys(("labels", "bias", "value", "confidence"), "*i32")
+    ptx = build(kernel, 80, launched[0]["num_warps"], types, options, tmp_path).ptx
+    assert f"0d{struct.pack('>d', 3**-0.5).hex().upper()}" in ptx
 
 
 def key(options: dict[str, Any]) -> tuple:
