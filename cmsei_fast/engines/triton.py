@@ -3,7 +3,7 @@
 Numerics: sums in float32 (float64 for ``"float64"``). Where features are rounded to 16 bits, attention weights and Gram
 matrices are rounded to tf32 (2⁻¹¹) where they are multiplied, which the relevance of one step mostly takes back and
 several steps and the cross-level terms do not: scores moved by 1.9e-4 at most in the tests' problems, below 3e-5 in the
-median. In float32 nothing is rounded. Results are the same bits every time.
+median. In float32 nothing is rounded. There are no atomics, so no sum depends on the order of blocks.
 
 The interpreter (``TRITON_INTERPRET=1`` before the first use) is for tests: it shows what the kernels compute, not how
 fast. Items of more rows than a kernel holds go to the engine ``eager`` on the same device; :func:`limits` says which.
