@@ -65,6 +65,17 @@ class Encoded:
         """(n + 1,) int64 on the CPU: rows before each item."""
         return torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)])
 
+    def to(self, *args: Any, **kwargs: Any) -> Encoded:
+        """The rows on another device or of another dtype; differentiable.
+
+        It takes the arguments of :meth:`torch.Tensor.to`. Lengths stay on the CPU.
+        """
+        return Encoded(self.rows.to(*args, **kwargs), self.lengths)
+
+    def detach(self) -> Encoded:
+        """The same rows, outside the autograd graph: features to keep, such as a bank of negatives."""
+        return Encoded(self.rows.detach(), self.lengths)
+
     @outside_graphs
     def padded(self) -> tuple[Tensor, Tensor]:
         """Rows as (n, longest, D), 0 in the padding, and the lengths."""

@@ -61,6 +61,29 @@ def test_some_of_the_items(items: Any, expected: list[int]) -> None:
     assert torch.equal(gradient, counts[:, None].expand(10, 4).float())
 
 
+def test_another_dtype_and_device() -> None:
+    rows = torch.randn(6, 4, requires_grad=True)
+    encoded = Encoded(rows, [2, 4])
+    half = encoded.to(torch.float16)
+    assert half.rows.dtype == torch.float16
+    assert torch.equal(half.rows, rows.half())
+    assert half.lengths is encoded.lengths
+    (gradient,) = torch.autograd.grad(half.rows.float().sum(), rows)
+    assert torch.equal(gradient, torch.ones(6, 4))
+    elsewhere = encoded.to("meta", dtype=torch.float64)
+    assert (elsewhere.rows.device.type, elsewhere.rows.dtype) == ("meta", torch.float64)
+    assert elsewhere.lengths.device.type == "cpu"
+    assert encoded.to(torch.float32).rows is rows
+
+
+def test_outside_the_graph() -> None:
+    encoded = Encoded(torch.randn(6, 4, requires_grad=True) * 2, [2, 4])
+    kept = encoded.detach()
+    assert not kept.rows.requires_grad
+    assert kept.rows.data_ptr() == encoded.rows.data_ptr()
+    assert kept.lengths is encoded.lengths
+
+
 def test_items_one_by_one() -> None:
     encoded = Encoded(torch.randn(6, 4), [2, 4])
     assert [len(item.rows) for item in encoded] == [2, 4]

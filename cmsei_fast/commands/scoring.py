@@ -66,7 +66,6 @@ def mean_stream(
     Raises:
         ValueError: naming the model, if the split lacks what the model needs.
     """
-    from ..encoded import Encoded
     from ..ensemble import MeanStream
     from ..process_group import agreed_engine
     from ..scoring import prepare
@@ -90,7 +89,7 @@ def mean_stream(
         words = encode_captions() if kept is None else kept.captions(number, captions, encode_captions)
         scorer, device = model.scorer, model.words.project.weight.device
         engine = agreed_engine(arguments.engine, device, "pair_score", scorer.config())
-        regions, words = (Encoded(x.rows.to(device), x.lengths) for x in (regions, words))
+        regions, words = (x.to(device) for x in (regions, words))
         problem = prepare(
             regions, words, None, None, scorer, engine, arguments.precision, labels=(image_name, caption_name)
         )

@@ -231,7 +231,7 @@ class CMSEI(Module):
             with bar_context as bar:
                 for batch in batches:
                     encoded = embed(batch, device)
-                    parts.append(Encoded(encoded.rows.float(), encoded.lengths))
+                    parts.append(encoded.to(torch.float32))
                     if bar is not None:
                         bar.update(len(encoded))
         finally:
