@@ -53,6 +53,19 @@ def test_an_object_is_read_with_a_byte_order_mark_or_without(tmp_path):
         assert read_json(tmp_path / "o.json") == {"a": "é"}
 
 
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [('{"training": {"epochs": 3, "epochs": 5}}', "epochs"), ('{"model": {}, "training": {}, "model": {}}', "model")],
+    ids=["setting", "section"],
+)
+def test_a_setting_that_is_there_twice(tmp_path, content, key):
+    path = tmp_path / "settings.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="expected") as error:
+        read_settings(str(path), ("model", "training"))
+    assert str(error.value) == f"{path}: expected each key once, got {key!r} twice"
+
+
 def test_another_object_in_place_of_a_runs_configuration(tmp_path):
     (tmp_path / "run.json").write_text('{"training": 5}')
     with pytest.raises(ValueError, match=r"run\.json: expected the configuration of a run, got another JSON file$"):

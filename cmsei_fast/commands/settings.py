@@ -75,13 +75,13 @@ def read_settings(
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: naming the file and what in it is not a section.
+        ValueError: naming the file and what in it is not a section, or is there twice.
     """
     if path is None:
         return {name: {} for name in sections}
     from ..data.json_object import read_json
 
-    record = read_json(path)
+    record = read_json(path, unique_keys=True)
     for name, value in record.items():
         if name not in (*sections, *others) or not isinstance(value, dict):
             raise ValueError(f"{path}: expected any of {', '.join(sections)}, each an object, got {name!r}")

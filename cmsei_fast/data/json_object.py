@@ -11,17 +11,35 @@ from .files import write_text
 from .strings import check_strings
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+class _RepeatedKey(Exception):
+    """A key that an object has twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in record:
+            raise _RepeatedKey(key)
+        record[key] = value
+    return record
+
+
+def read_json(path: str | os.PathLike[str], *, unique_keys: bool = False) -> dict[str, Any]:
     """The JSON object in a file of UTF-8 text.
+
+    Args:
+        unique_keys: refuses an object with a key twice, of which Python would take the last; for files written by hand.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: naming the file: not UTF-8, malformed or truncated JSON, or no object.
+        ValueError: naming the file: not UTF-8, malformed or truncated JSON, no object, or a repeated key.
     """
     with open(path, "rb") as file:
         content = file.read()
     try:
-        record = json.loads(content.decode("utf-8-sig"))
+        record = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique if unique_keys else None)
+    except _RepeatedKey as error:
+        raise ValueError(f"{os.fspath(path)}: expected each key once, got {error.args[0]!r} twice") from None
     except RecursionError:
         raise ValueError(f"{os.fspath(path)}: expected one JSON object, got JSON nested too deeply") from None
     except ValueError as error:
