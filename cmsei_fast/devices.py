@@ -11,7 +11,7 @@ def process_device(device: torch.device | str | None = None) -> torch.device:
     """The device of that name; None is the GPU if there is one. A GPU without a number is the one of this process.
 
     Raises:
-        ValueError: for a device that is not here.
+        ValueError: for a device that is not here, or that has no float64.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,4 +29,6 @@ def process_device(device: torch.device | str | None = None) -> torch.device:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if chosen.type != "cpu" and (accelerator is None or accelerator.type != chosen.type):
         raise ValueError(f"device: expected an available device that holds data, got {str(device)!r}")
+    if chosen.type == "mps":
+        raise ValueError(f"device: expected a device that has float64, such as cpu or cuda, got {str(device)!r}")
     return chosen

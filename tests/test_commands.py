@@ -157,6 +157,9 @@ def test_devices_by_name(files, tmp_path, run, capsys, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     with pytest.raises(ValueError, match=r"an available device \(GPUs that torch can use: 3\), got 'cuda'"):
         process_device("cuda")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("mps"))
+    with pytest.raises(ValueError, match="device: expected a device that has float64, such as cpu or cuda, got 'mps'"):
+        process_device("mps")
 
 
 def test_a_split_that_a_model_cannot_take(files, run, tmp_path, capsys):
