@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
@@ -191,6 +192,12 @@ def test_idf_and_rank_weigh(two_scenes):
 def test_one_scene_can_be_encoded(tmp_path):
     got = lexical_encoding(read_scenes(write(tmp_path / "s.jsonl", GOOD)))
     assert np.isfinite(got.words).all()
+
+
+def test_synthetic_captions_are_english():
+    captions = [caption for scene in synthetic_scenes(60, seed=4).scenes for caption in scene.captions]
+    assert len(captions) == 60 * 4 * 5
+    assert not [caption for caption in captions if re.search(r"\ba [aeiou]", caption)]
 
 
 def test_synthetic_scenes_are_reproducible():

@@ -23,7 +23,7 @@ from cmsei_fast.report.drawings import Drawings
 from cmsei_fast.report.retrieval_page import closest_first
 
 SPLIT = tiny_split(3)
-SENTENCES = ["the robot touching the orange horse", "zorblax horse of quux"]
+SENTENCES = ["the robot touching the pink horse", "zorblax horse of quux"]
 
 
 def models():

@@ -13,9 +13,9 @@ from .scenes import Scene, SceneSet
 
 OBJECTS = (
     "man", "woman", "child", "dog", "cat", "horse", "bird", "bear", "sheep", "robot",
-    "ball", "hat", "guitar", "umbrella", "bench", "bicycle", "boat", "lamp", "chair", "box",
+    "ball", "hat", "guitar", "suitcase", "bench", "bicycle", "boat", "lamp", "chair", "box",
 )  # fmt: skip
-ATTRIBUTES = ("red", "blue", "green", "yellow", "black", "white", "brown", "orange")
+ATTRIBUTES = ("red", "blue", "green", "yellow", "black", "white", "brown", "pink")
 ACTIONS = ("watching", "holding", "touching", "following", "carrying", "facing")
 PLACES = ("left of", "right of", "above", "below")
 BACKGROUND = ("sky", "grass", "tree", "wall", "road", "water")
