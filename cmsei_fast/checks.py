@@ -67,11 +67,11 @@ def kind_of(name: str, value: Any) -> str:
         got = "a nested torch tensor" if value.is_nested else f"a torch tensor of layout {value.layout}"
     else:
         got = type(value).__name__
-    raise TypeError(f"{name}: expected a numpy array, a torch tensor or an h5py dataset, got {got}{_way_out(value)}")
+    raise TypeError(f"{name}: expected a numpy array, a torch tensor or an h5py dataset, got {got}{_hint(value)}")
 
 
-def _way_out(value: Any) -> str:
-    """How features come in many a script, as a list of items, a file or its name, and how they are given here."""
+def _hint(value: Any) -> str:
+    """What to do with a value in which scripts often keep features (a list, a file, its name); "" for any other."""
     if isinstance(value, (str, os.PathLike)):
         return "; numpy.load(name, mmap_mode='r') opens a .npy file"
     if isinstance(value, (list, tuple)) and value and isinstance(value[0], str):
@@ -102,7 +102,7 @@ def dtype_of(name: str, value: Any) -> torch.dtype:
     if dtype is None:
         got = str(value.dtype).removeprefix("torch.")
         if isinstance(value, np.ndarray) and got == "object" and value.ndim == 1:  # items of unlike shapes
-            got += _way_out(list(value))
+            got += _hint(list(value))
         raise TypeError(f"{name}: expected a floating dtype (float16, bfloat16, float32 or float64), got {got}")
     return dtype
 

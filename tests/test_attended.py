@@ -47,9 +47,9 @@ def problem(regions: Any = REGIONS, words: Any = WORDS, width: int = WIDTH) -> t
 def literal_vectors(q: Tensor, c: Tensor, attention: Attention, unit: bool) -> Tensor:
     """U (n, D) of one pair's queries (n, D) and context (m, D)."""
     scorer = PairScorer(t2i=attention)
-    how = read_terms(torch.tensor(scorer.scalars(), dtype=torch.float64), scorer.config()).t2i
-    assert how is not None
-    u = reference.attend(q @ c.T, how) @ c
+    options = read_terms(torch.tensor(scorer.scalars(), dtype=torch.float64), scorer.config()).t2i
+    assert options is not None
+    u = reference.attend(q @ c.T, options) @ c
     return reference.unit(u) if unit else u
 
 

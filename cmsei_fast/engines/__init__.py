@@ -21,7 +21,8 @@ _DEVICES: dict[str, tuple[str, ...] | None] = {
     "cuda": ("cuda",),
 }
 
-# Values of an Attention's options that an engine's pair_score cannot compute yet: {engine: {option: values}}.
+# Values of an Attention's options that an engine's pair_score cannot compute yet: {engine: {option: values}}. Empty
+# because every engine has every option; an engine that is behind lists here what it lacks (docs/extending.md).
 MISSING_OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {}
 
 
@@ -39,7 +40,7 @@ def unavailable(name: str, device: torch.device | str | None = None) -> str | No
 
     Args:
         name: one of :func:`names`.
-        device: of several GPUs the one that is asked about; None, or another kind of device, means the current one.
+        device: which of several GPUs is meant; None, or another kind of device, means the current GPU.
 
     Raises:
         ValueError: for a name that is not in :func:`names`.
@@ -55,7 +56,7 @@ def unavailable(name: str, device: torch.device | str | None = None) -> str | No
 
 
 def lacks(name: str, config: list[int]) -> str | None:
-    """What of a scorer (its ``config()``) an engine's pair_score cannot compute; None where it can compute it all."""
+    """The first option of a scorer (its ``config()``) that an engine's pair_score cannot compute, or None."""
     missing = MISSING_OPTIONS.get(name)
     if not missing:
         return None
@@ -111,8 +112,8 @@ def get(
 def choose(device: torch.device | str, operator: str, config: list[int] | None = None) -> str:
     """The engine that ``engine="auto"`` means, for a scorer with this ``config()`` where one is given.
 
-    On the CPU native where it is built; on a CUDA GPU what :func:`cmsei_fast.engines.choice.fastest` finds; else eager,
-    and eager too where that engine lacks what the scorer asks for.
+    On the CPU it is native if that is built; on a CUDA GPU, what :func:`cmsei_fast.engines.choice.fastest` finds. It is
+    eager elsewhere, and wherever the chosen engine lacks one of the scorer's options.
 
     Raises:
         ValueError: for an operator that is not in ``OPERATORS``.

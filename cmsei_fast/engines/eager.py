@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cmsei_fast.engines.eager_relation import relation_attention, relation_attention_backward
-from cmsei_fast.engines.gram import Side, score_tile
+from cmsei_fast.engines.gram import PaddedItems, score_tile
 from cmsei_fast.engines.products import inner_products, inner_products_vjp
 from cmsei_fast.engines.recording import recording
 from cmsei_fast.engines.terms import PRECISIONS, Direction, Terms, accumulator, read_terms
@@ -107,10 +107,10 @@ def _sums(x: Tensor, square: Tensor) -> Tensor:
     return out
 
 
-def _side(rows: Tensor, chunk: _Chunk, dtype: torch.dtype, gram: bool, mean: bool) -> Side:
+def _side(rows: Tensor, chunk: _Chunk, dtype: torch.dtype, gram: bool, mean: bool) -> PaddedItems:
     x = _padded(rows.to(dtype), chunk)  # (X, n, D)
     square = x.square().sum(-1)
-    return Side(
+    return PaddedItems(
         square,
         (_sums(x, square) / chunk.size[:, None]).square().sum(-1).to(dtype) if mean else x.new_empty(0),
         x @ x.mT if gram else x.new_empty(0),
@@ -201,7 +201,7 @@ def pair_score(
 class _SideGradient:
     """The leaves of one chunk's side and what the tiles add to their gradients."""
 
-    def __init__(self, side: Side) -> None:
+    def __init__(self, side: PaddedItems) -> None:
         self.names = [name for name in ("square", "mean_square", "gram") if getattr(side, name).numel()]
         self.leaves = [getattr(side, name).requires_grad_() for name in self.names]
         self.side = side

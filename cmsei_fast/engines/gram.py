@@ -15,7 +15,7 @@ from torch.nn.functional import leaky_relu, one_hot
 from cmsei_fast.engines.terms import EPS, FOCAL_SLACK, INTRA_TEMPERATURE, LEAK, Direction, Terms
 
 
-class Side(NamedTuple):
+class PaddedItems(NamedTuple):
     """What a tile needs of its images (or captions) besides S: X items, padded to n members each.
 
     ``mean_square`` and ``gram`` are empty where no term needs them.
@@ -34,18 +34,18 @@ def _sqrt(x: Tensor) -> Tensor:
     return torch.where(positive, x.where(positive, 1).sqrt(), 0)
 
 
-def _within(dot: Tensor, most: Tensor) -> Tensor:
+def _clamp_to_lengths(dot: Tensor, most: Tensor) -> Tensor:
     """Clamps an inner product to the product of the lengths, which only rounding makes it exceed.
 
-    Of vectors that cancel out, whose lengths are 0 but for rounding, a cosine would be of any size.
+    A sum of vectors that cancel out has length 0 except for rounding: without the clamp its cosine could be any number.
     """
     return most.where(dot > most, (-most).where(dot < -most, dot))
 
 
-class _Steep(torch.autograd.Function):
-    """Its argument, whose gradient is held where a refinement of vectors of length 0 takes it past float32's largest.
+class _ClampedGradient(torch.autograd.Function):
+    """The identity, with a clamped gradient: that of refined vectors of length 0 would grow to infinity.
 
-    A number, unlike infinity, gives 0 in a product with such a vector.
+    A finite gradient gives 0 in the product with such a vector; an infinite one would give NaN.
     """
 
     @staticmethod
@@ -63,7 +63,7 @@ def _fill(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
 
 
 def _normalise(a: Tensor, norm: str, queries: Tensor | None) -> Tensor:
-    """Ã (X, Y, n, m) along the query axis; a is 0 in the padding, queries (1, Y, n, 1) is the mask."""
+    """Ã (X, Y, n, m) along the query axis; a is 0 in the padding, queries is their mask, as in :func:`attend`."""
     if norm.startswith("clipped"):
         a = leaky_relu(a, LEAK)
     if norm == "softmax":
@@ -77,9 +77,9 @@ def _normalise(a: Tensor, norm: str, queries: Tensor | None) -> Tensor:
 
 
 def _focal(p: Tensor, attend: str, size: Tensor) -> Tensor:
-    """p (X, Y, n, m), 0 in the padding, cut to what is above its mean, or its mean weighted by √p.
+    """Keeps of p (X, Y, n, m) the weights above their mean ("focal_equal"), or above their mean weighted by √p.
 
-    ``size`` (X,) counts the context. What is kept is a constant in the gradient.
+    p is 0 in the padding; ``size`` (X,) counts the context items. The choice of weights is a constant in the gradient.
     """
     fixed = p.detach()
     if attend == "focal_equal":
@@ -92,23 +92,25 @@ def _focal(p: Tensor, attend: str, size: Tensor) -> Tensor:
 
 
 def attend(
-    a: Tensor, how: Direction, size: Tensor, queries: Tensor | None = None, context: Tensor | None = None
+    a: Tensor, options: Direction, size: Tensor, queries: Tensor | None = None, context: Tensor | None = None
 ) -> Tensor:
-    """P (X, Y, n, m) of inner products a, 0 in the padding, by softmax or one of the focal forms.
+    """P (X, Y, n, m), 0 in the padding, from inner products a by softmax or one of the focal forms.
 
-    ``size`` (X,) counts the context; the masks of queries (1, Y, n, 1) and context (X, 1, 1, m) are None where nothing
-    is padded.
+    ``size`` (X,) counts the context items; the masks of queries and context, which broadcast to
+    (X, Y, n, 1) and (X, 1, 1, m), are None where nothing is padded.
     """
-    logits = how.temperature * _normalise(a, how.norm, queries)
+    logits = options.temperature * _normalise(a, options.norm, queries)
     p = _fill(logits, context, -torch.inf).softmax(-1)
-    return _focal(p, how.attend, size) if how.attend.startswith("focal") else p
+    return _focal(p, options.attend, size) if options.attend.startswith("focal") else p
 
 
-def _mismatch(a: Tensor, context: Tensor | None, queries: Side, how: Direction) -> Tensor:
-    """(X, Y, n) of a negative-aware direction: how far a query's largest inner product in a (X, Y, n, m) is below the
-    threshold, or 0 where it is not or the queries like it disagree; that choice is a constant in the gradient.
+def _mismatch(a: Tensor, context: Tensor | None, queries: PaddedItems, options: Direction) -> Tensor:
+    """The mismatches (X, Y, n) of a negative-aware direction, from inner products a (X, Y, n, m).
+
+    A query's margin is its largest inner product less the threshold. Its mismatch is this margin if the mean margin of
+    the queries, weighted by their likeness to it, is negative, else 0; this choice is a constant in the gradient.
     """
-    best = a.gather(-1, _fill(a, context, -torch.inf).argmax(-1, keepdim=True))[..., 0] - how.threshold
+    best = a.gather(-1, _fill(a, context, -torch.inf).argmax(-1, keepdim=True))[..., 0] - options.threshold
     with torch.no_grad():
         keys = None if queries.mask is None else queries.mask[:, None]
         alike = _fill(INTRA_TEMPERATURE * queries.gram, keys, -torch.inf).softmax(-1)  # (Y, n, n)
@@ -116,64 +118,66 @@ def _mismatch(a: Tensor, context: Tensor | None, queries: Side, how: Direction) 
     return best.where(agreed < 0, 0)
 
 
-def _aggregate(r: Tensor, how: Direction, queries: Side, guide: Tensor | None) -> Tensor:
-    """(X, Y) from relevances r (X, Y, n); guide (X, Y, n), 0 in the padding, is there for "guided"."""
-    if how.aggregate == "max":
+def _aggregate(r: Tensor, options: Direction, queries: PaddedItems, guide: Tensor | None) -> Tensor:
+    """(X, Y) from relevances r (X, Y, n); guide (X, Y, n), 0 in the padding, is given for "guided" alone."""
+    if options.aggregate == "max":
         return _fill(r, queries.mask, -torch.inf).amax(-1)
-    if how.aggregate == "lse":
-        return _fill(how.lse_temperature * r, queries.mask, -torch.inf).logsumexp(-1) / how.lse_temperature
+    if options.aggregate == "lse":
+        return _fill(options.lse_temperature * r, queries.mask, -torch.inf).logsumexp(-1) / options.lse_temperature
     r = _fill(r, queries.mask, 0)
     if guide is not None:
         return (guide * r).sum(-1)
-    return r.sum(-1) / queries.size if how.aggregate == "mean" else r.sum(-1)
+    return r.sum(-1) / queries.size if options.aggregate == "mean" else r.sum(-1)
 
 
-def _direction(a: Tensor, context: Side, queries: Side, how: Direction, guide: Tensor | None) -> Tensor:
+def _direction(
+    a: Tensor, context: PaddedItems, queries: PaddedItems, options: Direction, guide: Tensor | None
+) -> Tensor:
     """Score (X, Y) of one direction: a (X, Y, n, m) holds the inner products of queries (Y, n) and context (X, m)."""
     query_mask = None if queries.mask is None else queries.mask[:, :, None]  # (Y, n, 1)
     context_mask = None if context.mask is None else context.mask[:, None, None]  # (X, 1, 1, m)
     length_q = _sqrt(queries.square)  # (Y, n), then (X, Y, n)
     scores = []
-    for step in range(how.steps):
-        last = step + 1 == how.steps
-        a = a if last else _Steep.apply(a)
+    for step in range(options.steps):
+        last = step + 1 == options.steps
+        a = a if last else _ClampedGradient.apply(a)
         extra: Tensor | None = None
-        if how.attend == "hard":
+        if options.attend == "hard":
             choice = _fill(a, context_mask, -torch.inf).argmax(-1, keepdim=True)  # (X, Y, n, 1)
         else:
-            p = attend(a, how, context.size, query_mask, context_mask)  # (X, Y, n, m)
-        if how.attend == "negative_aware":
-            extra = (p * a).sum(-1) + _mismatch(a, context_mask, queries, how)
-            above = a > how.threshold if context_mask is None else (a > how.threshold) & context_mask
+            p = attend(a, options, context.size, query_mask, context_mask)  # (X, Y, n, m)
+        if options.attend == "negative_aware":
+            extra = (p * a).sum(-1) + _mismatch(a, context_mask, queries, options)
+            above = a > options.threshold if context_mask is None else (a > options.threshold) & context_mask
             matched = above.any(-1, keepdim=True)
-            p = (how.temperature * a).masked_fill(~above & matched, -torch.inf).softmax(-1).where(matched, 0)
-        if how.attend == "hard" and last:  # U is a context item: no Gram matrix is needed
-            # Not what is infinite and was not chosen either is a score.
+            p = (options.temperature * a).masked_fill(~above & matched, -torch.inf).softmax(-1).where(matched, 0)
+        if options.attend == "hard" and last:  # U is a context item: no Gram matrix is needed
+            # 0 × Σ a makes the score NaN if any inner product is infinite, even one that was not chosen.
             dot = a.gather(-1, choice)[..., 0] + 0 * a.detach().sum(-1)
             square = context.square[:, None, None].expand(a.shape).gather(-1, choice)[..., 0]
         else:
-            if how.attend == "hard":
+            if options.attend == "hard":
                 p = one_hot(choice[..., 0], a.shape[-1]).to(a.dtype)
             pg = (p.flatten(1, 2) @ context.gram).view_as(p)  # U·c for each context item
-            pg = pg if last else _Steep.apply(pg)
+            pg = pg if last else _ClampedGradient.apply(pg)
             dot = (p * a).sum(-1)  # Q·U (X, Y, n)
             square = (p * pg).sum(-1)
         length_u = _sqrt(square)
         lengths = length_q * length_u
-        if how.relevance == "cosine":
-            dot = _within(dot, lengths)
+        if options.relevance == "cosine":
+            dot = _clamp_to_lengths(dot, lengths)
             r = dot / lengths.clamp(min=EPS)
-        else:  # of refined queries each step multiplies the rounding of vectors that cancel out
-            r = dot = dot if step == 0 else _within(dot, lengths)
+        else:  # for refined queries: each step multiplies the rounding error of vectors that cancel out
+            r = dot = dot if step == 0 else _clamp_to_lengths(dot, lengths)
         r = r if extra is None else r + extra
-        scores.append(_aggregate(r, how, queries, guide))
+        scores.append(_aggregate(r, options, queries, guide))
         if last:
             break
-        gate_a, gate_b = how.gates[step]
+        gate_a, gate_b = options.gates[step]
         g = torch.sigmoid(gate_a * r + gate_b)
-        # Q' = (of_q Q + of_u U) / its length; of_q and of_u hold the lengths of Q and U, which may be 0.
+        # Q' = (of_q Q + of_u U) / its length. Both factors divide by a length, which may be 0.
         of_q, of_u = (1 - g) / length_q.clamp(min=EPS), g / length_u.clamp(min=EPS)
-        dot = _within(dot, lengths)
+        dot = _clamp_to_lengths(dot, lengths)
         length_b = _sqrt((of_q * length_q) ** 2 + (of_u * length_u) ** 2 + 2 * of_q * of_u * dot)
         scale = 1 / length_b.clamp(min=EPS)
         length_q = length_b * scale
@@ -182,30 +186,31 @@ def _direction(a: Tensor, context: Side, queries: Side, how: Direction, guide: T
     return torch.stack(scores).mean(0)
 
 
-def _attend_mean(total: Tensor, own: Side, other: Side, mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention of own members to the other side's mean ĝ; total (X, Y, n) is each member times the other's sum.
+def _attend_mean(total: Tensor, own: PaddedItems, other: PaddedItems, mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention over own members by their cosines with ĝ, the unit mean of each item of the other side.
 
-    Returns member · ĝ (X, Y, n), the attention (X, Y, n), 0 in the padding, and |ĝ| (Y,): 1, or less for a mean near 0.
+    ``total`` (X, Y, n) holds the inner products of own members with the sum of the other item's members. Returns
+    member · ĝ (X, Y, n), the attention (X, Y, n), 0 in the padding, and |ĝ| (Y,): 1, or less for a mean near 0.
     """
     mean = _sqrt(other.mean_square)
     length = mean / mean.clamp(min=EPS)
     lengths = _sqrt(own.square)[:, None] * length[:, None]
-    dot = _within(total / (mean.clamp(min=EPS) * other.size)[:, None], lengths)
+    dot = _clamp_to_lengths(total / (mean.clamp(min=EPS) * other.size)[:, None], lengths)
     logits = mu * dot / lengths.clamp(min=EPS)
     mask = None if own.mask is None else own.mask[:, None]
     return dot, _fill(logits, mask, -torch.inf).softmax(-1), length
 
 
-def _attended_cosine(dot: Tensor, attention: Tensor, length: Tensor, own: Side) -> Tensor:
+def _attended_cosine(dot: Tensor, attention: Tensor, length: Tensor, own: PaddedItems) -> Tensor:
     """(X, Y): cosine of the attended sum of own members and ĝ, from what :func:`_attend_mean` returns."""
     lengths = _sqrt(((attention @ own.gram) * attention).sum(-1)) * length
-    return _within((attention * dot).sum(-1), lengths) / lengths.clamp(min=EPS)
+    return _clamp_to_lengths((attention * dot).sum(-1), lengths) / lengths.clamp(min=EPS)
 
 
-def score_tile(s: Tensor, images: Side, captions: Side, terms: Terms) -> Tensor:
+def score_tile(s: Tensor, images: PaddedItems, captions: PaddedItems, terms: Terms) -> Tensor:
     """Scores (I, J) from s (I, J, L, R), word · region inner products that are 0 in the padding.
 
-    Pure and free of data-dependent control flow: autograd and ``torch.compile`` take it as it is.
+    Has no side effects and no data-dependent control flow, for autograd and ``torch.compile``.
     """
     parts = []
     guides: dict[str, Tensor] = {}
@@ -230,6 +235,6 @@ def score_tile(s: Tensor, images: Side, captions: Side, terms: Terms) -> Tensor:
         means = [_sqrt(x.mean_square) for x in (images, captions)]
         length_v, length_t = (mean / mean.clamp(min=EPS) for mean in means)
         size_v, size_t = (mean.clamp(min=EPS) * x.size for mean, x in zip(means, (images, captions), strict=True))
-        cosine = _within(s.sum((-2, -1)) / (size_v[:, None] * size_t), length_v[:, None] * length_t)
+        cosine = _clamp_to_lengths(s.sum((-2, -1)) / (size_v[:, None] * size_t), length_v[:, None] * length_t)
         parts.append(terms.alignment * cosine)
     return torch.stack(parts).sum(0)

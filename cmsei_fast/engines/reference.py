@@ -59,79 +59,84 @@ def normalise(a: Tensor, norm: str) -> Tensor:
     return a
 
 
-def attend(a: Tensor, how: Direction) -> Tensor:
-    """P (n, m) from the inner products a (n, m); of ``"hard"`` and the focal forms the choice is a constant."""
-    if how.attend == "hard":
+def attend(a: Tensor, options: Direction) -> Tensor:
+    """P (n, m) from inner products a (n, m).
+
+    Which context items ``"hard"`` and the focal forms keep is a constant in the gradient.
+    """
+    if options.attend == "hard":
         return torch.nn.functional.one_hot(a.argmax(1), a.shape[1]).to(a.dtype)
-    p = (how.temperature * normalise(a, how.norm)).softmax(1)
-    if not how.attend.startswith("focal"):
+    p = (options.temperature * normalise(a, options.norm)).softmax(1)
+    if not options.attend.startswith("focal"):
         return p
     # Kept where Σ_i (p_j − p_i) g_i > 0 with confidences g of 1 or √p: where p_j is above the mean weighted by g.
-    g = torch.ones_like(p) if how.attend == "focal_equal" else p.sqrt()
+    g = torch.ones_like(p) if options.attend == "focal_equal" else p.sqrt()
     mean = (p * g).sum(1, keepdim=True) / g.sum(1, keepdim=True)
     kept = p > (1 - FOCAL_SLACK) * mean
     return p * kept / (p * kept).sum(1, keepdim=True)
 
 
-def negative_aware(q: Tensor, c: Tensor, a: Tensor, p: Tensor, how: Direction) -> Tensor:
-    """NAAF's relevances (n,) of queries q (n, D) whose inner products with c (m, D) are a (n, m), p their softmax.
+def negative_aware(q: Tensor, c: Tensor, a: Tensor, p: Tensor, options: Direction) -> Tensor:
+    """NAAF's relevances (n,) of queries q (n, D) to c (m, D), from inner products a (n, m) and their softmax p (n, m).
 
-    The cosine with what is above the threshold, the attended inner product, and the mismatch of a query none of whose
-    inner products is above it, once the queries that are like it agree. Both masks are constants in the gradient.
+    The sum of three parts: the cosine with the vector attended to above the threshold; the inner product with the
+    vector attended to by p; and the mismatch. A query's margin is its largest inner product less the threshold, and its
+    mismatch is this margin if the mean margin of the queries, weighted by their likeness to it, is negative, else 0.
+    Both masks are constants in the gradient.
     """
-    above = a > how.threshold
-    weights = torch.where(above, (how.temperature * (a - a.amax(1, keepdim=True).detach())).exp(), 0)
+    above = a > options.threshold
+    weights = torch.where(above, (options.temperature * (a - a.amax(1, keepdim=True).detach())).exp(), 0)
     matched = cosine(q, weights @ c / weights.sum(1, keepdim=True).clamp(min=1))  # the largest weight is 1
-    best = a.gather(1, a.argmax(1, keepdim=True))[:, 0] - how.threshold
+    best = a.gather(1, a.argmax(1, keepdim=True))[:, 0] - options.threshold
     agreed = (INTRA_TEMPERATURE * (q @ q.T)).softmax(1) @ best  # (n,)
     return matched + (p * a).sum(1) + torch.where(agreed < 0, best, 0)
 
 
-def aggregate(r: Tensor, how: Direction, guide: Tensor) -> Tensor:
-    """One number from the relevances r (n,) of the queries; guide (n,) is p or ω."""
-    if how.aggregate == "mean":
+def aggregate(r: Tensor, options: Direction, guide: Tensor) -> Tensor:
+    """One number from the relevances r (n,) of the queries; guide (n,) is their cross-level attention, p or ω."""
+    if options.aggregate == "mean":
         return r.mean()
-    if how.aggregate == "sum":
+    if options.aggregate == "sum":
         return r.sum()
-    if how.aggregate == "max":
+    if options.aggregate == "max":
         return r.amax()
-    if how.aggregate == "lse":
-        return (how.lse_temperature * r).logsumexp(0) / how.lse_temperature
+    if options.aggregate == "lse":
+        return (options.lse_temperature * r).logsumexp(0) / options.lse_temperature
     return (guide * r).sum()
 
 
 class Step(NamedTuple):
-    """One attention step of a direction: what the queries see, and what they make of it."""
+    """What one attention step of a direction computes."""
 
-    attention: Tensor  # P (n, m), each row sums to 1; of a negative-aware direction the plain softmax
+    attention: Tensor  # P (n, m), each row sums to 1; in a negative-aware direction it is the plain softmax
     relevance: Tensor  # r (n,)
     aggregated: Tensor  # ()
     gate: Tensor | None  # g (n,) of the refinement that follows, None after the last step
 
 
-def attention_steps(q: Tensor, c: Tensor, how: Direction, guide: Tensor) -> list[Step]:
-    """Queries q (n, D) attend to the context c (m, D), K times."""
+def attention_steps(q: Tensor, c: Tensor, options: Direction, guide: Tensor) -> list[Step]:
+    """All steps of queries q (n, D) that attend to a context c (m, D)."""
     steps = []
-    for step in range(how.steps):
+    for step in range(options.steps):
         a = q @ c.T  # (n, m)
-        p = attend(a, how)  # (n, m)
+        p = attend(a, options)  # (n, m)
         u = p @ c  # (n, D)
-        if how.attend == "negative_aware":
-            r = negative_aware(q, c, a, p, how)  # (n,)
+        if options.attend == "negative_aware":
+            r = negative_aware(q, c, a, p, options)  # (n,)
         else:
-            r = cosine(q, u) if how.relevance == "cosine" else (q * u).sum(1)  # (n,)
+            r = cosine(q, u) if options.relevance == "cosine" else (q * u).sum(1)  # (n,)
         gate = None
-        if step + 1 < how.steps:
-            gate_a, gate_b = how.gates[step]
+        if step + 1 < options.steps:
+            gate_a, gate_b = options.gates[step]
             gate = torch.sigmoid(gate_a * r + gate_b)  # (n,)
             q = unit((1 - gate)[:, None] * unit(q) + gate[:, None] * unit(u))
-        steps.append(Step(p, r, aggregate(r, how, guide), gate))
+        steps.append(Step(p, r, aggregate(r, options, guide), gate))
     return steps
 
 
-def direction(q: Tensor, c: Tensor, how: Direction, guide: Tensor) -> Tensor:
+def direction(q: Tensor, c: Tensor, options: Direction, guide: Tensor) -> Tensor:
     """S_t2i or S_i2t of queries q (n, D) and their context c (m, D)."""
-    return torch.stack([step.aggregated for step in attention_steps(q, c, how, guide)]).mean()
+    return torch.stack([step.aggregated for step in attention_steps(q, c, options, guide)]).mean()
 
 
 class Levels(NamedTuple):

@@ -14,10 +14,10 @@ class Chunk:
     """X items of n rows each.
 
     Args:
-        items: (X,) int64, their places among all.
+        items: (X,) int64, the index of each among all items.
         rows: (X, n, D).
         gram: (X, n, n) inner products of an item's rows, None where they are not needed.
-        state: (X, …) what else comes with the items, None where nothing does.
+        state: (X, …) rows of the caller's ``state`` for these items, None if there is none.
     """
 
     items: Tensor
@@ -27,7 +27,7 @@ class Chunk:
     _parts: dict[int, list[Chunk]] = field(default_factory=dict, repr=False)
 
     def parts(self, size: int) -> list[Chunk]:
-        """At most ``size`` items each, as views; the same objects each time, so that gradients accumulate in one."""
+        """Chunks of at most ``size`` items, as views; the same objects each time, so that gradients add up in one."""
         if size not in self._parts:
             count = -(-len(self.items) // size)
             whole = (self.items, self.rows, self.gram, self.state)
@@ -36,15 +36,15 @@ class Chunk:
         return self._parts[size]
 
 
-class Side:
+class ItemsByLength:
     """Images or captions, grouped by their number of rows.
 
     Args:
         rows: padded (n, longest, D) or packed (ΣL, D).
         lengths: (n,) int64 on the CPU.
         state: (n, …) or None.
-        dtype: that the rows are used in.
-        gram: make the inner products of each item's rows.
+        dtype: the dtype of the chunks' rows.
+        gram: compute the inner products of each item's rows.
     """
 
     def __init__(self, rows: Tensor, lengths: Tensor, state: Tensor | None, dtype: torch.dtype, gram: bool) -> None:
@@ -59,7 +59,7 @@ class Side:
         self.groups = [(int(n), ids) for n, ids in _runs(ordered, order)]
 
     def chunk(self, length: int, items: Tensor) -> Chunk:
-        """Items (X,) of that length; a view of the features where they lie one behind another."""
+        """A chunk of the items with these indices (X,), all of that length; a view if their rows are contiguous."""
         starts, width = self._starts[items], self._flat.shape[1]
         first, last = int(starts[0]), int(starts[-1]) + length
         if last - first == length * len(items):

@@ -15,7 +15,7 @@ from cmsei_fast import checks
 from cmsei_fast.compiling import outside_graphs
 from cmsei_fast.engines.affine import product
 from cmsei_fast.engines.gram import attend
-from cmsei_fast.engines.same_length import Chunk, Side
+from cmsei_fast.engines.same_length import Chunk, ItemsByLength
 from cmsei_fast.engines.terms import EPS, Direction, read_terms
 from cmsei_fast.scorer import Attention, PairScorer
 from cmsei_fast.transforms import is_transformed
@@ -209,9 +209,11 @@ class _Plan:
         self.device, self._width = images.device, images.shape[-1]
         wide = torch.promote_types(images.dtype, captions.dtype) == torch.float64
         self.dtype = torch.float64 if wide else torch.float32
-        self._how = read_direction(attention, self.dtype, self.device)
-        self._images = Side(images, lengths[0], image_state, self.dtype, gram=unit and self._asks_words)
-        self._captions = Side(captions, lengths[1], caption_state, self.dtype, gram=unit and not self._asks_words)
+        self._options = read_direction(attention, self.dtype, self.device)
+        self._images = ItemsByLength(images, lengths[0], image_state, self.dtype, gram=unit and self._asks_words)
+        self._captions = ItemsByLength(
+            captions, lengths[1], caption_state, self.dtype, gram=unit and not self._asks_words
+        )
 
     def columns(self) -> Iterator[tuple[Chunk, list[Chunk]]]:
         """Yields some captions with all images, the images in parts that each make a tile with these captions."""
@@ -238,7 +240,7 @@ class _Plan:
         """The attended vectors of a part of the images with some captions."""
         queries, context = (captions, images) if self._asks_words else (images, captions)
         with torch.autocast(self.device.type, enabled=False):
-            attended = _attended(queries, context, self._how)  # (context, queries, n, D)
+            attended = _attended(queries, context, self._options)  # (context, queries, n, D)
         return AttendedTile(
             images.items,
             captions.items,
@@ -250,14 +252,14 @@ class _Plan:
         )
 
 
-def _attended(queries: Chunk, context: Chunk, how: Direction) -> Tensor:
+def _attended(queries: Chunk, context: Chunk, options: Direction) -> Tensor:
     """(X, Y, n, D) for Y items of n queries and X items of m context rows."""
     (y, n, width), (x, m, _) = queries.rows.shape, context.rows.shape
     a = product(queries.rows.flatten(0, 1), context.rows.flatten(0, 1))  # (Y n, X m)
     a = a.view(y, n, x, m).permute(2, 0, 1, 3)  # (X, Y, n, m)
-    if how.attend == "hard":
+    if options.attend == "hard":
         return _pick_rows(a.argmax(-1), context)
-    p = attend(a.contiguous(), how, a.new_full((x,), m)).flatten(1, 2)  # (X, Y n, m)
+    p = attend(a.contiguous(), options, a.new_full((x,), m)).flatten(1, 2)  # (X, Y n, m)
     if context.gram is not None:  # to unit length
         square = ((p @ context.gram) * p).sum(-1, keepdim=True)  # |U|²
         p = p / square.clamp(min=EPS**2).sqrt()

@@ -58,12 +58,12 @@ def word_attention(
     places = words.offsets.to(device)[:-1][mentions.captions, None] + torch.arange(asking.shape[1], device=device)
     w = words.rows[places.clamp(max=len(words.rows) - 1)].to(dtype)  # (K, L, D)
     with torch.autocast(device.type, enabled=False):
-        how = read_terms(score.scalars().to(device, dtype), score.scorer.config()).t2i
-        assert how is not None
-        how = how._replace(attend="softmax")
+        options = read_terms(score.scalars().to(device, dtype), score.scorer.config()).t2i
+        assert options is not None
+        options = options._replace(attend="softmax")
         a = (w @ v.mT).masked_fill(~(asking[:, :, None] & there[:, None]), 0)  # (K, L, R')
         size = there.sum(1).to(dtype)
-        p = attend(a[:, None], how, size, asking[:, None, :, None], there[:, None, None])[:, 0]  # (K, L, R')
+        p = attend(a[:, None], options, size, asking[:, None, :, None], there[:, None, None])[:, 0]  # (K, L, R')
     return p[torch.arange(len(p), device=device), mentions.words], there
 
 
