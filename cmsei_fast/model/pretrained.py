@@ -29,17 +29,18 @@ if TYPE_CHECKING:
 FORMAT = "cmsei_fast model"
 VERSION = 1
 CONFIG, WEIGHTS, VOCABULARY, TEXT = "config.json", "model.safetensors", "vocabulary.json", "text"
-# Fields that say nothing about what the weights have learned, but for the score, which then begins anew.
+# Fields that may change when a model is read, because the weights do not depend on them. A score that changes starts
+# from its initial values.
 CHANGEABLE = ("dropout", "word_dropout", "region_dropout", "confidence_threshold", "scorer")
-SCORE = "score."
+SCORE_PREFIX = "score."  # of the names of the score's tensors
 
 
 def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
-    """Writes a model into a new directory beside the old one, then takes its place.
+    """Writes a model into a new directory, which then replaces the target; an interrupted save leaves the old model.
 
     Raises:
-        FileExistsError: if something else than a saved model is there.
-        OSError: where the files cannot be written.
+        FileExistsError: if the target is something other than a saved model or an empty directory.
+        OSError: if the files cannot be written.
     """
     target = Path(os.path.abspath(directory))
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / CONFIG).is_file())):
@@ -57,7 +58,7 @@ def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
             if isinstance(model.text, TransformerEncoder):
                 model.text.model.config.save_pretrained(new / TEXT)
                 model.text.tokenizer.save_pretrained(new / TEXT)
-        if _same_structure(new, target):  # as while training: one rename, so that there is a model at every moment
+        if _same_structure(new, target):  # as in training: a single rename, so that a whole model exists at all times
             os.replace(new / WEIGHTS, target / WEIGHTS)
             remove_directory(new)
             return
@@ -68,11 +69,11 @@ def save(model: CMSEI, directory: str | os.PathLike[str]) -> None:
         raise
 
 
-def _changed(saved: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
-    """The configuration with some fields set.
+def _with_changes(saved: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+    """The saved configuration with some fields changed.
 
     Raises:
-        TypeError, ValueError: for a field that cannot change, and as the configuration does.
+        TypeError, ValueError: if a field cannot change, or as :class:`ModelConfig` raises them.
     """
     config = ModelConfig.from_dict({**saved.to_dict(), **changes})
     for name in changes:
@@ -86,42 +87,44 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
     """Writes tensors as safetensors.
 
     Raises:
-        OSError: naming the file, where the disk does not take it.
+        OSError: naming the file, if it cannot be written.
     """
-    # Cloned, since safetensors refuses tensors that share memory, as a transformer's tied weights do.
+    # Cloned, because safetensors refuses tensors that share memory, such as a transformer's tied weights.
     write_tensors({name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}, path, metadata)
 
 
 def write_tensors(
     tensors: dict[str, Tensor], path: str | os.PathLike[str], metadata: dict[str, str] | None = None
 ) -> None:
-    """Writes tensors on the CPU, contiguous and none with another's memory, as safetensors.
+    """Writes tensors as safetensors: they are on the CPU, contiguous, and share no memory.
 
-    The file is readable by whom other new files are: safetensors makes one of the owner's alone.
+    The file gets the permissions of any new file, because safetensors alone would make it readable by its owner only.
 
     Raises:
-        OSError: naming the file, where the disk does not take it.
+        OSError: naming the file, if it cannot be written.
     """
     with open(path, "ab") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     try:
         save_file(tensors, path, metadata=metadata)
     except safetensors.SafetensorError as error:
-        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+        if (os_error := re.search(r"\(os error (\d+)\)", str(error))) is None:
             raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
-    with contextlib.suppress(OSError):  # a file system may know no permissions
+        raise OSError(int(os_error[1]), os.strerror(int(os_error[1])), os.fspath(path)) from error
+    with contextlib.suppress(OSError):  # some file systems have no permissions
         os.chmod(path, mode)
 
 
 def _same_structure(new: Path, target: Path) -> bool:
-    """Whether two saved models differ in their weights at most."""
+    """Whether two saved models have the same files except for the weights."""
     files = [path.relative_to(new) for path in sorted(new.rglob("*")) if path.is_file() and path.name != WEIGHTS]
-    return all((target / f).is_file() and (target / f).read_bytes() == (new / f).read_bytes() for f in files)
+    return all(
+        (target / file).is_file() and (target / file).read_bytes() == (new / file).read_bytes() for file in files
+    )
 
 
 def _replace_directory(new: Path, target: Path) -> None:
-    """Puts a directory in the place of another; the old one is moved away and then removed; back, on an error."""
+    """Replaces the target by a new directory. The old one is moved aside and removed, or moved back after an error."""
     if not target.exists():
         new.rename(target)
         return
@@ -139,48 +142,58 @@ def _replace_directory(new: Path, target: Path) -> None:
 def load(
     directory: str | os.PathLike[str], device: torch.device | str = "cpu", changes: Mapping[str, Any] | None = None
 ) -> CMSEI:
-    """Reads a model that :func:`save` wrote, in evaluation mode, onto the device.
+    """Reads a model that :func:`save` wrote, onto the device and in evaluation mode.
 
     Args:
-        changes: fields of its :class:`ModelConfig` to set, as :meth:`CMSEI.from_pretrained` has them.
+        changes: fields of its :class:`ModelConfig` to set, as for :meth:`CMSEI.from_pretrained`.
 
     Raises:
-        FileNotFoundError: if no model is there.
-        ValueError: naming the file that is damaged or another's, the device that is not here, or the field that cannot
-            change.
+        FileNotFoundError: if there is no model.
+        ValueError: naming a file that is damaged or not of a model, a device that does not exist here, or a field that
+            cannot change.
     """
     from .cmsei import CMSEI
 
     source, device = Path(directory), process_device(device)
-    path = source / CONFIG
-    if not path.exists():
-        inside = sorted(str(each.parent) for each in source.glob(f"*/{CONFIG}"))
-        got = f"a directory of models: {', '.join(inside)}" if inside else "a file" if source.is_file() else "none"
+    config_path = source / CONFIG
+    if not config_path.exists():
+        models_inside = sorted(str(path.parent) for path in source.glob(f"*/{CONFIG}"))
+        got = (
+            f"a directory of models: {', '.join(models_inside)}"
+            if models_inside
+            else "a file"
+            if source.is_file()
+            else "none"
+        )
         raise FileNotFoundError(f"{source}: expected a saved model ({CONFIG} and its like), got {got}")
-    record = read_json(path)
+    record = read_json(config_path)
     if record.get("format") != FORMAT or not isinstance(record.get("model"), dict):
-        raise ValueError(f"{path}: expected the configuration of a {FORMAT}, got another JSON file")
+        raise ValueError(f"{config_path}: expected the configuration of a {FORMAT}, got another JSON file")
     if record.get("version") != VERSION:
-        raise ValueError(f"{path}: expected version {VERSION}, got {record.get('version')!r}")
+        raise ValueError(f"{config_path}: expected version {VERSION}, got {record.get('version')!r}")
     try:
         saved = ModelConfig.from_dict(ModelConfig.without_unread(record["model"]))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    config = _changed(saved, changes or {})
+        raise ValueError(f"{config_path}: {error}") from None
+    config = _with_changes(saved, changes or {})
     vocabulary = Vocabulary.load(source / VOCABULARY)
-    text = str(source / TEXT) if config.transformer is not None else None
-    model = CMSEI(config, vocabulary, text_structure=text)
-    weights = source / WEIGHTS
+    text_structure = str(source / TEXT) if config.transformer is not None else None
+    model = CMSEI(config, vocabulary, text_structure=text_structure)
+    weights_path = source / WEIGHTS
     try:
-        tensors = load_file(weights, device="cpu")
+        tensors = load_file(weights_path, device="cpu")
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{weights}: expected safetensors, got a damaged file ({error})") from None
+        raise ValueError(f"{weights_path}: expected safetensors, got a damaged file ({error})") from None
     expected = model.state_dict()
-    if config.scorer != saved.scorer:  # what the old score has learned is of another one
-        tensors = {name: x for name, x in tensors.items() if not name.startswith(SCORE)}
-        tensors |= {name: x for name, x in expected.items() if name.startswith(SCORE)}
-    wrong = sorted(expected.keys() ^ tensors.keys()) or [k for k, x in tensors.items() if x.shape != expected[k].shape]
-    if wrong:
-        raise ValueError(f"{weights}: expected the tensors of {path.name}, got a difference in {wrong[0]}")
+    if config.scorer != saved.scorer:  # the scalars that the saved score has learned do not apply to another score
+        tensors = {name: x for name, x in tensors.items() if not name.startswith(SCORE_PREFIX)}
+        tensors |= {name: x for name, x in expected.items() if name.startswith(SCORE_PREFIX)}
+    differing = sorted(expected.keys() ^ tensors.keys()) or [
+        name for name, x in tensors.items() if x.shape != expected[name].shape
+    ]
+    if differing:
+        raise ValueError(
+            f"{weights_path}: expected the tensors of {config_path.name}, got a difference in {differing[0]}"
+        )
     model.load_state_dict(tensors)
     return model.to(device).eval()
