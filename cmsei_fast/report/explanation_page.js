@@ -3,15 +3,15 @@
   const pair = JSON.parse(document.getElementById("pair").textContent);
   const picture = document.getElementById("picture");
   const labels = picture.querySelector(".labels");
-  const step = document.getElementById("step");
-  const told = document.getElementById("told");
-  const said = document.getElementById("said");
-  const shares = document.getElementById("shares");
-  const marks = [...document.querySelectorAll("[data-relation]")];
-  const nodes = document.querySelectorAll("[data-node]");
-  const selves = document.querySelectorAll("[data-self]");
+  const stepInput = document.getElementById("step");
+  const titleElement = document.getElementById("told");
+  const announcement = document.getElementById("said");
+  const shareList = document.getElementById("shares");
+  const relationElements = [...document.querySelectorAll("[data-relation]")];
+  const nodeElements = document.querySelectorAll("[data-node]");
+  const selfElements = document.querySelectorAll("[data-self]");
   const graph = document.querySelector(".graph");
-  const listed = document.getElementById("lit");
+  const litSection = document.getElementById("lit");
   const options = {
     word: [...document.querySelectorAll("[data-word]")],
     region: [...picture.querySelectorAll("[data-region]")].sort((a, b) => a.dataset.region - b.dataset.region),
@@ -20,243 +20,249 @@
     word: pair.words.map((word) => `“${word}”`),
     region: pair.regions.map((name, i) => `${name}\u00a0${i}`),
   };
-  const LISTED = 8;
-  const LABELLED = 6;
-  const LIT = 5;
-  const TEXT = 12; // height of a label, pixels of the screen
+  const MAX_LISTED = 8;
+  const MAX_LABELS = 6;
+  const MAX_LIT = 5;
+  const LABEL_SIZE = 12; // font size of a label in CSS pixels
 
-  let chosen = { kind: "word", place: pair.word }; // by focus or a click: stays
-  let pointed = null; // by the pointer: while it is there
+  let selected = { kind: "word", index: pair.word }; // a word or region, by focus or a click
+  let hovered = null; // the one under the pointer, which takes precedence while it is there
 
   const percent = (x) => (x >= 0.995 || x === 0 || x >= 0.1 ? (100 * x).toFixed(0) : (100 * x).toFixed(1)) + " %";
-  const same = (a, b) => a !== null && b !== null && a.kind === b.kind && a.place === b.place;
+  const isSame = (a, b) => a !== null && b !== null && a.kind === b.kind && a.index === b.index;
   const view = () => document.querySelector("input[name=view]:checked").value;
-  const through = () => document.querySelector("input[name=through]:checked")?.value === "1";
+  const isThroughGraph = () => document.querySelector("input[name=through]:checked")?.value === "1";
   const sum = (values) => values.reduce((a, b) => a + b, 0);
 
-  /** A row vector times a matrix. */
-  const times = (row, matrix) => matrix[0].map((_, j) => row.reduce((total, x, i) => total + x * matrix[i][j], 0));
+  /** The product of a row vector and a matrix. */
+  const rowTimesMatrix = (row, matrix) => matrix[0].map((_, j) => row.reduce((total, x, i) => total + x * matrix[i][j], 0));
 
-  /** Shares of states told of the regions that the states came from (Explanation.rollout). */
-  const spread = (row) => times(row, pair.rollouts[0]);
+  /** Shares of the last states, redistributed to the regions from which these states came (Explanation.rollout). */
+  const rollOut = (row) => rowTimesMatrix(row, pair.rollouts[0]);
 
-  /** Attention (words, regions) of the step that is chosen, with the queries' relevance and gate; null across levels. */
-  function attention() {
+  /** The selected step: attention (words, regions) and the queries' relevance and gate; null in the cross-level view. */
+  function currentStep() {
     const steps = pair.views[view()];
-    return steps ? steps[Math.min(Number(step.value), steps.length - 1)] : null;
+    return steps ? steps[Math.min(Number(stepInput.value), steps.length - 1)] : null;
   }
 
-  const traced = new Map(); // by step: attention through the graph
+  const graphAttention = new Map(); // cache: attention through the graph, by step
 
-  /** (words, regions) of a step as attended or through the graph, where a region that asks has the mean of the states it is in. */
-  function looks(now) {
-    if (!through()) return now.attention;
-    if (!traced.has(now)) {
-      const rows = now.attention.map(spread);
-      const held = spread(pair.regions.map(() => 1));
-      traced.set(now, pair.views.i2t?.includes(now) ? rows.map((row) => row.map((x, j) => x / Math.max(held[j], 1e-12))) : rows);
+  /**
+   * Attention (words, regions) of a step, plain or through the graph. Through the graph, a region as the query has the
+   * mean over the states that it is part of.
+   */
+  function shownAttention(current) {
+    if (!isThroughGraph()) return current.attention;
+    if (!graphAttention.has(current)) {
+      const rows = current.attention.map(rollOut);
+      const totals = rollOut(pair.regions.map(() => 1));
+      graphAttention.set(current, pair.views.i2t?.includes(current) ? rows.map((row) => row.map((x, j) => x / Math.max(totals[j], 1e-12))) : rows);
     }
-    return traced.get(now);
+    return graphAttention.get(current);
   }
 
-  const followed = new Map(); // by step: shares along the relations
+  const relationShares = new Map(); // cache: results of sharesOfRelations, by step
 
-  /** (words, relations): of what each word looks at, how much came along the edges of each relation (lit_relations). */
-  function along(now) {
-    const rows = now ? now.attention : [pair.region_weights];
-    if (!followed.has(now)) {
-      followed.set(now, rows.map((row) => {
+  /** Shares (words, relations): how much of what a word looks at came along the edges of a relation. */
+  function sharesOfRelations(current) {
+    const rows = current ? current.attention : [pair.region_weights];
+    if (!relationShares.has(current)) {
+      relationShares.set(current, rows.map((row) => {
         const total = Math.max(sum(row), 1e-12);
-        const reached = pair.rollouts.map((_, layer) => (pair.rollouts[layer + 1] ? times(row, pair.rollouts[layer + 1]) : row));
-        return pair.relations.map(({ edges }) => sum(edges.map(([layer, region, share]) => (share * reached[layer][region]) / total)));
+        const sharesAtLayer = pair.rollouts.map((_, layer) => (pair.rollouts[layer + 1] ? rowTimesMatrix(row, pair.rollouts[layer + 1]) : row));
+        return pair.relations.map(({ edges }) => sum(edges.map(([layer, region, share]) => (share * sharesAtLayer[layer][region]) / total)));
       }));
     }
-    return followed.get(now);
+    return relationShares.get(current);
   }
 
-  /** The relations that a word lights up: [number, share, mean over the words], those of the largest difference first. */
-  function lightens(active, now) {
-    if (!pair.relations.length || (now && active.kind !== "word")) return [];
-    const shares = along(now);
-    const own = shares[now ? active.place : 0];
-    const usual = own.map((_, k) => sum(shares.map((row) => row[k])) / shares.length);
-    const more = own.map((x, k) => (shares.length > 1 ? x - usual[k] : x));
-    const best = own.map((_, k) => k).filter((k) => more[k] > 0).sort((a, b) => more[b] - more[a] || a - b);
-    return best.slice(0, LIT).map((k) => [k, own[k], shares.length > 1 ? usual[k] : null]);
+  /** The relations that a word highlights: [index, share, mean over the words], those farthest above the mean first. */
+  function litRelations(active, current) {
+    if (!pair.relations.length || (current && active.kind !== "word")) return [];
+    const sharesByWord = sharesOfRelations(current);
+    const ownShares = sharesByWord[current ? active.index : 0];
+    const meanShares = ownShares.map((_, k) => sum(sharesByWord.map((row) => row[k])) / sharesByWord.length);
+    const excess = ownShares.map((x, k) => (sharesByWord.length > 1 ? x - meanShares[k] : x));
+    const order = ownShares.map((_, k) => k).filter((k) => excess[k] > 0).sort((a, b) => excess[b] - excess[a] || a - b);
+    return order.slice(0, MAX_LIT).map((k) => [k, ownShares[k], sharesByWord.length > 1 ? meanShares[k] : null]);
   }
 
-  /** Shares of the words and of the regions that are lit; null where none of that kind are. */
-  function lit(active, now) {
-    if (!now) return { word: pair.word_weights, region: through() ? spread(pair.region_weights) : pair.region_weights };
-    if (active.kind === "word") return { word: null, region: looks(now)[active.place] };
-    return { word: looks(now).map((row) => row[active.place]), region: null };
+  /** Shares by which words and regions are highlighted; null for a kind that is not. */
+  function litShares(active, current) {
+    if (!current) return { word: pair.word_weights, region: isThroughGraph() ? rollOut(pair.region_weights) : pair.region_weights };
+    if (active.kind === "word") return { word: null, region: shownAttention(current)[active.index] };
+    return { word: shownAttention(current).map((row) => row[active.index]), region: null };
   }
 
-  function heading(active, now) {
-    const way = through() ? ", through the graph" : "";
-    if (!now) return `What the whole sentence looks at${way}`;
-    const asks = (view() === "t2i") === (active.kind === "word");
-    const name = names[active.kind][active.place];
-    const others = active.kind === "word" ? "regions" : "words";
-    if (!asks) return `How much ${others} look at ${name}${way}`;
-    if (way) return `${name} looks at${way}`;
-    const gate = now.gate ? `, gate ${now.gate[active.place].toFixed(2)}` : "";
-    return `${name} looks at (relevance ${now.relevance[active.place].toFixed(2)}${gate})`;
+  /** The title of the list of shares, which is also announced to screen readers. */
+  function heading(active, current) {
+    const suffix = isThroughGraph() ? ", through the graph" : "";
+    if (!current) return `What the whole sentence looks at${suffix}`;
+    const isQuery = (view() === "t2i") === (active.kind === "word");
+    const name = names[active.kind][active.index];
+    const queries = active.kind === "word" ? "regions" : "words";
+    if (!isQuery) return `How much ${queries} look at ${name}${suffix}`;
+    if (suffix) return `${name} looks at${suffix}`;
+    const gate = current.gate ? `, gate ${current.gate[active.index].toFixed(2)}` : "";
+    return `${name} looks at (relevance ${current.relevance[active.index].toFixed(2)}${gate})`;
   }
 
-  /** How strongly each share is drawn, in [0, 1]: its part of the largest, all faint where they are about even. */
+  /** How strongly each share is drawn, in [0, 1]: relative to the largest, and all faintly if they are about equal. */
   function strengths(values) {
-    const most = Math.max(...values, 1e-12);
+    const largest = Math.max(...values, 1e-12);
     const mean = values.reduce((a, b) => a + b, 0) / values.length;
-    const peaked = values.length > 1 ? (1 - mean / most) / (1 - 1 / values.length) : 1;
-    return values.map((x) => (x / most) * (0.2 + 0.8 * peaked));
+    const peakedness = values.length > 1 ? (1 - mean / largest) / (1 - 1 / values.length) : 1;
+    return values.map((x) => (x / largest) * (0.2 + 0.8 * peakedness));
   }
 
-  function list(kind, values) {
-    const most = Math.max(...values, 1e-12);
-    const best = values.map((x, i) => i).sort((a, b) => values[b] - values[a] || a - b).slice(0, LISTED);
-    for (const i of best) {
-      const line = document.createElement("li");
+  /** Lists the largest shares of a kind, and returns the indices of these words or regions. */
+  function listShares(kind, values) {
+    const largest = Math.max(...values, 1e-12);
+    const strongest = values.map((x, i) => i).sort((a, b) => values[b] - values[a] || a - b).slice(0, MAX_LISTED);
+    for (const i of strongest) {
+      const item = document.createElement("li");
       for (const kind of ["name", "room", "share"]) {
-        line.append(Object.assign(document.createElement("span"), { className: kind }));
+        item.append(Object.assign(document.createElement("span"), { className: kind }));
       }
-      line.children[0].textContent = names[kind][i];
-      line.children[1].append(Object.assign(document.createElement("span"), { className: "bar" }));
-      line.children[1].firstChild.style.width = `${(100 * values[i]) / most}%`;
-      line.children[2].textContent = percent(values[i]);
-      shares.append(line);
+      item.children[0].textContent = names[kind][i];
+      item.children[1].append(Object.assign(document.createElement("span"), { className: "bar" }));
+      item.children[1].firstChild.style.width = `${(100 * values[i]) / largest}%`;
+      item.children[2].textContent = percent(values[i]);
+      shareList.append(item);
     }
-    return best;
+    return strongest;
   }
 
-  /** Names and shares on the strongest regions, each clear of those before it; what finds no room stays in the list. */
-  function label(values, first) {
+  /** Labels regions with name and share, the strongest first. Labels do not overlap; those without room are left out. */
+  function labelRegions(values, indices) {
     labels.replaceChildren();
     const box = picture.viewBox.baseVal;
     const unit = box.width / (picture.getBoundingClientRect().width || box.width);
-    const high = 1.45 * TEXT * unit;
-    const taken = [];
-    for (const i of first) {
+    const height = 1.45 * LABEL_SIZE * unit;
+    const placed = [];
+    for (const i of indices) {
       const group = document.createElementNS(picture.namespaceURI, "g");
-      const ground = document.createElementNS(picture.namespaceURI, "rect");
+      const background = document.createElementNS(picture.namespaceURI, "rect");
       const text = document.createElementNS(picture.namespaceURI, "text");
       text.textContent = values ? `${names.region[i]}: ${percent(values[i])}` : names.region[i];
-      text.setAttribute("font-size", TEXT * unit);
-      group.append(ground, text);
+      text.setAttribute("font-size", LABEL_SIZE * unit);
+      group.append(background, text);
       labels.append(group);
-      const wide = text.getComputedTextLength() + 0.7 * TEXT * unit;
+      const width = text.getComputedTextLength() + 0.7 * LABEL_SIZE * unit;
       const [x0, y0, x1, y1] = pair.boxes[i];
-      const inside = [[x0, y0], [x0, y1 - high], [x1 - wide, y0], [x1 - wide, y1 - high]];
-      const outside = [[x0, y0 - high], [x0, y1]];
-      const places = y1 - y0 < 2.5 * high ? [...outside, ...inside] : [...inside, ...outside];
-      for (let y = y0; y < y1 - high; y += high / 2) for (const x of [x0, (x0 + x1 - wide) / 2, x1 - wide]) places.push([x, y]);
-      const place = places
-        .map(([x, y]) => [Math.max(0, Math.min(x, box.width - wide)), Math.max(0, Math.min(y, box.height - high))])
-        .find(([x, y]) => taken.every(([a, b, w]) => x >= a + w || x + wide <= a || y >= b + high || y + high <= b));
-      if (!place) {
+      const inside = [[x0, y0], [x0, y1 - height], [x1 - width, y0], [x1 - width, y1 - height]];
+      const outside = [[x0, y0 - height], [x0, y1]];
+      const candidates = y1 - y0 < 2.5 * height ? [...outside, ...inside] : [...inside, ...outside];
+      for (let y = y0; y < y1 - height; y += height / 2) for (const x of [x0, (x0 + x1 - width) / 2, x1 - width]) candidates.push([x, y]);
+      const position = candidates
+        .map(([x, y]) => [Math.max(0, Math.min(x, box.width - width)), Math.max(0, Math.min(y, box.height - height))])
+        .find(([x, y]) => placed.every(([a, b, w]) => x >= a + w || x + width <= a || y >= b + height || y + height <= b));
+      if (!position) {
         group.remove();
         continue;
       }
-      taken.push([...place, wide]);
-      for (const [name, value] of Object.entries({ x: place[0], y: place[1], width: wide, height: high })) ground.setAttribute(name, value);
-      ground.setAttribute("rx", 2 * unit);
-      text.setAttribute("x", place[0] + 0.35 * TEXT * unit);
-      text.setAttribute("y", place[1] + 1.08 * TEXT * unit);
+      placed.push([...position, width]);
+      for (const [name, value] of Object.entries({ x: position[0], y: position[1], width, height })) background.setAttribute(name, value);
+      background.setAttribute("rx", 2 * unit);
+      text.setAttribute("x", position[0] + 0.35 * LABEL_SIZE * unit);
+      text.setAttribute("y", position[1] + 1.08 * LABEL_SIZE * unit);
     }
   }
 
-  function show() {
-    const active = pointed ?? chosen;
-    const now = attention();
-    const shown = lit(active, now);
-    step.disabled = !now || pair.views[view()].length < 2;
+  function render() {
+    const active = hovered ?? selected;
+    const current = currentStep();
+    const litValues = litShares(active, current);
+    stepInput.disabled = !current || pair.views[view()].length < 2;
     for (const kind of ["word", "region"]) {
-      const values = shown[kind];
+      const values = litValues[kind];
       const strength = values ? strengths(values) : null;
       options[kind].forEach((option, i) => {
-        const own = now !== null && same(active, { kind, place: i });
-        option.setAttribute("aria-selected", own);
-        option.tabIndex = (chosen.kind === kind ? chosen.place : 0) === i ? 0 : -1;
+        const isActive = current !== null && isSame(active, { kind, index: i });
+        option.setAttribute("aria-selected", isActive);
+        option.tabIndex = (selected.kind === kind ? selected.index : 0) === i ? 0 : -1;
         option.style.setProperty("--strength", strength ? strength[i].toFixed(3) : 0);
         option.setAttribute("aria-label", option.dataset.name + (values ? `, ${percent(values[i])}` : ""));
         const share = option.querySelector(".share");
         if (share) share.textContent = values ? percent(values[i]) : "";
       });
     }
-    const title = heading(active, now);
-    told.textContent = title;
-    shares.replaceChildren();
-    const [kind, values] = shown.region ? ["region", shown.region] : ["word", shown.word];
-    const best = list(kind, values);
-    if (!pointed) said.textContent = `${title}: ${best.slice(0, 3).map((i) => `${names[kind][i]} ${percent(values[i])}`).join(", ")}`;
-    label(shown.region, shown.region ? best.slice(0, LABELLED) : [active.place]);
-    mark(active, now);
+    const title = heading(active, current);
+    titleElement.textContent = title;
+    shareList.replaceChildren();
+    const [kind, values] = litValues.region ? ["region", litValues.region] : ["word", litValues.word];
+    const strongest = listShares(kind, values);
+    if (!hovered) announcement.textContent = `${title}: ${strongest.slice(0, 3).map((i) => `${names[kind][i]} ${percent(values[i])}`).join(", ")}`;
+    labelRegions(litValues.region, litValues.region ? strongest.slice(0, MAX_LABELS) : [active.index]);
+    markRelations(active, current);
   }
 
-  /** Marks the relations of a region, or those that a word lights up, and lists the latter. */
-  function mark(active, now) {
-    const region = now !== null && active.kind === "region" ? String(active.place) : null;
-    const lit = lightens(active, now);
-    const numbers = new Set(lit.map(([k]) => String(k)));
-    const ends = new Set();
-    for (const relation of marks) {
-      const own = relation.dataset.ends.split(" ");
-      const on = region === null ? numbers.has(relation.dataset.relation) : own.includes(region);
-      relation.classList.toggle("lit", on);
-      if (on && region === null) own.forEach((end) => ends.add(end));
+  /** Highlights the relations of the active region, or those that the active word highlights, and lists the latter. */
+  function markRelations(active, current) {
+    const region = current !== null && active.kind === "region" ? String(active.index) : null;
+    const litList = litRelations(active, current);
+    const numbers = new Set(litList.map(([k]) => String(k)));
+    const litNodes = new Set();
+    for (const element of relationElements) {
+      const ends = element.dataset.ends.split(" ");
+      const isLit = region === null ? numbers.has(element.dataset.relation) : ends.includes(region);
+      element.classList.toggle("lit", isLit);
+      if (isLit && region === null) ends.forEach((end) => litNodes.add(end));
     }
-    for (const node of nodes) node.classList.toggle("lit", ends.has(node.dataset.node));
-    for (const row of selves) row.classList.toggle("lit", row.dataset.self === region);
+    for (const node of nodeElements) node.classList.toggle("lit", litNodes.has(node.dataset.node));
+    for (const row of selfElements) row.classList.toggle("lit", row.dataset.self === region);
     graph?.classList.toggle("chosen", numbers.size > 0);
-    if (!listed) return;
-    listed.hidden = !lit.length;
-    const who = now && active.kind === "word" ? names.word[active.place] : "the sentence";
-    listed.querySelector("h3").textContent = `Of what ${who} looks at, came along${now ? " (× the words’ mean)" : ""}`;
-    listed.querySelector("ol").replaceChildren(...lit.map(([k, share, usual]) => {
-      const line = document.createElement("li");
-      const times = usual ? ` (${(share / usual).toFixed(1)} ×)` : "";
-      line.textContent = `${pair.relations[k].said}: ${percent(share)}${times}`;
-      return line;
+    if (!litSection) return;
+    litSection.hidden = !litList.length;
+    const subject = current && active.kind === "word" ? names.word[active.index] : "the sentence";
+    litSection.querySelector("h3").textContent = `Of what ${subject} looks at, came along${current ? " (× the words’ mean)" : ""}`;
+    litSection.querySelector("ol").replaceChildren(...litList.map(([k, share, meanShare]) => {
+      const item = document.createElement("li");
+      const ratio = meanShare ? ` (${(share / meanShare).toFixed(1)} ×)` : "";
+      item.textContent = `${pair.relations[k].said}: ${percent(share)}${ratio}`;
+      return item;
     }));
   }
 
-  function found(target) {
+  /** The word or region of an event's target; null elsewhere. */
+  function optionAt(target) {
     const option = target instanceof Element ? target.closest("[data-word], [data-region]") : null;
     if (!option) return null;
     const kind = "word" in option.dataset ? "word" : "region";
-    return { kind, place: Number(option.dataset[kind]) };
+    return { kind, index: Number(option.dataset[kind]) };
   }
 
-  function point(to) {
-    if (to === pointed || same(to, pointed)) return;
-    pointed = to;
-    show();
+  function hover(option) {
+    if (option === hovered || isSame(option, hovered)) return;
+    hovered = option;
+    render();
   }
 
-  const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
-  // On the picture's parent: a browser would take an SVG that listens to the focus for one to stop at.
-  for (const box of [document.getElementById("words"), picture.parentElement]) {
-    box.addEventListener("pointermove", (event) => point(found(event.target)));
-    box.addEventListener("pointerleave", () => point(null));
-    box.addEventListener("focusin", (event) => {
-      const to = found(event.target);
-      if (!to) return;
-      chosen = to;
-      pointed = null;
-      show();
+  const ARROW_STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+  // The picture's parent listens, because browsers make an SVG with focus listeners a tab stop of its own.
+  for (const container of [document.getElementById("words"), picture.parentElement]) {
+    container.addEventListener("pointermove", (event) => hover(optionAt(event.target)));
+    container.addEventListener("pointerleave", () => hover(null));
+    container.addEventListener("focusin", (event) => {
+      const target = optionAt(event.target);
+      if (!target) return;
+      selected = target;
+      hovered = null;
+      render();
     });
-    box.addEventListener("keydown", (event) => {
-      const from = found(event.target);
+    container.addEventListener("keydown", (event) => {
+      const from = optionAt(event.target);
       if (!from || event.altKey || event.ctrlKey || event.metaKey) return;
-      const own = options[from.kind];
-      const ends = { Home: 0, End: own.length - 1 };
-      const to = event.key in ends ? ends[event.key] : from.place + (STEPS[event.key] ?? NaN);
-      if (Number.isNaN(to)) return;
+      const siblings = options[from.kind];
+      const jumps = { Home: 0, End: siblings.length - 1 };
+      const target = event.key in jumps ? jumps[event.key] : from.index + (ARROW_STEPS[event.key] ?? NaN);
+      if (Number.isNaN(target)) return;
       event.preventDefault();
-      own[(to + own.length) % own.length].focus();
+      siblings[(target + siblings.length) % siblings.length].focus();
     });
   }
-  for (const input of document.querySelectorAll("input[name=view], input[name=through], #step")) input.addEventListener("change", show);
-  new ResizeObserver(show).observe(picture);
-  show();
+  for (const input of document.querySelectorAll("input[name=view], input[name=through], #step")) input.addEventListener("change", render);
+  new ResizeObserver(render).observe(picture);
+  render();
 })();
