@@ -1,17 +1,22 @@
-"""One direction of the pair score on a tile (BR, C, BL) of inner products, 0 in the padding (see ``axes.py``)."""
+"""One direction of the pair score, from a tile (BR, C, BL) of inner products (axes: ``axes.py``).
+
+Names follow the mathematics. In the tile: inner products ``a``, attention ``p``, and ``h`` = p · Gram. Per query: its
+length ``q``, the length ``u`` of its attended vector U, ``u2`` = |U|², ``dot`` = Q·U, and the relevance ``r``.
+Every mask of the tile, ``context_mask`` for one, is broadcast to (BR, C, BL).
+"""
 
 import triton
 import triton.language as tl
 from cmsei_fast.kernels.axes import (
     along_context,
     along_queries,
-    each,
-    first_largest,
+    argmax_mask,
+    caption_to_queries,
     max_context,
-    max_of,
+    max_per_caption,
     max_queries,
     sum_context,
-    sum_of,
+    sum_per_caption,
     sum_queries,
 )
 from cmsei_fast.kernels.formulas import cosine, length, refine, within
@@ -26,19 +31,19 @@ def leaky(a):
 
 @triton.jit
 def activated(a, NORM: tl.constexpr):
-    """What is normalised: a, clipped first where the norm says so."""
+    """a (BR, C, BL) as it goes into the normalisation: through LeakyReLU for a clipped norm, else as it is."""
     if NORM == "clipped_l2norm" or NORM == "clipped_l1norm" or NORM == "clipped":
         a = leaky(a)
     return a
 
 
 @triton.jit
-def normalise(a, queries, NORM: tl.constexpr, QUERY: tl.constexpr):
-    """Ã (BR, C, BL) along the query axis; queries masks that axis. 0 where a query is padding."""
+def normalise(a, query_mask, NORM: tl.constexpr, QUERY: tl.constexpr):
+    """Ã (BR, C, BL): a normalised along the query axis; 0 where a query is padding."""
     x = activated(a, NORM)
     if NORM == "softmax":
-        most = max_queries(tl.where(queries, a, float("-inf")), QUERY)
-        e = tl.where(queries, tl.exp(a - along_queries(most, QUERY)), 0.0)
+        largest = max_queries(tl.where(query_mask, a, float("-inf")), QUERY)
+        e = tl.where(query_mask, tl.exp(a - along_queries(largest, QUERY)), 0.0)
         x = e / along_queries(sum_queries(e, QUERY), QUERY)
     elif NORM == "l2norm" or NORM == "clipped_l2norm":
         x = x / along_queries(tl.sqrt(sum_queries(x * x, QUERY)) + 1e-8, QUERY)
@@ -48,46 +53,50 @@ def normalise(a, queries, NORM: tl.constexpr, QUERY: tl.constexpr):
 
 
 @triton.jit
-def focus(p, context, ATTEND: tl.constexpr, QUERY: tl.constexpr):
-    """Of p, 0 in the padding, what is above its mean, or above its mean weighted by √p, divided by its sum.
+def focus(p, context_mask, ATTEND: tl.constexpr, QUERY: tl.constexpr):
+    """Focal attention (BFAN, Liu et al. 2019): p (BR, C, BL) where it is above its mean, divided by its sum.
 
-    BFAN, Liu et al. 2019. Within a relative 1e-5 below counts as above: weights that are all alike are all kept.
+    The mean is plain ("focal_equal") or weighted by √p. Weights up to a relative 1e-5 below the mean are kept too, so
+    that equal weights are all kept.
     """
     if ATTEND == "focal_equal":
-        mean = sum_context(p, QUERY) / sum_context(tl.where(context, 1.0, tl.zeros_like(p)), QUERY)
+        mean = sum_context(p, QUERY) / sum_context(tl.where(context_mask, 1.0, tl.zeros_like(p)), QUERY)
     else:
         root = tl.sqrt(p)
         mean = sum_context(p * root, QUERY) / sum_context(root, QUERY)
-    # NaN stays NaN: below is false of it.
-    p = tl.where(p <= (1 - 1e-5) * along_context(mean, QUERY), 0.0, p)
+    p = tl.where(p <= (1 - 1e-5) * along_context(mean, QUERY), 0.0, p)  # the comparison is false for NaN, which stays
     return p / along_context(sum_context(p, QUERY), QUERY)
 
 
 @triton.jit
-def weights(a, temperature, queries, context, NORM: tl.constexpr, ATTEND: tl.constexpr, QUERY: tl.constexpr):
-    """Attention p (BR, C, BL), 0 in the padding of the context. What is kept or chosen is constant in its gradient."""
+def weights(a, temperature, query_mask, context_mask, NORM: tl.constexpr, ATTEND: tl.constexpr, QUERY: tl.constexpr):
+    """Attention p (BR, C, BL), 0 in the padding of the context.
+
+    Its gradient takes the choices of hard and focal attention as constant.
+    """
     if ATTEND == "hard":
-        p = tl.where(first_largest(a, context, QUERY), 1.0, tl.zeros_like(a))
+        p = tl.where(argmax_mask(a, context_mask, QUERY), 1.0, tl.zeros_like(a))
     else:
-        logits = tl.where(context, temperature * normalise(a, queries, NORM, QUERY), float("-inf"))
+        logits = tl.where(context_mask, temperature * normalise(a, query_mask, NORM, QUERY), float("-inf"))
         e = tl.exp(logits - along_context(max_context(logits, QUERY), QUERY))
         p = e / along_context(sum_context(e, QUERY), QUERY)
         if ATTEND != "softmax":
-            p = focus(p, context, ATTEND, QUERY)
+            p = focus(p, context_mask, ATTEND, QUERY)
     return p
 
 
 @triton.jit
-def relevance(dot, q, u, k, RELEVANCE: tl.constexpr, STEPS: tl.constexpr):
-    """Relevance of each query in step k from Q·U and the lengths.
+def relevance(dot, q, u, step, RELEVANCE: tl.constexpr, STEPS: tl.constexpr):
+    """Relevance of each query in a step (0, 1, …), from Q·U and the lengths.
 
-    A refined query's Q·U is held to the lengths: each step multiplies the rounding of vectors that cancel out.
+    After a refinement, Q·U is limited to the product of the lengths, because every step amplifies the rounding of
+    vectors that cancel out.
     """
     r = dot
     if RELEVANCE == "cosine":
         r = cosine(dot, q, u)
     elif STEPS > 1:
-        r = tl.where(k > 0, within(dot, q * u), dot)
+        r = tl.where(step > 0, within(dot, q * u), dot)
     return r
 
 
@@ -96,51 +105,60 @@ def attend(
     a,
     gram,
     temperature,
-    queries,
-    context,
+    query_mask,
+    context_mask,
     NORM: tl.constexpr,
     ATTEND: tl.constexpr,
     QUERY: tl.constexpr,
     TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Attention p and h = p · Gram (BR, C, BL); of each query Q·U, |U|² as h has it, not below 0, and more exactly.
+    """One step of attention.
 
-    The former goes with h into the refinement, where a rounding of both cancels; the latter is for the relevance.
+    Returns:
+        p and h = p · Gram (BR, C, BL). Per query: Q·U; |U|² from h, at least 0; |U|² with the rounding of h undone.
+        The refinement takes the first |U|², whose rounding cancels that of h, the relevance the second.
     """
-    p = weights(a, temperature, queries, context, NORM, ATTEND, QUERY)
+    p = weights(a, temperature, query_mask, context_mask, NORM, ATTEND, QUERY)
     h = gram_product(p, gram, QUERY, TURNED, PRECISION)
-    square = sum_context(unrounded_square(p, h, gram, QUERY, PRECISION), QUERY)
-    quad = sum_context(p * h, QUERY)
-    return p, h, sum_context(p * a, QUERY), tl.where(quad < 0, 0.0, quad), square
+    u2_unrounded = sum_context(unrounded_square(p, h, gram, QUERY, PRECISION), QUERY)
+    u2 = sum_context(p * h, QUERY)
+    return p, h, sum_context(p * a, QUERY), tl.where(u2 < 0, 0.0, u2), u2_unrounded
 
 
 @triton.jit
-def refined(a, q, h, dot, quad, r, gates, k, queries, context, QUERY: tl.constexpr):
-    """The inner products and lengths of the queries after step k, from what it attended to and its relevances r."""
-    gate_a, gate_b = tl.load(gates + 2 * k), tl.load(gates + 2 * k + 1)
-    u = length(quad)
+def refined(a, q, h, dot, u2, r, gates, step, query_mask, context_mask, QUERY: tl.constexpr):
+    """Inner products (BR, C, BL) and lengths of the refined queries, from those of this step and its attention."""
+    gate_a, gate_b = tl.load(gates + 2 * step), tl.load(gates + 2 * step + 1)
+    u = length(u2)
     _, _, _, _, alpha, beta, q = refine(gate_a, gate_b, r, q, u, within(dot, q * u))
     a = along_context(alpha, QUERY) * a + along_context(beta, QUERY) * h
-    return tl.where(queries & context, a, 0.0), q
+    return tl.where(query_mask & context_mask, a, 0.0), q
 
 
 @triton.jit
-def aggregate(r, mask, count, guide, lse, AGGREGATE: tl.constexpr, QUERY: tl.constexpr):
-    """(C,) from the queries' relevances r; mask says which exist, count (C,) how many, guide weighs them."""
+def aggregate(r, query_mask, n_queries, guide, lse, AGGREGATE: tl.constexpr, QUERY: tl.constexpr):
+    """Aggregate (C,) of the queries' relevances r.
+
+    Args:
+        query_mask: which queries exist; n_queries (C,) is their number.
+        guide: weight of each query, for the aggregate "guided".
+    """
     if AGGREGATE == "max":
-        # A maximum passes over NaN: an overflow must not look like a score.
-        out = max_of(tl.where(mask, r, float("-inf")), QUERY) + sum_of(tl.where(mask & (r != r), r, 0.0), QUERY)
+        # The maximum passes over NaN. Adding NaNs back keeps an overflow from looking like a score.
+        out = max_per_caption(tl.where(query_mask, r, float("-inf")), QUERY) + sum_per_caption(
+            tl.where(query_mask & (r != r), r, 0.0), QUERY
+        )
     elif AGGREGATE == "lse":
-        most = max_of(tl.where(mask, lse * r, float("-inf")), QUERY)
-        e = tl.where(mask, tl.exp(lse * r - each(most, QUERY)), 0.0)
-        out = (most + tl.log(sum_of(e, QUERY))) / lse
+        largest = max_per_caption(tl.where(query_mask, lse * r, float("-inf")), QUERY)
+        e = tl.where(query_mask, tl.exp(lse * r - caption_to_queries(largest, QUERY)), 0.0)
+        out = (largest + tl.log(sum_per_caption(e, QUERY))) / lse
     else:
         if AGGREGATE == "guided":
             r = guide * r
-        out = sum_of(tl.where(mask, r, 0.0), QUERY)
+        out = sum_per_caption(tl.where(query_mask, r, 0.0), QUERY)
         if AGGREGATE == "mean":
-            out = out / count
+            out = out / n_queries
     return out
 
 
@@ -150,9 +168,9 @@ def direction(
     q,
     gram,
     guide,
-    mask,
-    count,
-    context,
+    query_mask,
+    n_queries,
+    context_mask,
     temperature,
     lse,
     gates,
@@ -170,22 +188,26 @@ def direction(
     Args:
         a: (BR, C, BL) inner products, 0 in the padding.
         q: lengths of the queries.
-        gram: as :func:`gram_product` takes it.
-        guide: weights of the aggregate "guided".
-        mask: queries that exist; count (C,) their number.
-        context: mask of the context, broadcast to (BR, C, BL).
+        gram: the context's Gram matrix, as :func:`gram_product` takes it.
+        guide: weight of each query, for the aggregate "guided".
+        query_mask: which queries exist; n_queries (C,) is their number.
+        context_mask: which context items exist.
         temperature, lse: λ and λ_lse.
         gates: pointer to STEPS − 1 pairs (a, b).
         TURNED: as :func:`gram_product` takes it.
     """
-    queries = along_context(mask, QUERY)
-    total = tl.zeros_like(count)
-    # One body for all steps: written out, the compiler takes their products for a chain, as in flash attention, and
-    # lays all warps along the rows, so that eight of them hold all 64 rows twice.
-    for k in range(STEPS):
-        _, h, dot, quad, square = attend(a, gram, temperature, queries, context, NORM, ATTEND, QUERY, TURNED, PRECISION)
-        r = relevance(dot, q, length(square), k, RELEVANCE, STEPS)
-        total += aggregate(r, mask, count, guide, lse, AGGREGATE, QUERY)
-        if STEPS > 1:  # after the last as well: a branch would have the compiler attend twice, in two layouts
-            a, q = refined(a, q, h, dot, quad, r, gates, tl.minimum(k, STEPS - 2), queries, context, QUERY)
+    tile_query_mask = along_context(query_mask, QUERY)
+    total = tl.zeros_like(n_queries)
+    # All steps share one loop body. Unrolled, the compiler would take their products for a chain as in flash attention
+    # and lay all warps along the rows, so that eight warps hold all 64 rows twice.
+    for step in range(STEPS):
+        _, h, dot, u2, u2_unrounded = attend(
+            a, gram, temperature, tile_query_mask, context_mask, NORM, ATTEND, QUERY, TURNED, PRECISION
+        )
+        r = relevance(dot, q, length(u2_unrounded), step, RELEVANCE, STEPS)
+        total += aggregate(r, query_mask, n_queries, guide, lse, AGGREGATE, QUERY)
+        if STEPS > 1:  # after the last step too: with a branch on it the compiler attends twice, in two layouts
+            a, q = refined(
+                a, q, h, dot, u2, r, gates, tl.minimum(step, STEPS - 2), tile_query_mask, context_mask, QUERY
+            )
     return total / STEPS

@@ -1,6 +1,7 @@
-"""Formulas of the pair score and their vector-Jacobian products, as ``csrc/include/pair_math.h`` has them.
+"""Formulas of the pair score and their vector-Jacobian products, the same as in ``csrc/include/pair_math.h``.
 
-All are elementwise and of any shape; float32 or float64. NaN stays NaN: a comparison that fails keeps the value.
+All are elementwise, for any shape, in float32 or float64. ``d_x`` is the gradient of x. NaN stays NaN, because every
+comparison is written so that one with NaN keeps the value.
 """
 
 import triton
@@ -15,63 +16,72 @@ def at_least_eps(x):
 
 @triton.jit
 def length(squared):
-    """|x| from x·x, which rounding can make negative."""
+    """|x| from x·x; 0 where rounding has made x·x negative."""
     return tl.sqrt(tl.where(squared < 0, 0.0, squared))
 
 
 @triton.jit
-def length_vjp(length, d):
-    """Gradient of the square; 0 at 0."""
-    return tl.where(length == 0, 0.0, d / (2 * tl.where(length == 0, 1.0, length)))
+def length_vjp(length, d_length):
+    """Gradient of x·x from that of its :func:`length`; 0 where the length is 0."""
+    return tl.where(length == 0, 0.0, d_length / (2 * tl.where(length == 0, 1.0, length)))
 
 
 @triton.jit
-def within(dot, most):
-    """An inner product held to the product of the lengths, beyond which rounding alone takes it.
+def within(dot, limit):
+    """dot clamped to [−limit, limit], where limit is the product of the two lengths.
 
-    Of vectors that cancel out, whose lengths are 0 but for it, a cosine would be of any size.
+    Only rounding takes an inner product beyond that. Without the limit, vectors that cancel out, whose lengths are
+    nothing but rounding, could have a cosine of any size.
     """
-    return tl.where(dot > most, most, tl.where(dot < -most, -most, dot))
+    return tl.where(dot > limit, limit, tl.where(dot < -limit, -limit, dot))
 
 
 @triton.jit
-def within_vjp(dot, most, d):
-    """Gradients of (dot, most) from that of the held product: beyond the most, that has it all."""
-    return tl.where((dot > most) | (dot < -most), 0.0, d), tl.where(dot > most, d, tl.where(dot < -most, -d, 0.0))
+def within_vjp(dot, limit, d_clamped):
+    """Gradients of dot and limit from that of :func:`within`; a clamped dot passes all of it to the limit."""
+    return tl.where((dot > limit) | (dot < -limit), 0.0, d_clamped), tl.where(
+        dot > limit, d_clamped, tl.where(dot < -limit, -d_clamped, 0.0)
+    )
 
 
 @triton.jit
 def cosine(dot, a, b):
-    """dot / max(a b, eps) of vectors of lengths a and b, dot held to a b."""
+    """dot / max(a b, 1e-8) of vectors of lengths a and b, with dot clamped to a b."""
     return within(dot, a * b) / at_least_eps(a * b)
 
 
 @triton.jit
-def cosine_vjp(cosine, most, d):
-    """Gradients of the held product, which ``within_vjp`` takes on, and of the product of the lengths, most."""
-    inverse = 1 / at_least_eps(most)
-    return d * inverse, tl.where(most < 1e-8, 0.0, -d * cosine * inverse)
+def cosine_vjp(cosine, limit, d_cosine):
+    """Gradients of the clamped dot, for :func:`within_vjp`, and of limit, the product of the lengths."""
+    inverse = 1 / at_least_eps(limit)
+    return d_cosine * inverse, tl.where(limit < 1e-8, 0.0, -d_cosine * cosine * inverse)
 
 
 @triton.jit
 def unit_factor(length):
-    """1 / max(|x|, eps), what unit(x) multiplies x by."""
+    """1 / max(|x|, 1e-8): the factor by which unit(x) multiplies x."""
     return 1 / at_least_eps(length)
 
 
 @triton.jit
-def unit_factor_vjp(length, d):
-    """Gradient of the length."""
-    f = unit_factor(length)
-    return tl.where(length < 1e-8, 0.0, -d * f * f)
+def unit_factor_vjp(length, d_factor):
+    """Gradient of the length from that of :func:`unit_factor`."""
+    factor = unit_factor(length)
+    return tl.where(length < 1e-8, 0.0, -d_factor * factor * factor)
 
 
 @triton.jit
 def refine(gate_a, gate_b, r, q, u, dot):
     """Refinement Q' = unit((1 − g) unit(Q) + g unit(U)) = alpha Q + beta U, g = sigmoid(gate_a r + gate_b).
 
-    q and u are the lengths of Q and U, not u² as it came, which rounding takes below 0; dot is Q·U, held to q u.
-    Returns gate, x, y, norm (of x Q + y U), alpha, beta and the length of Q'.
+    Args:
+        r: relevance of Q.
+        q, u: lengths of Q and U.
+        dot: Q·U, clamped to q u.
+
+    Returns:
+        the gate g, the factors x and y of Q and U before the last unit(), the norm of x Q + y U, then alpha, beta and
+        the length of Q'.
     """
     gate = 1 / (1 + tl.exp(-(gate_a * r + gate_b)))
     x = (1 - gate) * unit_factor(q)
@@ -83,15 +93,18 @@ def refine(gate_a, gate_b, r, q, u, dot):
 
 @triton.jit
 def refine_vjp(gate, x, y, norm, gate_a, q, u, dot, d_alpha, d_beta, d_length):
-    """Gradients of (r, q, u, dot as it is held) and of the gate's argument (d_a = Σ d_z r, d_b = Σ d_z)."""
+    """Gradients of r, q, u, the clamped dot and the gate's argument z = gate_a r + gate_b.
+
+    Those of the gate's parameters are the sums over the queries of d_z r (gate_a) and of d_z (gate_b).
+    """
     factor = unit_factor(norm)
     d_factor = d_alpha * x + d_beta * y + d_length * norm
     d_norm = d_length * factor + unit_factor_vjp(norm, d_factor)
-    d_squared = length_vjp(norm, d_norm)
-    d_x = d_alpha * factor + d_squared * 2 * (x * q * q + y * dot)
-    d_y = d_beta * factor + d_squared * 2 * (y * u * u + x * dot)
+    d_norm2 = length_vjp(norm, d_norm)
+    d_x = d_alpha * factor + d_norm2 * 2 * (x * q * q + y * dot)
+    d_y = d_beta * factor + d_norm2 * 2 * (y * u * u + x * dot)
     d_gate = d_y * unit_factor(u) - d_x * unit_factor(q)
-    d_q = d_squared * 2 * x * x * q + unit_factor_vjp(q, d_x * (1 - gate))
-    d_u = d_squared * 2 * y * y * u + unit_factor_vjp(u, d_y * gate)
+    d_q = d_norm2 * 2 * x * x * q + unit_factor_vjp(q, d_x * (1 - gate))
+    d_u = d_norm2 * 2 * y * y * u + unit_factor_vjp(u, d_y * gate)
     d_z = d_gate * gate * (1 - gate)
-    return d_z * gate_a, d_q, d_u, d_squared * 2 * x * y, d_z
+    return d_z * gate_a, d_q, d_u, d_norm2 * 2 * x * y, d_z

@@ -1,11 +1,13 @@
-"""The cross-level attention: the queries of a tile (``axes.py``) attend to the mean of the other side.
+"""The cross-level attention: the queries of a tile (``axes.py``) attend to ĝ, the unit mean of the context.
 
-Word–image for words (QUERY 1), object–sentence for regions (QUERY 2). The other side's numbers are (C,).
+It is word–image for words (QUERY 1), object–sentence for regions (QUERY 2). What belongs to the context is one value
+per caption, (C,): ``mean_c``, the length of its mean; ``n_context``, its number of items; ``g_length``, the length of
+ĝ, which is 1 unless the mean is near 0. The attended vector is the sum of the queries, weighted by their attention.
 """
 
 import triton
 import triton.language as tl
-from cmsei_fast.kernels.axes import each, max_of, sum_context, sum_of
+from cmsei_fast.kernels.axes import caption_to_queries, max_per_caption, sum_context, sum_per_caption
 from cmsei_fast.kernels.formulas import (
     at_least_eps,
     cosine,
@@ -21,38 +23,38 @@ from cmsei_fast.kernels.products import gram_product
 
 
 @triton.jit
-def attend_mean(total, q, mask, mean_length, count, mu, QUERY: tl.constexpr):
-    """The attention of the queries to the other side's unit mean ĝ.
+def attend_mean(dot_sum, q, query_mask, mean_c, n_context, mu, QUERY: tl.constexpr):
+    """The attention of the queries to ĝ.
 
     Args:
-        total: each query times the sum of the other side; q: the queries' lengths; mask: which exist.
-        mean_length: (C,) |mean of the other side|; count (C,) how many it is the mean of.
+        dot_sum: inner product of each query with the sum of the context.
+        q: lengths of the queries; query_mask says which exist.
         mu: temperature.
 
     Returns:
-        query · ĝ, held to the product of the lengths; the attention, 0 in the padding; |ĝ| (C,), less than 1 only for a
-        mean near 0.
+        per query, its inner product with ĝ, clamped to the product of the lengths, and its attention, 0 in the padding;
+        then g_length (C,).
     """
-    factor = unit_factor(mean_length)
-    gamma = mean_length * factor
-    most = q * each(gamma, QUERY)
-    dot = within(total * each(factor / count, QUERY), most)
-    logits = tl.where(mask, mu * (dot / at_least_eps(most)), float("-inf"))
-    e = tl.exp(logits - each(max_of(logits, QUERY), QUERY))
-    return dot, e / each(sum_of(e, QUERY), QUERY), gamma
+    factor = unit_factor(mean_c)
+    g_length = mean_c * factor
+    limit = q * caption_to_queries(g_length, QUERY)
+    dot = within(dot_sum * caption_to_queries(factor / n_context, QUERY), limit)
+    logits = tl.where(query_mask, mu * (dot / at_least_eps(limit)), float("-inf"))
+    e = tl.exp(logits - caption_to_queries(max_per_caption(logits, QUERY), QUERY))
+    return dot, e / caption_to_queries(sum_per_caption(e, QUERY), QUERY), g_length
 
 
 @triton.jit
 def pad_context(x, BLOCK: tl.constexpr, QUERY: tl.constexpr):
-    """The queries' values with a context axis of BLOCK places: the values in the first, 0 in the others.
+    """A value per query, padded with zeros to a context axis of BLOCK: the values come first.
 
-    x (C, BL) to (BLOCK, C, BL), or (BR, C) to (BR, C, BLOCK); 16 places are the least that a product takes.
+    x (C, BL) becomes (BLOCK, C, BL), x (BR, C) becomes (BR, C, BLOCK). A product takes a BLOCK of at least 16.
     """
-    first = tl.arange(0, BLOCK) == 0
+    is_first = tl.arange(0, BLOCK) == 0
     if QUERY == 1:
-        out = tl.where(first[:, None, None], x[None, :, :], 0.0)
+        out = tl.where(is_first[:, None, None], x[None, :, :], 0.0)
     else:
-        out = tl.where(first[None, None, :], x[:, :, None], 0.0)
+        out = tl.where(is_first[None, None, :], x[:, :, None], 0.0)
     return out
 
 
@@ -60,46 +62,52 @@ def pad_context(x, BLOCK: tl.constexpr, QUERY: tl.constexpr):
 def attended_gram(
     attention, gram, BLOCK: tl.constexpr, QUERY: tl.constexpr, TURNED: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """attention · Gram of the queries themselves, on the tensor cores; BLOCK as :func:`pad_context` takes it."""
+    """attention · Gram matrix of the queries, on the tensor cores; BLOCK as for :func:`pad_context`."""
     return sum_context(gram_product(pad_context(attention, BLOCK, QUERY), gram, 3 - QUERY, TURNED, PRECISION), QUERY)
 
 
 @triton.jit
-def attended_cosine(dot, attention, h, gamma, QUERY: tl.constexpr):
-    """(C,): cosine of the attended sum of the queries and ĝ; h is attention · Gram."""
-    attended = length(sum_of(attention * h, QUERY))
-    return cosine(sum_of(attention * dot, QUERY), attended, gamma)
+def attended_cosine(dot, attention, h, g_length, QUERY: tl.constexpr):
+    """Cosine (C,) of the attended vector and ĝ, from the results of :func:`attend_mean` and h = attention · Gram."""
+    u = length(sum_per_caption(attention * h, QUERY))
+    return cosine(sum_per_caption(attention * dot, QUERY), u, g_length)
 
 
 @triton.jit
-def attended_cosine_vjp(dot, attention, h, gamma, d, QUERY: tl.constexpr):
-    """Gradients of attention and dot, of gamma (C,), and of |Σ attention query|² (C,)."""
-    attended, product = length(sum_of(attention * h, QUERY)), sum_of(attention * dot, QUERY)
-    most = attended * gamma
-    d_product, d_most = cosine_vjp(cosine(product, attended, gamma), most, d)
-    d_product, from_held = within_vjp(product, most, d_product)
-    d_most += from_held
-    d_gamma, d_quad = d_most * attended, length_vjp(attended, d_most * gamma)
-    d_attention = each(d_product, QUERY) * dot + 2 * each(d_quad, QUERY) * h
-    return d_attention, each(d_product, QUERY) * attention, d_gamma, d_quad
+def attended_cosine_vjp(dot, attention, h, g_length, d_cosine, QUERY: tl.constexpr):
+    """Gradients of attention and dot, then of g_length (C,) and of the attended vector's squared length (C,)."""
+    u, dot_u = length(sum_per_caption(attention * h, QUERY)), sum_per_caption(attention * dot, QUERY)
+    limit = u * g_length
+    d_dot_u, d_limit = cosine_vjp(cosine(dot_u, u, g_length), limit, d_cosine)
+    d_dot_u, d_limit_clamp = within_vjp(dot_u, limit, d_dot_u)
+    d_limit += d_limit_clamp
+    d_g_length, d_u2 = d_limit * u, length_vjp(u, d_limit * g_length)
+    d_attention = caption_to_queries(d_dot_u, QUERY) * dot + 2 * caption_to_queries(d_u2, QUERY) * h
+    return d_attention, caption_to_queries(d_dot_u, QUERY) * attention, d_g_length, d_u2
 
 
 @triton.jit
-def attend_mean_vjp(total, q, mean_length, count, mu, d_logit, d_dot, d_gamma, QUERY: tl.constexpr):
-    """Gradients of total, q, mean_length (C,) and mu (C,), the last to be summed, of :func:`attend_mean`.
+def attend_mean_vjp(dot_sum, q, mean_c, n_context, mu, d_logit, d_dot, d_g_length, QUERY: tl.constexpr):
+    """Gradients of dot_sum, q, mean_c (C,) and mu (C,) of :func:`attend_mean`; that of mu is still to be summed.
 
     Args:
-        d_logit: gradient of what the softmax is taken of, 0 in the padding, as d_dot is; d_gamma (C,).
+        d_logit, d_dot: gradients of the logits of the softmax and of query · ĝ, 0 in the padding.
+        d_g_length: (C,) gradient of g_length.
     """
-    factor = unit_factor(mean_length)
-    share = each(factor / count, QUERY)
-    gamma = mean_length * factor
-    c = cosine(total * share, q, each(gamma, QUERY))
-    most = q * each(gamma, QUERY)
-    from_cosine, d_most = cosine_vjp(c, most, mu * d_logit)
-    d_dot, from_held = within_vjp(total * share, most, d_dot + from_cosine)
-    d_most += from_held
-    d_gamma += sum_of(d_most * q, QUERY)
-    d_factor = sum_of(d_dot * total, QUERY) / count + d_gamma * mean_length
-    d_mean = d_gamma * factor + unit_factor_vjp(mean_length, d_factor)
-    return d_dot * share, d_most * each(gamma, QUERY), d_mean, sum_of(d_logit * c, QUERY)
+    factor = unit_factor(mean_c)
+    scale = caption_to_queries(factor / n_context, QUERY)
+    g_length = mean_c * factor
+    query_cosine = cosine(dot_sum * scale, q, caption_to_queries(g_length, QUERY))
+    limit = q * caption_to_queries(g_length, QUERY)
+    d_dot_cosine, d_limit = cosine_vjp(query_cosine, limit, mu * d_logit)
+    d_dot, d_limit_clamp = within_vjp(dot_sum * scale, limit, d_dot + d_dot_cosine)
+    d_limit += d_limit_clamp
+    d_g_length += sum_per_caption(d_limit * q, QUERY)
+    d_factor = sum_per_caption(d_dot * dot_sum, QUERY) / n_context + d_g_length * mean_c
+    d_mean_c = d_g_length * factor + unit_factor_vjp(mean_c, d_factor)
+    return (
+        d_dot * scale,
+        d_limit * caption_to_queries(g_length, QUERY),
+        d_mean_c,
+        sum_per_caption(d_logit * query_cosine, QUERY),
+    )

@@ -1,13 +1,17 @@
-"""What one side asks of C captions and one image, from their inner products: a direction and the level it is guided by.
+"""The terms of one pass, from the inner products of one image and C captions.
 
-A kernel computes one side a pass: QUERY 1, words ask (t2i and word–image), or QUERY 2, regions ask (i2t and
-object–sentence). Both in one pass would need more registers than there are.
+A pass computes everything whose queries are on one side: words (QUERY 1: t2i and word–image) or regions (QUERY 2: i2t
+and object–sentence). Both sides in one pass would need too many registers.
 
-Conventions of the kernels' arguments. A side is four arrays: ``offsets`` (items + 1,) int64, ``lengths`` (rows,) of
-its rows, ``means`` (items,) lengths of the items' mean rows, and ``grams``, every item's inner products (B, B), 0 in
-the padding, one behind another in the items' order of launch: those of a launch begin at ``*_gram``. Scalars stand as
-``PairScorer.scalars()`` orders them: five weights, μ, then λ and λ_lse of t2i and of i2t, then gates, those of this
-pass from place GATES on, where a negative-aware pass has its threshold.
+Conventions of the kernels' arguments:
+
+- ``_v`` ends names of the images' side (regions V), ``_w`` of the captions' (words W), ``_q`` of the queries, ``_c`` of
+  the context.
+- A side is four arrays: ``offsets`` (items + 1,) int64, the first packed row of each item; ``lengths`` (rows,) of the
+  rows; ``means`` (items,), the lengths of the items' mean rows; and ``grams``, the items' Gram matrices (B, B) one
+  after the other, 0 in the padding, in the order in which items are launched.
+- ``scalars`` are in the order of ``PairScorer.scalars()``: five weights, μ, then λ and λ_lse of t2i and of i2t, then
+  the gates. The gates of this pass begin at GATES; a negative-aware pass has its threshold there.
 """
 
 import triton
@@ -20,28 +24,36 @@ from cmsei_fast.kernels.levels import attend_mean, attended_cosine, attended_gra
 
 
 @triton.jit
-def image_block(BR: tl.constexpr):
-    """Places (BR, BR) within an image's Gram matrix."""
-    r = tl.arange(0, BR)
-    return r[:, None] * BR + r[None, :]
+def image_gram_offsets(BR: tl.constexpr):
+    """Offsets (BR, BR) of the elements of an image's Gram matrix."""
+    region_index = tl.arange(0, BR)
+    return region_index[:, None] * BR + region_index[None, :]
 
 
 @triton.jit
-def caption_blocks(count, C: tl.constexpr, BL: tl.constexpr):
-    """Places and mask (C BL, C BL) of captions' Gram matrices along the diagonal; the first ``count`` exist."""
+def caption_gram_offsets(captions_left, C: tl.constexpr, BL: tl.constexpr):
+    """Offsets and mask (C BL, C BL) of the captions' Gram matrices, as blocks along the diagonal.
+
+    Only the first ``captions_left`` of the tile's captions exist, or all of them if there are more.
+    """
     row = tl.arange(0, C * BL)
-    places = row[:, None] * BL + (row % BL)[None, :]
-    return places, (row[:, None] // BL == row[None, :] // BL) & (row[:, None] < count * BL)
+    offsets = row[:, None] * BL + (row % BL)[None, :]
+    return offsets, (row[:, None] // BL == row[None, :] // BL) & (row[:, None] < captions_left * BL)
 
 
 @triton.jit
-def load_gram(grams, count, C: tl.constexpr, BL: tl.constexpr, BR: tl.constexpr, QUERY: tl.constexpr):
-    """Gram matrix of the context at the pointer: (BR, BR) of an image (QUERY 1), of captions by blocks (QUERY 2)."""
+def load_gram(grams, captions_left, C: tl.constexpr, BL: tl.constexpr, BR: tl.constexpr, QUERY: tl.constexpr):
+    """Gram matrix of the context: (BR, BR) of the image (QUERY 1) or block-diagonal (C BL, C BL) of captions (QUERY 2).
+
+    Args:
+        grams: pointer to that of the image, or of the tile's first caption.
+        captions_left: as :func:`caption_gram_offsets` takes it.
+    """
     if QUERY == 1:
-        out = tl.load(grams + image_block(BR))
+        out = tl.load(grams + image_gram_offsets(BR))
     else:
-        places, mask = caption_blocks(count, C, BL)
-        out = tl.load(grams + places, mask=mask, other=0.0)
+        offsets, mask = caption_gram_offsets(captions_left, C, BL)
+        out = tl.load(grams + offsets, mask=mask, other=0.0)
     return out
 
 
@@ -49,13 +61,13 @@ def load_gram(grams, count, C: tl.constexpr, BL: tl.constexpr, BR: tl.constexpr,
 def pair_terms(
     a,
     q,
-    mask,
-    n_q,
-    n_c,
+    query_mask,
+    n_queries,
+    n_context,
     mean_q,
     mean_c,
-    context,
-    own_gram,
+    context_mask,
+    query_gram,
     context_gram,
     scalars,
     QUERY: tl.constexpr,
@@ -74,27 +86,29 @@ def pair_terms(
 
     Args:
         a: (BR, C, BL) inner products, 0 in the padding.
-        q, mask: lengths of the queries and which there are.
-        n_q, n_c, mean_q, mean_c: (C,) numbers of queries and of context items, and lengths of their means.
-        context: mask of the context, broadcast to (BR, C, BL).
-        own_gram, context_gram: of the queries and of the context, as ``gram_product`` takes them.
+        q: lengths of the queries; query_mask says which exist.
+        n_queries, n_context: (C,) numbers of queries and of context items; mean_q, mean_c: (C,) lengths of their means.
+        context_mask: which context items exist, broadcast to (BR, C, BL).
+        query_gram, context_gram: Gram matrices of the queries and of the context, as ``products.gram_product`` takes
+            them.
         scalars: pointer.
-        NORM: "" leaves the direction out; LEVEL, ALIGN: whether the cross-level term and the alignment are wanted.
+        NORM: "" leaves the direction out.
+        LEVEL, ALIGN: whether the cross-level term and the alignment are part of the pass.
         TURNED: as ``products.gram_product`` takes it.
     """
-    total = tl.zeros_like(n_q)
-    guide = q  # read only where it is computed
+    total = tl.zeros_like(n_queries)
+    guide = q  # only a placeholder: nothing reads it unless it is computed below
     if LEVEL or AGGREGATE == "guided":
         mu = tl.load(scalars + 5)
-        dot, guide, gamma = attend_mean(sum_context(a, QUERY), q, mask, mean_c, n_c, mu, QUERY)
+        dot, guide, g_length = attend_mean(sum_context(a, QUERY), q, query_mask, mean_c, n_context, mu, QUERY)
         if LEVEL:
-            h = attended_gram(guide, own_gram, a.shape[2 * QUERY - 2], QUERY, TURNED, PRECISION)
-            total += tl.load(scalars + 4 - QUERY) * attended_cosine(dot, guide, h, gamma, QUERY)
+            h = attended_gram(guide, query_gram, a.shape[2 * QUERY - 2], QUERY, TURNED, PRECISION)
+            total += tl.load(scalars + 4 - QUERY) * attended_cosine(dot, guide, h, g_length, QUERY)
     if ALIGN:
-        product = tl.sum(tl.sum(a, 2), 0) / (n_q * n_c)
-        f_q, f_c = unit_factor(mean_q), unit_factor(mean_c)
-        most = (mean_q * f_q) * (mean_c * f_c)
-        total += tl.load(scalars + 4) * within(product * f_q * f_c, most)
+        mean_product = tl.sum(tl.sum(a, 2), 0) / (n_queries * n_context)  # [C]
+        factor_q, factor_c = unit_factor(mean_q), unit_factor(mean_c)
+        limit = (mean_q * factor_q) * (mean_c * factor_c)
+        total += tl.load(scalars + 4) * within(mean_product * factor_q * factor_c, limit)
     if NORM != "":
         temperature, lse = tl.load(scalars + 4 + 2 * QUERY), tl.load(scalars + 5 + 2 * QUERY)
         if ATTEND == "negative_aware":
@@ -102,11 +116,11 @@ def pair_terms(
                 a,
                 q,
                 context_gram,
-                own_gram,
+                query_gram,
                 guide,
-                mask,
-                n_q,
-                context,
+                query_mask,
+                n_queries,
+                context_mask,
                 temperature,
                 lse,
                 tl.load(scalars + GATES),
@@ -122,9 +136,9 @@ def pair_terms(
                 q,
                 context_gram,
                 guide,
-                mask,
-                n_q,
-                context,
+                query_mask,
+                n_queries,
+                context_mask,
                 temperature,
                 lse,
                 scalars + GATES,

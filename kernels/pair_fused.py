@@ -1,15 +1,15 @@
-"""The pair score in one kernel: persistent programs, each a tile's product over D and then its pairs' scores.
+"""The pair score in one persistent kernel: a program computes a tile's product over D, then the scores of its pairs.
 
-A tile is TM packed words × TN packed regions of whole items, so that no pair is cut: of 128 × 256, seven images of 36
-regions take 252 columns, and nine captions of 13 words 117 rows. Its inner products go to the program's own place in
-global memory and come back as ``pair_image.score_image`` wants them: a place is written again for every tile, so that
-all of them (132 programs · 128 KB = 17 MB) stay in the second cache.
+A tile is TM packed words × TN packed regions of whole items, so that no pair is cut. In one of 128 × 256, nine captions
+of 13 words take 117 rows and seven images of 36 regions 252 columns. A program writes the inner products to its own
+scratch in global memory and reads them back in the layout of ``pair_image.score_image``. It uses the same scratch for
+every tile, so that all of it (132 programs · 128 KB = 17 MB) stays in the L2 cache.
 
-Counted at D 1024 in bfloat16, for a tile of 128 × 256: the product reads 384 · 2 KB = 0.79 MB of features, mostly from
-the second cache, and computes 2 · 128 · 256 · D = 67 MFLOP, of which 90 % belong to a pair; it writes and reads 128 KB.
-Then 63 pairs of 468 inner products, with the operations of ``pair_score.py``, and 16 KB of an image's Gram matrix for
-every image. The product of a library writes and reads the same 1.9 KB a pair, in chunks that only mostly stay in the
-cache, and multiplies no padding.
+Counted for a tile of 128 × 256 with D = 1024 in bfloat16: the product reads 384 · 2 KB = 0.79 MB of features, mostly
+from the L2 cache, computes 2 · 128 · 256 · D = 67 MFLOP, of which 90 % belong to a pair, and writes 128 KB. Then 63
+pairs read their 468 inner products each, with the operations of ``pair_score.py``, and 16 KB of Gram matrix for every
+image. A library's product writes and reads the same 1.9 KB per pair, in chunks of which only most stays in the cache,
+and multiplies no padding.
 """
 
 import triton
@@ -30,43 +30,46 @@ def tile_product(
     TN: tl.constexpr,
     BK: tl.constexpr,
     EVEN: tl.constexpr,
-    WIDE: tl.constexpr,
+    ACC_TYPE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """(TM, TN) inner products of the rows whose places stand at word_rows and region_rows."""
-    d = tl.arange(0, BK)
-    # None of them is negative: products of two numbers without a sign keep no upper half of the stride.
+    """Inner products (TM, TN) of words and regions; word_rows and region_rows point to the packed rows of the tile."""
+    column = tl.arange(0, BK)
+    # Rows and strides are not negative. As unsigned 32-bit numbers, their products need no upper half of the stride.
     row_w, row_v = tl.load(word_rows + tl.arange(0, TM)), tl.load(region_rows + tl.arange(0, TN))
-    place_w = row_w.to(tl.uint32).to(tl.uint64) * tl.cast(tl.cast(word_stride, tl.uint32), tl.uint64)
-    place_v = row_v.to(tl.uint32).to(tl.uint64) * tl.cast(tl.cast(region_stride, tl.uint32), tl.uint64)
-    w = words + place_w[:, None] + d[None, :]
-    v = regions + place_v[:, None] + d[None, :]
-    total = tl.zeros((TM, TN), WIDE)
+    offset_w = row_w.to(tl.uint32).to(tl.uint64) * tl.cast(tl.cast(word_stride, tl.uint32), tl.uint64)
+    offset_v = row_v.to(tl.uint32).to(tl.uint64) * tl.cast(tl.cast(region_stride, tl.uint32), tl.uint64)
+    word_ptrs = words + offset_w[:, None] + column[None, :]
+    region_ptrs = regions + offset_v[:, None] + column[None, :]
+    acc = tl.zeros((TM, TN), ACC_TYPE)
     for start in range(0, width, BK):
         if EVEN:
-            x, y = tl.load(w + start), tl.load(v + start)
+            word_block, region_block = tl.load(word_ptrs + start), tl.load(region_ptrs + start)
         else:
-            there = (start + d < width)[None, :]
-            x, y = tl.load(w + start, mask=there, other=0.0), tl.load(v + start, mask=there, other=0.0)
-        total = tl.dot(x, tl.trans(y), total, input_precision=PRECISION, out_dtype=WIDE)
-    return total
+            column_mask = (start + column < width)[None, :]
+            word_block, region_block = (
+                tl.load(word_ptrs + start, mask=column_mask, other=0.0),  # [TM, BK]
+                tl.load(region_ptrs + start, mask=column_mask, other=0.0),  # [TN, BK]
+            )
+        acc = tl.dot(word_block, tl.trans(region_block), acc, input_precision=PRECISION, out_dtype=ACC_TYPE)
+    return acc
 
 
 @triton.jit
 def score_tile(
-    s,
-    out,
-    out_stride,
+    products,
+    scores,
+    scores_stride,
     caption_order,
     image_order,
-    first_caption,
-    last_caption,
-    first_image,
-    last_image,
+    caption_begin,
+    caption_end,
+    image_begin,
+    image_end,
     word_starts,
     region_starts,
-    own_word_grams,
-    own_region_grams,
+    caption_grams,
+    image_grams,
     word_offsets,
     word_lengths,
     word_means,
@@ -91,23 +94,27 @@ def score_tile(
     TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One pass over the tile's pairs; the tile's captions and images are those at the places first … last − 1."""
-    for at in tl.range(first_image, last_image, disable_licm=True):
+    """One pass over the tile's pairs: captions at positions caption_begin … caption_end − 1, images likewise.
+
+    ``word_starts`` and ``region_starts`` count from the tile's first row and column; ``caption_grams`` and
+    ``image_grams`` point to the Gram matrices of its first caption and image.
+    """
+    for position in tl.range(image_begin, image_end, disable_licm=True):
         score_image(
-            s,
+            products,
             TN,
-            out,
-            out_stride,
-            tl.load(image_order + at),
+            scores,
+            scores_stride,
+            tl.load(image_order + position),
             caption_order,
-            first_caption,
-            last_caption,
+            caption_begin,
+            caption_end,
             word_starts,
             region_starts,
             0,
             0,
-            own_word_grams,
-            own_region_grams + (at - first_image) * (BR * BR),
+            caption_grams,
+            image_grams + (position - image_begin) * (BR * BR),
             word_offsets,
             word_lengths,
             word_means,
@@ -136,13 +143,13 @@ def score_tile(
 
 _NOT_SPECIALIZED = [
     "n_tiles",
-    "n_band",
+    "tiles_per_band",
     "n_image_tiles",
     "first_caption",
     "first_image",
-    "word_gram",
-    "region_gram",
-    "out_stride",
+    "word_gram_start",
+    "region_gram_start",
+    "scores_stride",
 ]
 
 
@@ -154,14 +161,14 @@ def fused_scores(
     region_stride,
     width,
     scratch,
-    out,
-    out_stride,
+    scores,
+    scores_stride,
     caption_order,
     image_order,
     caption_bounds,
     image_bounds,
     n_image_tiles,
-    n_band,
+    tiles_per_band,
     n_tiles,
     word_rows,
     region_rows,
@@ -169,8 +176,8 @@ def fused_scores(
     region_starts,
     first_caption,
     first_image,
-    word_gram,
-    region_gram,
+    word_gram_start,
+    region_gram_start,
     word_offsets,
     word_lengths,
     word_means,
@@ -189,7 +196,7 @@ def fused_scores(
     C: tl.constexpr,
     BL: tl.constexpr,
     BR: tl.constexpr,
-    WORDS: tl.constexpr,
+    WORD_QUERIES: tl.constexpr,
     NORM_W: tl.constexpr,
     ATTEND_W: tl.constexpr,
     RELEVANCE_W: tl.constexpr,
@@ -197,44 +204,49 @@ def fused_scores(
     STEPS_W: tl.constexpr,
     GATES_W: tl.constexpr,
     LEVEL_W: tl.constexpr,
-    REGIONS: tl.constexpr,
-    NORM_R: tl.constexpr,
-    ATTEND_R: tl.constexpr,
-    RELEVANCE_R: tl.constexpr,
-    AGGREGATE_R: tl.constexpr,
-    STEPS_R: tl.constexpr,
-    GATES_R: tl.constexpr,
-    LEVEL_R: tl.constexpr,
+    REGION_QUERIES: tl.constexpr,
+    NORM_V: tl.constexpr,
+    ATTEND_V: tl.constexpr,
+    RELEVANCE_V: tl.constexpr,
+    AGGREGATE_V: tl.constexpr,
+    STEPS_V: tl.constexpr,
+    GATES_V: tl.constexpr,
+    LEVEL_V: tl.constexpr,
     ALIGN: tl.constexpr,
-    PRODUCT: tl.constexpr,
+    FEATURE_PRECISION: tl.constexpr,
     TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Grid (programs), any number: each takes every so many-th tile. All options of both passes are in one launch.
+    """Both passes of all tiles. Grid (programs), any number: program i takes tiles i, i + programs, i + 2 programs, ….
 
     Args:
-        words, regions: packed rows (·, width) of unit column stride.
+        words, regions: packed rows (rows, width) of unit column stride, row strides word_stride and region_stride.
         scratch: (programs, TM, TN) in the accumulator's dtype.
-        caption_order, image_order: items by place; those of this launch begin at first_caption and first_image.
-        caption_bounds: (tiles of captions + 1,) int64, the place where each begins; likewise image_bounds.
-        n_image_tiles, n_band, n_tiles: tiles of images, tiles of a whole band, all tiles.
-        word_rows: (tiles of captions, TM) int64, the packed rows of each; those past its last word are any, because
-            nothing reads their products. region_rows (tiles of images, TN) likewise.
-        word_starts, region_starts: (items,) int64, each item's first row (column) within its tile.
-        word_gram, region_gram, word_*, region_*, scalars: as ``pair_score.pair_scores`` takes them.
-        BAND: tiles of images that are met by one tile of captions before the next: features stay in the cache.
-        HALVES: whether a tile's products are stored in two halves, as tensor memory gives them.
-        WORDS, REGIONS: who asks; the options of each with the ending _W and _R.
-        PRODUCT: how the features are multiplied, PRECISION: the small products.
+        scores: output (N, M), row stride scores_stride.
+        caption_order, image_order: items in the order of launch; those of this launch begin at first_caption and
+            first_image, their Gram matrices at word_gram_start and region_gram_start.
+        caption_bounds, image_bounds: (tiles of captions or images + 1,) int64, positions where the tiles begin.
+        n_image_tiles, tiles_per_band, n_tiles: tiles of images, tiles of a whole band, all tiles.
+        word_rows, region_rows: (tiles of captions, TM) and (tiles of images, TN) int64, packed rows of each tile. Those
+            past its last item are arbitrary, because nothing reads their products.
+        word_starts, region_starts: (items,) int64, each item's first row or column within its tile.
+        word_*, region_*, scalars: otherwise as ``pair_score.pair_scores`` takes them.
+        EVEN: whether BK divides width.
+        BAND: a tile of captions meets this many tiles of images before the next one does, so that their features stay
+            in the cache.
+        HALVES: whether a tile's products are stored in two halves, as they come from tensor memory.
+        WORD_QUERIES, REGION_QUERIES: which passes there are; the options of each end in _W and _V.
+        FEATURE_PRECISION, PRECISION: how the features are multiplied, and how the small products are.
+        TURNED: as ``products.gram_product`` takes it.
     """
-    s = scratch + tl.program_id(0).to(tl.int64) * (TM * TN)
-    i, j = tl.arange(0, TM), tl.arange(0, TN)
+    products = scratch + tl.program_id(0).to(tl.int64) * (TM * TN)
+    row, column = tl.arange(0, TM), tl.arange(0, TN)
     for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), disable_licm=True):
-        band = tile // n_band
-        inside = tile - band * n_band
-        wide = tl.minimum(BAND, n_image_tiles - band * BAND)
-        tile_w, tile_v = inside // wide, band * BAND + inside % wide
-        total = tile_product(
+        band = tile // tiles_per_band
+        tile_in_band = tile - band * tiles_per_band
+        band_width = tl.minimum(BAND, n_image_tiles - band * BAND)
+        tile_w, tile_v = tile_in_band // band_width, band * BAND + tile_in_band % band_width
+        acc = tile_product(
             words,
             word_stride,
             word_rows + tile_w.to(tl.int64) * TM,
@@ -247,35 +259,35 @@ def fused_scores(
             BK,
             EVEN,
             scratch.dtype.element_ty,
-            PRODUCT,
+            FEATURE_PRECISION,
         )
         if HALVES:
-            near, far = tl.split(tl.permute(tl.reshape(total, (TM, 2, TN // 2)), (0, 2, 1)))
-            half = s + i[:, None] * TN + tl.arange(0, TN // 2)[None, :]
-            tl.store(half, near)
-            tl.store(half + TN // 2, far)
+            left_half, right_half = tl.split(tl.permute(tl.reshape(acc, (TM, 2, TN // 2)), (0, 2, 1)))
+            left_ptrs = products + row[:, None] * TN + tl.arange(0, TN // 2)[None, :]
+            tl.store(left_ptrs, left_half)
+            tl.store(left_ptrs + TN // 2, right_half)
         else:
-            tl.store(s + i[:, None] * TN + j[None, :], total)
-        tl.debug_barrier()  # the whole tile is there before any of it is read
-        first_w, last_w = tl.load(caption_bounds + tile_w), tl.load(caption_bounds + tile_w + 1)
-        first_v, last_v = tl.load(image_bounds + tile_v), tl.load(image_bounds + tile_v + 1)
-        grams_w = word_grams + word_gram + (first_w - first_caption) * (BL * BL)
-        grams_v = region_grams + region_gram + (first_v - first_image) * (BR * BR)
-        if WORDS:
+            tl.store(products + row[:, None] * TN + column[None, :], acc)
+        tl.debug_barrier()  # the whole tile is written before any of it is read
+        caption_begin, caption_end = tl.load(caption_bounds + tile_w), tl.load(caption_bounds + tile_w + 1)
+        image_begin, image_end = tl.load(image_bounds + tile_v), tl.load(image_bounds + tile_v + 1)
+        caption_grams = word_grams + word_gram_start + (caption_begin - first_caption) * (BL * BL)
+        image_grams = region_grams + region_gram_start + (image_begin - first_image) * (BR * BR)
+        if WORD_QUERIES:
             score_tile(
-                s,
-                out,
-                out_stride,
+                products,
+                scores,
+                scores_stride,
                 caption_order,
                 image_order,
-                first_w,
-                last_w,
-                first_v,
-                last_v,
+                caption_begin,
+                caption_end,
+                image_begin,
+                image_end,
                 word_starts,
                 region_starts,
-                grams_w,
-                grams_v,
+                caption_grams,
+                image_grams,
                 word_offsets,
                 word_lengths,
                 word_means,
@@ -300,22 +312,22 @@ def fused_scores(
                 TURNED,
                 PRECISION,
             )
-            tl.debug_barrier()  # scores are there before the other pass adds to them
-        if REGIONS:
+            tl.debug_barrier()  # the scores are written before the other pass adds to them
+        if REGION_QUERIES:
             score_tile(
-                s,
-                out,
-                out_stride,
+                products,
+                scores,
+                scores_stride,
                 caption_order,
                 image_order,
-                first_w,
-                last_w,
-                first_v,
-                last_v,
+                caption_begin,
+                caption_end,
+                image_begin,
+                image_end,
                 word_starts,
                 region_starts,
-                grams_w,
-                grams_v,
+                caption_grams,
+                image_grams,
                 word_offsets,
                 word_lengths,
                 word_means,
@@ -328,16 +340,16 @@ def fused_scores(
                 BL,
                 BR,
                 2,
-                NORM_R,
-                ATTEND_R,
-                RELEVANCE_R,
-                AGGREGATE_R,
-                STEPS_R,
-                GATES_R,
-                LEVEL_R,
-                ALIGN and not WORDS,
-                WORDS,
+                NORM_V,
+                ATTEND_V,
+                RELEVANCE_V,
+                AGGREGATE_V,
+                STEPS_V,
+                GATES_V,
+                LEVEL_V,
+                ALIGN and not WORD_QUERIES,
+                WORD_QUERIES,
                 TURNED,
                 PRECISION,
             )
-            tl.debug_barrier()  # nothing of the tile is read any more
+            tl.debug_barrier()  # the tile has been read before the next one overwrites it

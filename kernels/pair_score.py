@@ -1,36 +1,45 @@
-"""The pair score's epilogue: from a library's product of packed words and regions to scores, reading it once.
+"""The pair score from inner products that a library has computed: one kernel, which reads them once in each pass.
 
-A program owns one image and walks over groups of C captions of about one length, so that the image's Gram matrix is
-loaded once. One side asks a pass (``pair.py``); a second pass, where both do, reads the products from the cache
-again. With 36 regions and 13 words a pair reads 13 · 36 · 4 = 1.9 KB of products from the second cache and, of what
-i2t needs, 16² · 4 = 1 KB of the caption's padded Gram matrix; it computes 16 · 64 padded places: about 30 operations
-and one exponential each a direction and step, and 2 · 16 · 64² = 131 kFLOP on the tensor cores (i2t: 2 · 64 · 32 · 16
-= 66 kFLOP). The product before it is 2 · 13 · 36 · D = 0.96 MFLOP at D 1024.
+A program handles one image and several groups of C captions padded to one length, so that it loads the image's Gram
+matrix once. A pass has the queries on one side (``pair.py``); a second pass reads the products again, from the cache.
+
+Counted for 36 regions and 13 words, a pair reads 13 · 36 · 4 = 1.9 KB of products from the L2 cache and, for i2t, 16² ·
+4 = 1 KB of the caption's padded Gram matrix. It computes 16 · 64 padded elements: about 30 operations and one
+exponential each per direction and step, and on the tensor cores 2 · 16 · 64² = 131 kFLOP (i2t: 2 · 64 · 32 · 16 = 66
+kFLOP). The library's product is 2 · 13 · 36 · D = 0.96 MFLOP at D = 1024.
 """
 
 import triton
 import triton.language as tl
 from cmsei_fast.kernels.pair_image import score_image
 
-_NOT_SPECIALIZED = ["n_captions", "first_caption", "first_image", "word_row", "region_row", "s_stride", "out_stride"]
-_NOT_SPECIALIZED += ["word_gram", "region_gram"]
+_NOT_SPECIALIZED = [
+    "n_captions",
+    "first_caption",
+    "first_image",
+    "word_origin",
+    "region_origin",
+    "products_stride",
+    "scores_stride",
+]
+_NOT_SPECIALIZED += ["word_gram_start", "region_gram_start"]
 
 
 @triton.jit(do_not_specialize=_NOT_SPECIALIZED)
 def pair_scores(
-    s,
-    s_stride,
-    out,
-    out_stride,
+    products,
+    products_stride,
+    scores,
+    scores_stride,
     caption_order,
     image_order,
     first_caption,
     n_captions,
     first_image,
-    word_row,
-    region_row,
-    word_gram,
-    region_gram,
+    word_origin,
+    region_origin,
+    word_gram_start,
+    region_gram_start,
     word_offsets,
     word_lengths,
     word_means,
@@ -43,7 +52,7 @@ def pair_scores(
     C: tl.constexpr,
     BL: tl.constexpr,
     BR: tl.constexpr,
-    PER: tl.constexpr,
+    GROUPS_PER_PROGRAM: tl.constexpr,
     QUERY: tl.constexpr,
     NORM: tl.constexpr,
     ATTEND: tl.constexpr,
@@ -57,34 +66,38 @@ def pair_scores(
     TURNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Grid (images, groups of C captions / PER): scores of one image with up to PER · C captions.
+    """Scores of one image with up to GROUPS_PER_PROGRAM groups of C captions.
+
+    Grid (images, groups / GROUPS_PER_PROGRAM).
 
     Args:
-        s: (words, regions) inner products of a chunk, row stride s_stride; its first row and column are the packed rows
-            word_row and region_row.
-        out: (N, M) scores, row stride out_stride.
-        caption_order, image_order: items by place; those of this launch begin at first_caption (n_captions of them) and
-            first_image, their Gram matrices at word_gram and region_gram. Their words fit BL, their regions BR.
-        word_*, region_*: the two sides, as ``pair.py`` says.
-        ADD: add to what an earlier pass has left in out.
+        products: (words, regions) inner products of a chunk, row stride products_stride; the first row is that of the
+            packed word word_origin, the first column that of the packed region region_origin.
+        scores: output (N, M), row stride scores_stride.
+        caption_order, image_order: items in the order of launch. This launch takes the n_captions captions from
+            position first_caption on, of at most BL words, and the images from first_image on, of at most BR regions.
+        word_gram_start, region_gram_start: where the Gram matrices of these captions and images begin.
+        word_*, region_*: the two sides, as ``pair.py`` describes them.
+        ADD: whether to add to the scores of an earlier pass.
+        TURNED: as ``products.gram_product`` takes it.
     """
     image = tl.load(image_order + first_image + tl.program_id(0))
-    begin = tl.program_id(1) * (PER * C)
+    begin = tl.program_id(1) * (GROUPS_PER_PROGRAM * C)
     score_image(
-        s,
-        s_stride,
-        out,
-        out_stride,
+        products,
+        products_stride,
+        scores,
+        scores_stride,
         image,
         caption_order + first_caption,
         begin,
-        tl.minimum(begin + PER * C, n_captions),
+        tl.minimum(begin + GROUPS_PER_PROGRAM * C, n_captions),
         word_offsets,
         region_offsets,
-        word_row,
-        region_row,
-        word_grams + word_gram + begin * (BL * BL),
-        region_grams + region_gram + tl.program_id(0) * (BR * BR),
+        word_origin,
+        region_origin,
+        word_grams + word_gram_start + begin * (BL * BL),
+        region_grams + region_gram_start + tl.program_id(0) * (BR * BR),
         word_offsets,
         word_lengths,
         word_means,

@@ -6,15 +6,15 @@ import triton.language as tl
 
 @triton.jit
 def round_tf32(x):
-    """x (float32) to the nearest number of 11 bits: the tensor cores read no more, and would cut the rest off."""
+    """x (float32) rounded to tf32's 11 bits of significand: the tensor cores would truncate the other bits."""
     bits = x.to(tl.int32, bitcast=True)
     rounded = ((bits + 0x1000) & -8192).to(tl.float32, bitcast=True)
-    return tl.where(tl.abs(x) < float("inf"), rounded, x)  # the carry would make another number of NaN or infinity
+    return tl.where(tl.abs(x) < float("inf"), rounded, x)  # rounding the bits of NaN or infinity would change them
 
 
 @triton.jit
 def tf32_remainder(x):
-    """x less :func:`round_tf32` of it; 0 where x is infinite."""
+    """x − :func:`round_tf32` (x); 0 where x is infinite."""
     rounded = round_tf32(x)
     return tl.where(x == rounded, 0.0, x - rounded)
 
@@ -23,14 +23,14 @@ def tf32_remainder(x):
 def multiply(x, y, PRECISION: tl.constexpr):
     """x (m, k) times y (k, n), in x's dtype.
 
-    "tf32" rounds the operands. "tf32x3" adds three products of the rounded operands and their remainders: remainder ·
-    rounded, rounded · remainder, rounded · rounded. "ieee" is for float64.
+    PRECISION "tf32" rounds the operands. "tf32x3" splits each operand into its rounded value and the remainder, and
+    adds three products: remainder · rounded, rounded · remainder, rounded · rounded. "ieee" is for float64.
     """
     if PRECISION == "tf32":
         out = tl.dot(round_tf32(x), round_tf32(y), input_precision=PRECISION, out_dtype=x.dtype)
     elif PRECISION == "tf32x3":
         out = tl.zeros((x.shape[0], y.shape[1]), x.dtype)
-        # One body for the three, as the compiler's own do not have: side by side, all parts of both operands are kept.
+        # A loop, because unrolled (as Triton's own tf32x3) all parts of both operands would be in registers at once.
         for part in tl.range(0, 3, disable_licm=True):
             left = tl.where(part == 0, tf32_remainder(x), round_tf32(x))
             right = tl.where(part == 1, tf32_remainder(y), round_tf32(y))
@@ -42,7 +42,7 @@ def multiply(x, y, PRECISION: tl.constexpr):
 
 @triton.jit
 def nan_to_zero(x):
-    """x with 0 for NaN, because in a product NaN times a structural zero is NaN."""
+    """x with NaN replaced by 0: in a matrix product, even NaN times a zero outside the diagonal blocks is NaN."""
     return tl.where(x == x, x, 0.0)
 
 
@@ -50,15 +50,16 @@ def nan_to_zero(x):
 def gram_product(x, gram, QUERY: tl.constexpr, TURNED: tl.constexpr, PRECISION: tl.constexpr):
     """x (BR, C, BL) times the Gram matrix of its context.
 
-    QUERY 1, words ask: gram (BR, BR) of the image's regions. QUERY 2, regions ask: gram (C BL, C BL), block-diagonal,
-    of the captions' words; a caption of NaN must not reach its neighbours through the zeros beside its block.
-    TURNED: whether QUERY 1 takes xᵀ · gram, whose rows are the words (``triton_launch.turned`` says why).
+    Args:
+        gram: (BR, BR) of the image's regions if words are the queries (QUERY 1); block-diagonal (C BL, C BL) of the
+            captions' words if regions are (QUERY 2). NaN in one caption does not reach the others.
+        TURNED: whether QUERY 1 computes xᵀ · gram, whose rows are the words (``triton_launch.turned`` says why).
     """
     flat = tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2]))  # [BR, C BL]
     if QUERY == 2:
         out = multiply(nan_to_zero(flat), gram, PRECISION)
     elif TURNED:
-        out = tl.trans(multiply(tl.trans(flat), gram, PRECISION))  # symmetric
+        out = tl.trans(multiply(tl.trans(flat), gram, PRECISION))  # gram is symmetric
     else:
         out = multiply(gram, flat, PRECISION)
     return tl.reshape(out, (x.shape[0], x.shape[1], x.shape[2]))
@@ -66,16 +67,16 @@ def gram_product(x, gram, QUERY: tl.constexpr, TURNED: tl.constexpr, PRECISION: 
 
 @triton.jit
 def unrounded_square(x, h, gram, QUERY: tl.constexpr, PRECISION: tl.constexpr):
-    """What sums to x · Gram · x over the context, from h = :func:`gram_product` of x.
+    """Terms (BR, C, BL) whose sum over the context is x · Gram · x, from h = :func:`gram_product` of x.
 
-    Of operands rounded to tf32, x̃ = x + δ and G̃, this takes back what the rounding of x does in first order, as
-    x G x = (2 x − x̃) G x̃ + δ G δ, and what the rounding of G's diagonal does: where attention is on one context item
-    nothing is left, where it is spread the roundings of G's other members partly cancel.
+    With operands x̃ = x + δ and G̃ rounded to tf32, two errors are undone. The rounding of x is undone to first order:
+    x G x = (2 x − x̃) G x̃ + δ G δ. The rounding of G's diagonal is undone too. If the attention is on one context
+    item, no error of G is left; if it is spread, the errors of the other elements of G partly cancel.
     """
     out = x * h
     if PRECISION == "tf32":
-        i = tl.arange(0, gram.shape[0])
-        remainder = tl.sum(tl.where(i[:, None] == i[None, :], gram - round_tf32(gram), 0.0), 1)
+        index = tl.arange(0, gram.shape[0])
+        remainder = tl.sum(tl.where(index[:, None] == index[None, :], gram - round_tf32(gram), 0.0), 1)
         remainder = (
             remainder[:, None, None] if QUERY == 1 else tl.reshape(remainder, (x.shape[1], x.shape[2]))[None, :, :]
         )
@@ -84,12 +85,12 @@ def unrounded_square(x, h, gram, QUERY: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def gram_gradient(d, x, QUERY: tl.constexpr, PRECISION: tl.constexpr):
-    """Gradient of the Gram matrix of :func:`gram_product` from that of its result, d (BR, C, BL).
+def gram_gradient(d_out, x, QUERY: tl.constexpr, PRECISION: tl.constexpr):
+    """Gradient of the Gram matrix of :func:`gram_product`, from the gradient d_out (BR, C, BL) of its result.
 
-    QUERY 1: (BR, BR). QUERY 2: (C BL, C BL), of which the blocks along the diagonal count.
+    It is (BR, BR) for QUERY 1. For QUERY 2 it is (C BL, C BL), and only the blocks along the diagonal are meaningful.
     """
-    d = tl.reshape(d, (d.shape[0], d.shape[1] * d.shape[2]))  # [BR, C BL]
+    d_out = tl.reshape(d_out, (d_out.shape[0], d_out.shape[1] * d_out.shape[2]))  # [BR, C BL]
     x = tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2]))
-    out = multiply(d, tl.trans(x), PRECISION) if QUERY == 1 else multiply(tl.trans(x), d, PRECISION)
+    out = multiply(d_out, tl.trans(x), PRECISION) if QUERY == 1 else multiply(tl.trans(x), d_out, PRECISION)
     return out

@@ -53,14 +53,15 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def run(name: str, arch: int, options: tuple, words: int, regions: int, precision: str) -> Compiled:
         kernel = pair_scores if name == "pair_scores" else pair_gradients
         how = launch(name, words, regions)
-        chosen = dict(options) | {"C": how.captions, "BL": words, "BR": regions, "PER": 16, "PRECISION": precision}
+        chosen = dict(options) | {"C": how.captions, "BL": words, "BR": regions, "GROUPS_PER_PROGRAM": 16}
+        chosen["PRECISION"] = precision
         if name == "pair_gradients":
             chosen["SLOTS"] = 64
             chosen.pop("ADD", None)
         chosen["TURNED"] = turned(name, arch, words, chosen)
         warps = pass_warps(name, how, chosen["QUERY"], precision)
         stages = gradient_stages(chosen["QUERY"]) if name == "pair_gradients" else 3
-        return build(kernel, arch, warps, {"ds": "*bf16"}, chosen, tmp, stages)
+        return build(kernel, arch, warps, {"d_products": "*bf16"}, chosen, tmp, stages)
 
     return run
 
@@ -72,8 +73,8 @@ def test_relation_attention(arch: int, tmp_path: Path) -> None:
     from cmsei_fast.kernels import relation_attention
 
     options = {f"HAS_{x}": True for x in ("BIAS", "VALUE", "CONFIDENCE")} | {"BQ": 16, "BK": 64, "BD": 128}
-    options |= {"WIDE": tl.float32, "NATIVE": "tf32", "PRECISION": "tf32", "scale": 128**-0.5}
-    options |= {"qd": 1, "kd": 1, "vd": 1}
+    options |= {"ACC_TYPE": tl.float32, "QK_PRECISION": "tf32", "PRECISION": "tf32", "scale": 128**-0.5}
+    options |= {"stride_qd": 1, "stride_kd": 1, "stride_vd": 1}
     types = dict.fromkeys(("q", "k", "v", "out"), "*bf16") | {"labels": "*i32", "heads": "i32"}
     forward = build(relation_attention.relations_forward, arch, 4, types, options, tmp_path)
     assert forward.spills <= ({80: 24, 90: 20, 100: 22}[arch] if OLDER else 0)
@@ -99,10 +100,10 @@ def test_relation_attention_of_wide_heads_fits(
     queries, keys = forward_tile(nodes, width, bytes_)
     options = {f"HAS_{x}": True for x in ("BIAS", "VALUE", "CONFIDENCE")} | {"BQ": queries, "BK": keys, "BD": width}
     how = "ieee" if dtype == "fp64" else "tf32x3"
-    options |= {"WIDE": tl.float64 if dtype == "fp64" else tl.float32, "NATIVE": how, "PRECISION": how}
+    options |= {"ACC_TYPE": tl.float64 if dtype == "fp64" else tl.float32, "QK_PRECISION": how, "PRECISION": how}
     types = dict.fromkeys(("q", "k", "v", "out", "bias", "value", "confidence"), f"*{dtype}")
     types |= {"labels": "*i32"}
-    options |= {"qd": 1, "kd": 1, "vd": 1, "scale": width**-0.5}
+    options |= {"stride_qd": 1, "stride_kd": 1, "stride_vd": 1, "scale": width**-0.5}
     found = build(relation_attention.relations_forward, arch, 4, types, options, tmp_path)
     assert found.registers > 16, "an empty kernel"
     assert found.shared <= most * 1024
@@ -126,7 +127,7 @@ def test_the_scale_is_a_double_where_sums_are(name: str, monkeypatch: pytest.Mon
     run(*([q] * (3 if name == "relations_forward" else 4)), labels)
 
     numbers = {p.name for p in kernel.params if p.is_constexpr}
-    options = {n: x for n, x in launched[0].items() if n in numbers} | {"qd": 1, "kd": 1, "vd": 1}
+    options = {n: x for n, x in launched[0].items() if n in numbers} | {"stride_qd": 1, "stride_kd": 1, "stride_vd": 1}
     tensors = {n: "*fp64" for n, x in launched[0].items() if isinstance(x, torch.Tensor) and x.dtype == torch.float64}
     types = tensors | dict.fromkeys(("labels", "bias", "value", "confidence"), "*i32")
     ptx = build(kernel, 80, launched[0]["num_warps"], types, options, tmp_path).ptx

@@ -90,7 +90,10 @@ def compiled(arch: int, scorer: PairScorer, tile: Tile, precision: str, tmp: Pat
     short, size = {"bfloat16": ("*bf16", 2), "float32": ("*fp32", 4)}[precision]
     options = fused_options(scorer.config()) | {"TM": tile.words, "TN": tile.regions, "BK": depth_block(size, arch)}
     options |= {"EVEN": True, "BAND": 8, "C": launch("pair_scores", 16, 64).captions, "BL": 16, "BR": 64}
-    options |= {"PRODUCT": product_precision(precision, exact=True), "PRECISION": product_precision(precision)}
+    options |= {
+        "FEATURE_PRECISION": product_precision(precision, exact=True),
+        "PRECISION": product_precision(precision),
+    }
     options |= form(tile, arch)
     types = {"words": short, "regions": short, "word_stride": "i32", "region_stride": "i32"}
     places = ("caption_bounds", "image_bounds", "word_rows", "region_rows", "word_starts", "region_starts")
@@ -145,7 +148,7 @@ def test_tiles_hold_every_row_once() -> None:
         assert tiling.bounds[-1] == run.first + run.size
         for tile, (a, b) in enumerate(zip(tiling.bounds[:-1].tolist(), tiling.bounds[1:].tolist(), strict=True)):
             assert a < b
-            for item in side.layout.places[a:b].tolist():
+            for item in side.layout.host_order[a:b].tolist():
                 length, start = int(bounds[item + 1] - bounds[item]), int(tiling.starts[item])
                 own = tiling.rows[tile, start : start + length].tolist()
                 assert own == list(range(int(bounds[item]), int(bounds[item + 1])))

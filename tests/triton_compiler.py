@@ -44,7 +44,9 @@ def signature(kernel: Any, types: dict[str, str], options: dict[str, Any]) -> di
         elif name.endswith(("order", "offsets")):
             out[name] = "*i64"
         elif (
-            name in kernel.do_not_specialize or name in ("stride", "heads", "width") or re.fullmatch("[qkv][bhr]", name)
+            name in kernel.do_not_specialize
+            or name in ("stride", "heads", "width")
+            or re.fullmatch("stride_[qkv][bhr]", name)
         ):
             out[name] = "i32"
         else:
@@ -61,7 +63,9 @@ def build(
     types = signature(kernel, types, options)
     names = kernel.arg_names
     aligned = [
-        n for n in names if types[n].startswith("*") or re.fullmatch("(word_|region_)?stride|width|[qkv][bhr]", n)
+        n
+        for n in names
+        if types[n].startswith("*") or re.fullmatch("(word_|region_)?stride|width|stride_[qkv][bhr]", n)
     ]
     source = ASTSource(
         fn=kernel,

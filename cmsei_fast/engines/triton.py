@@ -1,13 +1,13 @@
 """Engine ``triton``: fused kernels of ``cmsei_fast.kernels`` on a CUDA GPU, or on the CPU in Triton's interpreter.
 
-Numerics: sums in float32 (float64 for ``"float64"``). Where features are rounded to 16 bits, attention weights and Gram
-matrices are rounded to tf32 (2⁻¹¹) where they are multiplied, which the relevance of one step mostly takes back and
-several steps and the cross-level terms do not: scores moved by 1.9e-4 at most in the tests' problems, below 3e-5 in the
-median. In float32 nothing is rounded. There are no atomics, so no sum depends on the order of blocks.
+Numerics: sums are float32 (float64 for ``"float64"``). With features of 16 bits, attention weights and Gram matrices
+are rounded to tf32 (2⁻¹¹) for their products. The relevance of one step undoes most of that rounding; several steps and
+the cross-level terms do not. In the tests' problems it moved scores by 1.9e-4 at most, by less than 3e-5 in the median.
+In float32 nothing is rounded. There are no atomics, so no sum depends on the order of blocks.
 
 The interpreter (``TRITON_INTERPRET=1`` before the first use) is for tests: it shows what the kernels compute, not how
-fast. Items of more rows than a kernel holds go to the engine ``eager`` on the same device; :func:`limits` says which.
-So does what needs more of the GPU at hand than it has, with a warning.
+fast. Items of more rows than a kernel holds go to the engine ``eager`` on the same device (:func:`limits`). So do
+problems that need more resources than the GPU has, with a warning.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
     "unavailable",
 ]
 
-_OLDEST = (3, 5)  # of which tl.range takes disable_licm
+_OLDEST = (3, 5)  # the first whose tl.range takes disable_licm
 
 
 def interpreted() -> bool:
@@ -44,15 +44,15 @@ def interpreted() -> bool:
 
 
 def unavailable(device: torch.device | None = None) -> str | None:
-    """Why the engine cannot run there (None: the current GPU), and what to do; None where it can. Never raises."""
+    """Why the engine cannot run on the device (None: the current GPU), and what to do; None if it can. Never raises."""
     try:
         import triton
     except Exception as error:  # whatever a broken installation raises
         return f"triton cannot be imported ({type(error).__name__}: {error}); pip install triton (Linux)"
     if tuple(int(x) for x in triton.__version__.split(".")[:2]) < _OLDEST:
         return f"it needs triton {'.'.join(map(str, _OLDEST))} or newer, found {triton.__version__}"
-    if (wrong := triton_design.problem()) is not None:
-        return wrong
+    if (design_problem := triton_design.problem()) is not None:
+        return design_problem
     if interpreted():
         return None
     if not torch.cuda.is_available():
@@ -63,12 +63,12 @@ def unavailable(device: torch.device | None = None) -> str | None:
 
 
 def devices() -> tuple[str, ...]:
-    """Device types the engine takes tensors on."""
+    """Types of the devices whose tensors the engine takes."""
     return ("cuda", "cpu") if interpreted() else ("cuda",)
 
 
 def limits() -> str:
-    """What the kernels leave to ``eager``, and which design computes the pair score."""
+    """Says what the kernels leave to ``eager``, and which design computes the pair score."""
     return (
         f"eager takes images and captions of more than {MAX_ROWS} rows, "
         f"heads wider than {MAX_WIDTH} and gradients of graphs of more than {MAX_NODES} nodes; "
@@ -76,12 +76,12 @@ def limits() -> str:
     )
 
 
-def _items(rows: Tensor, offsets: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows and offsets of some items (a mask), and where these rows lie among all."""
+def _items(rows: Tensor, offsets: Tensor, item_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The selected items: their packed rows, their offsets, and the indices of these rows among all."""
     lengths = offsets.diff()
-    place = which.repeat_interleave(lengths).nonzero()[:, 0].to(rows.device)
-    cut = torch.cat([offsets.new_zeros(1), lengths[which].cumsum(0)])
-    return rows.index_select(0, place), cut, place
+    row_indices = item_mask.repeat_interleave(lengths).nonzero()[:, 0].to(rows.device)
+    packed_offsets = torch.cat([offsets.new_zeros(1), lengths[item_mask].cumsum(0)])
+    return rows.index_select(0, row_indices), packed_offsets, row_indices
 
 
 @on_device
@@ -95,36 +95,36 @@ def pair_score(
     precision: str,
 ) -> Tensor:
     """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); arguments as the operator has checked them."""
-    numbers = scalars_on(regions.device, scalars, precision)
-    large = [x.diff() > MAX_ROWS for x in (region_offsets, word_offsets)]
-    if not any(bool(x.any()) for x in large):
+    device_scalars = scalars_on(regions.device, scalars, precision)
+    too_large = [x.diff() > MAX_ROWS for x in (region_offsets, word_offsets)]
+    if not any(bool(x.any()) for x in too_large):
         inputs = regions, words, region_offsets, word_offsets
-        found = fitting(lambda: triton_design.pair_score(*inputs, numbers, config, precision))
-        return eager.pair_score(*inputs, scalars, config, precision) if found is None else found
-    out = regions.new_empty(len(large[0]), len(large[1]), dtype=accumulator(precision))
-    for run, images, sentences in _rectangles(*large):
+        kernel_scores = fitting(lambda: triton_design.pair_score(*inputs, device_scalars, config, precision))
+        return eager.pair_score(*inputs, scalars, config, precision) if kernel_scores is None else kernel_scores
+    scores = regions.new_empty(len(too_large[0]), len(too_large[1]), dtype=accumulator(precision))
+    for fits, images, captions in _rectangles(*too_large):
         v, v_offsets, _ = _items(regions, region_offsets, images)
-        w, w_offsets, _ = _items(words, word_offsets, sentences)
-        tile = (pair_score if run else eager.pair_score)(v, w, v_offsets, w_offsets, scalars, config, precision)
-        i, j = (x.nonzero()[:, 0].to(out.device) for x in (images, sentences))
-        out[i[:, None], j] = tile
-    return out
+        w, w_offsets, _ = _items(words, word_offsets, captions)
+        tile_scores = (pair_score if fits else eager.pair_score)(v, w, v_offsets, w_offsets, scalars, config, precision)
+        image_index, caption_index = (x.nonzero()[:, 0].to(scores.device) for x in (images, captions))
+        scores[image_index[:, None], caption_index] = tile_scores
+    return scores
 
 
 def _rectangles(images: Tensor, captions: Tensor) -> list[tuple[bool, Tensor, Tensor]]:
-    """The pairs as (whether the kernels take them, images, captions), from masks of the items that are too large."""
+    """All pairs as rectangles (whether the kernels take them, images, captions); masks of too large items go in."""
     parts = [(True, ~images, ~captions), (False, images, torch.ones_like(captions)), (False, ~images, captions)]
     return [x for x in parts if bool(x[1].any()) and bool(x[2].any())]
 
 
 def _backward(
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], numbers: Tensor, config: list[int], precision: str
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], device_scalars: Tensor, config: list[int], precision: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by the kernels, or by eager where they do not fit this GPU; inputs are grad, features and offsets."""
+    """Gradients by the kernels, or by eager if they do not fit this GPU; inputs are grad, features and offsets."""
     from cmsei_fast.engines import triton_pair_vjp
 
-    found = fitting(lambda: triton_pair_vjp.pair_score_backward(*inputs, numbers, config, precision))
-    return eager.pair_score_backward(*inputs, numbers.double(), config, precision) if found is None else found
+    grads = fitting(lambda: triton_pair_vjp.pair_score_backward(*inputs, device_scalars, config, precision))
+    return eager.pair_score_backward(*inputs, device_scalars.double(), config, precision) if grads is None else grads
 
 
 @on_device
@@ -139,25 +139,25 @@ def pair_score_backward(
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients for regions, words and scalars, in their dtypes; the inner products are computed again."""
-    numbers = scalars_on(regions.device, scalars, precision)
-    large = [x.diff() > MAX_ROWS for x in (region_offsets, word_offsets)]
-    if not any(bool(x.any()) for x in large):
+    device_scalars = scalars_on(regions.device, scalars, precision)
+    too_large = [x.diff() > MAX_ROWS for x in (region_offsets, word_offsets)]
+    if not any(bool(x.any()) for x in too_large):
         inputs = grad, regions, words, region_offsets, word_offsets
-        d_regions, d_words, d_scalars = _backward(inputs, numbers, config, precision)
+        d_regions, d_words, d_scalars = _backward(inputs, device_scalars, config, precision)
         return d_regions.to(regions.dtype), d_words.to(words.dtype), d_scalars.to(scalars.device, scalars.dtype)
-    wide = accumulator(precision)
-    d_regions, d_words = (torch.zeros(x.shape, dtype=wide, device=x.device) for x in (regions, words))
+    acc_dtype = accumulator(precision)
+    d_regions, d_words = (torch.zeros(x.shape, dtype=acc_dtype, device=x.device) for x in (regions, words))
     d_scalars = torch.zeros(len(scalars), dtype=torch.float64, device=regions.device)
-    for run, images, sentences in _rectangles(*large):
-        v, v_offsets, v_place = _items(regions, region_offsets, images)
-        w, w_offsets, w_place = _items(words, word_offsets, sentences)
-        i, j = (x.nonzero()[:, 0].to(grad.device) for x in (images, sentences))
-        inputs = grad[i[:, None], j], v, w, v_offsets, w_offsets
-        if run:
-            part = _backward(inputs, numbers, config, precision)
+    for fits, images, captions in _rectangles(*too_large):
+        v, v_offsets, region_rows = _items(regions, region_offsets, images)
+        w, w_offsets, word_rows = _items(words, word_offsets, captions)
+        image_index, caption_index = (x.nonzero()[:, 0].to(grad.device) for x in (images, captions))
+        inputs = grad[image_index[:, None], caption_index], v, w, v_offsets, w_offsets
+        if fits:
+            gradients = _backward(inputs, device_scalars, config, precision)
         else:
-            part = eager.pair_score_backward(*inputs, numbers.double(), config, precision)
-        d_regions[v_place] += part[0].to(wide)
-        d_words[w_place] += part[1].to(wide)
-        d_scalars += part[2]
+            gradients = eager.pair_score_backward(*inputs, device_scalars.double(), config, precision)
+        d_regions[region_rows] += gradients[0].to(acc_dtype)
+        d_words[word_rows] += gradients[1].to(acc_dtype)
+        d_scalars += gradients[2]
     return d_regions.to(regions.dtype), d_words.to(words.dtype), d_scalars.to(scalars.device, scalars.dtype)

@@ -1,7 +1,7 @@
-"""Which of the two designs computes the pair score's forward pass: measured on a GPU for large problems, else fixed.
+"""Chooses the design of the pair score's forward pass: for large problems on a GPU by measurement, else a fixed one.
 
-``chunked``: a library's product of a chunk that the second cache holds, then a kernel that reads it (``triton_pair``).
-``fused 128x256`` and the like: one persistent kernel, a tile at a time (``triton_fused``).
+``chunked``: a library multiplies a chunk that fits the L2 cache, then a kernel scores it (``triton_pair``).
+``fused``, with a tile's size, as in ``fused 128x256``: one persistent kernel, a tile at a time (``triton_fused``).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Inputs: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[int], str
 
 VARIABLE = "CMSEI_TRITON_DESIGN"
 DESIGNS = ("chunked", "fused")
-FIXED = "chunked"  # where nothing is measured: a library's product is fast everywhere
+FIXED = "chunked"  # if nothing is measured, because a library's product is fast on every GPU
 
-# Pairs from which the choice is measured: fewer take less time than measuring.
+# Problems of at least so many pairs measure the choice; smaller ones take less time than a measurement.
 MEASURED_PAIRS = 1 << 20
-# Images and captions of the part that is measured: 1.3 million pairs, about 10 ms each time at the floor.
+# Images and captions of the part that is measured: 1.3 million pairs, about 10 ms each time at best.
 _PART = (512, 2560)
 
 
@@ -35,20 +35,20 @@ def requested_design() -> str | None:
 
 def problem() -> str | None:
     """Says what is wrong with the environment variable; None if it is valid."""
-    if (value := requested_design()) in (None, *DESIGNS):
+    if (design := requested_design()) in (None, *DESIGNS):
         return None
-    return f"{VARIABLE}: expected one of {', '.join(DESIGNS)}, or unset for the faster, got {value!r}"
+    return f"{VARIABLE}: expected one of {', '.join(DESIGNS)}, or unset for the faster, got {design!r}"
 
 
 def describe() -> str:
-    """The choice in words, for ``doctor``."""
-    if (value := requested_design()) is not None:
-        return f"pair_score by the design {value!r} ({VARIABLE})"
+    """The choice as ``cmsei-fast doctor`` shows it."""
+    if (design := requested_design()) is not None:
+        return f"pair_score by the design {design!r} ({VARIABLE})"
     if torch.cuda.is_available():
-        found = choices(torch.cuda.current_device()).found
-        named = {_names(key)[place] for key, place in found.items() if key.startswith("design ")}
-        if named:
-            return f"pair_score by the design measured fastest: so far {', '.join(sorted(named))}"
+        measured = choices(torch.cuda.current_device()).found
+        fastest = {_candidate_names(key)[index] for key, index in measured.items() if key.startswith("design ")}
+        if fastest:
+            return f"pair_score by the design measured fastest: so far {', '.join(sorted(fastest))}"
     return f"pair_score by the design {FIXED!r}, on a GPU from {MEASURED_PAIRS} pairs on by the fastest measured"
 
 
@@ -61,8 +61,8 @@ def _key(candidates: list[triton_fused.Tile | None], inputs: Inputs) -> str:
     )
 
 
-def _names(key: str) -> list[str]:
-    """The candidates of :func:`_key`."""
+def _candidate_names(key: str) -> list[str]:
+    """The candidates' names in a key of :func:`_key`."""
     return key.removeprefix("design ").split(" of ")[0].split("|")
 
 
@@ -77,44 +77,44 @@ def pair_score(
 ) -> Tensor:
     """Scores (N, M); arguments as ``triton_pair.pair_score`` takes them."""
     inputs = regions, words, region_offsets, word_offsets, scalars, config, precision
-    candidates: list[triton_fused.Tile | None] = [None, *_fitting(region_offsets, word_offsets, precision)]
+    candidates: list[triton_fused.Tile | None] = [None, *_fitting_tiles(region_offsets, word_offsets, precision)]
     design = requested_design()
     if design is None:
-        return _run(candidates[_measured(candidates, inputs)], inputs)
+        return _score(candidates[_fastest_index(candidates, inputs)], inputs)
     if design == "chunked":
-        return _run(None, inputs)
+        return _score(None, inputs)
     if len(candidates) == 1:
-        why = triton_fused.too_large(triton_fused.TILES[precision][0], region_offsets, word_offsets)
-        warnings.warn(f"{VARIABLE}=fused: {why}; the design chunked is used", stacklevel=2)
-        return _run(None, inputs)
-    return _run(candidates[1], inputs)
+        reason = triton_fused.too_large(triton_fused.TILES[precision][0], region_offsets, word_offsets)
+        warnings.warn(f"{VARIABLE}=fused: {reason}; the design chunked is used", stacklevel=2)
+        return _score(None, inputs)
+    return _score(candidates[1], inputs)
 
 
-def _fitting(region_offsets: Tensor, word_offsets: Tensor, precision: str) -> list[triton_fused.Tile]:
+def _fitting_tiles(region_offsets: Tensor, word_offsets: Tensor, precision: str) -> list[triton_fused.Tile]:
     return [x for x in triton_fused.TILES[precision] if triton_fused.too_large(x, region_offsets, word_offsets) is None]
 
 
-def _run(tile: triton_fused.Tile | None, inputs: Inputs) -> Tensor:
+def _score(tile: triton_fused.Tile | None, inputs: Inputs) -> Tensor:
     return triton_pair.pair_score(*inputs) if tile is None else triton_fused.pair_score(*inputs, tile)
 
 
-def _measured(candidates: list[triton_fused.Tile | None], inputs: Inputs) -> int:
-    """Place of the fastest candidate on the first items, or of the fixed choice."""
+def _fastest_index(candidates: list[triton_fused.Tile | None], inputs: Inputs) -> int:
+    """Index of the candidate that is fastest on the first items, or of the fixed choice."""
     regions, words, region_offsets, word_offsets, scalars, config, precision = inputs
     pairs = (len(region_offsets) - 1) * (len(word_offsets) - 1)
     if not regions.is_cuda or pairs < MEASURED_PAIRS:
         return candidates.index(None)
-    measured = choices(torch.cuda.current_device() if regions.device.index is None else regions.device.index)
+    stored = choices(torch.cuda.current_device() if regions.device.index is None else regions.device.index)
     key = _key(candidates, inputs)
-    if torch.cuda.is_current_stream_capturing():  # nothing can be measured, but what was measured holds
-        known = measured.known(key, candidates)
-        return candidates.index(None) if known is None else known
-    some_v, some_w = (x[: n + 1] for x, n in zip((region_offsets, word_offsets), _PART, strict=True))
-    part = regions[: int(some_v[-1])], words[: int(some_w[-1])], some_v, some_w, scalars, config, precision
-    return measured.best(key, candidates, lambda tile: seconds(lambda: _run(tile, part)))
+    if torch.cuda.is_current_stream_capturing():  # nothing can be measured: an earlier choice, or the fixed one
+        known_index = stored.known(key, candidates)
+        return candidates.index(None) if known_index is None else known_index
+    part_v, part_w = (x[: n + 1] for x, n in zip((region_offsets, word_offsets), _PART, strict=True))
+    part = regions[: int(part_v[-1])], words[: int(part_w[-1])], part_v, part_w, scalars, config, precision
+    return stored.best(key, candidates, lambda tile: seconds(lambda: _score(tile, part)))
 
 
 def _mean(offsets: Tensor) -> int:
-    """Mean rows of an item, to the nearest of the padded sizes: alike problems share a choice."""
+    """Padded size of an item with the mean number of rows, so that similar problems share a choice."""
     mean = float(offsets[-1]) / (len(offsets) - 1)
     return max(16, 1 << (int(mean) - 1).bit_length())

@@ -1,4 +1,4 @@
-"""The pair score by one persistent kernel: tiles of whole items, their product and their scores."""
+"""The pair score by one persistent kernel, design ``fused``: a tile of whole items is multiplied, then scored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cmsei_fast.packing import runs
 
 
 class Tile(NamedTuple):
-    """Rows of words, rows of regions, warps of a program, programs a multiprocessor."""
+    """Words and regions of a tile, warps of a program, and programs per multiprocessor."""
 
     words: int
     regions: int
@@ -28,13 +28,13 @@ class Tile(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As ``cmsei-fast doctor`` spells it."""
+        """The name that ``cmsei-fast doctor`` shows."""
         return f"fused {self.words}x{self.regions}"
 
 
-# 16 bits: the largest accumulator that eight warps hold, which reads the fewest features; half of it, of which two
-# programs fit a multiprocessor, so that one's product hides the other's epilogue. Three products in place of one
-# (float32) need a second accumulator; on an A100 only the smaller tile keeps both in registers.
+# In 16 bits: the largest tile whose sums eight warps can hold, which reads the fewest features; and half of it, of
+# which two programs fit a multiprocessor, so that the product of one overlaps the epilogue of the other. In float32,
+# three products in place of one need a second accumulator: on an A100, only the smaller tile keeps both in registers.
 _NARROW = (Tile(128, 256, 8, 1), Tile(128, 128, 4, 2))
 TILES = {
     "bfloat16": _NARROW,
@@ -43,37 +43,37 @@ TILES = {
     "float64": (Tile(64, 64, 8, 1),),
 }
 STAGES = 3  # of features in shared memory, 48 KB each for a tile of 128 × 256
-BAND = 8  # tiles of images; with 132 programs, a square of about 2,000 words by 2,000 regions at a time
-_MOST_TILES = 2**30  # of a launch: their numbers are 32 bits
-_INTERPRETED_PROGRAMS = 2  # more than one, and fewer than there are tiles
+BAND = 8  # tiles of images; 132 programs then share about 2,000 words and 2,000 regions at a time
+_MOST_TILES = 2**30  # of a launch, because their indices are 32 bits
+_INTERPRETED_PROGRAMS = 2  # tests need more than one, and fewer than there are tiles
 
 
 def depth_block(bytes_: int, arch: int) -> int:
-    """Columns of the features that a stage holds: 128 bytes of a row.
+    """Feature columns of one pipeline stage: 128 bytes of a row, on sm_80 64 bytes.
 
-    On sm_80, whose threads keep the addresses of all that they copy, half as many: for a tile of 128 × 256, beside 128
-    sums, addresses took 24 registers and were read from the stack for each stage.
+    On sm_80, threads keep the addresses of everything they copy. For a tile of 128 × 256, which needs 128 registers for
+    sums, the addresses of 128 bytes took 24 more and were read from the stack in every stage.
     """
     return max(16, (64 if arch // 10 == 8 else 128) // bytes_)
 
 
 def too_large(tile: Tile, region_offsets: Tensor, word_offsets: Tensor) -> str | None:
-    """Why these items cannot be packed into tiles whole; None if they can."""
-    for name, offsets, most in (("image", region_offsets, tile.regions), ("caption", word_offsets, tile.words)):
+    """Why a tile cannot hold each of these items whole; None if it can."""
+    for name, offsets, max_rows in (("image", region_offsets, tile.regions), ("caption", word_offsets, tile.words)):
         longest = int(offsets.diff().max()) if len(offsets) > 1 else 0
-        if longest > most:
-            return f"one {name} has {longest} rows, a tile {most}"
+        if longest > max_rows:
+            return f"one {name} has {longest} rows, a tile {max_rows}"
     return None
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Where the items of a run of one padded size lie in tiles: tensors on the device, int64.
+    """How the items of a run are distributed to tiles. Tensors are int64, on the device.
 
     Args:
-        bounds: (tiles + 1,) places in the layout's order where a tile's items begin.
-        rows: (tiles, size) packed rows.
-        starts: (items of the side,) first row within its tile of each item of the run.
+        bounds: (tiles + 1,) positions in the layout's order where the tiles begin.
+        rows: (tiles, rows of a tile) packed rows; 0 past a tile's last item.
+        starts: (items of the side,) first row within its tile, for the items of the run.
     """
 
     bounds: Tensor
@@ -81,57 +81,59 @@ class Tiling:
     starts: Tensor
 
     def parts(self, tiles: int) -> list[Tiling]:
-        """Runs of at most so many tiles, in order."""
+        """Consecutive parts of at most ``tiles`` tiles."""
         return [
-            Tiling(self.bounds[i : i + tiles + 1], self.rows[i : i + tiles], self.starts)
-            for i in range(0, len(self.rows), tiles)
+            Tiling(self.bounds[first : first + tiles + 1], self.rows[first : first + tiles], self.starts)
+            for first in range(0, len(self.rows), tiles)
         ]
 
 
 @device_cache(64)
-def _tiling(offsets: bytes, order: bytes, first: int, size: int, device: str) -> Tiling:
-    """Cached, because the same lengths come again."""
-    starts, items = (np.frombuffer(x, dtype=np.int64) for x in (offsets, order))
-    lengths = np.diff(starts)[items]
+def _tiling(offsets: bytes, order: bytes, first: int, tile_size: int, device: str) -> Tiling:
+    """The tiling of a run, whose items are given in the order of launch; cached because lengths repeat."""
+    item_offsets, items = (np.frombuffer(x, dtype=np.int64) for x in (offsets, order))
+    lengths = np.diff(item_offsets)[items]
     packed = np.concatenate([[0], np.cumsum(lengths)])  # rows in the run's order
-    cuts = np.array([0, *(last for _, last in runs(packed, size))])
-    tile = np.repeat(np.arange(len(cuts) - 1), np.diff(cuts))  # of each item
-    within = packed[:-1] - packed[cuts[:-1]][tile]
-    rows = np.zeros((len(cuts) - 1, size), dtype=np.int64)
-    nth = np.arange(packed[-1]) - np.repeat(packed[:-1], lengths)  # of each row, within its item
-    rows[np.repeat(tile, lengths), np.repeat(within, lengths) + nth] = np.repeat(starts[:-1][items], lengths) + nth
-    place = np.zeros(len(starts) - 1, dtype=np.int64)
-    place[items] = within
-    return Tiling(*(torch.from_numpy(x).to(device) for x in (first + cuts, rows, place)))
+    tile_bounds = np.array([0, *(last for _, last in runs(packed, tile_size))])
+    tile_of_item = np.repeat(np.arange(len(tile_bounds) - 1), np.diff(tile_bounds))
+    item_start = packed[:-1] - packed[tile_bounds[:-1]][tile_of_item]
+    rows = np.zeros((len(tile_bounds) - 1, tile_size), dtype=np.int64)
+    row_in_item = np.arange(packed[-1]) - np.repeat(packed[:-1], lengths)  # of each row, within its item
+    rows[np.repeat(tile_of_item, lengths), np.repeat(item_start, lengths) + row_in_item] = (
+        np.repeat(item_offsets[:-1][items], lengths) + row_in_item
+    )
+    starts = np.zeros(len(item_offsets) - 1, dtype=np.int64)
+    starts[items] = item_start
+    return Tiling(*(torch.from_numpy(x).to(device) for x in (first + tile_bounds, rows, starts)))
 
 
 def _tilings(offsets: Tensor, side: Side, size: int) -> list[tuple[Run, Tiling]]:
-    """The tiles of each run of a side that is one chunk."""
-    order = side.layout.places
-    out = []
+    """The runs of a side that is a single chunk, with their tilings."""
+    order = side.layout.host_order
+    tilings = []
     for run in side.layout.chunks[0].runs:
-        own = order[run.first : run.first + run.size]
-        tiling = _tiling(offsets.numpy().tobytes(), own.tobytes(), run.first, size, str(side.rows.device))
-        out.append((run, tiling))
-    return out
+        run_items = order[run.first : run.first + run.size]
+        tiling = _tiling(offsets.numpy().tobytes(), run_items.tobytes(), run.first, size, str(side.rows.device))
+        tilings.append((run, tiling))
+    return tilings
 
 
 def fused_options(config: list[int]) -> dict[str, Any]:
-    """The kernel's compile-time options of both passes."""
-    asked = {x["QUERY"]: x for x in passes(config)}
-    out: dict[str, Any] = {"ALIGN": any(x["ALIGN"] for x in asked.values())}
-    for query, who, end in ((1, "WORDS", "_W"), (2, "REGIONS", "_R")):
-        out[who] = query in asked
-        own = asked.get(query, next(iter(asked.values())))
-        out |= {f"{name}{end}": x for name, x in own.items() if name not in ("QUERY", "ALIGN", "ADD")}
-    return out
+    """The kernel's compile-time options for both passes; those of a pass that is left out are placeholders."""
+    by_query = {x["QUERY"]: x for x in passes(config)}
+    all_options: dict[str, Any] = {"ALIGN": any(x["ALIGN"] for x in by_query.values())}
+    for query, flag, suffix in ((1, "WORD_QUERIES", "_W"), (2, "REGION_QUERIES", "_V")):
+        all_options[flag] = query in by_query
+        options = by_query.get(query, next(iter(by_query.values())))
+        all_options |= {f"{name}{suffix}": x for name, x in options.items() if name not in ("QUERY", "ALIGN", "ADD")}
+    return all_options
 
 
 def form(tile: Tile, arch: int) -> dict[str, bool]:
-    """Options of the kernel on which spills depend; with these the compiler reports none, in 16 bits and in float32.
+    """Options of the kernel on which spills depend; with these the compiler reports none, in 16 bits or in float32.
 
-    TURNED, as ``triton_launch.turned``, of both passes: for sm_100, and for sm_80 where the tile is the narrow one.
-    HALVES: of sums that come from tensor memory (sm_100), where a thread has 128 of them: 192 registers, not 255 and 22
+    TURNED is that of ``triton_launch.turned``, for both passes: on sm_100, and on sm_80 for tiles of 4 warps. HALVES is
+    for sums from tensor memory (sm_100) of which a thread has 128: a kernel takes 192 registers instead of 255 and 22
     values on the stack.
     """
     tensor_memory = arch // 10 == 10
@@ -158,33 +160,42 @@ def pair_score(
     tile: Tile,
 ) -> Tensor:
     """Scores (N, M) as ``triton_pair.pair_score`` gives them, of items that fit the tile (:func:`too_large`)."""
-    wide = accumulator(precision)
-    out = regions.new_empty(len(region_offsets) - 1, len(word_offsets) - 1, dtype=wide)
-    if not out.numel():
-        return out
+    acc_dtype = accumulator(precision)
+    scores = regions.new_empty(len(region_offsets) - 1, len(word_offsets) - 1, dtype=acc_dtype)
+    if not scores.numel():
+        return scores
     images, captions = (
         make_side(x, layout(offsets, len(x), x.device), precision)
         for x, offsets in ((regions, region_offsets), (words, word_offsets))
     )
     programs = _programs(tile, regions.device)
-    scratch = regions.new_empty(programs, tile.words, tile.regions, dtype=wide)
+    scratch = regions.new_empty(programs, tile.words, tile.regions, dtype=acc_dtype)
     exact = any(pass_precision(x, precision) != product_precision(precision) for x in passes(config))
     options = fused_options(config) | {"PRECISION": product_precision(precision, exact)}
-    options["PRODUCT"] = product_precision(precision, exact=True)
+    options["FEATURE_PRECISION"] = product_precision(precision, exact=True)
     options |= form(tile, architecture(regions.device))
-    for (own, own_tiles), (other, other_tiles) in itertools.product(
+    for (image_run, image_tiling), (caption_run, caption_tiling) in itertools.product(
         _tilings(region_offsets, images, tile.regions), _tilings(word_offsets, captions, tile.words)
     ):
-        for part in own_tiles.parts(max(1, _MOST_TILES // len(other_tiles.rows))):
-            _launch(tile, programs, scratch, out, (images, own, part), (captions, other, other_tiles), scalars, options)
-    return out
+        for image_tiles in image_tiling.parts(max(1, _MOST_TILES // len(caption_tiling.rows))):
+            _launch(
+                tile,
+                programs,
+                scratch,
+                scores,
+                (images, image_run, image_tiles),
+                (captions, caption_run, caption_tiling),
+                scalars,
+                options,
+            )
+    return scores
 
 
 def _launch(
     tile: Tile,
     programs: int,
     scratch: Tensor,
-    out: Tensor,
+    scores: Tensor,
     images: tuple[Side, Run, Tiling],
     captions: tuple[Side, Run, Tiling],
     scalars: Tensor,
@@ -192,36 +203,36 @@ def _launch(
 ) -> None:
     from cmsei_fast.kernels.pair_fused import fused_scores
 
-    (own_v, run_v, tiles_v), (own_w, run_w, tiles_w) = images, captions
-    width = own_v.rows.shape[1]
-    depth = depth_block(own_w.rows.element_size(), architecture(own_w.rows.device))
-    count = (len(tiles_w.bounds) - 1) * (len(tiles_v.bounds) - 1)
-    fused_scores[(min(programs, count),)](
-        own_w.rows,
-        own_w.rows.stride(0),
-        own_v.rows,
-        own_v.rows.stride(0),
+    (side_v, run_v, tiles_v), (side_w, run_w, tiles_w) = images, captions
+    width = side_v.rows.shape[1]
+    depth = depth_block(side_w.rows.element_size(), architecture(side_w.rows.device))
+    n_tiles = (len(tiles_w.bounds) - 1) * (len(tiles_v.bounds) - 1)
+    fused_scores[(min(programs, n_tiles),)](
+        side_w.rows,
+        side_w.rows.stride(0),
+        side_v.rows,
+        side_v.rows.stride(0),
         width,
         scratch,
-        out,
-        out.stride(0),
-        own_w.layout.order,
-        own_v.layout.order,
+        scores,
+        scores.stride(0),
+        side_w.layout.order,
+        side_v.layout.order,
         tiles_w.bounds,
         tiles_v.bounds,
         len(tiles_v.bounds) - 1,
         BAND * (len(tiles_w.bounds) - 1),
-        count,
+        n_tiles,
         tiles_w.rows,
         tiles_v.rows,
         tiles_w.starts,
         tiles_v.starts,
         run_w.first,
         run_v.first,
-        run_w.gram,
-        run_v.gram,
-        *own_w.arguments,
-        *own_v.arguments,
+        run_w.gram_start,
+        run_v.gram_start,
+        *side_w.arguments,
+        *side_v.arguments,
         scalars,
         TM=tile.words,
         TN=tile.regions,

@@ -1,18 +1,19 @@
-"""How a Triton kernel is launched: captions of a tile, warps, groups of captions of one program, form of its products.
+"""How a Triton kernel is launched: captions in a tile, warps, groups of captions per program, form of its products.
 
-A fixed choice, with which the compiler reports no spills for sm_80, sm_90 and sm_100 but those that
-``tests/test_triton_compiled.py`` names. Warps for images of 64 regions, by captions' padded words and by how small
-products are multiplied:
+With the fixed choice, the compiler reports no spills for sm_80, sm_90 and sm_100 except those that
+``tests/test_triton_compiled.py`` names. Its warps for images of 64 regions, by the captions' padded words and by the
+precision of the small products:
 
 =========================  ==========  ==========  ========  ==========
 kernel                     16, tf32    32, tf32    64, tf32  any, tf32x3
 =========================  ==========  ==========  ========  ==========
 forward                    4           4           8         8
-gradients, words ask       8           8           8         8
-gradients, regions ask     4           8           8         8
+gradients, word queries    8           8           8         8
+gradients, region queries  4           8           8         8
 =========================  ==========  ==========  ========  ==========
 
-A forward tile has 32 columns at least: two captions of 16 words. More than 8 warps would leave a thread 128 registers.
+A forward tile has at least 32 columns: two captions of 16 words. With more than 8 warps, a thread would have only 128
+registers.
 """
 
 from __future__ import annotations
@@ -31,27 +32,27 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def on_device(run: Callable[P, R]) -> Callable[P, R]:
-    """``run`` with the GPU of its tensors the current one: Triton launches on that, wherever the tensors are."""
+def on_device(function: Callable[P, R]) -> Callable[P, R]:
+    """Makes the GPU of the tensors among the arguments the current one, because Triton launches on the current GPU."""
 
-    @functools.wraps(run)
+    @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         tensors = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
         device = next((x.device for x in tensors if x.is_cuda), None)
         if device is None:  # the interpreter's
-            return run(*args, **kwargs)
+            return function(*args, **kwargs)
         with torch.cuda.device(device):
-            return run(*args, **kwargs)
+            return function(*args, **kwargs)
 
     return wrapped
 
 
-def fitting(run: Callable[[], R]) -> R | None:
-    """What run returns, or None, with one warning, where a kernel needs more of this GPU than there is."""
+def fitting(launch_kernels: Callable[[], R]) -> R | None:
+    """The result of ``launch_kernels``; None, with one warning, if a kernel needs more resources than this GPU has."""
     from triton.runtime.errors import OutOfResources
 
     try:
-        return run()
+        return launch_kernels()
     except OutOfResources as error:
         warn_once(f"engine 'triton': a kernel does not fit this GPU ({error}); 'eager' computes this")
         return None
@@ -59,24 +60,24 @@ def fitting(run: Callable[[], R]) -> R | None:
 
 @functools.lru_cache(maxsize=8)
 def warn_once(message: str) -> None:
-    """A warning, unless it was given before."""
+    """Warns once for each message."""
     warnings.warn(message, stacklevel=4)
 
 
 class Launch(NamedTuple):
-    """Captions in a tile, warps of a program, most groups of captions that one program walks over."""
+    """Captions in a tile, warps of a program, and the most groups of captions that one program handles."""
 
     captions: int
     warps: int
-    groups: int
+    max_groups: int
 
-    def per(self, captions: int, images: int) -> int:
-        """Groups of each program, a power of two: fewer where there would be too few programs to fill a GPU."""
+    def groups_per_program(self, captions: int, images: int) -> int:
+        """Groups of captions per program, a power of two: fewer if there would be too few programs to fill a GPU."""
         tiles = -(-captions // self.captions) * images
-        per = self.groups
-        while per > 1 and tiles < per * 1024:
-            per //= 2
-        return per
+        groups = self.max_groups
+        while groups > 1 and tiles < groups * 1024:
+            groups //= 2
+        return groups
 
 
 def launch(kernel: str, words: int, regions: int) -> Launch:
@@ -86,21 +87,21 @@ def launch(kernel: str, words: int, regions: int) -> Launch:
         kernel: ``"pair_scores"`` or ``"pair_gradients"``.
     """
     columns = max(32 if kernel == "pair_scores" else 16, words)
-    numbers = 16 if kernel == "pair_scores" else 8  # of a tile, in a thread
-    return Launch(columns // words, min(8, max(4, regions * columns // (32 * numbers))), 16)
+    values_per_thread = 16 if kernel == "pair_scores" else 8
+    return Launch(columns // words, min(8, max(4, regions * columns // (32 * values_per_thread))), 16)
 
 
-def pass_warps(kernel: str, how: Launch, query: int, precision: str) -> int:
-    """Warps of a pass where ``query`` asks (1 words, 2 regions) and small products are multiplied so.
+def pass_warps(kernel: str, plan: Launch, query: int, precision: str) -> int:
+    """Warps of a pass with the queries ``query`` (1 words, 2 regions) and this precision of small products.
 
-    Three products in place of one have twice the operands; where words ask, the gradient of the image's Gram matrix is
-    in registers.
+    At least 8 for "tf32x3", which has twice the operands, and for gradients of word queries, which keep the gradient of
+    the image's Gram matrix in registers.
     """
-    return max(8, how.warps) if precision == "tf32x3" or (kernel == "pair_gradients" and query == 1) else how.warps
+    return max(8, plan.warps) if precision == "tf32x3" or (kernel == "pair_gradients" and query == 1) else plan.warps
 
 
 def architecture(device: torch.device) -> int:
-    """Of a GPU: 80, 90, 100 …; 0 in the interpreter."""
+    """Architecture of a GPU: 80, 90, 100, …; 0 in the interpreter."""
     if device.type != "cuda":
         return 0
     major, minor = torch.cuda.get_device_capability(device)
@@ -108,17 +109,18 @@ def architecture(device: torch.device) -> int:
 
 
 def turned(kernel: str, arch: int, words: int, options: dict[str, Any]) -> bool:
-    """Whether the product of words that ask and the image's Gram matrix has the words for its rows.
+    """Whether the Gram product of word queries is turned: words × regions instead of regions × words.
 
-    The instructions of sm_90's warpgroups and of sm_100's tensor memory take 64 rows, the regions, and lay results out
-    by rows: every thread keeps what belongs to 4 or 8 words, of the many numbers of a refinement. With fewer rows the
-    product is by single warps' ``mma``, and its results lie in squares. Compiled for CMSEI and 32 words: gradients for
-    sm_100 take 206 registers and spill nothing, not 255 and 35; a forward pass 167, not 244, so that three programs
-    share a multiprocessor, not two; both two thirds of the instructions.
+    The product instructions of sm_90 (warpgroups) and sm_100 (tensor memory) take 64 rows, the regions, and lay results
+    out by rows, so that every thread keeps the many numbers of a refinement for 4 or 8 words. Turned, the product has
+    fewer rows and is one of single warps (``mma``), whose results lie in squares. Compiled for CMSEI with 32 words,
+    sm_100: turned gradients take 206 registers and spill nothing, instead of 255 and 35 spills; a turned forward pass
+    takes 167 registers instead of 244, so that three programs share a multiprocessor instead of two. Both take two
+    thirds of the instructions.
 
-    Not turned: on sm_90, single products of fewer than 64 words, which spill in neither form and stay the warpgroups';
-    gradients of one step and 16 words, of which two programs share a multiprocessor of sm_100 as they are. Where
-    products are split in three, all passes spill less turned.
+    Not turned are, on sm_90, single products of fewer than 64 words, which spill in neither form and stay with the
+    warpgroups; and gradients of one step and 16 words, of which two programs share a multiprocessor of sm_100 either
+    way. With "tf32x3", every pass spills less when turned.
 
     Args:
         kernel: ``"pair_scores"`` or ``"pair_gradients"``.
@@ -134,30 +136,30 @@ def turned(kernel: str, arch: int, words: int, options: dict[str, Any]) -> bool:
 
 
 def gradient_stages(query: int) -> int:
-    """Stages of the loads in loops: where regions ask, loading a Gram matrix ahead costs sm_100 the last registers."""
+    """Pipeline stages of a gradient's loops: 1 for region queries, where loading ahead takes too many registers."""
     return 3 if query == 1 else 1
 
 
-# Pairs of a launch from which the choice is measured: fewer take less time than measuring them.
+# Launches of at least so many pairs measure their choice; smaller ones take less time than a measurement.
 TUNED_PAIRS = 1 << 15
 
 
 def candidates(words: int, regions: int, query: int, precision: str) -> list[Launch]:
-    """What is measured for large problems.
+    """The launches that are measured for large problems, the fixed choice first.
 
-    The fixed choice; half and twice the columns, which trades reuse of the image's Gram matrix for programs a
-    multiprocessor; twice the warps, which trades registers a thread for synchronisation.
+    Half or twice the columns trade reuse of the image's Gram matrix for programs per multiprocessor; twice the warps
+    trade registers per thread for synchronisation.
     """
     fixed = launch("pair_scores", words, regions)
     fixed = fixed._replace(warps=pass_warps("pair_scores", fixed, query, precision))
-    others = [fixed._replace(captions=max(1, fixed.captions // 2)), fixed._replace(captions=2 * fixed.captions)]
-    others.append(fixed._replace(warps=min(16, 2 * fixed.warps)))
-    return list(dict.fromkeys([fixed, *others]))
+    variants = [fixed._replace(captions=max(1, fixed.captions // 2)), fixed._replace(captions=2 * fixed.captions)]
+    variants.append(fixed._replace(warps=min(16, 2 * fixed.warps)))
+    return list(dict.fromkeys([fixed, *variants]))
 
 
 @functools.lru_cache(maxsize=8)
 def choices(device: int) -> Choices:
-    """What has been measured on this GPU."""
+    """The choices measured on this GPU."""
     import triton
 
     return Choices(torch.cuda.get_device_name(device), triton.__version__)
@@ -169,35 +171,35 @@ def tuned(
     options: dict[str, Any],
     pairs: int,
     device: torch.device,
-    run: Callable[[Launch], Any],
+    launch_kernel: Callable[[Launch], Any],
 ) -> Launch:
     """The fixed choice for small problems and in the interpreter, else the fastest of :func:`candidates`.
 
-    While a CUDA graph is captured nothing can be measured, but what was measured before holds.
+    During CUDA graph capture nothing can be measured; an earlier measurement is used, or the fixed choice.
 
     Args:
         options: the kernel's compile-time options.
-        run: launches the kernel.
+        launch_kernel: launches the kernel as it is told.
     """
-    found = candidates(words, regions, options["QUERY"], options["PRECISION"])
+    plans = candidates(words, regions, options["QUERY"], options["PRECISION"])
     if device.type != "cuda" or pairs < TUNED_PAIRS:
-        return found[0]
+        return plans[0]
     measured = choices(torch.cuda.current_device() if device.index is None else device.index)
-    rest = " ".join(f"{name}={options[name]}" for name in sorted(options) if name not in ("GATES", "ADD"))
-    key = f"pair_scores {words} {regions} {rest}"
+    option_text = " ".join(f"{name}={options[name]}" for name in sorted(options) if name not in ("GATES", "ADD"))
+    key = f"pair_scores {words} {regions} {option_text}"
     if torch.cuda.is_current_stream_capturing():
-        return found[measured.known(key, found) or 0]  # the fixed choice comes first
-    return found[measured.best(key, found, lambda x: seconds(lambda: run(x)))]
+        return plans[measured.known(key, plans) or 0]
+    return plans[measured.best(key, plans, lambda x: seconds(lambda: launch_kernel(x)))]
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    """Shortest of five runs on the GPU after one that compiles, in some unit."""
-    run()
+def seconds(launch_kernels: Callable[[], Any]) -> float:
+    """Shortest of five timed runs on the GPU, after one that compiles; for comparison only (in milliseconds)."""
+    launch_kernels()
     times = []
     for _ in range(5):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
-        run()
+        launch_kernels()
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end))
