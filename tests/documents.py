@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import io
 import json
 import re
 import shlex
+import tokenize
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,6 +57,17 @@ def blocks(language: str) -> list[tuple[str, str]]:
             if name == language:
                 found.append((title(path), text))
     return found
+
+
+def comments(path: Path) -> str:
+    """The comments of a C++ or a Python source; of Python with the docstrings."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return "\n".join(re.findall(r"//.*", text))
+    found = [x.string for x in tokenize.generate_tokens(io.StringIO(text).readline) if x.type == tokenize.COMMENT]
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found += [ast.get_docstring(x) or "" for x in ast.walk(ast.parse(text)) if isinstance(x, documented)]
+    return "\n".join(found)
 
 
 def added(text: str) -> str:

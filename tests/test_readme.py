@@ -88,6 +88,21 @@ def test_files_that_documents_name_are_there() -> None:
     assert found >= 20
 
 
+@pytest.mark.parametrize("top", ["csrc", "kernels", "cmsei_fast"])
+def test_files_that_comments_name_are_there(top: str) -> None:
+    tops = ("docs", "csrc", "kernels", "cmsei_fast", "tests", "benchmarks")
+    there = [x.relative_to(ROOT).as_posix() for t in tops for x in (ROOT / t).rglob("*.*")] + ["setup.py"]
+    endings = {path.split("/", i)[-1] for path in there for i in range(path.count("/") + 1)}
+    found = 0
+    for path in sorted((ROOT / top).rglob("*.*")):
+        if path.suffix not in (".h", ".cuh", ".cpp", ".cu", ".py") or path.parent.name == "compat":
+            continue  # compat names files of the repositories whose functions it has
+        named = re.findall(r"(?<![\w./*<-])(\w[\w./-]*\.(?:h|cuh|cpp|cu|py|md))\b", documents.comments(path))
+        assert [x for x in named if x not in endings] == [], path.relative_to(ROOT)
+        found += len(named)
+    assert found >= 5
+
+
 @pytest.mark.parametrize("folder", ["csrc/cpu", "csrc/cuda", "csrc/include", "kernels"])
 def test_a_folder_s_own_document_names_its_files(folder: str) -> None:
     text = (ROOT / folder.partition("/")[0] / "README.md").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 // One direction of attention between one image and one caption by a team (team.h). A lane owns whole queries, and in the
 // normalisation whole items of the context, so that only the products with the Gram matrix and the last sums go over the
-// lanes. Its gradient is in team_direction_vjp.h. Mathematics: sections 3 and 4 of the pair score.
+// lanes. Its gradient is in team_direction_vjp.h. Formulas: docs/scores.md, docs/how-it-is-fast.md.
 #pragma once
 
 #include "team_fragments.h"

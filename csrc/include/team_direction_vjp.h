@@ -1,5 +1,5 @@
 // The gradient of one direction of attention: what team_direction.h declares of it, from the score back to the inner
-// products, lengths and Gram matrix. Mathematics: sections 3 and 4 of the pair score.
+// products, lengths and Gram matrix. Formulas: docs/scores.md, docs/how-it-is-fast.md.
 #pragma once
 
 #include "team_direction.h"
