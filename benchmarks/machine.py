@@ -29,6 +29,21 @@ def cpu() -> str:
     return name
 
 
+# What the family and the model that hypervisors leave of a name are known as.
+GENERATIONS = {
+    "AMD EPYC (family 25, model 1)": "EPYC Zen 3",
+    "AMD EPYC (family 25, model 17)": "EPYC Zen 4",
+    "AMD EPYC (family 26, model 2)": "EPYC Zen 5",
+}
+INSTRUCTIONS = {"avx2": "AVX2", "avx512": "AVX-512", "avx512bf16": "AVX-512", "avx512amx": "AMX"}
+
+
+def short(cpu: str, isa: str | None) -> str:
+    """A processor and its widest instructions in a few words."""
+    name = GENERATIONS.get(cpu) or " ".join(re.sub(r"\(R\)|\(TM\)|\(family.*\)|\bProcessor\b", "", cpu).split())
+    return f"{name}, {INSTRUCTIONS.get(isa or '', isa or 'no native engine')}"
+
+
 def slug(name: str) -> str:
     """A file name for a processor."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

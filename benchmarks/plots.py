@@ -6,14 +6,14 @@ results file has its numbers.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import machine
 from benchmarks.pages import RESULTS, ROOT, replace_table, write
-from benchmarks.table import README, processors
+from benchmarks.table import README, processors, recent
 from cmsei_fast.report import charts
 from cmsei_fast.report.extras import require
 
@@ -31,8 +31,7 @@ Results = list[dict[str, Any]]
 
 def short(result: dict[str, Any]) -> str:
     """A processor and its instruction set in a few words, after its letter in README's table."""
-    name = re.sub(r"\(R\)|\(TM\)|\(family.*\)|\bProcessor\b", "", result["cpu"])
-    return f"{result['letter']}: {' '.join(name.split())}, {result['isa']}"
+    return f"{result['letter']}: {machine.short(result['cpu'], result['isa'])}"
 
 
 def _having(results: Results, *keys: str) -> Results:
@@ -70,26 +69,28 @@ def speed_plot(results: Results) -> bytes | None:
         return None
     figure, both = charts.panels(2, height=3.4)
     for axes, keys in zip(both, (OVER_FIELD, OVER_PRODUCT), strict=True):
-        wide = 0.8 / len(found)
-        series = {short(x): [x["rows"][key]["median"] for key in keys] for x in found}
-        charts.grouped_bars(axes, list(keys.values()), series)
         for i, result in enumerate(found):
-            for k, key in enumerate(keys):
-                row, x = result["rows"][key], k + (i - (len(found) - 1) / 2) * wide
-                axes.vlines(x, row["q1"], row["q3"], color="#1b1b1b", linewidth=1.2)
-                text, above = times(row["median"]), {"xytext": (0, 2), "textcoords": "offset points"}
+            rows = [result["rows"][key] for key in keys]
+            places = [k + (i - (len(found) - 1) / 2) * 0.8 / len(found) for k in range(len(keys))]
+            style = {**charts.series_style(i), "linestyle": ""}
+            axes.plot(places, [row["median"] for row in rows], label=short(result), **style)
+            for row, x in zip(rows, places, strict=True):
+                axes.vlines(x, row["q1"], row["q3"], color=style["color"], linewidth=1.2)
+                text, above = times(row["median"]), {"xytext": (0, 6), "textcoords": "offset points"}
                 white = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
                 axes.annotate(text, (x, row["q3"]), ha="center", fontsize=8, bbox=white, **above)
+        axes.set_xticks(range(len(keys)), list(keys.values()))
+        axes.set_xlim(-0.6, len(keys) - 0.4)
         axes.axhline(1, color="#1b1b1b", linewidth=1, linestyle="--")
     both[0].set(title="times as fast as the field's code", yscale="log")
     both[1].set(title="times as fast as the bare torch.mm (dashed: 1)", yscale="log")
-    ticks = {0: (1, 3, 10, 30, 100), 1: (0.3, 1, 3, 10)}
+    ticks = {0: (1, 3, 10, 30, 100), 1: (0.5, 1, 2, 4)}
     for i, axes in enumerate(both):
         axes.set_yticks(ticks[i], [f"{x:g}" for x in ticks[i]])
         axes.minorticks_off()
     low, high = both[1].get_ylim()
-    both[1].set_ylim(min(low, 0.25), max(high, 12))
-    both[0].set_ylim(0.8, max(both[0].get_ylim()[1], 150))
+    both[1].set_ylim(min(low, 0.5), max(high, 4))
+    both[0].set_ylim(0.8, 1.3 * max(both[0].get_ylim()[1], 150))
     figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(found))
     return charts.svg_bytes(figure)
 
@@ -115,7 +116,10 @@ def accuracy_plot(results: Results) -> bytes | None:
 
 # File name: what it shows for those who cannot see it, and how it is made.
 ALL: dict[str, tuple[str, Callable[[Results], bytes | None]]] = {
-    "speed.svg": ("Bars: speed over the field's code and over the bare matrix product, for each processor", speed_plot),
+    "speed.svg": (
+        "Points: speed over the field's code and over a bare matrix product, by processor",
+        speed_plot,
+    ),
     "scale.svg": ("Lines: time per pair and memory against the number of pairs, for each processor", scale_plot),
     "accuracy.svg": ("Points: largest error of a score against time per pair, for each precision", accuracy_plot),
 }
@@ -123,7 +127,7 @@ ALL: dict[str, tuple[str, Callable[[Results], bytes | None]]] = {
 
 def render(results: Path = RESULTS) -> dict[str, bytes]:
     """The plots that the results files have the numbers for, by file name."""
-    found = processors(results)
+    found = recent(processors(results))
     with charts.style():
         made = {name: make(found) for name, (_, make) in ALL.items()}
     return {name: content for name, content in made.items() if content is not None}

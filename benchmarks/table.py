@@ -6,12 +6,14 @@ With ``--check`` nothing is written, and the exit status says whether all of it 
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import machine
 from benchmarks.pages import RESULTS, ROOT, replace_table, write
 from benchmarks.rows import ROWS, extent, figure
 
@@ -22,27 +24,30 @@ HEADLINES = (
     "scan_field_fp32",
     "scan_field_bf16",
     "cmsei_field_fp32",
-    "scan_mm_fp32",
-    "scan_mm_bf16",
-    "scan_mm_int8",
-    "scan_compiled",
-    "cmsei_over_scan",
     "training_time",
-    "training_memory",
     "training_cmsei",
-    "sgraf_saf_fp32",
-    "sgraf_sgr_fp32",
+    "training_memory",
+    "scan_mm_fp32",
+    "scan_onednn_fp32",
+    "scan_peak_fp32",
+    "scan_mm_bf16",
+    "cmsei_over_scan",
     "relation_spatial_both",
     "relation_semantic_both",
-    "maxsim_cpu",
-    "scale_time",
-    "scale_memory",
-    "distributed",
-    "large_5k",
+    "sgraf_saf_fp32",
+    "sgraf_sgr_fp32",
     "large_5k_seconds",
-    "large_5k_int8_seconds",
+    "large_5k_field",
     "accuracy",
 )
+# Pairs per second of both sides of a row, above the headlines.
+RATES = {
+    "scan_field_fp32": "SCAN t2i, fp32, pairs per second: native / the field's code",
+    "cmsei_field_fp32": "CMSEI, fp32, pairs per second: native / the literal form",
+}
+# README has the processors measured within so many days of the newest; older results are of other sources.
+RECENT = datetime.timedelta(days=2)
+OLDER = "**Older measurements**, of earlier sources, which have not been repeated on these processors:"
 GPU_BEGIN, GPU_END = "<!-- gpu: made by python -m benchmarks.table -->", "<!-- end of gpu -->"
 VERIFIED = ROOT / "cmsei_fast" / "engines" / "verified.json"
 GPU_NOTHING = "Not yet run on a GPU: `python -m benchmarks.gpu` on a machine that has one runs the tests and measures."
@@ -86,17 +91,29 @@ def heading(result: dict[str, Any]) -> str:
 
 def summary(results: Path = RESULTS) -> str:
     """The text between README's markers: the headlines' medians, a column for each processor, the newest first."""
-    found = processors(results)
+    found = recent(processors(results))
     if not found:
         return NOTHING
     about = [f"- {result['letter']}: {heading(result)}" for result in found]
-    columns = " | ".join(result["letter"] for result in found)
+    columns = " | ".join(f"{x['letter']}: {machine.short(x['cpu'], x['isa'])}" for x in found)
     lines = [f"| | target | {columns} |", f"|---|---:|{'---:|' * len(found)}"]
+    for key, title in RATES.items():
+        cells = [_rates(result["rows"].get(key)) for result in found]
+        if any(cell != "–" for cell in cells):
+            lines.append(f"| {title} | – | {' | '.join(cells)} |")
     for key in HEADLINES:
         cells = [_cell(result["rows"].get(key), ROWS[key].unit) for result in found]
         if any(cell != "–" for cell in cells):
             lines.append(f"| {ROWS[key].title} | {ROWS[key].wanted()} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *about])
+
+
+def _rates(row: dict[str, Any] | None) -> str:
+    """Pairs per second of both sides, each to three digits."""
+    if row is None or not {"pairs", "seconds", "other_seconds"} <= row.keys():
+        return "–"
+    rates = [row["pairs"] / row[side] for side in ("seconds", "other_seconds")]
+    return " / ".join(f"{float(f'{rate:.3g}'):,.0f}" for rate in rates)
 
 
 def _cell(row: dict[str, Any] | None, unit: str) -> str:
@@ -109,13 +126,14 @@ def _cell(row: dict[str, Any] | None, unit: str) -> str:
 def section(result: dict[str, Any]) -> str:
     """One processor's heading line and table."""
     lines = [heading(result), "", "| | median | quartiles | target | |", "|---|---:|---:|---:|---|"]
-    for row in result["rows"].values():
+    for key, row in result["rows"].items():
+        title = ROWS[key].title if key in ROWS else row["title"]
         if "median" not in row:
-            lines.append(f"| {row['title']} | – | | | {row['verdict']} |")
+            lines.append(f"| {title} | – | | | {row['verdict']} |")
             continue
         unit = row["unit"]
         verdict = "" if row["verdict"] == "no target" else row["verdict"]
-        cells = [row["title"], figure(row["median"], unit), extent(row, unit), row["target"], verdict]
+        cells = [title, figure(row["median"], unit), extent(row, unit), row["target"], verdict]
         lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
     return "\n".join(lines)
 
@@ -127,10 +145,18 @@ def processors(results: Path = RESULTS) -> list[dict[str, Any]]:
     return [{**result, "letter": chr(ord("A") + i)} for i, result in enumerate(newest_first)]
 
 
+def recent(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of results, the newest first, those that README shows."""
+    dates = [datetime.date.fromisoformat(result["date"]) for result in found]
+    return [result for result, date in zip(found, dates, strict=True) if date >= dates[0] - RECENT]
+
+
 def render(results: Path = RESULTS) -> str:
     """The text between the markers of docs/speed.md: all processors' tables, the newest first."""
     found = processors(results)
-    return "\n\n".join(map(section, found)) or NOTHING
+    shown = len(recent(found))
+    parts = [*map(section, found[:shown]), *([OLDER] if shown < len(found) else []), *map(section, found[shown:])]
+    return "\n\n".join(parts) or NOTHING
 
 
 def gpu_section(result: dict[str, Any]) -> str:

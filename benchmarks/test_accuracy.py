@@ -14,7 +14,7 @@ from benchmarks.settings import SIZES
 from benchmarks.test_pair_score import SCAN
 from cmsei_fast import score_matrix
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
 
 def test_errors_of_the_precisions(benchmark: Any, report: Report) -> None:

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from benchmarks import field
-from benchmarks.captions import features
 from benchmarks.memory import in_process
-from benchmarks.paired import Paired, timed
+from benchmarks.paired import Paired
 from benchmarks.report import Report
 from benchmarks.settings import SIZES
 from benchmarks.test_pair_score import SCAN, check, check_int8
@@ -40,16 +39,6 @@ def test_scoring_a_whole_data_set(benchmark: Any, report: Report, key: str) -> N
         report.add(f"{key}_seconds", [seconds], pairs=found["pairs"])
     if key == "large_5k":
         report.add("large_memory", [found["peak"] / 2**20], pairs=found["pairs"])
-        report.add("large_5k_field", [field_seconds_a_pair() * found["pairs"] / 3600], pairs=found["pairs"])
     if key == "large_10k":
         report.add("large_10k_seconds", [seconds], pairs=found["pairs"], share=found["share"])
     report.judge(key)
-
-
-def field_seconds_a_pair() -> float:
-    """Of the field's code on as many pairs as it gets through in seconds."""
-    data = features(SIZES.images, SIZES.slow_captions, SIZES.width, dtype=torch.bfloat16)
-    padded, lengths = data.padded(), data.lengths.tolist()
-    with torch.no_grad():
-        field.scan_t2i(data.images, padded[:2], lengths[:2])
-        return timed(lambda: field.scan_t2i(data.images, padded, lengths)) / data.pairs

@@ -13,9 +13,9 @@ from benchmarks import field
 from benchmarks.captions import Features, features
 from benchmarks.paired import agree, alternate, timed
 from benchmarks.report import Report
-from benchmarks.settings import QUICK, SIZES
+from benchmarks.settings import FULL, QUICK, SIZES
 from cmsei_fast import PairScorer, _native, score_matrix
-from cmsei_fast.engines import eager, native
+from cmsei_fast.engines import affine, eager, native
 
 SCAN = PairScorer.scan_t2i()
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -40,8 +40,8 @@ def check(name: str, scorer: PairScorer, form: Any, dtype: str) -> None:
 
 def over_field(
     benchmark: Any, report: Report, key: str, scorer: PairScorer, form: Any, dtype: str, captions: int
-) -> None:
-    """Alternates native and a form of the field on the same padded captions."""
+) -> list[float]:
+    """Alternates native and a form of the field on the same padded captions; the other's seconds a pair, by round."""
     check(key, scorer, form, dtype)
     data = features(SIZES.images, captions, SIZES.width).to(DTYPES[dtype])
     padded, lengths = data.padded(), data.lengths.tolist()
@@ -53,6 +53,7 @@ def over_field(
     paired = alternate(benchmark, lambda: native_scores(padded, data, scorer), other)
     report.add(key, paired.speedups, paired, pairs=data.pairs, width=SIZES.width)
     report.judge(key)
+    return [seconds / data.pairs for seconds in paired.other]
 
 
 def test_scan_t2i_over_the_field_fp32(benchmark: Any, report: Report) -> None:
@@ -60,7 +61,9 @@ def test_scan_t2i_over_the_field_fp32(benchmark: Any, report: Report) -> None:
 
 
 def test_scan_t2i_over_the_field_bf16(benchmark: Any, report: Report) -> None:
-    over_field(benchmark, report, "scan_field_bf16", SCAN, field.scan_t2i, "bf16", SIZES.slow_captions)
+    seconds = over_field(benchmark, report, "scan_field_bf16", SCAN, field.scan_t2i, "bf16", SIZES.slow_captions)
+    images, captions, _ = FULL.large[1]
+    report.add("large_5k_field", [x * images * captions / 3600 for x in seconds], pairs=images * captions)
 
 
 def test_scan_i2t_over_the_field_fp32(benchmark: Any, report: Report) -> None:
@@ -96,6 +99,24 @@ def test_scan_t2i_over_a_bare_product(benchmark: Any, report: Report, dtype: str
         report.add("scan_peak_fp32", [rate / best for rate in again], peak_gflops=best)
     report.add(f"scan_mm_{dtype}", paired.speedups, paired, **details)
     report.judge(f"scan_mm_{dtype}")
+
+
+def test_scan_t2i_over_onednn(benchmark: Any, report: Report) -> None:
+    """The product by the library that torch.compile uses, with AVX-512 where that of torch.mm has none."""
+    data = features(SIZES.images, SIZES.captions, SIZES.width)
+    blocks = data.words.split(1024)  # whose product fits memory that is used again, which is fastest
+    if not torch.backends.mkldnn.is_available():
+        report.unmeasured("scan_onednn_fp32", "torch is built without oneDNN")
+        pytest.skip("torch is built without oneDNN")
+
+    def other() -> None:
+        with torch.no_grad():
+            for words in blocks:
+                affine.product(words, data.regions)
+
+    paired = alternate(benchmark, lambda: native_scores(data.words, data, SCAN), other)
+    report.add("scan_onednn_fp32", paired.speedups, paired, pairs=data.pairs)
+    report.judge("scan_onednn_fp32")
 
 
 def check_int8(name: str, scorer: PairScorer) -> None:

@@ -87,7 +87,9 @@ def test_accuracy_of_each_precision(plots: Any) -> None:
 
 def test_processors_have_short_names(plots: Any) -> None:
     about = {"cpu": "Intel(R) Xeon(R) Processor (family 6, model 167)", "isa": "avx512amx", "letter": "B"}
-    assert plots.short(about) == "B: Intel Xeon, avx512amx"
+    assert plots.short(about) == "B: Intel Xeon, AMX"
+    about = {"cpu": "AMD EPYC (family 26, model 2)", "isa": "avx512bf16", "letter": "A"}
+    assert plots.short(about) == "A: EPYC Zen 5, AVX-512"
 
 
 def test_every_processor_is_drawn_under_a_name_of_its_own(plots: Any) -> None:
