@@ -26,7 +26,7 @@ class Progress:
         self._bar: Any = None
         self._start = time.monotonic()
         self._next = self._start  # the first tile says that the run has begun
-        if _on_terminal():
+        if on_terminal():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=done, unit="pair", unit_scale=True)
@@ -67,10 +67,11 @@ class Steps:
         self._total, self._unit, self._title, self._done = total, unit, title, done
         self._bar: Any = None
         self._next = time.monotonic() + EVERY
-        if _on_terminal():
+        if on_terminal():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, initial=done, unit=unit, desc=title)
+            # A bar within another one vanishes when it is full.
+            self._bar = tqdm(total=total, initial=done, unit=unit, desc=title, leave=None)
 
     def update(self, steps: int = 1, figures: Mapping[str, str] | None = None) -> None:
         """More steps are done; figures are shown with their names."""
@@ -86,6 +87,14 @@ class Steps:
             shown = "".join(f", {name} {value}" for name, value in figures.items())
             _print(f"{self._title}: {self._unit} {self._done:,} of {self._total:,}{shown}")
 
+    def print_result(self, line: str) -> None:
+        """Prints a line on standard output, above the bar."""
+        if self._bar is not None:
+            self._bar.clear()
+        print(line, flush=True)
+        if self._bar is not None:
+            self._bar.refresh()
+
     def __enter__(self) -> Steps:
         return self
 
@@ -94,7 +103,7 @@ class Steps:
             self._bar.close()
 
 
-def _on_terminal() -> bool:
+def on_terminal() -> bool:
     """Whether standard error is one. A program without a console has none, and a script's own may lack the method."""
     isatty = getattr(sys.stderr, "isatty", None)
     return isatty is not None and isatty()

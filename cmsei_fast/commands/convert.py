@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
 from .paths import given_path
+from .progress_flags import add_progress_flags
 from .sources import SPLIT_ENDINGS
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def add_parser(commands: Any) -> None:
         command.add_argument(
             "--out", type=given_path, required=True, metavar="FILE", help="split file to write (.h5 or .hdf5)"
         )
-        command.add_argument(
-            "--progress", action="store_true", help="show progress bars even if standard error is not a terminal"
-        )
+        add_progress_flags(command)
         command.set_defaults(run=run)
 
 
@@ -78,7 +76,6 @@ def run(arguments: argparse.Namespace) -> int:
     check_target(arguments.out, "--out")
     if not arguments.out.endswith(SPLIT_ENDINGS):
         raise ValueError(f"--out: expected a name that ends in {' or '.join(SPLIT_ENDINGS)}, got {arguments.out}")
-    arguments.progress = arguments.progress or sys.stderr.isatty()
     split = arguments.read(arguments)
     write_split(arguments.out, split, progress=arguments.progress)
     print(f"{arguments.out}: {split}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .paths import given_path
+from .progress_flags import add_progress_flags
 from .settings import check_minimum
 
 if TYPE_CHECKING:
@@ -61,13 +63,14 @@ def add_parser(commands: Any) -> None:
         metavar="DIR",
         help="keep the runs (logs, checkpoints, models) in this directory (default: discard them)",
     )
-    demo.add_argument("--progress", action="store_true", help="show a progress bar for each epoch")
+    add_progress_flags(demo)
     demo.set_defaults(run=_demo)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     from ..data import synthetic_scenes
     from ..data.files import check_target, write_text
+    from ..progress import Steps
     from ..report.demo_page import demo_page
 
     check_target(arguments.page, "--page")
@@ -94,7 +97,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     )
     print(f"{'chance':24}{25:14.1f}{50:14.1f}{50:14.1f}{100 * 32 / len(test.scenes):9.1f}")
     rows = []
-    with tempfile.TemporaryDirectory() as scratch:
+    bar = Steps(len(MODELS), "model", "all models") if arguments.progress else None
+    with tempfile.TemporaryDirectory() as scratch, bar or contextlib.nullcontext():
         for name, model in zip(names, MODELS, strict=True):
             directory = (kept or Path(scratch)) / name
             row = train_and_test(
@@ -108,7 +112,12 @@ def _demo(arguments: argparse.Namespace) -> int:
             )
             rows.append(row)
             figures = "".join(f"{x:14.1f}" for x in (row.group, row.story, row.place))
-            print(f"{row.title:24}{figures}{row.rsum:9.1f}{row.seconds:11.0f} s", flush=True)
+            line = f"{row.title:24}{figures}{row.rsum:9.1f}{row.seconds:11.0f} s"
+            if bar is None:
+                print(line, flush=True)
+            else:
+                bar.print_result(line)
+                bar.update()
     write_text(arguments.page, demo_page(rows, test))
     print(f"\n{arguments.page}: this table and some retrievals. {time.perf_counter() - started:.0f} s in all.")
     return 0

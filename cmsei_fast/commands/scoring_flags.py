@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from .paths import given_path
+from .progress_flags import add_progress_flags
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,7 @@ def add_device_flag(parser: argparse.ArgumentParser, purpose: str = "run") -> No
 
 
 def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--device``, ``--progress`` and the options of :func:`cmsei_fast.score_matrix`."""
+    """Adds ``--device``, ``--progress``, ``--quiet`` and the options of :func:`cmsei_fast.score_matrix`."""
     add_device_flag(parser)
     parser.add_argument(
         "--engine",
@@ -54,9 +55,7 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
         help="what features are rounded to: float32, bfloat16, float16, float64, float8 or int8; sums are in float32, "
         "of float64 in float64 (default: float32)",
     )
-    parser.add_argument(
-        "--progress", action="store_true", help="show progress: a bar on a terminal, else a line every ten seconds"
-    )
+    add_progress_flags(parser)
 
 
 def add_encoded_flag(parser: argparse.ArgumentParser) -> None:

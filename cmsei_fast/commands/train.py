@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..known_fields import check_known
 from .paths import given_path
 from .processes import join_processes
+from .progress_flags import add_progress_flags
 from .resumed import SET_BY_DATA, check_resumed
 from .scoring_flags import add_device_flag
 from .settings import add_flags, given_fields, read_settings
@@ -84,7 +85,7 @@ def add_parser(commands: Any) -> None:
         help="resume from the newest checkpoint of the run, or start afresh if there is none",
     )
     add_device_flag(train, "train")
-    train.add_argument("--quiet", action="store_true", help="do not show progress")
+    add_progress_flags(train, in_logs=True)
     add_flags(train, TrainConfig, "training")
     add_flags(train, ModelConfig, "model", _NO_FLAG)
     train.set_defaults(run=_train)
@@ -104,7 +105,7 @@ def _train(arguments: argparse.Namespace) -> int:
                 model = make_model(training, model_settings, config, arguments.word_vectors, arguments.vocabulary)
             else:
                 model = saved_model(arguments.model, model_settings)
-        options = (arguments.resume, str(device), not arguments.quiet, arguments.model)
+        options = (arguments.resume, str(device), arguments.progress, arguments.model)
         with prepared_run(model, training, validation, Path(arguments.directory), config, *options) as run:
             for flag, words in (("--model", arguments.model), ("--vocabulary", arguments.vocabulary)):
                 if words is not None:
