@@ -1,16 +1,18 @@
-// Which forms of the score a pair takes where a warp has it in registers (team_fragments.h, team_beside.h): plain
-// functions of the scorer and of the pair's sizes, which the kernels ask and the host's tests enumerate.
+// Which compiled form scores a pair whose numbers a warp keeps in registers (team_fragments.h, team_beside.h): plain
+// functions of the scorer and of the pair's sizes, which the kernels call and the host's tests enumerate.
 #pragma once
 
 #include "team.h"
 
 namespace cmsei {
 
-// Items of a context that fit the registers.
+// The most items of a context that fit the registers.
 constexpr int kMostInFragments = 40;
-// Queries at a time, in eights of rows, of a narrow context and of a wide one.
+// A context of at most kNarrowContext items is narrow, a larger one wide. With a narrow one 8 kNarrowRows queries are
+// taken at a time, with a wide one 8 kWideRows.
 constexpr int kNarrowContext = 16, kNarrowRows = 5, kWideRows = 2;
-// Words of a caption for which there is a form between these, three eights of them, of the usual alone.
+// Captions of 17 to kSomeWords words have forms of their own between these two, compiled for usual directions alone
+// (Fragments::usual()).
 constexpr int kSomeWords = 24;
 
 CMSEI_FORMULA constexpr bool fits_fragments(int attend) { return attend == kSoft || is_focal(attend); }
@@ -21,9 +23,10 @@ CMSEI_FORMULA constexpr int64_t queries_in_fragments(int64_t context) {
     return 8 * (context <= kNarrowContext ? kNarrowRows : kWideRows);
 }
 
-// Which of a scorer's forms its temperatures leave: the softmax of a usual direction takes no maximum, nor does that
-// across the levels where means ask beside. There 12 is the most, for beyond it the quadratic form, not yet divided,
-// would leave no room for the squares of long vectors.
+// The special forms of a scorer that its temperatures allow. The softmax of a usual direction subtracts no maximum, and
+// neither does that of the cross-level terms in kMeansBeside, so that their temperatures must be bounded. The latter's
+// may be at most 12: beyond that, P G Pᵀ with weights not yet divided by their sum would leave too little of float32's
+// range for the squares of long vectors.
 template <class S> CMSEI_FORMULA int forms_of(const PairConfig& config, const S* scalars) {
     const auto within = [](S x, S most) { return x <= most && x >= -most; };
     const int left = (within(scalars[kT2ITemperature], kMostBounded) ? kUsualWords : 0) |
@@ -31,13 +34,13 @@ template <class S> CMSEI_FORMULA int forms_of(const PairConfig& config, const S*
     const bool all = left == (kUsualWords | kUsualRegions) && within(scalars[kGuideTemperature], 12);
     return config.forms & (left | (all ? kMeansBeside : 0));
 }
-// Of a scorer with kMeansBeside: whether a pair's means ask beside, where both sides have a row that is of no region,
-// of no word. A caption's rows are two eights or three.
+// For a scorer with kMeansBeside: whether both sides of a pair leave a row free for the other query, their mean.
+// Regions take 33 to 39 of 40 rows; words take fewer than 16 or, from 17 on, fewer than 24.
 CMSEI_FORMULA constexpr bool has_rows_for_means(int regions, int words) {
     return regions > 32 && regions < kMostInFragments && words < kSomeWords && words != 8 * kWideRows;
 }
 
-// Ways that a pair may go, of which the machine counts how many did where it is a host's model (tests/native).
+// The ways in which kMeansBeside scores a pair. A host's model of the GPU (tests/native) counts the pairs of each.
 enum Way : int { kBesideTwoEights, kBesideThreeEights, kWays };
 
 }  // namespace cmsei

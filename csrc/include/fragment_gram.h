@@ -1,11 +1,11 @@
 // The context's Gram matrix as the right operand, and the attention's products with it.
 //
-// Precision: x = cut(x) + rest in tf32, to 2^-20 of x at most, and
-// P G = cut(P) cut(G) + cut(P) rest(G) + rest(P) cut(G), to 2^-19 of P |G| at most and 2^-22 in the mean. Where |U|² =
-// P G Pᵀ is c times less than Σ P P |G|, its relative error is c times more, as in float32. One product of tf32 would
-// be wrong by 2^-11, and three of bfloat16 (to 2^-16, in two thirds of the time on the tensor cores) are too coarse for
-// vectors of mixed signs, whose sum is short: scores of width 1 were wrong by 1e-4. The last step wants |U|² alone, for
-// which half of the symmetric G is enough.
+// Precision: x = cut(x) + rest(x) in tf32, with an error of at most 2^-20 of x, and P G = cut(P) cut(G) + cut(P)
+// rest(G) + rest(P) cut(G), with an error of at most 2^-19 of P |G|, 2^-22 in the mean. Where |U|² = P G Pᵀ is c times
+// less than Σ P P |G|, its relative error is c times more, as in float32. One product of tf32 would be wrong by 2^-11.
+// Three of bfloat16 (2^-16, in two thirds of the time on the tensor cores) are too coarse for vectors of mixed signs,
+// whose sum is short: scores of width 1 were wrong by 1e-4. The last step needs only |U|², for which half of the
+// symmetric G is enough.
 #pragma once
 
 #include <string.h>
@@ -14,7 +14,7 @@
 
 namespace cmsei::fragments {
 
-// What tf32 has of a number: the tensor cores do not see the other 13 bits.
+// The part of a number that tf32 keeps: the tensor cores do not see the other 13 bits.
 CMSEI_FORMULA float cut(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof x);
@@ -25,7 +25,7 @@ CMSEI_FORMULA float cut(float x) {
 
 CMSEI_FORMULA float rest(float x) { return x - cut(x); }
 
-// Of a wide context not the tiles below the diagonal.
+// Number i of the lane in tile (k, j) of G. With a wide context only for k <= j: below() reads the other tiles.
 template <class F> CMSEI_TEAM S& gram(F& f, int k, int j, int i) {
     if constexpr (F::kWide)
         return f.of.team.known.upper[k][j][i];
@@ -41,8 +41,8 @@ template <class F> CMSEI_TEAM void load_gram(F& f) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) f.of.team.known.places[i] = f.finished_column(i < F::Columns::kFinished ? i : 0);
     }
-    // Which of a tile's items comes where in the depth is free: the lane's own come first and fifth. One base, so that
-    // places are numbers of 32 bits.
+    // A product may sum over a tile's items in any order: the lane's own two items stand where the instruction reads
+    // its numbers, four apart. All addresses are offsets from one pointer, so that they take 32 bits.
     const S* const from = f.of.team.opaque(f.of.gram);
     int right[F::kTiles];
 #pragma unroll
@@ -85,7 +85,7 @@ template <class F> CMSEI_TEAM S below(const F& f, int k, int j, int i) {
     const int number = KnownGram::number(k, j);
     return read<4>(f.of.team.known.below(number, f.lane)).x[number % 2 * 2 + i];
 }
-// The rests of what load_gram() has loaded, for a form that keeps them.
+// Computes rest() of what load_gram() has loaded, for a form that keeps it (kParts).
 template <class F> CMSEI_TEAM void part_gram(F& f) {
     KnownGram& known = f.of.team.known;
     if (known.extent & KnownGram::kParted) return;
@@ -98,7 +98,8 @@ template <class F> CMSEI_TEAM void part_gram(F& f) {
 #pragma unroll
             for (int i = 0; i < 2; ++i) known.rests[k][j][i] = rest(known.upper[k][j][i]);
 }
-// Nothing that follows from it, or of kParts from what multiply() halves, is kept in registers either.
+// Hides the Gram matrix from the compiler, which would otherwise keep numbers that follow from it in registers too.
+// With kParts these are only the halves of the diagonal tiles in multiply().
 template <class F> CMSEI_TEAM void renew_gram(F& f) {
 #pragma unroll
     for (int k = 0; k < F::kTiles; ++k)
@@ -112,8 +113,8 @@ template <class F> CMSEI_TEAM void renew_gram(F& f) {
             }
 }
 
-// h = attention · Gram and by row P · h or, where no step follows, half of it by the upper triangle of tiles of the
-// Gram matrix and half of those in between.
+// h = P G and, by row, quad = P · h. Without kRefines only half of that sum: from the tiles of G above the diagonal and
+// half of those on it.
 template <bool kRefines, class F>
 CMSEI_TEAM void multiply(F& f, S (&h)[F::kBlocks][F::kTiles][4], S (&quad)[F::kRows]) {
 #pragma unroll
@@ -140,7 +141,8 @@ CMSEI_TEAM void multiply(F& f, S (&h)[F::kBlocks][F::kTiles][4], S (&quad)[F::kR
             }
 #pragma unroll
         for (int b = 0; b < F::kBlocks; ++b) {
-            // Of half a block the rests take the place of the other half, and their products too.
+            // If the last block has only eight rows, the rests of P take the place of the other eight, which saves a
+            // product.
             const bool half = 2 * b + 1 == F::kRows;
             S left[4], left_rest[4];
 #pragma unroll

@@ -1,12 +1,12 @@
-// Where fragments get their inner products and lengths from, and where those of a next step go where there are more
-// queries than they hold.
+// Loads inner products and lengths into fragments; stores those of a next step if there are more queries than fragments
+// hold.
 #pragma once
 
 #include "fragments.h"
 
 namespace cmsei::fragments {
 
-// Of the two strides one is 1: places are then apart by constants.
+// The stride between context items is 1 here: a lane's addresses differ by constants.
 template <class F> CMSEI_TEAM void load_words(F& f, const S* from) {
 #pragma unroll
     for (int row = 0; row < F::kRows; ++row) {
@@ -38,13 +38,13 @@ template <class F> CMSEI_TEAM void load_regions(F& f, const S* from) {
             const int c = f.item(j, i);
             places[j][i] = c < f.m ? c * f.of.context + row : none;
         }
-    // One question for all of them. Where means ask there are more than 32 regions.
+    // One test, of the last row, for all of them. With kBeside there are more than 32 regions, so that it has queries.
     if (F::kBeside || f.used(F::kRows - 1))
         f.each([&](int row, int j, int i) { f.a[row][j][i] = from[places[j][i] + 8 * row]; });
     else
         f.each([&](int row, int j, int i) { f.a[row][j][i] = f.used(row) ? from[places[j][i] + 8 * row] : S(0); });
 }
-// The inner products of step k.
+// Loads the inner products of step k.
 template <class F> CMSEI_TEAM void load(F& f, int k) {
     const S* const from = k == 0 ? f.of.first : f.next();
     if (f.of.words)
@@ -52,7 +52,8 @@ template <class F> CMSEI_TEAM void load(F& f, int k) {
     else
         load_regions(f, from);
 }
-// Those of the next step, where a lane reads them, and what lies beside them that it reads too.
+// Stores the inner products of the next step for load(), with the numbers past the last item or query that it reads
+// too.
 template <class F> CMSEI_TEAM void store(const F& f) {
     const bool words = f.of.words;
 #pragma unroll
@@ -71,13 +72,13 @@ template <class F> CMSEI_TEAM void load_lengths(F& f, int k) {
         f.length[slot] = from[f.finished(slot) < f.n ? f.finished(slot) : f.n - 1];
 }
 
-// The inner products at hand as most norms take them.
+// p = the inner products at hand as the norm takes them: leaky if it is clipped, else unchanged.
 template <class F> CMSEI_TEAM void leak(F& f) {
     const S share = is_clipped(f.of.norm) ? static_cast<S>(kLeak) : S(1);
     f.each([&](int row, int j, int i) { f.p[row][j][i] = M::leaky(f.a[row][j][i], share); });
 }
 
-// visit() of all rows, kRows eights at a time, with the inner products of step k.
+// Calls visit() for all queries, 8 kRows at a time, with their inner products of step k at hand.
 template <class F, class Visit> CMSEI_TEAM void over_rows(F& f, int k, const Visit& visit) {
 #pragma unroll 1
     for (f.first = 0;; f.first += 8 * F::kRows) {

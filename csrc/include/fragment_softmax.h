@@ -1,12 +1,12 @@
 // From the inner products in fragments to the attention: their normalisation over the queries, the softmax over the
-// context, what a focal attention leaves of it, and the attention of a mean that asks beside the queries.
+// context, what a focal attention keeps of it, and the attention of a mean in a row beside the queries.
 #pragma once
 
 #include "fragment_loads.h"
 
 namespace cmsei::fragments {
 
-// memory[] by column = what is made of join of x[] over all rows.
+// memory[column] = make(join of x[] over all rows), for each column.
 template <class F, class Join, class Make>
 CMSEI_TEAM void by_column(const F& f, S (&x)[2 * F::kTiles], S* memory, const Join& join, const Make& make) {
     F::Columns::meet(f.of.team, f.lane, x, join);
@@ -16,7 +16,7 @@ CMSEI_TEAM void by_column(const F& f, S (&x)[2 * F::kTiles], S* memory, const Jo
         memory[F::kUsual && F::kWide ? f.of.team.known.places[i] : f.finished_column(i)] = make(x[i]);
     f.of.team.sync();
 }
-// x[] of the lane's columns from memory[] by column.
+// Reads x[] of the lane's columns from memory[column].
 template <class F> CMSEI_TEAM void recall(const F& f, S (&x)[2 * F::kTiles], const S* memory) {
 #pragma unroll
     for (int j = 0; j < F::kTiles; ++j) {
@@ -26,8 +26,8 @@ template <class F> CMSEI_TEAM void recall(const F& f, S (&x)[2 * F::kTiles], con
     }
 }
 
-// Into the memory, by column, what the inner products of step k are scaled by, for a softmax in units of log 2;
-// before that, for a softmax over the queries, the largest. Plain ones are all scaled alike.
+// normalise() writes for each column the factor of its inner products in step k, for exp2; and, for the norm "softmax",
+// the maximum over the queries, which is subtracted first. For a plain norm the factor is plain_scale() alone.
 template <class F> CMSEI_TEAM S plain_scale(const F& f) { return f.of.temperature * static_cast<S>(kLog2OfE); }
 template <class F> CMSEI_TEAM S* scales(const F& f) { return f.of.memory; }
 template <class F> CMSEI_TEAM S* shifts(const F& f) { return f.of.memory + 8 * F::kTiles; }
@@ -35,7 +35,7 @@ template <class F> CMSEI_TEAM void normalise(F& f, int k) {
     if (f.plain()) return;
     if (F::kBeside && f.of.words && k == 0) {
         if (f.scaled) return;
-        // The mean is no query.
+        // The mean is not one of the queries: the norm leaves it out.
         if (f.has_mean()) {
 #pragma unroll
             for (int j = 0; j < F::kTiles; ++j) f.p[F::kRows - 1][j][0] = f.p[F::kRows - 1][j][1] = 0;
@@ -95,9 +95,9 @@ template <class F> CMSEI_TEAM void focus(F& f) {
     }
 }
 
-// The last row's attention, which is where a guide lies otherwise, by column, and behind it its inner products, which
-// words have loaded. A lane's two weights of a tile are read one by one: as two they would be moved to where the left
-// operand wants each.
+// Sets the mean's row, the last one, in the first step: its attention, which lies by column where another direction has
+// its guide, and its inner products behind that, unless load_words() has loaded them. A lane reads its two weights of a
+// tile one by one: read together, they would have to be moved to the registers that the left operand needs.
 template <class F> CMSEI_TEAM void let_mean_ask(F& f) {
     if (!f.has_mean()) return;
     const S* const attention = f.of.guide + f.column;
@@ -117,8 +117,8 @@ template <class F> CMSEI_TEAM S row_largest(const F& f, S x) {
     x = Math::max(f.of.team.exchanged(x, 1), x);
     return Math::max(f.of.team.exchanged(x, 2), x);
 }
-// Attention to the context, not yet divided by its sum, and of the rows that the lane finishes Q·U, which it has not
-// divided either.
+// Attention to the context and, for the rows that the lane finishes, Q·U; neither is divided by the sum of the weights
+// yet.
 template <class F> CMSEI_TEAM void soften(F& f, int k, S (&dot)[F::kSlots]) {
     S scale[2 * F::kTiles];
     if (f.plain()) {
@@ -132,7 +132,7 @@ template <class F> CMSEI_TEAM void soften(F& f, int k, S (&dot)[F::kSlots]) {
         recall(f, shift, shifts(f));
         f.each([&](int row, int j, int i) { f.p[row][j][i] = Math::exp(f.a[row][j][i] - shift[2 * j + i]); });
     }
-    // Items outside have finite inner products.
+    // Past the last item inner products are finite: with -inf added they have weight 0.
     S outside[2 * F::kTiles];
 #pragma unroll
     for (int c = 0; c < 2 * F::kTiles; ++c) outside[c] = f.has(c / 2, c % 2) ? S(0) : -static_cast<S>(INFINITY);
@@ -163,7 +163,7 @@ template <class F> CMSEI_TEAM void soften(F& f, int k, S (&dot)[F::kSlots]) {
 #pragma unroll
             for (int i = 0; i < 2; ++i) product[row] += f.p[row][j][i] * f.a[row][j][i];
     }
-    // Before the products with the Gram matrix, beside which registers are scarce.
+    // Summed up before the products with the Gram matrix, during which registers are scarce.
     F::Rows::settle(f.of.team, f.lane, product, dot);
 }
 

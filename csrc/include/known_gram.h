@@ -20,13 +20,13 @@ template <int kCount> CMSEI_FORMULA void write(float* to, const Numbers<kCount>&
     memcpy(__builtin_assume_aligned(place, sizeof numbers), &numbers, sizeof numbers);
 }
 
-// The Gram matrix of a wide context as the right operand, tile by tile: what a team keeps from pair to pair while the
-// context is the same. The tiles not below the diagonal are in registers; where a step refines, those below are in
-// memory, two of a lane side by side. Forms with few queries have room for the rests of the former too, what tf32
-// leaves of them (fragment_gram.h).
+// The Gram matrix of a wide context as the right operand, tile by tile; a team keeps it from pair to pair while the
+// context is the same. Tiles on and above the diagonal are in registers. Tiles below it are needed only if a step
+// refines; they are in memory, a lane's numbers of two tiles side by side. Forms with few queries have room for the
+// rests of the upper tiles too, what tf32 leaves of them (fragment_gram.h).
 struct KnownGram {
     static constexpr int kTiles = kMostInFragments / 8;
-    enum Extent : int { kNone, kUpper, kWhole, kParted = 4 }; // the latter beside one of the others: with the rests
+    enum Extent : int { kNone, kUpper, kWhole, kParted = 4 }; // kParted is added to one of the others: rests too
     int extent; // what is known of the regions' matrix; whoever comes to other regions sets it to kNone
     float upper[kTiles][kTiles][2], rests[kTiles][kTiles][2];
     float* lower;
@@ -34,9 +34,9 @@ struct KnownGram {
 
     static CMSEI_FORMULA constexpr int number(int k, int j) { return k * (k - 1) / 2 + j; }
     static CMSEI_FORMULA constexpr int lower_numbers() { return number(kTiles, 0) * 64; }
-    // Of the tile of this number and of the next one or the one before: a lane's numbers.
+    // The lane's numbers of the tile of this number, side by side with those of the next tile or of the one before.
     CMSEI_TEAM float* below(int number, int lane) const { return lower + (number / 2 * 32 + lane) * 4; }
-    // At the end of a form that does without the rests: until then it has their registers.
+    // Called at the end of a form without the rests, which uses their registers for other things.
     CMSEI_TEAM void forget_rests() {
         extent &= ~kParted;
 #pragma unroll
@@ -44,7 +44,8 @@ struct KnownGram {
 #pragma unroll
             for (int j = k; j < kTiles; ++j) rests[k][j][0] = rests[k][j][1] = 0;
     }
-    // A lane's part of half of w G wᵀ, w (8 kTiles) and 0 behind the context. G is symmetric.
+    // The lane's part of half of w G wᵀ; w (8 kTiles) is 0 past the context. G is symmetric: half of it is the tiles
+    // above the diagonal and half of those on it.
     CMSEI_TEAM float square_of(const float* w, int lane) const {
         float sum[kTiles], total = 0;
 #pragma unroll

@@ -38,7 +38,7 @@ enum ScalarIndex {
     kT2ITemperature, kT2ILse, kI2TTemperature, kI2TLse, kFirstGate
 };
 
-// Norms that leave the inner products at their size.
+// Norms that do not scale the inner products.
 CMSEI_FORMULA constexpr bool is_plain(int norm) { return norm == kNone || norm == kClipped; }
 CMSEI_FORMULA constexpr bool is_clipped(int norm) {
     return norm == kClippedL2 || norm == kClippedL1 || norm == kClipped;
@@ -47,11 +47,12 @@ CMSEI_FORMULA constexpr bool is_l2(int norm) { return norm == kL2 || norm == kCl
 CMSEI_FORMULA constexpr bool is_l1(int norm) { return norm == kL1 || norm == kClippedL1; }
 
 CMSEI_FORMULA constexpr bool is_focal(int attend) { return attend == kFocalEqual || attend == kFocalProb; }
-// Whether an inner product with what is attended to is held to the lengths. That of the queries as they came is exact;
-// of refined ones each step multiplies the rounding of vectors that cancel out.
+// Whether Q·U is clamped to |Q| |U| (see within()). The relevance "dot" is exact without it for the queries as they
+// came (`first`: in the first step); in refined queries, each step multiplies the rounding error of vectors that cancel
+// out.
 CMSEI_FORMULA constexpr bool is_held(int relevance, bool first) { return relevance == kCosine || !first; }
-// Whether a step needs the length of an attended vector that is no item of the context: the Gram matrix's product.
-// `first`: of its direction; `refined`: another step follows.
+// Whether a step needs the product with the Gram matrix: for a refinement that follows (`refined`), or for the length
+// of an attended vector that is not an item of the context. `first`: whether it is the first step of its direction.
 CMSEI_FORMULA constexpr bool needs_gram(int attend, int relevance, bool first, bool refined) {
     return refined || (is_held(relevance, first) && attend != kHard);
 }
@@ -62,14 +63,14 @@ template <class S> CMSEI_FORMULA bool is_bounded(int norm, S temperature) {
     return !is_plain(norm) && temperature <= kMostBounded && temperature >= -kMostBounded;
 }
 
-// An inner product held to the product of the lengths, beyond which rounding alone takes it: of vectors that cancel out,
-// whose lengths are 0 but for it, a cosine would be of any size. NaN stays NaN.
+// An inner product clamped to the product of the lengths, which only rounding makes it exceed: a sum of vectors that
+// cancel out has length 0 except for rounding, and without the clamp its cosine could be any number. NaN stays NaN.
 template <class M> CMSEI_FORMULA typename M::T within(typename M::T dot, typename M::T most) {
     if constexpr (sizeof dot == sizeof(typename M::S)) return scalar::within(dot, most);
     return M::select(dot > most, most, M::select(dot < -most, -most, dot));
 }
 
-// Of an inner product beyond the product of the lengths a and b the gradient is theirs.
+// An inner product that was clamped to the product of the lengths a and b passes its gradient on to a and b.
 template <class M, class T> CMSEI_FORMULA void within_vjp(T dot, T a, T b, T& d_dot, T& d_a, T& d_b) {
     const auto beyond = M::abs(dot) > a * b;
     const T held = M::select(beyond, M::select(dot < 0, -d_dot, d_dot), M::zero());
@@ -78,8 +79,9 @@ template <class M, class T> CMSEI_FORMULA void within_vjp(T dot, T a, T b, T& d_
     d_b += held * a;
 }
 
-// A refinement multiplies gradients of vectors of length 0 by 1 / ε², past float32's largest at the third step. Held
-// before that they are numbers, which products with the vectors make 0.
+// The largest gradient that a refinement passes on. It multiplies gradients of vectors of length 0 by 1 / ε², which at
+// the third step exceeds float32's largest number. A finite gradient gives 0 in the product with such a vector, an
+// infinite one NaN.
 template <class S> constexpr S kSteepest = sizeof(S) == 4 ? S(1e30) : S(1e300);
 
 template <class M> struct PairMath {
@@ -93,7 +95,7 @@ template <class M> struct PairMath {
     static CMSEI_FORMULA T size_scale(bool squares, T total) {
         return M::divide(M::set(1), (squares ? M::sqrt(total) : total) + (S)kEps);
     }
-    // What it takes from the gradient of each x, per unit of sized_vjp, from total = Σ d · x · scale.
+    // The `pull` of sized_vjp(), one for all x that share the scale, from total = Σ d · x · scale.
     static CMSEI_FORMULA T size_pull(bool squares, T total, T scale) {
         const T root = 1 / scale - (S)kEps;
         return squares ? M::select(root > 0, total / M::select(root > 0, root, M::set(1)), M::zero()) : total * scale;
@@ -106,13 +108,15 @@ template <class M> struct PairMath {
     // Softmax: gradient of a logit from that of its weight p and mean = Σ p d.
     static CMSEI_FORMULA T softmax_vjp(T p, T d, T mean) { return p * (d - mean); }
 
-    // (1/λ) log Σ exp(λ r) from the largest r and total = Σ exp(λ (r - most)); what each r has of it.
+    // (1/λ) log Σ exp(λ r) from the largest r, `most`, and total = Σ exp(λ (r - most)).
+    // lse_share: the value's derivative by one r; with `most` for the value, a summand of total.
     static CMSEI_FORMULA T lse_value(S lse, T most, T total) { return most + M::log(total) / lse; }
     static CMSEI_FORMULA T lse_share(S lse, T r, T value) { return M::exp(lse * (r - value)); }
     // Gradient of λ per unit of the value's, from mean = Σ share · r.
     static CMSEI_FORMULA T lse_temperature_vjp(S lse, T mean, T value) { return (mean - value) / lse; }
 
-    // |x| from x·x; the gradient at 0 is 0. NaN comes second, here and below: of two a host's max drops the first.
+    // |x| from x·x; the gradient at 0 is 0. Here and below, the argument of max() that may be NaN comes second: a
+    // host's max returns its second argument if either is NaN.
     static CMSEI_FORMULA T length(T squared) { return M::sqrt(M::max(M::zero(), squared)); }
     static CMSEI_FORMULA T length_vjp(T length, T d) {
         return M::select(length > 0, d / (2 * M::select(length > 0, length, M::set(1))), M::zero());
@@ -128,12 +132,13 @@ template <class M> struct PairMath {
         d_b += free * a;
     }
 
-    // r of a query of length q and its attended vector of length u; held: dot = Q·U within these.
+    // r of a query of length q and its attended vector of length u. dot = Q·U; `held`: dot clamped to q u.
     static CMSEI_FORMULA T relevance(int kind, bool first, T dot, T held, T q, T u) {
         if (kind == kCosine) return cosine(held, q, u);
         return is_held(kind, first) ? held : dot;
     }
-    // d_dot comes as the gradient of `held`, as a refinement leaves it where one follows, and goes as that of dot.
+    // On entry d_dot is the gradient of `held` that a following refinement has left, else 0; on return it is that of
+    // dot.
     static CMSEI_FORMULA void relevance_vjp(int kind, bool first, bool refined, T dot, T held, T q, T u, T d, T& d_dot,
                                             T& d_q, T& d_u) {
         const bool holds = is_held(kind, first);
@@ -143,21 +148,22 @@ template <class M> struct PairMath {
         if (!holds) d_dot += d;
     }
 
-    // A focal attention keeps the weights above Σ p g / Σ g, their mean by confidences g, and divides them by their
-    // sum: the softmax of what is kept, with the softmax's gradient. p may be divided by its sum or not.
+    // A focal attention keeps the weights p above Σ p g / Σ g, their mean weighted by confidences g, and divides them
+    // by their sum: it is the softmax over the items kept, and so is its gradient. p may be divided by its sum or not.
     static CMSEI_FORMULA T confidence(bool prob, T p) { return prob ? M::sqrt(p) : M::set(1); }
     static CMSEI_FORMULA T focal_least(T weighted, T total) {
         return (S)(1 - kFocalSlack) * M::divide(weighted, total);
     }
     static CMSEI_FORMULA T focal(T p, T least) { return M::select(p > least, p, M::zero()); }
 
-    // A negative-aware attention weighs what is above the threshold; the largest weight is then 1, and without one all
-    // are 0. A mismatch counts where the queries' agreement (any positive multiple of it) is negative.
+    // A negative-aware attention weighs only the items above the threshold: their largest weight is 1, so that a sum
+    // below 1 means that there are none. A mismatch counts where the queries' agreement, or any positive multiple of
+    // it, is negative.
     static CMSEI_FORMULA T above(T a, S threshold, T weight) { return M::select(a > threshold, weight, M::zero()); }
     static CMSEI_FORMULA T matched_factor(T total) { return M::divide(M::set(1), M::max(M::set(1), total)); }
     static CMSEI_FORMULA T mismatch(T agreed, T best) { return M::select(agreed < 0, best, M::zero()); }
 
-    // x / max(x, eps) and 1 / max(x, eps): the length of unit(x) and its factor.
+    // 1 / max(x, eps), which makes a vector of length x a unit vector.
     static CMSEI_FORMULA T unit_factor(T length) { return M::divide(M::set(1), M::max(M::set((S)kEps), length)); }
     static CMSEI_FORMULA T unit_factor_vjp(T length, T d) {
         const T f = unit_factor(length);
@@ -183,7 +189,7 @@ template <class M> struct PairMath {
     struct Refined {
         T gate, x, y, norm, alpha, beta, length;
     };
-    // q, u: lengths of Q and U, not u² as it came, which rounding takes below 0; dot = Q·U.
+    // q, u: lengths of Q and U (u² is not the computed |U|², which rounding can make negative); dot = Q·U.
     static CMSEI_FORMULA Refined refine(S a, S b, T r, T q, T u, T dot) {
         Refined f;
         f.gate = M::sigmoid(a * r + b);

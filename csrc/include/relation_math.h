@@ -28,8 +28,8 @@ constexpr int kMaxHeadDim = 256;
 constexpr int64_t kMaxBinnedLabels = 256;
 constexpr int64_t kMaxGrid = 2147483647;
 
-// exp of a logit less the largest, as a power of 2: one instruction on the GPU. The difference comes first, because a
-// factor on the logits would round each of them once more, which logits of 10^6 feel as 0.06.
+// exp of a logit less the largest, as a power of 2: one instruction on the GPU. The factor is applied to the
+// difference: applied to the logits it would round each of them once more, an error of 0.06 for logits of 10^6.
 CMSEI_RELATION_FN float exp_of(float x) { return exp2f(x * 1.44269504088896340736f); }
 CMSEI_RELATION_FN double exp_of(double x) { return exp(x); }
 CMSEI_RELATION_FN float log_of(float x) { return logf(x); }
@@ -41,21 +41,22 @@ CMSEI_RELATION_FN Acc query_scale(int head_dim) {
   return Acc(1) / static_cast<Acc>(sqrt(static_cast<double>(head_dim)));
 }
 
-// What the running maximum is subtracted as: 0 while no edge was seen, so that -inf - -inf is never formed.
+// What is subtracted from logits: the running maximum, or 0 while no edge was seen, so that -inf - -inf is never
+// formed.
 template <typename Acc>
 CMSEI_RELATION_FN Acc softmax_base(Acc running_max) {
   return running_max == -static_cast<Acc>(INFINITY) ? Acc(0) : running_max;
 }
 
-// A logit as the running maximum takes it.
+// A logit for the running maximum: at least kLowestLogit, so that a maximum of -inf means that no edge was seen.
 template <typename Acc>
 CMSEI_RELATION_FN Acc seen_logit(Acc logit) {
   constexpr Acc lowest = kLowestLogit<Acc>;
   return logit > lowest ? logit : lowest;
 }
 
-// 1 / sum, and 0 for a node without an edge. What it multiplies is NaN where the sum is, and where all logits are -inf,
-// whose weights are all 0.
+// 1 / sum, and 0 for a node without an edge. If the sum is NaN, so are the products with it; also if the node's logits
+// are all -inf, since weights and sum are then 0 and 0 · (1 / 0) is NaN.
 template <typename Acc>
 CMSEI_RELATION_FN Acc inverse_sum(Acc sum, Acc running_max) {
   return sum == Acc(0) && running_max == -static_cast<Acc>(INFINITY) ? Acc(0) : Acc(1) / sum;
@@ -119,7 +120,7 @@ inline Plan arrange(const Shape& shape, int warps, int rows_per_warp, bool bins,
 }
 
 // The most warps that the rows can use and the shared memory holds; labels are binned while their bins fit.
-// `warps == 0` in the answer: not even one warp fits.
+// `warps == 0` in the result: not even one warp fits.
 inline Plan make_plan(const Shape& shape, int rows_per_warp, size_t element, size_t shared_limit) {
   const int64_t useful = (shape.nodes + rows_per_warp - 1) / rows_per_warp;
   const int most = static_cast<int>(useful < kMaxWarps ? (useful > 0 ? useful : 1) : kMaxWarps);
@@ -133,13 +134,13 @@ inline Plan make_plan(const Shape& shape, int rows_per_warp, size_t element, siz
   return Plan{};
 }
 
-constexpr int kSlice = 64;                         // channels that the backward pass has in shared memory at a time
-constexpr int64_t kBackwardBlocks = 2048;          // that fill any GPU
+constexpr int kSlice = 64;                         // channels of a slice
+constexpr int64_t kBackwardBlocks = 2048;          // enough to fill any GPU
 constexpr int64_t kMostPartials = int64_t(1) << 24;  // numbers of the tables' gradients, one set for each group
 
-// The backward pass: a block has a group of images and one head; of an image all edges are in shared memory, and of the
-// rows a slice of the channels. Nothing here but `threads` (0: it does not fit) depends on the device, so results do
-// not.
+// The backward pass: a block takes one head of a group of images; it has all edges of one image in shared memory, and
+// of the rows a slice of the channels at a time. Only `threads` (0: it does not fit) depends on the device, so results
+// do not.
 struct BackwardPlan {
   int threads;
   int slice_stride, edge_stride, bin_stride;  // elements from row to row, odd: free of bank conflicts

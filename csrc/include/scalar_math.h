@@ -1,7 +1,8 @@
-// Functions of one number. On a host they are the library's. On a device those of float32 are an instruction or two,
-// wrong by at most two units in the last place (exp of x by as much as rounding x itself is worth) and without numbers
-// below the normal ones, where the library's are five to ten: a pair of 12 words and 36 regions asks for hundreds.
-// CMSEI_OWN_FLOATS: whoever includes this has defined those of float32.
+// Functions of one number. On a host they are the library's. On a device, those of float32 take one or two instructions
+// where the library's take five to ten, since a pair of 12 words and 36 regions needs hundreds of them. They are wrong
+// by at most two units in the last place (exp of x by as much as rounding x itself is worth) and take numbers below the
+// normal ones as 0.
+// CMSEI_OWN_FLOATS: the file that includes this has defined those of float32.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -20,10 +21,10 @@ CMSEI_FORMULA double exp(double x) { return ::exp(x); }
 CMSEI_FORMULA double exp2(double x) { return ::exp2(x); }
 CMSEI_FORMULA double log(double x) { return ::log(x); }
 CMSEI_FORMULA double divide(double a, double b) { return a / b; }
-// x where it is between -most and most, else that of them which has its sign; NaN stays NaN.
+// x clamped to [-most, most]; NaN stays NaN.
 CMSEI_FORMULA double within(double x, double most) { return x > most ? most : x < -most ? -most : x; }
 
-// a · b as it is rounded: no multiply-add takes it in with all its digits.
+// a · b, rounded: on a device never part of a multiply-add, which would use the unrounded product.
 #if defined(__CUDA_ARCH__)
 CMSEI_FORMULA double rounded_product(double a, double b) { return ::__dmul_rn(a, b); }
 CMSEI_FORMULA float rounded_product(float a, float b) { return ::__fmul_rn(a, b); }
@@ -32,7 +33,7 @@ template <class S> CMSEI_FORMULA S rounded_product(S a, S b) { return a * b; }
 #endif
 
 #if defined(__CUDA_ARCH__)
-// max of NaN and x is x.
+// The max of NaN and x is x.
 CMSEI_FORMULA float max(float a, float b) { return ::fmaxf(a, b); }
 // NaN where x or most is NaN.
 CMSEI_FORMULA float within(float x, float most) {
@@ -55,9 +56,9 @@ CMSEI_FORMULA float log(float x) {
     asm("lg2.approx.ftz.f32 %0, %0;" : "+f"(x));
     return x * 0.693147180559945309417f;
 }
-// 0 for a divisor above 2^126, whose reciprocal is below the normal numbers. But for a sigmoid's, which is as good as 0
-// there, the largest divisor is a cosine's: the lengths of a query and of what it attends to, the latter times the
-// weights' sum where these are not yet divided by it. Within the range of docs/scores.md that is below 2^76.
+// 0 for a divisor above 2^126, whose reciprocal is below the normal numbers. Only a sigmoid can have one, and is
+// as good as 0 then. The largest others are a cosine's, |Q| |U|, times the sum of the weights where U is not yet
+// divided by it: within the range of docs/scores.md, they are below 2^76.
 CMSEI_FORMULA float divide(float a, float b) {
     asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(b));
     return a * b;

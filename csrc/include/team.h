@@ -2,7 +2,7 @@
 // (a barrier that also orders what the lanes wrote), and sum(x) and largest(x) over the lanes, which give every lane
 // the same bits. The pair score in team_*.h is written against it: on a GPU a warp or a block is a team, on a host
 // Alone.
-// kFragments: whether it is a warp that also multiplies matrices in its registers, as team_fragments.h wants.
+// kFragments: whether the team is a warp that also multiplies matrices in its registers, for team_fragments.h.
 #pragma once
 
 #include <stdint.h>
@@ -31,21 +31,22 @@ struct Alone {
 // A team's lanes take i = lane, lane + size, ...
 #define CMSEI_EACH(i, count) for (int i = team.lane(); i < (count); i += team.size())
 
-// Forms of the score in fragments that are compiled for themselves, as bits of what a scorer has: a usual direction in
-// which words ask, one in which regions do, and both with means that ask beside them.
+// Special forms of the score in fragments, as bits of those that a scorer has: a usual t2i direction (see
+// Fragments::usual()), a usual i2t direction, and both with the means as further queries (team_beside.h).
 enum Forms : int { kUsualWords = 1, kUsualRegions = 2, kMeansBeside = 4 };
 
-// The structure of a scorer, as PairScorer.config(); direction 0 asks with words (t2i), 1 with regions (i2t).
+// The structure of a scorer, as PairScorer.config(). In direction 0 words attend to regions (t2i), in direction 1
+// regions to words (i2t).
 struct PairConfig {
     int active[2], norm[2], aggregate[2], steps[2], attend[2], relevance[2];
     int object_sentence, word_image, alignment;
 
-    // Derived of those, by direction or the side that it asks with: whether the regions (1), the words (0) attend to
-    // the other side's mean; the places of the first gate and of the threshold among the scalars. And whether anything
-    // but the directions is asked for. Thresholds are behind the gates of both directions; a direction that has one has
-    // no gates.
-    int levels[2], gates[2], thresholds[2], crosses;
-    int forms; // of those that a pair in fragments may take, at small temperatures: fragment_forms.h
+    // Derived from these; thresholds come after the gates of both directions.
+    int levels[2],     // whether the words (0), the regions (1) are weighed by their cosines with the other side's mean
+        gates[2],      // by direction, the place of its first gate among the scalars
+        thresholds[2], // by direction, the place of its threshold; a direction that has one has no gates
+        crosses;       // whether the scorer has anything but the directions
+    int forms; // its Forms, if the temperatures are small enough: forms_of() in fragment_forms.h
 
     CMSEI_FORMULA bool on(int d) const { return active[d] != 0; }
     CMSEI_FORMULA int norm_of(int d) const { return norm[d]; }
@@ -87,8 +88,8 @@ template <class S> struct Grid {
     CMSEI_FORMULA S* at(int i, int j) const { return data + i * row + j * column; }
 };
 
-// put(i, j, sum) for every element of x (rows, depth) · y (depth, columns). A lane takes tiles of 2 x 4 whose columns
-// lie apart, so that neighbouring lanes read neighbours; the lane of an element depends on the sizes alone.
+// Calls put(i, j, sum) for every element of x (rows, depth) · y (depth, columns). A lane takes tiles of 2 x 4 whose
+// columns lie apart, so that neighbouring lanes read neighbours; which lane has an element depends on the sizes alone.
 template <class S, class Team, class Put>
 CMSEI_TEAM void contract(const Team& team, Grid<const S> x, Grid<const S> y, int rows, int columns, int depth,
                          const Put& put) {
@@ -127,7 +128,7 @@ CMSEI_TEAM void contract(const Team& team, Grid<const S> x, Grid<const S> y, int
     }
 }
 
-// out (rows, columns) = or += x (rows, depth) · y (depth, columns).
+// out (rows, columns) = x (rows, depth) · y (depth, columns), or out += that product.
 template <class S, class Team>
 CMSEI_TEAM void multiply(const Team& team, Grid<const S> x, Grid<const S> y, Grid<S> out, int rows, int columns,
                          int depth, bool add) {

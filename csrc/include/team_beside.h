@@ -1,9 +1,9 @@
-// The score of a pair whose means ask beside its regions and words, by a warp that multiplies matrices: a direction's
-// rows are whole eights, so that most captions leave one of no word, and 33 to 39 regions one of no region. There the
-// mean of all words asks the regions in the first step, with the attention of the cross level, and its relevance is
-// object-sentence; that of the mean region is word-image. Both attentions follow from the sums of the inner products
-// that the regions begin with: of their rows and of their columns. So do the scales of the words' first step from sums
-// of squares, where both directions clip or neither does.
+// The score of a pair with the means of both sides as further queries, by a warp that multiplies matrices. A
+// direction's rows are a multiple of 8: most captions leave one of them free, and so do 33 to 39 regions. In the words'
+// free row, the mean word attends to the regions in the first step, with the attention of the cross-level term, and its
+// relevance is the object-sentence term; likewise, the mean region's relevance is the word-image term. Both attentions
+// follow from sums of the inner products with which the regions' direction begins, over its rows and over its columns.
+// If both directions clip or neither does, the scales of the words' first step follow from its sums of squares.
 #pragma once
 
 #include "team_direction.h"
@@ -11,8 +11,8 @@
 
 namespace cmsei {
 
-// Numbers of memory: of the mean word the attention and the inner products by region; of the mean region the same by
-// column of the words; the latter's attention by word.
+// Numbers of memory: the mean word's attention and inner products, by region; the mean region's, by column of the
+// words; and its attention once more, by word.
 constexpr int kBesideNumbers = 2 * kMostInFragments + 3 * kSomeWords;
 
 template <class Pair> struct TeamBeside {
@@ -26,14 +26,17 @@ template <class Pair> struct TeamBeside {
     CMSEI_TEAM S* of_regions() const { return pair.memory; }
     CMSEI_TEAM S* of_words() const { return pair.memory + 2 * kMostInFragments; }
     CMSEI_TEAM S* by_word() const { return of_words() + 2 * kSomeWords; }
-    // What words have, of which the first step's scales are first; before it what regions have.
+    // Where the memory of each direction begins. The words' begins with the scales of their first step, which
+    // ask_regions() writes.
     static constexpr int kOfRegions = kBesideNumbers, kOfWords = kBesideNumbers + kMostInFragments;
 
-    // Whether both directions sum up the squares of the same numbers, those of regions by region too.
+    // Whether both directions normalise the same numbers, so that the regions' sums of squares serve the words' first
+    // step.
     CMSEI_TEAM bool alike() const { return is_clipped(pair.config.norm_of(0)) == is_clipped(pair.config.norm_of(1)); }
 
     template <int kRows> using AskingWords = Fragments<Direction, kRows, kMostInFragments / 8, 33, true, true>;
 
+    // The regions' direction, with the mean region; before it, the attention of both means. Sets `part`.
     template <int kTiles> CMSEI_TEAM void ask_regions(S& part) const {
         using Asking = Fragments<Direction, kNarrowRows, kTiles, kTiles == 2 ? 1 : 8 * kWideRows + 1, true, true>;
         const PairSide<S>&regions = pair.regions, &words = pair.words;
@@ -41,7 +44,7 @@ template <class Pair> struct TeamBeside {
         Asking x(direction);
         fragments::begin(x);
         const S mu = pair.scalars[kGuideTemperature] * static_cast<S>(kLog2OfE);
-        const S unit[2] = {M::unit_factor(regions.mean), M::unit_factor(words.mean)};  // of whom each level answers to
+        const S unit[2] = {M::unit_factor(regions.mean), M::unit_factor(words.mean)};  // of the mean of the other side
         const S gamma[2] = {regions.mean * unit[0], words.mean * unit[1]};
         const S factor[2] = {Math::divide(unit[0], static_cast<S>(regions.n)),
                              Math::divide(unit[1], static_cast<S>(words.n))};
@@ -61,7 +64,7 @@ template <class Pair> struct TeamBeside {
         Asking::Rows::settle(pair.team, x.lane, squares, squared);
         Asking::Columns::meet(pair.team, x.lane, column, [](S y, S z) { return y + z; });
         pair.team.sync();
-        S all, mass[2]; // of the attention of either side
+        S all, mass[2]; // sums: of all inner products, of each side's attention
 #pragma unroll
         for (int slot = 0; slot < Asking::kSlots; ++slot) {
             const int q = x.finished(slot);
@@ -107,6 +110,7 @@ template <class Pair> struct TeamBeside {
             part += pair.scalars[kWeightWordImage] * sum[Asking::kSlots - 1];
     }
 
+    // The words' direction, with the mean word: adds to `part`.
     template <int kRows> CMSEI_TEAM void ask_words(S& part) const {
         using Asking = AskingWords<kRows>;
         const Direction direction = pair.direction(0, of_regions(), pair.memory + pair.renewed(kOfWords));
@@ -138,13 +142,14 @@ template <class Pair> struct TeamBeside {
         return pair.team.sum(part);
     }
 
-    // What the attention of each side is to be multiplied by, from the lanes' parts of its sum; and the sum of all.
+    // From the lanes' parts: the factor that each side's attention still lacks (its direction's weight over its sum and
+    // the number of steps), and the sum of `all`.
     CMSEI_TEAM void shares(int lane, const S (&mass)[2], S (&share)[2], S& all) const {
         const auto& team = pair.team;
         const bool high = (lane & 16) != 0;
         S x = (high ? mass[1] : mass[0]) + team.exchanged(high ? mass[0] : mass[1], 16);
         all += team.exchanged(all, 16);
-        const bool sums = (lane & 8) == 0; // all; the others the attention
+        const bool sums = (lane & 8) == 0; // of `all`; the other lanes sum the attention
         x = (sums ? all : x) + team.exchanged(sums ? x : all, 8);
 #pragma unroll
         for (int bit = 4; bit > 0; bit /= 2) x += team.exchanged(x, bit);

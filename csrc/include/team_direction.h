@@ -1,6 +1,6 @@
-// One direction of attention between one image and one caption by a team (team.h). A lane owns whole queries, and in the
-// normalisation whole items of the context, so that only the products with the Gram matrix and the last sums go over the
-// lanes. Its gradient is in team_direction_vjp.h. Formulas: docs/scores.md, docs/how-it-is-fast.md.
+// One direction of attention between one image and one caption by a team (team.h). A lane owns whole queries and, in
+// the normalisation, whole items of the context, so that only the products with the Gram matrix and the last sums go
+// over the lanes. Its gradient is in team_direction_vjp.h. Formulas: docs/scores.md, docs/how-it-is-fast.md.
 #pragma once
 
 #include "team_fragments.h"
@@ -10,28 +10,28 @@ namespace cmsei {
 template <class S, class Team> struct TeamDirection {
     using Math = Plain<S>;
     using M = PairMath<Math>;
-    // Of the loops where a thread has most in its registers.
+    // How far loops are unrolled in which a thread has most in its registers.
     static constexpr int kUnroll = sizeof(S) == 8 ? 1 : 4;
 
-    // One attention step; what is kept of it for the gradient is all there is.
+    // One attention step. The gradient needs nothing else of it.
     struct Step {
         const S* a;                      // (n, m) inner products
         S *p, *h;                        // (n, m) attention, attention · Gram
         S *shift, *scale;                // (m) of the normalisation
         const S* q;                      // (n) |Q|
         S *dot, *u, *r;                  // (n) Q·U, |U|, relevance
-        S *next_a, *next_q;              // (n, m), (n) of the step that follows; see `match`
+        S *next_a, *next_q;              // (n, m), (n) the next step's a and q; match() uses them otherwise
     };
 
     const Team& team;
     int n, m;           // queries, context
-    bool words;         // whether words ask, whose context's stride is 1; else regions, and that of the queries is
+    bool words;         // whether the queries are words, with `context` = 1; else they are regions, with `query` = 1
     int query, context; // strides of the (n, m) matrices
-    int area;           // numbers that one of them takes
-    int norm, aggregate, steps, how, relevance_kind; // `how` it attends
+    int area;           // numbers of one such matrix
+    int norm, aggregate, steps, how, relevance_kind; // `how`: an Attend
     S temperature, lse;
     const S* scalars;              // PairScorer.scalars()
-    int numbers, gate, threshold;  // places in them: the temperature, then λ of the LSE; the first gate; the threshold
+    int numbers, gate, threshold;  // places in scalars: the temperature, λ of the LSE next; first gate; threshold
     const S* first;  // (n, m) inner products
     const S* gram;   // (m, m) of the context
     const S* alike;  // (n, n) of the queries
@@ -40,7 +40,7 @@ template <class S, class Team> struct TeamDirection {
     S* memory;       // size(...) numbers
 
     static CMSEI_FORMULA int64_t step_size(int64_t area, int64_t n, int64_t m) { return 3 * area + 4 * n + 2 * m; }
-    // `fragments`: of a team that has them and keeps nothing.
+    // `fragments`: the team has them, and keeps nothing for a gradient.
     static CMSEI_FORMULA int64_t size(int64_t area, int64_t n, int64_t m, int steps, int attend, bool keep,
                                       bool fragments) {
         if (fragments && in_fragments(attend, m))
@@ -48,7 +48,8 @@ template <class S, class Team> struct TeamDirection {
         return (keep ? steps : 1) * step_size(area, n, m) + (keep ? 2 * area + 2 * n : 0);
     }
 
-    // The gradient's own: of the step's inner products, which ends as that of `first`; work; of |Q|; of the relevances.
+    // Memory of the gradient. d_a: of the step's inner products, in the end of `first`; d_p: work; d_q: of |Q|; d_r: of
+    // the relevances.
     struct Gradient {
         S *d_a, *d_p, *d_q, *d_r;
         S* d_guide;   // (n) added to
@@ -60,7 +61,7 @@ template <class S, class Team> struct TeamDirection {
     CMSEI_TEAM Grid<const S> grid(const S* x) const { return {x, query, context}; }
     CMSEI_TEAM Grid<const S> context_gram() const { return {gram, m, 1}; }
 
-    // Where step k lies. Unless all are kept they take turns in the same place.
+    // The memory of step k. Unless `keep`, all steps use the same.
     CMSEI_TEAM Step step(int k, bool keep) const {
         Step s;
         S* base = memory + (keep ? k : 0) * static_cast<int>(step_size(area, n, m));
@@ -78,7 +79,7 @@ template <class S, class Team> struct TeamDirection {
         s.q = k == 0 ? length : before + (s.next_q - base);
         return s;
     }
-    // What the gradient has of its own lies behind the steps.
+    // The gradient's own memory comes after that of the steps.
     CMSEI_TEAM void lay_out(Gradient& g) const {
         S* p = memory + steps * static_cast<int>(step_size(area, n, m));
         g.d_a = p;
@@ -87,7 +88,7 @@ template <class S, class Team> struct TeamDirection {
         g.d_r = g.d_q + n;
     }
 
-    // An inner product before it is scaled, and after.
+    // An inner product as the norm takes it, before it is scaled.
     CMSEI_TEAM S shaped(S a, S shift) const { return norm == kSoftmax ? Math::exp(a - shift) : clipped(a); }
     CMSEI_TEAM S clipped(S a) const { return is_clipped(norm) ? M::leaky(a) : a; }
 
@@ -118,7 +119,7 @@ template <class S, class Team> struct TeamDirection {
     // Whether step k's attended vectors need the Gram matrix.
     CMSEI_TEAM bool multiplies(int k) const { return needs_gram(how, relevance_kind, k == 0, k + 1 < steps); }
 
-    // Attention over the context and Q·U. `weighs`: whether the weights of a hard choice are wanted.
+    // Attention over the context and Q·U. `weighs`: whether hard attention writes its weights.
     CMSEI_TEAM void attend(const Step& s, bool first_step, bool weighs) const {
         if (how == kHard) return choose(s, first_step, weighs);
         soften(s);
@@ -126,14 +127,15 @@ template <class S, class Team> struct TeamDirection {
         if (how == kNegativeAware) match(s);
     }
 
-    // The softmax, of which a focal attention takes the weights before they are divided by their sum.
+    // The softmax over the context. With focal attention, the weights are left undivided by their sum.
     CMSEI_TEAM void soften(const Step& s) const {
         const S f = temperature * static_cast<S>(kLog2OfE);
         const bool bounded = is_bounded(norm, temperature);
         CMSEI_EACH(q, n) {
             const S* a = s.a + q * query;
             S* p = s.p + q * query;
-            // The largest must be at 0 exactly: of a logit of 1e10 what its rounding left out is a power of 2^512.
+            // Round the logit before subtracting the maximum, so that the largest exponent is exactly 0: a fused
+            // multiply-add would leave the rounding error of a logit of 1e10, up to 512, and exp2 makes 2^512 of that.
             const auto logit = [&](int c) {
                 return scalar::rounded_product(shaped(a[c * context], s.shift[c]), f * s.scale[c]);
             };
@@ -183,8 +185,8 @@ template <class S, class Team> struct TeamDirection {
         }
     }
 
-    // The largest inner product of a query and the first place where it is; NaN if one is not finite, which 0 times it
-    // tells.
+    // A query's largest inner product and the first place where it is. NaN if any of them is not finite: 0 times it is
+    // NaN.
     CMSEI_TEAM S largest(const S* a, int& place) const {
         S value = a[0], nothing = 0 * a[0];
         place = 0;
@@ -198,7 +200,7 @@ template <class S, class Team> struct TeamDirection {
         return value + nothing;
     }
 
-    // The relevance of the one item that each query chooses.
+    // Hard attention: the relevance of the one item that each query chooses.
     CMSEI_TEAM void choose(const Step& s, bool first_step, bool weighs) const {
         CMSEI_EACH(q, n) {
             int place;
@@ -213,9 +215,9 @@ template <class S, class Team> struct TeamDirection {
         }
     }
 
-    // Negative-aware attention: that of what is above the threshold, from the inner products alone. It has one step, so
-    // that next_a holds the softmax, next_q the largest inner products less the threshold, and r, until the cosine is
-    // added to it, Q·U of the softmax.
+    // Negative-aware attention: the weights of the items above the threshold, from the inner products alone. It has one
+    // step, so that next_a is free for the softmax over all items, next_q for the largest inner products less the
+    // threshold, and r for the softmax's Q·U, to which relevance() adds the cosine.
     CMSEI_TEAM void match(const Step& s) const {
         const S f = temperature * static_cast<S>(kLog2OfE), limit = scalars[threshold];
         CMSEI_EACH(q, n) {
@@ -241,7 +243,8 @@ template <class S, class Team> struct TeamDirection {
         }
     }
 
-    // What the queries like it say of a query's mismatch, up to a positive factor; behind a barrier.
+    // Whether the queries like it agree on a query's mismatch: negative if so, up to a positive factor. Needs a barrier
+    // after match().
     CMSEI_TEAM S agreed(const Step& s, int q) const {
         S most = alike[q], total = 0;
 #pragma unroll 1
@@ -280,8 +283,8 @@ template <class S, class Team> struct TeamDirection {
 
     CMSEI_TEAM bool linear() const { return aggregate != kMax && aggregate != kLse; }
 
-    // One number from relevances, which `each` gives one by one: those of the lane to a function of query and
-    // relevance. `part`: what the lane has of it, of a linear one.
+    // The aggregate of relevances: each(use) calls use(query, relevance) for those that the lane has. With `part`, a
+    // linear aggregate is not summed over the lanes.
     template <bool part = false, class Each> CMSEI_TEAM S aggregate_of(const Each& each) const {
         S total = 0, most = -static_cast<S>(INFINITY);
         if (aggregate == kMax || aggregate == kLse) {
@@ -296,22 +299,22 @@ template <class S, class Team> struct TeamDirection {
             each([&](int, S x) { total += x; });
         if constexpr (!part) total = team.sum(total);
         if (aggregate == kLse) return M::lse_value(lse, most, total);
-        // A sum of what is not a number is none: so is then the largest.
+        // A maximum can drop NaN, a sum cannot: if the sum is NaN, return it.
         if (aggregate == kMax) return total == total ? most : total;
         return aggregate == kMean ? Math::divide(total, static_cast<S>(n)) : total;
     }
-    // What the lane has of any: the lanes' sum is the number.
+    // The lane's part of any aggregate, which is the sum over the lanes.
     template <class Each> CMSEI_TEAM S part_of(const Each& each) const {
         return linear() ? aggregate_of<true>(each) : part_of_all(aggregate_of(each));
     }
     CMSEI_TEAM S part_of_all(S x) const { return team.lane() == 0 ? x : S(0); }
-    // Of relevances of which each lane reads those that it wrote.
+    // The aggregate of relevances in memory; each lane reads only those that it wrote.
     CMSEI_TEAM S aggregated(const S* r) const {
         return aggregate_of([&](const auto& use) { CMSEI_EACH(q, n) use(q, r[q]); });
     }
 
-    // Every lane gets the score; of a team that has fragments a part of it. What was written before is read only after
-    // a barrier, and one stands at the end.
+    // Every lane gets the score or, if the team has fragments, its part of it. A barrier stands between what a lane
+    // writes and what others read of it, and one at the end.
     CMSEI_TEAM S forward(bool keep) const {
         if constexpr (Team::kFragments) {
             if (!keep && in_fragments(how, m)) return forward_in_fragments();
@@ -359,7 +362,7 @@ template <class S, class Team> struct TeamDirection {
     template <int kRows, int kTiles, int kLeast>
     using Usual = Fragments<TeamDirection, kRows, kTiles, kLeast, true>;
     template <int kTiles, int kLeast> CMSEI_TEAM S scored_beside_wide() const {
-        // Usual captions of up to kSomeWords words.
+        // Usual directions have forms of their own for captions of up to kSomeWords words.
         if (words) {
             using Some = Usual<kSomeWords / 8, kTiles, kLeast>;
             if (n > 8 * kWideRows && Some::usual(*this)) return scored_in<Some>();

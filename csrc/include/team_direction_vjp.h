@@ -6,7 +6,7 @@
 
 namespace cmsei {
 
-// d_r of one step from the gradient of its aggregate.
+// Sets d_r of one step from the gradient of its aggregate.
 template <class S, class Team>
 CMSEI_TEAM void TeamDirection<S, Team>::aggregated_vjp(const S* r, S d, const Gradient& g) const {
     const S value = aggregate == kLse || aggregate == kMax ? aggregated(r) : S(0);
@@ -34,8 +34,8 @@ CMSEI_TEAM void TeamDirection<S, Team>::aggregated_vjp(const S* r, S d, const Gr
     }
 }
 
-// Gradients of the attended vector's length and product. The Gram's, and where there is one the next step's, go
-// into d_h, which takes the place of h once that has been read.
+// Back through relevance and refinement: from d_r and, if there is a next step, its d_a and d_q to this step's, d_p and
+// d_h, the gradient of h = P G, which replaces h once that has been read.
 template <class S, class Team>
 CMSEI_TEAM void TeamDirection<S, Team>::attended_vjp(const Step& s, int k, const Gradient& g) const {
     const bool more = k + 1 < steps, attended = multiplies(k);
@@ -67,7 +67,7 @@ CMSEI_TEAM void TeamDirection<S, Team>::attended_vjp(const Step& s, int k, const
             const int i = at(q, c);
             const S p = s.p[i], later = more ? g.d_a[i] : S(0), h = attended ? s.h[i] : S(0);
             g.d_a[i] = within<Math>(d_dot * p + alpha * later, kSteepest<S>);
-            // Where no step follows, Gᵀ d_h is d_quad · h once more and needs no product.
+            // If no step follows, d_h Gᵀ = d_quad · h: counted twice here, it needs no product.
             g.d_p[i] = d_dot * s.a[i] + S(more ? 1 : 2) * d_quad * h;
             s.h[i] = within<Math>(d_quad * p + beta * later, kSteepest<S>);
         }
@@ -80,8 +80,8 @@ CMSEI_TEAM void TeamDirection<S, Team>::attended_vjp(const Step& s, int k, const
     }
 }
 
-// The attention to what is above the threshold, and what the relevance has besides its cosine: adds to d_a, and
-// leaves in d_p the gradient of the softmax's weights, and in p those weights.
+// Negative-aware attention: back through the weights above the threshold and through what the relevance has besides its
+// cosine. Adds to d_a, and leaves the softmax's weights in p and their gradient in d_p.
 template <class S, class Team>
 CMSEI_TEAM void TeamDirection<S, Team>::match_vjp(const Step& s, const Gradient& g) const {
     S d_temperature = 0, d_threshold = 0;
@@ -129,7 +129,7 @@ CMSEI_TEAM void TeamDirection<S, Team>::attention_vjp(const Step& s, const Gradi
     if (team.lane() == 0) g.totals[numbers] += d_temperature;
 }
 
-// The lengths of the items chosen: the diagonal alone of what the Gram matrix would have.
+// The lengths of the chosen items: of the Gram matrix's gradient only the diagonal.
 template <class S, class Team>
 CMSEI_TEAM void TeamDirection<S, Team>::chosen_vjp(const Step& s, const Gradient& g) const {
     CMSEI_EACH(c, m) {

@@ -1,25 +1,25 @@
 // A direction's attention, forward, by a warp that multiplies matrices: all queries and their whole context lie in the
 // registers of mma m16n8k8 from the inner products to the score, so that neither the attention, nor its product with
-// the Gram matrix, nor the inner products of a next step are ever in memory. The team has, for that, multiply,
-// exchanged, taken, all, any and opaque: MatrixTeam of csrc/cuda/tile_pairs.cuh.
+// the Gram matrix, nor the inner products of a next step are ever in memory. For that the team has multiply, exchanged,
+// taken, all and opaque: MatrixTeam of csrc/cuda/tile_pairs.cuh.
 //
-// A pair of 12 words and 36 regions, with all that its score asks for: instructions of a warp as nvcc 13 makes them for
+// A warp's instructions for a pair of 12 words and 36 regions, with all that its score needs, as nvcc 13 makes them for
 // sm_90a, counted by walking them. A multiprocessor issues 4 a cycle; the pair's inner products, 12 x 36 x 1,024 at
 // 2,048 a cycle, are 216 cycles.
-//                                              words ask once  regions ask once  both twice and across the levels
-//   the only pair of a tile                    970             890               2,610
-//   each further caption of the same image     610             680               2,210
-//   of them products of the tensor cores       45              24                176
-//   such a one made without fragments          4,140           2,750             15,570
-// The same of 20 words; in the last line without a form of their own for 17 to 24:
-//   the only pair of a tile                    1,150           1,070             3,470
-//   each further caption of the same image     840             860               3,130
-//   of them products of the tensor cores       75              48                320
-//   each further caption, two eights at a time 1,700           2,240             8,790
-// Where the 2,210 go: 100 to the loop over the pairs and to what they are; 440 to the regions' inner products, the
-// words' Gram matrix and the means' attention; 470 and 300 to the regions' two steps; 130 to what words begin with; 450
-// and 320 to theirs.
-// Registers: what is written in one branch and read in another one is written in both. The compiler would else keep it
+//                                              t2i, one step  i2t, one step  both, two steps each, and across levels
+//   the only pair of a tile                    970            890            2,610
+//   each further caption of the same image     610            680            2,210
+//   of these, products of the tensor cores     45             24             176
+//   a further caption without fragments        4,140          2,750          15,570
+// The same with 20 words; the last line is without the forms for 17 to 24 words:
+//   the only pair of a tile                    1,150          1,070          3,470
+//   each further caption of the same image     840            860            3,130
+//   of these, products of the tensor cores     75             48             320
+//   each further caption, two eights at a time 1,700          2,240          8,790
+// Where the 2,210 go: 100 to the loop over the pairs and to reading what a pair is; 440 to the regions' inner products,
+// the words' Gram matrix and the means' attention; 470 and 300 to the regions' two steps; 130 to the beginning of the
+// words' direction; 450 and 320 to its two steps.
+// Registers: what is written in one branch and read in another is written in both. Otherwise the compiler would keep it
 // from pair to pair.
 #pragma once
 
@@ -35,8 +35,9 @@ template <class F> CMSEI_TEAM S least_length(const F& f) {
     if (F::kBeside) scale = Math::max(size(f.of.scalars[kGuideTemperature] * static_cast<S>(kLog2OfE)), scale);
     return kMost * Math::exp2(scale);
 }
-// Whether U's size does not matter in any row: cosine and refinement take its direction alone unless ε keeps them
-// from dividing by less, which it does not where U, divided by the most that the weights' sum can be, is long enough.
+// Whether the size of U matters in no row. Cosine and refinement take its direction alone, unless they divide by ε
+// instead of a smaller length. That is impossible where U, divided by the largest sum that the weights can have, is long
+// enough (least_length()).
 template <class F> CMSEI_TEAM bool direction_suffices(const F& f, const S (&u)[F::kSlots]) {
     bool yes = true;
 #pragma unroll
@@ -64,8 +65,8 @@ CMSEI_TEAM void divide(const F& f, S (&share)[F::kSlots], S (&dot)[F::kSlots], S
     }
 }
 
-// Relevances, what the attention is yet to be multiplied by, and with that Q·U, which soften() has left without, |U|²
-// and |U|.
+// Relevances, and `share`, the factor that the attention still lacks: 1 / the sum of its weights, or 1 if U's direction
+// suffices. Q·U as soften() has left it, |U|² and |U| are multiplied by it accordingly.
 template <class F>
 CMSEI_TEAM void relate(F& f, int k, const S (&quad)[F::kRows], S (&share)[F::kSlots], S (&dot)[F::kSlots],
                        S (&squared)[F::kSlots], S (&u)[F::kSlots]) {
@@ -87,7 +88,7 @@ CMSEI_TEAM void relate(F& f, int k, const S (&quad)[F::kRows], S (&share)[F::kSl
     }
 }
 
-// Relevances of step k in the rows at hand and, where another step follows, its inner products and lengths.
+// Relevances of step k for the rows at hand and, if another step follows, its inner products and lengths.
 template <class F> CMSEI_TEAM void attend(F& f, int k) {
     const bool more = k + 1 < f.of.steps, attended = f.multiplies(k);
     S dot[F::kSlots], squared[F::kSlots], u[F::kSlots], quad[F::kRows], h[F::kBlocks][F::kTiles][4];
@@ -141,7 +142,8 @@ template <class F> CMSEI_TEAM void begin(F& f) {
         load_gram(f);
         if constexpr (F::kParts) part_gram(f);
     }
-    // Of many queries too, which are loaded again: what is not written here would be kept in registers over all pairs.
+    // For many queries too, though they are loaded again: registers that are not written here would be kept over all
+    // pairs.
     load(f, 0);
     leak(f);
     load_lengths(f, 0);
@@ -164,10 +166,10 @@ template <class F> CMSEI_TEAM void step(F& f, int k) {
                 f.lengths()[f.finished(slot)] = f.length[slot];
             }
     });
-    // Of many queries each lane reads those that it wrote.
+    // With many queries, each lane reads only those relevances and lengths that it wrote.
     f.first = 0;
 }
-// Of the rows that the lane finishes the steps' relevances.
+// Runs all steps and sums up their relevances for the rows that the lane finishes.
 template <class F> CMSEI_TEAM void sum_steps(F& f, S (&sum)[F::kSlots]) {
 #pragma unroll
     for (int slot = 0; slot < F::kSlots; ++slot) sum[slot] = 0;
@@ -179,9 +181,9 @@ template <class F> CMSEI_TEAM void sum_steps(F& f, S (&sum)[F::kSlots]) {
     }
 }
 
-// The lanes' sum is that of the steps' scores.
+// The lane's part of the sum of the steps' scores.
 template <class F> CMSEI_TEAM S forward(F& f) {
-    // One aggregate of the steps' sum is the sum of theirs.
+    // The sum of the steps' linear aggregates is the aggregate of their sum: one reduction is enough.
     const bool once = !f.many() && f.of.linear();
     S score = 0, sum[F::kSlots];
     begin(f);

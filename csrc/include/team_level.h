@@ -1,5 +1,6 @@
-// One side of the cross-level attention by a team (team.h): the items (regions or words) answer to the mean of the
-// other side. Object-sentence for regions, word-image for words.
+// One side of the cross-level attention by a team (team.h): items (regions or words) are weighed by their cosines with
+// the mean of the other side, and their weighted sum is compared with that mean. Object-sentence for regions,
+// word-image for words.
 #pragma once
 
 #include "team.h"
@@ -28,15 +29,15 @@ template <class S, class Team> struct TeamLevel {
 
     static CMSEI_FORMULA int64_t size(int64_t n) { return 5 * n; }
 
-    // (n) each: inner products with the other side's mean, filled in by the caller, each lane its own; with the unit
-    // mean; cosines; attention; attention · Gram.
+    // (n) each. other(): inner products with the other side's mean, which the caller fills in, each lane its own;
+    // dot(): with the unit mean; cosine(); p(): attention; h(): attention · Gram.
     CMSEI_TEAM S* other() const { return memory; }
     CMSEI_TEAM S* dot() const { return memory + n; }
     CMSEI_TEAM S* cosine() const { return memory + 2 * n; }
     CMSEI_TEAM S* p() const { return memory + 3 * n; }
     CMSEI_TEAM S* h() const { return memory + 4 * n; }
 
-    // Σ p x over the items; asked again for a gradient, it takes no registers of what lies between.
+    // Σ p x over the items. The gradient computes it again, so that it needs no register in between.
     CMSEI_TEAM S attended(const S* x) const {
         const Team& team = *shared_by;
         S sum = 0;
@@ -44,7 +45,7 @@ template <class S, class Team> struct TeamLevel {
         return team.sum(sum);
     }
 
-    // The score, if it is asked for.
+    // Computes the attention; returns the score if `scored`, else 0.
     CMSEI_TEAM S forward(bool scored) {
         const Team& team = *shared_by;
         const S factor = M::unit_factor(mean), gamma = mean * factor;
@@ -74,8 +75,8 @@ template <class S, class Team> struct TeamLevel {
         return M::cosine(within<Math>(product, u * gamma), u, gamma);
     }
 
-    // d_p (n): gradient that guided aggregation has left, used up. Each lane's d_other (n) is written and its d_length
-    // (n) too; adds to d_gram (n, n), d_mean and, the first lane, d_mu. d_score only if the score was asked for.
+    // d_p (n): on entry the gradient from guided aggregation; it is overwritten. Writes d_other (n) and d_length (n),
+    // each lane its own; adds to d_gram (n, n), d_mean and, the first lane, d_mu. d_score is used only if `scored`.
     CMSEI_TEAM void backward(S d_score, bool scored, S* d_p, S* d_other, S* d_length, S* d_gram, S& d_mean,
                              double* d_mu) const {
         const Team& team = *shared_by;

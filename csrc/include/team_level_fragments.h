@@ -1,7 +1,8 @@
 // The cross-level attention of both sides of a pair, forward, and the sum of its inner products, by a warp whose lanes
-// exchange registers: MatrixTeam of csrc/cuda/tile_pairs.cuh. The block is read once: lane l has word 4 i + l / 8 and
-// regions l % 8 + 8 j, whose sums then meet. From there on lane l has regions l and, of its first eight, 32 + l, and
-// words l and 32 + l. Attention is left undivided by its sum: who is guided by it divides.
+// exchange registers: MatrixTeam of csrc/cuda/tile_pairs.cuh. The block is read once: lane l reads words 4 i + l / 8
+// and regions l % 8 + 8 j, and the lanes add up each other's sums. From then on lane l has region l and, if it is one
+// of the first eight, 32 + l, and words l and 32 + l. The attention is not divided by its sum: a guided direction
+// multiplies by share[].
 #pragma once
 
 #include "team_fragments.h"
@@ -31,11 +32,12 @@ template <class Team> struct TeamLevelFragments {
     int ld;
     S* memory;
 
-    // Attention of the regions (1), of the words (0), up to the factor that forward() tells; 0 up to whole tiles.
+    // Attention over the regions (1), over the words (0), without the factor share[] of forward(); 0 up to whole tiles.
     static CMSEI_FORMULA constexpr int place(int d) { return d ? 0 : kMostInFragments; }
     CMSEI_TEAM S* weights(int d) const { return memory + place(d); }
 
-    // x[i] = x[i] + x[i + kHalf] of two lanes, the first half of them in the lane that has not this bit.
+    // Adds up the 2 kHalf numbers x of two lanes that differ in this bit: the lane without it keeps the sums of the
+    // first half, the other lane those of the second half, both in x[0] to x[kHalf - 1].
     template <int kHalf> CMSEI_TEAM void halve(S* x, int lane, int bit) const {
         const bool high = (lane & bit) != 0;
 #pragma unroll
@@ -46,9 +48,9 @@ template <class Team> struct TeamLevelFragments {
     }
     CMSEI_TEAM void add(S& x, int bit) const { x += team.exchanged(x, bit); }
 
-    // Sums of the words' rows into their weights' place, 0 up to whole kRows; of the regions' columns into column[0] of
-    // lane r and, from 32 on, column[1] of all lanes l with the same l % 8. Returns a part of the sum of all, of which
-    // lanes with the same l / 2 have the same. There are at least kLeast regions.
+    // Sums of the inner products. Each word's goes to the place of its weight, 0 up to whole kRows. Each region's goes
+    // to column[0] of lane r or, from region 32 on, to column[1] of all lanes l with the same l % 8. Returns a part of
+    // the sum of all; lanes with the same l / 2 have the same part. There are at least kLeast regions.
     template <int kLeast> CMSEI_TEAM S gather(int lane, S (&column)[2]) const {
         const int down = lane >> 3, across = lane & 7, step = 4 * ld;
         const S* from = block + (down * ld + across);
@@ -91,8 +93,9 @@ template <class Team> struct TeamLevelFragments {
         return all;
     }
 
-    // A lane's part of half of p G pᵀ, n in the last of kTall tiles of 8 x 8. Of those below the diagonal there is
-    // none: G is symmetric. Columns behind the last read the next row, and weigh 0.
+    // The lane's part of half of p G pᵀ, where n lies in the last of kTall tiles of 8. G is symmetric: half of it is
+    // the tiles above the diagonal and half of those on it. Columns past the last read numbers of the next row, and
+    // weigh 0.
     template <int kTall> CMSEI_TEAM S square_of(int lane, const S* p, const S* gram, int n) const {
         const int down = lane >> 3 << 1, across = lane & 7, last = n - 1;
         const S* top = team.opaque(gram + (down * n + across));
@@ -134,12 +137,12 @@ template <class Team> struct TeamLevelFragments {
         return S(0.5) * total;
     }
 
-    // Every lane gets the terms' weighted sum, and by side what its weights are yet to be multiplied by.
-    // `known`: the team's KnownGram is of the regions.
+    // Every lane gets the weighted sum of the terms; share: by side, the factor that its weights still lack. `known`:
+    // the team's KnownGram is that of the regions.
     CMSEI_TEAM S forward(S (&share)[2], bool known) const {
         const int lane = team.lane();
         constexpr int kSlots = 2;
-        S sum[2][kSlots], logit[2][kSlots];  // by the side that asks
+        S sum[2][kSlots], logit[2][kSlots];  // by side: words (0), regions (1)
         S all = regions.n > 32 ? gather<33>(lane, sum[1]) : gather<1>(lane, sum[1]);
         team.sync();
         const S mu = scalars[kGuideTemperature] * static_cast<S>(kLog2OfE);

@@ -1,6 +1,7 @@
-// How lanes of a warp meet whose numbers lie as mma m16n8k8 has its sums: lane l has rows l / 4 of the eights of rows
-// and, of each tile of 8 columns, two. The eight lanes that have a column, and the four that have a row, exchange in
-// trees that halve what each has, until every lane finishes a share of its columns, of its rows.
+// How lanes of a warp reduce numbers that lie as in the sums of mma m16n8k8: lane l has row l / 4 of each eight rows
+// and, of each tile of 8 columns, two. The eight lanes that share columns, and the four that share rows, exchange in
+// trees that halve what each has, until every lane finishes, i.e. ends up with the results of, a share of its columns
+// or rows.
 #pragma once
 
 #include "team.h"
@@ -9,17 +10,17 @@ namespace cmsei {
 
 // The kAll columns of a lane.
 template <int kAll> struct MeetingColumns {
-    // Of a lane after each exchange.
+    // How many a lane has after each exchange.
     static constexpr int kMany = (kAll + 1) / 2, kSome = (kMany + 1) / 2, kFinished = (kSome + 1) / 2;
 
-    // x[i] = join of x[] over all rows of the column that the lane finishes as its number i.
+    // Afterwards x[i] is the join, over all rows, of the column that the lane finishes as its number i.
     template <class Team, class Join>
     static CMSEI_TEAM void meet(const Team& team, int lane, float* x, const Join& join) {
         halve<kAll, 16>(team, lane, x, join);
         halve<kMany, 8>(team, lane, x, join);
         halve<kSome, 4>(team, lane, x, join);
     }
-    // Which of its columns that is.
+    // Which of the lane's columns that is.
     static CMSEI_TEAM int finished(int lane, int i) {
         return before<kAll, 16>(lane, before<kMany, 8>(lane, before<kSome, 4>(lane, i)));
     }
@@ -41,24 +42,24 @@ private:
         }
         if (kCount % 2) x[kHalf - 1] = join(x[kHalf - 1], team.exchanged(x[kHalf - 1], kMask));
     }
-    // Where it had what it then has in x[i].
+    // The place before an exchange of what is in x[i] after it.
     template <int kCount, int kMask> static CMSEI_TEAM int before(int lane, int i) {
         constexpr int kHalf = (kCount + 1) / 2;
         if (kCount % 2 == 0) return i + (lane & kMask) / kMask * kHalf;
         return (lane & kMask) != 0 && i < kCount / 2 ? i + kHalf : i;
     }
-    // Whether that is the odd one, which two lanes have, in the second of them.
+    // Whether x[i] is the odd one, which both lanes of an exchange have, and this lane is the second of them.
     template <int kCount, int kMask> static CMSEI_TEAM bool shares(int lane, int i) {
         return kCount % 2 && i == kCount / 2 && (lane & kMask) != 0;
     }
 };
 
-// The kRows rows of a lane, in slots of four of which each of four lanes finishes another one.
+// The kRows rows of a lane, in slots of four: of a slot each of the four lanes that share its rows finishes one.
 template <int kRows> struct MeetingRows {
     static constexpr int kSlots = (kRows + 3) / 4;
 
     static CMSEI_FORMULA constexpr int rows_of(int slot) { return kRows - 4 * slot < 4 ? kRows - 4 * slot : 4; }
-    // Which of its rows the lane finishes.
+    // Which of the slot's rows the lane finishes.
     static CMSEI_TEAM int finished(int lane, int slot) {
         const int own = lane & 3;
         return 4 * slot + (rows_of(slot) == 3 ? (own < 3 ? own : 2) : own & (rows_of(slot) - 1));
@@ -67,7 +68,7 @@ template <int kRows> struct MeetingRows {
         x += team.exchanged(x, 1);
         return x + team.exchanged(x, 2);
     }
-    // The sums of x[] by row over the four lanes, where the row is finished.
+    // out[slot] = the sum of x[row] over the four lanes, for the row that the lane finishes.
     template <class Team>
     static CMSEI_TEAM void settle(const Team& team, int lane, const float (&x)[kRows], float (&out)[kSlots]) {
         const bool own = (lane & 1) != 0, high = (lane & 2) != 0;

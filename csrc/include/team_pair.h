@@ -25,10 +25,10 @@ template <class S, class Team> struct TeamPair {
     const S* scalars;
     PairSide<S> regions, words;
     const S* block; // (L, R) inner products
-    int ld;         // of a row; odd, so that lanes that own rows meet no bank conflict
+    int ld;         // row stride; odd, so that lanes that own rows meet no bank conflict
     S* memory;      // size(...) numbers
 
-    // Where what lies behind begins: two numbers are read at a time.
+    // Rounds up to an even number: what comes next in memory is read two numbers at a time.
     static CMSEI_FORMULA int64_t even(int64_t numbers) { return (numbers + 1) / 2 * 2; }
     // For any pair of at most these sizes; ld: the row stride of its block.
     static CMSEI_FORMULA int64_t size(const PairConfig& config, int64_t r, int64_t l, int64_t ld, bool keep,
@@ -50,13 +50,13 @@ template <class S, class Team> struct TeamPair {
         return even((Level::size(1) + (keep ? 3 : 0)) * (r + l));
     }
 
-    // Which asks in direction d.
+    // The side whose items are the queries of direction d.
     CMSEI_TEAM PairSide<S> side(int d) const {
         return {d ? regions.n : words.n, d ? regions.gram : words.gram, d ? regions.length : words.length,
                 d ? regions.mean : words.mean};
     }
 
-    // Level d, its attention computed, and its score.
+    // Computes the attention over the words (0), over the regions (1), and its score if it has one.
     CMSEI_TEAM Level level(int d, S& score) const {
         const PairSide<S> own = side(d), other = side(1 - d);
         S* const place = memory + (d ? Level::size(words.n) : 0);
@@ -112,15 +112,16 @@ template <class S, class Team> struct TeamPair {
         return M::alignment(sum, regions.mean, words.mean);
     }
 
-    // What the score has besides the directions and, by side, where in the memory its attention lies and what that is
-    // to be multiplied by.
+    // The cross-level terms and the alignment; by side, where in memory its attention lies, and the factor that this
+    // still lacks.
     struct Crossed {
         S score;
         int guide[2];
         S share[2];
-        int numbers; // of memory that it has
+        int numbers; // of memory in use
     };
-    // Has the Gram matrix of 33 regions or more in registers, where words will want it there; says whether it is.
+    // Loads the Gram matrix of 33 regions or more into registers if the words' direction will need it there; returns
+    // whether it did.
     CMSEI_TEAM bool know_regions() const {
         if (!config.on(0) || !in_fragments(config.attend_of(0), regions.n) || regions.n <= 32) return false;
         const Direction asking = direction(0, nullptr, memory);
@@ -155,14 +156,15 @@ template <class S, class Team> struct TeamPair {
         return x;
     }
 
-    // From what follows of it in one direction nothing is kept in registers for the other.
+    // Hides x from the compiler, so that nothing that follows from it in one direction is kept in registers for the
+    // other.
     CMSEI_TEAM int renewed(int x) const {
         if constexpr (Team::kFragments)
             return team.opaque(x);
         else
             return x;
     }
-    // What direction d has of the score; the lanes' sum is that where a team has fragments.
+    // What direction d adds to the score; the lane's part of that if the team has fragments.
     CMSEI_TEAM S asked(int d, const Crossed& with) const {
         if (!config.on(d)) return 0;
         S weight = scalars[d ? kWeightI2T : kWeightT2I];
@@ -172,7 +174,7 @@ template <class S, class Team> struct TeamPair {
         return weight * asking.forward(false);
     }
 
-    // Every lane gets the score. The block is read behind a barrier.
+    // Every lane gets the score. The caller has a barrier between the writing of the block and this.
     CMSEI_TEAM S forward() const {
         if constexpr (Team::kFragments) {
             if ((team.forms() & kMeansBeside) != 0 && has_rows_for_means(regions.n, words.n))
@@ -180,7 +182,7 @@ template <class S, class Team> struct TeamPair {
         }
         const Crossed with = crossed();
         if constexpr (Team::kFragments) {
-            // Each compiled for itself: most of what a direction is made of is then known.
+            // Each direction is compiled separately: most of its fields are then known.
             S part = asked(0, with);
             part += asked(1, with);
             return with.score + team.sum(part);
@@ -196,7 +198,8 @@ template <class S, class Team> struct TeamPair {
         if (team.lane() == 0) totals[i] += x;
     }
 
-    // Computes the score again; d: its gradient. Two barriers stand between what is written and who else reads it.
+    // Computes the score again; d: the score's gradient. Two barriers stand between what a lane writes and others'
+    // reading of it.
     CMSEI_TEAM void backward(S d, const PairTarget<S>& to) const {
         const int sides = words.n + regions.n;
         S* const levels = memory + Level::size(sides);  // (words, regions): d_p, d_other, d_length
@@ -263,7 +266,7 @@ template <class S, class Team> struct TeamPair {
     }
 
 private:
-    // The part of the block's gradient that one side's asking leaves; the lane of an element is always the same.
+    // Adds what one direction leaves of the block's gradient, or sets it; each element is always the same lane's.
     CMSEI_TEAM void emit(const PairTarget<S>& to, const S* d_a, const S* d_other, bool by_region, int others,
                          bool first) const {
         CMSEI_EACH(i, regions.n * words.n) {
