@@ -6,8 +6,10 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from cuda_on_host import COMPILER, ROOT
 
 from cmsei_fast import engines
 
@@ -70,3 +72,14 @@ def test_the_threads_are_torchs() -> None:
 def test_a_forked_process_has_threads_of_its_own() -> None:
     child, parent = (line.split() for line in printed(FORK).splitlines())
     assert len({*child, *parent}) == 1
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_where_memory_for_threads_runs_out_fewer_do_the_work(tmp_path: Path) -> None:
+    """Thrown on, the failure would end the process: threads that had begun were never waited for."""
+    program = tmp_path / "threads"
+    source = ROOT / "tests" / "native" / "threads_host.cpp"
+    subprocess.run([str(COMPILER), "-std=c++17", "-pthread", str(source), "-o", str(program)], check=True, timeout=300)
+    for allocations in (1, 2, 3, 4):
+        done = subprocess.run([str(program), str(allocations)], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (0, "1000"), done.stderr

@@ -8,7 +8,6 @@
 #include <exception>
 #include <functional>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -16,14 +15,14 @@
 
 namespace cmsei {
 
-// Runs work() on as many threads, the calling one among them, or on fewer where there is no room for another.
+// Runs work() on as many threads, the calling one among them, or on fewer where there is no room or memory for another.
 template <class Work> void run_on_own_threads(int threads, Work& work) {
     std::vector<std::thread> pool;
     pool.reserve(threads - 1);
     for (int t = 1; t < threads; ++t) {
         try {
             pool.emplace_back([&work] { work(); });
-        } catch (const std::system_error&) {
+        } catch (const std::exception&) {
             break;
         }
     }
