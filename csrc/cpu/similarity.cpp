@@ -46,7 +46,6 @@ template <class S> struct PackedCaptions {
         const long step = p.images < kFewImages ? kFewCaptions : kCaptions;
         most.regions = p.regions;
         long columns = 0;
-        std::vector<long> counts;
         for (long c = 0; c < p.captions; c += step) {
             const long last = std::min(p.captions, c + step), before = static_cast<long>(blocks.size());
             for (long j = c, next; j < last; j = next) {
