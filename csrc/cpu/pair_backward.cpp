@@ -86,6 +86,8 @@ template <class S> struct Backward {
 
     bool few(std::vector<Entry> entries) const;
     bool many() const;
+    void of_tile(const Group& g, const Group& h, const StripGradient<S>& d, const StripSize& most, bool strips, S* tile,
+                 S* scratch) const;
 };
 
 // Pair by pair: each image's gradient over its captions, then each caption's over its images, in order.
@@ -142,9 +144,38 @@ template <class S> bool Backward<S>::few(std::vector<Entry> entries) const {
     });
 }
 
+// The gradients of the pairs of two groups, whose product goes to `tile`.
+template <class S>
+void Backward<S>::of_tile(const Group& g, const Group& h, const StripGradient<S>& d, const StripSize& most, bool strips,
+                          S* tile, S* scratch) const {
+    // The hardest-negative loss leaves most pairs, and most tiles, without a gradient.
+    bool any = false;
+    for (long i = g.first; i < g.last; ++i)
+        for (long j = h.first; j < h.last; ++j) any |= d_scores[i * stride + j] != 0;
+    const long ld = any ? x.product(g, h, tile) : 0;
+    if (any && strips) {
+        const StripSize size{g.last - g.first, h.last - h.first, g.rows, h.rows, most.most_regions, most.longest};
+        return k.strip_backward(spec, {tile, ld, &x.v[g.first], &x.w[h.first], size}, d, scratch);
+    }
+    // An image's captions in order: a pair's last register reaches into the next one's columns.
+    for (long i = g.first; i < g.last; ++i) {
+        S* d_gram = d.d_w;
+        for (long j = h.first; j < h.last; d_gram += x.w[j].m * x.w[j].ld, ++j) {
+            const long rows = x.images.offsets[i] - g.row, columns = x.captions.offsets[j] - h.row;
+            const PairGradient<S> own{d_scores[i * stride + j], d.d_block + rows * d.ld_block + columns,
+                                      d.ld_block, d_v[i], d_gram, d.d_scalars};
+            if (own.d_score != 0) {
+                k.pair_backward(spec, x.pair(g, h, i, j, tile, ld), own, scratch);
+                continue;
+            }
+            for (long r = 0; r < x.images.size(i); ++r)
+                std::fill_n(own.d_block + r * d.ld_block, x.captions.size(j), S(0));
+        }
+    }
+}
+
 // Tile by tile, in chunks of dS.
 template <class S> bool Backward<S>::many() const {
-    const Items &images = x.images, &captions = x.captions;
     const long n_scalars = static_cast<long>(totals.size());
     Buffer<S> d_s, partial;
     const bool strips = k.strip_gradient_suits(spec);
@@ -174,42 +205,13 @@ template <class S> bool Backward<S>::many() const {
             std::vector<double> scalars(groups * n_scalars, 0.0);
             const bool done = parallel_for(groups, run.threads, run.interrupted, [&](long t, int thread) {
                 const Group& g = x.regions[g0 + t];
-                S* tile = tiles[thread].get();
                 S* part = parts + t * gram_size;
                 for (long b = b0; b < b1; ++b) {
                     const Group& h = x.words[b];
-                    // The hardest-negative loss leaves most pairs, and most tiles, without a gradient.
-                    bool any = false;
-                    for (long i = g.first; i < g.last; ++i)
-                        for (long j = h.first; j < h.last; ++j) any |= d_scores[i * stride + j] != 0;
-                    const long ld = any ? x.product(g, h, tile) : 0;
-                    if (any && strips) {
-                        const StripSize size{g.last - g.first, h.last - h.first, g.rows,
-                                             h.rows,           most.most_regions, most.longest};
-                        const StripGradient<S> d{d_scores + g.first * stride + h.first, stride,
-                                                 d_s.get() + (g.row - row) * ld_s + h.row - column, ld_s,
-                                                 &d_v[g.first], part, scalars.data() + t * n_scalars};
-                        k.strip_backward(spec, {tile, ld, &x.v[g.first], &x.w[h.first], size}, d,
-                                         scratch[thread].get());
-                        for (long j = h.first; j < h.last; ++j) part += x.w[j].m * x.w[j].ld;
-                        continue;
-                    }
-                    // An image's captions in order: a pair's last register reaches into the next one's columns.
-                    for (long i = g.first; i < g.last; ++i) {
-                        S* own = part;
-                        for (long j = h.first; j < h.last; own += x.w[j].m * x.w[j].ld, ++j) {
-                            const PairGradient<S> d{
-                                d_scores[i * stride + j],
-                                d_s.get() + (images.offsets[i] - row) * ld_s + captions.offsets[j] - column, ld_s,
-                                d_v[i], own, scalars.data() + t * n_scalars};
-                            if (d.d_score != 0) {
-                                k.pair_backward(spec, x.pair(g, h, i, j, tile, ld), d, scratch[thread].get());
-                                continue;
-                            }
-                            for (long r = 0; r < images.size(i); ++r)
-                                std::fill_n(d.d_block + r * ld_s, captions.size(j), S(0));
-                        }
-                    }
+                    const StripGradient<S> d{d_scores + g.first * stride + h.first, stride,
+                                             d_s.get() + (g.row - row) * ld_s + h.row - column, ld_s,
+                                             &d_v[g.first], part, scalars.data() + t * n_scalars};
+                    of_tile(g, h, d, most, strips, tiles[thread].get(), scratch[thread].get());
                     for (long j = h.first; j < h.last; ++j) part += x.w[j].m * x.w[j].ld;
                 }
             });
