@@ -241,6 +241,31 @@ def test_ties_with_negative_zero():
     assert best.indices.tolist() == [[0, 1, 2]]
 
 
+def test_only_rows_with_a_tie_at_the_end_are_sorted(monkeypatch):
+    """Sorting every score takes longer than scoring short items; the order of ties must not need it."""
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((40, 500)).astype(np.float32)
+    scores[::8] = rng.integers(-3, 4, (5, 500))  # many scores equal the k-th
+    scores[4, 7] = scores[4].max() + 1
+    scores[4, 70] = scores[4, 7]  # a tie within the best alone
+    lengths = []
+    real = torch.Tensor.sort
+
+    def sort(self, *arguments, **options):
+        lengths.extend([self.shape[1]] * len(self))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "sort", sort)
+    best = TopK(40, 500, 6, torch.float32, CPU)
+    for first in (200, 0):
+        items = slice(first, first + (300 if first else 200))
+        best.update(slice(0, 40), items, torch.from_numpy(scores)[:, items])
+    indices, expected = best_of(scores, 6)
+    np.testing.assert_array_equal(best.indices, indices)
+    np.testing.assert_array_equal(best.scores, expected)
+    assert sum(n > 12 for n in lengths) == 10  # of 80 rows in two tiles
+
+
 @pytest.mark.parametrize("precision", ["float64", "bfloat16"])
 def test_precision_and_tensors(precision):
     images, captions, m, n = problem()

@@ -37,8 +37,7 @@ class TopK:
 
     def update(self, queries: slice, items: slice, tile: Tensor) -> None:
         """Merges the scores (queries, items) of a tile."""
-        best, order = tile.sort(dim=1, descending=True, stable=True)
-        self.merge(queries, best[:, : self.k], order[:, : self.k] + items.start)
+        self.merge(queries, *_highest(tile, self.k, items.start))
 
     def merge(self, queries: slice, scores: Tensor, indices: Tensor) -> None:
         """Merges scores (queries, n) of the items ``indices`` (queries, n), none of which was merged before."""
@@ -48,3 +47,20 @@ class TopK:
         scores, best = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
         self.scores[queries] = scores[:, : self.k]
         self.indices[queries] = indices.gather(1, best)[:, : self.k]
+
+
+def _highest(tile: Tensor, k: int, start: int) -> tuple[Tensor, Tensor]:
+    """Scores and indices (Q, min(k, n)) of the k highest in each row of a tile (Q, n), in any order.
+
+    Of equal scores the lower index is kept. Indices count from ``start``.
+    """
+    if not 0 < k < tile.shape[1]:  # every item, or none
+        places = torch.arange(start, start + tile.shape[1], device=tile.device)[:k]
+        return tile[:, :k], places.expand(len(tile), -1)
+    scores, order = tile.topk(k, dim=1, sorted=False)
+    # topk takes any of the scores that equal the k-th. Only where it leaves some out does a row have to be sorted.
+    tied = ((tile >= scores.amin(1, keepdim=True)).sum(1) > k).nonzero()[:, 0]
+    if len(tied):
+        best, first = tile[tied].sort(dim=1, descending=True, stable=True)
+        scores[tied], order[tied] = best[:, :k], first[:, :k]
+    return scores, order + start
