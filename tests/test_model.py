@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -191,6 +192,14 @@ def test_bad_configurations(case):
     with pytest.raises((TypeError, ValueError)) as caught:
         ModelConfig(**({"width": 32, "heads": 4} | changes))
     assert str(caught.value) == message
+
+
+def test_numbers_of_numpy_in_a_configuration_are_plain_ones():
+    settings = {"width": 16, "heads": 2, "boxes": True, "dropout": 0.5, "confidence_threshold": 0.25, "relations": ()}
+    kinds = {int: np.int64, bool: np.bool_, float: np.float32, tuple: tuple}
+    made = ModelConfig(**{name: kinds[type(x)](x) for name, x in settings.items()})
+    assert made == ModelConfig(**settings)
+    assert json.dumps(made.to_dict()) == json.dumps(ModelConfig(**settings).to_dict())
 
 
 def test_a_configuration_survives_json():

@@ -271,6 +271,15 @@ def test_what_a_setting_takes(name, taken, refused, told):
         TrainConfig(**{name: refused})
 
 
+def test_numbers_of_numpy_in_settings_are_plain_ones():
+    made = TrainConfig(
+        epochs=np.int64(3), batch_size=np.int32(4), learning_rate=np.float32(0.25), loss=np.str_("hinge")
+    )
+    plain = TrainConfig(epochs=3, batch_size=4, learning_rate=0.25, loss="hinge")
+    assert made == plain
+    assert json.dumps(made.to_dict()) == json.dumps(plain.to_dict())
+
+
 def test_the_log_says_over_which_negatives_its_loss_is(tmp_path, capsys):
     split = training_runs.tiny_split()
     for loss, expected in (("hinge", ["sum"] * 4 + ["hardest"] * 4), ("infonce", [None] * 8)):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..known_fields import check_known
+from ..known_fields import check_known, to_plain_scalars
 from ..scorer import PairScorer, scorer_at_hand
 
 RELATIONS = ("implicit", "spatial", "semantic")
@@ -62,6 +62,7 @@ class ModelConfig:
     scorer: PairScorer = field(default_factory=PairScorer.cmsei)
 
     def __post_init__(self) -> None:
+        to_plain_scalars(self)
         for name, low in (("width", 1), ("feature_width", 0), ("layers", 1), ("heads", 1), ("word_width", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:

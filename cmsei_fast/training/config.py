@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ..known_fields import check_known
+from ..known_fields import check_known, to_plain_scalars
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 LOSSES = ("infonce", "hinge")
@@ -88,6 +88,7 @@ class TrainConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
+        to_plain_scalars(self)
         least = {"epochs": 1, "batch_size": 2, "decay_epochs": 1, "min_count": 1, "validate_every": 1, "neighbours": 1}
         for f in fields(self):
             value = getattr(self, f.name)
