@@ -1,5 +1,6 @@
-// One side of the cross-level attention: the items (regions or words) answer to the mean of the other side.
-// Object–sentence for regions, word–image for words. Included once per instruction set.
+// One side of the cross-level attention: items (regions or words) are weighed by their cosines with the mean of the
+// other side, and their weighted sum is compared with that mean. Object–sentence for regions, word–image for words.
+// Included once per instruction set.
 #pragma once
 
 #include "direction.h"
@@ -21,7 +22,7 @@ template <class S> inline void column_means(const S* matrix, long rows, long str
     }
 }
 
-// From the gradients d of a Gram matrix's lengths, and of the length of its items' mean, to its own; added.
+// Adds to a Gram matrix's gradient what follows from d, the gradients of its rows' lengths, or of their mean's length.
 template <class S> inline void length_vjp(const Gram<S>& gram, const S* d, S* d_gram) {
     for (long i = 0; i < gram.m; ++i) d_gram[i * gram.ld + i] += PairMath<Plain<S>>::length_vjp(gram.length[i], d[i]);
 }
@@ -43,11 +44,11 @@ template <class S> struct CrossLevel {
 
     const Gram<S>* gram; // of the items
     S* other;            // (ld) inner products of the items with the other side's mean, zero past the last
-    S other_length;      // its length
+    S other_length;      // length of that mean
     S mu;
     S *x, *cosine, *p, *h; // (ld) products with the unit mean, cosines, attention, Gram · attention
     S factor, gamma;       // 1 / max(length, eps) and the length of the unit mean
-    S quad, length, dot, score; // dot: of the attended vector and the unit mean, as it came
+    S quad, length, dot, score; // dot: of the attended vector and the unit mean, not clamped
 
     static long size(long ld) { return 5 * ld; }
 
@@ -98,8 +99,8 @@ template <class S> struct CrossLevel {
         score = One::cosine(within<Plain<S>>(dot, length * gamma), length, gamma);
     }
 
-    // d_p: gradient that guided aggregation has left (ld), used up. Writes d_other (ld); adds to d_length (ld),
-    // d_gram (m, ld), d_other_length and d_mu.
+    // d_p (ld): on entry the gradient from guided aggregation; it is overwritten. Writes d_other (ld); adds to d_length
+    // (ld), d_gram (m, ld), d_other_length and d_mu.
     void backward(S d_score, S* d_p, S* d_other, S* d_length, S* d_gram, S& d_other_length, double& d_mu) const {
         const long n = gram->m, ld = gram->ld;
         S d_dot = 0, d_len = 0, d_gamma = 0;

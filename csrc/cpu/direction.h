@@ -22,15 +22,16 @@ template <class S> struct Arena {
 template <class S> struct Step {
     S *a, *p, *h;                  // (m, ld) inner products, attention, Gram · attention
     S *shift, *scale;              // (m) of the normalisation: exp(a - shift) * scale, or a * scale
-    S *factor;                     // (m) temperature * scale, for powers of two
+    S *factor;                     // (m) temperature * scale * log2(e), for exp2
     S *q, *dot, *u, *r;            // (ld) |Q|, Q·U, |U|, relevance
     S *gate, *x, *y, *norm, *alpha, *beta; // (ld) of the refinement that follows
-    // Of a negative-aware direction, whose only step takes the refinement's place: its softmax, which `p` is not, (m,
-    // ld); largest product less the threshold and where it is; what it adds to the relevance, and of that the mismatch.
+    // Of a negative-aware direction, whose only step leaves the memory of a refinement free: the softmax over all items
+    // (m, ld), where `p` has the weights above the threshold; the largest inner product less the threshold, and where
+    // it is; what is added to the cosine; whether a mismatch counts (1 or 0).
     S *soft, *best, *choice, *extra, *miss;
 };
 
-// How inner products enter the normalisation: exp of them (less the largest), as they are, clipped.
+// How inner products enter the normalisation: as their exp (less the largest), unchanged, or clipped.
 enum class Shape { kExponential, kAsIs, kLeaky };
 
 template <class S> struct Direction {
@@ -41,7 +42,7 @@ template <class S> struct Direction {
     static constexpr int W = V::W;
 
     long n, m, ld, m_padded; // queries, context, padded lanes, padded rows
-    int norm, aggregate, steps, how, relevance_kind; // `how` it attends
+    int norm, aggregate, steps, how, relevance_kind; // `how`: an Attend
     S temperature, lse, threshold;
     const S (*gates)[2];
     const Gram<S> *context, *queries;
@@ -84,9 +85,9 @@ template <class S> struct Direction {
         return even + odd;
     }
 
-    // The inner products before they are scaled.
+    // The inner products as the norm takes them, before they are scaled.
     template <Shape shape> static CMSEI_INLINE T shaped(T a, S shift) {
-        // Beyond 0 in lanes that are no query.
+        // The difference is above 0 only in lanes past the last query.
         if constexpr (shape == Shape::kExponential) return V::exp(V::min(a - shift, V::zero()));
         if constexpr (shape == Shape::kAsIs) return a;
         return M::leaky(a);
@@ -133,7 +134,7 @@ template <class S> struct Direction {
             is_clipped(norm) ? find_size<false, true>(s) : find_size<false, false>(s);
     }
 
-    // A register of rows at a time, whose lanes are summed together; past the last row, that one again.
+    // W rows at a time; rows past the last repeat the last one.
     template <bool squares, bool clip> void find_size(const Step<S>& s) const {
         const auto sized = [](const S* a) {
             const T x = clip ? M::leaky(V::load(a)) : V::load(a);
@@ -170,7 +171,9 @@ template <class S> struct Direction {
             for (long c = 0; c < m; ++c) {
                 const T a = V::load(s.a + c * ld + v);
                 const T logit = shaped<shape>(a, s.shift[c]) * s.factor[c];
-                // The largest must be at 0 exactly: of a logit of 1e10 what its rounding left out is a power of 2^512.
+                // Round the logit before subtracting the maximum, so that the largest exponent is exactly 0: a fused
+                // multiply-add would leave the rounding error of a logit of 1e10, up to 512, and exp2 makes 2^512 of
+                // that.
                 const T e = bounded ? V::exp2_within(logit) : V::exp2(V::rounded(logit) - shift);
                 V::store(s.p + c * ld + v, e);
                 total += e;
@@ -205,8 +208,8 @@ template <class S> struct Direction {
         }
     }
 
-    // The largest of m numbers a, `ld` apart, for each lane, and the first place where it is; NaN if one is not finite,
-    // which 0 times it tells.
+    // For each lane, the largest of m numbers a, `ld` apart, and the first place where it is. NaN if any of them is not
+    // finite: 0 times it is NaN.
     struct Largest {
         T value, place;
     };
@@ -221,7 +224,7 @@ template <class S> struct Direction {
         return {value + nothing, place};
     }
 
-    // Hard attention: Q·U, |U|² and |U| of the one item chosen, and the attention where it is asked for.
+    // Hard attention: Q·U, |U| and the relevance of the one item chosen; with `attention`, its weights too.
     void choose(const Step<S>& s, bool first, bool attention) const {
         for (long v = 0; v < n; v += W) {
             const Largest found = largest(s.a + v);
@@ -239,8 +242,8 @@ template <class S> struct Direction {
         }
     }
 
-    // Negative-aware attention: that of what is above the threshold, from the inner products alone, and what the
-    // relevance has besides the cosine.
+    // Negative-aware attention: the weights of the items above the threshold, from the inner products alone, and what
+    // the relevance has besides the cosine.
     void match(const Step<S>& s) const {
         const S f = temperature * static_cast<S>(kLog2E);
         for (long v = 0; v < n; v += W) {
@@ -285,7 +288,7 @@ template <class S> struct Direction {
         gemm(Gemm<S>{context->panels, kMR * m, 0, s.p, kNR<S>, ld, s.h, ld, m, n, m});
     }
 
-    // |U|² and the relevance alone: the Gram matrix's product is met by the attention while it is in registers.
+    // The relevance alone: |U|² is formed while the product with the Gram matrix is in registers, and h is not written.
     void last_relevance(const Step<S>& s) const {
         for (long v = 0; v < n; v += kNR<S>) {
             T quad[kNV] = {};
@@ -357,7 +360,7 @@ template <class S> struct Direction {
         return aggregate == kMean ? V::sum(total) / n : V::sum(total);
     }
 
-    // step[0].a and step[0].q are filled in. `keep`: every step's values are wanted afterwards.
+    // The caller has filled in step[0].a and step[0].q. `keep`: keeps every step's values for backward().
     S forward(bool keep) const {
         S score = 0;
         for (int k = 0; k < steps; ++k) {

@@ -28,7 +28,7 @@ template <class S> struct DirectionVjp : Direction<S> {
     };
     static long gradients_size(long m_padded, long ld) { return 4 * m_padded * ld + 2 * ld + m_padded; }
 
-    // All but d_a, which outlives them.
+    // Takes the memory of all but d_a, which is needed longer.
     void lay_out_gradients(Gradients& b, Arena<S>& arena) const {
         S* p = arena.take(gradients_size(m_padded, ld));
         S** const matrices[] = {&b.d_p, &b.d_h, &b.left, &b.right};
@@ -73,13 +73,14 @@ template <class S> struct DirectionVjp : Direction<S> {
         }
     }
 
-    // As within(): a minimum and a maximum are half of its instructions, in the loop over the context.
+    // within() by a minimum and a maximum, half as many instructions in the loop over the context.
     static CMSEI_INLINE T within_steepest(T d) {
         const T most = V::set(kSteepest<S>);
         return V::min(most, V::max(-most, d)); // NaN stays NaN
     }
 
-    // Gradients of the attended vector's length and product, per query; the Gram's and the next step's go into d_h.
+    // Back through relevance and refinement: from d_r and, if there is a next step, its d_a and d_q to this step's, d_p
+    // and d_h, the gradient of h = Gram · p.
     void step_vjp(int k, Gradients& b) const {
         const Step<S>& s = step[k];
         const bool refined = k + 1 < steps;
@@ -139,7 +140,8 @@ template <class S> struct DirectionVjp : Direction<S> {
         gemm(Gemm<S>{b.left, kMR, m_padded, b.right, kNR<S>, m_padded, b.d_context, context->ld, m, m, n, true});
     }
 
-    // The rest of step_vjp where no Gram matrix was met: of a chosen item, and of inner products alone.
+    // The rest of step_vjp() for a step without the product with the Gram matrix: hard attention, or relevances that
+    // are Q·U alone.
     void unattended_vjp(const Step<S>& s, const S* d_dot, const S* d_quad, Gradients& b) const {
         for (long c = 0; c < m; ++c) {
             T own = V::zero();
@@ -153,8 +155,8 @@ template <class S> struct DirectionVjp : Direction<S> {
         }
     }
 
-    // The attention to what is above the threshold, and what the relevance has besides its cosine: adds to d_a, and
-    // leaves in d_p the gradient of the softmax's weights.
+    // Negative-aware attention: back through the weights above the threshold and through what the relevance has besides
+    // its cosine. Adds to d_a, and leaves in d_p the gradient of the softmax's weights.
     void match_vjp(const Step<S>& s, Gradients& b) const {
         T d_temperature = V::zero(), d_threshold = V::zero();
         for (long v = 0; v < n; v += W) {
@@ -186,7 +188,8 @@ template <class S> struct DirectionVjp : Direction<S> {
                 V::store(b.d_p + c * ld + v, V::select(valid, d, V::zero()));
             }
         }
-        // Of each row, what the temperature has of its gradients, and what the normalisation takes from them.
+        // For each row, its part of the temperature's gradient, and `row`: what the normalisation subtracts from its
+        // gradients.
         const bool plain = is_plain(norm), squares = is_l2(norm);
         T d_temperature = V::zero();
         for (long c = 0; c < m; c += W) {

@@ -11,26 +11,27 @@ template <class S> struct GradientProducts {
     const Items& items;      // whose gradient
     const Items& others;
     long depth;
-    long ld_depth;           // of a product's rows; were it a power of two, a tile's would share a few cache lines
+    long ld_depth;           // stride of a product's rows; a power of two would put a tile's into few cache lines
     Buffer<S> other_rows;    // the other side as rows of B
 
     GradientProducts(const PairKernels<S>& kernels, const Items& i, const Items& o, long d)
         : k(kernels), items(i), others(o), depth(d), ld_depth(round_up(d, kernels.nr) + kernels.lanes) {}
 
-    // Of the depth, from where a panel begins.
+    // A part of the depth; it begins where a panel begins.
     struct Span {
         long first, last;
     };
     Span whole() const { return {0, depth}; }
 
     static constexpr long kBlock = 128;
-    // A product of matrices with at most one element in so many that is not zero meets these alone, at four times the
-    // cost of an element among all.
+    // If at most one in this many elements of dS is not zero, the product takes only those: each costs four times as
+    // much as an element of the full product.
     static constexpr long kSparse = 8;
-    // Of a task: as many panels as fetch all of B's next one (Ahead of micro.h) while they meet this one.
+    // Rows of a task: as many panels as it takes to prefetch all of B's next panel (Ahead of micro.h) during the
+    // products with this one.
     long task_rows() const { return 8 * k.mr; }
 
-    // Of B, and where in it a span of the depth begins, its rows from `row` on.
+    // The size of B's panel; and where in B a span of the depth begins, from row `row` on.
     long panel() const { return others.total() * k.nr; }
     const S* b_of(Span span, long row) const { return other_rows.get() + span.first / k.nr * panel() + row * k.nr; }
 
@@ -42,8 +43,8 @@ template <class S> struct GradientProducts {
         });
     }
 
-    // Into how many parts of the depth each of so many tasks is cut to keep the threads busy: each part packs the rows
-    // again. Which columns are multiplied together changes no sum.
+    // Into how many parts of the depth each of `tasks` tasks is cut to keep the threads busy; each part packs the rows
+    // again. The cut changes no sum.
     long parts_of(long tasks, int threads) const {
         const long most = std::min(4L, std::max(1L, depth / (8 * k.nr)));
         const auto rounds = [&](long parts) { return static_cast<double>(divide_up(tasks * parts, threads)) / parts; };

@@ -17,7 +17,7 @@ constexpr int kMR = kByLane ? 12 : CMSEI_REGISTERS == 32 ? 14 : 6;
 constexpr int kNV = 2;
 template <class S> constexpr int kNR = kNV * Simd<S>::W;
 
-// Lines of memory that are wanted next, which a tile asks for while it multiplies, one every kStride steps: the
+// Lines of memory that are needed next: a tile prefetches them while it multiplies, one every kStride steps; the
 // processor's own prefetching comes too late for B's next panel, and a burst would hold up the tile's loads.
 struct Ahead {
     static constexpr int kStride = CMSEI_REGISTERS == 32 ? 4 : 16;
@@ -187,7 +187,7 @@ inline void gram_form(int nv, long m, const S* g, const S* p, S* h, typename Sim
     each_panel_of_rows(m, [&](auto rows, long i) { gram_rows<S, rows.value>(nv, i, m, g + i * m, p, h, quad); });
 }
 
-// The largest of the parts, as even as can be, that are at most `most` each.
+// The size of the largest part if `whole` is cut as evenly as possible into the fewest parts of at most `most`.
 inline long even_part(long whole, long most) {
     const long parts = divide_up(whole, most);
     return parts <= 1 ? whole : divide_up(whole, parts);

@@ -1,4 +1,4 @@
-// The product of a matrix that is nearly all zero: of hard attention's gradient each query has one element an item.
+// The product of a matrix that is nearly all zero: in hard attention's gradient each query has one element per item.
 // Included once per instruction set.
 #pragma once
 
@@ -17,7 +17,7 @@ long nonzeros(const S* d, long ld, bool transposed, long rows, long depth, long 
     constexpr long W = V::W, kBlock = 16 * W;
     Mask lane;
     for (int v = 0; v < W; ++v) lane[v] = v;
-    // A few registers tell most matrices that are not nearly all zero.
+    // A few registers are enough to recognise most matrices that are not nearly all zero.
     constexpr long kSamples = 8;
     long seen = 0;
     for (long n = 0; n < kSamples && rows * depth > 0; ++n) {
@@ -27,7 +27,8 @@ long nonzeros(const S* d, long ld, bool transposed, long rows, long depth, long 
     }
     if (seen > kSamples * W / 2) return most + 1;
     long count = 0;
-    // Those of `left` lanes, whose place along the lanes begins at `at`, and is `other` across them.
+    // Lists the elements of the first `left` lanes that are not zero: their index along the lanes starts at `at`, their
+    // other index is `other`.
     const auto take = [&](const S* from, long left, long at, long other) {
         const typename V::T x = V::load(from);
         const Mask which = (x != V::zero()) & V::first(left);
@@ -42,7 +43,8 @@ long nonzeros(const S* d, long ld, bool transposed, long rows, long depth, long 
             for (long i = 0; i < rows && count <= most; i += W) take(d + k * ld + i, rows - i, i, k);
         return count;
     }
-    // Some columns of all rows, so that a product meets the same rows of its other side again while they are near.
+    // Blocks of columns, for all rows: a product then uses the same rows of its other side again while they are in the
+    // cache.
     for (long k0 = 0; k0 < depth; k0 += kBlock) {
         const long end = k0 + kBlock < depth ? k0 + kBlock : depth;
         for (long i = 0; i < rows && count <= most; ++i)

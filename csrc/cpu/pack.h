@@ -65,9 +65,9 @@ template <> CMSEI_INLINE Simd<float>::T load_wide<float, Float16>(const Float16*
 }
 #endif
 
-// Where a row of dst is shorter than W, what a store writes beyond it is written over by the next rows', and the
-// panel's last rows keep to their length. `load(i, k)` are row i's W elements from k on, k a multiple of W; returns the
-// first k (of elements as wide as S) that is left.
+// If a row of dst is shorter than W, a store writes past its end, and the next rows' stores overwrite that; the panel's
+// last rows are stored at their own length. load(i, k): row i's W elements from k on, k a multiple of W. Returns the
+// first k, in elements as wide as S, that is left to do.
 template <class S, class Load>
 CMSEI_INLINE long interleave_registers(long rows, long depth, S* dst, long ld, Load load) {
     using V = Simd<S>;
@@ -172,7 +172,7 @@ template <class S> long gram_scratch(long m, long depth) {
     return round_up(m, Simd<S>::W) * depth + m * round_up(m, kNR<S>);
 }
 
-// The lengths of rows alone, the lanes past the last zero.
+// The lengths of the rows and nothing else; zero in the lanes past the last.
 template <class S> void lengths(Rows src, long depth, const Gram<S>& out) {
     using V = Simd<S>;
     constexpr int W = V::W, kSums = 4;
@@ -218,8 +218,8 @@ template <class S> void gram_of_product(const S* c, long ldc, const Gram<S>& out
     }
 }
 
-// The length of the mean row, from the rows. What a sum rounds is added up beside it: rows that cancel out but for their
-// own rounding have sums of 0 without.
+// The length of the mean row, from the rows. The rounding errors of each sum are added up beside it; without them, rows
+// that cancel out except for their own rounding would have sums of 0.
 template <class S> S mean_length(Rows src, long rows, long depth) {
     using V = Simd<S>;
     constexpr int W = V::W;
@@ -244,8 +244,9 @@ template <class S> S mean_length(Rows src, long rows, long depth) {
     return PairMath<Plain<S>>::length(V::sum(squares) + rest) / static_cast<S>(rows);
 }
 
-// The length of the mean row once more, by `of_rows`, where the rows cancel out: the sum of their inner products is then
-// rounding alone, often below 0, and a mean of length 0 has slopes of 1 / ε² where it meets an inner product of 0.
+// If the rows cancel out, computes the length of the mean row again by `of_rows`: the sum of their inner products is
+// then nothing but rounding errors, often negative, and a mean of length 0 has slopes of 1 / ε² where an inner product
+// with it is 0.
 template <class S, class OfRows> CMSEI_INLINE void mend_mean(const Gram<S>& out, OfRows of_rows) {
     S squares = 0;
     for (long i = 0; i < out.m; ++i) squares += out.length[i] * out.length[i];

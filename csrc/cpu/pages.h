@@ -12,17 +12,17 @@
 
 namespace cmsei {
 
-// Those of the process. No lock is held while they are looked through (a place that a thread looks at is empty for that
-// moment), so that a process forked meanwhile finds none taken.
+// The pages that the process keeps. No lock is held while they are looked through (a place that a thread looks at is
+// empty for that moment), so that a process forked meanwhile finds none taken.
 class Pages {
 public:
     static constexpr std::size_t kLarge = std::size_t(2) << 20;
-    // Kept in all; the rest goes back at once, so that a long run's memory does not creep up with the sizes of its
-    // tiles.
+    // The most that is kept in all; the rest goes back to the system at once, so that a long run's memory does not
+    // creep up with the sizes of its tiles.
     static constexpr std::size_t kMostKept = 64 * kLarge;
 
-    // At least `bytes`, and then how many they are; `cleared` tells whether all of them are 0. Null if there are no
-    // more.
+    // Returns at least `bytes` of memory, or null if there is none, and sets `bytes` to how many they are; `cleared`
+    // says whether they are all 0.
     static void* take(std::size_t& bytes, bool& cleared) {
         for (auto& place : places()) {
             Head* kept = emptied(place);
@@ -42,7 +42,7 @@ public:
         if (bytes > kMostKept / 2) return unmap(pages, bytes);
         Head* head = static_cast<Head*>(pages);
         head->bytes = bytes;
-        for (auto& place : places()) {  // those of other sizes than are in use now make room
+        for (auto& place : places()) {  // makes room: what is still kept here may have sizes no longer in use
             if (held() + bytes <= kMostKept) break;
             drop(emptied(place));
         }

@@ -62,7 +62,7 @@ inline std::vector<long> group_of(const std::vector<Group>& groups, long items) 
     return of;
 }
 
-// What both ways of going back share.
+// What few() and many() have in common.
 template <class S> struct Backward {
     const PairKernels<S>& k;
     const PairSpec<S>& spec;

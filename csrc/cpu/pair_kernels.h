@@ -21,10 +21,10 @@ struct Rows {
 
 constexpr int kMaxSteps = 8;
 
-// What of a Gram matrix is wanted: the lengths of the rows, the matrix too, and its packed forms as well.
+// What is needed of a Gram matrix: the lengths of its rows; also the matrix; also its packed forms.
 enum class GramForms { kLengths, kRows, kContext };
 
-// The scorer: direction 0 asks with words (t2i), direction 1 with regions (i2t).
+// The scorer: in direction 0 words attend to regions (t2i), in direction 1 regions to words (i2t).
 template <class S> struct PairSpec {
     bool active[2];
     int norm[2], aggregate[2], steps[2], attend[2], relevance[2];
@@ -37,7 +37,7 @@ template <class S> struct PairSpec {
     }
     // Position of direction's first gate in the vector of scalars.
     int first_gate(int direction) const { return kFirstGate + (direction == 1 && active[0] ? 2 * (steps[0] - 1) : 0); }
-    // And of its threshold: behind the gates of both.
+    // Position of its threshold: after the gates of both directions.
     int threshold_at(int direction) const {
         return first_gate(1) + (active[1] ? 2 * (steps[1] - 1) : 0) + (direction == 1 && aware(0));
     }
@@ -86,7 +86,8 @@ template <class S> struct Pair {
     Gram<S> v, w;
 };
 
-// What a strip's working memory is made for: its images and captions, and all of their rows; the longest of each.
+// The sizes that determine a strip's working memory: its images and captions, the rows of all of them, and those of the
+// longest of each.
 struct StripSize {
     long images, captions, regions, words;
     long most_regions, longest;
@@ -110,7 +111,7 @@ template <class S> struct PairGradient {
     double* d_scalars; // added to
 };
 
-// Of a strip's pairs; those without a gradient have no part in it.
+// Gradients of a strip's pairs; pairs whose score has no gradient are left out.
 template <class S> struct StripGradient {
     const S* d_scores; // (images, captions)
     long stride;
@@ -121,13 +122,13 @@ template <class S> struct StripGradient {
     double* d_scalars; // added to
 };
 
-// Products of numbers narrower than float32 with sums in it, where the processor has such instructions:
+// Products of numbers narrower than float32, with sums in float32, where the processor has such instructions:
 // depth-neighbours share 32-bit elements, elements(depth) of them a packed row, whatever else it says of itself among
 // them.
 struct NarrowKernels {
     int mr, rows; // of a panel of A; what A and C have their rows rounded up to
     long (*elements)(long depth);
-    // As those of PairKernels.
+    // Like the functions of these names in PairKernels.
     void (*pack_a)(Rows src, long rows, long depth, uint32_t* dst);
     void (*pack_b)(Rows src, long cols, long depth, uint32_t* dst);
     void (*gemm)(const uint32_t* a, const uint32_t* b, float* c, long ldc, long rows, long cols, long depth);
@@ -160,7 +161,7 @@ template <class S> struct PairKernels {
     long (*gram_scratch)(long m, long depth);
     long (*pair_scratch)(const PairSpec<S>&, long regions, long words, bool backward);
     S (*pair_forward)(const PairSpec<S>&, const Pair<S>&, S* scratch);
-    // The scores of a strip, where the scorer is one that this way suits.
+    // The scores of a strip, for the scorers that strip_suits().
     bool (*strip_suits)(const PairSpec<S>&);
     long (*strip_scratch)(const PairSpec<S>&, const StripSize&);
     void (*strip_forward)(const PairSpec<S>&, const Strip<S>&, S* scores, long stride, S* scratch);

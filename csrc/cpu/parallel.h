@@ -15,7 +15,7 @@
 
 namespace cmsei {
 
-// Runs work() on as many threads, the calling one among them, or on fewer where there is no room or memory for another.
+// Runs work() on `threads` threads, the calling one included, or on fewer if there is no room or memory for more.
 template <class Work> void run_on_own_threads(int threads, Work& work) {
     std::vector<std::thread> pool;
     pool.reserve(threads - 1);

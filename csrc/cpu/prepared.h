@@ -142,7 +142,7 @@ template <class S> struct Prepared {
         });
     }
 
-    // Of the largest group of either side.
+    // Rows of the largest group of either side.
     long most_rows() const {
         long most = 0;
         for (const auto* groups : {&regions, &words})
@@ -150,7 +150,7 @@ template <class S> struct Prepared {
         return most;
     }
 
-    // Of a tile with as many rows more as a register has lanes.
+    // The size of a tile, with as many rows more as a register has lanes.
     long tile_size() const {
         long rows = 0, cols = 0;
         for (const Group& g : regions) rows = std::max(rows, narrow ? round_up(g.rows, narrow->rows) : g.rows);
@@ -158,7 +158,7 @@ template <class S> struct Prepared {
         return (rows + k.lanes) * cols + k.nr;
     }
 
-    // Of the largest strip.
+    // The sizes of the largest strip.
     StripSize strip_size() const {
         StripSize most{0, 0, 0, 0, longest(images), longest(captions)};
         for (const Group& g : regions) {

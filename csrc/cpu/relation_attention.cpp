@@ -58,7 +58,7 @@ template <class T> void check_labels(const RelationProblem<T>& p) {
                                 std::to_string(low < 0 ? low : high));
 }
 
-// Of each thread.
+// Scratch memory for each thread.
 std::vector<Buffer<char>> scratch_of(long bytes, int threads) {
     std::vector<Buffer<char>> all(threads);
     for (auto& own : all) own.reset(bytes);

@@ -39,8 +39,8 @@ __attribute__((noinline)) void row_tile(long registers, const S* const* x, const
     for (int i = 0; i < M * N; i += W) V::store(out + i, lane_sums<S>(sum + i));
 }
 
-// out (m, m), rows of `ld`, += x yᵀ of matrices of m rows, kNR apart in panels. Of a symmetric product two elements that
-// mirror each other may be added up in one place, which is half the work.
+// out (m, m), rows of `ld`, += x yᵀ of matrices of m rows, kNR apart in panels. `symmetric`: x yᵀ is symmetric, and
+// what belongs above the tiles of the diagonal is added to the mirrored element below, which halves the work.
 template <class S>
 void add_row_products(long m, long registers, const S* x, const S* y, bool symmetric, S* out, long ld) {
     constexpr int M = kRowTile, N = kRowTileOther;

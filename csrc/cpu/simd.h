@@ -74,15 +74,15 @@ template <class Scalar> struct Simd {
     typedef S T __attribute__((vector_size(CMSEI_VECTOR_BYTES)));
     typedef Int Mask __attribute__((vector_size(CMSEI_VECTOR_BYTES)));
 
-    // Lanes anywhere in memory. To a compiler a store of them changes numbers of their type alone, where one of bytes
-    // might change the pointers and sizes that a loop goes by, which it would read anew each time.
+    // Lanes anywhere in memory. The compiler may assume that a store of them changes only numbers of their type; a
+    // store of bytes could change the pointers and sizes of a loop, which would then be read again each time.
     typedef S Lanes __attribute__((vector_size(CMSEI_VECTOR_BYTES), aligned(sizeof(S))));
     static CMSEI_INLINE T load(const S* p) { return *reinterpret_cast<const Lanes*>(p); }
     static CMSEI_INLINE void store(S* p, T v) { *reinterpret_cast<Lanes*>(p) = v; }
     static CMSEI_INLINE T set(S x) { return x - T{}; }
     static CMSEI_INLINE T zero() { return T{}; }
     static CMSEI_INLINE T select(Mask m, T a, T b) { return m ? a : b; }
-    // A product as it is rounded: no multiply-add takes it in with all its digits.
+    // x, a product, rounded: it does not become part of a multiply-add, which would use the unrounded product.
     static CMSEI_INLINE T rounded(T x) {
 #if defined(CMSEI_EMULATE_512)
         asm("" : "+m"(x)); // wider than a register
@@ -142,7 +142,7 @@ template <class Scalar> struct Simd {
         return static_cast<long>(all);
 #endif
     }
-    // The lanes that are true to p, one behind the other; what is behind them, up to W lanes, is written over.
+    // Stores the lanes of x that are true to p, one behind the other; up to W lanes of p are overwritten.
     static CMSEI_INLINE void compress(S* p, Mask m, T x) {
 #if CMSEI_VECTOR_BYTES == 64 && defined(__AVX512F__)
         if constexpr (sizeof(S) == 4)
@@ -162,7 +162,7 @@ template <class Scalar> struct Simd {
         for (int i = 0; i < W; ++i) lane[i] = i;
         return lane < static_cast<Int>(n < W ? n : W);
     }
-    // Half a register further on, the first lanes after the last.
+    // v rotated by Half lanes: lane i of the result is lane i + Half, the first lanes coming after the last.
     template <int Half> static CMSEI_INLINE T turned(T v) {
         return shuffled<W>(v, v, [](int i) { return (i + Half) % W; });
     }
@@ -207,7 +207,7 @@ template <class Scalar> struct Simd {
     static CMSEI_INLINE T sigmoid(T x) { return 1 / (1 + exp(-x)); }
 };
 
-// `round` takes what it is added to to a whole number, whose last bits are those of an exponent.
+// Adding `round` to a number rounds it to a whole number; the last bits of the sum are then those of 2^n's exponent.
 template <class S> struct ExpConstants;
 template <> struct ExpConstants<float> {
     static constexpr float lowest = -87.0f, highest = 88.0f, round = 12582912.0f + 127.0f;
@@ -239,7 +239,7 @@ template <> CMSEI_INLINE Simd<float>::T Simd<float>::exp2_within(T x) {
     for (int i = 1; i < 7; ++i) p = p * r + poly[i];
     return (T)_mm512_scalef_ps((__m512)p, (__m512)x);
 }
-// What is below 2^-126 is that, what is beyond 2^120 that; NaN stays.
+// 2^x clamped to between 2^-126 and 2^120; NaN stays NaN.
 template <> CMSEI_INLINE Simd<float>::T Simd<float>::exp2(T x) {
     return exp2_within(min(set(120.0f), max(set(-126.0f), x)));
 }
@@ -265,7 +265,7 @@ template <class S> CMSEI_INLINE typename Simd<S>::T Simd<S>::exp(T x) {
     return p * (r * power) + power;
 }
 
-// Sums of a register tile, at 0 in registers: an initialiser would be memory.
+// Sets the sums of a register tile to 0 in registers: an initialiser would go by way of memory.
 template <class S, int M, int NV> CMSEI_INLINE void clear(typename Simd<S>::T (&sum)[M][NV]) {
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i)

@@ -11,7 +11,7 @@ template <class S> struct Layer {
     const S *weight, *bias;
 };
 
-// A step of graph reasoning: what a node asks the others with, and what it makes of their answer.
+// A step of graph reasoning: the layer of a node's query to the others, and the layer of what it receives.
 template <class S> struct GraphStep {
     Layer<S> ask, answer;
 };

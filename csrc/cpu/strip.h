@@ -1,6 +1,6 @@
 // Many captions and many images at once, from the inner products of all of them: each direction's queries side by side
-// (strip_attention.h), then what each item makes of its queries' answers (strip_side.h). Included once per instruction
-// set.
+// (strip_attention.h), then each item's scores from its queries' relevances (strip_side.h). Included once per
+// instruction set.
 #pragma once
 
 #include "cross_level.h"
@@ -72,7 +72,7 @@ template <class S> struct StripScores {
     }
 
 private:
-    // Matrices of scores, a row an image or a caption.
+    // Sizes of a matrix of scores with a row for each image, for each caption.
     static long by_image(const StripSize& x) { return round_up(x.images, W) * round_up(x.captions, kNR<S>); }
     static long by_caption(const StripSize& x) { return round_up(x.captions, W) * round_up(x.images, kNR<S>); }
     static long turned_row(long longest) { return Attention::columns(longest) + W; }

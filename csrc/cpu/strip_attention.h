@@ -18,16 +18,17 @@ template <class S> struct StripAttention : StripItems<S> {
     using Items::columns, Items::cut, Items::n, Items::owner, Items::W;
 
     const int norm, how, relevance_kind, steps;
-    const S factor_of_scale; // temperature, for powers of two
+    const S factor_of_scale; // temperature · log2(e), for exp2
     const S (*gates)[2];
     const long ld;  // most columns
-    S *factor;      // (context, W) by an item's first piece: normalisation times temperature, for powers of two
+    S *factor;      // (context, W) by an item's first piece: normalisation times factor_of_scale
     S *q, *refined_q; // (ld) lengths of the queries, and after a refinement
     S *refined;     // (context, ld) inner products after a refinement
     S *p, *h;       // (context, kNR) attention before it is divided by its sum; Gram · that
     Gram<S> context{};
 
-    // The attention is divided by its sum at the very end, which the temperature keeps from overflowing.
+    // The attention is divided by its sum only at the end: temperatures up to 12 keep what comes before from
+    // overflowing.
     static bool suits(const PairSpec<S>& s, int d) {
         const bool sized = (is_l1(s.norm[d]) || is_l2(s.norm[d])) && s.temperature[d] <= 12 && s.temperature[d] >= -12;
         return (s.attend[d] == kHard && s.steps[d] == 1) || (s.attend[d] == kSoft && sized);
@@ -61,7 +62,7 @@ template <class S> struct StripAttention : StripItems<S> {
         return taken;
     }
 
-    // The items that ask.
+    // Takes the items whose rows are the queries.
     void ask(const Gram<S>* items, long count) {
         this->take_items(items, count);
         // Stores run over the end of an item into the next one, which then stores over them.
@@ -70,7 +71,7 @@ template <class S> struct StripAttention : StripItems<S> {
         if (how != kHard) this->find_owners(items, count);
     }
 
-    // The relevances of step k to `r + k * step`, whole registers. `block`: inner products (context, queries).
+    // Writes the relevances of step k to `r + k * step`, whole registers. `block`: inner products (context, queries).
     void answer(const Gram<S>& x, const S* block, long stride, S* r, long step) {
         context = x;
         if (how == kHard) {
@@ -115,7 +116,7 @@ private:
         else
             clip ? find_factors<false, true>(block, stride) : find_factors<false, false>(block, stride);
     }
-    // From the sizes of the inner products of each row of the context with all items.
+    // Sets `factor`, for each row of the context and each item, from the size of their inner products.
     template <bool squares, bool clip> void find_factors(const S* block, long stride) const {
         this->sum_items(
             context.m,

@@ -7,13 +7,13 @@
 namespace cmsei {
 namespace CMSEI_ISA {
 
-// Of NV registers of queries: the inner product, NaN if one with any row is not finite, which 0 times it tells; the
-// row's length; the row.
+// For NV registers of queries: the largest inner product, NaN if any of the query's is not finite (0 times it is NaN);
+// the length and the index of the row that has it.
 template <class S, int NV> struct Chosen {
     typename Simd<S>::T dot[NV], length[NV], place[NV];
 };
 
-// `block`: inner products (context, queries). Lengths and places only where they are asked for.
+// `block`: inner products (context, queries). `lengths`, `places`: whether these are computed.
 template <class S, int NV, bool lengths, bool places>
 CMSEI_INLINE Chosen<S, NV> chosen(const Gram<S>& context, const S* block, long stride) {
     using V = Simd<S>;

@@ -1,5 +1,5 @@
-// The gradients of many pairs of a tile: each context (an image, then a caption) with the items that ask it, side by
-// side. Included once per instruction set.
+// The gradients of many pairs of a tile: each context (an image, then a caption) with the items whose rows attend to
+// it, side by side. Included once per instruction set.
 #pragma once
 
 #include "cross_level.h"
@@ -82,7 +82,7 @@ private:
         if (gram.mean) mean_length_vjp(gram, *gram.mean, d_mean, d_gram);
     }
 
-    // Some of the items that ask a context, those whose pairs have a gradient. Neighbours are one run.
+    // Some of the items that attend to a context: those whose pairs have a gradient. Neighbours form one run.
     struct Asking {
         Gram<S> item[W];
         S* d_gram[W];            // of the items
@@ -107,7 +107,8 @@ private:
         }
     };
 
-    // What the items make of the context's mean: their attention to it guides the direction's aggregation.
+    // The items' rows weighed by their cosines with the context's mean: these weights guide the direction's
+    // aggregation.
     struct Level {
         CrossLevel<S> item[W];
         S *mean, *d_guide, *spread;         // rows of the queries
@@ -199,7 +200,7 @@ private:
         for (long i = 0; i < m; ++i) V::store(a + i * ld + x.n, V::zero());
     }
 
-    // Their gradients to where they came from.
+    // The gradients of these inner products, back to where gather() read them.
     template <int d> void scatter(const Asking& x, long m, long row, const S* d_a, long ld, S* turned) const {
         const long ld_turned = round_up(m, W);
         for (long k = 0; k < x.runs; ++k) {

@@ -13,11 +13,13 @@ template <class S> struct StripItems {
     using Int = typename V::Int;
     using Mask = typename V::Mask;
     static constexpr int W = V::W;
-    // Queries that are worked on together: eight images of 36 regions, and what is read of them stays in the caches.
+    // The most queries that are worked on together: eight images of 36 regions at W = 16, whose numbers stay in the
+    // caches.
     static constexpr long kColumns = 18 * W;
 
-    // The queries of some items as registers, none of which holds queries of two items. A piece is one register, or, of
-    // an item of more than two, kLayers that are added up; that hangs on the item alone, as must every order of sums.
+    // The queries of some items as registers, none of which holds queries of two items. A piece is one register or, in
+    // an item of more than two, kLayers registers that are added up. That depends on the item alone, as every order of
+    // sums must.
     static constexpr int kLayers = 3;
     struct Pieces {
         static long registers(long queries) { return (queries + W - 1) / W; }
@@ -25,14 +27,14 @@ template <class S> struct StripItems {
         static long of(long queries) { return (registers(queries) + layers(queries) - 1) / layers(queries); }
         long at[kLayers][W] = {};
         Mask valid[kLayers][W] = {}; // lanes that are queries
-        Mask further = {};           // of an item's first piece, how many follow
+        Mask further = {};           // in the lane of an item's first piece: how many more it has
         Mask first = {};             // lanes of first pieces
-        long rounds = 0;             // most that follow one
-        long count = 0;              // more than W: one item alone, cut into none
+        long rounds = 0;             // the most of these
+        long count = 0;              // if more than W, there is one item, and no piece is listed
         long most_layers = 1;
     };
 
-    // The items that are worked on together: as many as find room, and the first in any case.
+    // Counts the items that are worked on together: as many as fit, and the first in any case.
     struct Room {
         long columns = 0, pieces = 0;
         bool takes(long queries) {
@@ -61,7 +63,7 @@ template <class S> struct StripItems {
             cut.count += Pieces::of(items[j].m);
         }
     }
-    // Which of them each query is of.
+    // Sets `owner` and `cut`: which item each query belongs to.
     void find_owners(const Gram<S>* items, long count) {
         if (cut.count > W) {
             for (long v = 0; v <= n; v += W) store_lanes(owner + v, Mask{});
@@ -85,7 +87,7 @@ template <class S> struct StripItems {
         store_lanes(owner + n, Mask{});
     }
 
-    // body(registers as a constant, first query) for each panel of them.
+    // Calls body(registers as a constant, first query) for each panel of queries.
     template <class Body> CMSEI_INLINE void each_panel(Body body) const {
         for (long at = 0; at < n; at += kNR<S>)
             if (n - at <= W)
@@ -94,8 +96,8 @@ template <class S> struct StripItems {
                 body(std::integral_constant<int, kNV>(), at);
     }
 
-    // put(i, sums) for each of some rows: in the lanes of the items' first pieces the sums over the items' queries of
-    // term(i, at), a register of row i from query `at` on with which `valid` lanes are kept; 0 of a lane that is 0.
+    // Calls put(i, sums) for each row i: in the lane of an item's first piece, `sums` has the sum of term(i, at, valid)
+    // over the item's queries. A term is a register of row i from query `at` on, 0 in lanes that are not `valid`.
     template <class Term, class Put> CMSEI_INLINE void sum_items(long rows, Term term, Put put) const {
         if (cut.count > W)
             alone(rows, term, put);
@@ -106,7 +108,7 @@ template <class S> struct StripItems {
     }
 
 private:
-    // The lanes of the pieces are summed together, of as many rows at once as the pieces leave room for.
+    // Sums the lanes of all pieces at once, of two rows (`together`) if there are at most half as many pieces as lanes.
     template <int together, int layers, class Term, class Put>
     CMSEI_INLINE void side_by_side(long rows, Term term, Put put) const {
         constexpr int each = W / together;
@@ -136,7 +138,7 @@ private:
         }
     }
 
-    // Of an item of more pieces than a register has lanes.
+    // For one item of more pieces than a register has lanes.
     template <class Term, class Put> CMSEI_INLINE void alone(long rows, Term term, Put put) const {
         for (long i = 0; i < rows; ++i) {
             T sum = V::zero();

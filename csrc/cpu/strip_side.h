@@ -1,7 +1,7 @@
-// One side of a strip once its queries are answered: the items that asked (captions in t2i, images in i2t), each with
-// all items of the other side in the lanes. What a pair sums over the item's own rows is summed register by register:
-// the aggregation of the relevances, the attention to the other side's mean (word–image for captions, object–sentence
-// for images) and the alignment. Included once per instruction set.
+// One side of a strip once the relevances of its queries are known: the items whose rows are the queries (captions in
+// t2i, images in i2t), each with all items of the other side in the lanes. What a pair sums over the item's own rows is
+// summed register by register: the aggregation of the relevances, the attention to the other side's mean (word–image
+// for captions, object–sentence for images) and the alignment. Included once per instruction set.
 #pragma once
 
 #include "direction.h"
@@ -25,7 +25,7 @@ template <class S> struct StripSide {
     S *r, *x, *p;              // (steps, rows, lanes), (rows, lanes), (rows, kNR) of one item
     S* other_mean;             // (lanes) lengths of the others' means, zero past the last
 
-    // Whether the scorer asks anything of the side.
+    // Whether the score needs anything of the side.
     static bool needed(const PairSpec<S>& s, int d) { return s.active[d] || reads_means(s, d); }
     static bool reads_means(const PairSpec<S>& s, int d) {
         return is_guided(s, d) || is_matched(s, d) || (d == 0 && s.alignment);
@@ -93,10 +93,11 @@ private:
         }
     }
 
-    // The attention of the item's rows to the mean of each other, before it is divided by its sum, and what it is to be
-    // multiplied by instead.
+    // The item's rows weighed by their cosines with the mean of each other item, in `p`, not divided by the sum of the
+    // weights; `share` is 1 / that sum. Sets `score` to the weighted cross-level term.
     template <int NV> CMSEI_INLINE void attend(const Gram<S>& item, long v, T* share, T* score) const {
-        // Beyond 12 the quadratic form, not yet divided, would leave no room for the squares of long vectors.
+        // Beyond 12, the quadratic form of undivided weights would leave too little of float32's range for the squares
+        // of long vectors.
         const bool bounded = mu <= 12 && mu >= -12;
         const S f = mu * static_cast<S>(kLog2E);
         T sum[NV] = {}, dot[NV] = {}, quad[kNV] = {}, factor[NV], gamma[NV], shift[NV] = {};
@@ -135,7 +136,7 @@ private:
         }
     }
 
-    // Of m relevances, rows of lanes apart; guided by p, of whose sum the caller takes the share.
+    // The aggregate of m relevances x, `lanes` apart; `guide` is not divided by its sum, which is left to the caller.
     CMSEI_INLINE T aggregated(long m, long lane, const S* x, const S* guide) const {
         T sum = V::zero(), best = V::load(x);
         if (aggregate == kGuided) {
@@ -156,11 +157,11 @@ private:
             for (int i = 0; i < W && lane + i < others; ++i) out[i] = One::lse_value(lse, best[i], sum[i]);
             return out;
         }
-        // A sum of what is not a number is none: so is then the largest.
+        // A maximum can drop NaN, a sum cannot: if the sum is NaN, return it.
         return V::select(sum == sum, best, sum);
     }
 
-    // Of a caption and the images.
+    // The alignment of a caption with the images in the lanes.
     CMSEI_INLINE T alignment(const Gram<S>& item, long lane) const {
         T sum = V::zero();
         for (long i = 0; i < item.m; ++i) sum += V::load(x + i * lanes + lane);

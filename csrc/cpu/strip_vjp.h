@@ -74,7 +74,8 @@ template <class S> struct StripVjp : StripItems<S> {
         owner = arena.take(ld);
     }
 
-    // The items that ask; step[0].a is theirs, zero past the last query up to a register's end.
+    // Takes the items whose rows are the queries; the caller has filled in step[0].a, zero past the last query up to a
+    // register's end.
     void ask(const Gram<S>* items, long count) {
         this->take_items(items, count);
         this->find_owners(items, count);
@@ -155,7 +156,8 @@ private:
         }
     }
 
-    // The choice is a constant: of d_a each query has one element, of the Gram matrix's gradient there is the diagonal.
+    // The choice is a constant: in d_a each query has one element, and of the Gram matrix's gradient there is only the
+    // diagonal.
     void choose_backward(const S* spread, S* d_context) {
         V::store(step[0].d_r + n, V::zero());
         for (long i = 0; i < context.m; ++i) V::store(taken + i * W, V::zero());
@@ -257,15 +259,15 @@ private:
             }
     }
 
-    // A refinement's gradients held as those of one pair are (direction_vjp.h).
+    // Clamps a refinement's gradients, as direction_vjp.h does for one pair.
     static CMSEI_INLINE T within_steepest(T x) {
         const T most = V::set(kSteepest<S>);
         return V::min(most, V::max(-most, x));
     }
 
-    // From d_r, and where a refinement follows from the next step's d_a and d_q, to this step's d_logit and d_q, and d_h
-    // divided by the sum of e. Of d_a what does not come by way of the logits: `direct` times e, or after a refinement
-    // all of it.
+    // From d_r and, if a refinement follows, the next step's d_a and d_q, to this step's d_logit and d_q, and to d_h
+    // divided by the sum of e. The part of d_a that does not come by way of the logits is `direct` times e; if a
+    // refinement follows, d_a itself holds it.
     template <int NV, bool refined> void attend_vjp(int k, long at, T* of_gate) const {
         const Step& s = step[k];
         const long rows = context.m;
@@ -321,7 +323,7 @@ private:
             T unused[kNV] = {};
             gram_form(NV, rows, context.panels, to_h, g, unused);
         }
-        // Of the attention, divided by the sum of e.
+        // The gradient of the attention, divided by the sum of e.
         for (long i = 0; i < rows; ++i)
 #pragma GCC unroll 2
             for (int j = 0; j < NV; ++j) {
@@ -343,7 +345,8 @@ private:
                          M::softmax_vjp(V::load(e + i * kNR<S> + j * W), V::load(own + i * ld + j * W), mean[j]));
     }
 
-    // Of each row and item, what the temperature has of the gradients, and what the normalisation takes from them.
+    // For each row and item, its part of the temperature's gradient, and `taken`: what the normalisation subtracts from
+    // the gradients.
     template <bool squares, bool clip> void find_taken(const Step& s) {
         T all = V::zero();
         this->sum_items(

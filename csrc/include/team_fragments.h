@@ -36,8 +36,8 @@ template <class F> CMSEI_TEAM S least_length(const F& f) {
     return kMost * Math::exp2(scale);
 }
 // Whether the size of U matters in no row. Cosine and refinement take its direction alone, unless they divide by ε
-// instead of a smaller length. That is impossible where U, divided by the largest sum that the weights can have, is long
-// enough (least_length()).
+// instead of a smaller length: that is impossible where U, divided by the largest sum that the weights can have, is
+// long enough (least_length()).
 template <class F> CMSEI_TEAM bool direction_suffices(const F& f, const S (&u)[F::kSlots]) {
     bool yes = true;
 #pragma unroll
