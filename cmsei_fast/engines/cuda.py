@@ -1,10 +1,10 @@
 """Engine ``cuda``: the compiled kernels of ``csrc/cuda`` on an NVIDIA GPU.
 
-``pair_score`` takes a library's product, a chunk at a time, and one kernel over it, forward and backward, for every
-option of the scorer. Scores of 16-bit features come from one kernel that multiplies and scores. Capability 9.0 has its
-own, which also takes ``"float8"`` and ``"int8"``; elsewhere bfloat16 computes with the same numbers.
-``relation_attention`` is one kernel forward and one backward, which computes the weights again. Sums are float32
-(float64 for float64) in a fixed order.
+``pair_score`` multiplies a chunk at a time by a library and runs one kernel over the products, forward and backward,
+for every option of the scorer. Scores of 16-bit features come from a single kernel that multiplies and scores. GPUs of
+compute capability 9.0 have their own, which also takes ``"float8"`` and ``"int8"``; elsewhere these are computed in
+bfloat16 with the same rounded numbers. ``relation_attention`` is one kernel forward and one backward, which computes
+the weights again. Sums are float32 (float64 for float64 inputs), in a fixed order.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _REBUILD = "with the CUDA toolkit (nvcc) installed, run `CMSEI_CUDA=1 pip instal
 
 
 def unavailable(device: torch.device | None = None) -> str | None:
-    """Why the engine cannot run there (None: the current GPU), and what to do; None where it can. Never raises."""
+    """Why the engine cannot run on the device (None: the current GPU), and what to do; None if it can. Never raises."""
     try:
         module = _module()
     except ImportError as error:
-        why = _build_reason()
-        return f"cmsei_fast._cuda {f'was not built: {why}' if why else f'cannot be loaded ({error})'}; {_REBUILD}"
+        reason = _build_reason()
+        return f"cmsei_fast._cuda {f'was not built: {reason}' if reason else f'cannot be loaded ({error})'}; {_REBUILD}"
     if not torch.cuda.is_available():
         count, problem = module.device_count()
         if torch.version.cuda is None:
@@ -53,11 +53,11 @@ def rounds(precision: str) -> bool:
 
 def limits() -> str:
     """Says which problems the kernels leave to ``eager``."""
-    found = _tiles("bfloat16", torch.device("cuda"))
-    main = f"16-bit scores by {_KERNELS[found.kernel]}{f' ({found.reason})' if found.reason else ''}"
-    narrow = "as such" if found.kernel == "hopper" else "as bfloat16"
+    choice = _tiles("bfloat16", torch.device("cuda"))
+    scores = f"16-bit scores by {_KERNELS[choice.kernel]}{f' ({choice.reason})' if choice.reason else ''}"
+    eight_bit = "as such" if choice.kernel == "hopper" else "as bfloat16"
     return (
-        f"{main}; float8 and int8 multiplied {narrow}; eager takes problems with a pair of more than "
+        f"{scores}; float8 and int8 multiplied {eight_bit}; eager takes problems with a pair of more than "
         f"{cuda_pair.MAX_NUMBERS} inner products or with options of the scorer that the kernels do not know, and "
         f"gradients of graphs whose edges do not fit a block's shared memory; heads of at most {MAX_HEAD_DIM}"
     )
@@ -77,20 +77,20 @@ def pair_score(
     Raises:
         RuntimeError: naming the operator, if CUDA refuses a launch.
     """
-    refused = cuda_pair.refusal(region_offsets, word_offsets, config) is not None
+    is_refused = cuda_pair.refusal(region_offsets, word_offsets, config) is not None
     kernel = _tiles(precision, regions.device).kernel
     if precision == "int8" and regions.shape[1] > cuda_tiles.MOST_WHOLE:
         kernel = "library"
-    if precision in eight_bits.FORMATS and (refused or kernel != "hopper"):
+    if precision in eight_bits.FORMATS and (is_refused or kernel != "hopper"):
         regions, words = (eight_bits.rounded_wide(x, precision) for x in (regions, words))
         precision = "bfloat16"
     inputs = regions, words, region_offsets, word_offsets
-    if refused:
+    if is_refused:
         return eager.pair_score(*inputs, scalars, config, precision)
-    numbers = scalars_on(regions.device, scalars, precision)
+    device_scalars = scalars_on(regions.device, scalars, precision)
     if kernel == "library":
-        return cuda_pair.pair_score(_module(), *inputs, numbers, config, precision)
-    return cuda_tiles.pair_score(_module(), kernel, *inputs, numbers, config, precision)
+        return cuda_pair.pair_score(_module(), *inputs, device_scalars, config, precision)
+    return cuda_tiles.pair_score(_module(), kernel, *inputs, device_scalars, config, precision)
 
 
 def pair_score_backward(
@@ -115,8 +115,10 @@ def pair_score_backward(
     inputs = regions, words, region_offsets, word_offsets
     if cuda_pair.refusal(region_offsets, word_offsets, config) is not None:
         return eager.pair_score_backward(grad, *inputs, scalars, config, precision)
-    numbers = scalars_on(regions.device, scalars, precision)
-    d_regions, d_words, d_scalars = cuda_pair.pair_score_backward(_module(), grad, *inputs, numbers, config, precision)
+    device_scalars = scalars_on(regions.device, scalars, precision)
+    d_regions, d_words, d_scalars = cuda_pair.pair_score_backward(
+        _module(), grad, *inputs, device_scalars, config, precision
+    )
     return d_regions.to(dtypes[0]), d_words.to(dtypes[1]), d_scalars.to(scalars.device, scalars.dtype)
 
 
@@ -177,16 +179,16 @@ def _check(q: Tensor) -> None:
 
 
 def _tiles(precision: str, device: torch.device) -> cuda_tiles.Choice:
-    """The kernel that computes scores there."""
+    """The kernel that computes scores of this precision on the device."""
     return cuda_tiles.choose(_module(), precision, *_properties(device))
 
 
 def _properties(device: torch.device) -> tuple[tuple[int, int], int]:
-    """The compute capability, and a multiprocessor's shared memory in bytes where torch reports it."""
+    """The compute capability, and the shared memory of a multiprocessor in bytes, 0 if torch does not report it."""
     if device.type != "cuda":
         return (0, 0), 0
-    found = torch.cuda.get_device_properties(device)
-    return (found.major, found.minor), getattr(found, "shared_memory_per_multiprocessor", 0)
+    properties = torch.cuda.get_device_properties(device)
+    return (properties.major, properties.minor), getattr(properties, "shared_memory_per_multiprocessor", 0)
 
 
 def _module() -> ModuleType:

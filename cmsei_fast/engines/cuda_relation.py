@@ -1,4 +1,4 @@
-"""Relation attention by CUDA kernels, forward and backward: passes them addresses and strides of tensors."""
+"""Relation attention by CUDA kernels, forward and backward; they take addresses and strides of tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TYPES = {
 }
 
 
-def _placed(x: Tensor) -> tuple[int, tuple[int, ...]]:
+def _address_and_strides(x: Tensor) -> tuple[int, tuple[int, ...]]:
     return x.data_ptr(), x.stride()
 
 
@@ -28,24 +28,24 @@ def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
-def _where(x: Tensor) -> tuple[int, int]:
+def _device_and_stream(x: Tensor) -> tuple[int, int]:
     """The device's index and its current stream."""
     if x.device.type != "cuda":
         return 0, 0
     return x.device.index, torch.cuda.current_stream(x.device).cuda_stream
 
 
-def _tables(dtype: torch.dtype, *tables: Tensor | None) -> list[Tensor | None]:
-    wide = accumulator_dtype(dtype)
-    return [None if x is None else x.detach().to(wide).contiguous() for x in tables]
+def _converted_tables(dtype: torch.dtype, *tables: Tensor | None) -> list[Tensor | None]:
+    acc_dtype = accumulator_dtype(dtype)
+    return [None if x is None else x.detach().to(acc_dtype).contiguous() for x in tables]
 
 
-def _labels_count(*tables: Tensor | None) -> int:
+def _label_count(*tables: Tensor | None) -> int:
     return next((table.shape[0] for table in tables if table is not None), 0)
 
 
-def _aligned(value: Tensor) -> Tensor:
-    """The value table as forward reads it: channels padded to a multiple of 4, rows on 16-byte boundaries."""
+def _aligned_values(value: Tensor) -> Tensor:
+    """The value table as the forward kernel reads it: channels padded to a multiple of 4, rows aligned to 16 bytes."""
     if value.shape[-1] % 4:
         return torch.nn.functional.pad(value, (0, 4 - value.shape[-1] % 4))
     return value if value.data_ptr() % 16 == 0 else value.clone()
@@ -66,17 +66,17 @@ def relation_attention(
     if out.numel() == 0:
         return out
     labels = narrow_labels(labels, bias is not None or value is not None)
-    tables = _tables(q.dtype, bias, value, confidence)
+    tables = _converted_tables(q.dtype, bias, value, confidence)
     if tables[1] is not None:
-        tables[1] = _aligned(tables[1])
+        tables[1] = _aligned_values(tables[1])
     module.relation_attention(
         TYPES[q.dtype],
         tuple(q.shape),
-        _labels_count(bias, value),
-        [_placed(x) for x in (q, k, v)],
+        _label_count(bias, value),
+        [_address_and_strides(x) for x in (q, k, v)],
         [labels.data_ptr(), *(_address(x) for x in tables)],
         out.data_ptr(),
-        *_where(q),
+        *_device_and_stream(q),
     )
     return out
 
@@ -98,36 +98,36 @@ def relation_attention_backward(
     """
     if q.numel() == 0:
         return eager.relation_attention_backward(grad, q, k, v, labels, bias, value, confidence)
-    kind, shape, count = TYPES[q.dtype], tuple(q.shape), _labels_count(bias, value)
-    where = _where(q)
-    groups = module.relation_attention_groups(kind, shape, count, value is not None, where[0])
+    type_name, shape, n_labels = TYPES[q.dtype], tuple(q.shape), _label_count(bias, value)
+    device_and_stream = _device_and_stream(q)
+    groups = module.relation_attention_groups(type_name, shape, n_labels, value is not None, device_and_stream[0])
     if groups == 0:
         return eager.relation_attention_backward(grad, q, k, v, labels, bias, value, confidence)
     batch, heads, nodes, _ = shape
     grad = grad.detach().to(q.dtype)
-    index = narrow_labels(labels, bias is not None or value is not None)
-    tables = _tables(q.dtype, bias, value, confidence)
+    kernel_labels = narrow_labels(labels, bias is not None or value is not None)
+    tables = _converted_tables(q.dtype, bias, value, confidence)
     d_q, d_k, d_v = (torch.empty(shape, dtype=q.dtype, device=q.device) for _ in range(3))
-    # One sum for each group of images, so that their order is fixed.
+    # One sum for each group of images: the order of summation is fixed.
     d_bias, d_value = (None if x is None else x.new_empty(groups, *x.shape) for x in tables[:2])
     d_logits = None if tables[2] is None else tables[2].new_empty(batch, heads, nodes, nodes)
     module.relation_attention_backward(
-        kind,
+        type_name,
         shape,
-        count,
-        [_placed(x) for x in (q, k, v)],
-        [index.data_ptr(), *(_address(x) for x in tables)],
-        _placed(grad),
+        n_labels,
+        [_address_and_strides(x) for x in (q, k, v)],
+        [kernel_labels.data_ptr(), *(_address(x) for x in tables)],
+        _address_and_strides(grad),
         [x.data_ptr() for x in (d_q, d_k, d_v)],
         [_address(x) for x in (d_bias, d_value, d_logits)],
-        *where,
+        *device_and_stream,
     )
     d_confidence = None
     if d_logits is not None and tables[2] is not None:
         d_confidence = (d_logits.sum(1) / tables[2]).where(labels != 0, 0)
     sums = (None if x is None else x.sum(0) for x in (d_bias, d_value))
     d_tables = [
-        None if d is None or x is None else d.to(x.dtype)
-        for d, x in zip((*sums, d_confidence), (bias, value, confidence), strict=True)
+        None if gradient is None or x is None else gradient.to(x.dtype)
+        for gradient, x in zip((*sums, d_confidence), (bias, value, confidence), strict=True)
     ]
     return (d_q, d_k, d_v, *d_tables)
