@@ -12,19 +12,19 @@ from cmsei_fast import relation_attention
 from cmsei_fast.engines import eager_relation
 
 
-def graph_inputs(at: Run, kind: str) -> tuple[Tensor, ...]:
+def graph_inputs(bench: Run, kind: str) -> tuple[Tensor, ...]:
     """The operator's arguments on the run's device."""
-    problem = graphs(kind, at.sizes.graphs, at.sizes.heads, at.sizes.head_width)
-    return tuple(x.to(at.device, at.dtype if x.is_floating_point() else None) for x in problem.arguments)
+    problem = graphs(kind, bench.sizes.graphs, bench.sizes.heads, bench.sizes.head_width)
+    return tuple(x.to(bench.device, bench.dtype if x.is_floating_point() else None) for x in problem.arguments)
 
 
-def attention(at: Run) -> Rows:
+def attention(bench: Run) -> Rows:
     """Relation attention over eager, forward and with its gradients."""
     rows: Rows = {}
     for kind in ("spatial", "semantic"):
-        problem = graphs(kind, at.sizes.graphs, at.sizes.heads, at.sizes.head_width)
-        inputs = q, k, v, labels, bias, value = graph_inputs(at, kind)
-        upstream = problem.upstream.to(at.device, at.dtype)
+        problem = graphs(kind, bench.sizes.graphs, bench.sizes.heads, bench.sizes.head_width)
+        inputs = q, k, v, labels, bias, value = graph_inputs(bench, kind)
+        upstream = problem.upstream.to(bench.device, bench.dtype)
         leaves = [x.detach().requires_grad_() for x in (q, k, v, bias, value)]
 
         def forward(engine: str, inputs: tuple[Tensor, ...] = inputs) -> Tensor:
@@ -36,33 +36,41 @@ def attention(at: Run) -> Rows:
             out = relation_attention(*leaves[:3], labels, *leaves[3:], engine=engine)
             return torch.autograd.grad(out, leaves, upstream)
 
-        agree(kind, forward(at.engine), forward("eager"), 2e-2)
-        for found, expected in zip(both(at.engine), both("eager"), strict=True):
-            agree(kind, found, expected, 5e-2)
-        for name, run in (("forward", forward), ("both", both)):
-            ours = at.seconds(lambda run=run: run(at.engine))
-            plain = at.other(f"{kind} {name} eager", lambda run=run: at.seconds(lambda: run("eager")))
-            rows[f"{kind}_{name}"] = {"seconds": ours, "over_eager": plain / ours}
+        agree(kind, forward(bench.engine), forward("eager"), 2e-2)
+        for actual, expected in zip(both(bench.engine), both("eager"), strict=True):
+            agree(kind, actual, expected, 5e-2)
+        for name, call in (("forward", forward), ("both", both)):
+            seconds = bench.seconds(lambda call=call: call(bench.engine))
+            eager_seconds = bench.other(f"{kind} {name} eager", lambda call=call: bench.seconds(lambda: call("eager")))
+            rows[f"{kind}_{name}"] = {"seconds": seconds, "over_eager": eager_seconds / seconds}
     return rows
 
 
-def compiled_attention(at: Run) -> Rows:
+def compiled_attention(bench: Run) -> Rows:
     """Relation attention over compiled eager and, without the value table it cannot take, FlexAttention."""
-    if at.device.type != "cuda":
+    if bench.device.type != "cuda":
         return {}
     rows: Rows = {}
     for kind in ("spatial", "semantic"):
-        inputs = graph_inputs(at, kind)
-        run = torch.compile(eager_relation.relation_attention)
-        theirs = at.other(f"{kind} compiled", lambda run=run, i=inputs: at.attempt(lambda: run(*i)))
-        ours = at.seconds(lambda i=inputs: relation_attention(*i, engine=at.engine))
-        bare = at.seconds(lambda i=inputs: relation_attention(*i[:5], engine=at.engine))
-        flexed = at.other(f"{kind} flex", lambda i=inputs: flex(i[:5], at))
-        rows[f"{kind}_forward"] = {"over_compiled": ratio(theirs, ours), "over_flex": ratio(flexed, bare)}
+        inputs = graph_inputs(bench, kind)
+        compiled_eager = torch.compile(eager_relation.relation_attention)
+        compiled_seconds = bench.other(
+            f"{kind} compiled",
+            lambda compiled_eager=compiled_eager, inputs=inputs: bench.attempt(lambda: compiled_eager(*inputs)),
+        )
+        seconds = bench.seconds(lambda inputs=inputs: relation_attention(*inputs, engine=bench.engine))
+        seconds_without_values = bench.seconds(
+            lambda inputs=inputs: relation_attention(*inputs[:5], engine=bench.engine)
+        )
+        flex_seconds = bench.other(f"{kind} flex", lambda inputs=inputs: flex(inputs[:5], bench))
+        rows[f"{kind}_forward"] = {
+            "over_compiled": ratio(compiled_seconds, seconds),
+            "over_flex": ratio(flex_seconds, seconds_without_values),
+        }
     return rows
 
 
-def flex(inputs: tuple[Tensor, ...], at: Run) -> float | str:
+def flex(inputs: tuple[Tensor, ...], bench: Run) -> float | str:
     """Seconds of FlexAttention with the labels' bias and mask, and no value table."""
     q, k, v, labels, bias = inputs
 
@@ -73,7 +81,7 @@ def flex(inputs: tuple[Tensor, ...], at: Run) -> float | str:
     def measured() -> float:
         from torch.nn.attention.flex_attention import flex_attention
 
-        run, qkv = torch.compile(flex_attention), (q.contiguous(), k.contiguous(), v.contiguous())
-        return at.seconds(lambda: run(*qkv, score_mod=score))
+        compiled_flex, qkv = torch.compile(flex_attention), (q.contiguous(), k.contiguous(), v.contiguous())
+        return bench.seconds(lambda: compiled_flex(*qkv, score_mod=score))
 
-    return at.time_or_reason(measured)
+    return bench.time_or_reason(measured)

@@ -16,7 +16,7 @@ from benchmarks.pages import ROOT
 
 _SOURCES = ("csrc/**/*.cu", "csrc/**/*.cuh", "csrc/**/*.h", "csrc/**/*.cpp", "csrc/building/*.py")
 _BUILT = "import cmsei_fast._native as a, cmsei_fast._cuda as b, cmsei_fast.kernels; print(a.__file__, b.__file__)"
-# Without pip, or where it may not write, the modules are put beside the sources.
+# If there is no pip, or it may not write, the modules are put beside the sources.
 _BESIDE = """
 import shutil, sys
 sys.path.insert(0, "csrc")
@@ -30,7 +30,7 @@ for name, outcome in build_modules(__version__).items():
 
 
 def architecture() -> str | None:
-    """The GPU's architecture as the build takes it: from 9.0 on with the instructions that it alone has."""
+    """The GPU's architecture as the build takes it: from 9.0 on with the instructions of that GPU alone."""
     import torch
 
     if not torch.cuda.is_available():
@@ -40,7 +40,7 @@ def architecture() -> str | None:
 
 
 def build(limit: float, cache: Path | None = None) -> str:
-    """Puts both modules where they are imported from; returns how, or why it failed.
+    """Puts both modules where they are imported from; returns how it was done, or why it failed.
 
     They are built for this GPU alone, with line numbers for the sanitizer and the debugger. The archive ``cache`` holds
     them for a later run on another machine: it takes them from there, or from an archive of that name at the top of the
@@ -48,9 +48,9 @@ def build(limit: float, cache: Path | None = None) -> str:
     """
     start = time.perf_counter()
     gpu = architecture()
-    name = f"{fingerprint(_SOURCES)} {sysconfig.get_config_var('EXT_SUFFIX')} {gpu}"
+    archive_name = f"{fingerprint(_SOURCES)} {sysconfig.get_config_var('EXT_SUFFIX')} {gpu}"
     for archive in () if cache is None else (cache, ROOT / cache.name):
-        if _unpack(archive, name):
+        if _unpack(archive, archive_name):
             if cache is not None and not (cache.exists() and archive.samefile(cache)):
                 shutil.copy(archive, cache)
             return f"taken from {archive}"
@@ -58,20 +58,20 @@ def build(limit: float, cache: Path | None = None) -> str:
     if gpu is not None and not os.environ.get("CMSEI_CUDA_ARCHS"):
         variables["CMSEI_CUDA_ARCHS"] = gpu
     pip = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", "-e", "."]
-    tried = []
+    failures = []
     # Compiling takes equally long both ways, so the second has time only if the first fails at once.
-    for arguments, most in ((pip, 0.9 * limit), (["-c", _BESIDE], limit)):
-        left = start + limit - time.perf_counter()
-        done = gpu_process.run([sys.executable, *arguments], min(most, left), variables)
+    for arguments, most_seconds in ((pip, 0.9 * limit), (["-c", _BESIDE], limit)):
+        seconds_left = start + limit - time.perf_counter()
+        built = gpu_process.run([sys.executable, *arguments], min(most_seconds, seconds_left), variables)
         if arguments is not pip:
             _link_kernels()
-        there = gpu_process.run([sys.executable, "-c", _BUILT], 60)
-        if there.code == 0:
+        imported = gpu_process.run([sys.executable, "-c", _BUILT], 60)
+        if imported.code == 0:
             if cache is not None:
-                _pack(cache, name, there.text.split())
+                _pack(cache, archive_name, imported.text.split())
             return f"built in {time.perf_counter() - start:.0f} s"
-        tried.append(f"{done.why}\n{done.text[-1500:]}\n{there.text[-500:]}")
-    return "failed: " + "\n".join(tried)
+        failures.append(f"{built.why}\n{built.text[-1500:]}\n{imported.text[-500:]}")
+    return "failed: " + "\n".join(failures)
 
 
 def _link_kernels() -> None:
@@ -81,21 +81,21 @@ def _link_kernels() -> None:
         kernels.symlink_to("../kernels")
 
 
-def _pack(archive: Path, name: str, modules: list[str]) -> None:
+def _pack(archive: Path, archive_name: str, modules: list[str]) -> None:
     archive.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
-        out.comment = name.encode()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zip_file:
+        zip_file.comment = archive_name.encode()
         for module in modules:
-            out.write(module, Path(module).name)
+            zip_file.write(module, Path(module).name)
 
 
-def _unpack(archive: Path, name: str) -> bool:
+def _unpack(archive: Path, archive_name: str) -> bool:
     """Puts the archive's modules beside the sources; True if it has that name and they can be imported."""
     try:
-        with zipfile.ZipFile(archive) as found:
-            if found.comment != name.encode():
+        with zipfile.ZipFile(archive) as zip_file:
+            if zip_file.comment != archive_name.encode():
                 return False
-            found.extractall(ROOT / "cmsei_fast")
+            zip_file.extractall(ROOT / "cmsei_fast")
     except (OSError, zipfile.BadZipFile):
         return False
     if gpu_process.run([sys.executable, "-c", _BUILT], 60).code != 0:

@@ -17,7 +17,7 @@ TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 CASE_SECONDS = {"": 120.0, "memcheck": 150.0}
 DEBUGGER_SECONDS = 40.0
-# For a kernel that hangs, where its threads are: those at one place in one line, with the source's line.
+# Where the threads of a hanging kernel are: cuda-gdb prints a line for each position, with the source line.
 _QUESTIONS = ("info cuda kernels", "cuda kernel 0", "info cuda threads", "info cuda warps", "x/8i $pc")
 
 
@@ -52,24 +52,24 @@ def run(results: Results, cases: list[str], deadline: float, tool: str = "") -> 
     """Runs the cases that have not passed before, several at a time; none starts after the deadline."""
     part = "sanitizer" if tool else "checks"
 
-    def each(case: str) -> None:
-        left = deadline - time.perf_counter()
-        if left < 5:
+    def run_case(case: str) -> None:
+        seconds_left = deadline - time.perf_counter()
+        if seconds_left < 5:
             return
-        limit = min(left, CASE_SECONDS.get(tool, 240.0))
+        limit = min(seconds_left, CASE_SECONDS.get(tool, 240.0))
         ended = gpu_process.run(command(case, tool), limit, _ENVIRONMENT, None if tool else locate_threads)
         outcome = {"ok": ended.code == 0, "seconds": ended.seconds}
-        if found := re.search(r"what is allowed: (\S+)", ended.text):
-            outcome["of_limit"] = float(found[1])
-        if found := re.search(r"(?:ERROR|RACECHECK) SUMMARY: (.+)", ended.text):
-            outcome["summary"] = found[1]
+        if match := re.search(r"what is allowed: (\S+)", ended.text):
+            outcome["of_limit"] = float(match[1])
+        if match := re.search(r"(?:ERROR|RACECHECK) SUMMARY: (.+)", ended.text):
+            outcome["summary"] = match[1]
         if not outcome["ok"]:
             outcome |= {"why": ended.why, "tail": gpu_process.shortened(ended.text, 4000)}
         results.put(part, name(case, tool), outcome, ended.text)
 
-    todo = [case for case in cases if not results.passed(part, name(case, tool))]
+    pending = [case for case in cases if not results.passed(part, name(case, tool))]
     with ThreadPoolExecutor(processes()) as pool:
-        list(pool.map(each, todo))
+        list(pool.map(run_case, pending))
 
 
 def name(case: str, tool: str) -> str:

@@ -37,212 +37,224 @@ from cmsei_fast.engines.eight_bits import FORMATS
 SCORERS = {name: FORMS[name][:2] for name in ("scan", "cmsei")}
 
 
-def drawn(at: Run, images: int, captions: int, dtype: torch.dtype | None = None) -> Features:
-    """Features on the run's device, in its dtype unless another is given."""
-    return features(images, captions, at.sizes.width, dtype=dtype or at.dtype, device=at.device)
+def draw_features(bench: Run, images: int, captions: int, dtype: torch.dtype | None = None) -> Features:
+    """Random features on the run's device, in its dtype unless another is given."""
+    return features(images, captions, bench.sizes.width, dtype=dtype or bench.dtype, device=bench.device)
 
 
-def bare_product(given: Features) -> None:
+def bare_product(data: Features) -> None:
     """The library's product of the packed words and regions, in blocks that are not kept."""
-    for block in given.words.split(16384):
-        for regions in given.regions.split(16384):
+    for block in data.words.split(16384):
+        for regions in data.regions.split(16384):
             torch.mm(block, regions.T)
 
 
-def scoring(at: Run) -> Rows:
-    """All pairs, over the bare product; over the literal form and eager on a part of them."""
-    given = drawn(at, *at.sizes.score)
-    part = given.first(*at.sizes.part)
+def scoring(bench: Run) -> Rows:
+    """Scoring: all pairs compared with the bare product, a part of them with the literal form and with eager."""
+    data = draw_features(bench, *bench.sizes.score)
+    part = data.first(*bench.sizes.part)
     padded, lengths = part.padded(), part.lengths.tolist()
-    product = at.other("product", lambda: at.seconds(lambda: bare_product(given)))
+    product_seconds = bench.other("product", lambda: bench.seconds(lambda: bare_product(data)))
     rows: Rows = {}
-    for name, (scorer, form) in SCORERS.items():
+    for name, (scorer, literal_form) in SCORERS.items():
 
-        def score(which: Features, engine: str, precision: str | None = None, scorer: PairScorer = scorer) -> Tensor:
-            given = which.images, which.words, which.lengths
-            return score_matrix(*given, scorer=scorer, engine=engine, precision=precision)
+        def score(data: Features, engine: str, precision: str | None = None, scorer: PairScorer = scorer) -> Tensor:
+            arguments = data.images, data.words, data.lengths
+            return score_matrix(*arguments, scorer=scorer, engine=engine, precision=precision)
 
-        def literal(form: Callable[..., Tensor] = form) -> Tensor:
+        def literal(literal_form: Callable[..., Tensor] = literal_form) -> Tensor:
             with torch.no_grad():
-                return form(part.images, padded, lengths)
+                return literal_form(part.images, padded, lengths)
 
-        def plain(score: Callable[..., Tensor] = score) -> Tensor:
+        def by_eager(score: Callable[..., Tensor] = score) -> Tensor:
             return score(part, "eager")
 
-        def ours(which: Features, score: Callable[..., Tensor] = score) -> Tensor:
-            return score(which, at.engine)
+        def by_engine(data: Features, score: Callable[..., Tensor] = score) -> Tensor:
+            return score(data, bench.engine)
 
-        agree(name, ours(part), plain(), 5e-3)
+        agree(name, by_engine(part), by_eager(), 5e-3)
         for precision in FORMATS:
-            agree(f"{name} in {precision}", score(part, at.engine, precision), score(part, "eager", precision), 5e-3)
-        taken, small = at.seconds(lambda ours=ours: ours(given)), at.seconds(lambda ours=ours: ours(part))
+            agree(f"{name} in {precision}", score(part, bench.engine, precision), score(part, "eager", precision), 5e-3)
+        seconds, part_seconds = (
+            bench.seconds(lambda by_engine=by_engine: by_engine(data)),
+            bench.seconds(lambda by_engine=by_engine: by_engine(part)),
+        )
         rows[f"{name}_scoring"] = {
-            "pairs": given.pairs,
-            "seconds": taken,
-            "product_seconds": product,
-            "of_product": product / taken,
+            "pairs": data.pairs,
+            "seconds": seconds,
+            "product_seconds": product_seconds,
+            "of_product": product_seconds / seconds,
             **{
-                f"{precision}_of_product": product / at.seconds(lambda s=score, p=precision: s(given, at.engine, p))
+                f"{precision}_of_product": product_seconds
+                / bench.seconds(lambda s=score, p=precision: s(data, bench.engine, p))
                 for precision in FORMATS
             },
-            "over_literal": ratio(at.other(f"{name} literal", lambda f=literal: at.attempt(f)), small),
-            "over_eager": ratio(at.other(f"{name} eager", lambda f=plain: at.attempt(f)), small),
+            "over_literal": ratio(bench.other(f"{name} literal", lambda f=literal: bench.attempt(f)), part_seconds),
+            "over_eager": ratio(bench.other(f"{name} eager", lambda f=by_eager: bench.attempt(f)), part_seconds),
         }
     return rows
 
 
-def designs(at: Run) -> Rows:
+def designs(bench: Run) -> Rows:
     """Scoring by each of triton's designs."""
-    if at.engine != "triton":
+    if bench.engine != "triton":
         return {}
-    given = drawn(at, *at.sizes.score)
+    data = draw_features(bench, *bench.sizes.score)
     rows: Rows = {}
-    for name, (scorer, _) in SCORERS.items():
+    for scorer_name, (scorer, _) in SCORERS.items():
 
-        def ours(scorer: PairScorer = scorer) -> Tensor:
-            return score_matrix(given.images, given.words, given.lengths, scorer=scorer, engine=at.engine)
+        def score(scorer: PairScorer = scorer) -> Tensor:
+            return score_matrix(data.images, data.words, data.lengths, scorer=scorer, engine=bench.engine)
 
-        by_design = rows.setdefault(f"{name}_scoring", {}).setdefault("seconds_by_design", {})
-        for value in triton_design.DESIGNS:
-            with design(value):
-                by_design[value] = at.attempt(ours)
+        by_design = rows.setdefault(f"{scorer_name}_scoring", {}).setdefault("seconds_by_design", {})
+        for name in triton_design.DESIGNS:
+            with design(name):
+                by_design[name] = bench.attempt(score)
     return rows
 
 
-def compiled_eager(run: Callable[[], Any], at: Run) -> float | str:
+def compiled_eager(run: Callable[[], Any], bench: Run) -> float | str:
     """Seconds with the tile function of eager compiled."""
-    if at.device.type != "cuda":
+    if bench.device.type != "cuda":
         return "not measured: needs a GPU"
     before = eager.score_tile
     eager.score_tile = torch.compile(gram.score_tile, dynamic=True)
     try:
-        return at.attempt(run)
+        return bench.attempt(run)
     finally:
         eager.score_tile = before
 
 
-def compiled(at: Run) -> Rows:
-    """What ``torch.compile`` makes of eager: of scores and of a training step. Compiling takes most of the time."""
-    part, batch = drawn(at, *at.sizes.part), drawn(at, at.sizes.batch, at.sizes.batch)
+def compiled(bench: Run) -> Rows:
+    """Scoring and a training step compared with eager under ``torch.compile``. Compiling takes most of the time."""
+    part, batch = draw_features(bench, *bench.sizes.part), draw_features(bench, bench.sizes.batch, bench.sizes.batch)
     rows: Rows = {}
     for name, (scorer, _) in SCORERS.items():
 
         def score(engine: str, scorer: PairScorer = scorer) -> Tensor:
             return score_matrix(part.images, part.words, part.lengths, scorer=scorer, engine=engine)
 
-        def trained(engine: str, name: str = name) -> tuple[Tensor, ...]:
+        def train(engine: str, name: str = name) -> tuple[Tensor, ...]:
             return step(batch, name, engine)
 
-        for row, run in (("scoring", score), ("training", trained)):
-            theirs = at.other(f"{name} compiled {row}", lambda run=run: compiled_eager(lambda: run("eager"), at))
-            ours = at.other(f"{at.engine} {name} {row} again", lambda run=run: at.seconds(lambda: run(at.engine)))
-            rows[f"{name}_{row}"] = {"over_compiled": ratio(theirs, ours)}
+        for task, run in (("scoring", score), ("training", train)):
+            compiled_seconds = bench.other(
+                f"{name} compiled {task}", lambda run=run: compiled_eager(lambda: run("eager"), bench)
+            )
+            engine_seconds = bench.other(
+                f"{bench.engine} {name} {task} again", lambda run=run: bench.seconds(lambda: run(bench.engine))
+            )
+            rows[f"{name}_{task}"] = {"over_compiled": ratio(compiled_seconds, engine_seconds)}
     return rows
 
 
-def training(at: Run) -> Rows:
-    """Forward, hinge loss and backward of a batch."""
-    batch = drawn(at, at.sizes.batch, at.sizes.batch)
+def training(bench: Run) -> Rows:
+    """A training step of a batch: forward, hinge loss and backward."""
+    batch = draw_features(bench, bench.sizes.batch, bench.sizes.batch)
     rows: Rows = {}
     for name in SCORERS:
 
         def literal(name: str = name) -> tuple[Tensor, ...]:
             return field_step(batch, name)
 
-        def plain(name: str = name) -> tuple[Tensor, ...]:
+        def by_eager(name: str = name) -> tuple[Tensor, ...]:
             return step(batch, name, "eager")
 
-        def ours(name: str = name) -> tuple[Tensor, ...]:
-            return step(batch, name, at.engine)
+        def by_engine(name: str = name) -> tuple[Tensor, ...]:
+            return step(batch, name, bench.engine)
 
         def literal_bytes(literal: Callable[..., Any] = literal) -> int | str:
-            return at.peak(literal) if at.device.type == "cuda" else "not measured: needs a GPU"
+            return bench.peak(literal) if bench.device.type == "cuda" else "not measured: needs a GPU"
 
-        for found, expected in zip(ours(), plain(), strict=True):
-            agree(name, found, expected, 2e-2)
-        taken = at.seconds(ours)
-        slow = at.other(f"{name} literal step", lambda f=literal: at.attempt(f, max(1, at.sizes.rounds // 3)))
+        for actual, expected in zip(by_engine(), by_eager(), strict=True):
+            agree(name, actual, expected, 2e-2)
+        seconds = bench.seconds(by_engine)
+        literal_seconds = bench.other(
+            f"{name} literal step", lambda f=literal: bench.attempt(f, max(1, bench.sizes.rounds // 3))
+        )
         rows[f"{name}_training"] = {
             "pairs": batch.pairs,
-            "seconds": taken,
-            "over_literal": ratio(slow, taken),
-            "over_eager": ratio(at.other(f"{name} eager step", lambda f=plain: at.attempt(f)), taken),
-            "bytes": at.peak(ours),
-            "literal_bytes": slow if isinstance(slow, str) else at.other(f"{name} literal bytes", literal_bytes),
+            "seconds": seconds,
+            "over_literal": ratio(literal_seconds, seconds),
+            "over_eager": ratio(bench.other(f"{name} eager step", lambda f=by_eager: bench.attempt(f)), seconds),
+            "bytes": bench.peak(by_engine),
+            "literal_bytes": literal_seconds
+            if isinstance(literal_seconds, str)
+            else bench.other(f"{name} literal bytes", literal_bytes),
         }
     return rows
 
 
-def replays(at: Run) -> Rows:
-    """Relation attention and a part's scores replayed as CUDA graphs: launching takes most of so short a time."""
-    part = drawn(at, *at.sizes.part)
+def replays(bench: Run) -> Rows:
+    """Relation attention and a part's scores replayed as CUDA graphs, because so short runs are mostly launching."""
+    part = draw_features(bench, *bench.sizes.part)
     packed = part.regions, part.words, part.region_offsets, part.word_offsets
-    runs: dict[str, Callable[[str], Any]] = {}
+    calls: dict[str, Callable[[str], Any]] = {}
     for kind in ("spatial", "semantic"):
-        inputs = graph_inputs(at, kind)
-        runs[f"{kind}_forward"] = lambda engine, inputs=inputs: relation_attention(*inputs, engine=engine)
+        inputs = graph_inputs(bench, kind)
+        calls[f"{kind}_forward"] = lambda engine, inputs=inputs: relation_attention(*inputs, engine=engine)
     for name, (scorer, _) in SCORERS.items():
-        runs[f"{name}_scoring"] = lambda engine, scorer=scorer: pair_score(*packed, scorer=scorer, engine=engine)
+        calls[f"{name}_scoring"] = lambda engine, scorer=scorer: pair_score(*packed, scorer=scorer, engine=engine)
     rows: Rows = {}
-    for key, run in runs.items():
-        ours = at.replayed(lambda run=run: run(at.engine))
-        rows[key] = {"replayed_seconds": ours}
-        if not isinstance(ours, str):
-            theirs = at.other(f"{key} replayed", lambda run=run: at.replayed(lambda: run("eager")))
-            rows[key]["replayed_over_eager"] = ratio(theirs, ours)
+    for name, call in calls.items():
+        seconds = bench.replayed(lambda call=call: call(bench.engine))
+        rows[name] = {"replayed_seconds": seconds}
+        if not isinstance(seconds, str):
+            eager_seconds = bench.other(f"{name} replayed", lambda call=call: bench.replayed(lambda: call("eager")))
+            rows[name]["replayed_over_eager"] = ratio(eager_seconds, seconds)
     return rows
 
 
-def scale(at: Run) -> Rows:
-    """Many pairs into one matrix, time and memory beyond features and matrix."""
-    given = drawn(at, *at.sizes.scale)
-    out = torch.empty(at.sizes.scale, device=at.device)
+def scale(bench: Run) -> Rows:
+    """Many pairs scored into one matrix: time, and memory besides the features and the matrix."""
+    data = draw_features(bench, *bench.sizes.scale)
+    out = torch.empty(bench.sizes.scale, device=bench.device)
     scorer = PairScorer.scan_t2i()
 
     def run() -> None:
-        score_matrix(given.images, given.words, given.lengths, scorer=scorer, engine=at.engine, out=out)
+        score_matrix(data.images, data.words, data.lengths, scorer=scorer, engine=bench.engine, out=out)
 
-    taken = at.peak(run)
-    return {"scale": {"pairs": given.pairs, "seconds": at.seconds(run, 1), "bytes": taken}}
+    peak_bytes = bench.peak(run)
+    return {"scale": {"pairs": data.pairs, "seconds": bench.seconds(run, 1), "bytes": peak_bytes}}
 
 
-def numerics(at: Run) -> Rows:
-    """Errors against float64 beside PyTorch's in the same dtype, repeated runs, another stream, a captured graph."""
+def numerics(bench: Run) -> Rows:
+    """Errors against float64, ours and PyTorch's; whether repeated runs, another stream and a CUDA graph agree."""
     rows: Rows = {}
-    given = drawn(at, *at.sizes.part, torch.float32)
-    for name, (scorer, form) in SCORERS.items():
-        arguments = (given.regions, given.words, given.region_offsets, given.word_offsets)
+    data = draw_features(bench, *bench.sizes.part, torch.float32)
+    for name, (scorer, literal_form) in SCORERS.items():
+        arguments = (data.regions, data.words, data.region_offsets, data.word_offsets)
 
         def run(engine: str, *inputs: Tensor, scorer: PairScorer = scorer) -> Tensor:
             return pair_score(*inputs, scorer=scorer, engine=engine)
 
-        wide = [x.double() if x.is_floating_point() else x for x in arguments]
-        exact = run("eager", *wide)
-        rounded = [x.to(at.dtype) if x.is_floating_point() else x for x in arguments]
-        first = run(at.engine, *rounded)
-        lengths = given.lengths.tolist()
+        wide_arguments = [x.double() if x.is_floating_point() else x for x in arguments]
+        exact = run("eager", *wide_arguments)
+        rounded_arguments = [x.to(bench.dtype) if x.is_floating_point() else x for x in arguments]
+        first = run(bench.engine, *rounded_arguments)
+        lengths = data.lengths.tolist()
         with torch.no_grad():
-            theirs = form(given.images.to(at.dtype), given.padded().to(at.dtype), lengths).double()
-        found: dict[str, Any] = {
+            pytorch_scores = literal_form(data.images.to(bench.dtype), data.padded().to(bench.dtype), lengths).double()
+        row: dict[str, Any] = {
             "error": float((first.double() - exact).abs().max()),
-            "pytorch_error": float((theirs - exact).abs().max()),
-            "same_bits": all(torch.equal(first, run(at.engine, *rounded)) for _ in range(3)),
+            "pytorch_error": float((pytorch_scores - exact).abs().max()),
+            "same_bits": all(torch.equal(first, run(bench.engine, *rounded_arguments)) for _ in range(3)),
         }
-        if at.device.type == "cuda":
-            stream = torch.cuda.Stream(at.device)
-            stream.wait_stream(torch.cuda.current_stream(at.device))
+        if bench.device.type == "cuda":
+            stream = torch.cuda.Stream(bench.device)
+            stream.wait_stream(torch.cuda.current_stream(bench.device))
             with torch.cuda.stream(stream):
-                elsewhere = run(at.engine, *rounded)
+                elsewhere = run(bench.engine, *rounded_arguments)
             stream.synchronize()
-            found["same_on_a_stream"] = torch.equal(first, elsewhere)
+            row["same_on_a_stream"] = torch.equal(first, elsewhere)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                captured = run(at.engine, *rounded)
+                captured = run(bench.engine, *rounded_arguments)
             captured.fill_(float("nan"))
             graph.replay()
-            torch.cuda.synchronize(at.device)
-            found["same_from_a_graph"] = torch.equal(first, captured)
-        rows[f"{name}_numerics"] = found
+            torch.cuda.synchronize(bench.device)
+            row["same_from_a_graph"] = torch.equal(first, captured)
+        rows[f"{name}_numerics"] = row
     return rows
 
 
@@ -262,12 +274,12 @@ MEASURES = {
 
 def main(arguments: list[str]) -> int:
     """Runs measures of an engine; arguments: engine, file of times to compare with, results file, measures."""
-    engine, others, out, *names = arguments
+    engine, others_path, results_path, *names = arguments
     cpu = not torch.cuda.is_available()
     sizes, dtype = (gpu_timing.SMALL, torch.float32) if cpu else (gpu_timing.FULL, torch.bfloat16)
-    known = json.loads(Path(others).read_text(encoding="utf-8"))
-    at = Run(torch.device("cpu" if cpu else "cuda"), sizes, dtype, engine, known)
-    with Path(out).open("a", encoding="utf-8") as lines:
+    known_others = json.loads(Path(others_path).read_text(encoding="utf-8"))
+    bench = Run(torch.device("cpu" if cpu else "cuda"), sizes, dtype, engine, known_others)
+    with Path(results_path).open("a", encoding="utf-8") as lines:
         for name in names:
             lines.write(json.dumps({"begun": name}) + "\n")
             lines.flush()
@@ -275,15 +287,15 @@ def main(arguments: list[str]) -> int:
             if not cpu:
                 faulthandler.dump_traceback_later(gpu_timing.MEASURE_SECONDS, exit=True)
             try:
-                found = {"rows": MEASURES[name](at), "others": at.others}
+                outcome = {"rows": MEASURES[name](bench), "others": bench.others}
             except Exception as error:  # reported in one line, so that earlier measures are not lost
                 traceback.print_exc()
-                found = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
+                outcome = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
             faulthandler.cancel_dump_traceback_later()
-            found |= {"measure": name, "seconds": time.perf_counter() - start}
-            lines.write(json.dumps(found) + "\n")
+            outcome |= {"measure": name, "seconds": time.perf_counter() - start}
+            lines.write(json.dumps(outcome) + "\n")
             lines.flush()
-            if "failed" in found:  # a GPU's error lasts as long as its process: the other measures need a new one
+            if "failed" in outcome:  # a GPU error can outlast the measure: the others need a new process
                 return 1
     return 0
 

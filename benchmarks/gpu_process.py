@@ -31,7 +31,7 @@ class Ended(NamedTuple):
 
     @property
     def why(self) -> str:
-        """The end in a few words."""
+        """The outcome in a few words."""
         return f"out of time after {self.seconds:.0f} s" if self.code is None else f"exit status {self.code}"
 
 
@@ -48,13 +48,13 @@ def run(
     start = time.perf_counter()
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **(environment or {})}
     examined = ""
-    with tempfile.TemporaryFile() as out:
+    with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(
             command,
             cwd=ROOT,
             env=variables,
             stdin=subprocess.DEVNULL,
-            stdout=out,
+            stdout=output,
             stderr=subprocess.STDOUT,
             **_GROUP,
         )
@@ -76,12 +76,12 @@ def run(
                 os.killpg(child.pid, signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits for a driver may never end
                 child.wait(10)
-        out.seek(0)
-        text = out.read().decode(errors="replace") + examined
+        output.seek(0)
+        text = output.read().decode(errors="replace") + examined
     return Ended(code, text, time.perf_counter() - start)
 
 
-def shortened(text: str, most: int = 3000) -> str:
+def shortened(text: str, max_length: int = 3000) -> str:
     """The beginning and the end of a long text."""
-    half = most // 2
-    return text if len(text) <= most else f"{text[:half]}\n[…]\n{text[-half:]}"
+    half = max_length // 2
+    return text if len(text) <= max_length else f"{text[:half]}\n[…]\n{text[-half:]}"

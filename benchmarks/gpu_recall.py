@@ -17,29 +17,31 @@ from cmsei_fast import recall_metrics, score_matrix
 from cmsei_fast.engines.eight_bits import FORMATS
 
 
-def write(directory: str, split: str, to: Path = FEATURES) -> None:
-    """Rows, lengths and the map of captions to images."""
+def write(directory: str, split: str, path: Path = FEATURES) -> None:
+    """Writes a model's encoding of a split: rows, lengths, and the map of captions to images."""
     from cmsei_fast import CMSEI
     from cmsei_fast.commands.sources import load_split
 
-    model, given = CMSEI.from_pretrained(directory), load_split(split)
-    sides = {"images": model.encode_images(given), "captions": model.encode_captions(given.captions)}
+    model, data = CMSEI.from_pretrained(directory), load_split(split)
+    sides = {"images": model.encode_images(data), "captions": model.encode_captions(data.captions)}
     arrays = {key: side.rows.half().numpy(force=True) for key, side in sides.items()}
     arrays |= {f"{key.removesuffix('s')}_lengths": side.lengths.numpy() for key, side in sides.items()}
-    np.savez(to, **arrays, caption_to_image=given.caption_to_image)
+    np.savez(path, **arrays, caption_to_image=data.caption_to_image)
 
 
-def recall(at: Run, features: Path = FEATURES) -> Rows:
+def recall(bench: Run, path: Path = FEATURES) -> Rows:
     """rSum in the run's dtype and in 8 bits."""
-    with np.load(features) as x:
-        images, captions = (torch.from_numpy(x[key]).to(at.device, at.dtype) for key in ("images", "captions"))
-        lengths, owner = [x[f"{key}_lengths"] for key in ("caption", "image")], x["caption_to_image"]
+    with np.load(path) as arrays:
+        images, captions = (
+            torch.from_numpy(arrays[key]).to(bench.device, bench.dtype) for key in ("images", "captions")
+        )
+        lengths, owner = [arrays[f"{key}_lengths"] for key in ("caption", "image")], arrays["caption_to_image"]
     rows: Rows = {}
     for name in ("scan", "cmsei"):
 
         def rsum(precision: str | None, name: str = name) -> float:
             scores = score_matrix(
-                images, captions, *lengths, scorer=FORMS[name][0], engine=at.engine, precision=precision
+                images, captions, *lengths, scorer=FORMS[name][0], engine=bench.engine, precision=precision
             )
             return recall_metrics(scores, caption_to_image=owner).rsum
 

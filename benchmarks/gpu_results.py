@@ -44,11 +44,11 @@ class Results:
         empty |= {"rows": {}, "measured": [], "others": {}}
         self.continued = False
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            self.continued = all(before[name] == about[name] for name in _SAME)
+            previous = json.loads(path.read_text(encoding="utf-8"))
+            self.continued = all(previous[name] == about[name] for name in _SAME)
         except (OSError, ValueError, KeyError, TypeError):
-            before = {}
-        self.found: dict[str, Any] = {**empty, **(before if self.continued else {}), **about}
+            previous = {}
+        self.found: dict[str, Any] = {**empty, **(previous if self.continued else {}), **about}
 
     def put(self, part: str, name: str, value: dict[str, Any], printed: str = "") -> None:
         """Keeps the outcome of one step; what a failed one printed goes to the file's neighbour ``.log`` too."""

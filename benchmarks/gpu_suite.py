@@ -25,7 +25,7 @@ class Unit(NamedTuple):
     """Tests that one process runs.
 
     Args:
-        engine: the engine that a failure speaks against; "" for tests of no engine.
+        engine: the engine that the tests concern; "" for none.
         file: in ``tests``.
         keyword: what pytest's ``-k`` selects.
         part, parts: which of the file's parts.
@@ -42,14 +42,14 @@ class Unit(NamedTuple):
     @property
     def name(self) -> str:
         """Unique, and the same in every run."""
-        what = " ".join(x for x in (self.engine or "no engine", self.design, self.file) if x)
-        return what if self.parts == 1 else f"{what} {self.part + 1}/{self.parts}"
+        words = " ".join(x for x in (self.engine or "no engine", self.design, self.file) if x)
+        return words if self.parts == 1 else f"{words} {self.part + 1}/{self.parts}"
 
     @property
     def environment(self) -> dict[str, str]:
         """Variables of its process."""
-        out = {"OMP_NUM_THREADS": "1", "CMSEI_TEST_SHARD": f"{self.part}/{self.parts}"}
-        return out | ({"CMSEI_TRITON_DESIGN": self.design} if self.design else {})
+        variables = {"OMP_NUM_THREADS": "1", "CMSEI_TEST_SHARD": f"{self.part}/{self.parts}"}
+        return variables | ({"CMSEI_TRITON_DESIGN": self.design} if self.design else {})
 
     def command(self, *more: str) -> list[str]:
         """pytest's command line."""
@@ -59,23 +59,23 @@ class Unit(NamedTuple):
 
 
 def units() -> list[Unit]:
-    """All of them, by what matters first: each engine's tests, then those of no engine, then triton's other design."""
+    """All units, the most important first: each engine's tests, those of no engine, then triton's other design."""
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").glob("test_*.py"))}
     backend_files = [name for name, text in texts.items() if re.search(r"\bbackend\b", text)]
     gpu_files = [name for name, text in texts.items() if re.search(r"(?m)^ *@pytest\.mark\.gpu\b", text)]
     ids = [f"{engine}-cuda" for engine in ENGINES]  # of the backends' parameters
-    out = [Unit("cuda", name, f"not {' and not '.join(ids)}") for name in gpu_files if "cuda" in name]
-    for engine, each in zip(ENGINES, ids, strict=True):
+    all_units = [Unit("cuda", name, f"not {' and not '.join(ids)}") for name in gpu_files if "cuda" in name]
+    for engine, backend_id in zip(ENGINES, ids, strict=True):
         for name in backend_files:
             parts = PARTS.get(name, 1)
-            out += [Unit(engine, name, each, i, parts) for i in range(parts)]
-    out += [Unit("", name, f"not {' and not '.join(ids)}") for name in gpu_files if "cuda" not in name]
-    other = Unit("triton", "test_pair_score.py", f"triton-cuda and ({_VALUES})", parts=2, design="fused")
-    return [*out, *(other._replace(part=i) for i in range(2))]
+            all_units += [Unit(engine, name, backend_id, i, parts) for i in range(parts)]
+    all_units += [Unit("", name, f"not {' and not '.join(ids)}") for name in gpu_files if "cuda" not in name]
+    fused = Unit("triton", "test_pair_score.py", f"triton-cuda and ({_VALUES})", parts=2, design="fused")
+    return [*all_units, *(fused._replace(part=i) for i in range(2))]
 
 
 def processes() -> int:
-    """How many run at a time: compiling is most of the work."""
+    """How many processes run at a time; most of their work is compiling."""
     return max(1, min(14, (os.cpu_count() or 1) - 2))
 
 
@@ -86,46 +86,48 @@ def _count(text: str, what: str) -> int:
 def run(results: Results, deadline: float) -> None:
     """Runs the units that have not passed before, several at a time; none starts after the deadline."""
 
-    def each(unit: Unit) -> None:
-        left = deadline - time.perf_counter()
-        if left < 5:
+    def run_unit(unit: Unit) -> None:
+        seconds_left = deadline - time.perf_counter()
+        if seconds_left < 5:
             return
-        ended = gpu_process.run(unit.command(), left, unit.environment)
+        ended = gpu_process.run(unit.command(), seconds_left, unit.environment)
         outcome = {name: _count(ended.text, what) for name, what in (("passed", "passed"), ("failed", "failed|error"))}
         ok = ended.code in (0, 5)  # 5: this unit has no test
         tail = {} if ok else {"why": ended.why, "tail": gpu_process.shortened(ended.text)}
         results.put("suite", unit.name, {**outcome, "ok": ok, "seconds": ended.seconds, **tail}, ended.text)
 
-    todo = [unit for unit in units() if not results.passed("suite", unit.name)]
+    pending = [unit for unit in units() if not results.passed("suite", unit.name)]
     with ThreadPoolExecutor(processes()) as pool:
-        list(pool.map(each, todo))
+        list(pool.map(run_unit, pending))
     results.update(suite={**results.found["suite"], **summary(results.found["suite"]["units"], units())})
 
 
-def summary(found: dict[str, dict[str, Any]], wanted: Iterable[Unit]) -> dict[str, Any]:
-    """Of the units' outcomes: tests passed and failed, whether all is green, and which engines are.
+def summary(outcomes: dict[str, dict[str, Any]], wanted: Iterable[Unit]) -> dict[str, Any]:
+    """Sums up the units' outcomes: tests passed and failed, whether everything is green, and which engines are.
 
-    Units without a test succeed; an engine of which no test passed, as one that is not built, is not green.
+    Units without a test succeed. An engine without a passed test, such as one that is not built, is not green.
     """
     wanted = list(wanted)
-    bad = [unit for unit in wanted if not found.get(unit.name, {}).get("ok")]
-    tested = {unit.engine for unit in wanted if found.get(unit.name, {}).get("passed")}
-    # All engines are compared with eager.
-    shared = "eager" not in tested or any(unit.engine in ("", "eager") for unit in bad)
+    failed_units = [unit for unit in wanted if not outcomes.get(unit.name, {}).get("ok")]
+    tested = {unit.engine for unit in wanted if outcomes.get(unit.name, {}).get("passed")}
+    # No engine can be green without eager, because all are compared with it.
+    eager_is_suspect = "eager" not in tested or any(unit.engine in ("", "eager") for unit in failed_units)
     return {
-        "passed": sum(x["passed"] for x in found.values()),
-        "failed": sum(x["failed"] for x in found.values()),
-        "seconds": sum(x["seconds"] for x in found.values()),
-        "not_run": [unit.name for unit in wanted if unit.name not in found],
-        "red": [unit.name for unit in bad if unit.name in found],
+        "passed": sum(x["passed"] for x in outcomes.values()),
+        "failed": sum(x["failed"] for x in outcomes.values()),
+        "seconds": sum(x["seconds"] for x in outcomes.values()),
+        "not_run": [unit.name for unit in wanted if unit.name not in outcomes],
+        "red": [unit.name for unit in failed_units if unit.name in outcomes],
         "untested": [
             engine
             for engine in ENGINES
-            if engine not in tested and all(unit.name in found for unit in wanted if unit.engine == engine)
+            if engine not in tested and all(unit.name in outcomes for unit in wanted if unit.engine == engine)
         ],
-        "green": not bad and tested >= {*ENGINES},
+        "green": not failed_units and tested >= {*ENGINES},
         "engines": {
-            engine: not shared and engine in tested and not any(unit.engine == engine for unit in bad)
+            engine: not eager_is_suspect
+            and engine in tested
+            and not any(unit.engine == engine for unit in failed_units)
             for engine in ENGINES[:2]
         },
     }
@@ -136,6 +138,6 @@ def collect(limit: float) -> dict[str, Any]:
     first, *others = dict.fromkeys(f"tests/{unit.file}" for unit in units())
     command = Unit("", Path(first).name, "").command("--collect-only", *others)
     ended = gpu_process.run(command, limit)
-    found = sum(int(x) for x in re.findall(r"(?m)^(\d+)(?:/\d+)? tests collected", ended.text))
-    bad = "" if ended.code == 0 else gpu_process.shortened(ended.text)
-    return {"units": {}, "collected": found, "green": False, "left_out": True, "tail": bad}
+    collected = sum(int(x) for x in re.findall(r"(?m)^(\d+)(?:/\d+)? tests collected", ended.text))
+    failure = "" if ended.code == 0 else gpu_process.shortened(ended.text)
+    return {"units": {}, "collected": collected, "green": False, "left_out": True, "tail": failure}

@@ -46,25 +46,25 @@ class Run:
     engine: str = "triton"
     others: dict[str, Any] = field(default_factory=dict)
 
-    def seconds(self, run: Callable[[], Any], rounds: int | None = None) -> float:
+    def seconds(self, call: Callable[[], Any], rounds: int | None = None) -> float:
         """Median time of a call, after one call to warm up."""
-        run()
-        found = []
+        call()
+        times = []
         for _ in range(rounds or self.sizes.rounds):
             if self.device.type == "cuda":
                 begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 begin.record()
-                run()
+                call()
                 end.record()
                 end.synchronize()
-                found.append(begin.elapsed_time(end) / 1e3)
+                times.append(begin.elapsed_time(end) / 1e3)
             else:
                 start = time.perf_counter()
-                run()
-                found.append(time.perf_counter() - start)
-        return statistics.median(found)
+                call()
+                times.append(time.perf_counter() - start)
+        return statistics.median(times)
 
-    def replayed(self, run: Callable[[], Any]) -> float | str:
+    def replayed(self, call: Callable[[], Any]) -> float | str:
         """Median time of a call's replay as a CUDA graph, without the cost of launching; or why there is none."""
         if self.device.type != "cuda":
             return "not measured: needs a GPU"
@@ -73,18 +73,18 @@ class Run:
             stream = torch.cuda.Stream(self.device)
             stream.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(stream):
-                run()
+                call()
             torch.cuda.current_stream(self.device).wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                kept = run()  # noqa: F841 (its memory is the graph's)
+                output = call()  # noqa: F841 (its memory is the graph's)
             return self.seconds(graph.replay, 3 * self.sizes.rounds)
 
         return self.time_or_reason(captured)
 
-    def attempt(self, run: Callable[[], Any], rounds: int | None = None) -> float | str:
+    def attempt(self, call: Callable[[], Any], rounds: int | None = None) -> float | str:
         """Median time of a call that may fail here (a compiler, too little memory), or why it failed."""
-        return self.time_or_reason(lambda: self.seconds(run, rounds))
+        return self.time_or_reason(lambda: self.seconds(call, rounds))
 
     def time_or_reason(self, measure: Callable[[], float]) -> float | str:
         """Returns the time that ``measure`` returns, or why it failed."""
@@ -99,19 +99,19 @@ class Run:
             self.others[key] = measure()
         return self.others[key]
 
-    def peak(self, run: Callable[[], Any]) -> int:
+    def peak(self, call: Callable[[], Any]) -> int:
         """Most bytes allocated during a call beyond those before it; 0 where the device does not count them."""
         if self.device.type != "cuda":
-            run()
+            call()
             return 0
         torch.cuda.synchronize(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
-        run()
+        call()
         torch.cuda.synchronize(self.device)
         return torch.cuda.max_memory_allocated(self.device) - before
 
 
-def ratio(other: float | str, ours: float) -> float | str:
+def ratio(other: float | str, seconds: float) -> float | str:
     """How many times faster ours is, or why the other has no time."""
-    return other if isinstance(other, str) else other / ours
+    return other if isinstance(other, str) else other / seconds

@@ -376,25 +376,25 @@ def test_the_small_problems_agree(gpu: Any, monkeypatch: pytest.MonkeyPatch, cas
 
 
 def test_a_wrong_result_says_where_it_is_wrong(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    from benchmarks.gpu_compare import off, steady, step
+    from benchmarks.gpu_compare import check_same_bits, difference_over_limit, step
 
     expected = torch.arange(12.0).view(3, 4) - 5
     found = expected.clone()
-    assert off("t2i", found + 6e-5, expected, 1e-3) < 1
+    assert difference_over_limit("t2i", found + 6e-5, expected, 1e-3) < 1
     assert capsys.readouterr().out == ""
     found[1, 3], found[2, 3] = 2.5, float("nan")
-    assert off("t2i", found, expected, 1e-3) == float("inf")
+    assert difference_over_limit("t2i", found, expected, 1e-3) == float("inf")
     printed = capsys.readouterr().out
     assert "t2i: 2 of 12 numbers of [3, 4] are wrong, 1 not finite; the largest expected is 6\n" in printed
     assert "first at [1, 3]: 2.5 for 2\n" in printed
     assert "worst at [2, 3]: nan for 6\n" in printed
     assert "along axis 0, 2 places: [1, 2]\n" in printed
     assert "along axis 1, 1 places: [3]\n" in printed
-    steady("cmsei", [expected, found[:1]], [expected.clone(), found[:1].clone()])
+    check_same_bits("cmsei", [expected, found[:1]], [expected.clone(), found[:1].clone()])
     again = expected.clone()
     again[2, 3] = float("nan")
     with pytest.raises(AssertionError, match=r"cmsei: result 1 is another .*: 1 of 12 numbers, the first at \[1, 3\]"):
-        steady("cmsei", [expected, found], [expected, again])
+        check_same_bits("cmsei", [expected, found], [expected, again])
     assert step("eager", "cpu", lambda: 3) == 3
     assert capsys.readouterr().out == "eager\n"
 
