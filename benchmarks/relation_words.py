@@ -1,4 +1,4 @@
-"""Where the words for relations look on real data: at the subject and object, by attention and through the graph.
+"""What the words for relations attend to on real data: subject and object, directly and through the graph.
 
     python -m benchmarks.relation_words train FOLDER --word-vectors FILE --runs RUNS [--seeds 0 1 2] [--weights 0 0.1]
     python -m benchmarks.relation_words table RUNS
@@ -69,10 +69,10 @@ def measure(found: Explanation, word: int, predicates: Iterable[str]) -> dict[st
         return None
     others = [i for i in range(len(found.words)) if found.words[i].lower() != found.words[word].lower()]
     out = {"relevance": found.t2i[0].relevance}  # (L,) each
-    for name, looks in (("attention", found.of_words(0)), ("graph", found.of_words(0, through_graph=True))):
-        both = np.ones(len(looks), dtype=bool)
+    for name, attention in (("attention", found.of_words(0)), ("graph", found.of_words(0, through_graph=True))):
+        both = np.ones(len(attention), dtype=bool)
         for kind, regions in (("subject", subjects), ("object", objects)):
-            share = looks[:, regions].mean(1) * looks.shape[1]
+            share = attention[:, regions].mean(1) * attention.shape[1]
             out[f"{name}, {kind}"] = share
             both &= share > max(1.0, share.mean())
         out[f"{name}, both ends"] = 100.0 * both
@@ -80,8 +80,9 @@ def measure(found: Explanation, word: int, predicates: Iterable[str]) -> dict[st
     out["edges"] = along[:, chosen].mean(1) / along[:, between].mean(1)
     relations = [relation for relation in strongest_relations(found) if relation.kind == "semantic"]
     shares = relation_shares(found, relations, 0)  # (L, relations)
-    lit = np.argsort(shares.mean(0) - shares, axis=1, kind="stable")[:, :MAX_HIGHLIGHTED]  # as highlighted_relations
-    out["lit"] = 100 * np.isin([relation.name for relation in relations], list(names))[lit].mean(1)
+    # As highlighted_relations does.
+    highlighted = np.argsort(shares.mean(0) - shares, axis=1, kind="stable")[:, :MAX_HIGHLIGHTED]
+    out["lit"] = 100 * np.isin([relation.name for relation in relations], list(names))[highlighted].mean(1)
     of_this_word = {name: float(values[word]) for name, values in out.items()}
     return of_this_word | {f"{name} (others)": float(values[others].mean()) for name, values in out.items()}
 
@@ -138,7 +139,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         "graph, object": "object",
         "graph, both ends": "both ends, %",
         "edges": "its edges",
-        "lit": "of five lit, %",
+        "lit": "of five highlighted, %",
     }
     lines = [
         f"| word (captions) | images with the relation | {' | '.join(columns.values())} |",

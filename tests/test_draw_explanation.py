@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from training_runs import tiny_model, tiny_split
 
-from cmsei_fast import cli, explain
+from cmsei_fast import PairScorer, cli, explain
 from cmsei_fast.data import write_split
 from cmsei_fast.report import draw, explain_features
 from cmsei_fast.report.canvas import layout
@@ -50,7 +50,7 @@ def test_png_and_svg_by_the_suffix(found, tmp_path):
 
 
 def test_shades_follow_the_attention(tmp_path):
-    """One word looks at the left half alone, the other at the right: the shades swap with the word."""
+    """One word attends to the left half alone, the other at the right: the shades swap with the word."""
     rows = 40 * np.eye(2)
     boxes = [[0, 0, 100, 100], [100, 0, 200, 100]]
     found = explain_features(rows, rows, word_names=["left", "right"], boxes=boxes, size=(200, 100))
@@ -85,9 +85,69 @@ def test_names_are_text_and_regions_without_boxes_are_tiles(tmp_path):
     found = explain_features(v, v[:2], word_names=["$x", "y$_{"], region_names=["$\\frac"] * 5, image="<&>")
     draw(found, tmp_path / "a.svg", "$x")
     ElementTree.parse(tmp_path / "a.svg")
-    told = re.findall("<!-- (.*?) -->", (tmp_path / "a.svg").read_text(encoding="utf-8"))  # what each text says
-    assert {"where “$x” looks, step 2 of 2", "▸ $x", "y$_{", *(f"$\\frac {i}" for i in range(5))} <= set(told)
+    assert {"attention of “$x”, step 2 of 2", "▸ $x", "y$_{", *(f"$\\frac {i}" for i in range(5))} <= set(
+        texts_of(tmp_path / "a.svg")
+    )
     assert layout(found)[1] == (300.0, 200.0)
+
+
+def texts_of(path):
+    """What each text of an SVG says."""
+    return re.findall("<!-- (.*?) -->", path.read_text(encoding="utf-8"))
+
+
+def panels(path):
+    """Width and height of each panel of an SVG, in inches."""
+    out = []
+    for corners in re.findall(r'<g id="axes_\d+">\s*<g id="patch_\d+">\s*<path d="([^"]*)"', path.read_text("utf-8")):
+        x, y = np.array(re.findall(r"[ML] (\S+) (\S+)", corners), float).T / 72
+        out.append((np.ptp(x), np.ptp(y)))
+    return out
+
+
+def pair_features(n_word, n_region=36):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n_region, 16)), rng.normal(size=(n_word, 16))
+
+
+def test_without_relations_the_other_panels_have_the_room(found, tmp_path):
+    """SCAN's features have no graphs: an empty panel of relations would take a quarter."""
+    draw(found, tmp_path / "a.svg")
+    assert len(panels(tmp_path / "a.svg")) == 5  # boxes, heat map, its colours, relations, terms
+    assert "relations of the graphs" in texts_of(tmp_path / "a.svg")
+    for scorer, n_term in ((PairScorer.scan_t2i(), 1), (PairScorer.cmsei(), 5)):
+        draw(explain_features(*pair_features(20), scorer=scorer), tmp_path / "b.svg")
+        boxes, heat_map, _, terms = panels(tmp_path / "b.svg")
+        assert min(boxes[1], heat_map[1]) > 5
+        assert terms[0] > 12
+        assert 0.25 < terms[1] / n_term < 0.4
+        assert not any("relations" in text for text in texts_of(tmp_path / "b.svg"))
+
+
+def test_an_image_without_a_name_leaves_the_title_to_the_caption(tmp_path):
+    for name, title in (("", "a dog"), ("7.jpg", "7.jpg: a dog")):
+        options = {"word_names": ["a", "dog"], "caption": "a dog"}
+        draw(explain_features(*pair_features(2, 4), image=name, **options), tmp_path / "a.svg")
+        assert title in texts_of(tmp_path / "a.svg")
+    assert explain_features(*pair_features(2), **options).title == "a dog"
+
+
+def test_titles_say_whose_attention_is_drawn(tmp_path):
+    for scorer, titles in (
+        (PairScorer.scan_t2i(), ("of “b”, step 1 of 1", "of words (rows) to regions, step 1 of 1")),
+        (PairScorer.scan_i2t(), ("of regions to “b”, step 1 of 1", "of regions to words (rows), step 1 of 1")),
+        (PairScorer(alignment=1.0), ("of the sentence (p)", "of the sentence (p), the same for each word")),
+    ):
+        draw(explain_features(*pair_features(2, 4), scorer=scorer, word_names=["a", "b"]), tmp_path / "a.svg", "b")
+        assert {f"attention {title}" for title in titles} <= set(texts_of(tmp_path / "a.svg"))
+
+
+@pytest.mark.parametrize("n_word", [1, 20])
+def test_nothing_is_cut_off(n_word, tmp_path):
+    draw(explain_features(*pair_features(n_word), region_names=["traffic light"] * 36), tmp_path / "a.png")
+    pixels = drawn(tmp_path / "a.png")
+    for edge in (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:]):
+        assert (edge == 255).all()
 
 
 def test_command(files, tmp_path, capsys):

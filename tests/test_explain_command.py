@@ -37,6 +37,8 @@ def test_prints_terms_and_words_and_writes_the_numbers(files, tmp_path, capsys, 
     assert json.loads(out.read_text(encoding="utf-8")) == expected.to_dict()
     printed = capsys.readouterr().out
     assert f"{expected.score:.3f}" in printed
+    for title in ("t2i: words attend to regions", "i2t: regions attend to words", "object–sentence", "alignment"):
+        assert any(line.startswith(f"{title}  ") for line in printed.splitlines()), title
     for word in expected.words:
         assert any(line.startswith(word) for line in printed.splitlines())
 

@@ -6,13 +6,14 @@ import importlib.util
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from explained import SPLIT, explained
 from training_runs import tiny_model
 
-from cmsei_fast import PairScorer, cli, explain
+from cmsei_fast import PairScorer, cli, explain, report
 from cmsei_fast.data import write_split
 from cmsei_fast.report import explain_features, save_page
 from cmsei_fast.report.explanation import TERM_TITLES
@@ -123,7 +124,35 @@ def test_five_terms_that_sum_to_the_score(scorer, tmp_path):
     total = sum(float(f"{term.contribution:.4f}") for term in found.terms)
     assert abs(total - float(next(x for x in shown["score"] if x))) < 4e-4
     views = [e["value"] for e in page.having("name", "view")]
-    assert views == [*(name for name in ("t2i", "i2t") if getattr(scorer, name)), "levels"]
+    directions = [name for name in ("t2i", "i2t") if getattr(scorer, name)]
+    assert views == [*directions, "levels"]
+    labels = [e["text"] for e in page.elements if e["tag"] == "label"][: len(views)]
+    assert labels == [*({"t2i": "t2i (α)", "i2t": "i2t (β)"}[name] for name in directions), "cross-level (p, ω)"]
+    (hint,) = page.having("class", "hint")
+    assert all(f"({name})" in hint["text"] for name in directions)
+    assert ("sums to 100 %" in hint["text"]) == bool(directions)
+
+
+def test_no_sum_is_claimed_that_the_attention_does_not_have(tmp_path):
+    """NAAF's words attend to nothing where no region reaches the threshold."""
+    found = explain_features(-np.eye(3), np.eye(3), scorer=PairScorer.naaf(0.5))
+    assert found.of_words().sum() == 0
+    (hint,) = parsed(tmp_path, found).having("class", "hint")
+    assert hint["text"] == "Point at a word or a region, or go there by Tab and the arrow keys."
+
+
+PRIVATE = r"\b(asks?|answers?|looks?|lights?|lit|told|telling)\b"
+
+
+def test_it_speaks_of_attention_in_the_words_of_the_field(found, tmp_path):
+    page = parsed(tmp_path, found)
+    own = "\n".join(e["text"] for e in page.elements if e["tag"] not in ("script", "style"))
+    assert not re.search(PRIVATE, own, re.IGNORECASE)
+    script = (Path(report.__file__).parent / "explanation_page.js").read_text(encoding="utf-8")
+    assert not re.search(PRIVATE, script, re.IGNORECASE)
+    for title in ("t2i: words attend to regions", "i2t: regions attend to words", "object–sentence", "word–image"):
+        assert title in own
+    assert [e["text"] for e in page.elements if e["tag"] == "th"].count("alignment") == 1
 
 
 def test_every_relation_once_with_the_attention_of_its_edges(found, tmp_path):
@@ -155,6 +184,10 @@ def test_without_graphs_or_boxes(tmp_path):
     found = explain_features(rng.normal(size=(5, 8)), rng.normal(size=(3, 8)), image="<&>")
     page = parsed(tmp_path, found)
     assert not page.having("data-ends")
+    nameless = parsed(tmp_path, explain_features(rng.normal(size=(5, 8)), rng.normal(size=(3, 8)), caption="a b c"))
+    assert [e["text"] for e in nameless.elements if e["tag"] == "title"] == ["a b c"]
+    assert "p" not in [e["tag"] for e in nameless.elements[: nameless.elements.index(*nameless.having("id", "words"))]]
+    assert nameless.having("id", "picture")[0]["aria-label"] == "image"
     assert len(page.having("data-region")) == 5
 
 

@@ -24,7 +24,7 @@ def found():
 
 @pytest.fixture(scope="module")
 def simple():
-    """Two words, two regions of which each word looks at one, and a third of both."""
+    """Two words, two regions of which each word attends to one, and a third of both."""
     rows = 3 * np.eye(3)
     boxes = [[0, 0, 190, 300], [210, 0, 400, 300], [40, 40, 100, 100]]
     scorer = PairScorer(Attention(temperature=2.0, steps=2), Attention(temperature=1.0))
@@ -45,16 +45,16 @@ def percent(x):
     return f"{100 * x:.0f} %" if x >= 0.1 else f"{100 * x:.1f} %"
 
 
-def test_pointing_at_a_word_lights_its_regions_and_the_reverse(simple, window, tmp_path):
+def test_pointing_at_a_word_highlights_its_regions_and_the_reverse(simple, window, tmp_path):
     save_page(simple, tmp_path / "a.html")
     window.open(tmp_path / "a.html")
     alpha = simple.of_words()
     for word in (1, 0):
         window.point(f"[data-word='{word}']")
-        lit = np.array(window.run(STRENGTHS))
-        assert lit.argmax(0).tolist() == [word, word]
-        assert lit[word, 0] > 2 * lit[1 - word, 0]
-        assert lit[word, 1] > lit[1 - word, 1]
+        highlighted = np.array(window.run(STRENGTHS))
+        assert highlighted.argmax(0).tolist() == [word, word]
+        assert highlighted[word, 0] > 2 * highlighted[1 - word, 0]
+        assert highlighted[word, 1] > highlighted[1 - word, 1]
         assert f"region {word}: {percent(alpha[word, word])}" in window.run(LABELS)
         assert window.run(SHARES) == ["", "", ""]
         assert window.run(SELECTED) == [simple.words[word]]
@@ -81,7 +81,8 @@ def test_keyboard_alone_reaches_everything(simple, window, tmp_path):
     assert window.run(focused) == "small"
     window.press(browser.HOME, browser.END)
     assert window.run(focused) == "small"
-    assert "looks at" in window.run("return document.getElementById('said').textContent")
+    said = window.run("return document.getElementById('announcement').textContent")
+    assert said.startswith("Attention of “small” (relevance ")
 
     window.press(browser.TAB)
     assert window.run(focused) == "t2i"
@@ -100,10 +101,13 @@ def test_directions(simple, window, tmp_path):
     window.run("document.querySelector('[value=i2t]').click()")
     assert window.run("return document.getElementById('step').disabled")  # it has one step
     assert window.run(shares) == [percent(x) for x in sorted(simple.of_regions()[:, 1], reverse=True)]
+    title = "return document.getElementById('shares-title').textContent"
+    assert window.run(title) == "Attention of regions to “right”"
     window.run("document.querySelector('[value=levels]').click()")
     assert window.run(SHARES) == [percent(x) for x in simple.word_weights]
     assert window.run(shares) == [percent(x) for x in sorted(simple.region_weights, reverse=True)]
     assert window.run(SELECTED) == []
+    assert window.run(title) == "Attention of the sentence (p)"
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +143,7 @@ def test_through_the_graph_by_keyboard(related, window, tmp_path):
     assert window.run("return document.activeElement.name") == "through"
     window.press(browser.RIGHT)
     assert f"right 1: {percent(through[0, 1])}" in window.run(LABELS)
-    assert "through the graph" in window.run("return document.getElementById('told').textContent")
+    assert "through the graph" in window.run("return document.getElementById('shares-title').textContent")
     for name, expected in (("t2i", through), ("i2t", related.of_regions(0, through_graph=True).T)):
         window.run(f"document.querySelector('[value={name}]').click()")
         window.point("[data-region='1']")
@@ -152,11 +156,12 @@ def test_through_the_graph_by_keyboard(related, window, tmp_path):
     assert window.complaints() == []
 
 
-def test_a_word_lights_up_its_relations_and_a_region_its_own(related, window, tmp_path):
+def test_a_word_highlights_its_relations_and_a_region_its_own(related, window, tmp_path):
     save_page(related, tmp_path / "a.html", word="left", step=0)
     window.open(tmp_path / "a.html")
-    listed = "return [...document.querySelectorAll('#lit li')].map((e) => e.textContent)"
-    lit = "return [...new Set([...document.querySelectorAll('[data-relation].lit')].map((e) => e.dataset.relation))]"
+    listed = "return [...document.querySelectorAll('#highlighted-relations li')].map((e) => e.textContent)"
+    relation_numbers = "[...document.querySelectorAll('[data-relation].highlighted')].map((e) => e.dataset.relation)"
+    highlighted = f"return [...new Set({relation_numbers})]"
     relations = strongest_relations(related)
     for word in range(3):
         window.point(f"[data-word='{word}']")
@@ -165,10 +170,16 @@ def test_a_word_lights_up_its_relations_and_a_region_its_own(related, window, tm
             f"{relation_text(related, one.relation)}: {percent(one.share)} ({one.share / one.mean_share:.1f} ×)"
             for one in expected
         ]
-        assert sorted(map(int, window.run(lit))) == sorted(relations.index(one.relation) for one in expected)
+        heading = window.run("return document.querySelector('#highlighted-relations h3').textContent")
+        assert heading == f"Attention of “{related.words[word]}” that came along relations (× mean of the words)"
+        assert sorted(map(int, window.run(highlighted))) == sorted(relations.index(one.relation) for one in expected)
     window.point("[data-region='2']")
-    assert [int(k) for k in window.run(lit)] == [k for k, one in enumerate(relations) if 2 in (one.subject, one.target)]
-    assert not window.run("return document.getElementById('lit').checkVisibility({visibilityProperty: true})")
+    assert [int(k) for k in window.run(highlighted)] == [
+        k for k, one in enumerate(relations) if 2 in (one.subject, one.target)
+    ]
+    assert not window.run(
+        "return document.getElementById('highlighted-relations').checkVisibility({visibilityProperty: true})"
+    )
     ring = "return document.querySelector('[data-node=\"0\"] .ring').getAttribute('stroke-dasharray')"
     assert window.run(ring) == "20.0 100"
 

@@ -267,7 +267,9 @@ def test_refusals(tmp_path, monkeypatch):
         find_mentions(model, silent)
     monkeypatch.setattr(training_runs, "tiny_model", lambda split: deaf)
     deaf = model.__class__(replace(model.config, scorer=PairScorer.scan_i2t()), model.vocabulary)
-    with pytest.raises(ValueError, match=r"^grounding: expected a scorer with t2i \(words ask\), got one without$"):
+    with pytest.raises(
+        ValueError, match=r"^grounding: expected a scorer with t2i \(words attend to regions\), got one without$"
+    ):
         training_runs.run(tmp_path / "run", grounding=1.0)
     assert not (tmp_path / "run").exists()
 

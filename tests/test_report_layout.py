@@ -103,7 +103,7 @@ def test_a_relation_of_many_edges_is_told_once():
 
 
 def test_a_word_lights_up_the_relation_that_it_alone_reaches():
-    """Each word looks at one region, half of which came along an edge."""
+    """Each word attends to one region, half of which came along an edge."""
     edges = [
         Edge("semantic", 0, 0, 1, "wearing", False, 1.0, 1.0, 0.5),
         Edge("semantic", 0, 1, 0, "wearing", True, 1.0, 1.0, 0.25),
@@ -116,10 +116,10 @@ def test_a_word_lights_up_the_relation_that_it_alone_reaches():
     scorer = PairScorer(Attention(attend="hard"))
     found = explain_features(v, words, scorer=scorer, word_names=["on", "near", "x"], edges=edges, kept=kept)
     relations = strongest_relations(found)
-    (lit,) = highlighted_relations(found, relations, 0)
-    assert lit.relation.name == "wearing"
-    assert lit.share == pytest.approx(0.5, abs=1e-6)
-    assert lit.mean_share == pytest.approx(0.5 / 3, abs=1e-6)
+    (highlighted,) = highlighted_relations(found, relations, 0)
+    assert highlighted.relation.name == "wearing"
+    assert highlighted.share == pytest.approx(0.5, abs=1e-6)
+    assert highlighted.mean_share == pytest.approx(0.5 / 3, abs=1e-6)
     assert [one.relation.name for one in highlighted_relations(found, relations, 1)] == ["near"]
     assert [one.share for one in highlighted_relations(found, relations, 2, count=9) if one.share > 1e-6] == []
     alone = explain_features(v, words[:1], scorer=scorer, edges=edges, kept=kept)

@@ -47,7 +47,7 @@ def add_parser(commands: Any) -> None:
         "--page",
         type=given_path,
         metavar="HTML",
-        help="also write an HTML page on which each word lights up its regions",
+        help="also write an HTML page on which each word highlights the regions that it attends to",
     )
     explain.add_argument(
         "--picture",
@@ -57,7 +57,8 @@ def add_parser(commands: Any) -> None:
     )
     explain.add_argument(
         "--word",
-        help="word of the caption to shade in the picture and to light first on the page (default: the most telling)",
+        help="word of the caption whose attention to show in the picture, and first on the page (default: the one with "
+        "the most uneven attention)",
     )
     explain.add_argument(
         "--step", type=int, metavar="N", help="attention step to show, counted from 1 (default: the last)"
@@ -155,14 +156,14 @@ def _format(found: Explanation, step: int, through_graph: bool) -> str:
     """The text to print: the terms, and for each word the regions that it attends to most."""
     from ..report.explanation import TERM_TITLES
 
-    lines = [printable(f"{found.image}: {found.caption}"), ""]
+    lines = [printable(found.title), ""]
     for term in found.terms:
         figures = f"{term.weight:7.3f} × {term.value:7.3f} = {term.contribution:7.3f}"
-        lines.append(f"{TERM_TITLES[term.name]:26}{figures}")
-    lines += [f"{'score':26}{found.score:27.3f}", ""]
-    looks = found.of_words(step, through_graph=through_graph)
-    for word, known, row in zip(found.words, found.known, looks, strict=True):
+        lines.append(f"{TERM_TITLES[term.name]:30}{figures}")
+    lines += [f"{'score':30}{found.score:27.3f}", ""]
+    attention = found.of_words(step, through_graph=through_graph)
+    for word, known, row in zip(found.words, found.known, attention, strict=True):
         best = sorted(range(len(row)), key=lambda i: -row[i])[:MAX_REGIONS]
         regions = ", ".join(f"{found.regions[i]} {i}: {row[i]:.2f}" for i in best)
-        lines.append(f"{word + ('' if known else ' (unknown)'):26}{regions}")
+        lines.append(f"{word + ('' if known else ' (unknown)'):30}{regions}")
     return "\n".join(lines)

@@ -1,4 +1,6 @@
-"""An explanation as a picture: boxes shaded by one word, the heat map, the strongest edges, the terms of the score."""
+"""An explanation as a picture: boxes shaded by one word, the heat map, the strongest edges (if there are graphs), the
+terms of the score.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,9 @@ _LINE_HEIGHT = 0.043  # as a share of the panel's height
 _SHADE = "#d1580f"
 _LABEL_ROOM = (1.15, 2.2)  # width and height kept free for a label at an arrow's end, in those of the label
 _DPI = 110
+_TITLE_HEIGHT = 0.3  # inches; so are the next two
+_BAR_HEIGHT = 0.3  # of a term where the terms are a strip
+_BAR_MARGIN = 0.55  # of the strip's title and axis
 _EDGE_COLOURS = {"spatial": "#35618f", "semantic": "#7b3a96", "implicit": "#4f7942"}
 _EDGE_LINES = {"spatial": "solid", "semantic": "dashed", "implicit": "dotted"}
 # Captions and names are plain text: a dollar sign starts no formula.
@@ -83,42 +88,51 @@ def draw(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    extra_height = 0.16 * max(0, len(explanation.words) - 14)
+    relations = strongest_relations(explanation)
     names = {edge.name for edge in explanation.edges}
     text = "".join((explanation.image, explanation.caption, *explanation.words, *explanation.regions, *names))
     settings: Any = {"svg.hashsalt": "cmsei_fast", "font.size": 9, "font.family": families(text)}
     with matplotlib.rc_context(settings), boxes_for_missing_characters():
-        figure = Figure(figsize=(15, 9 + extra_height), dpi=_DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        title = textwrap.fill(f"{explanation.image}: {explanation.caption}", 150)
-        figure.suptitle(title, **_PLAIN)
-        grid = figure.add_gridspec(2, 1, height_ratios=(4.5 + extra_height, 4.2))
-        upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
         boxes, size = layout(explanation)
+        heights = _heights(explanation, size, bool(relations))
+        figure = Figure(figsize=(15, sum(heights) + _TITLE_HEIGHT), dpi=_DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.suptitle(textwrap.fill(explanation.title, 150), **_PLAIN)
+        grid = figure.add_gridspec(2, 1, height_ratios=heights)
+        upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
         boxes_axes, heat_axes = upper.subplots(1, 2, width_ratios=(1, 1.6))
-        graph_axes, terms_axes = lower.subplots(1, 2, width_ratios=(1.2, 0.8))
+        *graph_axes, terms_axes = lower.subplots(1, 2, width_ratios=(1.2, 0.8)) if relations else [lower.subplots()]
         attention = explanation.of_words(step, through_graph=through_graph)
-        view = _step_title(explanation, step) + (", through the graph" if through_graph else "")
+        view = _step_note(explanation, step) + (", through the graph" if through_graph else "")
         labels = _draw_boxes(boxes_axes, explanation, word_index, attention[word_index], view, boxes, size, pixels)
         _draw_heat_map(upper, heat_axes, explanation, word_index, attention, view)
-        relations = strongest_relations(explanation)
         highlighted = highlighted_relations(explanation, relations, word_index, step)
         strongest = [
             relation for relation in relations if not any(relation is other.relation for other in highlighted)
         ][:_RELATIONS_SHOWN]
-        nodes = _draw_relations(graph_axes, explanation, word_index, highlighted, strongest, size)
+        nodes = [_draw_relations(axes, explanation, word_index, highlighted, strongest, size) for axes in graph_axes]
         _draw_terms(terms_axes, explanation)
         figure.draw_without_rendering()  # sets the panels' sizes, on which the labels' sizes depend
         _place_labels(labels, size, {i: boxes[i] for i in labels})
-        _draw_arrows(
-            graph_axes,
-            highlighted,
-            strongest,
-            _place_labels(nodes, size, {i: _centre(boxes[i]) for i in nodes}, _LABEL_ROOM),
-        )
+        for axes, names_of_regions in zip(graph_axes, nodes, strict=True):
+            centres = {i: _centre(boxes[i]) for i in names_of_regions}
+            positions = _place_labels(names_of_regions, size, centres, _LABEL_ROOM)
+            _draw_arrows(axes, highlighted, strongest, positions)
         kind = os.path.splitext(os.fspath(path))[1].lower()[1:]
         with replacing(path) as temporary:
             figure.savefig(temporary, format=kind, dpi=_DPI, metadata={"Date": None} if kind == "svg" else None)
+
+
+def _heights(explanation: Explanation, size: Point, has_relations: bool) -> tuple[float, float]:
+    """Heights in inches of the upper panels (boxes and heat map) and of the lower ones (relations and terms).
+
+    Without relations the terms are a strip, and the upper panels are as high as the boxes' panel needs.
+    """
+    upper = 4.5 + 0.16 * max(0, len(explanation.words) - 14)
+    if has_relations:
+        return upper, 4.2
+    boxes_height = min(6.0, 5.4 * size[1] / size[0] + 0.7)  # the boxes' panel is about 5.4 wide
+    return max(upper, boxes_height), _BAR_HEIGHT * len(explanation.terms) + _BAR_MARGIN
 
 
 def _set_up_canvas(axes: Any, size: Point) -> None:
@@ -205,14 +219,21 @@ def _draw_boxes(
                 )
             )
     unknown_note = "" if explanation.known[word] else " (unknown)"
-    axes.set_title(f"where “{explanation.words[word]}”{unknown_note} looks, {view}", **_PLAIN)
+    axes.set_title(f"{_of_word(explanation, word)}{unknown_note}{view}", **_PLAIN)
     return {
         int(i): _label(axes, f"{explanation.regions[i]} {i}: {attention[i]:.2f}", 8) for i in strongest[:_BOXES_NAMED]
     }
 
 
-def _step_title(explanation: Explanation, step: int) -> str:
-    return f"step {step + 1} of {max(1, explanation.n_steps)}"
+def _of_word(explanation: Explanation, word: int) -> str:
+    """What a word's row of :meth:`Explanation.of_words` is."""
+    if not explanation.n_steps:
+        return "attention of the sentence (p)"
+    return f"attention {'of' if explanation.t2i else 'of regions to'} “{explanation.words[word]}”"
+
+
+def _step_note(explanation: Explanation, step: int) -> str:
+    return f", step {step + 1} of {explanation.n_steps}" if explanation.n_steps else ""
 
 
 def _draw_heat_map(
@@ -223,7 +244,10 @@ def _draw_heat_map(
     axes.set_yticks(range(len(words)), words, **_PLAIN)
     regions = [f"{name} {i}" for i, name in enumerate(explanation.regions)]
     axes.set_xticks(range(len(regions)), regions, rotation=90, fontsize=7, **_PLAIN)
-    axes.set_title(f"attention of words (rows) to regions, {view}")
+    title = "attention of words (rows) to regions" if explanation.t2i else "attention of regions to words (rows)"
+    if not explanation.n_steps:
+        title = "attention of the sentence (p), the same for each word"
+    axes.set_title(f"{title}{view}")
     figure.colorbar(heat_map, ax=axes, pad=0.01, aspect=max(20, 1.4 * len(words)))  # as wide beside a long sentence
 
 
@@ -238,7 +262,7 @@ def _draw_relations(
     """Lists the relations, those that the word highlights first; returns labels of their regions, by region."""
     _set_up_canvas(axes, size)
     axes.set_anchor("W")
-    axes.set_title("relations of the graphs" if highlighted or strongest else "no relations between regions")
+    axes.set_title("relations of the graphs")
     blocks = []
     if highlighted:
         lines = [
@@ -246,7 +270,7 @@ def _draw_relations(
             f"{relation_text(explanation, one.relation)}"
             for one in highlighted
         ]
-        title = f"of what “{explanation.words[word]}” looks at, came along (× the words' mean)"
+        title = f"{_of_word(explanation, word)} that came along relations (× mean of the words)"
         blocks.append((title, lines, _SHADE))
     if strongest:
         lines = [f"{one.attention:.2f} {one.kind}: {relation_text(explanation, one)}" for one in strongest]

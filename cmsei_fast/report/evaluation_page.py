@@ -90,8 +90,8 @@ def evaluation_page(evaluation: Evaluation) -> str:
         f"{SAMPLES:,} times as many images drawn with replacement, each with its captions (seed {evaluation.seed}); "
         "the candidates stay the same.</small></p>",
         f'<section><h2>Ranks</h2><div class="scroll chart">{histogram(evaluation.metrics)}</div></section>',
-        _section("Images that ask for captions", images, evaluation, _image_query),
-        _section("Captions that ask for their image", captions, evaluation, _caption_query),
+        _section("Image to text: images as queries", images, evaluation, _image_query),
+        _section("Text to image: captions as queries", captions, evaluation, _caption_query),
     ]
     if evaluation.run is not None:
         parts.append(

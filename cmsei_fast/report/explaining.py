@@ -81,7 +81,7 @@ def explain_features(
     caption_features: Any,
     *,
     scorer: PairScorer | None = None,
-    image: str = "image",
+    image: str = "",
     caption: str | None = None,
     word_names: Sequence[str] | None = None,
     known: Sequence[bool] | None = None,
@@ -97,7 +97,7 @@ def explain_features(
         image_features: (R, D) numpy array or torch tensor, floating.
         caption_features: (L, D) of the same kind.
         scorer: what the score is; None is :meth:`PairScorer.cmsei`.
-        image: name of the image.
+        image: name of the image; empty if it has none.
         caption: the sentence; None joins the words.
         word_names: L words; None is ``"word 0"`` and so on.
         known: (L,) whether each word is in the vocabulary; None means that all are.

@@ -10,11 +10,11 @@ import numpy as np
 
 # The five terms of a score, in the order of docs/scores.md, and what the reports call them.
 TERM_TITLES = {
-    "t2i": "words ask, regions answer",
-    "i2t": "regions ask, words answer",
-    "object_sentence": "objects – sentence",
-    "word_image": "words – image",
-    "alignment": "mean region · mean word",
+    "t2i": "t2i: words attend to regions",
+    "i2t": "i2t: regions attend to words",
+    "object_sentence": "object–sentence",
+    "word_image": "word–image",
+    "alignment": "alignment",
 }
 
 
@@ -90,13 +90,13 @@ class Explanation:
     """One image–sentence pair: R regions, L words.
 
     Args:
-        image: name of the image.
+        image: name of the image, empty if it has none.
         caption: the sentence.
         words: L words as they stand in the caption (tokens, for a transformer).
         known: (L,) whether the text encoder's vocabulary has each.
         regions: R names of the regions' objects.
-        t2i: the steps in which words ask (n = L, m = R); empty where the direction has no weight.
-        i2t: the steps in which regions ask (n = R, m = L); empty where the direction has no weight.
+        t2i: the steps in which words attend to regions (n = L, m = R); empty where the direction has no weight.
+        i2t: the steps in which regions attend to words (n = R, m = L); empty where the direction has no weight.
         region_weights: p (R,) float64, object–sentence attention.
         word_weights: ω (L,) float64, word–image attention.
         terms: those that have a weight.
@@ -122,6 +122,11 @@ class Explanation:
     kept: tuple[np.ndarray, ...] = ()
     boxes: np.ndarray | None = None
     size: tuple[float, float] | None = None
+
+    @property
+    def title(self) -> str:
+        """The image's name, if it has one, and the caption."""
+        return f"{self.image}: {self.caption}" if self.image else self.caption
 
     @property
     def n_steps(self) -> int:

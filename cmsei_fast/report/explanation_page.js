@@ -4,14 +4,14 @@
   const picture = document.getElementById("picture");
   const labels = picture.querySelector(".labels");
   const stepInput = document.getElementById("step");
-  const titleElement = document.getElementById("told");
-  const announcement = document.getElementById("said");
+  const titleElement = document.getElementById("shares-title");
+  const announcement = document.getElementById("announcement");
   const shareList = document.getElementById("shares");
   const relationElements = [...document.querySelectorAll("[data-relation]")];
   const nodeElements = document.querySelectorAll("[data-node]");
   const selfElements = document.querySelectorAll("[data-self]");
   const graph = document.querySelector(".graph");
-  const litSection = document.getElementById("lit");
+  const relationSection = document.getElementById("highlighted-relations");
   const options = {
     word: [...document.querySelectorAll("[data-word]")],
     region: [...picture.querySelectorAll("[data-region]")].sort((a, b) => a.dataset.region - b.dataset.region),
@@ -22,7 +22,7 @@
   };
   const MAX_LISTED = 8;
   const MAX_LABELS = 6;
-  const MAX_LIT = 5;
+  const MAX_HIGHLIGHTED = 5;
   const LABEL_SIZE = 12; // font size of a label in CSS pixels
 
   let selected = { kind: "word", index: pair.word }; // a word or region, by focus or a click
@@ -64,7 +64,7 @@
 
   const relationShares = new Map(); // cache: results of sharesOfRelations, by step
 
-  /** Shares (words, relations): how much of what a word looks at came along the edges of a relation. */
+  /** Shares (words, relations): how much of the attention to the regions came along the edges of a relation. */
   function sharesOfRelations(current) {
     const rows = current ? current.attention : [pair.region_weights];
     if (!relationShares.has(current)) {
@@ -78,18 +78,18 @@
   }
 
   /** The relations that a word highlights: [index, share, mean over the words], those farthest above the mean first. */
-  function litRelations(active, current) {
+  function highlightedRelations(active, current) {
     if (!pair.relations.length || (current && active.kind !== "word")) return [];
     const sharesByWord = sharesOfRelations(current);
     const ownShares = sharesByWord[current ? active.index : 0];
     const meanShares = ownShares.map((_, k) => sum(sharesByWord.map((row) => row[k])) / sharesByWord.length);
     const excess = ownShares.map((x, k) => (sharesByWord.length > 1 ? x - meanShares[k] : x));
     const order = ownShares.map((_, k) => k).filter((k) => excess[k] > 0).sort((a, b) => excess[b] - excess[a] || a - b);
-    return order.slice(0, MAX_LIT).map((k) => [k, ownShares[k], sharesByWord.length > 1 ? meanShares[k] : null]);
+    return order.slice(0, MAX_HIGHLIGHTED).map((k) => [k, ownShares[k], sharesByWord.length > 1 ? meanShares[k] : null]);
   }
 
   /** Shares by which words and regions are highlighted; null for a kind that is not. */
-  function litShares(active, current) {
+  function highlightedShares(active, current) {
     if (!current) return { word: pair.word_weights, region: isThroughGraph() ? rollOut(pair.region_weights) : pair.region_weights };
     if (active.kind === "word") return { word: null, region: shownAttention(current)[active.index] };
     return { word: shownAttention(current).map((row) => row[active.index]), region: null };
@@ -98,14 +98,14 @@
   /** The title of the list of shares, which is also announced to screen readers. */
   function heading(active, current) {
     const suffix = isThroughGraph() ? ", through the graph" : "";
-    if (!current) return `What the whole sentence looks at${suffix}`;
+    if (!current) return `Attention of the sentence (p)${suffix}`;
     const isQuery = (view() === "t2i") === (active.kind === "word");
     const name = names[active.kind][active.index];
     const queries = active.kind === "word" ? "regions" : "words";
-    if (!isQuery) return `How much ${queries} look at ${name}${suffix}`;
-    if (suffix) return `${name} looks at${suffix}`;
+    if (!isQuery) return `Attention of ${queries} to ${name}${suffix}`;
+    if (suffix) return `Attention of ${name}${suffix}`;
     const gate = current.gate ? `, gate ${current.gate[active.index].toFixed(2)}` : "";
-    return `${name} looks at (relevance ${current.relevance[active.index].toFixed(2)}${gate})`;
+    return `Attention of ${name} (relevance ${current.relevance[active.index].toFixed(2)}${gate})`;
   }
 
   /** How strongly each share is drawn, in [0, 1]: relative to the largest, and all faintly if they are about equal. */
@@ -173,10 +173,10 @@
   function render() {
     const active = hovered ?? selected;
     const current = currentStep();
-    const litValues = litShares(active, current);
+    const shownShares = highlightedShares(active, current);
     stepInput.disabled = !current || pair.views[view()].length < 2;
     for (const kind of ["word", "region"]) {
-      const values = litValues[kind];
+      const values = shownShares[kind];
       const strength = values ? strengths(values) : null;
       options[kind].forEach((option, i) => {
         const isActive = current !== null && isSame(active, { kind, index: i });
@@ -191,36 +191,37 @@
     const title = heading(active, current);
     titleElement.textContent = title;
     shareList.replaceChildren();
-    const [kind, values] = litValues.region ? ["region", litValues.region] : ["word", litValues.word];
+    const [kind, values] = shownShares.region ? ["region", shownShares.region] : ["word", shownShares.word];
     const strongest = listShares(kind, values);
     if (!hovered) announcement.textContent = `${title}: ${strongest.slice(0, 3).map((i) => `${names[kind][i]} ${percent(values[i])}`).join(", ")}`;
-    labelRegions(litValues.region, litValues.region ? strongest.slice(0, MAX_LABELS) : [active.index]);
+    labelRegions(shownShares.region, shownShares.region ? strongest.slice(0, MAX_LABELS) : [active.index]);
     markRelations(active, current);
   }
 
   /** Highlights the relations of the active region, or those that the active word highlights, and lists the latter. */
   function markRelations(active, current) {
     const region = current !== null && active.kind === "region" ? String(active.index) : null;
-    const litList = litRelations(active, current);
-    const numbers = new Set(litList.map(([k]) => String(k)));
-    const litNodes = new Set();
+    const highlighted = highlightedRelations(active, current);
+    const numbers = new Set(highlighted.map(([k]) => String(k)));
+    const highlightedNodes = new Set();
     for (const element of relationElements) {
       const ends = element.dataset.ends.split(" ");
-      const isLit = region === null ? numbers.has(element.dataset.relation) : ends.includes(region);
-      element.classList.toggle("lit", isLit);
-      if (isLit && region === null) ends.forEach((end) => litNodes.add(end));
+      const isHighlighted = region === null ? numbers.has(element.dataset.relation) : ends.includes(region);
+      element.classList.toggle("highlighted", isHighlighted);
+      if (isHighlighted && region === null) ends.forEach((end) => highlightedNodes.add(end));
     }
-    for (const node of nodeElements) node.classList.toggle("lit", litNodes.has(node.dataset.node));
-    for (const row of selfElements) row.classList.toggle("lit", row.dataset.self === region);
+    for (const node of nodeElements) node.classList.toggle("highlighted", highlightedNodes.has(node.dataset.node));
+    for (const row of selfElements) row.classList.toggle("highlighted", row.dataset.self === region);
     graph?.classList.toggle("chosen", numbers.size > 0);
-    if (!litSection) return;
-    litSection.hidden = !litList.length;
-    const subject = current && active.kind === "word" ? names.word[active.index] : "the sentence";
-    litSection.querySelector("h3").textContent = `Of what ${subject} looks at, came along${current ? " (× the words’ mean)" : ""}`;
-    litSection.querySelector("ol").replaceChildren(...litList.map(([k, share, meanShare]) => {
+    if (!relationSection) return;
+    relationSection.hidden = !highlighted.length;
+    const name = current && active.kind === "word" ? names.word[active.index] : "the sentence";
+    const way = current && view() === "i2t" ? "to" : "of";
+    relationSection.querySelector("h3").textContent = `Attention ${way} ${name} that came along relations${current ? " (× mean of the words)" : ""}`;
+    relationSection.querySelector("ol").replaceChildren(...highlighted.map(([k, share, meanShare]) => {
       const item = document.createElement("li");
       const ratio = meanShare ? ` (${(share / meanShare).toFixed(1)} ×)` : "";
-      item.textContent = `${pair.relations[k].said}: ${percent(share)}${ratio}`;
+      item.textContent = `${pair.relations[k].text}: ${percent(share)}${ratio}`;
       return item;
     }));
   }

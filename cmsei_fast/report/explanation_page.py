@@ -1,4 +1,4 @@
-"""An explanation as one HTML page: pointing at a word lights up its regions, and vice versa."""
+"""An explanation as one HTML page: pointing at a word highlights the regions that it attends to, and vice versa."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from .image_file import read_image
 from .relation_page import relations_section
 from .relations import Relation, relation_text, strongest_relations
 
-_VIEWS = {"t2i": "Words ask regions (α)", "i2t": "Regions ask words (β)", "levels": "Sentence and image ask (p, ω)"}
+_VIEWS = {"t2i": "t2i (α)", "i2t": "i2t (β)", "levels": "cross-level (p, ω)"}
+_QUERIES = {"t2i": "each word", "i2t": "each region"}
 _UNKNOWN = "not in the vocabulary of the model"
+_NO_NAME = "image"  # to a screen reader
 _DIGITS = 5
 _MAX_PIXELS = 1600  # of an image's longer side in the page
 _MAX_HEIGHT = 36  # of the picture on the page, rem
@@ -78,23 +80,34 @@ def _page(explanation: Explanation, word: int, step: int, image: str | None, thr
         for k in range(max(1, explanation.n_steps))
     )
     graph_choice = _graph_choice(through_graph) if explanation.kept else ""
+    name = f"<p>{html(explanation.image)}</p>" if explanation.image else ""
     body = f"""<main>
-<header><h1>What made the score {explanation.score:.3f}</h1><p>{html(explanation.image)}</p></header>
+<header><h1>What made the score {explanation.score:.3f}</h1>{name}</header>
 <div id="words" class="words" role="listbox" aria-orientation="horizontal" aria-label="Words of the caption">
 {_words(explanation)}</div>
 <form class="choices"><fieldset><legend>Attention</legend>{radios}</fieldset>
 <label>Step <select id="step">{steps}</select> of {max(1, explanation.n_steps)}</label>{graph_choice}</form>
-<p class="hint">Point at a word or a region, or go there by Tab and the arrow keys. What one looks at sums to 100 %.</p>
+<p class="hint">Point at a word or a region, or go there by Tab and the arrow keys.{_sums(explanation, views)}</p>
 <div class="view"><div>{_draw_picture(explanation, boxes, size, image)}</div>
-<div><h2 id="told"></h2><ol id="shares"></ol></div></div>
-<p id="said" class="hidden" role="status"></p>
+<div><h2 id="shares-title"></h2><ol id="shares"></ol></div></div>
+<p id="announcement" class="hidden" role="status"></p>
 <h2>The terms of the score</h2>
 {_terms_table(explanation)}
 {relations_section(explanation, relations, boxes, size)}
 </main>
 <script type="application/json" id="pair">{_page_data(explanation, word, boxes, views, relations)}</script>"""
     style, script = (_read_resource(f"explanation_page.{kind}") for kind in ("css", "js"))
-    return page(f"{explanation.image}: {explanation.caption}", body, style=style, script=script)
+    return page(explanation.title, body, style=style, script=script)
+
+
+def _sums(explanation: Explanation, views: Sequence[str]) -> str:
+    """Says whose attention sums to 1: not where the scorer's attention is zero for lack of a match."""
+    summing = [
+        f"{_QUERIES[view]} ({view})"
+        for view in views
+        if all(np.allclose(step.attention.sum(1), 1) for step in getattr(explanation, view))
+    ]
+    return f" The attention of {' and of '.join(summing)} sums to 100 %." if summing else ""
 
 
 def _graph_choice(chosen: bool) -> str:
@@ -139,7 +152,7 @@ def _draw_picture(explanation: Explanation, boxes: np.ndarray, size: Sequence[fl
     if image is not None:
         pixels = f'<image href="{image}" width="{width:g}" height="{height:g}" preserveAspectRatio="none"/>'
     return (
-        f'<svg id="picture" class="drawing" role="group" aria-label="{escape(explanation.image)}" '
+        f'<svg id="picture" class="drawing" role="group" aria-label="{escape(explanation.image or _NO_NAME)}" '
         f'viewBox="0 0 {width:g} {height:g}" style="max-width:{_MAX_HEIGHT * width / height:.1f}rem">{pixels}\n'
         f'<g role="listbox" aria-label="Regions of the image">{"".join(parts)}</g>'
         '<g class="labels" aria-hidden="true"></g></svg>'
@@ -197,7 +210,7 @@ def _page_data(
         "rollouts": [to_list(explanation.rollout(k)) for k in range(len(explanation.kept))],
         "relations": [
             {
-                "said": relation_text(explanation, relation),
+                "text": relation_text(explanation, relation),
                 "edges": [(e.layer, e.region, round(e.share, _DIGITS)) for e in relation.edges],
             }
             for relation in (relations if explanation.kept else ())

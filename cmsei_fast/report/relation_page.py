@@ -41,18 +41,21 @@ def relations_section(explanation: Explanation, relations: Sequence[Relation], b
         )
     rings = "Rings" if len(kinds) > 1 else "The ring"
     order = f" ({', '.join(kinds)} from the inside)" if len(kinds) > 1 else ""
-    highlighted_list = '<div id="lit"><h3></h3><ol></ol></div>' if explanation.kept and relations else ""
+    highlighted_list = (
+        '<div id="highlighted-relations"><h3></h3><ol></ol></div>' if explanation.kept and relations else ""
+    )
     return f"""<h2>The relations of the graphs</h2>
-<p class="note">Attention that flows into each of the two regions along the relation, mean over the heads. What a region
-takes in from a graph sums to 1 with its share in itself. {rings} around a number{order}: that share. Of a chosen region
-all relations are marked, of a chosen word those along which it gets more than the sentence's words do on the mean.</p>
+<p class="note">Attention of each of the two regions to the other along the relation, mean over the heads. In each
+graph, a region's attention to all regions, itself included, sums to 1. {rings} around a number{order}: the attention to
+itself. All relations of a selected region are highlighted, and of a selected word those that carry more of its
+attention than of the sentence's words on average.</p>
 <div class="view even">
 <div class="graph">{_draw_graph(explanation, numbered, boxes, size)}<p class="keys">{legend}</p>{highlighted_list}</div>
 <div>{_table(explanation, numbered[:SHOWN])}{more}{_self_table(explanation, kinds)}</div></div>"""
 
 
 def _table(explanation: Explanation, relations: Sequence[tuple[int, Relation]]) -> Html:
-    headers = ["relation", "graph", "to subject", "to object"]
+    headers = ["relation", "graph", "by subject", "by object"]
     all_certain = all(edge.confidence == 1 for edge in explanation.edges)
     if not all_certain:
         headers.append("confidence")
@@ -92,7 +95,8 @@ def _self_table(explanation: Explanation, kinds: Sequence[str]) -> str:
     if explanation.kept:
         kept_note = " Kept: the share of its state that a layer of reasoning leaves; the rest came along edges."
     note = f'<p class="note">A region’s attention to itself in each graph.{kept_note}</p>'
-    return f"<details><summary>Regions in themselves</summary>{note}{table(headers, rows, kind='selves')}</details>"
+    rows_table = table(headers, rows, kind="selves")
+    return f"<details><summary>Attention of regions to themselves</summary>{note}{rows_table}</details>"
 
 
 def _shown_relations(explanation: Explanation, relations: Sequence[tuple[int, Relation]]) -> list[tuple[int, Relation]]:
@@ -153,7 +157,7 @@ def _draw_node(explanation: Explanation, i: int, position: np.ndarray, radius: f
     for number, kind in enumerate(dict.fromkeys(edge.kind for edge in explanation.edges)):
         self_edges = _self_edges(explanation, kind, i)
         if self_edges:
-            title.append(f"{kind}, in itself: {_format_attention(self_edges)}")
+            title.append(f"{kind}, to itself: {_format_attention(self_edges)}")
             ring_radius = radius * (1 + _RING_DISTANCE * (number + 0.5))
             rings.append(
                 f'<circle class="ring {kind}" cx="{x:.1f}" cy="{y:.1f}" r="{ring_radius:.1f}" pathLength="100" '

@@ -78,7 +78,7 @@ def find_mentions(model: CMSEI, split: Split) -> list[list[Mention]]:
     """
     t2i = model.config.scorer.t2i
     if t2i is None or t2i.weight == 0:
-        raise ValueError("grounding: expected a scorer with t2i (words ask), got one without")
+        raise ValueError("grounding: expected a scorer with t2i (words attend to regions), got one without")
     for name in ("labels", "relations"):
         if getattr(split, name) is None:
             raise ValueError(f"grounding: expected a training split with {name} (scene graphs), got one without")
