@@ -21,7 +21,7 @@ from .relation_page import relations_section
 from .relations import Relation, relation_text, strongest_relations
 
 _VIEWS = {"t2i": "t2i (α)", "i2t": "i2t (β)", "levels": "cross-level (p, ω)"}
-_QUERIES = {"t2i": "each word", "i2t": "each region"}
+_QUERIES = {"t2i": "each word (t2i),", "i2t": "each region (i2t),"}
 _UNKNOWN = "not in the vocabulary of the model"
 _NO_NAME = "image"  # to a screen reader
 _DIGITS = 5
@@ -80,6 +80,7 @@ def _page(explanation: Explanation, word: int, step: int, image: str | None, thr
         for k in range(max(1, explanation.n_steps))
     )
     graph_choice = _graph_choice(through_graph) if explanation.kept else ""
+    queries = " ".join(_QUERIES[view] for view in views)
     name = f"<p>{html(explanation.image)}</p>" if explanation.image else ""
     body = f"""<main>
 <header><h1>What made the score {explanation.score:.3f}</h1>{name}</header>
@@ -87,7 +88,8 @@ def _page(explanation: Explanation, word: int, step: int, image: str | None, thr
 {_words(explanation)}</div>
 <form class="choices"><fieldset><legend>Attention</legend>{radios}</fieldset>
 <label>Step <select id="step">{steps}</select> of {max(1, explanation.n_steps)}</label>{graph_choice}</form>
-<p class="hint">Point at a word or a region, or go there by Tab and the arrow keys.{_sums(explanation, views)}</p>
+<p class="hint">Point at a word or a region, or go there by Tab and the arrow keys. The attention of {queries}
+the sentence (p) and the image (ω) sums to 100&nbsp;%.</p>
 <div class="view"><div>{_draw_picture(explanation, boxes, size, image)}</div>
 <div><h2 id="shares-title"></h2><ol id="shares"></ol></div></div>
 <p id="announcement" class="hidden" role="status"></p>
@@ -98,16 +100,6 @@ def _page(explanation: Explanation, word: int, step: int, image: str | None, thr
 <script type="application/json" id="pair">{_page_data(explanation, word, boxes, views, relations)}</script>"""
     style, script = (_read_resource(f"explanation_page.{kind}") for kind in ("css", "js"))
     return page(explanation.title, body, style=style, script=script)
-
-
-def _sums(explanation: Explanation, views: Sequence[str]) -> str:
-    """Says whose attention sums to 1: not where the scorer's attention is zero for lack of a match."""
-    summing = [
-        f"{_QUERIES[view]} ({view})"
-        for view in views
-        if all(np.allclose(step.attention.sum(1), 1) for step in getattr(explanation, view))
-    ]
-    return f" The attention of {' and of '.join(summing)} sums to 100 %." if summing else ""
 
 
 def _graph_choice(chosen: bool) -> str:
