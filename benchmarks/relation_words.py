@@ -12,7 +12,7 @@ does not train a model again. ``table`` collects the runs into ``benchmarks/rela
 The captions are those of the test split that have one of the words and whose image's scene graph has the relation; of
 each, the first attention step is taken. Shares are multiples of an even share: 1 is the mean of all regions, or of all
 relations of the image. Beside each stands the mean over the caption's other words, since what a region gets from every
-word says nothing about this one. "Both ends" counts the captions in which the word gives subjects and objects, each,
+word says nothing about this one. "To both" counts the captions in which the word gives subjects and objects, each,
 more than an even share and more than the mean of its sentence.
 """
 
@@ -132,14 +132,14 @@ def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _table(rows: list[dict[str, Any]]) -> str:
     columns = {
         "relevance": "relevance",
-        "attention, subject": "attention: subject",
-        "attention, object": "object",
-        "attention, both ends": "both ends, %",
-        "graph, subject": "through the graph: subject",
-        "graph, object": "object",
-        "graph, both ends": "both ends, %",
-        "edges": "its edges",
-        "lit": "of five highlighted, %",
+        "attention, subject": "attention to subjects",
+        "attention, object": "to objects",
+        "attention, both ends": "to both, % of captions",
+        "graph, subject": "through the graph to subjects",
+        "graph, object": "to objects",
+        "graph, both ends": "to both, % of captions",
+        "edges": "along its relations",
+        "lit": "own among five highlighted, %",
     }
     lines = [
         f"| word (captions) | images with the relation | {' | '.join(columns.values())} |",

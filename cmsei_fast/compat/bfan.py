@@ -43,10 +43,13 @@ def shard_xattn(
 
 
 def i2t(npts: int, sims: Any, return_ranks: bool = False) -> Any:
-    """(r1, r5, r10, medr, meanr) with npts images as queries, and (ranks, top1) with return_ranks."""
+    """(r1, r5, r10, medr, meanr) with npts images as queries, and (ranks, top1) with return_ranks; ranks count from 0.
+
+    sims is (npts, 5 npts). Raises as SCAN's ``i2t`` does.
+    """
     return retrieval("i2t", npts, sims, return_ranks)
 
 
 def t2i(npts: int, sims: Any, return_ranks: bool = False) -> Any:
-    """(r1, r5, r10, medr, meanr) with the captions of npts images as queries, and (ranks, top1) with return_ranks."""
+    """(r1, r5, r10, medr, meanr) with the captions of npts images as queries; otherwise like :func:`i2t`."""
     return retrieval("t2i", npts, sims, return_ranks)

@@ -44,12 +44,15 @@ def shard_xattn(
 
 
 def i2t(images: Any, sims: Any, npts: int | None = None, return_ranks: bool = False) -> Any:
-    """(r1, r5, r10, medr, meanr) with images as queries, and (ranks, top1) with return_ranks."""
+    """(r1, r5, r10, medr, meanr) with images as queries, and (ranks, top1) with return_ranks; ranks count from 0.
+
+    sims is (npts, 5 npts). Raises as SCAN's ``i2t`` does.
+    """
     check_images(images, sims)
     return retrieval("i2t", npts, sims, return_ranks)
 
 
 def t2i(images: Any, sims: Any, npts: int | None = None, return_ranks: bool = False) -> Any:
-    """(r1, r5, r10, medr, meanr) with captions as queries, and (ranks, top1) with return_ranks."""
+    """(r1, r5, r10, medr, meanr) with captions as queries; otherwise like :func:`i2t`."""
     check_images(images, sims)
     return retrieval("t2i", npts, sims, return_ranks)

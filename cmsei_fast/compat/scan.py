@@ -64,8 +64,12 @@ def shard_xattn_t2i(
         opt: see the module.
         shard_size: ignored; tiles are chosen to fit the caches.
         precision: as in :func:`cmsei_fast.score_matrix`, but by default not the features' own: the field keeps float32
-            features in float64 arrays, and double precision is many times slower.
+            features in float64 arrays, and double precision takes about twice the time on a CPU.
         device: where to compute; None is the GPU if there is one, as in the original, else the CPU.
+
+    Raises:
+        AttributeError, TypeError, ValueError: naming the option or argument, what was expected and what came; the last
+            also for features that are not finite, and for a device that is not here.
     """
     scorer = PairScorer(t2i=options.scan(opt))
     return scores.shard_xattn(images, captions, caplens, scorer, precision=precision, device=device)

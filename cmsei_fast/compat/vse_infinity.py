@@ -51,7 +51,8 @@ def _vectors(name: str, value: Any) -> np.ndarray:
 def i2t(npts: int, sims: Any, return_ranks: bool = False, mode: str = "coco") -> Any:
     """(r1, r5, r10, medr, meanr) with npts images as queries, and (ranks, top1) with return_ranks.
 
-    sims is (npts, 5 npts) in mode ``"coco"``, and (npts, npts) with one caption per image in any other.
+    sims is (npts, 5 npts) in mode ``"coco"``, and (npts, npts) with one caption per image in any other. Ranks count
+    from 0. Raises as SCAN's ``i2t`` does.
     """
     return retrieval("i2t", npts, sims, return_ranks, _CAPTIONS.get(mode, 1))
 

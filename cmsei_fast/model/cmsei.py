@@ -78,7 +78,11 @@ class CMSEI(Module):
         return self.score.scorer
 
     def forward(self, images: ImageBatch, captions: CaptionBatch) -> Tensor:
-        """Scores (B, M) of every image with every caption of a batch, differentiable."""
+        """Scores (B, M) of every image with every caption of a batch, float32; differentiable.
+
+        Raises:
+            TypeError: for anything but an :class:`ImageBatch` and a :class:`CaptionBatch`.
+        """
         return self.interact(self.embed_images(images), self.embed_captions(captions))
 
     def embed_images(self, batch: ImageBatch, kept: Tensor | None = None) -> Encoded:
@@ -108,7 +112,11 @@ class CMSEI(Module):
         return Encoded(normalize(encoded.rows, dim=-1), encoded.lengths)
 
     def interact(self, images: Encoded, captions: Encoded) -> Tensor:
-        """Scores (N, M) of every image with every caption."""
+        """Scores (N, M) of N encoded images (ΣR, D) with M encoded captions (ΣL, D); differentiable.
+
+        Raises:
+            TypeError, ValueError: as :func:`cmsei_fast.pair_score` does.
+        """
         regions, words = images.rows, captions.rows
         if regions.dtype != words.dtype:
             dtype = torch.promote_types(regions.dtype, words.dtype)

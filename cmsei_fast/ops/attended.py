@@ -29,16 +29,24 @@ _TILE = {"cpu": 2**20, "other": 2**25}
 class AttendedTile(NamedTuple):
     """Some images with some captions; all images have one number of regions, all captions one number of words.
 
-    ``attended`` is the tile's own memory, which the receiver may overwrite.
+    Args:
+        images: (I,) int64, the places of the images among all.
+        captions: (J,) int64, those of the captions.
+        queries: t2i: words (1, J, n, D); i2t: regions (I, 1, n, D); float32, or float64 if either side is float64.
+        attended: (I, J, n, D) in the same dtype: for each query of each pair, the sum of the context that it attends
+            to. It is the tile's own memory, which the receiver may overwrite.
+        image_state: (I, …) rows of what was given for these images, or None.
+        caption_state: (J, …) likewise for the captions.
+        again: whether the tile is recomputed for the gradient, where nothing may be counted twice.
     """
 
-    images: Tensor  # (I,) int64, their places among all
-    captions: Tensor  # (J,)
-    queries: Tensor  # t2i: words (1, J, n, D); i2t: regions (I, 1, n, D)
-    attended: Tensor  # (I, J, n, D), of each query of each pair
-    image_state: Tensor | None  # (I, …), what was given for these images
-    caption_state: Tensor | None  # (J, …)
-    again: bool  # whether this is the second time, for the gradient: nothing may be counted twice
+    images: Tensor
+    captions: Tensor
+    queries: Tensor
+    attended: Tensor
+    image_state: Tensor | None
+    caption_state: Tensor | None
+    again: bool
 
 
 Head = Callable[[AttendedTile], Tensor]

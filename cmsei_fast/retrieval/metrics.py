@@ -51,7 +51,13 @@ class DirectionMetrics:
 
 @dataclass(frozen=True)
 class RecallMetrics:
-    """Image-to-text (images are the queries) and text-to-image (captions are the queries)."""
+    """Recalls and ranks in both directions of retrieval.
+
+    Args:
+        i2t: images are the queries.
+        t2i: captions are the queries.
+        folds: number of folds that the metrics are the mean of.
+    """
 
     i2t: DirectionMetrics
     t2i: DirectionMetrics

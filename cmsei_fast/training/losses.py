@@ -70,7 +70,12 @@ class InfoNCE(Module):
         self.smoothing = smoothing
 
     def forward(self, scores: Tensor, owner: Tensor) -> Tensor:
-        """The mean over the captions of both directions' losses, a scalar."""
+        """The mean over the captions of both directions' losses, a scalar.
+
+        Args:
+            scores: (N, M) floating.
+            owner: (M,) int64, the image of each caption.
+        """
         with torch.no_grad():  # the number itself: one held in the formula has no gradient and would stay there
             self.log_scale.clamp_(max=5.0)
         logits = scores * self.log_scale.exp()
