@@ -119,7 +119,7 @@ def attend(
         p and h = p · Gram (BR, C, BL). Per query: Q·U; |U|² from h, at least 0; |U|² with the rounding of h undone.
         The refinement takes the first |U|², whose rounding cancels that of h, the relevance the second.
     """
-    p = weights(a, temperature, query_mask, context_mask, NORM, ATTEND, QUERY)
+    p = weights(a, temperature, query_mask, context_mask, NORM, ATTEND, QUERY)  # [BR, C, BL], as h
     h = gram_product(p, gram, QUERY, TURNED, PRECISION)
     u2_unrounded = sum_context(unrounded_square(p, h, gram, QUERY, PRECISION), QUERY)
     u2 = sum_context(p * h, QUERY)

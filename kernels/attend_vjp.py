@@ -159,14 +159,14 @@ def step_vjp(
     d_q += d_limit * u
     d_u += d_limit * q
     d_dot_tile, d_u2_tile = along_context(d_dot, QUERY), along_context(length_vjp(u, d_u), QUERY)
-    d_h = d_u2_tile * p
+    d_h = d_u2_tile * p  # [BR, C, BL]
     # Gradients of refined vectors of length 0 pass float32's range at the third step; this keeps them finite.
     steepest: tl.constexpr = 1e30 if a.dtype == tl.float32 else 1e300
     if is_refined:
         d_h = within(d_h + along_context(beta, QUERY) * d_next_a, steepest)
     # Before d_a and d_p exist, because the product takes their registers.
     d_gram += gram_gradient(d_h, p, QUERY, PRECISION)
-    d_a = d_dot_tile * p
+    d_a = d_dot_tile * p  # [BR, C, BL], as d_p
     d_p = d_dot_tile * a + d_u2_tile * h
     if is_refined:
         d_a = within(d_a + along_context(alpha, QUERY) * d_next_a, steepest)

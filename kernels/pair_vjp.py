@@ -64,7 +64,7 @@ def pair_terms_vjp(
     guide, d_guide = q, tl.zeros_like(q)
     if LEVEL or AGGREGATE == "guided":
         mu = tl.load(scalars + 5)
-        dot_sum = sum_context(a, QUERY)
+        dot_sum = sum_context(a, QUERY)  # [C, BL] or [BR, C]
         dot, guide, g_length = attend_mean(dot_sum, q, query_mask, mean_c, n_context, mu, QUERY)
     if NORM != "":
         if ATTEND == "negative_aware":

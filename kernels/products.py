@@ -91,6 +91,6 @@ def gram_gradient(d_out, x, QUERY: tl.constexpr, PRECISION: tl.constexpr):
     It is (BR, BR) for QUERY 1. For QUERY 2 it is (C BL, C BL), and only the blocks along the diagonal are meaningful.
     """
     d_out = tl.reshape(d_out, (d_out.shape[0], d_out.shape[1] * d_out.shape[2]))  # [BR, C BL]
-    x = tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2]))
+    x = tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2]))  # [BR, C BL]
     out = multiply(d_out, tl.trans(x), PRECISION) if QUERY == 1 else multiply(tl.trans(x), d_out, PRECISION)
     return out

@@ -143,7 +143,7 @@ def relations_forward(
         key = key_start + tl.arange(0, BK)
         pair_mask = (query < nodes)[:, None] & (key < nodes)[None, :]
         pair_offsets = (batch * nodes + query)[:, None] * nodes + key[None, :]
-        label = tl.load(labels + pair_offsets, mask=pair_mask, other=0)
+        label = tl.load(labels + pair_offsets, mask=pair_mask, other=0)  # [BQ, BK]
         edge = label != 0
         # Keys without an edge from any of these queries are not read: they may be NaN, and in P · V 0 · NaN is NaN.
         key_mask = (tl.max(edge.to(tl.int32), 0) > 0)[:, None] & (column < width)[None, :]  # [BK, BD]
@@ -164,7 +164,7 @@ def relations_forward(
             + column[None, :] * stride_vd,
             mask=key_mask,
             other=0.0,
-        ).to(ACC_TYPE)
+        ).to(ACC_TYPE)  # [BK, BD]
         logits = edge_logits(
             q_tile,
             k_tile,
@@ -185,7 +185,7 @@ def relations_forward(
         )
         new_row_max = tl.maximum(row_max, tl.max(floored_logits(logits, edge), 1))
         shift = tl.where(new_row_max == float("-inf"), 0.0, new_row_max)
-        p = tl.exp(logits - shift[:, None])
+        p = tl.exp(logits - shift[:, None])  # [BQ, BK]
         rescale = tl.exp(row_max - shift)
         row_sum = row_sum * rescale + tl.sum(p, 1)
         acc = acc * rescale[:, None] + multiply(p, v_tile, PRECISION)
@@ -264,7 +264,7 @@ def relations_backward(
         query = query_start + tl.arange(0, BQ)
         pair_mask = (query < nodes)[:, None] & (key < nodes)[None, :]
         pair_offsets = (batch * nodes + query)[:, None] * nodes + key[None, :]
-        label = tl.load(labels + pair_offsets, mask=pair_mask, other=0)
+        label = tl.load(labels + pair_offsets, mask=pair_mask, other=0)  # [BQ, BK]
         edge = label != 0
         query_mask = (tl.max(edge.to(tl.int32), 1) > 0)[:, None] & column_mask
         key_mask = (tl.max(edge.to(tl.int32), 0) > 0)[:, None] & column_mask
@@ -321,7 +321,7 @@ def relations_backward(
             mask=key_mask,
             other=0.0,
         )
-        d_p = multiply(grad_tile, tl.trans(v_tile.to(ACC_TYPE)), PRECISION)
+        d_p = multiply(grad_tile, tl.trans(v_tile.to(ACC_TYPE)), PRECISION)  # [BQ, BK]
         bin_index = tl.arange(0, 16)
         if HAS_VALUE:
             for first_label in range(0, n_labels, 16):
