@@ -10,7 +10,7 @@ namespace CMSEI_ISA {
 
 // A is packed tile by tile: 16 rows of 64 bytes, one tile after another along the depth. B keeps 32 columns of four
 // bytes side by side, so that a tile of it is 16 rows of one half. Both end in zeros up to a whole tile. Behind a
-// panel's tiles may lie what else the product wants of its rows.
+// panel's tiles may lie what else the product needs of its rows.
 constexpr long kColumns = 2 * kTileRows, kBRow = kColumns * 4, kElements = kTileBytes / 4;
 static_assert(kNR<float> == kColumns, "the epilogue's panels are two tiles wide");
 

@@ -24,7 +24,7 @@
 #define CMSEI_TILE_PAIRS(c, a, b) spelled::dot_pairs(c, a, b)
 #define CMSEI_TILE_QUADS(c, a, b) spelled::dot_quads(c, a, b)
 #endif
-// `numbers` a constant that hangs on a template's parameters, so that only its own instruction is compiled.
+// `numbers` must be a constant that depends on a template's parameters, so that only its own instruction is compiled.
 #define CMSEI_TILE_DOT(numbers, c, a, b) \
     if constexpr (numbers == TileNumbers::kPairs) \
         CMSEI_TILE_PAIRS(c, a, b); \

@@ -5,7 +5,7 @@
 
 namespace cmsei::device {
 
-// 16 bytes from global to shared memory, behind the thread's back; zeros where not `inside`.
+// Copies 16 bytes from global to shared memory, asynchronously; zeros if not `inside`.
 CMSEI_DEVICE void copy_async(void* to, const void* from, bool inside) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
                    static_cast<uint32_t>(__cvta_generic_to_shared(to))),
@@ -13,7 +13,7 @@ CMSEI_DEVICE void copy_async(void* to, const void* from, bool inside) {
                : "memory");
 }
 CMSEI_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Until all of this thread's groups but the last kPending are done.
+// Waits until all of this thread's groups of copies but the last kPending are done.
 template <int kPending>
 CMSEI_DEVICE void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");

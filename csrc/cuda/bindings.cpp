@@ -88,7 +88,7 @@ void relation_attention_backward(const std::string& type, std::array<int64_t, 4>
 
 int64_t relation_attention_groups(const std::string& type, std::array<int64_t, 4> shape, int64_t labels_count,
                                   bool value, int device) {
-  // Where the table lies does not matter, only whether it is there.
+  // Only whether there is a table matters, not its address.
   const auto call = relation_call(type, shape, labels_count, {}, {0, 0, value ? 16u : 0u, 0});
   std::string problem;
   const int64_t groups = cmsei::cuda::relation_attention_groups(call, device, problem);
@@ -96,7 +96,7 @@ int64_t relation_attention_groups(const std::string& type, std::array<int64_t, 4
   return groups;
 }
 
-// Every field by its name; a name that is none is an AttributeError.
+// Sets every field by its name; an unknown name is an AttributeError.
 template <class T>
 T from_names(const py::kwargs& fields) {
   T out{};

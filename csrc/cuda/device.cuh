@@ -1,4 +1,5 @@
-// The primitives that kernels' texts are written in. On a host (tests/native) others of the same contract stand in.
+// The primitives that kernels' texts are written in. On a host, functions of the same names and contracts take their
+// place (tests/native).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -20,7 +21,7 @@ template <typename T>
 CMSEI_DEVICE T shuffle(T x, int lane) {
   return __shfl_sync(0xffffffffu, x, lane);
 }
-// Whether it is so in all lanes of the warp.
+// Whether `yes` is true in all lanes of the warp.
 CMSEI_DEVICE bool all(bool yes) { return __all_sync(0xffffffffu, yes); }
 
 }  // namespace cmsei::device

@@ -1,10 +1,8 @@
 // Clusters: blocks that score neighbouring tiles at the same time and load for one another. Plain functions, which a
-// host's tests enumerate.
-//
-// A cluster meets a rectangle of `captions` caption tiles and `images` image tiles, a block each: block `rank` has
-// caption tile rank / images and image tile rank % images of it. The blocks of a caption tile, its row, multiply the
-// same words: each reads a share of them, which TMA writes into the memory of all (multicast). So do those of an image
-// tile, its column, with the regions.
+// host's tests enumerate. A cluster scores a rectangle of `captions` caption tiles and `images` image tiles, a block
+// for each pair of tiles: block `rank` has caption tile rank / images and image tile rank % images of it. The blocks of
+// a caption tile, its row, multiply the same words: each reads a share of them, which TMA writes into the memory of all
+// (multicast). The blocks of an image tile, its column, do the same with the regions.
 #pragma once
 
 #include "hopper_plan.h"
@@ -36,7 +34,8 @@ CMSEI_FORMULA constexpr int rank_of(const Cluster& x, int caption, int image) {
   return caption << x.image_bits | image;
 }
 
-// The most shares of whole swizzles that `rows` come to, each of as many of the blocks as any other.
+// The most equal shares, of whole swizzles each, that `rows` can be cut into such that `blocks` is a multiple of their
+// number.
 constexpr int shares_of(int rows, int blocks) {
   int shares = blocks;
   while (blocks % shares != 0 || rows % (shares * kSwizzleRows) != 0) --shares;
@@ -64,8 +63,8 @@ constexpr Cluster cluster_of(int captions, int images) {
   return x;
 }
 
-// How many blocks, at most, stand beside each other where there are so many tiles: so few that at most one in eight of
-// them would be beyond the last tile.
+// How many blocks (`most` at most) a cluster has side by side for this many tiles: so few that at most one block in
+// eight lies beyond the last tile.
 constexpr int fitting(int64_t tiles, int most) {
   int blocks = most;
   while (blocks > 1 && (tiles + blocks - 1) / blocks * blocks * 8 > tiles * 9) blocks /= 2;
@@ -143,7 +142,7 @@ CMSEI_FORMULA constexpr Spot beside(const Rectangles& x, const Spot& corner, int
 CMSEI_FORMULA constexpr bool exists(const Rectangles& x, const Spot& at) {
   return at.image <= x.last_image && at.caption <= x.last_caption;
 }
-// The last tiles in the place of those beyond them: a block without a tile of its own loads for the others.
+// Replaces tiles past the last by the last ones: a block without a tile of its own still loads for the others.
 CMSEI_FORMULA constexpr Spot inside(const Rectangles& x, const Spot& at) {
   return {at.image < x.last_image ? at.image : x.last_image,
           at.caption < x.last_caption ? at.caption : x.last_caption};

@@ -15,12 +15,12 @@ CMSEI_DEVICE void barrier_init(uint64_t* barrier, uint32_t arrivals) {
 }
 // Makes barriers that were initialised known to TMA and, after sync_cluster(), to the cluster's other blocks.
 CMSEI_DEVICE void fence_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-// All threads of a cluster, even of warps that have diverged: what was written before is seen after.
+// A barrier of all threads of a cluster, even of warps that have diverged: what was written before it is seen after it.
 CMSEI_DEVICE void sync_cluster() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
-// This block's place in its cluster; the cluster's in the grid, and how many there are. Read where it is used: not
-// ahead, for all threads, in registers of those that have few.
+// This block's rank in its cluster; the cluster's index in the grid; the number of clusters. Read where they are used,
+// so that they take no registers of the threads that have few.
 CMSEI_DEVICE int cluster_rank() {
   uint32_t rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
@@ -36,7 +36,7 @@ CMSEI_DEVICE uint32_t cluster_count() {
   asm volatile("mov.u32 %0, %%nclusterid.x;" : "=r"(count));
   return count;
 }
-// What lies in the memory of the cluster's block `rank` where p lies in this block's.
+// The address, in the memory of the cluster's block `rank`, of what p is in this block's.
 CMSEI_DEVICE uint32_t address_in(const void* p, int rank) {
   uint32_t address;
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(p)), "r"(rank));
@@ -54,7 +54,7 @@ CMSEI_DEVICE void barrier_expect(uint64_t* barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");
 }
-// Until the phase of this parity is complete; of a new barrier, that of parity 1 is.
+// Waits until the phase of this parity is complete; a new barrier counts as having completed one of parity 1.
 CMSEI_DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
   uint32_t done;
   do {
@@ -83,7 +83,7 @@ CMSEI_DEVICE void fence_async() { asm volatile("fence.proxy.async.shared::cta;" 
 // A barrier of the 128 threads that multiply.
 CMSEI_DEVICE void sync_consumers() { asm volatile("bar.sync 1, 128;" ::: "memory"); }
 
-// Registers that a thread of this warpgroup has from here on; all its threads say so.
+// Sets how many registers a thread of this warpgroup has from here on; all its threads must call it.
 template <int kCount>
 CMSEI_DEVICE void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
@@ -103,12 +103,12 @@ using WholeAccumulators = Sums<int32_t>;
 
 CMSEI_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 CMSEI_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Until all groups but the last kPending are done.
+// Waits until all groups but the last kPending are done.
 template <int kPending>
 CMSEI_DEVICE void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
-// Until all are done: the compiler must not read the sums earlier.
+// Waits until all are done; the compiler must not read the sums earlier.
 CMSEI_DEVICE void wgmma_finish(Accumulators& sums) {
   wgmma_wait<0>();
 #pragma unroll

@@ -18,8 +18,8 @@ struct Memory {
   uint32_t work_address;      // of it as instructions take it
   Column* columns;            // (kColumns)
   float* scales;              // (kColumns) of the regions
-  uint64_t *full, *empty;     // of each stage: loaded into this block; read in all that this one loads for
-  uint64_t* free;             // work: the tile's pairs are scored in all that this one loads for
+  uint64_t *full, *empty;     // by stage: loaded into this block; read in all blocks that this one loads for
+  uint64_t* free;             // the tile's pairs are scored in all blocks that this one loads for
 };
 
 CMSEI_DEVICE Memory lay_out(unsigned char* shared) {
@@ -39,17 +39,17 @@ CMSEI_DEVICE Memory lay_out(unsigned char* shared) {
 
 constexpr int kFree = -1;
 
-// This block's part of the words, or of the regions, of every stage of every tile, as soon as its place is free in all
-// blocks that get it: of a tile's first stages, the pairs of the tile before may be scored still. A bit of `phases` is
-// the phase in which a stage is filled next, and one that of `free`. A stage is expected whole: what other blocks load
-// of it may be there before.
+// Loads this block's part of the words, or of the regions, of every stage of every tile, as soon as its place is free
+// in all blocks that get it. In the place of a tile's first stages, the pairs of the tile before may still be scored.
+// `phases` has a bit for each stage, the phase in which it is filled next, and one for `free`. The barrier expects a
+// whole stage: what other blocks load of it may arrive earlier than this part.
 template <bool kWords, class Map>
 CMSEI_DEVICE void produce(const Arguments& a, const Rectangles& rectangles, const Map& map, const Memory& memory) {
   const int rank = device::cluster_rank();
   const Part part = kWords ? rectangles.cluster.words[rank] : rectangles.cluster.regions[rank];
   unsigned char* const to = memory.work + (kWords ? 0 : kWordBytes) + part.first * kRowBytes;
   uint32_t phases = 0;
-  int held = 0;  // by the pairs of the tile before; kFree: they are scored
+  int held = 0;  // bytes in use by the pairs of the tile before; kFree: they are scored
 #pragma unroll 1
   for (Walk walk = walk_from(rectangles, device::cluster_index()); walk.goes_on(rectangles);
        walk.advance(rectangles, device::cluster_count())) {
@@ -60,7 +60,8 @@ CMSEI_DEVICE void produce(const Arguments& a, const Rectangles& rectangles, cons
 #pragma unroll 1
     for (int k = 0; k < a.depth_blocks; ++k) {
       const int stage = k % kStages;
-      // Before the last stage in any case: the next phase needs it, and so cannot pass while this one is unseen.
+      // Waits before the last stage at the latest: the next phase of `free` needs that stage, and so cannot complete
+      // before this thread has seen this one.
       if (held != kFree && (stage_place(stage) < held || k + 1 == a.depth_blocks)) {
         device::barrier_wait(memory.free, (phases >> kStages & 1) ^ 1);
         phases ^= 1u << kStages;
@@ -87,13 +88,13 @@ CMSEI_DEVICE Operands await_stage(const Memory& memory, int stage, uint32_t& pha
   const uint32_t address = memory.work_address + stage_place(stage);
   return {descriptor(address), descriptor(address + kWordBytes)};
 }
-// Where a consumer tells one of the blocks that load for its own, a lane a block: the barriers `empty` of that block,
-// behind which `free` is. 0: nowhere.
+// Where a consumer reports to one of the blocks that load for its own block, each lane to another one: the barriers
+// `empty` of that block, and `free` after them. 0: this lane reports nothing.
 CMSEI_DEVICE uint32_t place_of_peer(const Cluster& cluster, const Memory& memory, int rank, int thread) {
   const int lane = thread % 32;
   return lane < peers_of(cluster) ? device::address_in(memory.empty, peer(cluster, rank, lane)) : 0;
 }
-// Says that a warp is done with barrier i's stage or, of kStages, with the tile.
+// Reports that a warp is done with stage i or, for i = kStages, with the tile.
 CMSEI_DEVICE void release(uint32_t peer, int i) {
   if (peer != 0) device::barrier_arrive(peer + i * static_cast<int>(sizeof(uint64_t)));
 }
@@ -119,7 +120,7 @@ CMSEI_DEVICE void multiply_tile(const Arguments& a, const Memory& memory, uint32
     for (int step = 0; step < kSteps; ++step)
       multiply_step<kType>(sums, stage.words + step * kDescriptorStep, stage.regions + step * kDescriptorStep);
     device::wgmma_commit();
-    // The product before this one is done, and nobody needs its stage.
+    // The product before this one is done: its stage is no longer needed.
     device::wgmma_wait<1>();
     if (k > 0) release(peer, (k - 1) % kStages);
   }
@@ -127,8 +128,8 @@ CMSEI_DEVICE void multiply_tile(const Arguments& a, const Memory& memory, uint32
   release(peer, (a.depth_blocks - 1) % kStages);
 }
 
-// The same of e4m3, whose instructions keep sums to fewer bits than float32 has (about 14): those of a stage, 128 deep,
-// are added up in float32.
+// The same for e4m3. Its instructions keep only about 14 bits of a sum, so that the sums of each stage, 128 deep, are
+// added up in float32.
 CMSEI_DEVICE void multiply_tile_e4m3(const Arguments& a, const Memory& memory, uint32_t& phases, uint32_t peer,
                                      device::Accumulators& sums) {
 #pragma unroll 1
@@ -148,7 +149,8 @@ CMSEI_DEVICE void multiply_tile_e4m3(const Arguments& a, const Memory& memory, u
   }
 }
 
-// The same of whole numbers, whose sums are exact in 32 bits to a depth of 133,144, then once rounded.
+// The same for whole numbers: their sums are exact in 32 bits up to a depth of 133,144, and are rounded once at the
+// end.
 CMSEI_DEVICE void multiply_tile_int8(const Arguments& a, const Memory& memory, uint32_t& phases, uint32_t peer,
                                      device::Accumulators& sums) {
   device::WholeAccumulators whole;
@@ -165,7 +167,7 @@ CMSEI_DEVICE void place_scales(const Arguments& a, const Tile& images, float* sc
   for (int column = thread; column < kColumns; column += kConsumers)
     scales[column] = a.region_scales && first + column < last ? a.region_scales[first + column] : 1;
 }
-// That of a tile's word; the tile may end before it.
+// The scale of a tile's word; the tile may end before it.
 CMSEI_DEVICE float word_scale(const Arguments& a, int64_t word) {
   return a.word_scales && word < a.word_rows ? a.word_scales[word] : 1;
 }
@@ -181,7 +183,7 @@ CMSEI_DEVICE void score_tile(const Arguments& a, const Memory& memory, const Til
   for (int i = 0; i < device::Accumulators::kCount; ++i) {
     const int column = fragment_column(thread, i);
     const Column to = memory.columns[column];
-    // One after the other: both together may leave float32's range where the inner product does not.
+    // One scale after the other: their product may leave float32's range where the inner product does not.
     const float product = sums.x[i] * scales[i / 2 % 2] * memory.scales[column];
     if (to.stride != 0) products[to.place + fragment_row(thread, i) * to.stride] = product;
   }
@@ -201,7 +203,7 @@ CMSEI_DEVICE void consume(const Arguments& a, const Rectangles& rectangles, cons
     const Tile images = a.image_tiles[at.image], captions = a.caption_tiles[at.caption];
     place_columns(a, images, memory.columns, thread);
     place_scales(a, images, memory.scales, thread);
-    // Set, not left to the first product: else these registers would be live while pairs are scored.
+    // Set here, not by the first product: otherwise these registers would stay in use while pairs are scored.
     device::Accumulators sums;
 #pragma unroll
     for (int i = 0; i < device::Accumulators::kCount; ++i) sums.x[i] = 0;

@@ -62,7 +62,7 @@ std::string make_map(EncodeTiled encode, const TileRows& rows, const TileCall& c
 
 std::string explain(cudaError_t error, const char* during) { return cuda::explain("pair_score", error, during); }
 
-// How the kernel is launched with clusters of a shape: all but how many, one as yet.
+// How the kernel is launched with clusters of a shape; the number of clusters is 1 until it is set.
 struct Launch {
   Cluster cluster;
   cudaLaunchAttribute attributes[2];
@@ -103,9 +103,9 @@ std::string hopper_scores(const TileCall& call, int device, void* stream) {
     if (error != cudaSuccess) return explain(error, "while asking what the device is");
   }
   if (major != 9 || minor != 0) return "pair_score: the Hopper kernel runs on compute capability 9.0 alone";
-  // What the producers give back is what the consumers take: of code that begins with fewer registers, as that without
-  // 90a does, which a driver told to compile all code anew loads, these would wait for ever. Code to which a tool has
-  // added its own may begin with more.
+  // The consumers take the registers that the producers give back. If the code begins with fewer registers, they would
+  // wait for ever: so does code that is not for sm_90a, which a driver loads that is told to compile all code anew.
+  // Code to which a tool has added its own may begin with more.
   cudaFuncAttributes loaded{};
   cudaError_t error = cudaFuncGetAttributes(&loaded, hopper_kernel);
   if (error != cudaSuccess) return explain(error, "while asking for the Hopper kernel's registers");

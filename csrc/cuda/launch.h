@@ -13,9 +13,9 @@ inline std::string explain(const char* operation, cudaError_t error, const char*
          cudaGetErrorString(error) + ") " + during;
 }
 
-// Lets a kernel have all of a block's shared memory but what it has without asking. What one launch wants would not do:
-// the limit is the kernel's, and another thread that launches it would set its own between this one's setting and its
-// launch.
+// Raises a kernel's limit of dynamic shared memory to all that a block can have beside the kernel's static memory. The
+// limit belongs to the kernel, not to a launch: were it set to what one launch needs, another thread could set its own
+// between this thread's setting and its launch.
 template <class... Arguments>
 cudaError_t allow_shared_memory(void (*kernel)(Arguments...), int device) {
   int most = 0;

@@ -5,7 +5,7 @@
 
 namespace cmsei::device {
 
-// The same number, from which the compiler derives nothing ahead of here.
+// The same number, hidden from the compiler, so that it computes nothing from it before this point.
 CMSEI_DEVICE int opaque(int x) {
   asm volatile("" : "+r"(x));
   return x;
@@ -14,14 +14,14 @@ CMSEI_DEVICE float opaque(float x) {
   asm volatile("" : "+f"(x));
   return x;
 }
-// Of the device's memory.
+// The same for a pointer to the device's memory.
 CMSEI_DEVICE const float* opaque(const float* x) {
   asm volatile("" : "+l"(x));
   __builtin_assume(__isGlobal(x));
   return x;
 }
 
-// A lane that comes here: a model of the machine counts it, the machine does not.
+// Counts a lane that comes here, in the host's model of the GPU only.
 CMSEI_DEVICE void count(int) {}
 
 // How many numbers one place in shared memory lies behind another.

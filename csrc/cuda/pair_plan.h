@@ -26,7 +26,7 @@ struct Plan {
   size_t shared_bytes, scratch_bytes;
 };
 
-// Image and captions [first, last) of a team, as places in the launch's lists.
+// A team's image and its captions [first, last), as indices into the launch's lists.
 struct Place {
   int64_t image, split, first, last;
 };
@@ -63,7 +63,8 @@ int64_t team_numbers(const PairConfig& config, int64_t regions, int64_t words, b
   return totals + words * ld + TeamPair<S, Alone>::size(config, regions, words, ld, backward);
 }
 
-// A warp a team while four fit a block's shared memory; else a block, and in global memory what shared does not hold.
+// Each warp is a team if four fit a block's shared memory; else a block is one, in global memory if its workspace does
+// not fit the shared one.
 template <class S>
 Plan make_plan(const PairConfig& config, int64_t regions, int64_t words, int64_t images, int64_t captions,
                int64_t splits, bool backward, size_t shared_limit) {

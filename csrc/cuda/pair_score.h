@@ -37,7 +37,7 @@ struct PairCall {
   int64_t d_scalars;                                   // float64 (images · splits, kMaxScalars), written
 };
 
-// Bytes of device memory that the call wants as scratch; -1 if a pair is more than any memory is meant to hold.
+// Bytes of device memory that the call needs as scratch; -1 if a pair is too large (kMostNumbers).
 int64_t pair_scratch(const PairCall& call, bool backward, int device, std::string& problem);
 
 // Enqueues the kernel on `stream` (a cudaStream_t) of `device`. Empty string, or what went wrong.

@@ -65,8 +65,8 @@ CMSEI_DEVICE bool finite(Acc x) {
 }
 
 // Rows [first, first + rows) of one (batch, head), times `factor`, into shared memory; what lies between the last row
-// and `padded` rows, and between the last channel and the next multiple of 4, becomes 0, and so do rows that `wanted`,
-// where it is given, has 0 for. `spoilt`, where it is given, becomes 1 if any of the others has what is not finite.
+// and `padded` rows, and between the last channel and the next multiple of 4, becomes 0, and so do rows for which
+// `wanted`, if given, is 0. `spoilt`, if given, becomes 1 if any other row has a number that is not finite.
 template <typename T, typename Acc>
 CMSEI_DEVICE void load_rows(const Rows<T>& from, const Place& place, int64_t first, int rows, int padded, int channels,
                             Acc factor, Acc* to, int stride, const Thread& thread, const int32_t* wanted = nullptr,
@@ -123,7 +123,7 @@ struct Kernel {
   Acc* weights;      // (kRows, kTileKeys) of this warp
   Acc* factors;      // (kRows) of this warp
   int32_t* answers;  // (kTileKeys): whether a query of the block has an edge to a key
-  int32_t* spoilt;   // (): whether the value of such a key has what is not finite
+  int32_t* spoilt;   // (): whether the value of such a key has a number that is not finite
   int32_t* classes;  // (kRows, kTileKeys) labels of this warp, where a value table is given
   Acc* bins;         // (kRows, labels) of this warp
   Acc out[kRows][kColumns];
@@ -243,7 +243,8 @@ struct Kernel {
       for (int c = 0; c < kColumns; ++c) out[row][c] *= factors[row];
   }
 
-  // out += weights · values along the edges alone: what is not finite must not meet the weight 0 of no edge.
+  // out += weights · values along the edges alone: 0, the weight without an edge, times a number that is not finite
+  // would be NaN.
   CMSEI_DEVICE void accumulate_edges(const Place& place, int64_t first_row, int64_t first_key, int key_count) {
     const int64_t nodes = a.shape.nodes;
     const int32_t* const labels = a.labels + (place.batch * nodes + first_row) * nodes + first_key;
@@ -296,7 +297,7 @@ struct Kernel {
       read<kVector>(from + (column(vector) < width ? column(vector) : 0), value + vector * kVector);
   }
 
-  // The value table where its labels are too many to be binned: one row of it for each edge.
+  // Adds the value table's part if there are too many labels for bins: one row of the table for each edge.
   CMSEI_DEVICE void gather(const Place& place, int key_count) {
 #pragma unroll 1
     for (int key = 0; key < key_count; ++key) {
@@ -391,7 +392,7 @@ struct Kernel {
         sync_block();
         if (active) attend(place, first_row, key, count);
         sync_block();
-        // Whatever stands in a node to which nobody has an edge must not meet a weight of 0.
+        // Nodes to which no edge leads are loaded as 0: 0 times a number that is not finite would be NaN.
         load_rows(a.v, place, key, count, (count + 3) / 4 * 4, channels, Acc(1), keys, stride, thread, answers,
                   spoilt);
         sync_block();

@@ -18,7 +18,7 @@ struct GradientArguments {
   const Acc *bias, *value, *confidence;  // (labels, H), (labels, H, d), (B, R, R); null where not given
   T *d_q, *d_k, *d_v;                    // (B, H, R, d)
   Acc *d_bias, *d_value;                 // (groups, labels, H), (groups, labels, H, d)
-  Acc* d_logits;                         // (B, H, R, R); null where nobody asks
+  Acc* d_logits;                         // (B, H, R, R); null if not needed
   Shape shape;
   BackwardPlan plan;
 };
@@ -39,7 +39,7 @@ struct GradientKernel {
   Acc *left, *right;       // (nodes, slice); right also (labels, slice) of the value table
   Acc *weights, *d_edges;  // (nodes, nodes): weights; their gradients, then those of the logits
   Acc* bins;               // (nodes, labels)
-  int32_t* keep;           // (2, nodes): whether a node asks along any edge, whether it answers along any
+  int32_t* keep;           // (2, nodes): whether any edge starts at a node, whether any ends there
 
   CMSEI_DEVICE GradientKernel(const GradientArguments<T, Acc>& arguments, unsigned char* shared, const Thread& where)
       : a(arguments),
@@ -61,14 +61,14 @@ struct GradientKernel {
 
   CMSEI_DEVICE int slice_width(int first) const { return channels - first < kSlice ? channels - first : kSlice; }
 
-  // Products whose rows are slices, edges or bins as they lie, or turned.
+  // The rows of slices, edges or bins as operands, or transposed.
   CMSEI_DEVICE Grid<const Acc> rows(const Acc* x) const { return {x, a.plan.slice_stride, 1}; }
   CMSEI_DEVICE Grid<const Acc> columns(const Acc* x) const { return {x, 1, a.plan.slice_stride}; }
   CMSEI_DEVICE Grid<const Acc> edges(const Acc* x) const { return {x, a.plan.edge_stride, 1}; }
   CMSEI_DEVICE Grid<const Acc> turned(const Acc* x, int stride) const { return {x, 1, stride}; }
 
-  // Channels [first, first + width) of all nodes, times `factor`. Whatever stands in a node without an edge becomes 0,
-  // so that it does not meet a weight of 0.
+  // Channels [first, first + width) of all nodes, times `factor`. A node without an edge is loaded as 0: a weight of 0
+  // times a number that is not finite would be NaN.
   CMSEI_DEVICE void load(const Rows<T>& from, int64_t image, int first, int width, const int32_t* wanted, Acc factor,
                          Acc* to) const {
     const T* const source = from.at(image, head, 0) + first * from.channel_stride;
@@ -187,8 +187,8 @@ struct GradientKernel {
     }
   }
 
-  // A sum over the nodes again, along the edges alone, where `sum` is not finite: a product takes a weight of 0 times
-  // what is not finite for NaN. x, y and labels: of node 0, with the steps to the next.
+  // If `sum` is not finite, computes this sum over the nodes again along the edges alone: in the product, a weight of 0
+  // times a number that is not finite was NaN. x, y and labels: of node 0, with the steps to the next.
   CMSEI_DEVICE Acc along_edges(Acc sum, const Acc* x, int x_step, const Acc* y, const int32_t* labels,
                                int label_step) const {
     if (finite(sum)) return sum;

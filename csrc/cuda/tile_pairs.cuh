@@ -27,7 +27,7 @@ struct Rows {
   int64_t stride, rows, width;  // stride and width in bytes
 };
 
-// A warp that has its rows in the fragments of mma m16n8k8: fragments.h.
+// A warp that keeps a direction in the fragments of mma m16n8k8 (fragments.h).
 struct MatrixTeam : pair::WarpTeam {
   static constexpr bool kFragments = true;
   const float* nothing;  // kMostInFragments zeros
@@ -37,12 +37,12 @@ struct MatrixTeam : pair::WarpTeam {
   CMSEI_DEVICE void passes(Way way) const { device::count(way); }
   CMSEI_DEVICE const float* zeros() const { return nothing; }
   CMSEI_DEVICE int zeros_behind(const float* place) const { return device::distance(place, nothing); }
-  // Opaque, so that what follows from it is not kept in registers over all that a pair asks for.
+  // Opaque, so that what follows from it is not kept in registers during all of a pair.
   CMSEI_DEVICE int lane() const { return device::opaque(index); }
   CMSEI_DEVICE void multiply(float (&sums)[4], const float (&left)[4], const float (&right)[2]) const {
     device::multiply(sums, left, right);
   }
-  // x of the lane whose number differs in these bits, and of any other lane.
+  // x of the lane whose number differs in these bits; x of any lane.
   CMSEI_DEVICE float exchanged(float x, int bits) const { return device::shuffle_xor(x, bits); }
   CMSEI_DEVICE float taken(float x, int lane) const { return device::shuffle(x, lane); }
   CMSEI_DEVICE bool all(bool yes) const { return device::all(yes); }
@@ -58,7 +58,7 @@ CMSEI_DEVICE void place_columns(const Arguments& a, const Tile& images, Column* 
     columns[column] = locate_column(pads(a.config), a.images.offsets, images.first, images.last, column);
 }
 
-// The zeros beside a tile's inner products.
+// Writes the zeros behind each row of a tile's inner products.
 CMSEI_DEVICE void place_zeros(const Arguments& a, const Tile& images, float* products, int thread) {
   if (!pads(a.config)) return;
   float* plane = products;
@@ -88,8 +88,8 @@ CMSEI_DEVICE void score_pairs(const Arguments& a, unsigned char* work, const Til
   float* const own = known.lower + known_numbers(a.config);
   const MatrixTeam team{{thread % 32}, products + kZeros, known, forms_of(a.config, a.scalars)};
   const int first_row = static_cast<int>(a.captions.offsets[captions.first]);
-  // From pair to pair: captions on, and images aside, none where the teams are as many as the images.
-  // Both in one register, for these are scarce.
+  // The step to a team's next pair: how many captions on and how many images on, the latter 0 if the number of teams is
+  // a multiple of that of the images. Both are in one register, since registers are scarce.
   const int on = quotient(share.teams, across), step = on << 8 | (share.teams - on * across);
   const int down = quotient(warp, across);
   int image = images.first + warp - down * across, caption = captions.first + down, before = -1;
@@ -101,7 +101,7 @@ CMSEI_DEVICE void score_pairs(const Arguments& a, unsigned char* work, const Til
       before = image;
       known.extent = KnownGram::kNone;
       regions = pair::side_of(a.images, image);
-      // Not from the columns in shared memory: a warp that is done writes the next tile's there.
+      // Computed, not read from the columns in shared memory: a warp that is done already writes the next tile's there.
       corner = locate_column(pads(a.config), a.images.offsets, images.first, images.last,
                              static_cast<int>(a.images.offsets[image] - a.images.offsets[images.first]));
     }

@@ -31,7 +31,7 @@ constexpr int kSteps = kRowBytes / kStepBytes;
 constexpr int kWordBytes = kRows * kRowBytes, kRegionBytes = kColumns * kRowBytes;
 constexpr int kStageBytes = kWordBytes + kRegionBytes;
 
-// The inner products' bytes; behind them are zeros in the place of words that are none.
+// The bytes of the inner products, followed by zeros, which are read for rows past a caption's last word.
 constexpr int kZeros = kRows * kPlanes;
 constexpr int kProductBytes = (kZeros + kMostInFragments) * 4;
 constexpr int kColumnBytes = kColumns * 8;
@@ -39,8 +39,8 @@ static_assert(kProductBytes % 16 == 0, "what follows is aligned");
 
 // An image's block of inner products is row after row of words. For fragments there are zeros behind a row's last
 // region up to the next multiple of eight, so that they need no condition, and rows are an odd number of eights apart:
-// half a warp, which reads eight numbers of each of four rows, then meets every bank once. Where lanes have rows of
-// their own rows are an odd number apart.
+// half a warp, which reads eight numbers of each of four rows, then uses every bank once. Without fragments, each lane
+// has rows of its own: these are an odd number apart.
 CMSEI_FORMULA bool pads(const PairConfig& config) {
   return (config.on(0) && fits_fragments(config.attend_of(0))) || (config.on(1) && fits_fragments(config.attend_of(1)));
 }
@@ -57,7 +57,7 @@ CMSEI_FORMULA int known_numbers(const PairConfig& config) {
     refines = refines || (config.on(d) && fits_fragments(config.attend_of(d)) && config.steps_of(d) > 1);
   return refines ? KnownGram::lower_numbers() : 0;
 }
-// Bytes a team wants for a pair of these sizes whose inner products are in shared memory already.
+// Bytes that a team needs for a pair of these sizes whose inner products are in shared memory already.
 inline int64_t team_bytes(const PairConfig& config, int64_t regions, int64_t words) {
   const int ld = plane_stride(pads(config), regions);
   const int64_t numbers = known_numbers(config) +
@@ -70,20 +70,20 @@ inline int teams_of(const PairConfig& config, int64_t regions, int64_t words, in
   return static_cast<int>(fit < kMostTeams ? fit : kMostTeams);
 }
 
-// few / by, of at most as many as there are teams: a division of any numbers is twenty instructions.
+// few / by for a `few` of at most kMostTeams: a general division takes twenty instructions.
 CMSEI_FORMULA constexpr int quotient(int few, int by) {
   int times = 0;
   for (int i = 1; i <= kMostTeams; ++i) times += few >= i * by ? 1 : 0;
   return times;
 }
 
-// How many warps' memory fits, a warp being a team, and the bytes of one.
+// How many teams, of one warp each, have room in a block's memory, and the bytes of one team.
 struct Share {
   int32_t teams, bytes;
 };
 
-// Items [first, last). Images are of one kind, 1 where they have more regions than fragments hold; captions have a
-// share for each kind that they meet, so that a large image takes no memory from the pairs of others.
+// Items [first, last). A tile's images are of one kind: 0, or 1 if they have more regions than fragments hold. A tile
+// of captions has a share for each kind of images, so that a large image takes no memory from the pairs of others.
 struct Tile {
   int32_t first, last, kind;
   Share shares[2];
@@ -100,7 +100,7 @@ struct Tiles {
   std::vector<Tile> images, captions;
 };
 
-// Tiles of all images and captions but those too large for any: they are in nobody's. `room`: the teams' bytes.
+// Tiles of all images and captions except those that are too large for any tile. `room`: the teams' bytes.
 inline Tiles make_tiles(const PairConfig& config, int room, const int64_t* image_offsets, int64_t images,
                         const int64_t* caption_offsets, int64_t captions) {
   Tiles tiles;
@@ -147,8 +147,8 @@ inline Tiles make_tiles(const PairConfig& config, int room, const int64_t* image
   return tiles;
 }
 
-// Which image tile meets which caption tile, in the order in which the blocks walk: over `band` caption tiles before
-// they come to the next images.
+// An image tile and a caption tile that are scored together. Blocks walk over `band` caption tiles before they come to
+// the next images.
 struct Meeting {
   int64_t image, caption;
 };

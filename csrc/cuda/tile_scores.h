@@ -36,7 +36,7 @@ struct TileCall {
 using TileList = std::vector<std::array<int32_t, 7>>;
 
 // Image tiles and caption tiles of items with these offsets, for the Hopper kernel or the one by mma.sync; items too
-// large for a tile are in none.
+// large for a tile are left out.
 std::pair<TileList, TileList> pair_tiles(const PairOptions& config, bool hopper, const std::vector<int64_t>& images,
                                          const std::vector<int64_t>& captions);
 

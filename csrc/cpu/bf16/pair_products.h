@@ -67,7 +67,7 @@ void gemm_bf16(const uint32_t* a, const uint32_t* b, float* c, long ldc, long ro
     multiply_pairs({a, kMR * pairs, 0, b, kNR<float> * pairs, kNR<float>, nullptr, ldc, rows, cols, pairs}, c);
 }
 
-// As gram of pack.h, whose scratch is more than pairs take.
+// Like gram() of pack.h, in the same scratch, which is more than pairs need.
 void gram_pairs(Rows src, long depth, const Gram<float>& out, float* scratch) {
     if (!out.rows) return lengths(src, depth, out);
     const long m = out.m, ld = round_up(m, V::W), ldc = round_up(m, kNR<float>), pairs = pairs_bf16(depth);

@@ -41,7 +41,7 @@ struct Pairs {
 
 constexpr const NarrowKernels& kBf16Kernels = kTileKernels<Pairs>;
 
-// By vectors' instructions on pairs: that of the kernels to which these are added.
+// SGRAF's similarity stays that of the kernels to which these are added: pairs multiplied by vector instructions.
 void add_similarity(SimilarityKernels<float>&) {}
 
 }  // namespace

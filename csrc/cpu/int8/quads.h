@@ -1,6 +1,6 @@
 // Products of whole numbers by instructions that add up four at a time (AVX-VNNI, AVX512-VNNI): four times the float32
-// rate, sums in whole numbers. The instruction takes the left factor without a sign: A is stored 128 higher, and what
-// that adds to a column's sums is taken back from them.
+// rate, sums in whole numbers. The instruction's left factor has no sign: A is stored 128 higher, and what that adds to
+// a column's sums is subtracted again.
 #pragma once
 
 #include "whole_numbers.h"
@@ -11,8 +11,8 @@ namespace {
 
 constexpr uint32_t kRaised = 0x80808080u; // four times 128
 
-// A panel of A: its quads, element k of row i at k * rows + i, then the rows' scales. One of B: the same of kNR
-// columns, then, of each pass over the depth, what is taken back from the columns' sums.
+// A panel of A: its quads, element k of row i at k * rows + i, then the rows' scales. A panel of B: the same for kNR
+// columns, then, for each pass over the depth, what is subtracted from the columns' sums.
 long quads_of(long depth) { return divide_up(depth, 4); }
 long passes_of(long depth) { return divide_up(depth, pass_of(depth)); }
 long elements_int8(long depth) { return quads_of(depth) + 1 + passes_of(depth); }
@@ -41,7 +41,8 @@ CMSEI_INLINE void multiply_add_quads(const uint32_t* a, const uint32_t* b, Whole
     }
 }
 
-// What a tile's sums become inner products with: scales of its rows and columns, and what its columns take back.
+// What turns a tile's sums into inner products: the scales of its rows and columns, and what is subtracted from its
+// columns.
 struct Finish {
     const float *rows, *columns;
     const int32_t* back;

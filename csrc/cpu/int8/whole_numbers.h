@@ -38,7 +38,7 @@ CMSEI_INLINE void store_product(Whole sums, float row, V::T columns, float* c, b
 }
 
 // The row's whole numbers, the nearest with ties to even, and its scale: the least power of two at which none is beyond
-// 127. NaN and zeros of a row with a number that is not finite. As engines/eight_bits.py.
+// 127. For a row with a number that is not finite: NaN as the scale, and zeros. As engines/eight_bits.py.
 template <class X> float quantise(const X* row, long depth, int8_t* out) {
     const Bits sign = Bits{} + 0x80000000u;
     Bits most = {};
@@ -64,7 +64,7 @@ template <class X> float quantise(const X* row, long depth, int8_t* out) {
     const float fraction = std::frexp(kLargest, &power);
     const int over = std::frexp(largest, &own) > fraction, exponent = std::max(own - power + over, -126);
     const float inverse = std::ldexp(1.0f, -exponent);
-    // Added to, it leaves no bits for a fraction.
+    // Adding this leaves no bits for a fraction.
     const float whole = 12582912.0f;
     typedef int8_t Bytes __attribute__((vector_size(CMSEI_VECTOR_BYTES / 4)));
     for (k = 0; k + V::W <= depth; k += V::W) {
@@ -105,7 +105,7 @@ inline void lengths_int8(Rows src, long depth, const Gram<float>& out) {
         int64_t squared = 0;
         for (long k = 0; k < depth; k += kMostOfPass) {
             const long end = std::min(k + kMostOfPass, depth);
-            int32_t sum = 0; // as exact, and quicker
+            int32_t sum = 0; // as exact as in 64 bits, and quicker
             for (long n = k; n < end; ++n) sum += numbers[n] * numbers[n];
             squared += sum;
         }

@@ -1,6 +1,6 @@
-// Graph reasoning over a pair's similarity vectors: each step every node asks all nodes of its pair. The nodes of many
-// pairs lie side by side in the lanes, so that the layers are products of full width. Included once per instruction
-// set.
+// Graph reasoning over a pair's similarity vectors: in each step every node attends to all nodes of its pair. The nodes
+// of many pairs lie side by side in the lanes, so that the layers are products of full width. Included once per
+// instruction set.
 #pragma once
 
 #include "layer.h"
@@ -16,12 +16,12 @@ template <class S> struct GraphReasoning {
     const SimilarityModel<S>& model;
     long width, padded;  // the latter in whole registers
     long ld_whole;       // lead of a chunk's captions
-    S *whole, *factor;   // (padded × ld_whole) unit vectors of a chunk's sentences; what makes a vector a unit vector
-    S *node, *other;     // (padded × lead of the nodes): the nodes; what they ask, then what they are answered
+    S *whole, *factor;   // (padded × ld_whole) unit vectors of a chunk's sentences; factors to unit length
+    S *node, *other;     // (padded × lead of the nodes): the nodes; their queries, then what they attend to
     S *row;              // (nodes, padded) the nodes
     S *edge;             // of each pair, keys × queries
-    S *first, *asking;   // (padded × lead of the captions): the first nodes; what they ask
-    S *answer;           // (captions, padded) what they are answered
+    S *first, *asking;   // (padded × lead of the captions): the first nodes; their queries
+    S *answer;           // (captions, padded) what they attend to
 
     GraphReasoning(const SimilarityModel<S>& m, const SimilaritySizes& most, Space<S>& space)
         : model(m), width(m.width), padded(round_up(m.width, W)), ld_whole(lead<S>(most.captions)) {
@@ -86,7 +86,7 @@ private:
         }
     }
 
-    // other = each pair's nodes, summed with the softmax over them of what `other` asks them.
+    // Attention among each pair's nodes: `other` holds their queries, and afterwards the weighted sums of the nodes.
     void reason(const SimilarityBlock<S>& block, long ld) {
         S* e = edge;
         for (long j = 0; j < block.count; ++j) {
@@ -115,7 +115,7 @@ private:
         for (long i = 0; i < n; ++i) V::store(x + i * ld, V::load(x + i * ld) * inverse);
     }
 
-    // The last step, of which the first node of each pair alone is read.
+    // The last step, of which only each pair's first node is needed.
     void last(const SimilarityBlock<S>& block, long ld, S* out) {
         const GraphStep<S>& step = model.step[model.steps - 1];
         const long count = block.count, ld_first = lead<S>(count);

@@ -1,4 +1,4 @@
-// The score of one pair from its inner products, and its gradient: terms put together.
+// The score of one pair from its inner products, and its gradient, from the terms of the other headers.
 #include "../cross_level.h"
 #include "../direction_vjp.h"
 #include "../nonzero.h"

@@ -24,7 +24,7 @@ CMSEI_INLINE long at_most(long a, long b) { return a < b ? a : b; }
 CMSEI_INLINE float natural_log(float x) { return __builtin_logf(x); }
 CMSEI_INLINE double natural_log(double x) { return __builtin_log(x); }
 
-// Up to these many labels (0 is none) there are bins of all of them, however few the queries' own.
+// Up to this many labels, not counting 0 (no edge), every query has bins for all of them, however few it uses.
 constexpr long kFewLabels = 16;
 
 // The matrices of an image are kept as blocks of query lanes: element (block, key, lane), query = block * lanes + lane.

@@ -121,7 +121,7 @@ private:
         }
     }
 
-    // Attention of a panel of words, divided by the length of what it makes of the regions. |logit| is bounded.
+    // Attention of a panel of words, divided by the length of the attended vector. Bounded logits need no maximum.
     template <int NV> void attend(const S* x, long ld, S* out) {
         const S* half = gram_view<S>(gram_space, R, GramForms::kContext).half;
         T sum[NV] = {}, quad[kNV] = {};
