@@ -25,7 +25,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class Affine:
-    """x Wᵀ + b in x's dtype, for many x: what is made of the weights is made once.
+    """x Wᵀ + b in x's dtype, for many x; the weights are rounded once.
 
     Args:
         weight: (n, d).

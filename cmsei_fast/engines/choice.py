@@ -11,13 +11,13 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-# {"sm_90": {"pair_score": ["triton"], …}}, fastest first: ``python -m benchmarks.table`` makes it of GPUs' results.
+# {"sm_90": {"pair_score": ["triton"], …}}, fastest first; ``python -m benchmarks.table`` writes it from GPUs' results.
 VERIFIED = Path(__file__).with_name("verified.json")
 
 # Largest difference to eager, relative to the largest number there, that the tiny problem may show in float32.
 TOLERANCE = 1e-4
-# The same in bfloat16, float16 and int8, which round the features alone: an engine may multiply these numbers another
-# way.
+# The same in bfloat16, float16 and int8: features are rounded alike, but an engine may multiply them by other
+# instructions than in float32.
 ROUNDED_TOLERANCE = 1e-3
 # The same in float8: instructions of e4m3 keep about 14 bits of a sum 128 deep.
 FLOAT8_TOLERANCE = 5e-3
@@ -94,7 +94,8 @@ def _relation_attention(module: ModuleType, device: torch.device) -> tuple[Tenso
     return (module.relation_attention(*inputs), *module.relation_attention_backward(grad, *inputs))
 
 
-# Problems, and the difference that each may show. Scores of rounded features can be other kernels'.
+# Problems, and the difference that each may show. Rounded features have problems of their own, since an engine may
+# score them with other kernels.
 _PROBLEMS = {
     "pair_score": (
         (_pair_score, TOLERANCE),
@@ -110,7 +111,7 @@ _PROBLEMS = {
 def fastest(device: torch.device, operator: str) -> str:
     """The engine of ``"auto"`` on a CUDA device: the first verified one that can run and agrees with eager, else eager.
 
-    Nothing can be checked while a CUDA graph is captured: an engine that was not checked before is not chosen then.
+    Nothing can be checked while a CUDA graph is captured: only engines that were checked before are then chosen.
     """
     from cmsei_fast import engines
 

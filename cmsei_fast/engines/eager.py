@@ -38,12 +38,12 @@ def unavailable() -> str | None:
 class _Chunk(NamedTuple):
     """Some images (or captions): where their rows lie, and how they are padded."""
 
-    items: Tensor  # (X,) their places among all
-    take: slice | Tensor  # their packed rows in the whole
-    pad: Tensor | None  # (X n,) for each padded place a row of the chunk; None where nothing is padded
-    unpad: Tensor | None  # (rows,) for each row of the chunk its padded place
+    items: Tensor  # (X,) the index of each among all
+    take: slice | Tensor  # where their packed rows are among all rows
+    pad: Tensor | None  # (X n,) for each padded place, a row of the chunk; None if nothing is padded
+    unpad: Tensor | None  # (rows,) for each row of the chunk, its padded place; None likewise
     longest: int  # n
-    mask: Tensor | None  # (X, n)
+    mask: Tensor | None  # (X, n) True for members; None likewise
     size: Tensor  # (X,) members, in the accumulator's dtype
 
 
@@ -95,13 +95,13 @@ def _padded(rows: Tensor, chunk: _Chunk) -> Tensor:
 
 
 def _sums(x: Tensor, square: Tensor) -> Tensor:
-    """(X, D) float64 sums of x (X, n, D): of members that cancel out, sums in float32 leave their own rounding.
+    """(X, D) float64 sums of x (X, n, D): if members cancel out, a sum in float32 would be nothing but its rounding.
 
     ``square`` (X, n): |x|².
     """
     if x.device.type != "cpu" or x.dtype == torch.float64:
         return x.sum(1, dtype=torch.float64)
-    out = x.sum(1).double()  # float64 takes a CPU many times as long
+    out = x.sum(1).double()  # a float64 sum takes a CPU many times as long
     cancelling = out.square().sum(-1) < 1e-4 * square.sum(-1)
     out[cancelling] = x[cancelling].sum(1, dtype=torch.float64)
     return out
@@ -182,7 +182,7 @@ def pair_score(
     config: list[int],
     precision: str,
 ) -> Tensor:
-    """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); memory beyond it does not grow with N M."""
+    """Scores (N, M) of packed regions (ΣR, D) and words (ΣL, D); other memory does not grow with N M."""
     dtype, device = accumulator(precision), regions.device
     terms = read_terms(scalars.to(device, dtype), config)
     image_chunks, caption_chunks = _cut(region_offsets, word_offsets, _FORWARD_TILE, device, dtype)

@@ -45,10 +45,11 @@ def attention_probabilities(
 
 
 def _combined(weights: Tensor, rows: Tensor, edge: Tensor) -> Tensor:
-    """weights (B, H, m, n) @ rows (B, H, n, d); what is not finite in a row is left out where ``edge`` (B, 1, m, n) is
-    False and makes NaN of what it stands in where it is True. The weights are 0 where there is no edge.
+    """weights (B, H, m, n) @ rows (B, H, n, d); weights are 0 where ``edge`` (B, 1, m, n) is False.
+
+    A number of a row that is not finite makes NaN of the results whose edge to the row is True, and no others.
     """
-    if rows.device.type == "cpu":  # elsewhere reading a number would wait for all that was asked before
+    if rows.device.type == "cpu":  # on a GPU, reading a number would wait for all queued work
         out = weights @ rows
         if bool(out.sum().isfinite()):
             return out

@@ -41,10 +41,10 @@ class Quantised(NamedTuple):
 
 
 def quantise(rows: Tensor, precision: str) -> Quantised:
-    """The format's nearest numbers, ties to even, to rows (rows, D) over their scales.
+    """Rows (rows, D) divided by their scales and rounded to the format's nearest numbers, ties to even.
 
-    The scale of a row with a NaN or an infinity is NaN. That of the smallest rows is held where no number times it is
-    below float32's normal ones.
+    The scale of a row with a NaN or an infinity is NaN. Scales are not so small that a number times its scale could be
+    below float32's normal numbers.
     """
     kind = FORMATS[precision]
     fraction, power = math.frexp(kind.largest)

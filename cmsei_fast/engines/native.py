@@ -1,7 +1,8 @@
 """The CPU engine: C++ kernels in ``csrc/``, one variant per instruction set, on torch's threads.
 
 Numerics: products, attention and sums are float32 (float64 for ``"float64"``) whatever the features' type. Products of
-``"int8"`` are whole numbers where the processor multiplies these. Results do not depend on the number of threads.
+``"int8"`` are computed in whole numbers if the processor has instructions for that. Results do not depend on the number
+of threads.
 """
 
 from __future__ import annotations
@@ -226,7 +227,7 @@ def pair_score_backward(
     config: list[int],
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the regions, the words and the scalars, in their dtypes; the scores' inner products recomputed."""
+    """Gradients of the regions, the words and the scalars, in their dtypes; the inner products are computed again."""
     wide = accumulator(precision)
     dtype = torch.bfloat16 if precision == "int8" else getattr(torch, precision)
     sides = (regions, words) if precision != "int8" else (eight_bits.rounded(x, precision) for x in (regions, words))

@@ -19,15 +19,15 @@ Layer = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class SimilarityWeights:
-    """What makes a score of an image's and a caption's features, all of one dtype on the CPU.
+    """The weights of SGRAF's similarity head, all of one dtype on the CPU.
 
     Args:
         local, whole: (weight (d, D), bias (d,)) of the similarity vectors of words and of the sentence.
         evaluate: (weight (d,), bias) of the score.
-        steps: of graph reasoning: ask and answer of each, (weight (d, d), bias (d,)).
+        steps: of graph reasoning: the layers before and after the attention of each, (weight (d, d), bias (d,)).
         gate: without steps, attention filtration's (weight (d,), scale, shift): sigmoid(scale · weight·x + shift).
         temperature: of the attention over clipped_l2norm.
-        rounded: round squared differences to bfloat16, of which the weights that they meet already are; float32.
+        rounded: round squared differences to bfloat16; float32 only, with local and whole already rounded to bfloat16.
     """
 
     local: Layer

@@ -9,7 +9,7 @@ from torch import Tensor
 def inner_products(x: Tensor, y: Tensor) -> Tensor:
     """x yᵀ (a, b) of rows x (a, D) and y (b, D) of one dtype, summed and returned in the accumulator's dtype.
 
-    Rows of 16 bits are a GPU's: a CPU's product would round its output.
+    Rows of 16 bits must be on a GPU: a CPU's product would round its output.
     """
     if x.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(x, y.T, out_dtype=torch.float32)

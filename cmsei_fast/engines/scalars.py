@@ -12,7 +12,7 @@ from cmsei_fast.engines.terms import accumulator
 def scalars_on(device: torch.device, scalars: Tensor, precision: str) -> Tensor:
     """The scalars on the device, contiguous, in the accumulator's dtype.
 
-    The same values are copied from the CPU once: a copy would wait for the GPU and could not be captured in a graph.
+    Copies from the CPU are cached by their values: a copy waits for the GPU and cannot be captured in a graph.
     """
     dtype = accumulator(precision)
     if scalars.device.type == "cpu":

@@ -12,11 +12,12 @@ from cmsei_fast.engines import eight_bits
 
 EPS = 1e-8
 LEAK = 0.1
-# Weights that are all alike (one context item, one query) are then all kept, whatever their rounding; the published
-# code divides 0 by 0 where the context is one item.
+# Focal attention keeps weights above (1 − FOCAL_SLACK) times their mean: equal weights (one context item, one query)
+# are then all kept, whatever their rounding. The published code divides 0 by 0 if the context is one item.
 FOCAL_SLACK = 1e-5
 INTRA_TEMPERATURE = 5.0  # of a negative-aware direction's attention among its queries, as in NAAF's code
-# What features rounded to each are held in. bfloat16 holds all that those of 8 bits round to (eight_bits.py).
+# The dtype that holds features rounded to each precision: bfloat16 holds 8-bit numbers times their scales exactly
+# (eight_bits.py).
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,

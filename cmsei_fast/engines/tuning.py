@@ -62,10 +62,10 @@ class Choices:
         return found if 0 <= found < len(candidates) else None
 
     def best(self, key: str, candidates: Sequence, seconds: Callable) -> int:
-        """Index of the fastest candidate; measured once a key.
+        """Index of the fastest candidate, measured once for each key.
 
         Args:
-            key: what the choice is for, candidates included: another list is another key.
+            key: what the choice is for; it must differ for another list of candidates.
             seconds: time of a candidate; one that raises cannot run here.
         """
         if (known := self.known(key, candidates)) is not None:

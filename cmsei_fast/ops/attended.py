@@ -20,8 +20,8 @@ from cmsei_fast.engines.terms import EPS, Direction, read_terms
 from cmsei_fast.scorer import Attention, PairScorer
 from cmsei_fast.transforms import is_transformed
 
-# Rows of queries whose attention is one product, and numbers of attended vectors in a tile: for a CPU's caches, and
-# enough to fill a GPU.
+# Rows of queries whose attention is one product, and numbers in a tile of attended vectors: few enough for a CPU's
+# caches, enough to fill a GPU.
 _QUERY_ROWS = {"cpu": 128, "other": 2048}
 _TILE = {"cpu": 2**20, "other": 2**25}
 
@@ -136,7 +136,7 @@ def attended_scores(
         raise TypeError(f"head: expected a module or a function, got {type(head).__name__}")
     if 0 in plan.shape:
         return torch.empty(plan.shape, dtype=plan.dtype, device=plan.device)
-    differentiable = torch.is_grad_enabled() or is_transformed()  # vmap does not write into what it has not mapped
+    differentiable = torch.is_grad_enabled() or is_transformed()  # vmap cannot write into a tensor that it does not map
     return _differentiable_scores(plan, head) if differentiable else _fill_scores(plan, head)
 
 
@@ -224,7 +224,7 @@ class _Plan:
         )
 
     def columns(self) -> Iterator[tuple[Chunk, list[Chunk]]]:
-        """Yields some captions with all images, the images in parts that each make a tile with these captions."""
+        """Yields chunks of captions, each with all images in parts: a part and the captions make a tile."""
         if 0 in self.shape:
             return
         kind = self.device.type if self.device.type in _TILE else "other"
@@ -275,7 +275,7 @@ def _attended(queries: Chunk, context: Chunk, options: Direction) -> Tensor:
 
 
 def _pick_rows(places: Tensor, context: Chunk) -> Tensor:
-    """Picks the row of its context item that each place (X, Y, n) is the index of; returns (X, Y, n, D)."""
+    """The context rows (X, Y, n, D) that ``places`` (X, Y, n) are the indices of, within each context item."""
     x, m, width = context.rows.shape
     rows = context.rows.flatten(0, 1)
     if context.gram is not None:  # to unit length

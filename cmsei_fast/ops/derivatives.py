@@ -20,15 +20,16 @@ def differentiable(
     backward: Callable[..., Any],
     setup_context: Callable[[Any, tuple, Any], None] = lambda ctx, inputs, output: None,
 ) -> Callable[..., Any]:
-    """Gives a custom operator its gradient; what comes back calls it, within the transforms of ``torch.func`` too.
+    """Gives a custom operator its gradient; returns a function that calls it, in the transforms of ``torch.func`` too.
 
-    These do not take the function that torch makes of ``register_autograd``: another of the same parts is in its place
-    there. ``vmap`` calls the operator for one item after the other.
+    The transforms reject the autograd function that torch makes in ``register_autograd``; there, another one made of
+    the same parts is called. ``vmap`` calls the operator for one item after the other.
 
     Args:
-        name: of what is differentiated, for messages.
-        operator: of tensors and options; all of its gradient is in tensors that are arguments of their own.
-        backward: from ``ctx`` and the outputs' gradients to the inputs'; of operators, it calls such ones alone.
+        name: the operator's name, for messages.
+        operator: takes tensors and options; it is differentiable only by tensors that are arguments themselves.
+        backward: from ``ctx`` and the outputs' gradients to the inputs'; the operators that it calls must be ones that
+            this function has returned.
         setup_context: from ``ctx``, inputs and output.
     """
     operator.register_autograd(backward, setup_context=setup_context)
@@ -60,7 +61,7 @@ def differentiable(
 
 
 def first_only(name: str) -> Callable[..., NoReturn]:
-    """The derivative of an operator's gradient: an error that says that there is none."""
+    """A backward for an operator's gradient: it raises an error, because there is no second derivative."""
 
     def second(ctx: Any, *grads: Any) -> NoReturn:
         raise RuntimeError(
@@ -71,7 +72,7 @@ def first_only(name: str) -> Callable[..., NoReturn]:
 
 
 def refuse_tangents(name: str, *tensors: Tensor | None) -> None:
-    """Forward-mode derivatives are an error: a custom operator drops them without a word, and they come out as 0.
+    """Refuses forward-mode derivatives, which a custom operator would silently drop: they would come out as 0.
 
     Raises:
         RuntimeError: a tensor has a tangent (``torch.func.jvp``, ``torch.autograd.forward_ad``).

@@ -13,7 +13,7 @@ _State = tuple[int, int, torch.Size]
 # A change that torch does not count (by .data) is noticed too late, but never reads past a table: kernels on a GPU
 # check each label themselves.
 _ranges: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # labels -> their state, least and largest
-_confident: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # confidence -> its state, whose edges, their state
+_confident: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # confidence -> its state, its labels, their state
 
 
 def check_edges(labels: Tensor, n_labels: int | None, confidence: Tensor | None) -> None:

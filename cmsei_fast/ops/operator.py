@@ -13,7 +13,7 @@ from cmsei_fast.compiling import outside_graphs
 def _libraries(namespace: str) -> dict[str, torch.library.Library]:
     """The libraries of a namespace's operators by name; an operator ends with its library and can then be redefined.
 
-    The namespace keeps them, not this module, which is itself another one where the package is imported a second time.
+    The namespace keeps them, not this module: if the package is imported a second time, there is a second module.
     """
     found: dict[str, torch.library.Library] = vars(getattr(torch.ops, namespace)).setdefault("_libraries", {})
     return found
@@ -22,15 +22,15 @@ def _libraries(namespace: str) -> dict[str, torch.library.Library]:
 class Operator:
     """An operator ``namespace::name`` that is opaque to ``torch.compile`` and runs on every device.
 
-    It is what ``torch.library.custom_op`` makes of the same parts, less its check of every call that no output is an
-    argument, which ``opcheck`` makes in the tests, and less what its first call does: it imports the compiler
-    (torch._dynamo), about as long as torch itself, to keep it out of the function. :func:`outside_graphs` keeps it out
-    without that.
+    It is like what ``torch.library.custom_op`` makes of the same parts, but omits two things. One is the check of every
+    call that no output is an argument, which the tests do by ``opcheck``. The other is the import of the compiler
+    (torch._dynamo) at the first call, which takes about as long as that of torch itself and only serves to keep the
+    compiler out of the function: :func:`outside_graphs` does this without it.
 
     Args:
         qualname: ``"namespace::name"``.
         schema: arguments and outputs; no argument is changed and no output is a view of one.
-        function: what it does, once tensors have their values.
+        function: computes the outputs from real tensors.
     """
 
     def __init__(self, qualname: str, schema: str, function: Callable[..., Any]) -> None:
@@ -43,7 +43,7 @@ class Operator:
         library.impl(self._name, outside_graphs(function), "CompositeExplicitAutograd")
 
     def register_fake(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Decorator: the outputs' shapes and dtypes, without a tensor's values."""
+        """Decorator: registers a function that makes outputs of the right shapes and dtypes without reading values."""
         torch.library.register_fake(self._qualname, function, lib=self._library())
         return function
 
@@ -61,7 +61,7 @@ class Operator:
 
     def __call__(self, *arguments: Any) -> Any:
         """The operator's outputs."""
-        # Found anew: one that was kept would point at freed memory once the operator is made anew.
+        # Looked up at each call: a kept operator would point at freed memory once the operator is defined again.
         return getattr(getattr(torch.ops, self._namespace), self._name).default(*arguments)
 
 

@@ -80,7 +80,7 @@ def pair_score(
     if not isinstance(scorer, PairScorer):
         raise TypeError(f"scorer: expected a PairScorer, got {type(scorer).__name__}{scorer_at_hand(scorer)}")
     if v.dtype != w.dtype and {v.dtype, w.dtype} <= set(FLOATING) and _autocast(v.device.type):
-        # A projection leaves autocast's dtype and a normalisation float32: under autocast both go on, as in a product.
+        # Under autocast a projection returns its dtype, a normalisation float32: both are taken, as in a product.
         wide = torch.promote_types(v.dtype, w.dtype)
         v, w = v.to(wide), w.to(wide)
     if precision is None:
@@ -149,7 +149,7 @@ def _check(
     engine: str,
     precision: str,
 ) -> None:
-    """Everything that can be known without reading a tensor's values."""
+    """Checks everything that can be checked without reading a tensor's values."""
     for name, x in (("regions", regions), ("words", words)):
         if x.dtype not in FLOATING:
             raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
@@ -199,7 +199,7 @@ def _check_scorer(scalars: Tensor, config: list[int]) -> None:
 
 
 def _check_offsets(name: str, offsets: Tensor, rows: int, owner: str) -> None:
-    """The offsets' values, read where they are real: tracing never comes here."""
+    """Checks the values of the offsets; never called while tracing, when they have none."""
     if offsets[0] != 0:
         are_lengths = bool((offsets > 0).all()) and int(offsets.sum()) == rows
         way = f"; these are lengths, which cmsei_fast.Encoded({owner}, lengths) makes offsets of" if are_lengths else ""

@@ -79,7 +79,7 @@ def _check(
     confidence: Tensor | None,
     engine: str,
 ) -> None:
-    """Everything that can be known without reading a tensor's values."""
+    """Checks everything that can be checked without reading a tensor's values."""
     if engine != "auto":
         engines.check_name(engine)
     if q.dtype not in FLOATING:
