@@ -144,7 +144,8 @@ def test_titles_say_whose_attention_is_drawn(tmp_path):
 
 @pytest.mark.parametrize("n_word", [1, 20])
 def test_nothing_is_cut_off(n_word, tmp_path):
-    draw(explain_features(*pair_features(n_word), region_names=["traffic light"] * 36), tmp_path / "a.png")
+    options = {"region_names": ["traffic light"] * 36, "caption": " ".join(["bicycle"] * 40)}
+    draw(explain_features(*pair_features(n_word), **options), tmp_path / "a.png")
     pixels = drawn(tmp_path / "a.png")
     for edge in (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:]):
         assert (edge == 255).all()
