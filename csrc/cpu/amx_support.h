@@ -26,7 +26,8 @@ inline TileProducts tile_products() {
     unsigned state, high;
     __asm__("xgetbv" : "=a"(state), "=d"(high) : "c"(0));
     if ((state & kTileState) != kTileState) return {};
-    // The kernel keeps no room for 8 KiB of tiles until a process asks; the answer holds for all of its threads.
+    // The system's kernel keeps no room for 8 KiB of tiles until a process asks for it; the answer holds for all of its
+    // threads.
     constexpr int kArchReqXcompPerm = 0x1023, kXfeatureTileData = 18;
     if (syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureTileData) != 0) return {};
     return {(d & kAmxBf16) != 0, (d & kAmxInt8) != 0};

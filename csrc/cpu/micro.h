@@ -11,8 +11,8 @@ namespace CMSEI_ISA {
 
 // Whether a multiply-add takes a lane of a register as well as a whole one (NEON): then one load is W rows of A.
 constexpr bool kByLane = CMSEI_REGISTERS == 32 && CMSEI_VECTOR_BYTES == 16;
-// Rows of a tile: as many accumulators as leave room for two columns of B and one element of A, or by lane as many whole
-// registers of A.
+// Rows of a tile: as many accumulators as leave room for two columns of B and one element of A, or by lane as many
+// whole registers of A.
 constexpr int kMR = kByLane ? 12 : CMSEI_REGISTERS == 32 ? 14 : 6;
 constexpr int kNV = 2;
 template <class S> constexpr int kNR = kNV * Simd<S>::W;
@@ -51,7 +51,7 @@ template <class S, int M, int NV>
 CMSEI_INLINE void multiply_add(const S* a, const S* b, typename Simd<S>::T (&acc)[M][NV]) {
     using V = Simd<S>;
 #if defined(__clang__)
-    asm volatile("" ::: "memory"); // else it loads for the next step before this one is done, with no register for it
+    asm volatile("" ::: "memory"); // else the compiler loads for the next step early, without registers for it
 #endif
     typename V::T x[NV];
 #pragma GCC unroll 2

@@ -115,7 +115,7 @@ template <class S> struct PairGradient {
 template <class S> struct StripGradient {
     const S* d_scores; // (images, captions)
     long stride;
-    S* d_block; // (ΣR, words), written; a register's lanes past the last are read, and written as they are
+    S* d_block; // (ΣR, words), written; a register's lanes past the last are read and written back
     long ld_block;
     S* const* d_v;     // of each image and caption as PairGradient has them, the captions' one behind the other
     S* d_w;
@@ -123,8 +123,8 @@ template <class S> struct StripGradient {
 };
 
 // Products of numbers narrower than float32, with sums in float32, where the processor has such instructions:
-// depth-neighbours share 32-bit elements, elements(depth) of them a packed row, whatever else it says of itself among
-// them.
+// neighbours along the depth share 32-bit elements. A packed row has elements(depth) of these, including what else it
+// stores, such as its scale.
 struct NarrowKernels {
     int mr, rows; // of a panel of A; what A and C have their rows rounded up to
     long (*elements)(long depth);

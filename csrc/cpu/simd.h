@@ -284,7 +284,7 @@ CMSEI_INLINE typename Simd<S>::T half_sums(typename Simd<S>::T a, typename Simd<
     return own + other;
 }
 
-// The sums over the lanes of W registers; v is used up.
+// The sums over the lanes of W registers; v is overwritten.
 template <class S, int Half = Simd<S>::W / 2> CMSEI_INLINE typename Simd<S>::T lane_sums(typename Simd<S>::T* v) {
     if constexpr (Half == 0) {
         return v[0];

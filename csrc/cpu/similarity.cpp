@@ -8,8 +8,8 @@
 namespace cmsei {
 namespace {
 
-// Captions that meet an image together, fewer where few images must do for many threads; words whose vectors stay in
-// the second cache.
+// How many captions are scored with an image at a time, fewer if there are few images for many threads; how many words'
+// vectors stay in the second-level cache.
 constexpr long kCaptions = 64, kFewCaptions = 16, kFewImages = 32, kWords = 128;
 
 // Where the block of captions that begins with `first` ends, of blocks about equally long up to `last`: where the least

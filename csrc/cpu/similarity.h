@@ -17,7 +17,8 @@ template <class S> struct SimilarityProblem {
     const S *image_vectors, *sentence_vectors; // (images, depth), (captions, depth)
     S temperature;
     bool rounded; // squared differences to bfloat16, of which the first two layers' weights are
-    // (rows × depth, dense) and biases: similarity vectors of words and of sentences, then each step's ask and answer.
+    // (rows × depth, dense) and biases: similarity vectors of words and of sentences, then each step's layers before
+    // and after its attention.
     std::vector<Layer<S>> layers;
     const S *gate, *evaluate; // (width); the gate is null with steps
     S gate_scale, gate_shift, evaluate_bias;

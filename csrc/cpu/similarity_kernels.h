@@ -18,7 +18,7 @@ template <class S> struct GraphStep {
 
 template <class S> struct SimilarityModel {
     long depth, width; // of a word, of a similarity vector
-    bool rounded;      // the squared differences to bfloat16; the weights that they meet are of it
+    bool rounded;      // round the squared differences to bfloat16, as their weights already are
     S temperature;     // of the attention over clipped_l2norm, from -12 to 12
     Layer<S> local, whole;
     const GraphStep<S>* step;
@@ -38,7 +38,7 @@ template <class S> struct SimilarityBlock {
     long size(long j) const { return offsets[j + 1] - offsets[j]; }
 };
 
-// Captions that one image meets at a time.
+// Captions that are scored with one image at a time.
 template <class S> struct SimilarityChunk {
     const S* sentences; // (count) as columns of B
     long count;

@@ -61,7 +61,7 @@ template <class S> struct StripSide {
 
     long step() const { return lanes * ld; }
 
-    // The other side's items, whose means the cross-level attention meets.
+    // Takes the other side's items, with whose means the rows are compared.
     void meet(const Gram<S>* items) const {
         for (long j = 0; mean && j < lanes; ++j) other_mean[j] = j < others ? *items[j].mean : S(0);
     }

@@ -18,7 +18,8 @@ using Parallel = void (*)(void (*body)(void*), void* data, unsigned threads, uns
 std::atomic<bool> forked{false};
 [[maybe_unused]] const int told = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
-// Asked of torch's library, which answers for what it was linked with: a process may hold several OpenMP libraries.
+// Looked up by way of torch's library, which finds the OpenMP library that it was linked with: a process may hold
+// several.
 Parallel find_parallel() {
     void* torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
     return torch ? reinterpret_cast<Parallel>(dlsym(torch, "GOMP_parallel")) : nullptr;

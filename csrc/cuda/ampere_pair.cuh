@@ -77,7 +77,7 @@ CMSEI_DEVICE void multiply_tile(const Rows& words, const Rows& regions, int64_t 
 #pragma unroll 1
   for (int k = 0; k < depth_blocks; ++k) {
     device::wait_copies<kStages - 2>();
-    device::sync_block();  // stage k is everybody's, and nobody reads the one before it
+    device::sync_block();  // all threads see stage k, and none reads the one before it any more
     if (k + kStages - 1 < depth_blocks) load_stage(words, regions, row, column, k + kStages - 1, work, thread);
     device::commit_copies();
     multiply_stage<kHalf>(work + k % kStages * kStageBytes, thread, sums);

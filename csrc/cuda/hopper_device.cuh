@@ -42,11 +42,12 @@ CMSEI_DEVICE uint32_t address_in(const void* p, int rank) {
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(p)), "r"(rank));
   return address;
 }
-// At a barrier of any block of the cluster, given by address_in(). Without the scope .cluster, as waits are: it orders
-// what goes to device memory too, which here nobody hands over; each arrival would wait for the scores to get there and
-// each wait would empty the first cache. Behind fence_async() the instructions are those of the narrower pair
-// fence.release.sync_restrict::shared::cta.cluster and mbarrier.arrive.relaxed.cluster, which older compilers lack;
-// behind products alone there is nothing to order, as they have read when they are waited for.
+// Arrives at a barrier of any block of the cluster, given by address_in(). Like the waits, it is without the scope
+// .cluster, which would also order what goes to device memory. No block here hands that over to another, but each
+// arrival would wait for the scores to get there and each wait would empty the first cache. After fence_async() the
+// instructions are those of the narrower pair fence.release.sync_restrict::shared::cta.cluster and
+// mbarrier.arrive.relaxed.cluster, which older compilers lack; after products alone there is nothing to order, since
+// products that have been waited for have read their operands.
 CMSEI_DEVICE void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }

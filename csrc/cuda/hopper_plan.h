@@ -42,7 +42,7 @@ constexpr int kClusterCaptions = 2, kClusterImages = 2;
 constexpr int kSharedBytes = 113 * 1024;  // of 228 KiB of a multiprocessor, where each block also takes 1 KiB
 constexpr int kBarrierBytes = 128;
 constexpr int kScaleBytes = tile::kColumns * 4;
-// Of the stages, then of the products and the teams.
+// Bytes of the stages and then, in their place, of the inner products and the teams.
 constexpr int kWorkBytes = kSharedBytes - kSwizzleBytes - tile::kColumnBytes - kScaleBytes - kBarrierBytes;
 constexpr int kTeamBytes = kWorkBytes - tile::kProductBytes;
 // Where the ring's stage lies. A tile begins with the ring, at the end of the memory that scoring pairs fills from the

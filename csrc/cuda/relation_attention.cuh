@@ -392,7 +392,8 @@ struct Kernel {
         sync_block();
         if (active) attend(place, first_row, key, count);
         sync_block();
-        // Nodes to which no edge leads are loaded as 0: 0 times a number that is not finite would be NaN.
+        // Keys to which no query of the block has an edge are loaded as 0: a weight of 0 times a number that is not
+        // finite would be NaN.
         load_rows(a.v, place, key, count, (count + 3) / 4 * 4, channels, Acc(1), keys, stride, thread, answers,
                   spoilt);
         sync_block();

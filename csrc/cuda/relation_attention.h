@@ -37,7 +37,7 @@ struct RelationGradients {
 };
 
 // Groups of images whose sums the backward kernel keeps apart; 0 if a graph's edges do not fit a block's shared memory.
-// Of the call, sizes and the presence of a value table are read.
+// Of the call, only the sizes and whether there is a value table are read.
 int64_t relation_attention_groups(const RelationAttention& call, int device, std::string& problem);
 
 // Enqueues the backward kernel on `stream` (a cudaStream_t) of `device`. Empty string, or what went wrong.

@@ -14,7 +14,7 @@ struct Arguments {
   int64_t image_tile_count, caption_tile_count;
   int type;
   int depth_blocks;  // stages' worth of the width
-  // Of 8 bits: (rows) what its rows are multiplied by; else null.
+  // For features of 8 bits: (rows) the scales of the rows; else null.
   const float *region_scales, *word_scales;
   int64_t word_rows;
   float* scores;

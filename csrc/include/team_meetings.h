@@ -1,7 +1,6 @@
 // How lanes of a warp reduce numbers that lie as in the sums of mma m16n8k8: lane l has row l / 4 of each eight rows
 // and, of each tile of 8 columns, two. The eight lanes that share columns, and the four that share rows, exchange in
-// trees that halve what each has, until every lane finishes, i.e. ends up with the results of, a share of its columns
-// or rows.
+// trees that halve what each has, until every lane finishes a share of its columns or rows, that is, has their results.
 #pragma once
 
 #include "team.h"
