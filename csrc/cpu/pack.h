@@ -16,6 +16,13 @@ CMSEI_INLINE float as_float(uint32_t u) {
     __builtin_memcpy(&f, &u, sizeof f);
     return f;
 }
+// 32 bits of a packed row, which may have been written as the float that has them: to a compiler such a store does not
+// change a number of another type.
+CMSEI_INLINE uint32_t bits_at(const uint32_t* p) {
+    uint32_t u;
+    __builtin_memcpy(&u, p, sizeof u);
+    return u;
+}
 template <class S> CMSEI_INLINE S widen(BFloat16 x) { return as_float(static_cast<uint32_t>(x.bits) << 16); }
 template <class S> CMSEI_INLINE S widen(Float16 x) {
     const uint32_t magnitude = (x.bits & 0x7fffu) << 13, sign = (x.bits & 0x8000u) << 16;

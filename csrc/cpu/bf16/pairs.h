@@ -35,7 +35,7 @@ CMSEI_INLINE void multiply_add_pairs(const uint32_t* a, const uint32_t* b, Simd<
     for (int j = 0; j < NV; ++j) __builtin_memcpy(&x[j], b + j * Simd<float>::W, sizeof(Pairs));
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i) {
-        const Pairs y = Pairs{} + a[i];
+        const Pairs y = Pairs{} + bits_at(a + i);
 #pragma GCC unroll 2
         for (int j = 0; j < NV; ++j) acc[i][j] = dot_pairs(acc[i][j], y, x[j]);
     }

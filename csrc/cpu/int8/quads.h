@@ -35,7 +35,7 @@ CMSEI_INLINE void multiply_add_quads(const uint32_t* a, const uint32_t* b, Whole
     for (int j = 0; j < NV; ++j) __builtin_memcpy(&x[j], b + j * V::W, sizeof(Bits));
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i) {
-        const Bits y = Bits{} + a[i];
+        const Bits y = Bits{} + bits_at(a + i);
 #pragma GCC unroll 2
         for (int j = 0; j < NV; ++j) acc[i][j] = dot_quads(acc[i][j], y, x[j]);
     }
@@ -103,7 +103,7 @@ void pack_a_int8(Rows src, long rows, long depth, uint32_t* dst) {
         const long n = rows - i < kMR ? rows - i : kMR;
         uint32_t* const panel = dst + i * size;
         store_quads(src, i, n, quads, panel, n);
-        for (long k = 0; k < n * quads; ++k) panel[k] ^= kRaised;
+        for (long k = 0; k < n * quads; ++k) panel[k] = bits_at(panel + k) ^ kRaised;
         __builtin_memcpy(panel + quads * n, src.scales + i, sizeof(float) * n);
     }
 }
