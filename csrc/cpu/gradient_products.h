@@ -69,7 +69,8 @@ template <class S> struct GradientProducts {
             const S* own = d + (transposed ? r0 : r0 * ld);
             S* memory = listed[thread].get();
             const Nonzeros<S> list{memory, memory + room, memory + 2 * room};
-            const long sparse = n * columns / kSparse, count = k.nonzeros(own, ld, transposed, n, columns, sparse, list);
+            const long sparse = n * columns / kSparse;
+            const long count = k.nonzeros(own, ld, transposed, n, columns, sparse, list);
             if (count > sparse)
                 multiply(own, ld, transposed, n, column, columns, c, packed, false, span);
             else

@@ -72,7 +72,8 @@ void nonzero_gemm(const Nonzeros<S>& d, long count, const S* b, long b_panel, S*
             const S* from = b + place(d.k + n) * kNR<S>;
             S* to = c + place(d.i + n) * ldc;
 #pragma GCC unroll 2
-            for (int v = 0; v < kNV; ++v) V::store(to + v * V::W, V::load(to + v * V::W) + x * V::load(from + v * V::W));
+            for (int v = 0; v < kNV; ++v)
+                V::store(to + v * V::W, V::load(to + v * V::W) + x * V::load(from + v * V::W));
         }
     }
 }

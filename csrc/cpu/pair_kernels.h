@@ -45,7 +45,8 @@ template <class S> struct PairSpec {
     bool aware(int direction) const { return attend[direction] == kNegativeAware; }
     // What is read of the Gram matrices of the regions (side 0, direction 0's context) or the words (side 1).
     GramForms gram_forms(int side) const {
-        if (active[side] && needs_gram(attend[side], relevance[side], true, steps[side] > 1)) return GramForms::kContext;
+        if (active[side] && needs_gram(attend[side], relevance[side], true, steps[side] > 1))
+            return GramForms::kContext;
         if (side == 0 ? object_sentence : word_image) return GramForms::kContext;
         return cross_level() || aware(1 - side) ? GramForms::kRows : GramForms::kLengths;
     }

@@ -1,5 +1,5 @@
-// Hard attention of queries side by side to one context: the first row with the largest inner product. Included once per
-// instruction set.
+// Hard attention of queries side by side to one context: the first row with the largest inner product. Included once
+// per instruction set.
 #pragma once
 
 #include "pack.h"

@@ -34,8 +34,8 @@ template <class S> struct StripVjp : StripItems<S> {
     S* factor;             // (context, W) scale times temperature, for powers of two
     // (context, W) what the scale takes from the gradients; of hard attention, the gradients of the squared lengths.
     S* taken;
-    // Gradients: of the inner products and of the logits divided by the temperature, (context, ld); of Gram · attention,
-    // (context, kNR) panels, and a panel's product with the Gram matrix; of |Q|, and what d_a has of e, (ld).
+    // Gradients: of the inner products and of the logits divided by the temperature, (context, ld); of Gram ·
+    // attention (context, kNR) panels, and a panel's product with the Gram matrix; of |Q|, and what d_a has of e, (ld).
     S *d_a, *d_logit, *d_h, *g, *d_q, *direct;
     S* choice; // (ld) of hard attention, the row of the context
     S d_gate[kMaxSteps][2];

@@ -1,5 +1,5 @@
-// Products of bfloat16 pairs by vectors' instructions (AVX512-BF16): twice the float32 rate, float32 sums. Included once
-// per instruction set.
+// Products of bfloat16 pairs by vectors' instructions (AVX512-BF16): twice the float32 rate, float32 sums. Included
+// once per instruction set.
 #pragma once
 
 #include "../similarity_kernels.h"

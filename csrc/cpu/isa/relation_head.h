@@ -69,8 +69,8 @@ template <class S> CMSEI_INLINE typename Simd<S>::T gather(const S* table, const
 
 template <class S> S logit_scale(long dim) { return static_cast<S>(1 / __builtin_sqrt(static_cast<double>(dim))); }
 
-// score (keys × lanes of block): the inner products q · k in, the attention weights out. A query without an edge: 0; one
-// whose logits are all -inf: NaN.
+// score (keys × lanes of block): the inner products q · k in, the attention weights out. A query without an edge: 0;
+// one whose logits are all -inf: NaN.
 template <class S, bool Bias, bool Confidence>
 void softmax_block(const Plan<S>& plan, long block, S scale, const S* bias, S* score) {
     using V = Simd<S>;
