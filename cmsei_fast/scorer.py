@@ -114,6 +114,9 @@ class Attention:
         set_("threshold", finite("Attention.threshold", self.threshold))
 
 
+_ABSENT = Attention(weight=0.0)
+
+
 @dataclass(frozen=True)
 class PairScorer:
     """The score of one image–sentence pair, S = w₁ S_t2i + w₂ S_i2t + w₃ S_os + w₄ S_wi + w₅ S_g.
@@ -245,8 +248,8 @@ class PairScorer:
 
     def scalars(self) -> list[float]:
         """The continuous half, in the order of this module's positions: gates of t2i, gates of i2t, then thresholds."""
-        t2i = self.t2i if self.t2i is not None and self.t2i.weight > 0 else Attention(weight=0.0)
-        i2t = self.i2t if self.i2t is not None and self.i2t.weight > 0 else Attention(weight=0.0)
+        t2i = self.t2i if self.t2i is not None and self.t2i.weight > 0 else _ABSENT
+        i2t = self.i2t if self.i2t is not None and self.i2t.weight > 0 else _ABSENT
         head = [t2i.weight, i2t.weight, self.object_sentence, self.word_image, self.alignment, self.guide_temperature]
         head += [t2i.temperature, t2i.lse_temperature, i2t.temperature, i2t.lse_temperature]
         gates = [x for a in (t2i, i2t) for gate in a.gates for x in gate]

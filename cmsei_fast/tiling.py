@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -288,8 +289,10 @@ def call_engine(operator: str, problem: Problem, part: Part, precision: str | No
     """
     module = engines.get(problem.engine)
     scalars = torch.tensor(problem.scorer.scalars(), dtype=problem.dtype, device="cpu")
-    # Neither autocast nor a default device set elsewhere may reach the engine.
-    with torch.autocast(problem.device.type, enabled=False), torch.device("cpu"):
+    # Neither autocast nor a default device set elsewhere may reach the engine. Where none is set, nothing is undone:
+    # within torch.device, torch calls Python for each of its functions, which takes as long as a small tile.
+    on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    with torch.autocast(problem.device.type, enabled=False), on_cpu:
         scores: Tensor = getattr(module, operator)(
             part.regions,
             part.words,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._device import DeviceContext
 
 from cmsei_fast import CMSEI, Encoded, ModelConfig, PairScorer, engines, evaluate, explain, pair_score, retrieve
 from cmsei_fast.data import Vocabulary, split_from_scenes, synthetic_scenes
@@ -50,6 +51,17 @@ def test_scores(name: str) -> None:
         found = CALLS[name]()
     for x, y in zip(found, expected, strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_where_none_is_set_nothing_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within ``torch.device``, torch calls Python for each of its functions: longer than a small tile takes."""
+
+    def entered(self: DeviceContext) -> None:
+        raise AssertionError("a default device was set")
+
+    monkeypatch.setattr(DeviceContext, "__enter__", entered)
+    for name in ("retrieve", "retrieve_candidates"):
+        CALLS[name]()
 
 
 def test_a_model() -> None:
