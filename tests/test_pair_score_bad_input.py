@@ -145,6 +145,11 @@ BAD = {
         ValueError,
         "scalars: expected shape (10,), as this scorer's scalars(), got (12,)",
     ),
+    "scalars-device": (
+        _call(scalars=torch.ones(10, device="meta")),
+        ValueError,
+        "scalars: expected a tensor on the CPU (as regions), got one on meta",
+    ),
     "scalars-dtype": (
         _call(scalars=torch.ones(10, dtype=torch.int64)),
         TypeError,

@@ -176,7 +176,8 @@ def _check(
         raise ValueError(f"precision: expected None or one of {', '.join(PRECISIONS)}, got {precision!r}")
     _check_scorer(scalars, config)
     if scalars.device.type != "cpu" and scalars.device != regions.device:
-        raise ValueError(f"scalars: expected the CPU or {regions.device} (as regions), got {scalars.device}")
+        places = "the CPU" if regions.device.type == "cpu" else f"the CPU or {regions.device}"
+        raise ValueError(f"scalars: expected a tensor on {places} (as regions), got one on {scalars.device}")
 
 
 def _check_scorer(scalars: Tensor, config: list[int]) -> None:
