@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,14 @@ def test_shares_make_the_whole(world):
         assert share.caption_counts == tuple(len(s.captions) for s in shares)
 
 
+def test_a_process_without_an_image_has_one_that_counts_for_none():
+    few = dataclasses.replace(SPLIT, caption_to_image=np.arange(24) % 2)
+    shares = [Batches(few, TOKENS, 6, seed=0, rank=rank, world=3)[0, 0] for rank in range(3)]
+    assert [share.image_counts for share in shares] == [(1, 1, 0)] * 3
+    assert [len(share.images) for share in shares] == [1, 1, 1]
+    assert [len(share.captions) for share in shares] == [2, 2, 2]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_loader_draws_nothing_from_the_generator_of_dropout(workers):
     before = torch.get_rng_state()
@@ -62,5 +72,5 @@ def test_the_loader_draws_nothing_from_the_generator_of_dropout(workers):
 def test_too_little_to_share():
     with pytest.raises(ValueError, match=r"^training: expected a split with captions, got none$"):
         Batches(SPLIT, [], 4, seed=0)
-    with pytest.raises(ValueError, match=r"^batch_size: expected an image for each of 3 processes, got 2$"):
-        Batches(SPLIT, TOKENS, 2, seed=0, neighbours=4, rank=0, world=3)[0, 0]
+    with pytest.raises(ValueError, match=r"^batch_size: expected a caption for each of 3 processes, got a batch of 2$"):
+        Batches(SPLIT, TOKENS, 2, seed=0, rank=0, world=3)

@@ -21,12 +21,13 @@ from cmsei_fast.training.mentions import find_mentions
 from cmsei_fast.training.objective import Objective
 
 SCAN = {"scorer": PairScorer.scan_t2i(), "relations": ()}
+# Of the model, of training, and how many images have captions.
 CASES = (
-    (SCAN, {"warmup_epochs": 0}),
-    (SCAN, {"loss": "infonce", "smoothing": 0.1}),
-    ({"layers": 2, "word_residual": True}, {"warmup_epochs": 0, "grounding": 0.5}),
-    ({}, {"grounding": 0.5}),
-    ({}, {"loss": "infonce", "grounding": 0.5}),
+    (SCAN, {"warmup_epochs": 0}, 16),
+    (SCAN, {"loss": "infonce", "smoothing": 0.1}, 16),
+    ({"layers": 2, "word_residual": True}, {"warmup_epochs": 0, "grounding": 0.5}, 16),
+    ({}, {"grounding": 0.5}, 2),  # a process has no image
+    ({}, {"loss": "infonce", "grounding": 0.5}, 2),
 )
 
 
@@ -38,11 +39,13 @@ def draw_regions(batch: ImageBatch) -> Tensor:
     return kept
 
 
-def step(model: CMSEI, training: dict, rank: int, world: int) -> tuple[Tensor, Tensor]:
+def step(model: CMSEI, training: dict, images: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
     """The loss of the first step in one process of so many, and the gradient of all parameters in a row."""
     split, config = training_runs.tiny_split(), training_runs.config(batch_size=10, **training)
     # Four captions in a row are the same, so that scores tie.
-    split = dataclasses.replace(split, captions=tuple(split.captions[i - i % 4] for i in range(len(split.captions))))
+    captions = tuple(split.captions[i - i % 4] for i in range(len(split.captions)))
+    owners = split.caption_to_image % images
+    split = dataclasses.replace(split, captions=captions, caption_to_image=owners)
     tokens = [model.text.tokenize(caption) for caption in split.captions]
     mentions = find_mentions(model, split) if config.grounding else None
     batches = Batches(split, tokens, config.batch_size, 0, 1, rank, world, mentions)
@@ -60,11 +63,11 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign] - a loss is of float32 scores
     with process_group("cpu"):
-        for structure, training in CASES:
+        for structure, training, images in CASES:
             model = training_runs.tiny_model(training_runs.tiny_split(), **structure)
             model.draw_regions = draw_regions  # type: ignore[method-assign]
-            loss, gradient = step(model, training, *rank_and_world())
-            alone, expected = step(model, training, 0, 1)
+            loss, gradient = step(model, training, images, *rank_and_world())
+            alone, expected = step(model, training, images, 0, 1)
             print(float((loss - alone).abs()), float((gradient - expected).norm() / expected.norm()))
 
 

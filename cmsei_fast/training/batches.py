@@ -21,7 +21,7 @@ class Share:
     """What one process encodes of a step's batch, and what it needs to know of the whole.
 
     Args:
-        images: its images; ``captions`` its captions.
+        images: its images, or one that it leaves out where it has none; ``captions`` its captions.
         owner: (M,) int64, for each caption of the whole batch the place of its image among the batch's images.
         image_counts: images of each process; ``caption_counts`` captions of each.
         mentions: its words that speak of relations; None where they are not asked for.
@@ -69,6 +69,9 @@ class Batches(Dataset[Share]):
         neighbours: so many images that follow each other in the split come into a batch together, one caption of each.
         rank, world: this process among all.
         mentions: of each caption the words that speak of relations; None where they are not asked for.
+
+    Raises:
+        ValueError: there is no caption, or none for each process in a batch.
     """
 
     def __init__(
@@ -86,6 +89,9 @@ class Batches(Dataset[Share]):
             raise ValueError("training: expected a split with captions, got none")
         self.split, self.tokens, self.seed = split, tokens, seed
         self.batch_size = min(batch_size, len(tokens))
+        if self.batch_size < world:
+            got = f"a batch of {self.batch_size}"
+            raise ValueError(f"batch_size: expected a caption for each of {world} processes, got {got}")
         self.neighbours, self.rank, self.world = neighbours, rank, world
         self.mentions = mentions
         self._latest = (-1, np.empty(0, dtype=np.int64))
@@ -115,11 +121,11 @@ class Batches(Dataset[Share]):
             self._latest = (epoch, self.order(epoch))
         captions = self._latest[1][step * self.batch_size : (step + 1) * self.batch_size]
         images, owner = np.unique(self.split.caption_to_image[captions], return_inverse=True)
-        if len(images) < self.world:  # the same in all processes: none is left waiting for the others
-            raise ValueError(f"batch_size: expected an image for each of {self.world} processes, got {len(images)}")
         image_parts, caption_parts = (np.array_split(x, self.world) for x in (images, captions))
+        # A process without an image, where captions share few, encodes one all the same: gradients go through it.
+        own_images = image_parts[self.rank] if len(image_parts[self.rank]) else images[:1]
         return Share(
-            image_batch(self.split, image_parts[self.rank]),
+            image_batch(self.split, own_images),
             caption_batch([self.tokens[i] for i in caption_parts[self.rank]]),
             torch.from_numpy(owner.astype(np.int64)),
             tuple(map(len, image_parts)),

@@ -56,9 +56,11 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def gather_encoded(encoded: Encoded, counts: Sequence[int]) -> Encoded:
-    """The items of all processes, ``counts`` of them in each; differentiable as :func:`gather_rows`."""
+    """The first ``counts`` items of each process, in their order; differentiable as :func:`gather_rows`."""
     if len(counts) == 1:
         return encoded
+    if len(encoded) > (own := counts[dist.get_rank()]):
+        encoded = encoded[:own]
     device = encoded.rows.device
     lengths = torch.cat([encoded.lengths, encoded.lengths.new_zeros(max(counts) - len(encoded))]).to(device)
     all_lengths = [torch.empty_like(lengths) for _ in counts]
