@@ -52,8 +52,8 @@ def train(
 ) -> RecallMetrics | None:
     """Trains a model and keeps the run in a directory: configuration, log, checkpoints, the best and the last model.
 
-    Under ``torchrun``, each process takes its part of every batch and of every validation; the result is that of one
-    process. Process 0 writes the files and shows progress.
+    Under ``torchrun``, each process takes its part of every batch and of every validation; without dropout a step is
+    that of one process up to rounding. Process 0 writes the files and shows progress.
 
     Args:
         model: with its initial weights; a resumed run loads the run's weights into it.
