@@ -39,6 +39,11 @@ def draw_regions(batch: ImageBatch) -> Tensor:
     return kept
 
 
+def keep_all(batch: ImageBatch) -> Tensor:
+    """All regions stay."""
+    return torch.ones(int(batch.lengths.sum()), dtype=torch.bool)
+
+
 def step(model: CMSEI, training: dict, images: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
     """The loss of the first step in one process of so many, and the gradient of all parameters in a row."""
     split, config = training_runs.tiny_split(), training_runs.config(batch_size=10, **training)
@@ -51,7 +56,10 @@ def step(model: CMSEI, training: dict, images: int, rank: int, world: int) -> tu
     batches = Batches(split, tokens, config.batch_size, 0, 1, rank, world, mentions)
     objective = Objective(model, config).double()
     objective.zero_grad()
-    loss = objective(batches[0, 0], config.warmup_epochs > 0)
+    share = batches[0, 0]
+    # An image that counts for none may keep more regions than those that count.
+    model.draw_regions = draw_regions if share.image_counts[rank] else keep_all  # type: ignore[method-assign]
+    loss = objective(share, config.warmup_epochs > 0)
     loss.backward()
     parameters = list(objective.parameters())
     if world > 1:
@@ -65,7 +73,6 @@ def main() -> None:
     with process_group("cpu"):
         for structure, training, images in CASES:
             model = training_runs.tiny_model(training_runs.tiny_split(), **structure)
-            model.draw_regions = draw_regions  # type: ignore[method-assign]
             loss, gradient = step(model, training, images, *rank_and_world())
             alone, expected = step(model, training, images, 0, 1)
             print(float((loss - alone).abs()), float((gradient - expected).norm() / expected.norm()))
