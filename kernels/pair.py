@@ -11,7 +11,9 @@ Conventions of the kernels' arguments:
   rows; ``means`` (items,), the lengths of the items' mean rows; and ``grams``, the items' Gram matrices (B, B) one
   after the other, 0 in the padding, in the order in which items are launched.
 - ``scalars`` are in the order of ``PairScorer.scalars()``: five weights, μ, then λ and λ_lse of t2i and of i2t, then
-  the gates. The gates of this pass begin at GATES; a negative-aware pass has its threshold there.
+  the gates. So the weight of this pass's direction is at QUERY - 1, that of its cross-level term at 4 - QUERY, λ at
+  4 + 2 QUERY and λ_lse behind it; alignment's is at 4, μ at 5. The gates of this pass begin at GATES; a negative-aware
+  pass has its threshold there.
 """
 
 import triton
