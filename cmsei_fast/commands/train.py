@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
         help="train a model on a split",
         description="Trains a model on a split (HDF5, or JSON lines of scene graphs) and validates it by rSum. The "
         "best and the last model, the log and the newest checkpoint are kept in the run directory. Run it under "
-        "torchrun to train in several processes, with the same result as in one. Options override the settings file, "
+        "torchrun to share the work of each step among several processes. Options override the settings file, "
         "which overrides the defaults.",
     )
     train.add_argument("training", type=given_path, help="split to train on (.h5, .jsonl or .jsonl.gz)")
