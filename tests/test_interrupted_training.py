@@ -22,8 +22,8 @@ from cmsei_fast.training import checkpoint as disk
 from cmsei_fast.training.log import Log
 
 OPTIONS = ["--width", "16", "--heads", "2", "--word-width", "12", "--epochs", "2", "--batch-size", "16", "--quiet"]
-# Where a run is stopped: what is called there, and at which of its calls.
-PLACES: dict[str, tuple[Any, str, int]] = {
+# Where a run is stopped: what is called there, and at which of its calls, or at that with a directory of which name.
+PLACES: dict[str, tuple[Any, str, int | str]] = {
     "the captions are read": (batches.Batches, "__init__", 1),
     "the first step": (loop._Run, "_learn", 1),
     "a step": (loop._Run, "_learn", 3),
@@ -33,7 +33,7 @@ PLACES: dict[str, tuple[Any, str, int]] = {
     "a validation's captions": (CMSEI, "encode_captions", 2),
     "a validation's ranks": (loop, "evaluate", 1),
     "the best model": (loop._Run, "_record_validation", 1),
-    "the last model": (CMSEI, "save_pretrained", 3),
+    "the last model": (CMSEI, "save_pretrained", "last"),
     "a checkpoint": (pretrained, "save_file", 1),
     "the best model's weights": (pretrained, "save_file", 2),
     "another checkpoint": (pretrained, "save_file", 4),
@@ -78,13 +78,13 @@ def how_to_go_on(run: Path) -> str:
     return f"; the same command with --resume goes on after step {int(left[-1].name[5:])}" if left else ""
 
 
-def at(number: int, real: Callable[..., Any], stop: Callable[..., None]) -> Callable[..., Any]:
-    """The function, but for a call of that number, counted from 1."""
+def at(which: int | str, real: Callable[..., Any], stop: Callable[..., None]) -> Callable[..., Any]:
+    """The function, but for one call: of a number, counted from 1, or whose last argument has that file name."""
     calls = []
 
     def call(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
-        if len(calls) == number:
+        if which in (len(calls), Path(arguments[-1]).name if isinstance(which, str) else None):
             stop(*arguments, **options)
         return real(*arguments, **options)
 
@@ -100,13 +100,13 @@ def test_ctrl_c(
     interruptible: None,
     place: str,
 ) -> None:
-    owner, name, number = PLACES[place]
+    owner, name, which = PLACES[place]
 
     def interrupt(*arguments: Any, **options: Any) -> None:
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patched:
-        patched.setattr(owner, name, at(number, getattr(owner, name), interrupt))
+        patched.setattr(owner, name, at(which, getattr(owner, name), interrupt))
         assert train(whole, tmp_path / "run") == cli.INTERRUPTED
     way = how_to_go_on(tmp_path / "run")
     assert capsys.readouterr().err == f"cmsei-fast: interrupted{way}\n"
