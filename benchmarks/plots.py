@@ -116,10 +116,7 @@ def accuracy_plot(results: Results) -> bytes | None:
 
 # File name: what it shows for those who cannot see it, and how it is made.
 ALL: dict[str, tuple[str, Callable[[Results], bytes | None]]] = {
-    "speed.svg": (
-        "Points: speed over the field's code and over a bare matrix product, by processor",
-        speed_plot,
-    ),
+    "speed.svg": ("Points: speed over the field's code and over a bare matrix product, by processor", speed_plot),
     "scale.svg": ("Lines: time per pair and memory against the number of pairs, for each processor", scale_plot),
     "accuracy.svg": ("Points: largest error of a score against time per pair, for each precision", accuracy_plot),
 }

@@ -106,11 +106,12 @@ def test_scan_t2i_over_a_bare_product(benchmark: Any, report: Report, dtype: str
 
 def test_scan_t2i_over_onednn(benchmark: Any, report: Report) -> None:
     """The product by the library that torch.compile uses, with AVX-512 where that of torch.mm has none."""
-    data = features(SIZES.images, SIZES.captions, SIZES.width)
-    blocks = data.words.split(1024)  # whose product fits memory that is used again, which is fastest
-    if not torch.backends.mkldnn.is_available():
+    if not affine.has_onednn():
         report.unmeasured("scan_onednn_fp32", "torch is built without oneDNN")
         pytest.skip("torch is built without oneDNN")
+    check("scan_onednn", SCAN, field.scan_t2i, "fp32")
+    data = features(SIZES.images, SIZES.captions, SIZES.width)
+    blocks = data.words.split(1024)  # whose product fits memory that is used again, which is fastest
 
     def other() -> None:
         with torch.no_grad():

@@ -15,11 +15,16 @@ from ..transforms import has_tangent, is_transformed
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
+def has_onednn() -> bool:
+    """Whether :func:`product` multiplies float32 on the CPU by oneDNN where no gradient is asked for."""
+    return _ONEDNN is not None and torch.backends.mkldnn.is_available()
+
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b (…, n) of x (…, d), weight (n, d) and bias (n,), all of one dtype; differentiable."""
     derived = torch.is_grad_enabled() or is_transformed() or has_tangent(x, weight, bias)
     plain = derived or x.device.type != "cpu" or x.dtype != torch.float32
-    if plain or _ONEDNN is None or not torch.backends.mkldnn.is_available():
+    if plain or not has_onednn():
         return linear(x, weight, bias)
     return _ONEDNN(x.contiguous(), weight.contiguous(), bias, "none", [], "")
 
